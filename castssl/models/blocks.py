@@ -1,0 +1,74 @@
+"""One stage: attention blocks over the class token and the segment tokens, padding masked by mass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, cast
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from castssl.contracts import Need
+from castssl.types import Tokens
+
+layer_norm = partial(nn.LayerNorm, eps=1e-6)
+
+
+class Stage(nn.Module):
+    """ViT blocks (timm's) at one number of tokens.
+
+    Args:
+        dim: token width D.
+        heads: attention heads.
+        drop_path: stochastic depth rate of each block; as many blocks as rates.
+        masked: keep padding out of attention; False lets it take part, as the published models do.
+    """
+
+    def __init__(self, dim: int, heads: int, drop_path: Sequence[float], *, masked: bool = True) -> None:
+        super().__init__()
+        self.masked = masked
+        # timm types norm_layer as a class; a partial of one is what its own models pass.
+        norm = cast(type[nn.Module], layer_norm)
+        self.blocks = nn.ModuleList(
+            Block(dim, heads, qkv_bias=True, drop_path=rate, norm_layer=norm) for rate in drop_path
+        )
+
+    def forward(self, tokens: Tokens, needs: Iterable[Need] = ()) -> Tokens:
+        """The tokens after the blocks, with what ``needs`` asks of the last block's attention."""
+        x = torch.cat([tokens.cls, tokens.x], 1)
+        present = nn.functional.pad(tokens.mass > 0, (1, 0), value=True)
+        mask = present[:, None, None] if self.masked else None
+        recorded: dict[Need, Tensor] = {}
+        for depth, block in enumerate(self.blocks, start=1):
+            if needs and depth == len(self.blocks):
+                recorded = record(cast(Block, block), x, mask)
+            x = block(x, attn_mask=mask)
+        kept = {need: recorded[need] for need in needs if need in recorded}
+        return Tokens(x[:, 1:], x[:, :1], tokens.mass, kept.get("keys"), kept.get("received"))
+
+
+def record(block: Block, x: Tensor, mask: Tensor | None) -> dict[Need, Tensor]:
+    """What poolings may ask of a block's attention, without the class token's row.
+
+    Args:
+        block: a timm block.
+        x: its input, float (B, 1 + N, D).
+        mask: bool (B, 1, 1, 1 + N), True where a key takes part.
+
+    Returns:
+        ``keys`` (B, N, d), mean over heads, and ``received`` float32 (B, N), the attention that each token
+        got: mean over heads, sum over the queries that are not padding.
+    """
+    attention: Any = block.attn
+    batch, count, _ = x.shape
+    qkv = attention.qkv(block.norm1(x)).reshape(batch, count, 3, attention.num_heads, -1)
+    query, key, _ = qkv.permute(2, 0, 3, 1, 4)
+    weights = (query * attention.scale @ key.transpose(-2, -1)).float()
+    if mask is not None:
+        weights = weights.masked_fill(~mask, -torch.inf)
+    weights = weights.softmax(-1)
+    if mask is not None:
+        weights = weights * mask.transpose(-2, -1)
+    return {"keys": key.mean(1)[:, 1:], "received": weights.mean(1).sum(1)[:, 1:]}

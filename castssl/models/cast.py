@@ -1,0 +1,178 @@
+"""CAST: a vision transformer over superpixels that pools its tokens as it recognises.
+
+Learning Hierarchical Image Segmentation For Recognition and By Recognition, https://arxiv.org/abs/2210.00314,
+section 3 and Algorithm 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal, cast
+
+import torch
+from torch import nn
+
+from castssl.contracts import Need, Pooling
+from castssl.models.blocks import Stage, layer_norm
+from castssl.tokens.positions import resize, sin_cos
+from castssl.tokens.segments import Membership, segment_mean
+from castssl.tokens.stem import ConvStem
+from castssl.types import Hierarchy, Pooled, Tokens, View
+
+
+class CAST(nn.Module):
+    """Stages of attention blocks with poolings between; implements :class:`castssl.contracts.Encoder`.
+
+    Equal sizes in a row mean no pooling there.  A trailing stage of depth 0 serves no class token: it exists
+    for the segmentation alone, :meth:`forward` leaves it out, and its pooling is frozen.
+
+    Args:
+        depths: blocks per stage, fine to coarse.
+        sizes: token budget per stage; the first is the number of superpixels to expect at most.
+        make_pooling: called with ``dim`` once per transition.
+        dim: token width D.
+        heads: attention heads.
+        image_size: side in pixels for which the position table is made; other sizes resize it.
+        stride: pixels per stem cell side.
+        membership: how stem cells belong to superpixels, see :mod:`castssl.tokens.segments`.
+        padding: ``"mask"``: an image's result does not depend on its neighbours in the batch;
+            ``"reference"``: empty tokens take part in attention, as in the published models.
+        positions: ``"sincos"`` (fixed, MoCo models) or ``"learned"`` (DeiT models).
+        drop_path: stochastic depth of the last block; grows linearly from 0.
+        final_norm: normalise the last class token; the segmentation variant does not.
+
+    Raises:
+        ValueError: if depths and sizes differ in length, sizes rise, or a stage before the last has no block.
+    """
+
+    def __init__(
+        self,
+        depths: Sequence[int],
+        sizes: Sequence[int],
+        make_pooling: Callable[[int], Pooling],
+        *,
+        dim: int = 384,
+        heads: int = 12,
+        image_size: int = 224,
+        stride: int = 8,
+        membership: Membership = "nearest",
+        padding: Literal["mask", "reference"] = "mask",
+        positions: Literal["sincos", "learned"] = "sincos",
+        drop_path: float = 0.0,
+        final_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        _check(depths, sizes)
+        self.dim, self.sizes, self.depths = dim, tuple(sizes), tuple(depths)
+        self.membership = membership
+        self.padding = padding
+        self.stem = ConvStem(dim, stride=stride)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
+        grid = -(-image_size // stride)
+        table = sin_cos(dim, grid, grid) if positions == "sincos" else torch.empty(1, dim, grid, grid)
+        self.positions = nn.Parameter(table, requires_grad=positions == "learned")
+        rates = torch.linspace(0, drop_path, max(sum(depths), 1)).tolist()
+        self.stages = nn.ModuleList(
+            Stage(dim, heads, rates[sum(depths[:i]) :][:depth], masked=padding == "mask")
+            for i, depth in enumerate(depths)
+        )
+        self.poolings = nn.ModuleList(
+            nn.Identity() if fine == coarse else cast(nn.Module, make_pooling(dim))
+            for fine, coarse in pairwise(sizes)
+        )
+        self.norm = layer_norm(dim) if final_norm else nn.Identity()
+        self.served = max(i for i, depth in enumerate(depths, start=1) if depth)
+        for pooling in self.poolings[self.served - 1 :]:
+            pooling.requires_grad_(False)
+        self.initialise(trunc=positions == "learned")
+
+    def forward(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy:
+        """The stages that serve the class token, which is normalised in the last.
+
+        Args:
+            view: image float32 (B, 3, H, W) and segments int32 (B, H, W) with labels below ``sizes[0]``.
+            sizes: other token budgets than the model's own, with the same weights (Table 5d).
+        """
+        return self.trace(view, sizes, stages=self.served)[0]
+
+    def segment(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy:
+        """All stages, also those that exist for the segmentation alone."""
+        return self.trace(view, sizes, stages=len(self.sizes))[0]
+
+    def trace(
+        self, view: View, sizes: Sequence[int] | None = None, *, stages: int
+    ) -> tuple[Hierarchy, tuple[Pooled, ...]]:
+        """The hierarchy of the first ``stages`` stages, and what each pooling between them returned."""
+        sizes = self.sizes if sizes is None else tuple(sizes)
+        tokens = self.tokenise(view, sizes[0])
+        seen: list[Tokens] = []
+        pooled: list[Pooled] = []
+        for i in range(stages):
+            if i:
+                pooled.append(self.pool(i - 1, tokens, sizes[i]))
+                # Not a matrix product: autocast would take it to half precision, and lose mass.
+                mass = (pooled[-1].assign.float() * tokens.mass[..., None]).sum(1)
+                tokens = Tokens(pooled[-1].x, pooled[-1].cls, mass)
+            tokens = self.stages[i](tokens, self.needs(i) if i < stages - 1 else ())
+            normed = self.norm(tokens.cls) if i == self.served - 1 else tokens.cls
+            seen.append(tokens._replace(cls=normed))
+        return Hierarchy(view.segments, tuple(seen), tuple(p.assign for p in pooled)), tuple(pooled)
+
+    def tokenise(self, view: View, size: int) -> Tokens:
+        """Segment means of features and positions: ``size`` tokens per image; an absent label is padding."""
+        features = self.stem(view.image)
+        features = features + resize(self.positions, *features.shape[-2:])
+        x, mass = segment_mean(features, view.segments, size, self.membership)
+        return Tokens(x, self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), mass)
+
+    def pool(self, transition: int, tokens: Tokens, size: int) -> Pooled:
+        """One transition; the identity where the sizes are equal."""
+        pooling = self.poolings[transition]
+        if isinstance(pooling, nn.Identity):
+            assign = torch.diag_embed((tokens.mass > 0).float())
+            return Pooled(tokens.x, tokens.cls, assign)
+        return cast(Pooling, pooling)(tokens, size)
+
+    def needs(self, transition: int) -> frozenset[Need]:
+        """What the pooling after stage ``transition`` asks of the last attention block."""
+        return getattr(self.poolings[transition], "needs", frozenset())
+
+    def initialise(self, *, trunc: bool) -> None:
+        """MoCo v3's initialisation (Xavier, qkv as three matrices), or truncated normals as in DeiT.
+
+        Applies to blocks; poolings initialise themselves, except that MoCo's rule reaches their linear
+        layers too in the released code, so it does here.
+        """
+        nn.init.normal_(self.cls_token, std=0.02 if trunc else 1e-6)
+        if self.positions.requires_grad:
+            nn.init.trunc_normal_(self.positions, std=0.02)
+        rooms = [self.stages] if trunc else [self.stages, self.poolings]
+        for room in rooms:
+            for name, module in room.named_modules():
+                if isinstance(module, nn.Linear):
+                    _initialise(module, trunc=trunc, fused="qkv" in name)
+
+
+def _initialise(linear: nn.Linear, *, trunc: bool, fused: bool) -> None:
+    if trunc:
+        nn.init.trunc_normal_(linear.weight, std=0.02)
+    elif fused:
+        # q, k and v are three matrices in one: each gets the bound of its own shape.
+        bound = (6 / (linear.out_features / 3 + linear.in_features)) ** 0.5
+        nn.init.uniform_(linear.weight, -bound, bound)
+    else:
+        nn.init.xavier_uniform_(linear.weight)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+def _check(depths: Sequence[int], sizes: Sequence[int]) -> None:
+    if len(depths) != len(sizes):
+        raise ValueError(f"one size per stage: got depths {tuple(depths)} and sizes {tuple(sizes)}")
+    if any(coarse > fine for fine, coarse in pairwise(sizes)) or min(sizes) < 1:
+        raise ValueError(f"sizes go from fine to coarse and end at 1 or more, got {tuple(sizes)}")
+    if not depths[0] or 0 in depths[: -1 if depths[-1] == 0 else None]:
+        raise ValueError(f"only the last stage may have depth 0, got depths {tuple(depths)}")
+
+

@@ -1,0 +1,141 @@
+"""Models by name: CAST in its published sizes, the ViT baselines of Table 3a, and any timm model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Literal
+
+from castssl.errors import ConfigError
+from castssl.registry import build
+
+if TYPE_CHECKING:
+    from castssl.contracts import Pooling
+    from castssl.models.cast import CAST
+    from castssl.models.timm_encoder import TimmEncoder
+    from castssl.tokens.segments import Membership
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a model name stands for.
+
+    ``superpixels`` is the backend that the name implies; ``fused`` the segmentation variant.
+    """
+
+    depths: tuple[int, ...] = (3, 3, 3, 2, 0)
+    sizes: tuple[int, ...] = (196, 64, 32, 16, 8)
+    dim: int = 384
+    heads: int = 12
+    stride: int = 8
+    superpixels: str = "seeds"
+    fused: bool = False
+
+
+SMALL = Preset()
+DEEP = replace(SMALL, depths=(6, 3, 3, 3, 0))
+VIT = Preset(depths=(11,), sizes=(196,), stride=16, superpixels="grid:cell=16")
+PRESETS: dict[str, Preset] = {
+    "cast_small": SMALL,
+    "cast_small_deep": DEEP,
+    "cast_base": replace(SMALL, dim=768),
+    "cast_base_deep": replace(DEEP, dim=768),
+    "cast_small_seg": replace(SMALL, fused=True),
+    "cast_small_deep_seg": replace(DEEP, fused=True),
+    "cast_base_seg": replace(SMALL, dim=768, fused=True),
+    "cast_base_deep_seg": replace(DEEP, dim=768, fused=True),
+    "nano": Preset((1, 1, 1, 1, 0), (64, 32, 24, 16, 8), 96, stride=4, superpixels="seeds:count=64"),
+    "vit_small": VIT,
+    "vit_base": replace(VIT, dim=768),
+    "vit_small_superpixels": replace(VIT, stride=8, superpixels="seeds"),
+    "vit_small_pooling": replace(SMALL, stride=16, superpixels="grid:cell=16"),
+}
+"""CAST-S, -S-deep, -B, -B-deep (Table 11 and 4); ``*_seg`` for COCO; Table 3a's two-factor ablation: ViT,
+ViT with superpixels but no pooling, ViT patches with pooling, and CAST, which has both."""
+
+
+def preset(name: str) -> Preset:
+    """The preset of a model name; timm models share the ViT's grid.
+
+    Raises:
+        ConfigError: if the name is neither a preset nor ``timm:...``.
+    """
+    if name.startswith("timm:"):
+        return VIT
+    if name not in PRESETS:
+        near = get_close_matches(name, PRESETS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"no model {name!r}{hint}  Models: {', '.join(PRESETS)}, timm:NAME")
+    return PRESETS[name]
+
+
+def create(
+    name: str,
+    *,
+    pooling: str = "graph",
+    sizes: Sequence[int] | None = None,
+    image_size: int = 224,
+    membership: Membership = "nearest",
+    padding: Literal["mask", "reference"] = "mask",
+    positions: Literal["sincos", "learned"] = "sincos",
+    drop_path: float = 0.0,
+) -> CAST | TimmEncoder:
+    """Build an encoder by name.
+
+    Args:
+        name: a key of :data:`PRESETS`, or ``timm:NAME``.
+        pooling: spec of a registered pooling, such as ``graph`` or ``graph:centroids=random``.
+        sizes: token budgets in place of the preset's, for instance ``(196, 128, 64, 32)``; a model whose
+            preset ends in a stage without blocks gets that stage at half the last size if it is left out.
+        image_size: side in pixels.
+        membership: how stem cells belong to superpixels.
+        padding: ``"mask"`` or ``"reference"``.
+        positions: ``"sincos"`` or ``"learned"``.
+        drop_path: stochastic depth of the last block.
+
+    Raises:
+        ConfigError: if the name is unknown or the sizes do not fit the depths.
+    """
+    if name.startswith("timm:"):
+        from castssl.models.timm_encoder import TimmEncoder
+
+        try:
+            return TimmEncoder(name.removeprefix("timm:"), image_size=image_size, drop_path=drop_path)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    from castssl.models.cast import CAST
+    from castssl.models.fuse import FusedCAST
+
+    chosen = preset(name)
+
+    def make_pooling(dim: int) -> Pooling:
+        built: Pooling = build("pooling", pooling, dim)
+        return built
+
+    model = FusedCAST if chosen.fused else CAST
+    try:
+        return model(
+            chosen.depths,
+            fit_sizes(chosen, sizes),
+            make_pooling,
+            dim=chosen.dim,
+            heads=chosen.heads,
+            image_size=image_size,
+            stride=chosen.stride,
+            membership=membership,
+            padding=padding,
+            positions=positions,
+            drop_path=drop_path,
+        )
+    except ValueError as error:
+        raise ConfigError(f"model {name}: {error}") from error
+
+
+def fit_sizes(chosen: Preset, sizes: Sequence[int] | None) -> tuple[int, ...]:
+    """The sizes of a preset, or the user's, completed for a last stage that exists for segmentation alone."""
+    if sizes is None:
+        return chosen.sizes
+    if len(sizes) == len(chosen.depths) - 1 and chosen.depths[-1] == 0:
+        return (*sizes, max(sizes[-1] // 2, 1))
+    return tuple(sizes)

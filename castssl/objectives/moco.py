@@ -1,0 +1,155 @@
+"""MoCo v3: two views of an image find each other among all others of the batch.
+
+An Empirical Study of Training Self-Supervised Vision Transformers, https://arxiv.org/abs/2104.02057,
+Algorithm 1; CAST, Table 11.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from copy import deepcopy
+from itertools import pairwise
+from typing import cast
+
+import torch
+from lightly.models.modules.heads import ProjectionHead
+from lightly.models.utils import update_momentum
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from castssl import ranks
+from castssl.contracts import Encoder, Target
+from castssl.types import Batch, LabelTree, Outcome, View
+
+
+def similarities(q: Tensor, k: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Cosines of this rank's queries with all ranks' keys over the temperature, and each query's own column.
+
+    Args:
+        q: float (B, D), with gradient.
+        k: float (B, D), no gradient flows to it.
+        temperature: T.
+
+    Returns:
+        logits float32 (B, world * B), and int64 (B,).
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        wide = torch.promote_types(q.dtype, torch.float32)
+        keys = ranks.gather(F.normalize(k.to(wide), dim=1))
+        logits = F.normalize(q.to(wide), dim=1) @ keys.T / temperature
+    own = torch.arange(len(q), device=q.device) + ranks.first_row(q)
+    return logits, own
+
+
+def contrast(q: Tensor, k: Tensor, temperature: float) -> Tensor:
+    """One direction of the contrastive loss, times 2 T as in the released code: a float32 scalar."""
+    logits, own = similarities(q, k, temperature)
+    return 2 * temperature * F.cross_entropy(logits, own)
+
+
+class MoCoV3(nn.Module):
+    """An encoder with projector and predictor, and the momentum twin of encoder and projector.
+
+    The twin's parameters follow in :meth:`after_step`; its batch norm and dropout work as in training, as in
+    the released code.  Reads the class token of the encoder's last stage.
+
+    Args:
+        encoder: what is pretrained.
+        labels: the data set's label tree, unused.
+        temperature: T.
+        momentum: the twin's coefficient at the start.
+        momentum_rise: let it rise to 1 along a cosine (the released scripts); False keeps it constant, as a
+            reading of Table 11 would have it.
+        hidden: width of the hidden layers of projector and predictor.
+        out: width of the embedding.
+    """
+
+    views = 2
+    target: Target = "none"
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        labels: LabelTree | None = None,
+        *,
+        temperature: float = 0.2,
+        momentum: float = 0.99,
+        momentum_rise: bool = True,
+        hidden: int = 4096,
+        out: int = 256,
+    ) -> None:
+        super().__init__()
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum is a share: expected 0 to 1, got {momentum}")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        self.temperature, self.momentum, self.momentum_rise = temperature, momentum, momentum_rise
+        self.encoder = encoder
+        self.projector = _head((encoder.dim, hidden, hidden, out))
+        self.predictor = _head((out, hidden, out))
+        twin = deepcopy(cast(nn.Module, encoder))
+        self.twin = nn.ModuleDict({"encoder": twin, "projector": deepcopy(self.projector)})
+        self.twin.requires_grad_(False)
+
+    def forward(self, batch: Batch) -> Outcome:
+        """The symmetric loss, and how often a query finds its own key first (``match``).
+
+        Raises:
+            ValueError: unless the batch has two views of floating-point images.
+        """
+        first, second = self._two(batch)
+        q1, q2 = self._query(first), self._query(second)
+        with torch.no_grad():
+            k1, k2 = self._key(first), self._key(second)
+        loss = contrast(q1, k2, self.temperature) + contrast(q2, k1, self.temperature)
+        with torch.no_grad():
+            logits, own = similarities(q1, k2, self.temperature)
+            match = (logits.argmax(1) == own).float().mean()
+        return Outcome(loss, {"loss": loss.detach(), "match": match})
+
+    def after_step(self, progress: float) -> None:
+        """Move the twin; the coefficient is that of ``progress``."""
+        m = self.coefficient(progress)
+        update_momentum(self.encoder, self.twin["encoder"], m)
+        update_momentum(self.projector, self.twin["projector"], m)
+
+    def coefficient(self, progress: float) -> float:
+        """The momentum coefficient at a share of training."""
+        if not self.momentum_rise:
+            return self.momentum
+        return 1 - (1 - self.momentum) / 2 * (1 + math.cos(math.pi * progress))
+
+    def predict(self, view: View) -> Mapping[str, Tensor]:
+        """Nothing: there are no classes."""
+        return {}
+
+    def _query(self, view: View) -> Tensor:
+        q: Tensor = self.predictor(self.projector(feature(self.encoder, view)))
+        return q
+
+    def _key(self, view: View) -> Tensor:
+        k: Tensor = self.twin["projector"](feature(self.twin["encoder"], view))
+        return k
+
+    def _two(self, batch: Batch) -> tuple[View, View]:
+        if len(batch.views) != self.views:
+            raise ValueError(f"MoCo v3 needs {self.views} views of each image, got {len(batch.views)}")
+        for view in batch.views:
+            if not view.image.is_floating_point():
+                raise ValueError(f"expected normalised float images, got {view.image.dtype}; call finish first")
+        first, second = batch.views
+        return first, second
+
+
+def feature(encoder: nn.Module | Encoder, view: View) -> Tensor:
+    """The class token of an encoder's last stage: float (B, D)."""
+    token: Tensor = encoder(view).stages[-1].cls[:, 0]
+    return token
+
+
+def _head(widths: tuple[int, ...]) -> nn.Module:
+    """Linear layers without bias, batch norm after each; ReLU between; the last norm has no parameters."""
+    *hidden, last = pairwise(widths)
+    layers = [(a, b, nn.BatchNorm1d(b), nn.ReLU(True)) for a, b in hidden]
+    return ProjectionHead([*layers, (*last, nn.BatchNorm1d(last[1], affine=False), None)])  # type: ignore[no-any-return]

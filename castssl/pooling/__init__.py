@@ -1,0 +1,1 @@
+"""Tokens become fewer (plugin door ``castssl.pooling``)."""

@@ -1,0 +1,52 @@
+"""Which tokens become centroids: ``(x, valid, k) -> index``, int64 (B, k), no index twice.
+
+If an image has fewer than k valid tokens, the indices after them point at padding: look at
+``valid.gather(1, index)``.  None has a gradient, and none leaves the device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from castssl.pooling.arithmetic import masked_mean, squared_distances
+
+
+@torch.no_grad()
+def farthest(x: Tensor, valid: Tensor, k: int, *, exact: bool = False) -> Tensor:
+    """Farthest point sampling, begun at the mean of the valid tokens (CAST, Algorithm 1).
+
+    Each pick is the token whose distance to the mean and to all earlier picks is largest; ties go to the
+    lowest index.  A picked token is never picked again, so identical tokens cannot fail.
+
+    Args:
+        x: float (B, N, D).
+        valid: bool (B, N).
+        k: how many, at most N.
+        exact: compute in float64, which gives the picks of the released code.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.to(torch.float64 if exact else torch.promote_types(x.dtype, torch.float32))
+        # The distance to the mean then is the norm, and the matrix product cancels less.
+        x = x - masked_mean(x, valid)
+        distance = squared_distances(x, x)
+        to_chosen = x.square().sum(-1).masked_fill(~valid, -1.0)
+        picks = []
+        for _ in range(k):
+            pick = to_chosen.argmax(1, keepdim=True)
+            picks.append(pick)
+            row = distance.gather(1, pick[..., None].expand(-1, -1, x.shape[1])).squeeze(1)
+            to_chosen = torch.minimum(to_chosen, row).scatter(1, pick, -torch.inf)
+        return torch.cat(picks, 1)
+
+
+@torch.no_grad()
+def random(x: Tensor, valid: Tensor, k: int) -> Tensor:
+    """k valid tokens by chance, from torch's global generator."""
+    return most_attended(torch.rand(valid.shape, device=x.device), valid, k)
+
+
+@torch.no_grad()
+def most_attended(received: Tensor, valid: Tensor, k: int) -> Tensor:
+    """The k valid tokens that received most attention, float (B, N) (PoWER-BERT, arXiv:2001.08950)."""
+    return received.masked_fill(~valid, -torch.inf).topk(k, dim=1).indices

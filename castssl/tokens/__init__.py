@@ -1,0 +1,1 @@
+"""Segments become tokens: a convolutional stem, segment means, positions."""
