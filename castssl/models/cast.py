@@ -72,7 +72,7 @@ class CAST(nn.Module):
         grid = -(-image_size // stride)
         table = sin_cos(dim, grid, grid) if positions == "sincos" else torch.empty(1, dim, grid, grid)
         self.positions = nn.Parameter(table, requires_grad=positions == "learned")
-        rates = torch.linspace(0, drop_path, max(sum(depths), 1)).tolist()
+        rates = [drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
         self.stages = nn.ModuleList(
             Stage(dim, heads, rates[sum(depths[:i]) :][:depth], masked=padding == "mask")
             for i, depth in enumerate(depths)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from castssl.errors import ConfigError
 from castssl.registry import build
 
 if TYPE_CHECKING:
-    from castssl.contracts import Pooling
-    from castssl.models.cast import CAST
-    from castssl.models.timm_encoder import TimmEncoder
+    from castssl.contracts import Encoder, Pooling
     from castssl.tokens.segments import Membership
 
 
@@ -45,7 +43,7 @@ PRESETS: dict[str, Preset] = {
     "cast_small_deep_seg": replace(DEEP, fused=True),
     "cast_base_seg": replace(SMALL, dim=768, fused=True),
     "cast_base_deep_seg": replace(DEEP, dim=768, fused=True),
-    "nano": Preset((1, 1, 1, 1, 0), (64, 32, 24, 16, 8), 96, stride=4, superpixels="seeds:count=64"),
+    "nano": Preset((1, 1, 1, 0), (64, 32, 16, 8), 64, 2, 4, "seeds:count=64,bins=5,iterations=4"),
     "vit_small": VIT,
     "vit_base": replace(VIT, dim=768),
     "vit_small_superpixels": replace(VIT, stride=8, superpixels="seeds"),
@@ -80,7 +78,7 @@ def create(
     padding: Literal["mask", "reference"] = "mask",
     positions: Literal["sincos", "learned"] = "sincos",
     drop_path: float = 0.0,
-) -> CAST | TimmEncoder:
+) -> Encoder:
     """Build an encoder by name.
 
     Args:
@@ -101,7 +99,8 @@ def create(
         from castssl.models.timm_encoder import TimmEncoder
 
         try:
-            return TimmEncoder(name.removeprefix("timm:"), image_size=image_size, drop_path=drop_path)
+            single = TimmEncoder(name.removeprefix("timm:"), image_size=image_size, drop_path=drop_path)
+            return cast("Encoder", single)
         except ValueError as error:
             raise ConfigError(str(error)) from error
     from castssl.models.cast import CAST
@@ -115,7 +114,7 @@ def create(
 
     model = FusedCAST if chosen.fused else CAST
     try:
-        return model(
+        built = model(
             chosen.depths,
             fit_sizes(chosen, sizes),
             make_pooling,
@@ -130,6 +129,7 @@ def create(
         )
     except ValueError as error:
         raise ConfigError(f"model {name}: {error}") from error
+    return cast("Encoder", built)
 
 
 def fit_sizes(chosen: Preset, sizes: Sequence[int] | None) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from copy import deepcopy
 from itertools import pairwise
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from lightly.models.modules.heads import ProjectionHead
@@ -119,6 +119,10 @@ class MoCoV3(nn.Module):
         if not self.momentum_rise:
             return self.momentum
         return 1 - (1 - self.momentum) / 2 * (1 + math.cos(math.pi * progress))
+
+    def branch(self, name: Literal["base", "momentum"]) -> Encoder:
+        """The encoder that is trained, or its momentum twin."""
+        return self.encoder if name == "base" else cast(Encoder, self.twin["encoder"])
 
     def predict(self, view: View) -> Mapping[str, Tensor]:
         """Nothing: there are no classes."""

@@ -13,22 +13,25 @@ from castssl.pooling.arithmetic import masked_mean, squared_distances
 
 
 @torch.no_grad()
-def farthest(x: Tensor, valid: Tensor, k: int, *, exact: bool = False) -> Tensor:
+def farthest(
+    x: Tensor, valid: Tensor, k: int, *, start: Tensor | None = None, exact: bool = False
+) -> Tensor:
     """Farthest point sampling, begun at the mean of the valid tokens (CAST, Algorithm 1).
 
-    Each pick is the token whose distance to the mean and to all earlier picks is largest; ties go to the
+    Each pick is the token whose distance to the start and to all earlier picks is largest; ties go to the
     lowest index.  A picked token is never picked again, so identical tokens cannot fail.
 
     Args:
         x: float (B, N, D).
         valid: bool (B, N).
         k: how many, at most N.
+        start: another point to begin at, float (B, 1, D); it is not among the picks.
         exact: compute in float64, which gives the picks of the released code.
     """
     with torch.autocast(x.device.type, enabled=False):
         x = x.to(torch.float64 if exact else torch.promote_types(x.dtype, torch.float32))
-        # The distance to the mean then is the norm, and the matrix product cancels less.
-        x = x - masked_mean(x, valid)
+        # The distance to the start then is the norm, and the matrix product cancels less.
+        x = x - (masked_mean(x, valid) if start is None else start.to(x.dtype))
         distance = squared_distances(x, x)
         to_chosen = x.square().sum(-1).masked_fill(~valid, -1.0)
         picks = []

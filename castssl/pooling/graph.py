@@ -30,7 +30,8 @@ class GraphPool(nn.Module):
 
     Args:
         dim: token width D.
-        heads: attention heads; 12 in every published model.
+        heads: attention heads; by default 12 as in every published model, or dim // 32 where 12 does not
+            divide ``dim``.
         centroids: which tokens become centroids: farthest point sampling (the paper's choice), random, or
             those that received most attention (PoWER-BERT); Table 5b.
         padding: ``"mask"`` keeps padding out of everything; ``"reference"`` lets it take part in attention,
@@ -46,13 +47,14 @@ class GraphPool(nn.Module):
         self,
         dim: int,
         *,
-        heads: int = 12,
+        heads: int | None = None,
         centroids: Centroids = "farthest",
         padding: Padding = "mask",
         exact: bool = False,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        heads = heads or (12 if dim % 12 == 0 else max(dim // 32, 1))
         if dim % heads:
             raise ValueError(f"dim must be a multiple of heads, got dim {dim} and {heads} heads")
         for value, allowed in ((centroids, get_args(Centroids)), (padding, get_args(Padding))):

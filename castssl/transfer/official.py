@@ -136,7 +136,7 @@ def _fit_positions(ours: State, encoder: CAST) -> None:
         ours["cls_token"] = ours["cls_token"] + table[:, :1]
         table = table[:, 1:]
     side = encoder.positions.shape[-1]
-    ours["positions"] = table.transpose(1, 2).unflatten(2, (side, side))
+    ours["positions"] = table.transpose(1, 2).reshape(1, -1, side, side)
 
 
 def _head(ours: State) -> nn.Module:
@@ -145,7 +145,8 @@ def _head(ours: State) -> nn.Module:
     if not taken:
         return nn.Identity()
     if "weight" in taken:
-        head: nn.Module = nn.Linear(*reversed(taken["weight"].shape))
+        classes, dim = taken["weight"].shape
+        head: nn.Module = nn.Linear(dim, classes)
     else:
         (hidden, dim), out = taken["0.weight"].shape, taken["6.weight"].shape[0]
         rows = [(dim, hidden), (hidden, hidden), (hidden, out)]

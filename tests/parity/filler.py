@@ -20,7 +20,7 @@ def uniform(count: int, seed: int) -> NDArray[np.float64]:
         a ^= a >> np.uint64(16)
         a = (a * np.uint64(0x45D9F3B)) & np.uint64(0xFFFFFFFF)
     a ^= a >> np.uint64(16)
-    return a / 2.0**32
+    return np.asarray(a / 2.0**32, dtype=np.float64)
 
 
 def fill(name: str, tensor: Tensor) -> Tensor:

@@ -1,0 +1,88 @@
+# Two commands on a fresh machine: `make demo` and `make test`.  Both set up what they need first.
+# Needed beforehand: Python 3.10 or newer, make, a C compiler.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.ready
+EXTRAS := track
+PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+SYSTEM_UV := $(shell command -v uv 2>/dev/null)
+UV := $(or $(SYSTEM_UV),.uv/bin/uv)
+
+# Small tensors: more threads only get into each other's way.
+export OMP_NUM_THREADS ?= 2
+export PYTHONDONTWRITEBYTECODE ?= 1
+
+DEMO ?= --data demo --model nano --out runs/demo
+STAGES := lint types house unit contracts parity recipes
+PYTEST := $(BIN)/python -m pytest --durations=5 --durations-min=5
+
+.PHONY: help setup demo test $(STAGES) constraints clean
+
+help:  ## say what each target does
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
+
+setup: $(STAMP)  ## make .venv with castssl, its plugins and the development tools (no-op when up to date)
+
+.uv/bin/uv:
+	@echo "uv is not on PATH: installing it into .uv"
+	@$(PYTHON) -m venv .uv || { echo "$(PYTHON) cannot make a virtual environment; install its venv module" \
+	  "(on Debian: apt-get install python3-venv) or put uv on PATH"; exit 1; }
+	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+$(STAMP): pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS)) $(if $(SYSTEM_UV),,| .uv/bin/uv)
+	@echo "setting up .venv (a few minutes the first time)"
+	@test -x $(BIN)/python || $(UV) venv --quiet --python '>=3.10' .venv
+	@$(UV) pip install --python .venv --constraint constraints.txt --group dev --editable . \
+	  $(addprefix --editable ,$(PLUGINS))
+	@touch $@
+
+demo: setup  ## pretrain a small CAST on generated pictures and show what it learnt
+	@$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+	  recipes/moco_in1k.py $(DEMO)
+
+test: setup  ## every check that continuous integration runs
+	@began=$$SECONDS; failed=; \
+	for stage in $(STAGES); do $(MAKE) $$stage || failed="$$failed $$stage"; done; \
+	echo; echo "all stages: $$((SECONDS - began)) s; failed:$${failed:- none}"; test -z "$$failed"
+
+# $(call stage,name,command): say the name, run, say how long it took, keep the exit code.
+define stage
+@echo; echo "== $(1)"; began=$$SECONDS; code=0; { $(2); } || code=$$?; \
+echo "== $(1): $$((SECONDS - began)) s"; exit $$code
+endef
+
+lint: setup  ## ruff: style and format of imports
+	$(call stage,lint,$(BIN)/ruff check .)
+
+types: setup  ## mypy, strict
+	$(call stage,types,$(BIN)/mypy)
+
+house: setup  ## who imports whom, lengths, names, what the README promises
+	$(call stage,house,$(PYTEST) tests/house)
+
+unit: setup  ## each room's own tests
+	$(call stage,unit,$(PYTEST) tests $(addprefix --ignore=tests/,house contracts parity recipes))
+
+contracts: setup  ## the contract checks over every installed plugin, and the plugins' own tests
+	$(call stage,contracts,$(PYTEST) tests/contracts $(wildcard plugins/*/tests))
+
+parity: setup  ## numbers of the published models
+	$(call stage,parity,$(PYTEST) tests/parity)
+
+recipes: setup  ## each recipe for a few steps on generated pictures
+	$(call stage,recipes,$(PYTEST) tests/recipes)
+
+constraints: $(if $(SYSTEM_UV),,.uv/bin/uv)  ## resolve all versions anew into constraints.txt
+	@printf -- '-e %s\n' './.[$(EXTRAS)]' $(addprefix ./,$(PLUGINS)) | $(UV) pip compile --quiet --universal --upgrade \
+	  --python-version 3.10 --group pyproject.toml:dev --no-header --no-annotate \
+	  --no-emit-index-url --no-emit-find-links - | grep -v '^-e ' > constraints.new
+	@mv constraints.new constraints.txt
+
+clean:  ## remove what was built; keeps runs/ and the demo pictures in the cache
+	@rm -rf .venv .uv dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,69 @@
+"""castssl: vision transformers whose tokens are superpixels.
+
+The public names are imported when they are first used, so that ``import castssl`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from castssl.contracts import Encoder, Objective, Pooling, Superpixels
+    from castssl.errors import CastError, ConfigError, ContractError, DataError, Diverged, PluginError
+    from castssl.models.create import create
+    from castssl.registry import build
+    from castssl.transfer.official import load_official
+    from castssl.types import Batch, Hierarchy, LabelTree, Outcome, Pooled, Tokens, View
+
+    __version__: str
+
+__all__ = [
+    "Batch",
+    "CastError",
+    "ConfigError",
+    "ContractError",
+    "DataError",
+    "Diverged",
+    "Encoder",
+    "Hierarchy",
+    "LabelTree",
+    "Objective",
+    "Outcome",
+    "PluginError",
+    "Pooled",
+    "Pooling",
+    "Superpixels",
+    "Tokens",
+    "View",
+    "build",
+    "create",
+    "load_official",
+]
+
+_HOMES = {
+    "castssl.contracts": ("Encoder", "Objective", "Pooling", "Superpixels"),
+    "castssl.errors": ("CastError", "ConfigError", "ContractError", "DataError", "Diverged", "PluginError"),
+    "castssl.models.create": ("create",),
+    "castssl.registry": ("build",),
+    "castssl.transfer.official": ("load_official",),
+    "castssl.types": ("Batch", "Hierarchy", "LabelTree", "Outcome", "Pooled", "Tokens", "View"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """A public name from its home module, or the installed version."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("castssl")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,247 @@
+"""A recipe's settings: frozen dataclass <-> command line flags (tyro) <-> JSON beside the run.
+
+A field's docstring is its help text.  ``--config run.json`` (or the folder of a run) starts from saved
+settings, and every other flag overrides them.  Wrong flags and wrong JSON are reported all at once.  A config
+may have a method ``problems() -> Iterable[str]`` for what its types cannot say; those are reported together,
+too.  This module does not import torch.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tyro
+
+from castssl.errors import CastError, ConfigError
+from castssl.fields import build, flag_problems
+
+C = TypeVar("C")
+FILE = "config.json"
+USAGE = 2
+"""The exit code of a bad command line."""
+FREE = {"resume": "free"}
+"""Field metadata: a run may be continued with another value."""
+GROWS = {"resume": "grows"}
+"""Field metadata: a run may be continued with a larger value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every training run needs; a recipe's config inherits it and adds its own fields."""
+
+    out: str = field(default="", metadata=FREE)
+    """Folder of the run; by default runs/RECIPE-DATA-SEED. The same command continues what it finds there."""
+    seed: int = 0
+    """Seed of weights, data order, augmentation and dropout."""
+    epochs: int = field(default=100, metadata=GROWS)
+    """Passes over the data; the schedules span all of them."""
+    max_steps: int = field(default=0, metadata=FREE)
+    """Stop after so many optimizer steps in all, the schedules unchanged; 0 = no limit."""
+    accumulate: int = 1
+    """Batches whose gradients are added up for one optimizer step."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the forward pass (autocast); weights stay in fp32."""
+    save_every: int = field(default=0, metadata=FREE)
+    """Optimizer steps between checkpoints, besides the one at each epoch's end; 0 = only that."""
+    keep: int = field(default=2, metadata=FREE)
+    """How many of the latest checkpoints stay on disk."""
+    log_every: int = field(default=10, metadata=FREE)
+    """Optimizer steps between two lines of log.jsonl."""
+    track: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = field(default="none", metadata=FREE)
+    """Where else the reports go."""
+
+    def problems(self) -> Iterable[str]:
+        """What is wrong beyond types, in words; a recipe's own ``problems`` come on top of these."""
+        least = {
+            "seed": 0,
+            "epochs": 0,
+            "max_steps": 0,
+            "accumulate": 1,
+            "save_every": 0,
+            "keep": 1,
+            "log_every": 1,
+        }
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                yield f"--{name.replace('_', '-')}: got {getattr(self, name)}, expected at least {low}"
+
+
+def launch(main: Callable[[C], object], config: type[C], argv: Sequence[str] | None = None) -> None:
+    """Run a recipe, ``main(parse(config, argv))``; an error of castssl becomes a message and an exit code.
+
+    Raises:
+        SystemExit: 2 for a :class:`ConfigError`, 1 for any other :class:`CastError`.
+    """
+    settings = parse(config, argv)
+    try:
+        main(settings)
+    except CastError as error:
+        _tell(error)
+        raise SystemExit(USAGE if isinstance(error, ConfigError) else 1) from None
+
+
+def parse(config: type[C], argv: Sequence[str] | None = None, *, description: str | None = None) -> C:
+    """The settings that a command line asks for.
+
+    Args:
+        config: a dataclass whose fields have types and docstrings.
+        argv: the arguments after the program's name; by default those of this process.
+        description: the first paragraphs of ``--help``; by default the dataclass's docstring.
+
+    Raises:
+        SystemExit: 0 after ``--help``, 2 after saying on stderr everything that is wrong.
+    """
+    try:
+        return read(config, argv, description=description)
+    except ConfigError as error:
+        _tell(error)
+        raise SystemExit(USAGE) from None
+
+
+def read(config: type[C], argv: Sequence[str] | None = None, *, description: str | None = None) -> C:
+    """Like :func:`parse`, for use from Python.
+
+    Raises:
+        ConfigError: with everything that is wrong.
+    """
+    path, rest, problems = _take_config(list(sys.argv[1:] if argv is None else argv))
+    start: C | None = None
+    made: C | None
+    if path is not None:
+        try:
+            start = load(config, path)
+        except ConfigError as error:
+            problems.append(str(error))
+    heard = io.StringIO()
+    default: dict[str, Any] = {} if start is None else {"default": start}
+    try:
+        if {"-h", "--help"} & set(rest):
+            tyro.cli(config, args=["--help"], description=_help(config, description), **default)
+        with redirect_stderr(heard):
+            made = tyro.cli(config, args=rest, **default)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        problems += flag_problems(config, rest, complete=path is None)
+        problems = problems or [heard.getvalue().strip()]
+        made = start
+    if made is not None and not problems:
+        problems += _own_problems(made)
+    if problems or made is None:
+        told = "\n  ".join(["the settings do not fit:", *problems])
+        raise ConfigError(f"{told}\n--help lists every option")
+    return made
+
+
+def load(config: type[C], path: str | Path) -> C:
+    """The settings saved in a JSON file, or in the ``config.json`` of a run's folder.
+
+    Raises:
+        ConfigError: if it cannot be read, or with every unknown key, missing key and misfitting value.
+    """
+    path = Path(path)
+    path = path / FILE if path.is_dir() else path
+    problems: list[str] = []
+    made: C = build(config, load_plain(path), "", problems)
+    if problems:
+        raise ConfigError("\n  ".join([f"{path}:", *problems]))
+    return made
+
+
+def load_plain(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, unchecked.
+
+    Raises:
+        ConfigError: if there is no such file, or it holds no JSON object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path} ({error.strerror}); --config takes a run's {FILE}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is no JSON ({error}); --config takes a run's {FILE}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} holds a {type(found).__name__}, expected an object of settings")
+    return found
+
+
+def save(config: Any, path: str | Path) -> None:
+    """Write a config as JSON; an existing file is replaced whole or not at all."""
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(json.dumps(plain(config), indent=2) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON has it: dataclasses become objects, tuples lists, paths text."""
+    if is_dataclass(value):
+        return {part.name: plain(getattr(value, part.name)) for part in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def differences(saved: Mapping[str, Any], config: Any) -> list[str]:
+    """What of ``config`` forbids to continue a run that was saved with other settings; empty if nothing does.
+
+    Fields marked :data:`FREE` never do, those marked :data:`GROWS` only if the value is smaller than the
+    saved one.  A field that the saved settings lack had its default then.
+    """
+    found = []
+    for part in fields(config):
+        new, old = plain(getattr(config, part.name)), saved.get(part.name, _default(part))
+        rule = part.metadata.get("resume")
+        if new == old or rule == "free" or old is MISSING or (rule == "grows" and new >= old):
+            continue
+        found.append(f"--{part.name.replace('_', '-')}: the run has {old!r}, asked for {new!r}")
+    return found
+
+
+def _default(part: Field[Any]) -> Any:
+    return plain(part.default_factory() if part.default_factory is not MISSING else part.default)
+
+
+def _tell(error: CastError) -> None:
+    """Print an error once, however many processes a launcher started."""
+    if os.environ.get("RANK", "0") == "0":
+        cause = f"\ncaused by {error.__cause__!r}" if error.__cause__ else ""
+        print(f"error: {error}{cause}", file=sys.stderr)
+
+
+def _help(config: type[Any], description: str | None) -> str:
+    text = description or config.__doc__ or config.__name__
+    return f"{text.strip()}\n\n--config PATH starts from the settings of an earlier run."
+
+
+def _own_problems(config: Any) -> list[str]:
+    """What the ``problems`` methods of the class and of its bases say, each thing once."""
+    asked = [vars(kind)["problems"] for kind in reversed(type(config).__mro__) if "problems" in vars(kind)]
+    return list(dict.fromkeys(found for method in asked for found in method(config)))
+
+
+def _take_config(argv: list[str]) -> tuple[Path | None, list[str], list[str]]:
+    """``--config`` apart from the other arguments: (path, the others, problems)."""
+    found, rest, waiting = [], [], False
+    for token in argv:
+        if waiting or token.startswith("--config="):
+            found.append(token if waiting else token.partition("=")[2])
+            waiting = False
+        elif token == "--config":
+            waiting = True
+        else:
+            rest.append(token)
+    problems = ["--config: got nothing, expected the path of a saved config"] if waiting else []
+    if len(found) > 1:
+        problems.append(f"--config: got {' and '.join(found)}, expected one")
+    return (Path(found[0]) if found else None), rest, problems

@@ -1,0 +1,129 @@
+"""Images inside plain tar files, read by position.
+
+Positions instead of open archives: nothing is shared when a worker is forked, and it pickles.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from castssl.data.folders import ClassPath, find_split, is_image, no_split, pack, split_name, stand_ins
+from castssl.errors import DataError
+
+
+class Member(NamedTuple):
+    """Where one image lies."""
+
+    parts: ClassPath
+    """The folders (and inner tars) around it, and its own name."""
+    archive: int
+    offset: int
+    size: int
+
+
+class Tar:
+    """Encoded images by row, out of one or more tar files."""
+
+    def __init__(self, archives: Sequence[Path], members: Sequence[Member]) -> None:
+        self.archives = tuple(archives)
+        self.names = pack(["/".join(member.parts) for member in members])
+        self.spans = np.array([member[1:] for member in members], dtype=np.int64)
+
+    def open(self, row: int) -> tuple[IO[bytes], None]:
+        """The bytes of one image; an archive does not know its classes."""
+        archive, offset, size = map(int, self.spans[row])
+        with self.archives[archive].open("rb") as file:
+            file.seek(offset)
+            return io.BytesIO(file.read(size)), None
+
+    def name(self, row: int) -> str:
+        """The path inside the archive."""
+        return os.fsdecode(bytes(self.names[row]))
+
+
+def open_tar(path: Path, split: str) -> tuple[Tar, list[ClassPath]]:
+    """The images of ``split`` in a tar file or a folder of tar files, and the class folders of each.
+
+    A file may hold the folders ``train`` and ``val``, or be one split alone; a folder may hold ``train.tar``
+    and ``val.tar``, or one tar per class (below ``train/`` and ``val/``).  Tars inside tars, as ImageNet's,
+    count as folders.
+
+    Raises:
+        DataError: if the path or the split is missing, a tar is compressed, or there are no images.
+    """
+    archives, as_folders = _archives(path, split)
+    read = [_scan(at, number, (at.stem,) if as_folders else ()) for number, at in enumerate(archives)]
+    members = sorted(member for part in read for member in part)
+    if not members:
+        raise DataError(f"{path} holds no images; expected <class>/<image> inside")
+    members = _of_split(members, path, split)
+    return Tar(archives, members), [member.parts[:-1] for member in members]
+
+
+def _archives(path: Path, split: str) -> tuple[list[Path], bool]:
+    """The files to read, and whether each is a class."""
+    if not path.exists():
+        raise DataError(f"there is no {path}; give a .tar file or a folder of them")
+    if path.is_file() and split_name(path.stem) in (None, split_name(split)):
+        return [path], False
+    folder = path if path.is_dir() else path.parent
+    tars = sorted(folder.glob("*.tar"))
+    for wanted in stand_ins(split):
+        found = [tar for tar in tars if split_name(tar.stem) == wanted]
+        if len(found) == 1:
+            return found, False
+    if path.is_dir() and not any(split_name(tar.stem) for tar in tars):
+        tars = sorted(find_split(path, split).folder.glob("*.tar"))
+        if tars:
+            return tars, True
+    no_split(folder, split, [tar.name for tar in tars])
+
+
+def _scan(archive: Path, number: int, around: ClassPath) -> list[Member]:
+    try:
+        with tarfile.open(archive, "r:") as file:
+            return list(_members(file, number, around, 0))
+    except (tarfile.TarError, OSError) as error:
+        raise DataError(f"cannot read {archive} as a plain tar: {error}; unpack compressed ones") from error
+
+
+def _members(file: tarfile.TarFile, archive: int, around: ClassPath, start: int) -> Iterator[Member]:
+    for member in file:
+        if not member.isfile():
+            continue
+        parts = (*around, *(part for part in PurePosixPath(member.name).parts if part not in (".", "/")))
+        if member.name.lower().endswith(".tar"):
+            with tarfile.open(fileobj=file.extractfile(member), mode="r:") as inner:
+                stem = (*parts[:-1], PurePosixPath(member.name).stem)
+                yield from _members(inner, archive, stem, start + member.offset_data)
+        elif is_image(member.name):
+            yield Member(parts, archive, start + member.offset_data, member.size)
+
+
+def _of_split(members: list[Member], path: Path, split: str) -> list[Member]:
+    """The members below the split's folder, if there are such; without the folders common to all."""
+    members = _without_common(members)
+    heads = {member.parts[0] if len(member.parts) > 1 else "" for member in members}
+    if len(heads) < 2 or not all(map(split_name, heads)):
+        if split_name(split) != "train" and path.is_file() and not split_name(path.stem):
+            no_split(path, split, sorted(heads))
+        return members
+    for wanted in stand_ins(split):
+        found = [member for member in members if split_name(member.parts[0]) == wanted]
+        if found:
+            return [member._replace(parts=member.parts[1:]) for member in found]
+    no_split(path, split, sorted(heads))
+
+
+def _without_common(members: list[Member]) -> list[Member]:
+    folders = [member.parts[:-1] for member in members]
+    shared = [len(set(names)) == 1 for names in zip(*folders, strict=False)]
+    common = min([*shared, False].index(False), *(max(len(folder) - 1, 0) for folder in folders))
+    return [member._replace(parts=member.parts[common:]) for member in members]

@@ -1,0 +1,66 @@
+"""On the device: device superpixels, then normalisation; raw views become views."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from castssl.contracts import Superpixels
+from castssl.errors import ContractError
+from castssl.types import Batch, View
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def finish(
+    batch: Batch, superpixels: Superpixels | None = None, device: torch.device | str | None = None
+) -> Batch:
+    """The batch on ``device`` with float images and segments; nothing waits for the device.
+
+    Args:
+        batch: of raw views: uint8 images (B, 3, H, W), segments int32 (B, H, W) or (B, 0, 0).
+        superpixels: computed here, without gradient, if they run on the device; None leaves the segments.
+        device: where to; None leaves the tensors where they are.
+
+    Returns:
+        Views with float32 images, normalised with ImageNet's mean and standard deviation, and int32 segments.
+
+    Raises:
+        ContractError: if the superpixels run in workers but the loader has not run them.
+    """
+    return Batch(
+        views=[_finish(view, superpixels, device) for view in batch.views],
+        target=_move(batch.target, device),
+    )
+
+
+def _finish(view: View, superpixels: Superpixels | None, device: torch.device | str | None) -> View:
+    image, segments = _move(view.image, device), _move(view.segments, device)
+    if superpixels is not None and superpixels.runs_on == "device":
+        with torch.no_grad():
+            segments = superpixels(image)
+    elif superpixels is not None and segments.shape[-2:] != image.shape[-2:]:
+        raise ContractError(
+            f"superpixels that run in workers must be given to the loader: got segments of shape"
+            f" {tuple(segments.shape)} for images of shape {tuple(image.shape)}; pass them to load() too"
+        )
+    return View(normalise(image), segments)
+
+
+def _move(tensor: Tensor, device: torch.device | str | None) -> Tensor:
+    return tensor if device is None else tensor.to(device, non_blocking=True)
+
+
+def normalise(image: Tensor) -> Tensor:
+    """uint8 RGB (..., 3, H, W) -> float32, zero mean and unit variance on ImageNet.
+
+    Bit for bit torchvision's ``ToTensor`` and ``Normalize``.
+    """
+    scaled = image.to(torch.float32) / 255
+    return (scaled - _constant(MEAN, image.device)) / _constant(STD, image.device)
+
+
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    # filled on the device: copying a list to it would make the host wait
+    return torch.stack([torch.full((1, 1), value, device=device) for value in values])

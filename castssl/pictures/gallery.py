@@ -1,0 +1,38 @@
+"""The hierarchy of an encoder on a few images, as one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from PIL import Image
+
+from castssl.contracts import Encoder, Superpixels
+from castssl.data.augment import CenterView
+from castssl.data.finish import finish
+from castssl.modes import evaluating
+from castssl.pictures.draw import draw_hierarchy, sheet
+from castssl.types import Batch, Hierarchy, RawView, View
+
+
+def gallery(
+    encoder: Encoder,
+    superpixels: Superpixels,
+    images: Sequence[Image.Image],
+    image_size: int,
+    device: torch.device | str,
+    *,
+    title: str = "",
+) -> Image.Image:
+    """A row an image: the image, its superpixels, and each stage from fine to coarse.
+
+    The encoder's mode is as before afterwards; its ``segment`` is asked if it has one.
+    """
+    pixels = torch.stack([CenterView(image_size)(image)[0] for image in images])
+    worker = superpixels.runs_on == "worker"
+    segments = superpixels(pixels) if worker else torch.empty(len(pixels), 0, 0, dtype=torch.int32)
+    raw = Batch([RawView(pixels, segments)], torch.empty(len(pixels), 0, dtype=torch.int64))
+    segment: Callable[[View], Hierarchy] = getattr(encoder, "segment", encoder)
+    with evaluating(encoder), torch.no_grad():
+        hierarchy = segment(finish(raw, superpixels, device).views[0])
+    return sheet([draw_hierarchy(image, hierarchy, i) for i, image in enumerate(pixels)], title)

@@ -1,0 +1,210 @@
+"""SEEDS superpixels in Lab, by OpenCV: what CAST and H-CAST are trained with.
+
+Van den Bergh et al., SEEDS: Superpixels Extracted via Energy-Driven Sampling, ECCV 2012
+(https://arxiv.org/abs/1309.3848); Ke, Mo and Yu, CAST, ICLR 2024, appendix "implementation".
+OpenCV's ``num_levels=1`` (raised to 2 inside), ``prior=2``, ``double_step=False`` are fixed, as there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from castssl.errors import ConfigError, PluginError
+from castssl.superpixels.lift import per_image
+
+Mode = Literal["moco", "deit", "segmenter"]
+_FEWEST = 10  # OpenCV silently raises a smaller request to this
+_MEND = (
+    "pip uninstall -y opencv-python opencv-python-headless opencv-contrib-python"
+    " && pip install --force-reinstall opencv-contrib-python-headless"
+)
+
+
+class Seeds:
+    """SEEDS: at most ``count`` superpixels per image, started from a regular grid, no randomness.
+
+    The pre-training of the paper is the default; ``bins=5, iterations=15`` is its supervised setting and
+    three times as fast; ``bins=5, iterations=5`` suits demonstrations.  An image too small for SEEDS (cells
+    below 2 pixels, or strips) gets fewer cells, and at the extreme a plain grid: see :meth:`capacity`.
+
+    Args:
+        count: superpixels asked for, at least 10.  OpenCV rounds to a grid, so it may give fewer.
+        bins: histogram bins per Lab channel.
+        iterations: refinement sweeps over the pixels.
+        scale: the image is resized by this before SEEDS, and its labels back to full size by nearest.
+        mode: whose pixels SEEDS sees.  "moco": the image as it is.  "deit": the image after the
+            supervised and H-CAST code's round trip through normalisation, which truncates many values by
+            one.  "segmenter": after mmsegmentation's round trip and the published Segmenter code's
+            overflow, which inverts the image: v -> (256 - v) mod 256.  For the published weights only.
+
+    Raises:
+        ConfigError: if an option is out of range.
+        PluginError: if this OpenCV has no ``cv2.ximgproc``; says how to mend it.
+    """
+
+    runs_on: Literal["worker", "device"] = "worker"
+
+    def __init__(
+        self,
+        count: int = 196,
+        *,
+        bins: int = 15,
+        iterations: int = 20,
+        scale: float = 1.0,
+        mode: Mode = "moco",
+    ) -> None:
+        _refuse_options(count, bins, iterations, scale, mode)
+        if not hasattr(getattr(cv2, "ximgproc", None), "createSuperpixelSEEDS"):
+            raise PluginError(
+                f"SEEDS needs cv2.ximgproc, which OpenCV {cv2.__version__} here lacks: opencv-python was"
+                f" installed over opencv-contrib-python-headless, or instead of it. Mend it with: {_MEND}"
+            )
+        self.count = count
+        self.bins = bins
+        self.iterations = iterations
+        self.scale = scale
+        self.mode = mode
+        self._table = _table(mode)
+        self._engines: dict[tuple[int, int], Any] = {}
+
+    def capacity(self, height: int, width: int) -> int:
+        """How many superpixels an image of this size has: exact, never above ``count``."""
+        rows, columns, _ = _cells(*self._scaled(height, width), self.count)
+        return rows * columns
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 (B, 3, H, W) RGB -> int32 (B, H, W), on the same device; computed on the CPU.
+
+        Raises:
+            ValueError: if the images are not uint8 (B, 3, H, W).
+        """
+        with _one_thread():
+            return per_image(self._partition)(images)
+
+    def _partition(self, image: NDArray[np.uint8]) -> NDArray[np.int32]:
+        full = image.shape[:2]
+        height, width = self._scaled(*full)
+        if (height, width) != full:
+            image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+        if self._table is not None:
+            image = np.asarray(cv2.LUT(image, self._table), np.uint8)
+        labels = self._labels(image)
+        if labels.shape != full:
+            labels = _enlarge(labels, *full)
+        return labels
+
+    def _labels(self, image: NDArray[np.uint8]) -> NDArray[np.int32]:
+        height, width = image.shape[:2]
+        rows, columns, asked = _cells(height, width, self.count)
+        if not asked:
+            return _grid(height, width, rows, columns)
+        if (height, width) not in self._engines:
+            self._engines[height, width] = cv2.ximgproc.createSuperpixelSEEDS(
+                width, height, 3, asked, num_levels=1, prior=2, histogram_bins=self.bins, double_step=False
+            )
+        engine = self._engines[height, width]
+        engine.iterate(cv2.cvtColor(image, cv2.COLOR_RGB2LAB), self.iterations)
+        return np.asarray(engine.getLabels(), np.int32)
+
+    def _scaled(self, height: int, width: int) -> tuple[int, int]:
+        return max(1, int(height * self.scale)), max(1, int(width * self.scale))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # OpenCV's objects do not pickle; each process builds its own.
+        return {**self.__dict__, "_engines": {}}
+
+    def __repr__(self) -> str:
+        return (
+            f"Seeds(count={self.count}, bins={self.bins}, iterations={self.iterations},"
+            f" scale={self.scale}, mode={self.mode!r})"
+        )
+
+
+def _refuse_options(count: int, bins: int, iterations: int, scale: float, mode: str) -> None:
+    wrong = []
+    if count < _FEWEST:
+        wrong.append(f"count={count}: at least {_FEWEST}, OpenCV makes no fewer")
+    if not 1 <= bins <= 256:
+        wrong.append(f"bins={bins}: 1 to 256")
+    if iterations < 0:
+        wrong.append(f"iterations={iterations}: 0 or more")
+    if not 0 < scale <= 8:
+        wrong.append(f"scale={scale}: above 0, at most 8")
+    if mode not in get_args(Mode):
+        wrong.append(f"mode={mode!r}: one of {', '.join(get_args(Mode))}")
+    if wrong:
+        raise ConfigError("SEEDS options out of range (got: expected): " + "; ".join(wrong))
+
+
+def _opencv_cells(height: int, width: int, asked: int) -> tuple[int, int] | None:
+    """Rows and columns that OpenCV makes of a request, or None where it would crash.
+
+    Follows ``initialize`` of opencv_contrib's ``seeds.cpp`` for two levels: it computes the grid in single
+    precision, halves cells once, and runs into undefined behaviour when half a cell is below one pixel.
+    """
+    asked = max(asked, _FEWEST)
+    ratio = np.float32(asked) * np.float32(height) / np.float32(width)
+    rows = int(np.sqrt(ratio))
+    columns = rows * width // height
+    if rows < 1 or columns < 1 or width < 2 * columns or height < 2 * rows:
+        return None
+    rows = height // -(-height // (2 * rows)) // 2
+    columns = width // -(-width // (2 * columns)) // 2
+    return (rows, columns) if rows and columns else None
+
+
+def _cells(height: int, width: int, count: int) -> tuple[int, int, int]:
+    """Rows, columns, and what to ask of OpenCV; 0 means that a plain grid takes its place."""
+    asked = min(count, (height // 2) * (width // 2))
+    cells = _opencv_cells(height, width, asked) if asked >= _FEWEST else None
+    if cells is not None:
+        return (*cells, asked)
+    rows = min(height, count, max(1, int((count * height / width) ** 0.5)))
+    return rows, max(1, min(width, count // rows)), 0
+
+
+def _grid(height: int, width: int, rows: int, columns: int) -> NDArray[np.int32]:
+    y = np.arange(height) * rows // height
+    x = np.arange(width) * columns // width
+    return np.asarray(y[:, None] * columns + x, np.int32)
+
+
+def _enlarge(labels: NDArray[np.int32], height: int, width: int) -> NDArray[np.int32]:
+    y = np.arange(height) * labels.shape[0] // height
+    x = np.arange(width) * labels.shape[1] // width
+    return np.asarray(labels[y[:, None], x])
+
+
+def _table(mode: Mode) -> NDArray[np.uint8] | None:
+    """What each uint8 value of each channel has become when SEEDS sees it: (1, 256, 3), or None."""
+    values = np.arange(256, dtype=np.float32)[None, :, None]
+    if mode == "deit":
+        mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+        normalised = (values / np.float32(255) - mean.astype(np.float32)) / std.astype(np.float32)
+        return np.asarray(((normalised * std + mean) * 255).astype(np.uint8))
+    if mode == "segmenter":
+        mean, std = np.array([123.68, 116.28, 103.53]), np.array([58.40, 57.12, 57.38])
+        normalised = ((values - mean).astype(np.float32) * (1 / std)).astype(np.float32)
+        exact = (normalised * std.astype(np.float32) + mean.astype(np.float32)).astype(np.uint8)
+        return np.asarray(0 - exact, np.uint8)
+    return None
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """OpenCV's resize and colour conversion would start its thread pool on large images."""
+    before = cv2.getNumThreads()
+    if before > 1:
+        cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        if before > 1:
+            cv2.setNumThreads(before)

@@ -1,0 +1,237 @@
+"""The contract of objectives (:class:`castssl.contracts.Objective`) as checks.
+
+Each check takes a registry spec or a factory ``factory(encoder, labels) -> Objective`` and raises
+ContractError with what the author should change.  The encoder is the samples'; the label tree is the first of
+the samples' that fits the target which the objective asks for.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from castssl import ranks
+from castssl.contracts import Target
+from castssl.errors import ContractError
+from castssl.testing import samples
+from castssl.testing.built import Built, adamw, build, take_step, trained
+from castssl.testing.claims import Check, Subject, claim, claim_equal, claim_refused, make
+from castssl.testing.processes import together
+from castssl.types import Batch, Outcome, View
+
+STEPS = 40
+"""Optimizer steps in which one batch must be learnt."""
+LEARNT = 0.8
+"""Share of the first loss that the last ones must stay below."""
+
+
+def check_conforms(subject: Subject) -> None:
+    """It is a Module that declares views and target, and holds the encoder it was given."""
+    encoder = samples.SampleEncoder()
+    objective = make("objectives", subject, encoder, build(subject).tree)
+    claim(isinstance(objective, nn.Module), f"inherit from torch.nn.Module, got {type(objective).__name__}")
+    views, target = getattr(objective, "views", None), getattr(objective, "target", None)
+    claim(type(views) is int and views > 0, f"set views to the looks at an image per batch, got {views!r}")
+    claim(target in get_args(Target), f"set target to one of {get_args(Target)}, got {target!r}")
+    held = getattr(objective, "encoder", None)
+    claim(held is encoder, "keep the encoder that the factory was given as self.encoder: it is what is saved")
+
+
+def check_outcome(subject: Subject) -> None:
+    """A finite float32 scalar with gradient, and logs of detached float scalars."""
+    built = build(subject)
+    built.objective.train()
+    outcome = built.objective(built.batch())
+    claim(isinstance(outcome, Outcome), f"return castssl.types.Outcome, got {type(outcome).__name__}")
+    _claim_loss(outcome.loss, "in training")
+    claim(outcome.loss.requires_grad, "the loss has no gradient: do not detach it")
+    for name, value in outcome.logs.items():
+        scalar = isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()
+        claim(scalar, f"logs[{name!r}] must be a float scalar tensor, got {value!r}")
+        claim(not value.requires_grad, f"logs[{name!r}] holds the graph: detach it")
+
+
+def _claim_loss(loss: Tensor, case: str) -> None:
+    claim(loss.ndim == 0, f"{case}: the loss must be a scalar, got shape {tuple(loss.shape)}")
+    claim(loss.dtype == torch.float32, f"{case}: compute the loss in float32, got {loss.dtype}")
+    claim(bool(loss.isfinite()), f"{case}: the loss of a plain batch is {float(loss.detach())}")
+
+
+def check_gradients(subject: Subject) -> None:
+    """Every trainable parameter gets a gradient, no frozen one does."""
+    built = build(subject)
+    built.objective.train()
+    built.objective(built.batch()).loss.backward()  # type: ignore[no-untyped-call]
+    named = list(built.module.named_parameters())
+    idle = [name for name, p in named if p.requires_grad and p.grad is None]
+    claim(not idle, f"no gradient reaches {', '.join(idle)}: DDP would wait for it; use or freeze them")
+    frozen = [name for name, p in named if not p.requires_grad and p.grad is not None]
+    claim(not frozen, f"frozen parameters got a gradient: {', '.join(frozen)}")
+
+
+def check_fits_one_batch(subject: Subject) -> None:
+    """Forty steps on one batch bring the loss down."""
+    built = build(subject)
+    built.objective.train()
+    optimizer, batch = adamw(built.module), built.batch(8)
+    losses = [take_step(built, optimizer, batch, (step + 1) / STEPS) for step in range(STEPS)]
+    last = sum(losses[-5:]) / 5
+    claim(
+        last < LEARNT * losses[0],
+        f"one batch is not learnt: its loss went from {losses[0]:.3g} to {last:.3g} in {STEPS} steps",
+    )
+
+
+def check_refuses_wrong_batches(subject: Subject) -> None:
+    """A wrong number of views, or a target of wrong dtype or width, is a ValueError with both numbers."""
+    built = build(subject)
+    batch, views = built.batch(), built.objective.views
+    extra = batch._replace(views=[*batch.views, batch.views[0]])
+    _claim_batch_refused(built, extra, f"{views + 1} views", (str(views), str(views + 1)))
+    if built.objective.target == "none":
+        return
+    other = batch.target.float() if built.objective.target == "path" else batch.target.long()
+    words = (str(batch.target.dtype)[6:], str(other.dtype)[6:])
+    _claim_batch_refused(built, batch._replace(target=other), f"a target of {other.dtype}", words)
+    width = batch.target.shape[1]
+    wide = torch.cat([batch.target] * 3, 1)
+    words = (str(width), str(3 * width))
+    _claim_batch_refused(built, batch._replace(target=wide), f"a target of width {3 * width}", words)
+
+
+def _claim_batch_refused(built: Built, batch: Batch, given: str, words: tuple[str, str]) -> None:
+    claim_refused(lambda: built.objective(batch), given, words)
+
+
+def check_returns_non_finite_loss(subject: Subject) -> None:
+    """A batch that is not finite gives a loss that is not; it is the run that stops."""
+    built = build(subject)
+    built.objective.train()
+    batch = built.batch()
+    broken = [View(torch.full_like(view.image, math.nan), view.segments) for view in batch.views]
+    try:
+        loss = built.objective(batch._replace(views=broken)).loss
+    except Exception as fault:
+        raise ContractError(f"return a loss that is not finite instead of raising {fault!r}") from fault
+    claim(
+        not bool(loss.isfinite()), f"images of nan gave a loss of {float(loss.detach()):.3g}: do not hide it"
+    )
+
+
+def check_state_is_complete(subject: Subject) -> None:
+    """A fresh objective that loads the state has the same loss, in training and in evaluation."""
+    used, fresh = trained(subject), build(subject, seed=9)
+    fresh.objective.load_state_dict(used.objective.state_dict())
+    batch = used.batch(seed=5)
+    for mode in (False, True):
+        losses = []
+        for built in (used, fresh):
+            built.objective.train(mode)
+            torch.manual_seed(3)
+            losses.append(built.objective(batch).loss)
+        fault = (
+            "a fresh objective with the loaded state has another loss: keep state in parameters or buffers"
+        )
+        claim_equal(losses[0], losses[1], fault)
+
+
+def check_after_step_leaves_weights_alone(subject: Subject) -> None:
+    """The hook moves what is frozen, never what the optimizer moves."""
+    built = trained(subject)
+    trainable = {name: p.detach().clone() for name, p in built.module.named_parameters() if p.requires_grad}
+    for progress in (0.5, 1.0):
+        built.objective.after_step(progress)
+    now = dict(built.module.named_parameters())
+    moved = [name for name, before in trainable.items() if not torch.equal(now[name], before)]
+    claim(not moved, f"after_step changed trainable weights: {', '.join(moved)}; leave them to the optimizer")
+
+
+def check_bfloat16(subject: Subject) -> None:
+    """Under autocast the loss is float32 and near that of float32, and gradients are finite."""
+    built = build(subject)
+    built.objective.train()
+    batch = built.batch()
+    losses = []
+    for enabled in (False, True):
+        torch.manual_seed(3)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses.append(built.objective(batch).loss)
+    _claim_loss(losses[1], "under bfloat16 autocast")
+    claim_equal(losses[1], losses[0], "the loss under bfloat16 autocast is far from float32's", tolerance=0.1)
+    losses[1].backward()  # type: ignore[no-untyped-call]
+    broken = [
+        n for n, p in built.module.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
+    ]
+    claim(not broken, f"under bfloat16 autocast gradients are not finite: {', '.join(broken)}")
+
+
+def check_predictions(subject: Subject) -> None:
+    """Predictions are finite float logits (B, C), one row an image, the same for each batch it is in."""
+    built = build(subject)
+    built.objective.eval()
+    with torch.no_grad():
+        full = built.objective.predict(samples.view(4))
+        image, segments = samples.view(4)
+        half = built.objective.predict(View(image[:2], segments[:2]))
+    claim(
+        built.objective.target == "none" or bool(full),
+        "an objective with a target predicts: return its logits",
+    )
+    for name, logits in full.items():
+        claim(
+            logits.ndim == 2 and len(logits) == 4,
+            f"predict()[{name!r}]: expected (4, C), got {tuple(logits.shape)}",
+        )
+        claim(
+            logits.is_floating_point() and bool(logits.isfinite().all()),
+            f"predict()[{name!r}] is not finite float",
+        )
+        fault = f"predict()[{name!r}] depends on the other images of the batch in eval mode"
+        claim_equal(half[name], logits[:2], fault, tolerance=1e-4)
+
+
+def check_two_ranks_stay_equal(subject: Subject) -> None:
+    """After three steps of DDP on different images, two processes hold the same parameters."""
+    together(_three_steps, subject)
+
+
+def _three_steps(rank: int, subject: Subject) -> None:
+    built = build(subject, seed=rank)
+    built.objective.train()
+    wrapped = DistributedDataParallel(built.module)
+    optimizer = adamw(built.module)
+    for step in range(3):
+        outcome = wrapped(built.batch(seed=10 * step + rank))
+        optimizer.zero_grad()
+        outcome.loss.backward()
+        optimizer.step()
+        built.objective.after_step((step + 1) / 3)
+    apart = []
+    for name, parameter in built.module.named_parameters():
+        both = ranks.gather(parameter[None])
+        if not torch.equal(both[0], both[1]):
+            apart.append(name)
+    claim(
+        not apart,
+        f"two ranks differ in {', '.join(apart)}: gather through castssl.ranks, move only by what all share",
+    )
+
+
+checks: list[Check] = [
+    check_conforms,
+    check_outcome,
+    check_gradients,
+    check_fits_one_batch,
+    check_refuses_wrong_batches,
+    check_returns_non_finite_loss,
+    check_state_is_complete,
+    check_after_step_leaves_weights_alone,
+    check_bfloat16,
+    check_predictions,
+    check_two_ranks_stay_equal,
+]
+"""All checks of this room."""

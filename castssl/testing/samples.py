@@ -1,0 +1,130 @@
+"""Tiny views, tokens and batches for the checks, and an encoder with no pooling plugin in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from castssl.contracts import Need
+from castssl.types import Batch, Hierarchy, LabelTree, Tokens, View
+
+DIM = 192
+"""Token width of the samples: a multiple of 2, 3, 4, 6, 8, 12 and 64, as heads or as width of a head."""
+COUNT = 24
+"""Tokens per image."""
+PADDED = 6
+"""How many of them are padding in the second image."""
+SIDE = 32
+"""Pixels per side of a sample view; its segments are a grid of 16 squares."""
+
+TREES = (
+    LabelTree.none(),
+    LabelTree.flat(("ant", "bee", "cat", "dog")),
+    LabelTree((2, 4), ((0, 0, 1, 1),)),
+    LabelTree((4,), exclusive=False),
+)
+"""One label tree for each sort of target: none, one level, two levels, multi-hot."""
+
+
+def pixels(batch: int = 2, height: int = SIDE, width: int = SIDE, *, seed: int = 0) -> Tensor:
+    """Images with regions and some noise: uint8 (B, 3, H, W)."""
+    draw = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(batch, 3, 4, 4, generator=draw)
+    regions = F.interpolate(coarse, (height, width), mode="bilinear") * 215
+    noise = torch.rand(batch, 3, height, width, generator=draw) * 40
+    return (regions + noise).to(torch.uint8)
+
+
+def view(batch: int = 4, *, seed: int = 0, look: int = 0) -> View:
+    """A finished view; ``look`` varies the noise of the same images, as an augmentation would."""
+    image = pixels(batch, seed=seed).float() / 127.5 - 1
+    draw = torch.Generator().manual_seed(1000 + look)
+    image = image + 0.1 * torch.randn(image.shape, generator=draw)
+    side = torch.arange(SIDE) // (SIDE // 4)
+    grid = (side[:, None] * 4 + side).int()
+    return View(image, grid.expand(batch, -1, -1).contiguous())
+
+
+def batch(views: int, tree: LabelTree, size: int = 4, *, seed: int = 0) -> Batch:
+    """A labelled batch of ``size`` images, ``views`` looks at each; its target fits ``tree``."""
+    draw = torch.Generator().manual_seed(seed)
+    looks = [view(size, seed=seed, look=look) for look in range(views)]
+    if not tree.exclusive:
+        return Batch(looks, torch.randint(2, (size, tree.sizes[-1]), generator=draw).float())
+    path = [torch.randint(tree.sizes[-1], (size,), generator=draw)] if tree.levels else []
+    for parents in reversed(tree.parents):
+        path.insert(0, torch.tensor(parents)[path[0]])
+    return Batch(looks, torch.stack(path, 1) if path else torch.zeros(size, 0, dtype=torch.int64))
+
+
+def tokens(
+    needs: Iterable[Need] = (), *, images: int = 2, padded: int = PADDED, seed: int = 0, dim: int = DIM
+) -> Tokens:
+    """Random tokens; every image but the first has ``padded`` rows of padding, spread over the rows.
+
+    Args:
+        needs: the recordings to include; the others are None, as they are in the model.
+        images: B.
+        padded: rows of mass 0 in each image but the first.
+        seed: of the draw, which leaves the global generator alone.
+        dim: D.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    mass = torch.randint(1, 9, (images, COUNT), generator=draw).float()
+    # The first row too: a masked argmax over nothing falls back on it.
+    empty = torch.arange(COUNT)[:: max(COUNT // max(padded, 1), 1)][:padded]
+    mass[1:, empty] = 0
+    needs = set(needs)
+    return Tokens(
+        x=torch.randn(images, COUNT, dim, generator=draw),
+        cls=torch.randn(images, 1, dim, generator=draw),
+        mass=mass,
+        keys=torch.randn(images, COUNT, 16, generator=draw) if "keys" in needs else None,
+        received=torch.rand(images, COUNT, generator=draw) * (mass > 0) if "received" in needs else None,
+    )
+
+
+class SampleEncoder(nn.Module):
+    """A small encoder of three stages (16, 8 and 4 tokens) that merges its tokens in fixed pairs.
+
+    Implements :class:`castssl.contracts.Encoder`; every parameter has a part in the last class token.
+    """
+
+    def __init__(self, dim: int = 32) -> None:
+        super().__init__()
+        self.dim = dim
+        self.sizes: tuple[int, ...] = (16, 8, 4)
+        self.embed = nn.Linear(3, dim)
+        self.place = nn.Parameter(torch.randn(16, dim) * 0.5)
+        self.cls = nn.Parameter(torch.zeros(1, 1, dim))
+        self.mix = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+            for _ in self.sizes
+        )
+        self.read = nn.ModuleList(nn.Linear(dim, dim) for _ in self.sizes)
+
+    def forward(self, view: View) -> Hierarchy:
+        """Stages of 16, 8 and 4 tokens."""
+        x, mass = self._segment_means(view)
+        cls = self.cls.expand(len(x), -1, -1)
+        stages: list[Tokens] = []
+        assigns: list[Tensor] = []
+        for mix, read in zip(self.mix, self.read, strict=True):
+            x = x + mix(x)
+            cls = cls + read(x).mean(1, keepdim=True)
+            stages.append(Tokens(x, cls, mass))
+            if len(stages) < len(self.sizes):
+                pairs = torch.eye(x.shape[1] // 2, device=x.device).repeat_interleave(2, 0)
+                assigns.append(pairs.expand(len(x), -1, -1))
+                x, mass = (x[:, ::2] + x[:, 1::2]) / 2, mass[:, ::2] + mass[:, 1::2]
+        return Hierarchy(view.segments, tuple(stages), tuple(assigns))
+
+    def _segment_means(self, view: View) -> tuple[Tensor, Tensor]:
+        member = F.one_hot(view.segments.flatten(1).long(), self.sizes[0]).float()
+        mass = member.sum(1)
+        mean = member.transpose(1, 2) @ view.image.flatten(2).transpose(1, 2) / mass.clamp(min=1)[..., None]
+        # A product with positions: a sum would lose where a colour lies in the mean over tokens.
+        return torch.tanh(self.embed(mean)) * self.place, mass

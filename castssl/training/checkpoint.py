@@ -1,0 +1,194 @@
+"""Checkpoints: everything that a run needs to go on as if it had never stopped, in one file per save.
+
+A file is written aside, flushed to the disk and renamed, so a kill or a full disk leaves the files before it
+whole.  It holds tensors and plain values only and is read with ``weights_only=True``: a checkpoint from a
+stranger cannot run code.
+
+Under FSDP and DeepSpeed no process holds the whole model.  There a checkpoint is a folder of the same name,
+written by ``accelerator.save_state`` beside :data:`PLACE`, which holds what Accelerate does not know.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from castssl.errors import CastError, DataError
+
+State = dict[str, Any]
+NAME = re.compile(r"step-\d{8,}(\.pt)?")
+PLACE = "place.pt"
+"""The file, in a sharded checkpoint's folder, of what Accelerate does not save."""
+
+
+def save(folder: Path, state: Mapping[str, Any], *, step: int, keep: int) -> Path:
+    """Write ``state`` to ``folder/step-XXXXXXXX.pt``, then delete all but the latest ``keep`` checkpoints.
+
+    Args:
+        folder: made if it is missing.
+        state: tensors, numbers, text, and lists, tuples and dicts of these.
+        step: optimizer steps done.
+        keep: at least 1.
+
+    Raises:
+        CastError: if it cannot be written, for example on a full disk; what was there before is still there.
+    """
+    path = path_of(folder, step)
+    _replace(path, lambda aside: _write(aside, state))
+    _prune(folder, keep)
+    return path
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Where :func:`save` writes."""
+    return folder / f"step-{step:08d}.pt"
+
+
+def save_sharded(folder: Path, accelerator: Any, place: Mapping[str, Any], *, step: int, keep: int) -> Path:
+    """Let each process write its share of model and optimizer; for the rest as :func:`save`.
+
+    Every process calls this.
+    """
+    path = path_of(folder, step).with_suffix("")
+    aside = _aside(path)
+    accelerator.save_state(str(aside))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        _write(aside / PLACE, place)
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(aside, path)
+        _prune(folder, keep)
+    accelerator.wait_for_everyone()
+    return path
+
+
+def latest(folder: Path) -> Path | None:
+    """The whole checkpoint with the most steps, or None; files that are half written are passed over."""
+    return max((path for path in _all(folder) if _is_whole(path)), default=None)
+
+
+def read(path: Path) -> State:
+    """What was saved, tensors on the CPU.
+
+    Raises:
+        DataError: if the file is damaged, or holds what could run code.
+    """
+    try:
+        found = torch.load(path / PLACE if path.is_dir() else path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise DataError(
+            f"cannot read the checkpoint {path} ({error}); delete it to go on from the one before"
+        ) from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} holds a {type(found).__name__}, expected a checkpoint of castssl")
+    return found
+
+
+def random_state(device: torch.device) -> State:
+    """The states of this process's random generators: Python's, numpy's, torch's, and that of its GPU."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
+    state: State = {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Continue the random streams that :func:`random_state` recorded."""
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def load_module(module: nn.Module, state: Mapping[str, Any], path: Path) -> None:
+    """Fill ``module``, every parameter and buffer of it.
+
+    Raises:
+        DataError: if names or shapes differ.
+    """
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise DataError(
+            f"the checkpoint {path} holds another model than {type(module).__name__} ({error}); continue it"
+            " with the versions of castssl and plugins that wrote it, or start anew with another --out"
+        ) from error
+
+
+def _write(path: Path, state: Mapping[str, Any]) -> None:
+    with open(path, "wb") as file:
+        torch.save(dict(state), file)
+        _to_disk(file)
+
+
+def _to_disk(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _aside(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.partial")
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    try:
+        aside = _aside(path)
+        try:
+            write(aside)
+            os.replace(aside, path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        # torch's writer hides the reason for a failed write behind a RuntimeError.
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        raise CastError(
+            f"cannot write the checkpoint {path} ({reason.strerror}); earlier checkpoints are whole: mend"
+            " this and run the same command again"
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a renaming outlive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _all(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*") if NAME.fullmatch(path.name))
+
+
+def _is_whole(path: Path) -> bool:
+    """False for a file that lost its end: the zip format keeps its directory there."""
+    return (path / PLACE).is_file() if path.is_dir() else zipfile.is_zipfile(path)
+
+
+def _prune(folder: Path, keep: int) -> None:
+    every = _all(folder)
+    kept = [path for path in every if _is_whole(path)][-max(keep, 1) :]
+    for path in [*(path for path in every if path not in kept), *folder.glob(".step-*.partial")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

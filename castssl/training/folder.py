@@ -1,0 +1,94 @@
+"""A run's folder: what it is called, who may write into it, and whether its settings fit."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import socket
+from pathlib import Path
+from typing import IO, Any
+
+from castssl import config
+from castssl.config import RunConfig
+from castssl.errors import ConfigError
+from castssl.training import checkpoint, log
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks; two runs in one folder go unnoticed there.
+    fcntl = None  # type: ignore[assignment]
+
+CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
+
+
+def folder_of(cfg: RunConfig, recipe: str | None = None) -> Path:
+    """``--out``, or ``runs/RECIPE-DATA-SEED`` by the file that defines the config and its field ``data``."""
+    if cfg.out:
+        return Path(cfg.out)
+    if recipe is None:
+        recipe = Path(inspect.getfile(type(cfg))).stem
+    source = str(getattr(cfg, "data", ""))
+    place = source.rpartition(":")[2]
+    data = re.sub(r"[^\w.-]+", "-", Path(place).resolve().name if place else "")
+    return Path("runs") / "-".join(filter(None, [recipe, data, str(cfg.seed)]))
+
+
+def claim(folder: Path, cfg: RunConfig) -> IO[Any]:
+    """Make or enter a run's folder and write ``config.json``; the folder is locked while the result is open.
+
+    Raises:
+        ConfigError: if another process trains in it, it holds a run with other settings, or nobody may write.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"--out: cannot write into {folder} ({error.strerror}); choose another one"
+        ) from error
+    path = folder / config.FILE
+    if path.is_file() and _has_work(folder):
+        check_same(config.load_plain(path), cfg, folder)
+    config.save(cfg, path)
+    return lock
+
+
+def check_same(saved: dict[str, Any], cfg: RunConfig, folder: Path) -> None:
+    """Nothing, if a run with the ``saved`` settings may go on with ``cfg``.
+
+    Raises:
+        ConfigError: naming every setting that differs.
+    """
+    found = config.differences(saved, cfg)
+    if found:
+        told = "\n  ".join([f"{folder} holds a run with other settings:", *found])
+        raise ConfigError(f"{told}\nuse its settings to go on with it, or another --out to start anew")
+
+
+def _has_work(folder: Path) -> bool:
+    """True if something would be lost: a checkpoint, or a report in the log."""
+    written = folder / log.FILE
+    return checkpoint.latest(folder / CHECKPOINTS) is not None or (
+        written.is_file() and '"step"' in written.read_text(encoding="utf-8", errors="replace")
+    )
+
+
+def _lock(folder: Path) -> IO[Any]:
+    """A lock that ends with the process, however it ends."""
+    file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        told = f"another process trains in {folder} ({holder}); end it or choose another --out"
+        raise ConfigError(told) from None
+    except OSError:
+        return file  # Some network file systems have no locks.
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file

@@ -1,0 +1,130 @@
+"""What a run tells: one JSON line per report, trackers, means over the steps between two reports.
+
+Only the main rank writes; on the others everything here does nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from castssl import ranks
+from castssl.errors import CastError, ConfigError
+
+FILE = "log.jsonl"
+TRACKERS = {
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "wandb": ("wandb",),
+    "trackio": ("trackio",),
+    "mlflow": ("mlflow",),
+}
+"""The packages of each tracker; any one of them will do."""
+
+
+def check_tracker(name: str) -> None:
+    """Nothing, if the tracker is ``"none"`` or its package is installed.
+
+    Raises:
+        ConfigError: with the command that installs it.
+    """
+    if name == "none":
+        return
+    if name not in TRACKERS:
+        raise ConfigError(f"--track: got {name!r}, expected one of none, {', '.join(TRACKERS)}")
+    if not any(importlib.util.find_spec(package) for package in TRACKERS[name]):
+        raise ConfigError(
+            f"--track {name} needs a package that is not installed: pip install {TRACKERS[name][0]}"
+        )
+
+
+def start_trackers(accelerator: Any, run: str, settings: Mapping[str, Any]) -> None:
+    """Open the trackers that Accelerate was made with, under the run's name."""
+    plain = {key: value if isinstance(value, (int, float)) else str(value) for key, value in settings.items()}
+    accelerator.init_trackers(
+        "castssl", config=plain, init_kwargs={"wandb": {"name": run}, "trackio": {"name": run}}
+    )
+
+
+class Log:
+    """A file of JSON lines.
+
+    Args:
+        folder: where ``log.jsonl`` lies; None writes nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._file = None if folder is None else open(folder / FILE, "ab")  # noqa: SIM115
+
+    def write(self, **values: Any) -> None:
+        """Append one line with the time and these values; a number that is not finite becomes null.
+
+        Raises:
+            CastError: if the disk takes no more.
+        """
+        if self._file is None:
+            return
+        line = {"time": round(time.time(), 3), **{key: _json(value) for key, value in values.items()}}
+        try:
+            self._file.write(json.dumps(line).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            told = (
+                f"cannot write {self._file.name} ({error.strerror}); mend this and run the same command again"
+            )
+            raise CastError(told) from error
+
+    def position(self) -> int:
+        """The size of the file, with everything on the disk; 0 where nothing is written."""
+        if self._file is None:
+            return 0
+        os.fsync(self._file.fileno())
+        return self._file.seek(0, os.SEEK_END)
+
+    def rewind(self, position: int) -> None:
+        """Drop the lines after ``position``: what a run told after the checkpoint that it goes on from."""
+        if self._file is not None and self.position() > position:
+            self._file.truncate(position)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+class Means:
+    """Means of scalars over batches and ranks, kept on the device until they are asked for."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Take note of a batch's scalars."""
+        for name, value in values.items():
+            scalar = value.detach().float()
+            self._sums[name] = self._sums[name] + scalar if name in self._sums else scalar.clone()
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def take(self, device: torch.device) -> dict[str, float]:
+        """The means since the last call, in the order of their names.  All ranks call this together."""
+        names = sorted(self._sums)
+        if not names:
+            return {}
+        means = torch.stack([self._sums[name].to(device) / self._counts[name] for name in names])
+        self._sums, self._counts = {}, {}
+        return dict(zip(names, ranks.mean(means).tolist(), strict=True))

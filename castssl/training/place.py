@@ -1,0 +1,190 @@
+"""Where a run stands in its data, and how that, model and optimizer get into a checkpoint and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object, set_seed
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from castssl import config, ranks
+from castssl.config import RunConfig
+from castssl.errors import ConfigError, DataError, Diverged
+from castssl.training import checkpoint
+from castssl.training.folder import CHECKPOINTS, check_same
+from castssl.training.log import Log
+from castssl.types import Batch
+
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+class Loader(Protocol):
+    """What a run needs of a data loader."""
+
+    waited: float
+    """Seconds that the loop has waited for batches so far."""
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch on this rank."""
+        ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """The next iteration yields the batches of ``epoch`` from its ``start``-th one on."""
+        ...
+
+
+class Place:
+    """Counts steps and batches, and saves and restores everything that a run's future depends on."""
+
+    def __init__(self, cfg: RunConfig, folder: Path, accelerator: Accelerator, log: Log) -> None:
+        self.step = 0
+        """Optimizer steps done."""
+        self.batch = 0
+        """Batches done on this rank, over all epochs."""
+        self._cfg, self._folder, self._accelerator, self._log = cfg, folder, accelerator, log
+        self._batches = 0
+        self._ended = False
+        self._random: Mapping[str, Any] | None = None
+        self._started = False
+        self._model: nn.Module | None = None
+        self._optimizer: Any = None
+
+    @property
+    def epoch(self) -> tuple[int, int]:
+        """The epoch that the next batch belongs to, and its place in it, both from 0."""
+        return divmod(self.batch, self._batches)
+
+    @property
+    def epoch_after(self) -> tuple[int, int]:
+        """What :attr:`epoch` will be after the current batch."""
+        return divmod(self.batch + 1, self._batches)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the first parameter group."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def plan(self, batches: int) -> int:
+        """The optimizer steps of all epochs, given the batches of one.
+
+        Raises:
+            DataError: if there is none.
+            ConfigError: if an epoch had another length before, or an optimizer step takes all epochs.
+        """
+        if self._model is None:
+            raise ConfigError("run.steps came before run.prepare(objective, optimizer); call that first")
+        if not batches:
+            raise DataError("the loader has no batch: it has fewer images than a batch; lower --batch-size")
+        if self._batches not in (0, batches):
+            raise ConfigError(
+                f"{self._folder} has a run with {self._batches} batches an epoch, now there are {batches}:"
+                " the images, or --batch-size times the number of processes, changed; restore them or choose"
+                " another --out"
+            )
+        self._batches = batches
+        total = self._cfg.epochs * batches // self._cfg.accumulate
+        if self._cfg.epochs and not total:
+            every = self._cfg.epochs * batches
+            raise ConfigError(
+                f"--accumulate: got {self._cfg.accumulate}, expected at most all {every} batches"
+            )
+        return total
+
+    def advance(self, sync: bool) -> bool:
+        """Count a batch, and with ``sync`` a step: True for the first step from an epoch's end on."""
+        self.batch += 1
+        self.step += sync
+        self._ended |= self.batch % self._batches == 0
+        ended = self._ended and sync
+        self._ended &= not sync
+        return ended
+
+    def restore_random(self) -> None:
+        """Before the first batch: go on with the checkpoint's random streams, or give each rank its own."""
+        if self._random is not None:
+            checkpoint.set_random_state(self._random, self._accelerator.device)
+        elif not self._started:
+            seeds = np.random.SeedSequence([self._cfg.seed, ranks.rank(), self.step])
+            set_seed(int(seeds.generate_state(1)[0]))
+        self._random, self._started = None, True
+
+    def save(self) -> Path:
+        """Write a checkpoint; all ranks call this together."""
+        self._check_weights()
+        place = {
+            "castssl": version("castssl"),
+            "config": json.dumps(config.plain(self._cfg)),
+            "step": self.step,
+            # Between optimizer steps, so nothing of a half accumulated one is taken for done.
+            "batch": self.step * self._cfg.accumulate,
+            "batches": self._batches,
+            "log": self._log.position(),
+            "random": gather_object([checkpoint.random_state(self._accelerator.device)]),
+        }
+        folder, keep = self._folder / CHECKPOINTS, self._cfg.keep
+        if self._accelerator.distributed_type in SHARDED:
+            return checkpoint.save_sharded(folder, self._accelerator, place, step=self.step, keep=keep)
+        if self._accelerator.is_main_process:
+            checkpoint.save(folder, {**place, **self._weights()}, step=self.step, keep=keep)
+        self._accelerator.wait_for_everyone()
+        return checkpoint.path_of(folder, self.step)
+
+    def resume(self, model: nn.Module, optimizer: Optimizer) -> bool:
+        """Take the prepared pair, filled from the last checkpoint if there is one: True if there was."""
+        self._model, self._optimizer = model, optimizer
+        path: Path | None = broadcast_object_list([checkpoint.latest(self._folder / CHECKPOINTS)])[0]
+        if path is None:
+            return False
+        state = checkpoint.read(path)
+        check_same(json.loads(state["config"]), self._cfg, self._folder)
+        if path.is_dir() != (self._accelerator.distributed_type in SHARDED):
+            told = "by" if path.is_dir() else "without"
+            raise ConfigError(f"{path} was written {told} FSDP or DeepSpeed; go on with the same launch file")
+        if path.is_dir():
+            self._accelerator.load_state(str(path))
+        else:
+            self._fill(state, path)
+        self.step, self.batch, self._batches = state["step"], state["batch"], state["batches"]
+        if ranks.rank() < len(state["random"]):
+            self._random = state["random"][ranks.rank()]
+        self._log.rewind(state["log"])
+        return True
+
+    def _weights(self) -> dict[str, Any]:
+        scaler = self._accelerator.scaler
+        return {
+            "module": self._bare().state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+
+    def _fill(self, state: Mapping[str, Any], path: Path) -> None:
+        checkpoint.load_module(self._bare(), state["module"], path)
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._accelerator.scaler is not None and state["scaler"] is not None:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
+
+    def _bare(self) -> nn.Module:
+        module: nn.Module = self._accelerator.unwrap_model(self._model, keep_torch_compile=False)
+        return module
+
+    def _check_weights(self) -> None:
+        """A loss can be finite and its gradient not; then the weights tell."""
+        local = [part.to_local() if isinstance(part, DTensor) else part for part in self._bare().parameters()]
+        if not torch.stack([part.isfinite().all() for part in local]).all():
+            raise Diverged(
+                f"the weights are not finite after step {self.step}, so no checkpoint was written; the one"
+                " before is whole: lower --lr, lengthen --warmup-epochs, or use --precision bf16 or fp32 in a"
+                " new --out"
+            )

@@ -1,0 +1,105 @@
+"""What a run tells of itself: to the log, to the trackers and to the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from castssl import ranks
+from castssl.config import RunConfig
+from castssl.training.display import Display, Pace
+from castssl.training.log import Log, Means
+from castssl.training.place import Loader, Place
+
+
+class Report:
+    """Gathers the scalars of batches and tells their means; only the main rank writes and shows."""
+
+    def __init__(self, cfg: RunConfig, folder: Path, accelerator: Accelerator, log: Log) -> None:
+        self._cfg, self._folder, self._accelerator, self._log = cfg, folder, accelerator, log
+        self._display = Display(accelerator.is_main_process)
+        self._means, self._pace = Means(), Pace()
+        self._loss = torch.zeros((), device=accelerator.device)
+        self._waited = 0.0
+
+    def begin(self, after: int | None) -> None:
+        """Say that the run is new, or goes on ``after`` so many steps."""
+        self._log.write(
+            event="start",
+            castssl=version("castssl"),
+            torch=torch.__version__,
+            device=str(self._accelerator.device),
+            processes=ranks.world(),
+            argv=sys.argv,
+        )
+        told = "a new run" if after is None else f"goes on after step {after}"
+        self._display.say(f"{self._folder}: {told}")
+
+    def open(self, loader: Loader, done: int, total: int) -> None:
+        """Show a bar from ``done`` to ``total`` steps and begin to measure."""
+        self._loader = loader
+        if done < total:
+            self._display.start(done, total, self._cfg.accumulate)
+        else:
+            self._display.say(f"all {total} steps are done; raise --epochs to go on, or choose another --out")
+        self.resume_clock()
+
+    def batch(self, images: int) -> None:
+        """Take note that this rank got a batch."""
+        self._pace.add(images * ranks.world())
+
+    def loss(self, loss: Tensor) -> None:
+        """Take note of the current batch's loss."""
+        self._loss = loss.detach()
+
+    def add(self, logs: Mapping[str, Tensor]) -> None:
+        """Take note of the current batch's scalars, and of its loss."""
+        self._means.add({"loss": self._loss, **logs})
+
+    def tell(self, done: int, place: Place) -> None:
+        """Write and show the means since the last call.  All ranks call this together."""
+        means = self._means.take(self._accelerator.device)
+        self._pace.measure(self._loader.waited)
+        number, begin = place.epoch_after
+        speed = {"images_per_second": self._pace.images_per_second, "waiting": self._pace.waiting}
+        epoch = number + begin / len(self._loader)
+        self.note(done, epoch=epoch, **means, rate=place.rate, **speed, **self._memory())
+        shown = f"{place.epoch[0] + 1}/{self._cfg.epochs}"
+        self._display.report(done, shown, means.get("loss"), self._pace)
+
+    def note(self, done: int, **values: Any) -> None:
+        """Write one line to log and tracker."""
+        self._log.write(step=done, **values)
+        if self._accelerator.trackers:
+            self._accelerator.log(values, step=done)
+
+    def event(self, event: str, **values: Any) -> None:
+        """Write one line to the log that is no report."""
+        self._log.write(event=event, **values)
+
+    def resume_clock(self) -> None:
+        """Forget the time since the last report; it went into something else than training."""
+        self._pace.restart(self._loader.waited)
+
+    def step(self, done: int) -> None:
+        """Move the bar."""
+        self._display.step(done)
+
+    def shut(self, *lines: object) -> None:
+        """Take the bar away and print ``lines`` (text, or what rich can show) below it."""
+        self._display.stop()
+        for line in lines:
+            self._display.say(line)
+
+    def _memory(self) -> dict[str, float]:
+        device = self._accelerator.device
+        if device.type != "cuda":
+            return {}
+        return {"memory_gib": torch.cuda.max_memory_allocated(device) / 2**30}

@@ -1,0 +1,275 @@
+"""A run: its place in the data, and what happens around the steps of a recipe's loop.
+
+After a kill, a full disk or Ctrl-C the same command goes on from the last checkpoint.  A recipe reads::
+
+    run, accelerator = start(cfg)
+    model, optimizer = run.prepare(objective, optimizer)
+    for step, raw in run.steps(loader):
+        set_rate(optimizer, warmup_cosine(run.progress(step), warmup))
+        with accelerator.accumulate(model):
+            outcome = model(finish(raw, superpixels, accelerator.device))
+            accelerator.backward(run.finite(outcome.loss))
+            optimizer.step()
+            optimizer.zero_grad()
+        if accelerator.sync_gradients:
+            objective.after_step(run.progress(step + 1))
+        run.report(step, outcome.logs)
+    run.finish()
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, NoReturn, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from castssl import config, ranks
+from castssl.config import RunConfig
+from castssl.errors import ConfigError, DataError
+from castssl.training.log import Log
+from castssl.training.place import Loader, Place
+from castssl.training.report import Report
+from castssl.training.watch import Watch, launched
+from castssl.types import Batch
+
+STOPPED = 75
+"""The exit code of a run that was told to stop, has saved, and is to be continued (EX_TEMPFAIL).
+
+``accelerate launch`` turns every exit code but 0 into 1; the last line of ``log.jsonl`` tells them apart.
+"""
+ONCE = "once.json"
+
+
+class Picture(Protocol):
+    """An image that can be written, such as PIL's."""
+
+    def save(self, fp: str, /) -> object: ...
+
+
+class Run:
+    """Where a run stands; :func:`castssl.training.start` makes one."""
+
+    def __init__(self, cfg: RunConfig, folder: Path, accelerator: Accelerator, lock: IO[Any] | None) -> None:
+        self.folder = folder
+        self.total = 0
+        """Optimizer steps of all epochs; known once :meth:`steps` has a loader."""
+        self.first = True
+        """True until the first batch of this process is done."""
+        self._cfg, self._accelerator, self._lock = cfg, accelerator, lock
+        self._log = Log(folder if accelerator.is_main_process else None)
+        self._report = Report(cfg, folder, accelerator, self._log)
+        self._place = Place(cfg, folder, accelerator, self._log)
+        self._watch = Watch(accelerator.device)
+        self._end = 0
+        self._saved = -1
+        self._within = self._pausing = False
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done; in the loop's body, with the one that this batch completes."""
+        return self._place.step + (self._within and self._accelerator.sync_gradients)
+
+    def share(self, images: int) -> int:
+        """How many of an optimizer step's ``images`` make one batch of this process.
+
+        Raises:
+            ConfigError: if they cannot be shared out evenly.
+        """
+        parts = ranks.world() * self._cfg.accumulate
+        if images < parts or images % parts:
+            raise ConfigError(
+                f"--batch-size: got {images}, expected a multiple of {parts}, the number of processes"
+                f" ({ranks.world()}) times --accumulate ({self._cfg.accumulate})"
+            )
+        return images // parts
+
+    def prepare(self, objective: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+        """Hand both to Accelerate, and continue from the run's last checkpoint if it has one.
+
+        With several GPUs, batch norms are first made to see the batches of all of them.
+
+        Raises:
+            ConfigError: if the checkpoint was made with other settings.
+            DataError: if it is damaged, or of another model.
+        """
+        if ranks.world() > 1 and self._accelerator.device.type == "cuda":
+            objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]
+        model, optimizer = self._accelerator.prepare(objective, optimizer)
+        found = self._place.resume(model, optimizer)
+        self._saved = self._place.step if found else -1
+        self._report.begin(self._place.step if found else None)
+        return model, optimizer
+
+    def steps(self, loader: Loader) -> Iterator[tuple[int, Batch]]:
+        """Batches of all epochs from where the run is, each with the number of optimizer steps before it.
+
+        After the body of the loop the step is closed: checkpoints are written at the end of each epoch, every
+        ``--save-every`` steps and at the end.  On SIGTERM, SIGINT, SIGUSR1 or the end of its launcher the
+        run finishes the step on all ranks, saves and exits with :data:`STOPPED`.
+
+        Raises:
+            ConfigError: if the loader has another number of batches than the run had before.
+            DataError: if the loader has no batch, or another number than it says.
+            Diverged: if a loss or a weight is not finite; this never reaches a checkpoint.
+            SystemExit: :data:`STOPPED`.
+        """
+        self.total = self._place.plan(len(loader))
+        self._end = min(self.total, self._cfg.max_steps or self.total)
+        self._report.open(loader, self._place.step, self._end)
+        try:
+            with self._watch.signals():
+                while self._place.step < self._end:
+                    yield from self._epoch(loader)
+                if self._saved != self._place.step:
+                    self.save()
+        finally:
+            self._report.shut()
+
+    def _epoch(self, loader: Loader) -> Iterator[tuple[int, Batch]]:
+        epoch, begin = self._place.epoch
+        loader.set_epoch(epoch, start=begin)
+        for batch in self._batches(loader):
+            self._report.batch(len(batch.target))
+            self._within = True
+            yield self._place.step, batch
+            self._within = self.first = False
+            self._close()
+            if self._place.step >= self._end:
+                return
+        if self._place.epoch != (epoch + 1, 0):
+            raise DataError(
+                f"the loader says that it has {len(loader)} batches but ended after {self._place.epoch[1]};"
+                " expected the same number in every epoch and on every rank"
+            )
+
+    def _batches(self, loader: Loader) -> Iterator[Batch]:
+        # A loader may draw from torch's generator when it starts its workers, and a run that is resumed in
+        # the middle of an epoch starts them once more than one that was never stopped.
+        with torch.random.fork_rng(devices=[]):
+            batches = iter(loader)
+            batch = next(batches, None)
+        self._place.restore_random()
+        while batch is not None:
+            yield batch
+            try:
+                batch = next(batches, None)
+            except RuntimeError:
+                if self._watch.reason and ranks.world() == 1:
+                    self._stop()  # The signal that told this process has ended its data workers, too.
+                raise
+
+    def _close(self) -> None:
+        """Everything that happens between two batches."""
+        ended = self._place.advance(self._accelerator.sync_gradients)
+        if self._pausing:
+            self._report.resume_clock()
+            self._pausing = False
+        if not self._accelerator.sync_gradients:
+            return
+        step, every = self._place.step, self._cfg.save_every
+        stopping = self._watch.step(step)
+        self._report.step(step)
+        if stopping:
+            self._stop()
+        if ended or step == self._end or (every and step % every == 0):
+            self.save()
+
+    def _stop(self) -> NoReturn:
+        reason = self._watch.reason or "another rank"
+        path = self.save()
+        self._report.event("stopped", step=self._place.step, reason=reason)
+        launcher = ["accelerate", "launch"] if launched() else ["python"]
+        again = shlex.join([*launcher, sys.argv[0], "--config", str(self.folder / config.FILE)])
+        self._report.shut(
+            f"stopped by {reason} after step {self._place.step}, saved in {path}",
+            f"the same command goes on from there, and so does: {again}",
+        )
+        self._free()
+        raise SystemExit(STOPPED)
+
+    def save(self) -> Path:
+        """Write a checkpoint.  All ranks call this together, between two optimizer steps.
+
+        Raises:
+            Diverged: if a loss or a weight is not finite; nothing is written.
+            CastError: if the disk is full; earlier checkpoints are whole.
+        """
+        self._watch.settle()
+        path = self._place.save()
+        self._saved = self._place.step
+        return path
+
+    def progress(self, step: int) -> float:
+        """The share of all epochs' optimizer steps that ``step`` steps are, 0 to 1."""
+        return min(1.0, step / max(1, self.total))
+
+    def every(self, epochs: int) -> bool:
+        """True in the body of an epoch's last batch, every so many epochs and at the end; 0 is never."""
+        number, begin = self._place.epoch_after
+        last = self._accelerator.sync_gradients and self._place.step + 1 >= self._end
+        due = epochs > 0 and (last or (begin == 0 and number % epochs == 0))
+        self._pausing |= due
+        return due
+
+    def finite(self, loss: Tensor) -> Tensor:
+        """``loss`` itself, noted: if it is not finite, the loop ends with ``Diverged``.
+
+        The device is not waited for: on a GPU the error comes up to two steps later, and before any save.
+        """
+        self._watch.add(loss)
+        self._report.loss(loss)
+        return loss
+
+    def report(self, step: int, logs: Mapping[str, Tensor]) -> None:
+        """Take note of a batch's scalars; every ``--log-every`` steps tell means over batches and ranks.
+
+        Args:
+            step: as :meth:`steps` gave it.
+            logs: detached scalars; the loss need not be among them.
+        """
+        self._report.add(logs)
+        done = step + 1
+        if self._accelerator.sync_gradients and (done % self._cfg.log_every == 0 or done == self._end):
+            self._report.tell(done, self._place)
+
+    def note(self, **values: float | str) -> None:
+        """Write one line to the log and to the tracker, under the current step."""
+        self._report.note(self.step, **values)
+
+    def picture(self, picture: Picture) -> None:
+        """Write a picture into ``pictures/``, named after the current step."""
+        if self._accelerator.is_main_process:
+            path = self.folder / "pictures" / f"step-{self.step:08d}.png"
+            path.parent.mkdir(exist_ok=True)
+            picture.save(str(path))
+
+    def once(self, name: str, make: Callable[[], Mapping[str, float]]) -> dict[str, float]:
+        """What ``make`` returned when this run first asked for ``name``; kept in ``once.json``."""
+        path = self.folder / ONCE
+        known: dict[str, dict[str, float]]
+        known = broadcast_object_list([json.loads(path.read_text()) if path.is_file() else {}])[0]
+        if name not in known:
+            known[name] = dict(make())
+            if self._accelerator.is_main_process:
+                config.save(known, path)
+        return known[name]
+
+    def finish(self, *results: object) -> None:
+        """End the run, as its last call: print ``results`` (text, or what rich shows) and where all lies."""
+        self._report.shut(*results, f"everything lies in {self.folder}")
+        self._free()
+
+    def _free(self) -> None:
+        self._accelerator.end_training()
+        self._log.close()
+        if self._lock is not None:
+            self._lock.close()

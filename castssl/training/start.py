@@ -1,0 +1,58 @@
+"""The first line of a recipe: claim the run's folder, seed everything, set up Accelerate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    ProjectConfiguration,
+    set_seed,
+)
+
+from castssl import config
+from castssl.config import RunConfig
+from castssl.errors import ConfigError
+from castssl.training.folder import claim, folder_of
+from castssl.training.log import check_tracker, start_trackers
+from castssl.training.run import Run
+
+
+def start(cfg: RunConfig, *, name: str | None = None) -> tuple[Run, Accelerator]:
+    """The run that ``cfg`` asks for, and the Accelerator to train with.
+
+    All processes begin with the same seed, so that they build the same model; from the first batch on each
+    has random streams of its own.
+
+    Args:
+        cfg: the recipe's settings.
+        name: the recipe's name in the folder's default; by default that of the file that defines ``cfg``.
+
+    Raises:
+        ConfigError: before any work, if the folder, the tracker or the precision cannot be had.
+    """
+    check_tracker(cfg.track)
+    folder = folder_of(cfg, name)
+    accelerator = _accelerator(cfg, folder)
+    lock = claim(folder, cfg) if accelerator.is_main_process else None
+    accelerator.wait_for_everyone()
+    set_seed(cfg.seed)
+    if cfg.track != "none":
+        start_trackers(accelerator, folder.name, config.plain(cfg))
+    return Run(cfg, folder, accelerator, lock), accelerator
+
+
+def _accelerator(cfg: RunConfig, folder: Path) -> Accelerator:
+    accumulation = GradientAccumulationPlugin(num_steps=cfg.accumulate, sync_with_dataloader=False)
+    try:
+        return Accelerator(
+            mixed_precision="no" if cfg.precision == "fp32" else cfg.precision,
+            gradient_accumulation_plugin=accumulation,
+            log_with=None if cfg.track == "none" else cfg.track,
+            project_config=ProjectConfiguration(str(folder), logging_dir=str(folder / "track")),
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
+        )
+    except ValueError as error:
+        raise ConfigError(f"--precision {cfg.precision} on this machine: {error}") from error

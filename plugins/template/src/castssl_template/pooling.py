@@ -1,0 +1,39 @@
+"""Soft assignment of tokens to the heaviest among them."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from castssl.contracts import Need
+from castssl.pooling.arithmetic import check_size, gather, weighted_mean
+from castssl.types import Pooled, Tokens
+
+
+class TemplatePooling(nn.Module):
+    """The heaviest tokens become centroids; each token joins them by cosine in a learned space.
+
+    Args:
+        dim: token width D.
+        sharpness: factor on the cosine; the higher, the harder the assignment.
+    """
+
+    needs: frozenset[Need] = frozenset()
+
+    def __init__(self, dim: int, *, sharpness: float = 5.0) -> None:
+        super().__init__()
+        self.sharpness = sharpness
+        self.space = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tokens, size: int) -> Pooled:
+        """Pool into ``size`` means; the class token stays as it is."""
+        check_size(tokens, size)
+        valid = tokens.mass > 0
+        index = tokens.mass.topk(size).indices
+        present = valid.gather(1, index)
+        space = F.normalize(self.space(tokens.x).float(), dim=-1)
+        cosine = (space @ gather(space, index).transpose(1, 2)).float()
+        logits = (self.sharpness * cosine).masked_fill(~present[:, None], -torch.inf)
+        assign = logits.softmax(-1) * valid[..., None]
+        return Pooled(weighted_mean(tokens.x, assign), tokens.cls, assign)

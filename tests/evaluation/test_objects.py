@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from castssl.errors import DataError
+from castssl.evaluation.objects import Pair, mean_overlap, objects, random_overlap
+from castssl.evaluation.segment import best_overlap
+from castssl.superpixels.grid import Grid
+from castssl.types import Hierarchy, Tokens, View
+
+
+class Drawn:
+    """Pictures 40 x 30 whose object is a bright square; every third has no mask."""
+
+    def __init__(self, count: int = 6) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int, /) -> tuple[Image.Image, Tensor]:
+        return Image.merge("RGB", [self._square(index)] * 3), torch.empty(0, dtype=torch.int64)
+
+    def mask(self, index: int, /) -> Image.Image | None:
+        return None if index % 3 == 2 else self._square(index)
+
+    def _square(self, index: int) -> Image.Image:
+        pixels = np.zeros((30, 40), np.uint8)
+        pixels[10:20, 12 + index : 22 + index] = 255
+        return Image.fromarray(pixels)
+
+
+class Halves(nn.Module):
+    """An encoder of two stages: every superpixel alone, then left and right half."""
+
+    dim = 2
+    sizes: tuple[int, ...] = (16, 2)
+
+    def forward(self, view: View) -> Hierarchy:
+        assert not self.training
+        assert view.image.dtype == torch.float32
+        rows = len(view.image)
+        fine = Tokens(torch.zeros(rows, 16, 2), torch.zeros(rows, 1, 2), torch.ones(rows, 16))
+        right = torch.arange(16) % 4 // 2
+        assign = torch.nn.functional.one_hot(right, 2).float().expand(rows, -1, -1)
+        coarse = Tokens(torch.zeros(rows, 2, 2), torch.zeros(rows, 1, 2), torch.full((rows, 2), 8.0))
+        return Hierarchy(view.segments, (fine, coarse), (assign,))
+
+
+def left_half(size: int = 16) -> Pair:
+    mask = torch.zeros(size, size, dtype=torch.bool)
+    mask[:, : size // 2] = True
+    return torch.randint(256, (3, size, size), dtype=torch.uint8), mask
+
+
+def one_cell(size: int = 16) -> Pair:
+    mask = torch.zeros(size, size, dtype=torch.bool)
+    mask[: size // 4, : size // 4] = True
+    return torch.randint(256, (3, size, size), dtype=torch.uint8), mask
+
+
+def test_images_and_masks_are_cut_alike() -> None:
+    pairs = objects(Drawn(), 60)
+    assert len(pairs) == 4
+    for image, mask in pairs:
+        assert (image.dtype, image.shape) == (torch.uint8, (3, 60, 60))
+        assert (mask.dtype, mask.shape) == (torch.bool, (60, 60))
+        bright = image.float().mean(0) > 127
+        assert float((bright & mask).sum() / (bright | mask).sum()) > 0.9
+
+
+def test_objects_outside_the_square_are_left_out() -> None:
+    assert len(objects(Drawn(60), 30)) < len(objects(Drawn(20), 30)) * 3
+
+
+def test_a_limit_spreads_over_all_images() -> None:
+    class Recorded(Drawn):
+        asked: list[int]
+
+        def mask(self, index: int, /) -> Image.Image | None:
+            self.asked.append(index)
+            return None
+
+    drawn = Recorded(10)
+    drawn.asked = []
+    assert objects(drawn, 16, limit=5) == []
+    assert drawn.asked == [0, 2, 4, 6, 8]
+    drawn.asked = []
+    objects(drawn, 16, limit=99)
+    assert drawn.asked == list(range(10))
+
+
+def test_each_stage_gets_the_mean_of_its_best_overlaps() -> None:
+    encoder = Halves()
+    encoder.train()
+    pairs = [left_half(), one_cell(), left_half()]
+    fine, coarse = mean_overlap(encoder, pairs, Grid(4), device="cpu", batch=2)
+    assert fine == pytest.approx((1 / 8 + 1 + 1 / 8) / 3)
+    assert coarse == pytest.approx((1 + 1 / 8 + 1) / 3)
+    assert encoder.training
+
+
+def test_a_segmenting_encoder_is_asked_to_segment() -> None:
+    class Deeper(Halves):
+        def segment(self, view: View) -> Hierarchy:
+            whole = Halves.forward(self, view)
+            return whole._replace(stages=whole.stages[:1], assigns=())
+
+    assert len(mean_overlap(Deeper(), [one_cell()], Grid(4), device="cpu")) == 1
+
+
+def test_images_without_an_object_do_not_count() -> None:
+    nothing = (left_half()[0], torch.zeros(16, 16, dtype=torch.bool))
+    assert mean_overlap(Halves(), [nothing, one_cell()], Grid(4), device="cpu")[0] == 1
+    with pytest.raises(DataError, match="mask"):
+        mean_overlap(Halves(), [nothing], Grid(4), device="cpu")
+    with pytest.raises(DataError, match="mask"):
+        random_overlap([], Grid(4), [2])
+
+
+def test_superpixels_run_where_they_belong() -> None:
+    pairs = [left_half(), one_cell()]
+    assert mean_overlap(Halves(), pairs, Grid(4, runs_on="worker"), device="cpu") == mean_overlap(
+        Halves(), pairs, Grid(4), device="cpu"
+    )
+
+
+def test_merging_at_random_has_its_ends_and_its_seed() -> None:
+    pairs = [left_half(), one_cell()]
+    alone, whole = random_overlap(pairs, Grid(4), [16, 1])
+    assert alone == pytest.approx((1 / 8 + 1) / 2)
+    assert whole == pytest.approx((1 / 2 + 1 / 16) / 2)
+    assert random_overlap(pairs, Grid(4), [4], seed=3) == random_overlap(pairs, Grid(4), [4], seed=3)
+    assert len({random_overlap(pairs, Grid(4), [4], seed=seed) for seed in range(5)}) > 1
+
+
+def test_an_object_that_is_a_union_of_superpixels_is_hard_to_hit_by_chance() -> None:
+    pairs = [left_half() for _ in range(30)]
+    [score] = random_overlap(pairs, Grid(4), [2])
+    perfect = best_overlap(pairs[0][1].long()[None], pairs[0][1][None])
+    assert score < 0.9 * float(perfect)

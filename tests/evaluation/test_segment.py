@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from castssl.evaluation.segment import (
+    best_overlap,
+    boundaries,
+    boundary_recall,
+    explained_variation,
+    merge_at_random,
+)
+
+sizes = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
+seeds = st.integers(0, 10_000)
+
+
+def labels_of(shape: tuple[int, int, int], seed: int, *, low: int = -1, high: int = 6) -> Tensor:
+    return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def mask_of(shape: tuple[int, int, int], seed: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed + 1)) > 0.5
+
+
+def grid(rows: int, columns: int, cell: int) -> Tensor:
+    cells = torch.arange(rows * columns).view(rows, columns)
+    return cells.repeat_interleave(cell, 0).repeat_interleave(cell, 1)
+
+
+def naive_overlap(labels: Tensor, mask: Tensor) -> float:
+    best = 0.0
+    for label in set(labels.flatten().tolist()) - {-1}:
+        segment = labels == label
+        union = int((segment | mask).sum())
+        best = max(best, int((segment & mask).sum()) / union)
+    return best
+
+
+def naive_boundary(labels: Tensor) -> set[tuple[int, int]]:
+    height, width = labels.shape
+    found = set()
+    for y in range(height):
+        for x in range(width):
+            below = y + 1 < height and labels[y + 1, x] != labels[y, x]
+            right = x + 1 < width and labels[y, x + 1] != labels[y, x]
+            if below or right:
+                found.add((y, x))
+    return found
+
+
+@settings(deadline=None)
+@given(sizes, seeds)
+def test_overlap_is_that_of_a_loop_over_segments(shape: tuple[int, int, int], seed: int) -> None:
+    labels, masks = labels_of(shape, seed), mask_of(shape, seed)
+    expected = [naive_overlap(*pair) for pair in zip(labels, masks, strict=True)]
+    got = best_overlap(labels, masks)
+    assert got.dtype == torch.float32
+    assert got.tolist() == pytest.approx(expected, abs=1e-6)
+    assert bool(((got >= 0) & (got <= 1)).all())
+
+
+@settings(deadline=None)
+@given(sizes, seeds)
+def test_overlap_does_not_care_how_segments_are_numbered(shape: tuple[int, int, int], seed: int) -> None:
+    labels, masks = labels_of(shape, seed), mask_of(shape, seed)
+    renumbered = torch.randperm(50, generator=torch.Generator().manual_seed(seed))[labels]
+    assert torch.equal(
+        best_overlap(renumbered.where(labels >= 0, torch.tensor(-7)), masks), best_overlap(labels, masks)
+    )
+
+
+@settings(deadline=None)
+@given(sizes, seeds)
+def test_overlap_is_one_just_where_a_segment_is_the_mask(shape: tuple[int, int, int], seed: int) -> None:
+    labels = labels_of(shape, seed, low=0)
+    chosen = labels[:, :1, :1]
+    assert best_overlap(labels, labels == chosen).tolist() == [1.0] * shape[0]
+    off = (labels == chosen) ^ torch.zeros_like(labels, dtype=torch.bool).index_fill_(
+        2, torch.tensor([0]), True
+    )
+    exact = [any(torch.equal(a == k, m) for k in torch.unique(a)) for a, m in zip(labels, off, strict=True)]
+    assert (best_overlap(labels, off) == 1).tolist() == exact
+
+
+def test_overlap_of_nothing_is_zero() -> None:
+    labels = torch.zeros(2, 3, 3, dtype=torch.int64)
+    masks = torch.zeros(2, 3, 3, dtype=torch.bool)
+    masks[1] = True
+    labels[1] = -1
+    assert best_overlap(labels, masks).tolist() == [0, 0]
+
+
+def test_a_segment_is_not_mixed_up_with_that_of_another_image() -> None:
+    labels = torch.tensor([[[0, 0, 1, 1]], [[1, 0, 0, 0]]])
+    masks = torch.tensor([[[True, True, False, False]], [[True, True, False, False]]])
+    assert best_overlap(labels, masks).tolist() == pytest.approx([1.0, 0.5])
+
+
+def test_overlap_refuses_what_it_cannot_compare() -> None:
+    with pytest.raises(ValueError, match="bool"):
+        best_overlap(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2))
+    with pytest.raises(ValueError, match="one shape"):
+        best_overlap(torch.zeros(1, 2, 2), torch.zeros(1, 2, 3, dtype=torch.bool))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 12), seeds)
+def test_merging_leaves_k_connected_unions(rows: int, columns: int, k: int, seed: int) -> None:
+    segments = grid(rows, columns, 2)
+    merged = merge_at_random(segments, k, seed)
+    assert merged.dtype == torch.int64
+    assert torch.unique(merged).tolist() == list(range(min(k, rows * columns)))
+    for label in torch.unique(segments):
+        assert torch.unique(merged[segments == label]).numel() == 1
+    assert all(connected(merged == label) for label in torch.unique(merged))
+
+
+def connected(region: Tensor) -> bool:
+    todo = {tuple(pixel) for pixel in region.nonzero().tolist()}
+    front = [todo.pop()]
+    while front:
+        y, x = front.pop()
+        for step in {(y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)} & todo:
+            todo.remove(step)
+            front.append(step)
+    return not todo
+
+
+def test_merging_is_seeded_and_touches_no_global_state() -> None:
+    segments = grid(7, 7, 2)
+    random.seed(1)
+    torch.manual_seed(1)
+    first = merge_at_random(segments, 5, 3)
+    random.seed(2)
+    torch.manual_seed(2)
+    before = random.getstate(), torch.get_rng_state()
+    assert torch.equal(first, merge_at_random(segments, 5, 3))
+    assert before[0] == random.getstate()
+    assert torch.equal(before[1], torch.get_rng_state())
+    assert any(not torch.equal(first, merge_at_random(segments, 5, other)) for other in range(4, 8))
+
+
+def test_merging_further_keeps_what_was_merged() -> None:
+    segments = grid(6, 6, 1)
+    fine, coarse = merge_at_random(segments, 12, 0), merge_at_random(segments, 4, 0)
+    assert all(torch.unique(coarse[fine == label]).numel() == 1 for label in range(12))
+
+
+def test_merging_draws_regions_whatever_their_border() -> None:
+    # One long segment above nine small ones.
+    segments = torch.cat([torch.zeros(1, 18, dtype=torch.int64), grid(1, 9, 2) + 1])
+    survived = 0
+    for seed in range(1000):
+        merged = merge_at_random(segments, 9, seed)
+        survived += int((merged == merged[0, 0]).sum()) == 18
+    # It is drawn with chance 1/10, and each other draws it with chance 1/3 (ends: 1/2).  Had borders been
+    # drawn, of which it has 9 of 17, it would survive less often.
+    expected = 0.9 * (7 / 9 * 2 / 3 + 2 / 9 * 1 / 2)
+    assert survived / 1000 == pytest.approx(expected, abs=0.04)
+
+
+def test_merging_stops_at_islands_and_keeps_holes() -> None:
+    segments = torch.tensor([[5, 5, -3, 9, 2]])
+    assert merge_at_random(segments, 1, 0).tolist() == [[1, 1, -1, 0, 0]]
+    assert merge_at_random(torch.full((2, 2), -1), 3, 0).tolist() == [[-1, -1], [-1, -1]]
+    assert torch.unique(merge_at_random(segments.int(), 9, 0)).tolist() == [-1, 0, 1, 2]
+    with pytest.raises(ValueError, match="k = 0"):
+        merge_at_random(segments, 0, 0)
+
+
+@settings(deadline=None)
+@given(sizes, st.integers(0, 3), seeds)
+def test_recall_is_that_of_a_loop_over_pixels(shape: tuple[int, int, int], tolerance: int, seed: int) -> None:
+    labels, truth = labels_of(shape, seed, high=1), labels_of(shape, seed + 5, low=0, high=2)
+    got = boundary_recall(labels, truth, tolerance=tolerance)
+    for value, mine, theirs in zip(got.tolist(), labels, truth, strict=True):
+        found, wanted = naive_boundary(mine), naive_boundary(theirs)
+        near = sum(
+            any(abs(y - v) <= tolerance and abs(x - u) <= tolerance for v, u in found) for y, x in wanted
+        )
+        assert value == pytest.approx(near / len(wanted) if wanted else 1.0)
+        assert {tuple(at) for at in boundaries(theirs[None])[0].nonzero().tolist()} == wanted
+
+
+def test_recall_of_a_shifted_line_needs_the_tolerance() -> None:
+    labels, truth = torch.zeros(1, 8, 8), torch.zeros(1, 8, 8)
+    labels[:, :, 3:], truth[:, :, 5:] = 1, 1
+    assert [float(boundary_recall(labels, truth, tolerance=t)) for t in (0, 1, 2)] == [0, 0, 1]
+    with pytest.raises(ValueError, match="tolerance"):
+        boundary_recall(labels, truth, tolerance=-1)
+
+
+@settings(deadline=None)
+@given(sizes, seeds)
+def test_variation_is_that_of_a_loop_over_segments(shape: tuple[int, int, int], seed: int) -> None:
+    labels = labels_of(shape, seed)
+    colours = torch.rand(shape[0], 3, *shape[1:], generator=torch.Generator().manual_seed(seed)) * 255
+    for value, label, colour in zip(explained_variation(labels, colours), labels, colours, strict=True):
+        kept = colour[:, label >= 0].double()
+        mean = kept.mean(1, keepdim=True)
+        total = float(((kept - mean) ** 2).sum())
+        between = 0.0
+        for one in set(label.flatten().tolist()) - {-1}:
+            here = colour[:, label == one].double()
+            between += here.shape[1] * float(((here.mean(1, keepdim=True) - mean) ** 2).sum())
+        assert float(value) == pytest.approx(between / total if total > 0 else 1.0, abs=1e-4)
+
+
+def test_variation_has_its_ends() -> None:
+    image = torch.randint(0, 256, (1, 3, 6, 6), dtype=torch.uint8)
+    assert float(explained_variation(torch.arange(36).view(1, 6, 6), image)) == pytest.approx(1.0)
+    assert float(explained_variation(torch.zeros(1, 6, 6, dtype=torch.int32), image)) == pytest.approx(
+        0, abs=1e-6
+    )
+    flat = torch.full((1, 3, 6, 6), 200, dtype=torch.uint8)
+    assert float(explained_variation(torch.zeros(1, 6, 6), flat)) == 1.0
+    with pytest.raises(ValueError, match="one size"):
+        explained_variation(torch.zeros(1, 6, 5), flat)

@@ -1,0 +1,118 @@
+"""Who may import whom: only from a lower floor, or from one's own folder (design 2.1, 2.2)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.house import source
+
+GROUND = ["errors", "types", "contracts", "ranks", "config", "registry"]
+"""The ground floor; each only from those to its left."""
+FLOORS = [
+    set(GROUND),
+    {"data", "superpixels", "tokens", "pooling", "objectives"},
+    {"models"},
+    {"training", "evaluation", "transfer", "testing", "pictures"},
+    {"cli", "doctor", "__main__", "__init__"},
+]
+ONLY = {"models": {"tokens"}, "testing": set[str]()}
+"""Rooms that may enter fewer lower rooms than their floor would allow."""
+PLUGINS_MAY = {
+    *(f"castssl.{name}" for name in ("types", "contracts", "errors", "ranks", "testing")),
+    *("castssl.pooling.arithmetic", "castssl.pooling.centroids", "castssl.superpixels.lift"),
+}
+STRANGERS = {"mmseg", "mmcv", "mmengine"}
+"""Heavy optional packages; only one file of the package may know them."""
+
+
+def room(name: str) -> str:
+    """The room of a dotted castssl name; the package itself is ``__init__``."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def floor(name: str) -> int:
+    """The floor a room stands on."""
+    found = [number for number, rooms in enumerate(FLOORS) if name in rooms]
+    assert found, f"{name!r} is no room of the house: put it on a floor in {__name__} or into a room"
+    return found[0]
+
+
+def allowed(here: str, there: str) -> bool:
+    """True if room ``here`` may import from room ``there``."""
+    if here == there:
+        return True
+    if here in GROUND and there in GROUND:
+        return GROUND.index(there) < GROUND.index(here)
+    if here in ONLY and there not in GROUND:
+        return there in ONLY[here]
+    return floor(there) < floor(here)
+
+
+def target(name: str) -> str:
+    """The room an imported dotted name belongs to; ``castssl.version`` belongs to the package."""
+    first = room(name)
+    return first if any(first in rooms for rooms in FLOORS) else "__init__"
+
+
+@pytest.mark.parametrize("path", source.python("castssl"), ids=str)
+def test_only_from_a_lower_floor(path: Path) -> None:
+    here = room(source.module(path))
+    floor(here)
+    names = [(line, name) for line, name in source.imports(path) if name.split(".")[0] == "castssl"]
+    wrong = [f"{path}:{line} imports {name}" for line, name in names if not allowed(here, target(name))]
+    assert not wrong, f"{here} may not enter those rooms: {wrong}"
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "expected"),
+    [
+        ("models", "pooling", False),
+        ("models", "tokens", True),
+        ("models", "registry", True),
+        ("types", "errors", True),
+        ("errors", "types", False),
+        ("data", "superpixels", False),
+        ("evaluation", "training", False),
+        ("evaluation", "data", True),
+        ("testing", "models", False),
+        ("cli", "doctor", False),
+        ("registry", "config", True),
+    ],
+)
+def test_the_rule_itself(here: str, there: str, expected: bool) -> None:
+    assert allowed(here, there) is expected
+
+
+def test_every_room_of_the_design_is_there() -> None:
+    present = {path.parts[1].removesuffix(".py") for path in source.python("castssl")}
+    assert {name for rooms in FLOORS[:4] for name in rooms} <= present
+
+
+def test_only_one_file_knows_mmsegmentation() -> None:
+    knowing = {
+        str(path)
+        for path in source.python("castssl")
+        for _, name in source.imports(path)
+        if name.split(".")[0] in STRANGERS
+    }
+    assert knowing <= {"castssl/transfer/mmseg.py"}
+
+
+@pytest.mark.parametrize("path", source.python("recipes"), ids=str)
+def test_recipes_import_public_names_and_no_other_recipe(path: Path) -> None:
+    for line, name in source.imports(path):
+        parts = name.split(".")
+        assert parts[0] != "recipes", f"{path}:{line} imports {name}; a recipe imports no other recipe"
+        private = parts[0] == "castssl" and any(part.startswith("_") for part in parts)
+        assert not private, f"{path}:{line} imports {name}, which is private"
+
+
+@pytest.mark.parametrize("path", source.python("plugins"), ids=str)
+def test_plugins_import_only_the_doors(path: Path) -> None:
+    for line, name in source.imports(path):
+        if name.split(".")[0] == "castssl":
+            fits = any(name == door or name.startswith(f"{door}.") for door in PLUGINS_MAY)
+            assert fits, f"{path}:{line} imports {name}; plugins may import {sorted(PLUGINS_MAY)}"

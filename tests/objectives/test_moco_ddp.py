@@ -1,0 +1,41 @@
+"""Two processes through Accelerate see the loss and the gradients of one with the same global batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).with_name("ddp_step.py")
+
+
+def run(path: Path, processes: int) -> dict[str, torch.Tensor]:
+    # What `accelerate launch` starts underneath, with a port of its own for each run.
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(launcher if processes > 1 else [])]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [*command, str(SCRIPT), str(path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    saved: dict[str, torch.Tensor] = torch.load(path, weights_only=True)
+    return saved
+
+
+@pytest.mark.distributed
+def test_loss_and_gradients_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
+    one, two = run(tmp_path / "one.pt", 1), run(tmp_path / "two.pt", 2)
+    assert (one.pop("world"), two.pop("world")) == (1, 2)
+    assert one.keys() == two.keys()
+    assert len(one) > 50
+    for name, expected in one.items():
+        torch.testing.assert_close(two[name], expected, atol=1e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from castssl.pictures.colours import paint
+from castssl.pictures.draw import BORDER, GAP, PAPER, draw_hierarchy, overlay, partition, sheet, to_pil
+from castssl.types import Hierarchy, Tokens
+
+
+def hierarchy(sizes: tuple[int, ...] = (16, 8, 4), *, batch: int = 2, cell: int = 8) -> Hierarchy:
+    """A grid of ``sizes[0]`` cells whose tokens join in pairs."""
+    side = int(sizes[0] ** 0.5)
+    cells = torch.arange(side * side).view(side, side)
+    segments = cells.repeat_interleave(cell, 0).repeat_interleave(cell, 1).int().expand(batch, -1, -1)
+    stages, assigns = [tokens(torch.ones(batch, sizes[0]))], []
+    for fine, coarse in pairwise(sizes):
+        assign = torch.eye(coarse).repeat_interleave(max(fine // coarse, 1), 0).expand(batch, -1, -1)
+        assigns.append(assign)
+        stages.append(tokens((stages[-1].mass.unsqueeze(1) @ assign).squeeze(1)))
+    return Hierarchy(segments, tuple(stages), tuple(assigns))
+
+
+def tokens(mass: Tensor) -> Tokens:
+    return Tokens(torch.zeros(*mass.shape, 2), torch.zeros(mass.shape[0], 1, 2), mass)
+
+
+def picture(size: int = 32) -> Tensor:
+    return torch.randint(
+        0, 256, (3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+
+
+def panels(row: Image.Image, panel: int) -> list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
+    pixels = np.asarray(row)
+    count = (row.width - GAP) // (panel + GAP)
+    lefts = [GAP + i * (panel + GAP) for i in range(count)]
+    return [pixels[GAP : GAP + panel, left : left + panel] for left in lefts]
+
+
+def test_a_row_shows_image_superpixels_and_each_pooled_stage() -> None:
+    row = draw_hierarchy(picture(), hierarchy(), 1, panel=64)
+    assert row.mode == "RGB"
+    assert row.width == GAP + 4 * (64 + GAP)
+    shown = panels(row, 64)
+    enlarged = to_pil(picture()).resize((64, 64), Image.Resampling.LANCZOS)
+    assert np.array_equal(shown[0], np.asarray(enlarged))
+
+
+def test_a_stage_panel_has_its_colours_inside_and_borders_between() -> None:
+    tree = hierarchy()
+    row = draw_hierarchy(picture(), tree, 0, panel=64, strength=1.0)
+    [_, _, fine, coarse] = panels(row, 64)
+    expected = paint([tree.labels(1)[0], tree.labels(2)[0]])
+    # Pixel (4, 4) of the 32-pixel map is (8, 8) of the panel, inside the first cell.
+    assert fine[8, 8].tolist() == expected[0][4, 4].tolist()
+    assert coarse[8, 8].tolist() == expected[1][4, 4].tolist()
+    # Rows of cells are different regions; the border, smoothed, is half a pixel on either side.
+    for row_of_pixels, inside in ((15, fine[8, 8]), (16, fine[24, 8])):
+        assert fine[row_of_pixels, 8] == pytest.approx((inside + np.array(BORDER)) / 2, abs=1)
+    assert coarse[8, 16].tolist() == coarse[8, 8].tolist()  # the first four cells are one region
+
+
+def test_stages_without_pooling_are_left_out() -> None:
+    assert draw_hierarchy(picture(), hierarchy((16, 16, 16)), panel=32).width == GAP + 2 * (32 + GAP)
+    assert draw_hierarchy(picture(), hierarchy((16, 16, 4)), panel=32).width == GAP + 3 * (32 + GAP)
+
+
+def test_segments_without_tokens_are_drawn_too() -> None:
+    tree = hierarchy()
+    mass = tree.stages[0].mass.clone()
+    mass[0, :5] = 0
+    lost = tree._replace(stages=(tree.stages[0]._replace(mass=mass), *tree.stages[1:]))
+    assert int(lost.labels(2)[0].min()) == -1
+    assert draw_hierarchy(picture(), lost).size == draw_hierarchy(picture(), tree).size
+
+
+def test_a_flat_image_in_one_segment_draws() -> None:
+    flat = torch.full((3, 8, 8), 9, dtype=torch.uint8)
+    row = draw_hierarchy(flat, hierarchy((1,), cell=8), panel=16)
+    assert row.width == GAP + 2 * (16 + GAP)
+
+
+def test_the_picture_must_be_what_the_encoder_saw() -> None:
+    with pytest.raises(ValueError, match="the segments are"):
+        draw_hierarchy(picture(30), hierarchy())
+    with pytest.raises(ValueError, match="uint8 RGB"):
+        draw_hierarchy(picture().float(), hierarchy())
+
+
+def test_a_partition_has_mean_colours() -> None:
+    image = torch.zeros(3, 8, 16, dtype=torch.uint8)
+    image[0, :, :4], image[2, :, 8:] = 200, 50
+    labels = torch.zeros(8, 16, dtype=torch.int32)
+    labels[:, 8:] = 3
+    shown = np.asarray(partition(image, labels, panel=8))
+    assert shown.shape == (8, 16, 3)
+    assert shown[3, 2].tolist() == [100, 0, 0]
+    assert shown[3, 13].tolist() == [0, 0, 50]
+    assert shown[3, 7].max() > 100  # the border is white
+
+
+def test_an_overlay_lets_the_image_through() -> None:
+    image = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    colours = np.full((8, 8, 3), 100, np.uint8)
+    assert np.asarray(overlay(image, torch.zeros(8, 8), colours, panel=8, strength=0.5)).max() == 50
+
+
+def test_wide_images_keep_their_shape() -> None:
+    labels = torch.zeros(10, 20)
+    assert partition(torch.zeros(3, 10, 20, dtype=torch.uint8), labels, panel=50).size == (100, 50)
+
+
+def test_a_sheet_holds_all_rows() -> None:
+    rows = [Image.new("RGB", (40, 10), (1, 2, 3)), Image.new("RGB", (60, 20), (4, 5, 6))]
+    page = sheet(rows, "a title")
+    assert page.width == 60 + 2 * GAP
+    colours = {colour: count for count, colour in page.getcolors(10_000) or []}
+    assert (colours[(1, 2, 3)], colours[(4, 5, 6)]) == (400, 1200)
+    assert len(colours) > 3  # the title's ink, smoothed
+    assert page.getpixel((0, 0)) == PAPER
+    assert sheet(rows).height < page.height
+    with pytest.raises(ValueError, match="at least one"):
+        sheet([])

@@ -1,0 +1,89 @@
+"""Centroid choices against a naive loop in exact arithmetic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor
+
+from castssl.pooling.centroids import farthest, most_attended, random
+
+GOLDEN = Path(__file__).parents[1] / "parity" / "golden" / "operators.safetensors"
+
+
+def naive_farthest(x: Tensor, valid: Tensor, k: int) -> list[int]:
+    """Begin at the mean of the valid rows; then always the farthest from all that are chosen."""
+    points = [row.double() for row in x]
+    chosen: list[int] = []
+    centres = [torch.stack([p for p, v in zip(points, valid, strict=True) if v]).mean(0)]
+    while len(chosen) < k:
+        rest = [i for i in range(len(points)) if valid[i] and i not in chosen]
+        gap = {i: min(float((points[i] - c).square().sum()) for c in centres) for i in rest}
+        best = max(rest, key=lambda i: (gap[i], -i))
+        chosen.append(best)
+        centres.append(points[best])
+    return chosen
+
+
+@given(seed=st.integers(0, 9999), count=st.integers(3, 14), padded=st.integers(0, 5))
+@settings(max_examples=40, deadline=None)
+def test_farthest_equals_the_naive_loop(seed: int, count: int, padded: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, count + padded, 5, generator=generator)
+    valid = torch.arange(count + padded).expand(2, -1) < count
+    for exact in (False, True):
+        picks = farthest(x, valid, count, exact=exact)
+        for image in range(2):
+            assert picks[image].tolist() == naive_farthest(x[image], valid[image], count)
+
+
+def test_farthest_gives_the_picks_of_the_released_sampler() -> None:
+    stored = load_file(GOLDEN)
+    for case in range(3):
+        points, picks = stored[f"fps{case}.x"], stored[f"fps{case}.picks"]
+        valid = torch.ones(points.shape[0], points.shape[1] - 1, dtype=torch.bool)
+        # The stored sampler begins at row 0 and counts it among its picks.
+        got = farthest(points[:, 1:], valid, picks.shape[1] - 1, start=points[:, :1], exact=True)
+        assert torch.equal(got + 1, picks[:, 1:])
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_identical_tokens_are_picked_once_each(exact: bool) -> None:
+    picks = farthest(torch.ones(2, 6, 4), torch.ones(2, 6, dtype=torch.bool), 6, exact=exact)
+    assert [sorted(row) for row in picks.tolist()] == [list(range(6))] * 2
+
+
+@pytest.mark.parametrize("choose", ["farthest", "random", "most_attended"])
+def test_valid_tokens_come_before_padding(choose: str) -> None:
+    x = torch.randn(3, 8, 4)
+    valid = torch.tensor([1, 0, 1, 0, 0, 1, 0, 0], dtype=torch.bool).expand(3, -1)
+    picks = {
+        "farthest": lambda: farthest(x, valid, 6),
+        "random": lambda: random(x, valid, 6),
+        "most_attended": lambda: most_attended(x[..., 0], valid, 6),
+    }[choose]()
+    for row in picks.tolist():
+        assert sorted(row[:3]) == [0, 2, 5]
+        assert len(set(row)) == 6
+
+
+def test_bfloat16_autocast_makes_no_wrong_picks() -> None:
+    x = torch.randn(2, 100, 64, generator=torch.Generator().manual_seed(1)) + 10
+    valid = torch.ones(2, 100, dtype=torch.bool)
+    expected = farthest(x, valid, 40, exact=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(farthest(x, valid, 40), expected)
+
+
+def test_random_comes_from_the_global_generator() -> None:
+    x, valid = torch.randn(2, 50, 4), torch.ones(2, 50, dtype=torch.bool)
+    torch.manual_seed(3)
+    first = random(x, valid, 10)
+    torch.manual_seed(3)
+    assert torch.equal(first, random(x, valid, 10))
+    assert not torch.equal(first, random(x, valid, 10))

@@ -1,0 +1,132 @@
+"""Runs of the toy recipe as real processes: they can be killed, signalled and starved of disk.
+
+They are forked from a server that has imported torch once, since the import takes longer than a run.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PATIENCE = 60.0
+"""Seconds after which a process that should have ended is given up."""
+
+
+def _main(argv: list[str], stderr: str, environment: Mapping[str, str], file_size: int) -> None:
+    from castssl.config import launch
+    from tests.training import toy
+
+    os.environ.update(environment)
+    os.setpgid(0, 0)
+    torch.set_num_threads(1)
+    handle = os.open(stderr, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    if file_size:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    sys.argv = ["toy.py", *argv]
+    launch(toy.main, toy.Config, argv)
+
+
+class Toy:
+    """One or more processes of one run.
+
+    Args:
+        out: the run's folder; what they print goes into a file beside it.
+        flags: of the toy recipe.
+        world: how many processes.
+        file_size: the most bytes that a file may have; 0 is no limit.
+    """
+
+    def __init__(self, out: Path, flags: str = "", *, world: int = 1, file_size: int = 0) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["tests.training.toy"])
+        self.out, self._told = out, out.with_suffix(".txt")
+        self._told.unlink(missing_ok=True)
+        argv = ["--out", str(out), *shlex.split(flags)]
+        port = _free_port()
+        self.processes: list[BaseProcess] = []
+        for rank in range(world):
+            ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
+            environment = {name: str(value) for name, value in ranks.items()} if world > 1 else {}
+            environment |= {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1"}
+            arguments = (argv, str(self._told), environment, file_size)
+            process = context.Process(target=_main, args=arguments)
+            process.start()
+            self.processes.append(process)
+
+    def code(self) -> int:
+        """The exit code once all have ended: minus the signal that killed it, or the largest of all."""
+        codes = []
+        for process in self.processes:
+            process.join(PATIENCE)
+            if process.exitcode is None:
+                process.kill()
+                raise AssertionError(f"still running after {PATIENCE} s:\n{self.told()}")
+            codes.append(process.exitcode)
+        return codes[0] if len(codes) == 1 else max(codes)
+
+    def told(self) -> str:
+        """What they printed."""
+        return self._told.read_text() if self._told.exists() else ""
+
+    def wait_for(self, step: int) -> None:
+        """Return when the log has a report of ``step`` or a later one."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            if any(line.get("step", 0) >= step for line in reports(self.out)):
+                return
+            assert any(process.is_alive() for process in self.processes), self.told()
+            time.sleep(0.01)
+        raise AssertionError(f"no step {step}:\n{self.told()}")
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the first process alone."""
+        assert self.processes[0].pid is not None
+        os.kill(self.processes[0].pid, number)
+
+    def signal_group(self, number: int) -> None:
+        """Send a signal to the first process and its children, as a terminal or a cluster does."""
+        assert self.processes[0].pid is not None
+        os.killpg(self.processes[0].pid, number)
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    """All whole lines of a run's log."""
+    found = []
+    path = out / "log.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
+def reports(out: Path) -> list[dict[str, Any]]:
+    """The reports of a run without what differs between two equal runs."""
+    clocks = {"time", "images_per_second", "waiting"}
+    return [{k: v for k, v in line.items() if k not in clocks} for line in lines(out) if "event" not in line]
+
+
+def state(out: Path) -> dict[str, Any]:
+    """The run's last checkpoint."""
+    path = sorted((out / "checkpoints").glob("step-*.pt"))[-1]
+    return dict(torch.load(path, weights_only=True))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,146 @@
+"""A recipe as small as can be: the real loop around a toy objective, run as a process by the tests."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from castssl import ranks
+from castssl.config import FREE, RunConfig, launch
+from castssl.training.optimizer import build_optimizer, set_rate
+from castssl.training.schedule import cosine_rise, warmup_cosine
+from castssl.training.start import start
+from castssl.types import Batch, Outcome, View
+
+SIDE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    """A toy recipe."""
+
+    data: str = "toy:/images"
+    lr: float = 0.05
+    images: int = 24
+    batch_size: int = 4
+    """Images of all processes together."""
+    dropout: float = 0.5
+    plain: bool = False
+    """Without batch norm."""
+    nan_at: int = 0
+    """Step from which on the loss is not a number; 0 = never."""
+    nan_rank: int = 0
+    """The process on which it is."""
+    poison_at: int = 0
+    """Step after which a weight is infinite; 0 = never."""
+    pause: float = field(default=0.0, metadata=FREE)
+    """Seconds that a step sleeps."""
+    workers: int = field(default=0, metadata=FREE)
+    promise: int = field(default=0, metadata=FREE)
+    """Batches that the loader adds to the true number of an epoch."""
+
+
+class Pictures:
+    """Map-style images that are a pure function of their index."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(np.random.default_rng(index).random((3, SIDE, SIDE), np.float32))
+
+
+class Loader:
+    """Batches in an order that depends on the epoch alone; each rank gets its share of every batch."""
+
+    def __init__(self, cfg: Config) -> None:
+        self.cfg, self.waited, self.epoch, self.first = cfg, 0.0, 0, 0
+
+    def __len__(self) -> int:
+        return self.cfg.images // self.cfg.batch_size + self.cfg.promise
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        self.epoch, self.first = epoch, start
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = np.random.default_rng([self.cfg.seed, self.epoch]).permutation(self.cfg.images).tolist()
+        size = self.cfg.batch_size
+        count = len(order) // size
+        batches = [order[at * size : (at + 1) * size] for at in range(self.first, count)]
+        mine = [batch[ranks.rank() :: ranks.world()] for batch in batches]
+        pictures = DataLoader(Pictures(self.cfg.images), batch_sampler=mine, num_workers=self.cfg.workers)  # type: ignore[arg-type,var-annotated]
+        for image in pictures:
+            count = len(image)
+            segments = torch.zeros(count, SIDE, SIDE, dtype=torch.int32)
+            yield Batch([View(image, segments)], torch.zeros(count, 0, dtype=torch.long))
+
+
+class Objective(nn.Module):
+    """Learns to rebuild images; has dropout, batch norm, a twin and a buffer, as the real ones have."""
+
+    steps: Tensor
+
+    def __init__(self, cfg: Config) -> None:
+        super().__init__()
+        size = 3 * SIDE * SIDE
+        self.cfg = cfg
+        self.net = nn.Sequential(
+            nn.Linear(size, 8), nn.BatchNorm1d(8), nn.Dropout(cfg.dropout), nn.Linear(8, size)
+        )
+        self.twin = nn.Linear(size, 8).requires_grad_(False)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+    def forward(self, batch: Batch) -> Outcome:
+        x = batch.views[0].image.flatten(1)
+        loss = (self.net(x) - x).pow(2).mean() + 0.0 * self.twin(x).sum()
+        if self.cfg.nan_at == int(self.steps) + 1 and ranks.rank() == self.cfg.nan_rank:
+            loss = loss * float("nan")
+        draws = random.random() + np.random.random()  # noqa: NPY002
+        return Outcome(loss, {"draws": torch.tensor(draws), "norm": x.detach().norm()})
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        linear: nn.Linear = self.net[0]  # type: ignore[assignment]
+        self.twin.weight.lerp_(linear.weight, 1 - cosine_rise(progress, 0.9))
+        self.steps += 1
+        if self.cfg.poison_at and int(self.steps) == self.cfg.poison_at:
+            linear.weight[0, 0] = float("inf")
+
+
+def main(cfg: Config) -> Mapping[str, Tensor]:
+    run, accelerator = start(cfg)
+    objective, loader = Objective(cfg), Loader(cfg)
+    optimizer = build_optimizer(objective, lr=cfg.lr)
+    model, optimizer = run.prepare(objective, optimizer)
+    for step, raw in run.steps(loader):
+        set_rate(optimizer, warmup_cosine(run.progress(step), 0.25))
+        batch = Batch(
+            [View(*(part.to(accelerator.device) for part in view)) for view in raw.views], raw.target
+        )
+        with accelerator.accumulate(model):
+            outcome = model(batch)
+            accelerator.backward(run.finite(outcome.loss))
+            optimizer.step()
+            optimizer.zero_grad()
+        if accelerator.sync_gradients:
+            objective.after_step(run.progress(step + 1))
+        run.report(step, outcome.logs)
+        time.sleep(cfg.pause)
+        if run.every(2):
+            run.note(score=float(step))
+    run.finish()
+    return objective.state_dict()
+
+
+if __name__ == "__main__":
+    launch(main, Config)
