@@ -84,7 +84,8 @@ def launch(main: Callable[[C], object], config: type[C], argv: Sequence[str] | N
     try:
         main(settings)
     except CastError as error:
-        _tell(error)
+        cause = f"\ncaused by {error.__cause__!r}" if error.__cause__ else ""
+        print(f"error{_whose()}: {error}{cause}", file=sys.stderr)
         raise SystemExit(USAGE if isinstance(error, ConfigError) else 1) from None
 
 
@@ -102,7 +103,8 @@ def parse(config: type[C], argv: Sequence[str] | None = None, *, description: st
     try:
         return read(config, argv, description=description)
     except ConfigError as error:
-        _tell(error)
+        if os.environ.get("RANK", "0") == "0":  # All processes of a launcher have the same command line.
+            print(f"error: {error}", file=sys.stderr)
         raise SystemExit(USAGE) from None
 
 
@@ -212,11 +214,8 @@ def _default(part: Field[Any]) -> Any:
     return plain(part.default_factory() if part.default_factory is not MISSING else part.default)
 
 
-def _tell(error: CastError) -> None:
-    """Print an error once, however many processes a launcher started."""
-    if os.environ.get("RANK", "0") == "0":
-        cause = f"\ncaused by {error.__cause__!r}" if error.__cause__ else ""
-        print(f"error: {error}{cause}", file=sys.stderr)
+def _whose() -> str:
+    return f" of process {os.environ['RANK']}" if os.environ.get("RANK", "0") != "0" else ""
 
 
 def _help(config: type[Any], description: str | None) -> str:

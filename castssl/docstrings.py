@@ -23,7 +23,7 @@ def first_line(module: str, attribute: str) -> str:
         text = _docstring(module, attribute.partition(".")[0], HOPS)
     except (OSError, SyntaxError, ValueError):
         return ""
-    return text.strip().partition("\n")[0].strip()
+    return text.strip().partition("\n")[0].strip().replace("``", "")
 
 
 def _docstring(module: str, attribute: str, hops: int) -> str:

@@ -131,13 +131,25 @@ def build(kind: str, spec: str, *args: Any, **options: Any) -> Any:
             needs a library that is not installed.
         ContractError: if what it builds lacks an attribute that the kind promises.
     """
+    factory, wanted = bind(kind, spec, args, options)
+    return _checked(kind, wanted.name, _call(kind, wanted, factory, args, options))
+
+
+def bind(
+    kind: str, spec: str, args: tuple[Any, ...] | None = None, options: dict[str, Any] | None = None
+) -> tuple[Callable[..., Any], Spec]:
+    """The factory that ``spec`` names, once its options fit; nothing is built.
+
+    Raises:
+        ConfigError, UnknownPlugin, AmbiguousPlugin, BrokenPlugin: as :func:`build` does.
+    """
     wanted = parse(spec)
     factory = load(kind, wanted.name)
-    faults = misfits(factory, args, wanted, options)
-    if faults:
-        listed = "".join(f"\n  - {fault}" for fault in faults)
+    found = misfits(factory, ARGUMENTS[kind] if args is None else args, wanted, options or {})
+    if found:
+        listed = "".join(f"\n  - {misfit}" for misfit in found)
         raise ConfigError(f"{kind} {wanted.name!r}:{listed}\n{_accepts(kind, factory)}")
-    return _checked(kind, wanted.name, _call(kind, wanted, factory, args, options))
+    return factory, wanted
 
 
 def describe(kind: str, name: str) -> str:

@@ -16,31 +16,28 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from castssl.config import FREE, RunConfig, launch
+from castssl.config import FREE, launch
+from castssl.data.augment import TwoViews
+from castssl.data.finish import finish
+from castssl.data.images import open_images
+from castssl.data.loader import load
+from castssl.evaluation.exam import Exam, table
+from castssl.models.create import create, preset
+from castssl.objectives.moco import MoCoV3
+from castssl.pictures.gallery import gallery
+from castssl.pictures.photographs import photographs
+from castssl.registry import build
+from castssl.training import FirstBatch, build_optimizer, fits, scaled_rate, set_rate, start
+from castssl.training.schedule import warmup_cosine
+from castssl.training.settings import PretrainConfig
+from castssl.transfer.encoders import save_encoder
+from castssl.types import LabelTree
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunConfig):
+class Config(PretrainConfig):
     """Pretrain CAST with MoCo v3; the defaults are Table 11's for IN-1K."""
 
-    data: str = ""
-    """What to train on: folder:/path, tar:/path.tar, wds/NAME:/path, hfds/NAME, hfids/NAME, tfds/NAME, or
-    demo (generated). A folder with train/ and val/ is examined on val/."""
-    subset: str | None = None
-    """Only these classes: imagenet100, or a text file of class names."""
-    model: str = "cast_small"
-    """cast_small, cast_small_deep, cast_base, cast_base_deep, each also as ..._seg (COCO); nano; vit_small,
-    vit_base, vit_small_superpixels, vit_small_pooling (Table 3a); timm:NAME."""
-    image_size: int = 224
-    """Side of a training crop in pixels."""
-    sizes: tuple[int, ...] | None = None
-    """Tokens of each stage, fine to coarse, such as 196 128 64 32; by default the model's own."""
-    superpixels: str = "auto"
-    """A superpixel backend with options, such as seeds:count=196,bins=5; auto is the model's own."""
-    pooling: str = "graph"
-    """A pooling with options, such as graph:centroids=random; `castssl list pooling` shows all."""
-    membership: Literal["nearest", "area"] = "nearest"
-    """How pixels belong to tokens: sampled at the stem's grid (the paper), or by area (none is lost)."""
     crop_min: float = 0.08
     """Smallest share of an image's area that a view shows."""
     temperature: float = 0.2
@@ -53,8 +50,6 @@ class Config(RunConfig):
     """Width of the hidden layers of projector and predictor."""
     out_dim: int = 256
     """Width of the embedding."""
-    batch_size: int = 256
-    """Images of one optimizer step, over all processes and accumulated batches."""
     lr: float = 1.5e-4
     """Learning rate for 256 images; scales with --batch-size."""
     weight_decay: float = 0.1
@@ -63,64 +58,33 @@ class Config(RunConfig):
     """What decays: all parameters (the released code), or only those with two axes or more."""
     optimizer: Literal["adamw", "lars"] = "adamw"
     """adamw (the released scripts; the paper says Adam), or lars (the released code's own default)."""
-    warmup_epochs: float = 10
-    """Epochs of linear warm-up."""
-    workers: int = field(default=8, metadata=FREE)
-    """Data-loading processes of each process."""
-    compile: bool = field(default=False, metadata=FREE)
-    """Compile the encoders with torch.compile."""
-    knn_every: int = field(default=10, metadata=FREE)
-    """Epochs between examinations on held-out images (kNN, matching, object IoU); 0 = never."""
     knn_branch: Literal["base", "momentum"] = field(default="base", metadata=FREE)
     """Which encoder is examined."""
 
-    def problems(self) -> list[str]:
-        """What the types cannot say."""
-        found = []
-        if not self.data:
-            found.append("--data is missing: type --data folder:/path/to/imagenet, or --data demo to try it")
-        if not 0 <= self.warmup_epochs < self.epochs:
-            found.append(f"--warmup-epochs: got {self.warmup_epochs}, expected 0 to below {self.epochs}")
-        if self.batch_size % self.accumulate:
-            found.append(f"--batch-size: got {self.batch_size}, expected a multiple of {self.accumulate}")
-        return found
 
-
-def main(cfg: Config) -> None:
-    """Pretrain, examining the encoder on held-out images as it goes."""
-    from castssl.data.augment import TwoViews
-    from castssl.data.finish import finish
-    from castssl.data.images import open_images
-    from castssl.data.loader import load
-    from castssl.evaluation.exam import Exam, table
-    from castssl.models.create import create, preset
-    from castssl.objectives.moco import MoCoV3
-    from castssl.pictures.gallery import gallery
-    from castssl.pictures.photographs import photographs
-    from castssl.registry import build
-    from castssl.training import FirstBatch, build_optimizer, fits, scaled_rate, set_rate, start
-    from castssl.training.schedule import warmup_cosine
-    from castssl.transfer.encoders import save_encoder
-
-    run, accelerator = start(cfg)
-    device = accelerator.device
-    images = open_images(cfg.data, split="train", subset=cfg.subset)
-    backend = preset(cfg.model).superpixels if cfg.superpixels == "auto" else cfg.superpixels
-    superpixels = build("superpixels", backend)
-    shape = {key: getattr(cfg, key) for key in ("pooling", "sizes", "image_size", "membership")}
-    encoder = create(cfg.model, **shape)
-    fits(superpixels, encoder, cfg.image_size)
-    objective = MoCoV3(
+def make_objective(cfg: Config, labels: LabelTree) -> MoCoV3:
+    """The encoder with projector, predictor and momentum twin."""
+    encoder = create(cfg.model, **cfg.shape())
+    return MoCoV3(
         encoder,
-        images.tree,
+        labels,
         temperature=cfg.temperature,
         momentum=cfg.momentum,
         momentum_rise=cfg.momentum_rise,
         hidden=cfg.hidden,
         out=cfg.out_dim,
     )
-    judged = objective.branch(cfg.knn_branch)
-    exam = Exam.on(cfg.data, images, superpixels, cfg.image_size, subset=cfg.subset, workers=cfg.workers)
+
+
+def main(cfg: Config) -> None:
+    """Pretrain, examining the encoder on held-out images as it goes."""
+    run, accelerator = start(cfg)
+    device = accelerator.device
+    images = open_images(cfg.data, split="train", subset=cfg.subset)
+    backend = preset(cfg.model).superpixels if cfg.superpixels == "auto" else cfg.superpixels
+    superpixels = build("superpixels", backend)
+    objective = make_objective(cfg, images.tree).to(device)
+    fits(superpixels, objective.encoder, cfg.image_size)
     loader = load(
         images,
         views=TwoViews(cfg.image_size, crop_min=cfg.crop_min),
@@ -128,17 +92,14 @@ def main(cfg: Config) -> None:
         batch_size=cfg.batch_size // cfg.accumulate,
         workers=cfg.workers,
         seed=cfg.seed,
-        train=True,
     )
-    optimizer = build_optimizer(
-        objective,
-        name=cfg.optimizer,
-        lr=scaled_rate(cfg.lr, cfg.batch_size),
-        weight_decay=cfg.weight_decay,
-        decay=cfg.decay,
-    )
-    objective.to(device)
+    exam = Exam.on(cfg.data, images, superpixels, cfg.image_size, subset=cfg.subset, workers=cfg.workers)
+    judged = objective.branch(cfg.knn_branch)
     untrained = run.once("untrained", lambda: exam.sit(judged, device))
+    rate = scaled_rate(cfg.lr, cfg.batch_size)
+    optimizer = build_optimizer(
+        objective, name=cfg.optimizer, lr=rate, weight_decay=cfg.weight_decay, decay=cfg.decay
+    )
     model, optimizer = run.prepare(objective, optimizer)
     if cfg.compile:
         objective.branch("base").compile()
@@ -159,7 +120,8 @@ def main(cfg: Config) -> None:
         if run.every(cfg.knn_every):
             run.note(**exam.sit(judged, device))
             run.picture(gallery(judged, superpixels, photos, cfg.image_size, device))
-    save_encoder(encoder, run.folder / "encoder.safetensors", name=cfg.model, superpixels=backend, **shape)
+    made = {"name": cfg.model, "superpixels": backend} | cfg.shape()
+    save_encoder(objective.encoder, run.folder / "encoder.safetensors", **made)
     trained = exam.sit(judged, device)
     run.finish(table(trained=trained, untrained=untrained, chance=exam.by_chance(judged.sizes)))
 

@@ -1,8 +1,8 @@
 """The embedded demo data set: generated pictures of objects made of parts, each in its own surroundings.
 
-Eight fine classes in four coarse ones.  What an object is, and the pattern around it, belong together; the light, the
-colours of the object, its place, size and pose vary from picture to picture and say nothing of the class.  Written once
-as folders that :func:`castssl.data.images.open_images` reads like anybody's:
+Eight fine classes in four coarse ones.  What an object is, and the pattern around it, belong together; the
+light, the colours of the object, its place, size and pose vary from picture to picture and say nothing of the
+class.  Written once, as folders that :func:`castssl.data.images.open_images` reads like anybody's:
 
     <root>/{train,val}/<coarse>/<fine>/0000.png        RGB
     <root>/masks/{train,val}/<coarse>/<fine>/0000.png  255 on the object
@@ -61,7 +61,8 @@ def root(size: int = 96, per_class: int = 300, seed: int = 0) -> Path:
     """
     if size < 16 or per_class < 1 or seed < 0:
         raise ConfigError(
-            f"the demo data set takes size >= 16, per_class >= 1 and seed >= 0, got {size}, {per_class}, {seed}"
+            f"the demo data set takes size >= 16, per_class >= 1 and seed >= 0, got {size}, {per_class}"
+            f" and {seed}"
         )
     place = cache() / f"demo-v{VERSION}-{size}px-{per_class}each-seed{seed}"
     if not place.is_dir():
@@ -76,7 +77,7 @@ def root(size: int = 96, per_class: int = 300, seed: int = 0) -> Path:
 
 
 def cache() -> Path:
-    """Where generated data is kept: CASTSSL_CACHE, or ``castssl`` in the platform's cache folder for the user."""
+    """Where generated data is kept: CASTSSL_CACHE, or ``castssl`` in the user's cache folder."""
     chosen = os.environ.get("CASTSSL_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -131,11 +132,11 @@ def _write_one(folder: Path, size: int, task: _Task) -> None:
     picture, parts = paint(np.random.default_rng(task.seed), task.kind, size)
     below = Path(task.split, task.kind.coarse, task.kind.fine, f"{task.number:04d}.png")
     mask = np.where(parts > 0, 255, 0).astype(np.uint8)
-    for top, pixels in (("", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)), ("masks", mask), ("parts", parts)):
+    for top, pixels in (("", picture[..., ::-1]), ("masks", mask), ("parts", parts)):
         (folder / top / below).write_bytes(_png(pixels))
 
 
-def _png(pixels: NDArray[np.generic]) -> bytes:
+def _png(pixels: NDArray[np.uint8]) -> bytes:
     done, content = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not done:
         raise OSError("OpenCV could not encode a PNG")

@@ -1,7 +1,7 @@
 """The objects of the demo pictures, each made of named parts.
 
-An object is a list of :class:`Part` in its own frame: about [-1, 1] x [-1, 1], x to the right and y down, facing right.
-Proportions vary from picture to picture; part numbers and names do not.
+An object is a list of :class:`Part` in its own frame: about [-1, 1] x [-1, 1], x to the right and y down,
+facing right.  Proportions vary from picture to picture; part numbers and names do not.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def fish(rng: Generator) -> list[Part]:
         Part(3, shape((-0.3, -high * 0.7), (-0.1, -high - 0.32), (0.4, -high * 0.6))),
         Part(3, shape((-0.15, high * 0.7), (-0.1, high + 0.28), (0.25, high * 0.7))),
         Part(1, oval(0.2, 0.0, 0.78, high)),
-        Part(3, shape((0.1, 0.05), (-0.3, 0.22), (-0.05, -0.12))),
+        Part(3, shape((0.12, -0.05), (-0.32, 0.05), (-0.22, 0.3))),
         Part(4, oval(0.62, -0.12, 0.12, 0.12)),
     ]
 

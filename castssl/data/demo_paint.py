@@ -12,13 +12,18 @@ from numpy.typing import NDArray
 from castssl.data import demo_objects as objects
 from castssl.data import demo_scenes as scenes
 from castssl.data.demo_objects import Object, Part
-from castssl.data.demo_scenes import Points, Scene, Stroke
+from castssl.data.demo_scenes import TURN, Points, Scene, Stroke
 
 Picture = NDArray[np.uint8]
+Light = NDArray[np.float32]
+"""A picture in [0, 1]."""
 FINE = 16
 """Corners are placed to a sixteenth of a pixel, as cv2's ``shift=4`` reads them."""
+DRIFT = float(__import__("os").environ.get("DRIFT", 25))
+SPREAD = float(__import__("os").environ.get("SPREAD", 1))
+PERIOD = float(__import__("os").environ.get("PERIOD", 0.42))
 OVER = 2
-"""Painted this many times larger, then averaged down."""
+"""Objects are painted this many times larger, then averaged down."""
 
 
 class Kind(NamedTuple):
@@ -51,7 +56,14 @@ KINDS = (
 def place(points: Points, frame: NDArray[np.float64], side: int) -> NDArray[np.int32]:
     """Corners in cv2's fixed-point pixels: ``frame`` (2, 3) maps the drawing's units to [-1, 1] x [-1, 1]."""
     moved = points @ frame[:, :2].T + frame[:, 2]
-    return np.rint((moved + 1) * (side / 2 * FINE) - FINE / 2).astype(np.int32)
+    return np.asarray(np.rint((moved + 1) * (side / 2 * FINE) - FINE / 2), np.int32)
+
+
+def visible(corners: NDArray[np.int32], side: int) -> NDArray[np.int32]:
+    """Those polygons whose bounding box touches the picture (and a margin for a line's width)."""
+    low, high = corners.min(1), corners.max(1)
+    margin = side // 8 * FINE
+    return np.asarray(corners[((high > -margin) & (low < side * FINE + margin)).all(1)])
 
 
 def turned(angle: float, stretch: tuple[float, float], shift: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -64,8 +76,11 @@ def tones(strokes: list[Stroke], frame: NDArray[np.float64], side: int) -> Pictu
     """A scene in tones of grey: uint8 (side, side)."""
     canvas = np.zeros((side, side), np.uint8)
     for stroke in strokes:
-        corners, tone = list(place(stroke.points, frame, side)), int(255 * min(max(stroke.tone, 0), 1))
-        if stroke.width is None:
+        corners, tone = list(visible(place(stroke.points, frame, side), side)), int(255 * stroke.tone)
+        if stroke.heaped:
+            for polygon in corners:
+                cv2.fillConvexPoly(canvas, polygon, tone, cv2.LINE_AA, 4)
+        elif stroke.width is None:
             cv2.fillPoly(canvas, corners, tone, cv2.LINE_AA, 4)
         else:
             closed = len(stroke.points[0]) < 20
@@ -85,7 +100,7 @@ def ramp(rng: Generator, hue: float, saturation: float) -> Picture:
     """The colours of the tones 0 to 255: uint8 (256, 3)."""
     t = np.linspace(0, 1, 256)
     dark, light = rng.uniform(0.12, 0.35), rng.uniform(0.7, 1.0)
-    drift = rng.uniform(-25, 25)
+    drift = rng.uniform(-DRIFT, DRIFT)
     return rgb(hue + drift * (t - 0.5), saturation * (1.2 - 0.7 * t), dark + (light - dark) * t)
 
 
@@ -101,7 +116,8 @@ def cover(parts: list[Part], frame: NDArray[np.float64], side: int) -> Picture:
     """Which part is seen where: uint8 (side, side), 0 where none is."""
     canvas = np.zeros((side, side), np.uint8)
     for part in parts:
-        cv2.fillPoly(canvas, list(place(part.points, frame, side)), part.number, cv2.LINE_8, 4)
+        for polygon in place(part.points, frame, side):
+            cv2.fillPoly(canvas, [polygon], part.number, cv2.LINE_8, 4)
     return canvas
 
 
@@ -115,56 +131,60 @@ def pose(rng: Generator, parts: list[Part]) -> NDArray[np.float64]:
     return turned(angle, (mirror * scale * ratio, scale / ratio), rng.uniform(-room, room, 2))
 
 
-def objected(rng: Generator, picture: Picture, parts: list[Part], hue: float) -> tuple[Picture, Picture]:
-    """The picture with the object painted on it and its shadow beside it, and the part numbers."""
-    side = picture.shape[0]
+def thing(rng: Generator, parts: list[Part], paints: Picture, side: int) -> tuple[Picture, Picture]:
+    """The object alone on black, dark at the rims of its parts, and its part numbers, both ``side`` wide."""
     frame = pose(rng, parts)
     seen = cover(parts, frame, side)
-    shadow = cv2.GaussianBlur((seen > 0).astype(np.float32), (0, 0), side * 0.02)
-    shift = np.array([[1, 0, rng.uniform(-0.05, 0.05) * side], [0, 1, 0.04 * side]], dtype=np.float32)
-    shade = 1 - 0.45 * cv2.warpAffine(shadow, shift, (side, side))
-    canvas = (picture * shade[..., None]).astype(np.uint8)
-    paint = colours(rng, hue, 5).astype(int)
-    for part in parts:
-        corners = list(place(part.points, frame, side))
-        cv2.fillPoly(canvas, corners, paint[part.number - 1].tolist(), cv2.LINE_AA, 4)
+    canvas = np.concatenate([np.zeros((1, 3), np.uint8), paints])[seen]
     rim = cv2.morphologyEx(seen, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
-    canvas[rim] = (canvas[rim] * 0.5).astype(np.uint8)
+    canvas[rim] //= 2
     return canvas, seen
 
 
-def lit(rng: Generator, picture: Picture) -> Picture:
+def laid(rng: Generator, ground: Light, above: Picture, share: Light) -> Light:
+    """``above``, which covers ``share`` of a pixel, laid on ``ground`` with its shadow: (size, size, 3)."""
+    size = len(ground)
+    shift = np.array([[1, 0, rng.uniform(-0.05, 0.05) * size], [0, 1, 0.04 * size]], dtype=np.float32)
+    shadow = cv2.warpAffine(cv2.GaussianBlur(share, (0, 0), size * 0.02), shift, (size, size))
+    left = (1 - share) * (1 - np.float32(0.45) * shadow)
+    return np.asarray(ground * left[..., None] + above / np.float32(255), np.float32)
+
+
+def lit(rng: Generator, light: Light) -> Picture:
     """The picture under some light: brightness, contrast, tint, a gradient across it, haze, blur and grain.
 
     These vary more than what the picture shows, as they do in photographs, and say nothing of the class.
     """
-    size = picture.shape[0]
-    light = picture.astype(np.float32) / 255
+    size = len(light)
     light = light ** np.float32(np.exp(rng.normal(0, 0.35)))
     across = np.linspace(-1, 1, size, dtype=np.float32)
-    angle, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.35)
-    light *= (
-        1 + np.float32(slope) * (np.cos(angle) * across[None] + np.sin(angle) * across[:, None])[..., None]
-    )
+    angle, slope = rng.uniform(0, TURN), rng.uniform(0, 0.35)
+    light *= (1 + slope * np.add.outer(np.sin(angle) * across, np.cos(angle) * across))[..., None]
     contrast, level = rng.uniform(0.45, 1.1), rng.uniform(0.25, 0.75)
-    light = (light - light.mean()) * contrast + level
-    light *= np.exp(rng.normal(0, 0.08, 3)).astype(np.float32)
+    tint = np.exp(rng.normal(0, 0.08, 3))
+    light = light * np.float32(contrast * tint) + np.float32((level - contrast * light.mean()) * tint)
     if rng.random() < 0.5:
-        light = cv2.GaussianBlur(light, (0, 0), rng.uniform(0.3, 0.9) * size / 96)
-    light += rng.normal(0, rng.uniform(0, 0.05), light.shape).astype(np.float32)
+        light = np.asarray(cv2.GaussianBlur(light, (0, 0), rng.uniform(0.3, 0.9) * size / 96), np.float32)
+    light += np.float32(rng.uniform(0, 0.05)) * rng.standard_normal(light.shape, np.float32)
     return (light.clip(0, 1) * 255).astype(np.uint8)
 
 
 def paint(rng: Generator, kind: Kind, size: int) -> tuple[Picture, Picture]:
     """A picture of this kind and its parts: RGB uint8 (size, size, 3) and part numbers uint8 (size, size)."""
     side = OVER * size
-    hue = rng.normal(kind.hue, kind.spread)
+    hue = rng.normal(kind.hue, kind.spread * SPREAD)
     zoom = np.exp(rng.uniform(-0.35, 0.35))
-    frame = turned(rng.normal(0, 0.12), (zoom * rng.choice([-1.0, 1.0]), zoom), rng.uniform(-0.1, 0.1, 2))
-    grey = tones(kind.scene(rng, 0.3), frame, side)
-    saturation = kind.saturation * rng.uniform(0.6, 1.3)
-    picture = ramp(rng, hue, saturation)[grey]
-    picture, seen = objected(rng, picture, kind.paint(rng), hue)
-    small = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
-    parts = seen[OVER // 2 :: OVER, OVER // 2 :: OVER]
-    return lit(rng, small), np.ascontiguousarray(parts)
+    stretch = (zoom * rng.choice([-1.0, 1.0]), zoom)
+    frame = turned(rng.normal(0, 0.12), stretch, rng.uniform(-0.1, 0.1, 2))
+    grey = tones(kind.scene(rng, PERIOD), frame, size)
+    ground = ramp(rng, hue, kind.saturation * rng.uniform(0.6, 1.3))[grey]
+    canvas, seen = thing(rng, kind.paint(rng), colours(rng, hue, 5), side)
+    share: Light = halved(np.where(seen > 0, 255, 0).astype(np.uint8)) / np.float32(255)
+    parts = np.ascontiguousarray(seen[OVER // 2 :: OVER, OVER // 2 :: OVER])
+    return lit(rng, laid(rng, ground / np.float32(255), halved(canvas), share)), parts
+
+
+def halved(large: Picture) -> Picture:
+    """The picture averaged down by :data:`OVER`."""
+    side = len(large) // OVER
+    return np.asarray(cv2.resize(large, (side, side), interpolation=cv2.INTER_AREA), np.uint8)

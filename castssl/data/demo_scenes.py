@@ -1,7 +1,8 @@
 """The surroundings of the demo pictures: one kind of pattern for each class, drawn in tones of grey.
 
-A scene is a list of :class:`Stroke`, in units of the picture's half side: the picture shows [-1, 1] x [-1, 1], and a
-scene reaches far enough beyond it to be turned and shifted.  ``period`` is how far apart a pattern repeats.
+A scene is a list of :class:`Stroke`, in units of the picture's half side: the picture shows [-1, 1] x
+[-1, 1], and a scene reaches far enough beyond it to be turned and shifted.  ``period`` is how far apart a
+pattern repeats.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class Stroke(NamedTuple):
     """0 darkest to 1 lightest of the picture's colour ramp."""
     width: float | None = None
     """Line width in half sides; None fills."""
+    heaped: bool = False
+    """True where the polygons overlap: each is filled by itself (slower), and none cancels another."""
 
 
 Scene = Callable[[Generator, float], list[Stroke]]
@@ -131,7 +134,7 @@ def bricks(rng: Generator, period: float) -> list[Stroke]:
     low = low.reshape(-1, 2)
     return [
         ground(1.0),
-        *toned(rng, box(low, low + [long - gap, high - gap]), 0.15, 0.6),
+        *toned(rng, box(low, low + np.array([long - gap, high - gap])), 0.15, 0.6),
     ]
 
 
@@ -162,7 +165,7 @@ def blossoms(rng: Generator, period: float) -> list[Stroke]:
     return [
         ground(0.05),
         *toned(rng, leaves, 0.18, 0.45, 3),
-        Stroke(petals, 0.92),
+        Stroke(petals, 0.92, heaped=True),
         Stroke(hearts, 0.3),
     ]
 
@@ -179,10 +182,10 @@ def streaks(rng: Generator, period: float) -> list[Stroke]:
 
 def puffs(rng: Generator, period: float) -> list[Stroke]:
     """Heaped clouds, light above and shaded below."""
-    at = scatter(rng, period * 1.25)
-    offset = rng.normal(0, 1, (len(at), 6, 2)) * [0.34, 0.13] * period
+    at = scatter(rng, period * 1.5)
+    offset = rng.normal(0, 1, (len(at), 5, 2)) * [0.36, 0.12] * period
     centre = (at[:, None] + offset).reshape(-1, 2)
-    radius = period * rng.uniform(0.16, 0.34, (len(centre), 1))
-    shade = ellipse(centre + [0, 0.12 * period], np.repeat(radius, 2, 1))
-    light = ellipse(centre - [0, 0.04 * period], np.repeat(radius * 0.9, 2, 1))
-    return [ground(0.2), Stroke(shade, 0.6), Stroke(light, 1.0)]
+    radius = period * rng.uniform(0.22, 0.42, (len(centre), 1))
+    shade = ellipse(centre + np.array([0, 0.12 * period]), np.repeat(radius, 2, 1))
+    light = ellipse(centre - np.array([0, 0.04 * period]), np.repeat(radius * 0.9, 2, 1))
+    return [ground(0.2), Stroke(shade, 0.6, heaped=True), Stroke(light, 1.0, heaped=True)]

@@ -194,7 +194,8 @@ def open_images(
     """The data set that ``spec`` names.
 
     Args:
-        spec: ``folder:/path``, ``tar:/path.tar``, ``hfds/NAME[:root]`` or ``demo``; or one that can only be
+        spec: ``folder:/path``, ``tar:/path.tar``, ``hfds/NAME[:root]``, or ``demo`` with options of
+            :func:`castssl.data.demo.root` as in ``demo:size=64,per_class=50``; or one that can only be
             streamed, and so gives a :class:`castssl.data.readers.Stream`: ``wds/NAME:/path``,
             ``hfids/NAME[:root]``, ``tfds/NAME[:root]``.  timm's reader options may follow where timm reads,
             as in ``hfds/cifar100?input_key=img&target_key=fine_label``.
@@ -210,9 +211,7 @@ def open_images(
     kind, name = readers.parse(spec)
     only = None if subset is None else read_subset(subset)
     if kind == "demo":
-        from castssl.data import demo
-
-        images = _open_folder(Path(demo.root()), split, only)
+        images = _open_folder(_demo(name), split, only)
     elif kind == "folder":
         images = _open_folder(Path(name).expanduser(), split, only)
     elif kind == "tar":
@@ -228,6 +227,21 @@ def open_images(
         return readers.Stream(kind, name, split)
     images.draft = draft
     return images
+
+
+def _demo(options: str) -> Path:
+    from castssl.data import demo
+
+    try:
+        given = {
+            key: int(value) for key, _, value in (pair.partition("=") for pair in options.split(",") if pair)
+        }
+        return demo.root(**given)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"cannot make the demo data of {options!r}: {error}; expected demo, or something like"
+            " demo:size=96,per_class=300,seed=0"
+        ) from error
 
 
 def read_subset(subset: str) -> Subset:

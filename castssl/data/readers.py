@@ -35,7 +35,7 @@ _CALLED = {"val": ("val", "validation", "valid", "test")}
 
 
 def parse(spec: str) -> tuple[str, str]:
-    """The kind of a data spec and the rest of it.
+    """The kind of a data spec and the rest of it; ``demo`` may stand alone.
 
     Raises:
         DataError: if it begins with no known kind; names what was likely meant.
@@ -44,7 +44,7 @@ def parse(spec: str) -> tuple[str, str]:
         return "demo", ""
     for mark in (":", "/"):
         kind, _, name = spec.partition(mark)
-        if name and kind in KINDS and (mark == ":") == (kind in ("folder", "tar")):
+        if name and kind in KINDS and (mark == ":") == (kind in ("folder", "tar", "demo")):
             return kind, name
     hint = f"did you mean folder:{spec} ? " if Path(spec).expanduser().exists() else ""
     raise DataError(
@@ -70,8 +70,9 @@ def _timm_reader(kind: str, name: str, split: str, **settings: Any) -> Any:
             return reader
         if isinstance(failures[-1], OSError):  # unreachable or missing: another split's name does not help
             break
+    reason = str(failures[0]).split("\n")[0] or repr(failures[0])  # TFDS goes on to list all that it has
     raise DataError(
-        f"cannot open the {split} split of {kind}/{name}: {failures[0]}; check the name, the root after ':'"
+        f"cannot open the {split} split of {kind}/{name}: {reason}; check the name, the root after ':'"
         " and the options after '?'"
     ) from failures[0]
 

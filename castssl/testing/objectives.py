@@ -8,6 +8,7 @@ the samples' that fits the target which the objective asks for.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import get_args
 
 import torch
@@ -195,7 +196,7 @@ def check_predictions(subject: Subject) -> None:
 
 
 def check_two_ranks_stay_equal(subject: Subject) -> None:
-    """After three steps of DDP on different images, two processes hold the same parameters."""
+    """After three steps of DDP on different images, two processes hold the same parameters and buffers."""
     together(_three_steps, subject)
 
 
@@ -210,15 +211,29 @@ def _three_steps(rank: int, subject: Subject) -> None:
         outcome.loss.backward()
         optimizer.step()
         built.objective.after_step((step + 1) / 3)
-    apart = []
-    for name, parameter in built.module.named_parameters():
-        both = ranks.gather(parameter[None])
-        if not torch.equal(both[0], both[1]):
-            apart.append(name)
+    apart = [name for name, tensor in _shared(built.module) if not _equal_on_all_ranks(tensor)]
     claim(
         not apart,
-        f"two ranks differ in {', '.join(apart)}: gather through castssl.ranks, move only by what all share",
+        f"two ranks differ in {', '.join(apart)}: gather through castssl.ranks, move by what all share",
     )
+
+
+def _shared(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers, less the batch statistics, which each rank keeps until the next step."""
+    local = {
+        f"{prefix}.{name}".lstrip(".")
+        for prefix, part in module.named_modules()
+        if isinstance(part, nn.modules.batchnorm._NormBase)
+        for name, _ in part.named_buffers()
+    }
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if name not in local:
+            yield name, tensor
+
+
+def _equal_on_all_ranks(tensor: Tensor) -> bool:
+    both = ranks.gather(tensor.detach()[None])
+    return torch.equal(both[0], both[1])
 
 
 checks: list[Check] = [

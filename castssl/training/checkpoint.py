@@ -11,6 +11,7 @@ written by ``accelerator.save_state`` beside :data:`PLACE`, which holds what Acc
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import re
 import shutil
@@ -85,6 +86,10 @@ def read(path: Path) -> State:
     """
     try:
         found = torch.load(path / PLACE if path.is_dir() else path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        # torch's own message advises to load it all the same.
+        told = f"{path} holds more than tensors and plain values, so loading it might run code"
+        raise DataError(f"{told}; delete it to go on from the one before") from None
     except Exception as error:
         raise DataError(
             f"cannot read the checkpoint {path} ({error}); delete it to go on from the one before"

@@ -48,10 +48,14 @@ def claim(folder: Path, cfg: RunConfig) -> IO[Any]:
         raise ConfigError(
             f"--out: cannot write into {folder} ({error.strerror}); choose another one"
         ) from error
-    path = folder / config.FILE
-    if path.is_file() and _has_work(folder):
-        check_same(config.load_plain(path), cfg, folder)
-    config.save(cfg, path)
+    try:
+        path = folder / config.FILE
+        if path.is_file() and _has_work(folder):
+            check_same(config.load_plain(path), cfg, folder)
+        config.save(cfg, path)
+    except BaseException:
+        lock.close()
+        raise
     return lock
 
 

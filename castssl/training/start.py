@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
@@ -47,7 +48,9 @@ def start(cfg: RunConfig, *, name: str | None = None) -> tuple[Run, Accelerator]
 def _accelerator(cfg: RunConfig, folder: Path) -> Accelerator:
     accumulation = GradientAccumulationPlugin(num_steps=cfg.accumulate, sync_with_dataloader=False)
     try:
-        return Accelerator(
+        accelerator = Accelerator(
+            # Otherwise several processes on a machine without a GPU would not know of each other.
+            cpu=not torch.accelerator.is_available(),
             mixed_precision="no" if cfg.precision == "fp32" else cfg.precision,
             gradient_accumulation_plugin=accumulation,
             log_with=None if cfg.track == "none" else cfg.track,
@@ -56,3 +59,6 @@ def _accelerator(cfg: RunConfig, folder: Path) -> Accelerator:
         )
     except ValueError as error:
         raise ConfigError(f"--precision {cfg.precision} on this machine: {error}") from error
+    if cfg.precision == "fp16" and accelerator.device.type == "cpu":
+        raise ConfigError("--precision fp16 needs a GPU and this run has none; take bf16 or fp32")
+    return accelerator

@@ -133,5 +133,5 @@ class Watch:
         if hasattr(signal, "SIGCHLD"):
             # A signal to the whole process group ends the data workers, too; the loader's own handler would
             # raise in the middle of the step that is to be finished.
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, lambda *_: None)
         os.write(2, f"\n{self.reason}: finishing this step and saving; Ctrl-C again ends at once\n".encode())

@@ -49,7 +49,7 @@ def load_encoder(path: str | Path) -> tuple[Encoder, dict[str, Any]]:
     except SafetensorError as error:
         raise DataError(f"{path} is no whole safetensors file: {error}") from error
     if text is None:
-        raise DataError(f"{path} has no castssl settings; published weights are read by castssl.load_official")
+        raise DataError(f"{path} has no castssl settings; castssl.load_official reads published weights")
     settings = json.loads(text)
     options = {key: value for key, value in settings.items() if key not in {"name", "superpixels"}}
     encoder = create(settings["name"], **options)

@@ -48,7 +48,7 @@ def read(path: str | Path) -> Mapping[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise DataError(
-            f"{path} could not be read as weights only ({type(error).__name__}: {str(error).splitlines()[0]})."
+            f"{path} cannot be read as weights only ({type(error).__name__}: {str(error).splitlines()[0]})."
             " castssl never unpickles objects from a file; convert it to safetensors where you trust it"
         ) from error
     if not isinstance(content, Mapping):

@@ -1,28 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-LAYOUT = ("train/animal/cat/a.png", "train/animal/cat/b.JPG", "train/animal/dog/c.png", "train/plant/oak/d.png")
-
-
-def picture(seed: int, size: tuple[int, int] = (20, 16)) -> Image.Image:
-    """A smooth random RGB picture of width x height ``size``."""
-    small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    return Image.fromarray(small).resize(size, Image.Resampling.BILINEAR)
-
-
-def write(root: Path, names: Sequence[str]) -> Path:
-    """One picture per name below ``root``."""
-    for seed, name in enumerate(names):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture(seed).save(path)
-    return root
+from tests.data.pictures import LAYOUT, write
 
 
 @pytest.fixture

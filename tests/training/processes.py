@@ -49,11 +49,14 @@ class Toy:
         flags: of the toy recipe.
         world: how many processes.
         file_size: the most bytes that a file may have; 0 is no limit.
+        cpu: False trains on a GPU if there is one.
     """
 
-    def __init__(self, out: Path, flags: str = "", *, world: int = 1, file_size: int = 0) -> None:
+    def __init__(
+        self, out: Path, flags: str = "", *, world: int = 1, file_size: int = 0, cpu: bool = True
+    ) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.training.toy"])
+        context.set_forkserver_preload(["torch._dynamo", "tests.training.toy"])
         self.out, self._told = out, out.with_suffix(".txt")
         self._told.unlink(missing_ok=True)
         argv = ["--out", str(out), *shlex.split(flags)]
@@ -62,7 +65,7 @@ class Toy:
         for rank in range(world):
             ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
             environment = {name: str(value) for name, value in ranks.items()} if world > 1 else {}
-            environment |= {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1"}
+            environment |= {"ACCELERATE_USE_CPU": str(cpu).lower(), "MASTER_ADDR": "127.0.0.1"}
             arguments = (argv, str(self._told), environment, file_size)
             process = context.Process(target=_main, args=arguments)
             process.start()
@@ -124,6 +127,17 @@ def state(out: Path) -> dict[str, Any]:
     """The run's last checkpoint."""
     path = sorted((out / "checkpoints").glob("step-*.pt"))[-1]
     return dict(torch.load(path, weights_only=True))
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two checkpoints' values are equal to the last bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
 
 
 def _free_port() -> int:

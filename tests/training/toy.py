@@ -6,11 +6,12 @@ import random
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from castssl import ranks
 from castssl.config import FREE, RunConfig, launch
@@ -47,7 +48,7 @@ class Config(RunConfig):
     """Batches that the loader adds to the true number of an epoch."""
 
 
-class Pictures:
+class Pictures(Dataset[Tensor]):
     """Map-style images that are a pure function of their index."""
 
     def __init__(self, count: int) -> None:
@@ -78,7 +79,10 @@ class Loader:
         count = len(order) // size
         batches = [order[at * size : (at + 1) * size] for at in range(self.first, count)]
         mine = [batch[ranks.rank() :: ranks.world()] for batch in batches]
-        pictures = DataLoader(Pictures(self.cfg.images), batch_sampler=mine, num_workers=self.cfg.workers)  # type: ignore[arg-type,var-annotated]
+        how: dict[str, Any] = {"num_workers": self.cfg.workers}
+        if self.cfg.workers:
+            how["multiprocessing_context"] = "fork"
+        pictures: DataLoader[Tensor] = DataLoader(Pictures(self.cfg.images), batch_sampler=mine, **how)
         for image in pictures:
             count = len(image)
             segments = torch.zeros(count, SIDE, SIDE, dtype=torch.int32)
@@ -94,9 +98,8 @@ class Objective(nn.Module):
         super().__init__()
         size = 3 * SIDE * SIDE
         self.cfg = cfg
-        self.net = nn.Sequential(
-            nn.Linear(size, 8), nn.BatchNorm1d(8), nn.Dropout(cfg.dropout), nn.Linear(8, size)
-        )
+        norm = nn.Identity() if cfg.plain else nn.BatchNorm1d(8)
+        self.net = nn.Sequential(nn.Linear(size, 8), norm, nn.Dropout(cfg.dropout), nn.Linear(8, size))
         self.twin = nn.Linear(size, 8).requires_grad_(False)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 

@@ -1,0 +1,176 @@
+"""What is installed, what is broken, and the command that mends it."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib import metadata, util
+from typing import Literal, NamedTuple
+
+from packaging.requirements import Requirement
+
+from castssl import registry
+from castssl.errors import PluginError
+
+State = Literal["ok", "note", "broken"]
+OPENCV = (
+    "opencv-contrib-python-headless",
+    "opencv-contrib-python",
+    "opencv-python-headless",
+    "opencv-python",
+)
+"""Distributions that all write the same folder ``cv2``; the first two bring ``ximgproc``."""
+MODULES = {"pillow": "PIL"}
+"""Modules whose name does not follow from that of their distribution."""
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    topic: str
+    state: State
+    """``broken`` if castssl cannot do without it, ``note`` if it can."""
+    text: str
+    remedy: str = ""
+    """A command, or ``""``."""
+
+
+def examine() -> Iterator[Finding]:
+    """Look at everything, one finding at a time; imports the required libraries and every plugin."""
+    yield python()
+    try:
+        needed = [Requirement(text) for text in metadata.requires("castssl") or ()]
+    except metadata.PackageNotFoundError:
+        yield Finding(
+            "castssl", "broken", "runs from a folder, but is not installed", f"{_pip()} install -e ."
+        )
+        needed = []
+    for requirement in needed:
+        if not requirement.marker and requirement.name not in OPENCV:
+            yield required(requirement)
+    yield accelerator()
+    yield opencv()
+    for requirement in needed:
+        if requirement.marker:
+            yield optional(requirement)
+    yield from plugins()
+
+
+def python() -> Finding:
+    """The interpreter."""
+    text = f"{platform.python_version()} at {sys.executable}"
+    if sys.version_info < (3, 10):  # noqa: UP036 - castssl can lie on the path of an older one
+        return Finding("python", "broken", f"{text}; castssl needs 3.10 or newer")
+    return Finding("python", "ok", text)
+
+
+def required(requirement: Requirement) -> Finding:
+    """A library that castssl's own metadata ask for: installed, new enough, and it imports."""
+    name, wish = requirement.name, f"{_pip()} install '{requirement.name}{requirement.specifier}'"
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Finding(name, "broken", f"is not installed; castssl needs {requirement}", wish)
+    if not requirement.specifier.contains(version, prereleases=True):
+        return Finding(name, "broken", f"{version} is installed; castssl needs {requirement}", wish)
+    try:
+        importlib.import_module(MODULES.get(name, name.replace("-", "_")))
+    except Exception as fault:
+        text = f"{version} does not import: {type(fault).__name__}: {fault}"
+        return Finding(name, "broken", text, f"{_pip()} install {_again()} '{name}{requirement.specifier}'")
+    return Finding(name, "ok", f"{version} ({requirement.specifier})")
+
+
+def accelerator() -> Finding:
+    """What torch computes on."""
+    try:
+        import torch
+    except Exception as fault:
+        return Finding("device", "broken", f"torch does not import: {fault}")
+    if torch.cuda.is_available():
+        named = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        return Finding("device", "ok", f"CUDA {torch.version.cuda}: {', '.join(named)}")
+    if shutil.which("nvidia-smi") and torch.version.cuda is None and torch.version.hip is None:
+        remedy = f"{_pip()} install {_again()} torch torchvision"
+        return Finding("device", "note", "this machine has an NVIDIA GPU, but torch is built for CPU", remedy)
+    return Finding(
+        "device", "note", f"no GPU is visible: torch runs on {torch.get_num_threads()} CPU threads"
+    )
+
+
+def opencv() -> Finding:
+    """Whether cv2 has the superpixels, and which distributions wrote it."""
+    owners = {name: version for name in OPENCV if (version := _version(name))}
+    told = ", ".join(f"{name} {version}" for name, version in owners.items()) or "no distribution"
+    wish = next((t for t in _requires() if t.startswith(OPENCV[0])), OPENCV[0])
+    confirm = "" if _pip().startswith("uv") else " -y"
+    remove = f"{_pip()} uninstall{confirm} {' '.join(owners)} && " if owners else ""
+    remedy = f"{remove}{_pip()} install {_again()} --no-deps '{wish}'"
+    try:
+        cv2 = importlib.import_module("cv2")
+    except Exception as fault:
+        return Finding("cv2", "broken", f"does not import: {fault}; installed: {told}", remedy)
+    version = getattr(cv2, "__version__", "of unknown version")
+    if not hasattr(getattr(cv2, "ximgproc", None), "createSuperpixelSEEDS"):
+        text = f"{version} has no ximgproc, so there is no SEEDS; written by {told}, the last one wins"
+        return Finding("cv2", "broken", text, remedy)
+    if len(owners) > 1:
+        text = f"{version} with ximgproc, but written by {told}: the next upgrade of one breaks it"
+        return Finding("cv2", "note", text, remedy)
+    return Finding("cv2", "ok", f"{version} with ximgproc, from {told}")
+
+
+def optional(requirement: Requirement) -> Finding:
+    """A library of one of castssl's extras, such as a tracker."""
+    version = _version(requirement.name)
+    extra = str(requirement.marker).partition("==")[2].strip(" '\"")
+    if version is None:
+        text = f"is not installed (optional, extra {extra!r})"
+        return Finding(requirement.name, "note", text, f"{_pip()} install {requirement.name}")
+    return Finding(requirement.name, "ok", f"{version} (optional, extra {extra!r})")
+
+
+def plugins() -> Iterator[Finding]:
+    """Every registered plugin, imported; of a plugin that is not castssl's own, a fault is a note."""
+    for kind in registry.KINDS:
+        owners: dict[str, set[str]] = {}
+        for entry in registry.names(kind):
+            owners.setdefault(entry.name, set()).add(entry.distribution)
+        for name, distributions in owners.items():
+            yield _plugin(kind, name, distributions)
+    for text in registry.faults():
+        yield Finding("plugins", "note", text)
+
+
+def _plugin(kind: str, name: str, distributions: set[str]) -> Finding:
+    try:
+        registry.load(kind, name)
+    except PluginError as fault:
+        return Finding(f"{kind} {name}", "broken" if "castssl" in distributions else "note", str(fault))
+    return Finding(f"{kind} {name}", "ok", f"from {', '.join(sorted(distributions))}")
+
+
+def _requires() -> list[str]:
+    try:
+        return metadata.requires("castssl") or []
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _pip() -> str:
+    """The installer that this environment has; uv's environments have no pip."""
+    return "pip" if util.find_spec("pip") else "uv pip"
+
+
+def _again() -> str:
+    return "--reinstall" if _pip().startswith("uv") else "--force-reinstall"

@@ -1,0 +1,185 @@
+"""Seeded faults of objectives, each with the check that must catch it and words of its message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from castssl.contracts import Encoder, Target
+from castssl.testing import objectives as room
+from castssl.testing.claims import Check, Subject
+from castssl.types import Batch, LabelTree, Outcome, View
+from tests.contracts.healthy import Classifier
+
+
+class CopiesEncoder(Classifier):
+    def __init__(self, encoder: Encoder, labels: LabelTree) -> None:
+        super().__init__(deepcopy(encoder), labels)
+
+
+class UnknownTarget(Classifier):
+    target = cast(Target, "paths")
+
+
+class LogsGraph(Classifier):
+    def forward(self, batch: Batch) -> Outcome:
+        loss = super().forward(batch).loss
+        return Outcome(loss, {"loss": loss})
+
+
+class LossPerImage(Classifier):
+    def forward(self, batch: Batch) -> Outcome:
+        loss, logs = super().forward(batch)
+        return Outcome(loss.expand(len(batch.target)), logs)
+
+
+class DetachedLoss(Classifier):
+    def forward(self, batch: Batch) -> Outcome:
+        loss, logs = super().forward(batch)
+        return Outcome(loss.detach(), logs)
+
+
+class IdleHead(Classifier):
+    def __init__(self, encoder: Encoder, labels: LabelTree) -> None:
+        super().__init__(encoder, labels)
+        self.idle = nn.Linear(2, 2)
+
+
+class GradientToTwin(Classifier):
+    """The twin's own hook writes the gradient that the loss does not."""
+
+    def forward(self, batch: Batch) -> Outcome:
+        for slow in self.twin.parameters():
+            slow.grad = torch.ones_like(slow)
+        return super().forward(batch)
+
+
+class ShufflesLabels(Classifier):
+    def forward(self, batch: Batch) -> Outcome:
+        order = torch.randint(int(batch.target.max()) + 1, batch.target.shape)
+        return super().forward(batch._replace(target=order))
+
+
+class TakesFirstView(Classifier):
+    def validate(self, batch: Batch) -> None:
+        super().validate(batch._replace(views=batch.views[:1]))
+
+
+class TakesAnyDtype(Classifier):
+    def forward(self, batch: Batch) -> Outcome:
+        return super().forward(batch._replace(target=batch.target.long()))
+
+
+class TakesAnyWidth(Classifier):
+    def forward(self, batch: Batch) -> Outcome:
+        return super().forward(batch._replace(target=batch.target[:, : self.width]))
+
+
+class RaisesOnNan(Classifier):
+    def forward(self, batch: Batch) -> Outcome:
+        outcome = super().forward(batch)
+        if not outcome.loss.isfinite():
+            raise RuntimeError("nan")
+        return outcome
+
+
+class HidesNan(Classifier):
+    def forward(self, batch: Batch) -> Outcome:
+        loss, logs = super().forward(batch)
+        return Outcome(loss.nan_to_num(), logs)
+
+
+class ProgressOutside(Classifier):
+    at = 0.0
+
+    def forward(self, batch: Batch) -> Outcome:
+        loss, logs = super().forward(batch)
+        return Outcome(loss * (1 + self.at), logs)
+
+    def after_step(self, progress: float) -> None:
+        super().after_step(progress)
+        self.at = progress
+
+
+class ShrinksWeights(Classifier):
+    def after_step(self, progress: float) -> None:
+        super().after_step(progress)
+        with torch.no_grad():
+            self.head.weight.mul_(0.9)
+
+
+class NarrowLoss(Classifier):
+    def forward(self, batch: Batch) -> Outcome:
+        loss, logs = super().forward(batch)
+        return Outcome(loss.to(self.head(self.read(batch.views[0])).dtype), logs)
+
+
+class PredictsNothing(Classifier):
+    def predict(self, view: View) -> Mapping[str, Tensor]:
+        return {}
+
+
+class PredictsByBatch(Classifier):
+    def predict(self, view: View) -> Mapping[str, Tensor]:
+        logits = super().predict(view)["finest"]
+        return {"finest": logits - logits.mean(0)}
+
+
+class LocalCentre(Classifier):
+    """A centre that follows this rank's images only."""
+
+    centre: Tensor
+
+    def __init__(self, encoder: Encoder, labels: LabelTree) -> None:
+        super().__init__(encoder, labels)
+        self.register_buffer("centre", torch.zeros(encoder.dim))
+
+    def read(self, view: View) -> Tensor:
+        cls = super().read(view)
+        if self.training:
+            self.centre.lerp_(cls.detach().float().mean(0), 0.1)
+        return cls
+
+
+class TwinByRank(Classifier):
+    """A twin that moves by what only this rank has seen."""
+
+    seen = 0.0
+
+    def forward(self, batch: Batch) -> Outcome:
+        self.seen = float(F.relu(batch.views[0].image).mean())
+        return super().forward(batch)
+
+    def after_step(self, progress: float) -> None:
+        with torch.no_grad():
+            for slow in self.twin.parameters():
+                slow.add_(self.seen)
+
+
+MUTANTS: list[tuple[Check, Subject, str]] = [
+    (room.check_conforms, CopiesEncoder, "keep the encoder"),
+    (room.check_conforms, UnknownTarget, "set target"),
+    (room.check_outcome, LogsGraph, "detach it"),
+    (room.check_outcome, LossPerImage, "must be a scalar"),
+    (room.check_outcome, DetachedLoss, "no gradient"),
+    (room.check_gradients, IdleHead, "idle.weight, idle.bias"),
+    (room.check_gradients, GradientToTwin, "frozen parameters got a gradient: twin.weight"),
+    (room.check_fits_one_batch, ShufflesLabels, "not learnt"),
+    (room.check_refuses_wrong_batches, TakesFirstView, "given 2 views, raise ValueError"),
+    (room.check_refuses_wrong_batches, TakesAnyDtype, "target of torch.float32, raise ValueError"),
+    (room.check_refuses_wrong_batches, TakesAnyWidth, "width 3, raise ValueError"),
+    (room.check_returns_non_finite_loss, RaisesOnNan, "instead of raising"),
+    (room.check_returns_non_finite_loss, HidesNan, "do not hide it"),
+    (room.check_state_is_complete, ProgressOutside, "parameters or buffers"),
+    (room.check_after_step_leaves_weights_alone, ShrinksWeights, "head.weight"),
+    (room.check_bfloat16, NarrowLoss, "loss in float32, got torch.bfloat16"),
+    (room.check_predictions, PredictsNothing, "return its logits"),
+    (room.check_predictions, PredictsByBatch, "depends on the other images"),
+    (room.check_two_ranks_stay_equal, LocalCentre, "two ranks differ in centre"),
+    (room.check_two_ranks_stay_equal, TwinByRank, "two ranks differ in twin.weight"),
+]

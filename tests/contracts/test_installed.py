@@ -1,0 +1,44 @@
+"""Every installed plugin, castssl's own and others', under the contract checks of its kind."""
+
+from __future__ import annotations
+
+from castssl import registry
+from castssl.testing import Check, Subject, objectives, parametrize, pooling, superpixels
+
+SMALLER = {"moco": "moco:hidden=64,out=16"}
+"""The same objective with fewer weights than its default, which take a minute to check."""
+REFERENCE = "graph:padding=reference"
+LEAKS = "the published models let padding take part; this option exists to reproduce them"
+
+
+def installed(kind: str) -> list[Subject]:
+    """The name of each installed plugin of a kind."""
+    return [SMALLER.get(name, name) for name in sorted({entry.name for entry in registry.names(kind)})]
+
+
+@parametrize(superpixels.checks, [*installed("superpixels"), "grid:runs_on=worker"])
+def test_superpixels(check: Check, subject: Subject) -> None:
+    check(subject)
+
+
+@parametrize(
+    pooling.checks,
+    [*installed("pooling"), "graph:centroids=random", "graph:centroids=received", REFERENCE],
+    expected_failures={
+        (REFERENCE, "check_padding_changes_nothing"): LEAKS,
+        (REFERENCE, "check_padding_gets_no_gradient"): LEAKS,
+    },
+)
+def test_pooling(check: Check, subject: Subject) -> None:
+    check(subject)
+
+
+@parametrize(objectives.checks, installed("objectives"))
+def test_objectives(check: Check, subject: Subject) -> None:
+    check(subject)
+
+
+def test_the_built_ins_are_among_them() -> None:
+    assert {"grid", "seeds"} <= set(installed("superpixels"))
+    assert {"graph", "random"} <= set(installed("pooling"))
+    assert SMALLER["moco"] in installed("objectives")

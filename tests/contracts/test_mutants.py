@@ -1,0 +1,53 @@
+"""The checks have teeth: a subject that keeps its promises passes all, and each seeded fault is caught."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+
+from castssl.errors import ContractError
+from castssl.testing import Check, Subject, objectives, parametrize, pooling, superpixels
+from tests.contracts import healthy, mutants_objectives, mutants_pooling, mutants_superpixels
+
+ROOMS = [
+    (superpixels, mutants_superpixels),
+    (pooling, mutants_pooling),
+    (objectives, mutants_objectives),
+]
+
+
+@pytest.mark.parametrize(
+    ("check", "mutant", "words"),
+    [
+        pytest.param(check, mutant, words, id=f"{check.__name__}-{mutant.__name__}")
+        for _, mutants in ROOMS
+        for check, mutant, words in mutants.MUTANTS
+    ],
+)
+def test_the_fault_is_caught(check: Check, mutant: Subject, words: str) -> None:
+    with pytest.raises(ContractError, match=words):
+        check(mutant)
+
+
+@pytest.mark.parametrize(("room", "mutants"), ROOMS)
+def test_every_check_has_a_mutant_and_is_in_the_list(room: ModuleType, mutants: ModuleType) -> None:
+    defined = {value for name, value in vars(room).items() if name.startswith("check_")}
+    assert set(room.checks) == defined
+    assert {check for check, _, _ in mutants.MUTANTS} == defined
+    assert len(room.checks) == len(defined)
+
+
+@parametrize(superpixels.checks, [healthy.Bands])
+def test_healthy_superpixels_pass(check: Check, subject: Subject) -> None:
+    check(subject)
+
+
+@parametrize(pooling.checks, [healthy.Heaviest])
+def test_a_healthy_pooling_passes(check: Check, subject: Subject) -> None:
+    check(subject)
+
+
+@parametrize(objectives.checks, [healthy.Classifier])
+def test_a_healthy_objective_passes(check: Check, subject: Subject) -> None:
+    check(subject)

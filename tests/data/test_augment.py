@@ -1,0 +1,197 @@
+"""The two views against the table of BYOL and MoCo v3, counted from outside, and what a wrong table gives."""
+
+from __future__ import annotations
+
+import colorsys
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+from torchvision import transforms as T
+
+from castssl.data.augment import MOCO, CenterView, Jitter, Look, OneView, TwoViews, to_uint8, turn_hue
+from castssl.data.chance import forked
+from castssl.errors import ConfigError
+from tests.data.pictures import picture
+
+DRAWS = 1200
+NEVER = Look(0, 0, 0, 0, 0)
+PUBLISHED = (
+    {"jitter": 0.8, "grey": 0.2, "blur": 1.0, "solarize": 0.0, "flip": 0.5},
+    {"jitter": 0.8, "grey": 0.2, "blur": 0.1, "solarize": 0.2, "flip": 0.5},
+)
+
+
+def _drawn(look: Look, image: Image.Image, size: int, crop_min: float = 1.0) -> NDArray[np.float64]:
+    """Many draws of one view: (DRAWS, 3, size, size); a square picture is never cropped at crop_min 1."""
+    views = TwoViews(size, crop_min, looks=[look])
+    with forked(17):
+        return np.stack([views(image)[0].numpy() for _ in range(DRAWS)]).astype(np.float64)
+
+
+def _plane(values: object) -> Image.Image:
+    """Grey values (H, W), or colours (H, W, 3), as a picture."""
+    array = np.asarray(values, np.uint8)
+    return Image.fromarray(array if array.ndim == 3 else array[..., None].repeat(3, 2))
+
+
+CHECKS = _plane([[[210, 60, 20], [20, 120, 240]] * 2, [[20, 240, 100], [230, 20, 120]] * 2] * 2)
+
+
+def _agrees(look: Look, step: str, published: float) -> bool:
+    """Whether a step alone changes a colourful picture as often as it should, within four deviations."""
+    drawn = _drawn(NEVER._replace(**{step: getattr(look, step)}), CHECKS, 4)
+    share = (drawn != to_uint8(CHECKS).numpy()).any((1, 2, 3)).mean()
+    return bool(abs(share - published) < 4 * (0.25 / DRAWS) ** 0.5)
+
+
+@pytest.mark.parametrize("view", [0, 1])
+@pytest.mark.parametrize("step", Look._fields)
+def test_every_step_is_as_likely_as_published(view: int, step: str) -> None:
+    assert TwoViews(8).views == len(MOCO) == 2
+    assert _agrees(MOCO[view], step, PUBLISHED[view][step])
+
+
+@pytest.mark.parametrize(
+    ("step", "fault"), [("jitter", 0.7), ("grey", 0.3), ("blur", 0.9), ("solarize", 0.1), ("flip", 0.4)]
+)
+def test_a_fault_in_the_table_is_noticed(step: str, fault: float) -> None:
+    assert not _agrees(MOCO[0]._replace(**{step: fault}), step, PUBLISHED[0][step])
+
+
+def _uniform(values: NDArray[np.float64], low: float, high: float, slack: float) -> bool:
+    wanted = np.linspace(low, high, 21)
+    return bool(np.abs(np.quantile(values, np.linspace(0, 1, 21)) - wanted).max() < slack * (high - low))
+
+
+def test_jitter_is_as_strong_as_published() -> None:
+    only = NEVER._replace(jitter=1)
+    brightness = _drawn(only, _plane(np.full((4, 4), 128)), 4)[:, 0, 0, 0] / 128
+    assert _uniform(brightness, 0.6, 1.4, 0.06)
+    assert not _uniform(brightness, 0.5, 1.5, 0.06)
+
+    halves = _drawn(only, _plane([[80] * 2 + [160] * 2] * 4), 4)[:, 0, 0]
+    contrast = (halves[:, 3] - halves[:, 0]) / halves.mean(1) * 120 / 80
+    assert _uniform(contrast, 0.6, 1.4, 0.06)
+
+    colours = _drawn(only, _plane(np.full((4, 4, 3), (150, 90, 90))), 4)[:, :, 0, 0] / 255
+    hue = np.array([(colorsys.rgb_to_hsv(*colour)[0] + 0.5) % 1 - 0.5 for colour in colours])
+    assert _uniform(hue, -0.1, 0.1, 0.09)
+
+    # contrast takes a colour away from grey as saturation does
+    luma = colours @ (0.299, 0.587, 0.114)
+    seen = (colours.max(1) - colours.min(1)) / luma * (0.299 * 150 + 0.701 * 90) / 60
+    chance = np.random.default_rng(0)
+    strength = chance.uniform(0.6, 1.4, 10**5)
+    ends = [0.01, 0.03, 0.97, 0.99]
+    expected = [np.quantile(strength * chance.uniform(1 - s, 1 + s, 10**5), ends) for s in (0.2, 0.4)]
+    assert np.quantile(seen, ends) == pytest.approx(expected[0], abs=0.07)
+    assert np.quantile(seen, ends) != pytest.approx(expected[1], abs=0.07)
+
+
+def test_blur_is_as_strong_as_published() -> None:
+    edge = _plane([[0] * 12 + [255] * 12] * 24)
+    radii = np.linspace(0.02, 2.2, 400)
+    strengths = [
+        np.asarray(edge.filter(ImageFilter.GaussianBlur(float(radius))))[12, 9:12, 0].sum()
+        for radius in radii
+    ]
+    seen = _drawn(NEVER._replace(blur=1), edge, 24)[:, 0, 12, 9:12].sum(1)
+    found = np.interp(seen, strengths, radii)
+    assert _uniform(found, 0.1, 2.0, 0.06)
+    assert not _uniform(found, 0.1, 2.5, 0.06)
+
+
+def test_solarize_inverts_from_128_on() -> None:
+    ramp = np.arange(256).reshape(16, 16)
+    seen = _drawn(NEVER._replace(solarize=1), _plane(ramp), 16)[0, 0]
+    assert np.array_equal(seen, np.where(ramp >= 128, 255 - ramp, ramp))
+
+
+def test_crops_are_as_published() -> None:
+    """A picture whose colour is the position tells which box was cut out."""
+    y, x = np.mgrid[:256, :256]
+    where = _plane(np.stack([x, y, x], -1))
+    cuts = _drawn(NEVER, where, 16, 0.08)
+    wide = (cuts[:, 0, 8, 14] - cuts[:, 0, 8, 1]) * 16 / 13
+    high = (cuts[:, 1, 14, 8] - cuts[:, 1, 1, 8]) * 16 / 13
+    area, aspect = wide * high / 256**2, wide / high
+    assert np.quantile(area, [0.003, 0.997]) == pytest.approx([0.08, 1.0], abs=0.05)
+    assert np.quantile(aspect, [0.01, 0.99]) == pytest.approx([3 / 4, 4 / 3], rel=0.06)
+
+
+def test_steps_come_in_the_published_order() -> None:
+    everything = Look(0, 1, 1, 1, 0)
+    # grey (122) before solarize, which would leave another grey (78)
+    assert abs(_drawn(everything, _plane(np.full((4, 4, 3), (200, 100, 30))), 4)[0] - 122).max() <= 1
+    # blur before solarize: after it, black meets black
+    assert _drawn(everything, _plane([[0] * 8 + [255] * 8] * 16), 16).max() > 80
+    # jitter before grey: a turned hue brightens a red more than brightness alone can
+    red = _plane(np.full((4, 4, 3), (140, 20, 20)))
+    lightness = _drawn(Look(1, 1, 0, 0, 0), red, 4)[:, 0, 0, 0] / (0.299 * 140 + 0.701 * 20)
+    assert lightness.max() > 1.6
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_jitter_is_nearly_torchvision_s(seed: int) -> None:
+    image = picture(seed, (40, 30))
+    with forked(seed):
+        ours = np.asarray(Jitter(0.4, 0.4, 0.2, 0.1)(image)).astype(int)
+    with forked(seed):
+        theirs = np.asarray(T.ColorJitter(0.4, 0.4, 0.2, 0.1)(image)).astype(int)
+    assert np.abs(ours - theirs).mean() < 2
+    assert np.abs(ours - theirs).max() <= 20
+
+
+@pytest.mark.parametrize("turn", [-0.1, -0.03, 0.0, 0.1, 0.5])
+def test_hue_turns_as_colour_theory_says(turn: float) -> None:
+    image = picture(3, (12, 12))
+    exact = [
+        colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value)
+        for hue, saturation, value in (
+            colorsys.rgb_to_hsv(*p) for p in np.asarray(image).reshape(-1, 3) / 255
+        )
+    ]
+    off = np.asarray(turn_hue(image, turn)).reshape(-1, 3) - np.array(exact) * 255
+    assert np.abs(off).mean() < 1
+    assert np.abs(off).max() < 8
+
+
+@pytest.mark.parametrize("views", [TwoViews(24), OneView(24), CenterView(24)])
+@pytest.mark.parametrize("size", [(50, 31), (24, 24), (5, 60)])
+def test_views_are_uint8_and_leave_the_picture(views: TwoViews, size: tuple[int, int]) -> None:
+    image = picture(1, size)
+    before = np.asarray(image).copy()
+    made = pickle.loads(pickle.dumps(views))(image)
+    assert len(made) == views.views
+    assert all(view.shape == (3, 24, 24) and view.dtype == torch.uint8 for view in made)
+    assert all(view.is_contiguous() for view in made)
+    assert np.array_equal(np.asarray(image), before)
+
+
+def test_one_view_crops_and_flips_only() -> None:
+    image = _plane([[10, 200]] * 2).resize((64, 64), Image.Resampling.NEAREST)
+    with forked(5):
+        seen = [tuple(OneView(8, 1.0)(image)[0][0, 4, [0, -1]].tolist()) for _ in range(400)]
+    assert set(seen) == {(10, 200), (200, 10)}
+    assert abs(seen.count((10, 200)) / 400 - 0.5) < 0.1
+
+
+@pytest.mark.parametrize(("size", "shorter"), [(224, 256), (96, 109), (7, 8)])
+def test_center_view_is_resize_and_crop(size: int, shorter: int) -> None:
+    image = picture(2, (300, 280))
+    oracle = T.Compose([T.Resize(shorter), T.CenterCrop(size), T.PILToTensor()])
+    assert torch.equal(CenterView(size)(image)[0], oracle(image))
+    assert not torch.equal(CenterView(size, interpolation="bicubic")(image)[0], oracle(image))
+
+
+def test_refuses_nonsense() -> None:
+    with pytest.raises(ConfigError, match="at least 1 pixel"):
+        TwoViews(0)
+    with pytest.raises(ConfigError, match="'cubic'"):
+        CenterView(8, interpolation="cubic")
+    with pytest.raises(ConfigError, match=r"0\.5"):
+        CenterView(8, 0.5)

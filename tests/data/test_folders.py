@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from castssl.data import folders
+from castssl.errors import DataError
+from tests.data.pictures import write
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "found"),
+    [
+        (["train", "val"], "train", "train"),
+        (["train", "val"], "val", "val"),
+        (["train", "validation"], "val", "validation"),
+        (["train", "valid"], "val", "valid"),
+        (["train", "test"], "val", "test"),
+        (["train", "val", "test"], "test", "test"),
+        (["train2017", "val2017", "annotations"], "val", "val2017"),
+        (["Training", "Validation"], "train", "Training"),
+        (["train"], "train", "train"),
+        (["train", "masks"], "train", "train"),
+        (["cats", "dogs"], "train", "."),
+        (["train", "bus", "car"], "train", "."),
+        (["validators", "trains"], "train", "."),
+    ],
+)
+def test_finds_the_split(tmp_path: Path, there: list[str], asked: str, found: str) -> None:
+    for name in there:
+        (tmp_path / name).mkdir()
+    split = folders.find_split(tmp_path, asked)
+    assert split.folder == tmp_path / found
+    assert split.folder not in split.siblings
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "words"),
+    [
+        (["cats", "dogs"], "val", ["cats, dogs", "val or test"]),
+        (["train"], "val", ["train", "val or test"]),
+        (["val", "test"], "train", ["train"]),
+        (["train", "val2014", "val2017"], "val", ["several", "val2014, val2017"]),
+        ([], "test", ["test"]),
+    ],
+)
+def test_says_which_split_is_missing(tmp_path: Path, there: list[str], asked: str, words: list[str]) -> None:
+    for name in there:
+        (tmp_path / name).mkdir()
+    with pytest.raises(DataError) as caught:
+        folders.find_split(tmp_path, asked)
+    assert all(word in str(caught.value) for word in [str(tmp_path), *words])
+
+
+def test_says_how_far_a_missing_path_exists(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"exists up to {tmp_path}:"):
+        folders.find_split(tmp_path / "no" / "such", "train")
+    (tmp_path / "x.tar").touch()
+    with pytest.raises(DataError, match=f"did you mean tar:{tmp_path}/x.tar"):
+        folders.find_split(tmp_path / "x.tar", "train")
+
+
+def test_finds_masks_in_both_places(tmp_path: Path) -> None:
+    for name in ("set/train", "set/val", "set/masks/train", "flat/cats", "flat/masks/train"):
+        (tmp_path / name).mkdir(parents=True)
+    assert folders.find_split(tmp_path / "set", "train").masks == tmp_path / "set/masks/train"
+    assert folders.find_split(tmp_path / "set/train", "train").masks == tmp_path / "set/masks/train"
+    assert folders.find_split(tmp_path / "set", "val").masks is None
+    assert folders.find_split(tmp_path / "flat", "train").masks == tmp_path / "flat/masks/train"
+
+
+def test_finds_images_and_nothing_else(tmp_path: Path) -> None:
+    write(
+        tmp_path, ["b/2.png", "b/10.jpg", "a/x.JPEG", "a/y.webp", "masks/a/x.png", ".git/z.png", "a/._y.png"]
+    )
+    (tmp_path / "a" / "notes.txt").touch()
+    (tmp_path / "elsewhere").mkdir()
+    os.symlink(tmp_path / "b", tmp_path / "elsewhere" / "linked")
+    assert folders.find_images(tmp_path) == [
+        "a/x.JPEG",
+        "a/y.webp",
+        "b/10.jpg",
+        "b/2.png",
+        "elsewhere/linked/10.jpg",
+        "elsewhere/linked/2.png",
+    ]
+
+
+def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(DataError, match=r"holds no images.*\.jpg"):
+        folders.find_images(tmp_path)
+
+
+def test_different_depths_mean_unlabelled() -> None:
+    assert folders.same_depth([("a",), ("b",)]) == [("a",), ("b",)]
+    with pytest.warns(UserWarning, match=r"different depths \(\* and a/b/\*\).*unlabelled"):
+        assert folders.same_depth([("a",), (), ("a", "b")]) == [(), (), ()]
+
+
+_PATHS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz")), min_size=1)
+
+
+@given(_PATHS)
+def test_the_tree_is_what_the_folders_spell(paths: list[tuple[str, str]]) -> None:
+    tree, index = folders.label_tree(set(paths))
+    for path in paths:
+        coarse, fine = index[path]
+        assert (tree.names[0][coarse], tree.names[1][fine]) == path
+        assert tree.parents[0][fine] == coarse
+    assert tree.sizes == (len({path[0] for path in paths}), len(set(paths)))
+    assert sorted(index.values()) == [index[path] for path in sorted(set(paths))]
+
+
+def test_no_folders_spell_no_labels() -> None:
+    tree, index = folders.label_tree({()})
+    assert tree.levels == 0
+    assert index == {(): ()}
+
+
+def test_lists_class_folders_of_a_depth(tree: Path) -> None:
+    expected = {("animal", "cat"), ("animal", "dog"), ("plant", "oak")}
+    assert folders.class_folders(tree / "train", 2) == expected
+    assert folders.class_folders(tree / "train", 0) == set()
+
+
+def test_picks_classes_by_their_finest_name() -> None:
+    classes = {("a", "x"), ("a", "y"), ("b", "z")}
+    assert folders.pick_classes(classes, {"x", "z"}, "some") == {("a", "x"), ("b", "z")}
+    with pytest.raises(DataError, match=r"some names 2 classes, 1 of which the data lacks: a;"):
+        folders.pick_classes(classes, {"x", "a"}, "some")
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)))
+def test_packed_names_come_back(names: list[str]) -> None:
+    packed = folders.pack(names)
+    assert [os.fsdecode(bytes(name)) for name in packed] == names

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import io
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from castssl.data.images import Images, decode, open_images, read_subset, to_rgb
+from castssl.errors import DataError
+from tests.data.pictures import picture, write
+
+
+def _open(spec: str, **options: Any) -> Images:
+    images = open_images(spec, **options)
+    assert isinstance(images, Images)
+    return images
+
+
+def test_a_folder_of_two_levels(tree: Path) -> None:
+    images = _open(f"folder:{tree}")
+    assert len(images) == 4
+    assert images.tree.names == (("animal", "plant"), ("cat", "dog", "oak"))
+    assert images.tree.parents == ((0, 0, 1),)
+    assert [images.name(i) for i in (0, 3)] == ["animal/cat/a.png", "plant/oak/d.png"]
+    image, target = images[3]
+    assert (image.mode, image.size) == ("RGB", (20, 16))
+    assert np.array_equal(np.asarray(image), np.asarray(picture(3)))
+    assert target.dtype == torch.int64
+    assert target.tolist() == [1, 2]
+
+
+def test_a_class_that_a_split_lacks_keeps_its_number(tree: Path) -> None:
+    val = _open(f"folder:{tree}", split="val")
+    assert val.tree == _open(f"folder:{tree}").tree
+    assert [val[i][1].tolist() for i in range(2)] == [[0, 0], [1, 2]]
+
+
+def test_pictures_without_folders_are_unlabelled(tmp_path: Path) -> None:
+    images = _open(f"folder:{write(tmp_path, ['a.png', 'b.png'])}")
+    assert images.tree.levels == 0
+    assert images[1][1].shape == (0,)
+    assert images[1][1].dtype == torch.int64
+
+
+def test_masks_lie_beside_the_splits(tree: Path) -> None:
+    path = tree / "masks/train/animal/cat/b.png"
+    path.parent.mkdir(parents=True)
+    Image.new("RGB", (20, 16), "white").save(path)
+    images = _open(f"folder:{tree}")
+    mask = images.mask(1)
+    assert mask is not None
+    assert (mask.mode, mask.size, mask.getpixel((3, 3))) == ("L", (20, 16), 255)
+    assert images.mask(0) is None
+    assert _open(f"folder:{tree}", split="val").mask(0) is None
+
+
+def test_a_subset_of_classes(tree: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "some.txt"
+    listed.write_text("# two of them\noak\n\ncat  # the first\n")
+    images = _open(f"folder:{tree}", subset=str(listed))
+    assert images.tree.names == (("animal", "plant"), ("cat", "oak"))
+    assert [images[i][1].tolist() for i in range(3)] == [[0, 0], [0, 0], [1, 1]]
+    assert images.name(2) == "plant/oak/d.png"
+    with pytest.raises(DataError, match=r"imagenet100 names 100 classes, 100 of which"):
+        _open(f"folder:{tree}", subset="imagenet100")
+
+
+def test_a_split_without_any_image_of_the_subset(tree: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "some.txt"
+    listed.write_text("dog\n")
+    with pytest.raises(DataError, match="no image of this split"):
+        _open(f"folder:{tree}", split="val", subset=str(listed))
+
+
+def test_imagenet100_is_shipped() -> None:
+    classes = read_subset("imagenet100").classes
+    assert len(classes) == 100
+    assert all(re.fullmatch(r"n\d{8}", name) for name in classes)
+    assert {"n02869837", "n02090622"} <= classes
+
+
+def test_subsets_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no subset 'imagenet10'.*imagenet100"):
+        read_subset("imagenet10")
+    (tmp_path / "e.txt").write_text("# nothing\n")
+    with pytest.raises(DataError, match="names no class"):
+        read_subset(str(tmp_path / "e.txt"))
+
+
+@pytest.mark.parametrize("spec", ["/tmp", "folder:", "folder/x", "tar", "zip:/x.zip", "wds:x", "coco"])
+def test_an_unknown_spec_lists_the_known(spec: str) -> None:
+    with pytest.raises(DataError, match=r"unknown data.*demo, folder:/path.*tfds/NAME"):
+        open_images(spec)
+
+
+def test_a_bare_path_gets_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"did you mean folder:{tmp_path}"):
+        open_images(str(tmp_path))
+
+
+def test_the_demo_is_a_folder_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CASTSSL_CACHE", str(tmp_path))
+    train, val = (_open("demo:size=32,per_class=1", split=split) for split in ("train", "val"))
+    assert train.tree == val.tree
+    assert train.tree.levels == 2
+    assert train[0][0].size == (32, 32)
+    mask = train.mask(0)
+    assert mask is not None
+    assert mask.size == (32, 32)
+    with pytest.raises(DataError, match=r"demo:colour=3|colour"):
+        open_images("demo:colour=3")
+
+
+def test_pickles(tree: Path) -> None:
+    images = _open(f"folder:{tree}")
+    copy = pickle.loads(pickle.dumps(images))
+    assert np.array_equal(np.asarray(copy[2][0]), np.asarray(images[2][0]))
+
+
+def test_a_tar_gives_what_its_folder_gives(flat: Path, tmp_path: Path) -> None:
+    import tarfile
+
+    with tarfile.open(tmp_path / "flat.tar", "w") as archive:
+        archive.add(flat, arcname=".")
+    folder, tar = _open(f"folder:{flat}"), _open(f"tar:{tmp_path}/flat.tar")
+    assert tar.tree == folder.tree
+    for index in range(len(folder)):
+        assert tar.name(index) == folder.name(index)
+        assert torch.equal(tar[index][1], folder[index][1])
+        assert np.array_equal(np.asarray(tar[index][0]), np.asarray(folder[index][0]))
+
+
+# what may be wrong with a file
+
+
+def _ruin(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    broken = {
+        "empty": b"",
+        "truncated": content[: len(content) // 2],
+        "text": b"<html>404 not found</html>",
+        "garbled": content[:60] + bytes(60) + content[120:],
+    }
+    path.unlink() if how == "gone" else path.write_bytes(broken[how])
+
+
+@pytest.mark.parametrize("how", ["empty", "truncated", "text", "garbled", "gone"])
+def test_an_unreadable_file_is_replaced_by_the_next(flat: Path, how: str) -> None:
+    images = _open(f"folder:{flat}")
+    _ruin(flat / images.name(11), how)
+    sample = images.fetch(11)
+    assert sample.bad == (images.name(11),)
+    assert torch.equal(sample.target, images[0][1])
+    assert np.array_equal(np.asarray(sample.image), np.asarray(images[0][0]))
+    assert images.fetch(3).bad == ()
+
+
+def test_nothing_readable_is_an_error(flat: Path) -> None:
+    images = _open(f"folder:{flat}")
+    for path in flat.rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=rf"12 images in a row.*{images.name(0)}.*check the disk"):
+        images[0]
+
+
+def test_an_index_out_of_range_is_an_index_error(flat: Path) -> None:
+    images = _open(f"folder:{flat}")
+    assert torch.equal(images[-1][1], images[11][1])
+    with pytest.raises(IndexError):
+        images[12]
+
+
+# what pictures may look like
+
+RAMP = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
+
+
+def _roundtrip(image: Image.Image, suffix: str, **options: Any) -> Image.Image:
+    stream = io.BytesIO()
+    image.save(stream, suffix, **options)
+    stream.seek(0)
+    return decode(stream)
+
+
+def _close(image: Image.Image, expected: np.ndarray[Any, Any], off: int = 1) -> bool:
+    assert image.mode == "RGB"
+    wide = expected if expected.ndim == 3 else expected[..., None].repeat(3, 2)
+    return bool((np.abs(np.asarray(image).astype(int) - wide) <= off).all())
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    deep = Image.fromarray(RAMP.astype(np.uint16) * 257)
+    assert _close(_roundtrip(deep, "png"), RAMP, 0)
+    assert _close(_roundtrip(deep, "tiff"), RAMP, 0)
+
+
+def test_wide_integers_and_floats() -> None:
+    assert _close(to_rgb(Image.fromarray(RAMP.astype(np.int32) * 257)), RAMP, 0)
+    assert _close(to_rgb(Image.fromarray(RAMP.astype(np.int32))), RAMP, 0)
+    assert _close(to_rgb(Image.fromarray(RAMP.astype(np.float32) / 255)), RAMP)
+    assert _close(to_rgb(Image.fromarray(RAMP.astype(np.float32))), RAMP)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "YCbCr", "HSV"])
+def test_other_modes(mode: str) -> None:
+    grey = Image.fromarray((RAMP > 100).astype(np.uint8) * 255)
+    assert _close(to_rgb(grey.convert("RGB").convert(mode)), np.asarray(grey), 2)
+
+
+def test_cmyk_is_not_inverted() -> None:
+    red = Image.new("RGB", (16, 16), (220, 30, 40))
+    assert _close(_roundtrip(red.convert("CMYK"), "jpeg", quality=95), np.asarray(red), 6)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_lies_on_white(mode: str) -> None:
+    picture = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    picture.paste((40, 40, 40, 255), (0, 0, 4, 8))
+    expected = np.full((8, 8), 255)
+    expected[:, :4] = 40
+    assert _close(_roundtrip(picture.convert(mode), "png"), expected)
+
+
+def test_a_palette_with_a_transparent_colour() -> None:
+    picture = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8), "P")
+    picture.putpalette([10, 20, 30, 200, 100, 50])
+    plain = _roundtrip(picture, "png")
+    assert plain.getpixel((0, 0)) == (10, 20, 30)
+    clear = _roundtrip(picture, "png", transparency=0)
+    assert [clear.getpixel((0, 0)), clear.getpixel((1, 0))] == [(255, 255, 255), (200, 100, 50)]
+
+
+def test_exif_orientation_is_left_alone() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    assert _roundtrip(picture(0, (24, 8)), "jpeg", exif=exif).size == (24, 8)
+
+
+def test_draft_decodes_large_jpegs_smaller(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    picture(0, (800, 640)).save(tmp_path / "a" / "x.jpg")
+    picture(1, (90, 80)).save(tmp_path / "a" / "y.jpg")
+    images = _open(f"folder:{tmp_path}", draft=100)
+    assert images[0][0].size == (200, 160)
+    assert images[1][0].size == (90, 80)
+    whole = np.asarray(_open(f"folder:{tmp_path}")[0][0].resize((200, 160), Image.Resampling.BOX)).astype(int)
+    assert np.abs(np.asarray(images[0][0]).astype(int) - whole).mean() < 3

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from castssl.contracts import Superpixels
+from castssl.data.augment import CenterView, TwoViews, Views
+from castssl.data.images import Images, open_images
+from castssl.data.loader import Loader, load
+from castssl.errors import ConfigError
+from castssl.superpixels.grid import Grid
+from castssl.superpixels.seeds import Seeds
+from castssl.types import Batch
+from tests.data.pictures import write
+
+SEEDS = Seeds(16, bins=4, iterations=2)
+
+
+@pytest.fixture
+def images(flat: Path) -> Images:
+    found = open_images(f"folder:{flat}")
+    assert isinstance(found, Images)
+    return found
+
+
+def _load(images: Images, superpixels: Superpixels | None = SEEDS, **options: Any) -> Loader:
+    chosen: dict[str, Any] = {"views": TwoViews(16), "batch_size": 4, "seed": 5} | options
+    return load(images, superpixels=superpixels, **chosen)
+
+
+def _same(one: list[Batch], other: list[Batch]) -> bool:
+    pairs = [(a, b) for a, b in zip(one, other, strict=True)]
+    return all(
+        torch.equal(x, y)
+        for a, b in pairs
+        for x, y in [(a.target, b.target), *zip(sum(a.views, ()), sum(b.views, ()), strict=True)]
+    )
+
+
+def test_yields_raw_views(images: Images) -> None:
+    loader = _load(images)
+    assert len(loader) == 3
+    assert loader.tree == images.tree
+    batches = list(loader)
+    assert len(batches) == 3
+    for batch in batches:
+        assert isinstance(batch, Batch)
+        assert batch.target.shape == (4, 1)
+        for view in batch.views:
+            assert (view.image.dtype, view.image.shape) == (torch.uint8, (4, 3, 16, 16))
+            assert torch.equal(view.segments, SEEDS(view.image))
+    assert not torch.equal(batches[0].views[0].image, batches[0].views[1].image)
+
+
+def test_the_number_of_workers_changes_nothing(images: Images) -> None:
+    alone, helped = _load(images), _load(images, workers=2)
+    epochs = []
+    for epoch in (0, 3):
+        alone.set_epoch(epoch)
+        helped.set_epoch(epoch)
+        epochs.append(list(alone))
+        assert _same(epochs[-1], list(helped))
+    assert not _same(*epochs)
+    assert not _same(epochs[0], list(_load(images, seed=6)))
+
+
+def test_what_was_loaded_before_changes_nothing(images: Images) -> None:
+    loader = _load(images, workers=2)
+    expected = list(loader)
+    for _ in loader:
+        break  # leaves work behind in the workers
+    assert _same(list(loader), expected)
+
+
+def test_each_epoch_augments_anew(tmp_path: Path) -> None:
+    only = open_images(f"folder:{write(tmp_path / 'one', ['a/x.png', 'b/y.png'])}")
+    assert isinstance(only, Images)
+    loader = load(only, views=TwoViews(16), superpixels=None, batch_size=2)
+    seen = []
+    for epoch in range(6):
+        loader.set_epoch(epoch)
+        (batch,) = loader
+        seen.append(batch.views[0].image[batch.target[:, 0].argsort()])
+    assert all(not torch.equal(seen[i], seen[j]) for i in range(6) for j in range(i))
+
+
+def test_goes_on_from_any_batch(images: Images) -> None:
+    loader = _load(images)
+    assert loader.resumable
+    loader.set_epoch(2)
+    whole = list(loader)
+    fresh = _load(images, workers=1)
+    fresh.set_epoch(2, start=1)
+    assert _same(list(fresh), whole[1:])
+    fresh.set_epoch(2)
+    assert _same(list(fresh), whole)
+
+
+def test_ranks_share_each_batch(images: Images) -> None:
+    whole = list(_load(images))
+    shares = zip(*(list(_load(images, rank=rank, world=2)) for rank in range(2)), strict=True)
+    for batch, (first, second) in zip(whole, shares, strict=True):
+        assert torch.equal(batch.target, torch.cat([first.target, second.target]))
+        for view, a, b in zip(batch.views, first.views, second.views, strict=True):
+            assert torch.equal(view.image, torch.cat([a.image, b.image]))
+            assert torch.equal(view.segments, torch.cat([a.segments, b.segments]))
+    with pytest.raises(ConfigError, match="4 images cannot be shared by 3"):
+        _load(images, rank=0, world=3)
+
+
+@pytest.mark.parametrize("superpixels", [None, Grid(4)])
+def test_device_superpixels_are_left_to_the_device(images: Images, superpixels: Superpixels | None) -> None:
+    for batch in _load(images, superpixels):
+        assert all(view.segments.shape == (4, 0, 0) for view in batch.views)
+        assert all(view.segments.dtype == torch.int32 for view in batch.views)
+
+
+def test_evaluation_sees_all_images_once_in_order(images: Images) -> None:
+    loader = _load(
+        images, Grid(4, runs_on="worker"), views=CenterView(12), batch_size=5, train=False, workers=2
+    )
+    batches = list(loader)
+    assert [len(batch.target) for batch in batches] == [5, 5, 2]
+    expected = torch.stack([CenterView(12)(images[i][0])[0] for i in range(12)])
+    assert torch.equal(torch.cat([batch.views[0].image for batch in batches]), expected)
+    assert torch.equal(
+        torch.cat([batch.target for batch in batches]), torch.stack([images[i][1] for i in range(12)])
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_files_are_named_once(
+    images: Images, flat: Path, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [images.name(2), images.name(7)]
+    for name in names:
+        (flat / name).write_bytes(b"broken")
+    loader = _load(images, workers=workers)
+    with caplog.at_level(logging.WARNING):
+        assert sum(len(batch.target) for _ in range(2) for batch in loader) == 24
+    assert sorted(loader.bad) == sorted(names)
+    assert sum(names[0] in record.getMessage() for record in caplog.records) == 1
+
+
+def test_leaves_the_global_generators_alone(images: Images) -> None:
+    def drawn(loading: bool) -> tuple[float, float, float]:
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        torch.manual_seed(0)
+        if loading:
+            list(_load(images))
+            list(_load(images, workers=1))
+        return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
+
+    assert drawn(True) == drawn(False)
+
+
+class _Slow:
+    """A view that takes its time and tells of the process that made it."""
+
+    views = 1
+
+    def __call__(self, image: Image.Image) -> Views:
+        time.sleep(0.02)
+        threads = torch.get_num_threads(), cv2.getNumThreads(), os.getpid() % 251
+        return [torch.tensor(threads, dtype=torch.uint8).view(3, 1, 1)]
+
+
+def test_knows_how_long_the_consumer_waited(images: Images) -> None:
+    loader = _load(images, None, views=_Slow())
+    for _ in loader:
+        time.sleep(0.05)
+    assert 12 * 0.02 <= loader.waited < 12 * 0.02 + 0.15
+    before = loader.waited
+    list(loader)
+    assert loader.waited >= before + 12 * 0.02
+
+
+def test_workers_have_one_thread_each(images: Images) -> None:
+    told = torch.cat(
+        [batch.views[0].image.view(-1, 3) for batch in _load(images, None, views=_Slow(), workers=2)]
+    )
+    assert set(told[:, 0].tolist()) == {1}
+    assert set(told[:, 1].tolist()) <= {0, 1}
+    assert len(set(told[:, 2].tolist()) - {os.getpid() % 251}) == 2
+
+
+def test_too_few_images_for_a_batch(images: Images) -> None:
+    with pytest.raises(ConfigError, match="12 images do not fill one batch of 16"):
+        _load(images, batch_size=16)

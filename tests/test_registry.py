@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from castssl import contracts, registry
+from castssl.errors import (
+    AmbiguousPlugin,
+    BrokenPlugin,
+    ConfigError,
+    ContractError,
+    UnknownPlugin,
+)
+from castssl.superpixels.grid import Grid
+from tests.plugins.packages import DUPLICATE, HEALTHY, SECOND, UNIMPORTABLE, WRONG_SIGNATURE, Package
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one healthy plugin, on the path."""
+    monkeypatch.syspath_prepend(str(HEALTHY.write(tmp_path / "site")))
+    return tmp_path / "site"
+
+
+def named(kind: str) -> dict[str, registry.Entry]:
+    return {entry.name: entry for entry in registry.names(kind)}
+
+
+def test_kinds_are_those_of_the_contracts() -> None:
+    assert registry.KINDS == contracts.KINDS
+    assert set(registry.ARGUMENTS) == set(registry.PROMISED) == set(registry.KINDS)
+
+
+def test_built_ins_come_through_the_door() -> None:
+    found = [(kind, entry) for kind in registry.KINDS for entry in registry.names(kind)]
+    ours = {(kind, entry.name) for kind, entry in found if entry.distribution == "castssl"}
+    assert ours >= {
+        ("superpixels", "grid"),
+        ("superpixels", "seeds"),
+        ("pooling", "graph"),
+        ("pooling", "random"),
+        ("objectives", "moco"),
+    }
+    assert all(entry.summary and entry.version for _, entry in found)
+
+
+def test_listing_imports_neither_torch_nor_a_plugin(installed: Path) -> None:
+    code = (
+        "import sys; from castssl import registry\n"
+        "found = [e.name for k in registry.KINDS for e in registry.names(k)]\n"
+        "assert 'healthy' in found and 'graph' in found, found\n"
+        "bad = {'torch', 'castssl.pooling', 'castssl_healthy', 'imported_by_listing'} & set(sys.modules)\n"
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    path = os.pathsep.join([str(installed), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_an_entry_tells_where_it_comes_from(installed: Path) -> None:
+    assert named("pooling")["healthy"] == registry.Entry(
+        "healthy", "castssl-healthy", "1.0", "Pools nothing.", "castssl_healthy:Pool"
+    )
+
+
+def test_unknown_kind_is_refused_with_a_hint() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)'poling'; did you mean 'pooling'\?.*superpixels"):
+        registry.names("poling")
+
+
+def test_unknown_name_shows_the_nearest_and_all_that_is_installed(installed: Path) -> None:
+    with pytest.raises(UnknownPlugin) as caught:
+        registry.load("pooling", "grph")
+    text = str(caught.value)
+    assert "did you mean 'graph'?" in text
+    assert "healthy (castssl-healthy 1.0)" in text
+
+
+@pytest.mark.parametrize(("kind", "name"), list(registry.KNOWN))
+def test_known_plugins_come_with_a_command(kind: str, name: str) -> None:
+    if name in named(kind):
+        pytest.skip("it is installed")
+    with pytest.raises(UnknownPlugin, match=f"`pip install {registry.KNOWN[kind, name]}`"):
+        registry.load(kind, name)
+
+
+def test_a_broken_import_keeps_its_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(UNIMPORTABLE.write(tmp_path)))
+    with pytest.raises(BrokenPlugin, match=r"castssl-unimportable 1\.0.*ModuleNotFoundError") as caught:
+        registry.load("pooling", "unimportable")
+    assert isinstance(caught.value.__cause__, ModuleNotFoundError)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("no_dim", r"signature \(\), expected \(dim, \*, option=default"),
+        ("no_default", "every option needs a default"),
+        ("no_factory", "is a int, not a factory"),
+    ],
+)
+def test_a_wrong_signature_is_refused_at_load(
+    name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(WRONG_SIGNATURE.write(tmp_path)))
+    with pytest.raises(BrokenPlugin, match=reason):
+        registry.load("pooling", name)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_a_duplicate_is_found_in_any_order(
+    order: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Grouping an unsorted list would miss the pair when the third lies between them."""
+    twice = [
+        replace(DUPLICATE, points={"pooling": {"twice": "castssl_duplicate:Pool"}}),
+        replace(SECOND, points={"pooling": {"twice": "castssl_duplicate:Pool"}}),
+        HEALTHY,
+    ]
+    for place in order:
+        monkeypatch.syspath_prepend(str(twice[place].write(tmp_path / str(place))))
+    with pytest.raises(AmbiguousPlugin) as caught:
+        registry.load("pooling", "twice")
+    text = str(caught.value)
+    assert "castssl-duplicate 1.0" in text
+    assert "castssl-second 2.0" in text
+    assert "`pip uninstall castssl-duplicate` or `pip uninstall castssl-second`" in text
+    assert registry.load("pooling", "healthy").__name__ == "Pool"
+
+
+def test_one_distribution_with_one_name_for_two_things_is_ambiguous(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "[castssl.pooling]\ntwin = a:A\ntwin = b:B\n"
+    monkeypatch.syspath_prepend(str(Package("castssl-twin", entry_points=text).write(tmp_path)))
+    with pytest.raises(AmbiguousPlugin, match="registered 2 times"):
+        registry.load("pooling", "twin")
+
+
+def test_two_copies_of_one_distribution_are_one(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with an editable install beside an old one; Python imports the first on its path."""
+    newer = replace(HEALTHY, name="Castssl_Healthy", version="2.0")
+    monkeypatch.syspath_prepend(str(newer.write(tmp_path / "editable")))
+    assert registry.load("pooling", "healthy").__name__ == "Pool"
+    assert [e.version for e in registry.names("pooling") if e.name == "healthy"] == ["2.0"]
+
+
+def test_what_a_newer_copy_dropped_is_gone(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = replace(HEALTHY, version="2.0", points={"pooling": {"renamed": "castssl_healthy:Pool"}})
+    monkeypatch.syspath_prepend(str(newer.write(tmp_path / "editable")))
+    assert "renamed" in named("pooling")
+    assert "healthy" not in named("pooling")
+
+
+def test_build_takes_options_from_the_text_and_as_keywords(installed: Path) -> None:
+    built = registry.build("pooling", "healthy:rounds=5", 12, mode="slow")
+    assert vars(built) == {"dim": 12, "rounds": 5, "mode": "slow"}
+    grid = registry.build("superpixels", "grid:cell=4")
+    assert isinstance(grid, Grid)
+    assert grid.capacity(8, 12) == 6
+
+
+def test_build_reports_all_misfits_at_once(installed: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        registry.build("pooling", "healthy:round=5,mode=slow,rounds=many", 12, mode="fast")
+    lines = str(caught.value).splitlines()
+    assert lines == [
+        "pooling 'healthy':",
+        "  - 'mode' is given as text and as a keyword",
+        "  - unknown option 'round'; did you mean 'rounds'?",
+        "  - rounds = 'many' is not int",
+        "it accepts rounds: int = 3, mode: str = 'fast'",
+    ]
+
+
+def test_build_reports_missing_arguments() -> None:
+    with pytest.raises(ConfigError, match="missing a required argument: 'dim'"):
+        registry.build("pooling", "random")
+
+
+def test_a_value_that_the_factory_refuses_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)multiple of heads.*it accepts heads") as caught:
+        registry.build("pooling", "graph:heads=5", 12)
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_what_lacks_a_promised_attribute_is_refused(installed: Path) -> None:
+    with pytest.raises(
+        ContractError, match=r"Hollow without needs, forward, state_dict.*castssl check pooling hollow"
+    ):
+        registry.build("pooling", "hollow", 12)
+
+
+def test_describe_shows_options_defaults_and_docstring(installed: Path) -> None:
+    assert registry.describe("pooling", "healthy").splitlines() == [
+        "pooling healthy: castssl-healthy 1.0 (castssl_healthy:Pool)",
+        "called with (dim, **options)",
+        "options:",
+        "  rounds: int = 3",
+        "  mode: str = 'fast'",
+        "",
+        "Pools nothing.",
+    ]

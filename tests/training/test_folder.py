@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from castssl import config
+from castssl.config import RunConfig
+from castssl.errors import ConfigError
+from castssl.training.folder import claim, folder_of
+from tests.training.toy import Config
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("demo", "toy-demo-3"),
+        ("folder:/data/imagenet", "toy-imagenet-3"),
+        ("folder:/data/my images/", "toy-my-images-3"),
+        ("wds/imagenet:/data/shards", "toy-shards-3"),
+        ("hfds/someone/birds", "toy-birds-3"),
+        ("", "toy-3"),
+    ],
+)
+def test_the_folder_is_named_after_recipe_data_and_seed(data: str, expected: str) -> None:
+    assert folder_of(Config(data=data, seed=3)) == Path("runs") / expected
+
+
+def test_out_and_the_recipes_name_can_be_given() -> None:
+    assert folder_of(Config(out="a/b")) == Path("a/b")
+    assert folder_of(RunConfig(), "probe") == Path("runs/probe-0")
+
+
+def test_a_claimed_folder_holds_the_config_and_is_locked_until_it_is_let_go(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    lock = claim(folder, Config(lr=1.0))
+    assert config.load(Config, folder) == Config(lr=1.0)
+    with pytest.raises(ConfigError, match="another process trains in"):
+        claim(folder, Config(lr=1.0))
+    lock.close()
+    claim(folder, Config(lr=1.0)).close()
+
+
+def test_settings_of_a_run_that_has_reports_are_kept(tmp_path: Path) -> None:
+    claim(tmp_path, Config(lr=1.0)).close()
+    (tmp_path / "log.jsonl").write_text('{"event": "start"}\n')
+    claim(tmp_path, Config(lr=2.0)).close()
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(ConfigError, match=r"--lr: the run has 2\.0, asked for 3\.0"):
+        claim(tmp_path, Config(lr=3.0))
+    claim(tmp_path, Config(lr=2.0, epochs=500, workers=3)).close()
+    assert config.load(Config, tmp_path).epochs == 500
+
+
+def test_a_refused_claim_lets_the_folder_go(tmp_path: Path) -> None:
+    claim(tmp_path, Config(lr=1.0)).close()
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(ConfigError):
+        claim(tmp_path, Config(lr=3.0))
+    claim(tmp_path, Config(lr=1.0)).close()
+
+
+def test_a_place_that_is_no_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="--out: cannot write into"):
+        claim(tmp_path / "file", Config())

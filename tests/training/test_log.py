@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from castssl.errors import CastError, ConfigError
+from castssl.training import log
+from castssl.training.log import Log, Means, check_tracker
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / log.FILE).read_text().splitlines()]
+
+
+def test_a_line_is_on_the_disk_at_once_and_is_strict_json(tmp_path: Path) -> None:
+    told = Log(tmp_path)
+    told.write(step=3, loss=0.123456789, name="a\nb", bad=math.nan, worse=-math.inf, argv=["x"])
+    (line,) = _lines(tmp_path)
+    assert line.pop("time") > 1e9
+    assert line == {"step": 3, "loss": 0.123457, "name": "a\nb", "bad": None, "worse": None, "argv": ["x"]}
+
+
+def test_a_log_goes_on_where_a_checkpoint_was_made(tmp_path: Path) -> None:
+    first = Log(tmp_path)
+    first.write(step=1)
+    place = first.position()
+    first.write(step=2)
+    first.close()
+    second = Log(tmp_path)
+    second.rewind(place)
+    second.write(step=22)
+    assert second.position() == (tmp_path / log.FILE).stat().st_size
+    assert [line["step"] for line in _lines(tmp_path)] == [1, 22]
+
+
+def test_a_log_that_was_shortened_is_left_alone(tmp_path: Path) -> None:
+    told = Log(tmp_path)
+    told.rewind(1000)
+    told.write(step=1)
+    assert len(_lines(tmp_path)) == 1
+
+
+def test_without_a_folder_nothing_happens() -> None:
+    silent = Log(None)
+    silent.write(step=1)
+    silent.rewind(0)
+    assert silent.position() == 0
+    silent.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    (tmp_path / log.FILE).symlink_to("/dev/full")
+    with pytest.raises(CastError, match=r"log\.jsonl.*No space left"):
+        Log(tmp_path).write(step=1)
+
+
+def test_means_are_over_what_came_since_the_last_time() -> None:
+    means = Means()
+    assert means.take(torch.device("cpu")) == {}
+    means.add({"b": torch.tensor(1.0), "a": torch.tensor(10, dtype=torch.int64)})
+    means.add({"b": torch.tensor(2.0, dtype=torch.float64)})
+    assert means.take(torch.device("cpu")) == {"a": 10.0, "b": 1.5}
+    means.add({"b": torch.tensor(7.0)})
+    assert means.take(torch.device("cpu")) == {"b": 7.0}
+
+
+def test_means_do_not_follow_a_tensor_that_changes_later() -> None:
+    means, value = Means(), torch.tensor(1.0)
+    means.add({"a": value})
+    value += 5
+    assert means.take(torch.device("cpu")) == {"a": 1.0}
+
+
+def test_a_missing_tracker_is_told_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_tracker("none")
+    monkeypatch.setitem(log.TRACKERS, "wandb", ("no_such_package_of_wandb",))
+    with pytest.raises(ConfigError, match=r"--track wandb .*: pip install no_such_package_of_wandb"):
+        check_tracker("wandb")
+    with pytest.raises(ConfigError, match="expected one of none, tensorboard, wandb, trackio, mlflow"):
+        check_tracker("wandv")

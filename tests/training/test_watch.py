@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+import torch
+
+from castssl.errors import Diverged
+from castssl.training.watch import LAG, Watch
+
+CPU = torch.device("cpu")
+
+
+def _step(watch: Watch, step: int, *losses: float) -> bool:
+    for loss in losses:
+        watch.add(torch.tensor(loss, requires_grad=True))
+    return watch.step(step)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_is_not_finite_is_told_with_its_step_and_the_ones_before(bad: float) -> None:
+    watch = Watch(CPU)
+    for step in range(1, 8):
+        assert not _step(watch, step, step / 2, step / 2 + 1)
+    with pytest.raises(Diverged) as caught:
+        _step(watch, 8, 1.0, bad)
+    told = str(caught.value)
+    assert f"step 8 is {bad}" in told
+    assert "2 (step 3), 2.5 (step 4), 3 (step 5), 3.5 (step 6), 4 (step 7)" in told
+    assert "(step 2)" not in told
+
+
+def test_steps_without_a_loss_are_fine() -> None:
+    watch = Watch(CPU)
+    assert not watch.step(1)
+    watch.settle()
+
+
+def test_a_signal_is_noted_and_the_handlers_come_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    watch = Watch(CPU)
+    with watch.signals():
+        assert not _step(watch, 1, 1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert _step(watch, 2, 1.0)
+    assert watch.reason == "SIGTERM"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_ctrl_c_interrupts() -> None:
+    watch = Watch(CPU)
+    with watch.signals():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert watch.reason == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_within_a_thread_signals_are_left_alone() -> None:
+    seen: list[object] = []
+
+    def body() -> None:
+        with Watch(CPU).signals():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+def test_without_a_launcher_no_parent_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Watch(CPU)
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    assert not _step(watch, 1, 1.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_loss_is_looked_at_later_but_before_a_save() -> None:
+    watch = Watch(torch.device("cuda"))
+    watch.add(torch.tensor(float("nan"), device="cuda"))
+    for step in range(1, LAG + 1):
+        assert not watch.step(step)
+    with pytest.raises(Diverged, match="step 1 is nan"):
+        watch.step(LAG + 1)
+    watch.add(torch.tensor(float("nan"), device="cuda"))
+    assert not watch.step(LAG + 2)
+    with pytest.raises(Diverged):
+        watch.settle()
