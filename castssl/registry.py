@@ -39,17 +39,6 @@ PROMISED: dict[str, tuple[str, ...]] = {
 }
 """The attributes that what a factory of each kind returns must have."""
 
-KNOWN: dict[tuple[str, str], str] = {
-    **{
-        ("pooling", name): "castssl-clustering"
-        for name in ("tome", "kmeans", "kmedoids", "finch", "token_pooling", "ctm")
-    },
-    ("superpixels", "slic"): "castssl-slic",
-    ("objectives", "queries"): "castssl-multilabel",
-}
-"""Plugins that are distributed apart from castssl, and the distribution that brings them."""
-
-
 class Entry(NamedTuple):
     """One registered plugin, as its distribution's metadata tell."""
 
@@ -227,11 +216,9 @@ def _one(kind: str, name: str) -> _Point:
             f"remove all but one: {' or '.join(f'`pip uninstall {owner}`' for owner in owners)}"
         )
     known = [p.point.name for p in points]
-    hint = KNOWN.get((kind, name))
     raise UnknownPlugin(
         f"no {kind} is called {name!r}{did_you_mean(name, known)}\n"
         f"installed: {', '.join(f'{p.point.name} ({p.distribution} {p.version})' for p in points) or 'none'}"
-        + (f"\n{name!r} comes with {hint}: `pip install {hint}`" if hint else "")
     )
 
 

@@ -16,11 +16,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from torch.optim import Optimizer
+
 from castssl.config import FREE, launch
+from castssl.contracts import Superpixels
 from castssl.data.augment import TwoViews
 from castssl.data.finish import finish
-from castssl.data.images import open_images
-from castssl.data.loader import load
+from castssl.data.images import Images, open_images
+from castssl.data.loader import Loader, load
+from castssl.data.readers import Stream
 from castssl.evaluation.exam import Exam, table
 from castssl.models.create import create, preset
 from castssl.objectives.moco import MoCoV3
@@ -76,6 +80,24 @@ def make_objective(cfg: Config, labels: LabelTree) -> MoCoV3:
     )
 
 
+def make_loader(cfg: Config, images: Images | Stream, superpixels: Superpixels) -> Loader:
+    """Two views of each image, with superpixels."""
+    return load(
+        images,
+        views=TwoViews(cfg.image_size, crop_min=cfg.crop_min),
+        superpixels=superpixels,
+        batch_size=cfg.batch_size // cfg.accumulate,
+        workers=cfg.workers,
+        seed=cfg.seed,
+    )
+
+
+def make_optimizer(cfg: Config, objective: MoCoV3) -> Optimizer:
+    """The optimizer at the learning rate for this batch size."""
+    lr, wd = scaled_rate(cfg.lr, cfg.batch_size), cfg.weight_decay
+    return build_optimizer(objective, name=cfg.optimizer, lr=lr, weight_decay=wd, decay=cfg.decay)
+
+
 def main(cfg: Config) -> None:
     """Pretrain, examining the encoder on held-out images as it goes."""
     run, accelerator = start(cfg)
@@ -85,26 +107,24 @@ def main(cfg: Config) -> None:
     superpixels = build("superpixels", backend)
     objective = make_objective(cfg, images.tree).to(device)
     fits(superpixels, objective.encoder, cfg.image_size)
-    loader = load(
-        images,
-        views=TwoViews(cfg.image_size, crop_min=cfg.crop_min),
-        superpixels=superpixels,
-        batch_size=cfg.batch_size // cfg.accumulate,
-        workers=cfg.workers,
-        seed=cfg.seed,
-    )
+    loader = make_loader(cfg, images, superpixels)
     exam = Exam.on(cfg.data, images, superpixels, cfg.image_size, subset=cfg.subset, workers=cfg.workers)
     judged = objective.branch(cfg.knn_branch)
     untrained = run.once("untrained", lambda: exam.sit(judged, device))
-    rate = scaled_rate(cfg.lr, cfg.batch_size)
-    optimizer = build_optimizer(
-        objective, name=cfg.optimizer, lr=rate, weight_decay=cfg.weight_decay, decay=cfg.decay
-    )
+    optimizer = make_optimizer(cfg, objective)
     model, optimizer = run.prepare(objective, optimizer)
     if cfg.compile:
         objective.branch("base").compile()
         objective.branch("momentum").compile()
     check, photos = FirstBatch(objective), [photo for _, photo in photographs()]
+    marks: dict[str, float] | None = None
+
+    def look() -> dict[str, float]:
+        found = exam.sit(judged, device)
+        run.note(**found)
+        run.picture(gallery(judged, superpixels, photos, cfg.image_size, device))
+        return found
+
     for step, raw in run.steps(loader):
         set_rate(optimizer, warmup_cosine(run.progress(step), cfg.warmup_epochs / cfg.epochs))
         batch = finish(raw, superpixels, device)
@@ -118,12 +138,12 @@ def main(cfg: Config) -> None:
             objective.after_step(run.progress(step + 1))
         run.report(step, outcome.logs)
         if run.every(cfg.knn_every):
-            run.note(**exam.sit(judged, device))
-            run.picture(gallery(judged, superpixels, photos, cfg.image_size, device))
-    made = {"name": cfg.model, "superpixels": backend} | cfg.shape()
+            marks = look()
+    made = cfg.shape() | {"name": cfg.model, "superpixels": backend}
     save_encoder(objective.encoder, run.folder / "encoder.safetensors", **made)
-    trained = exam.sit(judged, device)
-    run.finish(table(trained=trained, untrained=untrained, chance=exam.by_chance(judged.sizes)))
+    trained = look() if marks is None else marks
+    results = table(trained=trained, untrained=untrained, chance=exam.by_chance(judged.sizes))
+    run.finish(results, f"the hierarchy on photographs is drawn in {run.folder / 'pictures'}")
 
 
 if __name__ == "__main__":

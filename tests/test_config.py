@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from hypothesis import strategies as st
 
 from castssl.config import FREE, GROWS, RunConfig, differences, launch, load, parse, plain, read, save
 from castssl.errors import ConfigError, DataError
-from castssl.fields import spell
 
 
 @dataclass(frozen=True)
@@ -284,13 +282,6 @@ def test_plain_is_json() -> None:
     assert json.loads(json.dumps(plain(config))) == plain(config)
     assert plain(config)["sizes"] == [196, 64]
     assert set(plain(config)) == set(asdict(config))
-
-
-def test_types_in_plain_words() -> None:
-    assert spell(tuple[int, ...]) == "a list of whole numbers"
-    assert spell(list[str]) == "a list of text"
-    assert spell(Path | None) == "a path or nothing"
-    assert spell(math.inf.__class__) == "a number"
 
 
 def test_torch_is_not_imported() -> None:

@@ -84,14 +84,6 @@ def test_unknown_name_shows_the_nearest_and_all_that_is_installed(installed: Pat
     assert "healthy (castssl-healthy 1.0)" in text
 
 
-@pytest.mark.parametrize(("kind", "name"), list(registry.KNOWN))
-def test_known_plugins_come_with_a_command(kind: str, name: str) -> None:
-    if name in named(kind):
-        pytest.skip("it is installed")
-    with pytest.raises(UnknownPlugin, match=f"`pip install {registry.KNOWN[kind, name]}`"):
-        registry.load(kind, name)
-
-
 def test_a_broken_import_keeps_its_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(UNIMPORTABLE.write(tmp_path)))
     with pytest.raises(BrokenPlugin, match=r"castssl-unimportable 1\.0.*ModuleNotFoundError") as caught:

@@ -31,7 +31,7 @@ from castssl.data.demo_paint import KINDS, Kind, paint
 from castssl.errors import ConfigError
 from castssl.types import LabelTree
 
-VERSION = 1
+VERSION = 2
 """Goes up whenever the same seed gives other pictures, so that no old folder is taken for a new one."""
 SPLITS = ("train", "val")
 
@@ -70,6 +70,8 @@ def root(size: int = 96, per_class: int = 300, seed: int = 0) -> Path:
         aside = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
         try:
             _write(aside, size, per_class, seed)
+            # mkdtemp's folders are its maker's alone; a cache may be shared.
+            aside.chmod(0o755)
             _settle(aside, place)
         finally:
             shutil.rmtree(aside, ignore_errors=True)

@@ -19,9 +19,10 @@ Light = NDArray[np.float32]
 """A picture in [0, 1]."""
 FINE = 16
 """Corners are placed to a sixteenth of a pixel, as cv2's ``shift=4`` reads them."""
-DRIFT = float(__import__("os").environ.get("DRIFT", 25))
-SPREAD = float(__import__("os").environ.get("SPREAD", 1))
-PERIOD = float(__import__("os").environ.get("PERIOD", 0.42))
+DRIFT = 50.0
+"""At most so many degrees of hue lie between the darkest and the lightest tone of the surroundings."""
+PERIOD = 0.42
+"""How far apart patterns repeat, in half sides of the picture; coarse enough to outlast MoCo's blur."""
 OVER = 2
 """Objects are painted this many times larger, then averaged down."""
 
@@ -41,14 +42,14 @@ class Kind(NamedTuple):
 
 
 KINDS = (
-    Kind("meadow", "butterfly", objects.butterfly, scenes.blossoms, 120, 25, 0.55),
-    Kind("meadow", "sheep", objects.sheep, scenes.grass, 90, 20, 0.6),
-    Kind("sky", "balloon", objects.balloon, scenes.puffs, 215, 25, 0.55),
-    Kind("sky", "plane", objects.plane, scenes.streaks, 205, 25, 0.6),
-    Kind("street", "car", objects.car, scenes.bricks, 14, 18, 0.5),
-    Kind("street", "house", objects.house, scenes.windows, 35, 35, 0.35),
-    Kind("water", "boat", objects.boat, scenes.waves, 200, 22, 0.6),
-    Kind("water", "fish", objects.fish, scenes.depths, 180, 22, 0.6),
+    Kind("meadow", "butterfly", objects.butterfly, scenes.blossoms, 120, 30, 0.55),
+    Kind("meadow", "sheep", objects.sheep, scenes.grass, 90, 24, 0.6),
+    Kind("sky", "balloon", objects.balloon, scenes.puffs, 215, 30, 0.55),
+    Kind("sky", "plane", objects.plane, scenes.streaks, 205, 30, 0.6),
+    Kind("street", "car", objects.car, scenes.bricks, 14, 22, 0.5),
+    Kind("street", "house", objects.house, scenes.windows, 35, 42, 0.35),
+    Kind("water", "boat", objects.boat, scenes.waves, 200, 26, 0.6),
+    Kind("water", "fish", objects.fish, scenes.depths, 180, 26, 0.6),
 )
 """The fine classes, in the order of their folder names."""
 
@@ -172,7 +173,7 @@ def lit(rng: Generator, light: Light) -> Picture:
 def paint(rng: Generator, kind: Kind, size: int) -> tuple[Picture, Picture]:
     """A picture of this kind and its parts: RGB uint8 (size, size, 3) and part numbers uint8 (size, size)."""
     side = OVER * size
-    hue = rng.normal(kind.hue, kind.spread * SPREAD)
+    hue = rng.normal(kind.hue, kind.spread)
     zoom = np.exp(rng.uniform(-0.35, 0.35))
     stretch = (zoom * rng.choice([-1.0, 1.0]), zoom)
     frame = turned(rng.normal(0, 0.12), stretch, rng.uniform(-0.1, 0.1, 2))

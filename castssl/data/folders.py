@@ -38,8 +38,8 @@ class Split(NamedTuple):
 
     folder: Path
     """Holds the class folders."""
-    siblings: tuple[Path, ...]
-    """The folders of the other splits, whose classes count too."""
+    train: Path | None
+    """The train split's folder, whose classes are the data set's; None if there is only this folder."""
     masks: Path | None
     """Where the object masks of this split lie, in the same sub-folders, as ``.png``."""
 
@@ -65,9 +65,12 @@ def find_split(root: Path, split: str) -> Split:
     if not splits or (splits != inside and not {"train"} < words):
         if split_name(split) != "train":
             no_split(root, split, [p.name for p in inside])
-        return Split(root, (), _masks(root, root, split))
+        return Split(root, None, _masks(root, root, split))
     folder = _choose(root, split, splits)
-    return Split(folder, tuple(p for p in splits if p != folder), _masks(root, folder, split))
+    trains = (
+        [folder] if split_name(split) == "train" else [p for p in splits if split_name(p.name) == "train"]
+    )
+    return Split(folder, trains[0] if len(trains) == 1 else None, _masks(root, folder, split))
 
 
 def _missing(root: Path) -> str:
@@ -161,7 +164,35 @@ def class_folders(folder: Path, depth: int) -> set[ClassPath]:
             for entry in os.scandir(folder.joinpath(*path))
             if entry.is_dir() and entry.name[0] != "."
         }
-    return found if depth else set()
+    return found
+
+
+def classes_of(split: Split, paths: Collection[ClassPath]) -> set[ClassPath]:
+    """The classes of the data set that a split with these class folders belongs to.
+
+    They are the train split's, so that a class which another split happens to lack keeps its number.
+
+    Raises:
+        DataError: if the split has a class that train lacks.
+    """
+    own = set(paths)
+    depth = len(next(iter(own)))
+    if split.train is None or not depth:
+        if split.train is not None and class_folders(split.train, 1):
+            warnings.warn(
+                f"the images in {split.folder} have no class folders as those in {split.train} have, so this"
+                " split is unlabelled; sort them into folders of the same names to have classes",
+                stacklevel=2,
+            )
+        return own
+    known = class_folders(split.train, depth)
+    strange = sorted("/".join(path) for path in own - known)
+    if strange:
+        raise DataError(
+            f"{split.folder} has {len(strange)} classes that {split.train} lacks: {', '.join(strange[:5])};"
+            " both splits need the same class folders"
+        )
+    return known
 
 
 def label_tree(classes: Collection[ClassPath]) -> tuple[LabelTree, dict[ClassPath, tuple[int, ...]]]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from castssl.data import archives, folders, readers
+from castssl.data.decode import decode
 from castssl.errors import DataError
 from castssl.types import LabelTree
 
@@ -138,35 +139,6 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
             return mask.convert("L")
 
 
-def decode(file: IO[bytes], draft: int | None = None) -> Image.Image:
-    """The picture in ``file`` as RGB; EXIF orientation is left alone, as in timm and torchvision."""
-    image = Image.open(file)
-    if draft is not None:
-        image.draft(None, (draft, draft))
-    image.load()
-    return to_rgb(image)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """As RGB: 16 bits scaled instead of clipped, transparency laid on white instead of dropped."""
-    if image.mode.startswith(("I", "F")):
-        return Image.fromarray(_eight_bits(image)).convert("RGB")
-    if image.has_transparency_data:
-        over = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
-    pixels = np.asarray(image).astype(np.float64)
-    top = pixels.max(initial=0)
-    if image.mode == "F":
-        pixels = pixels * 255 if top <= 1 else pixels
-    elif image.mode != "I" or top > 255:
-        pixels = pixels // 256
-    return np.asarray(np.clip(pixels, 0, 255), np.uint8)
-
-
 class _Files:
     """Files below a folder."""
 
@@ -268,9 +240,7 @@ def _open_folder(root: Path, split: str, only: Subset | None) -> Images:
     at = folders.find_split(root, split)
     files = folders.find_images(at.folder)
     paths = folders.same_depth([tuple(name.split("/")[:-1]) for name in files])
-    # a class that this split happens to lack keeps its number
-    classes = set(paths).union(*(folders.class_folders(p, len(paths[0])) for p in (at.folder, *at.siblings)))
-    return _select(_Files(at.folder, files), paths, classes, only, masks=at.masks)
+    return _select(_Files(at.folder, files), paths, folders.classes_of(at, paths), only, masks=at.masks)
 
 
 def _select(

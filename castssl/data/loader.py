@@ -23,7 +23,8 @@ from castssl.contracts import Superpixels
 from castssl.data.augment import Augment
 from castssl.data.batches import EpochBatches
 from castssl.data.chance import forked
-from castssl.data.images import Images, to_rgb
+from castssl.data.decode import to_rgb
+from castssl.data.images import Images
 from castssl.data.readers import Stream
 from castssl.errors import ConfigError
 from castssl.types import Batch, LabelTree, View
@@ -206,8 +207,8 @@ def load(
         workers: processes per rank; 0 loads in this one.
         seed: decides order and augmentation.
         train: shuffle and leave out the last, incomplete batch; else all images once, in order.
-        rank: this process; by default what :mod:`castssl.ranks` says.
-        world: the number of processes; by default what :mod:`castssl.ranks` says.
+        rank: this process; by default what :mod:`castssl.ranks` says.  A stream always goes by that.
+        world: the number of processes; likewise.
 
     Raises:
         ConfigError: if the ranks cannot share the batch, or there are fewer images than it holds.

@@ -141,7 +141,7 @@ class MoCoV3(nn.Module):
             raise ValueError(f"MoCo v3 needs {self.views} views of each image, got {len(batch.views)}")
         for view in batch.views:
             if not view.image.is_floating_point():
-                raise ValueError(f"expected normalised float images, got {view.image.dtype}; call finish first")
+                raise ValueError(f"expected float images, got {view.image.dtype}; call finish first")
         first, second = batch.views
         return first, second
 

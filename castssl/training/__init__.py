@@ -1,17 +1,16 @@
 """Runs: optimizers, schedules, checkpoints, logs, and the loop's surroundings.  There is no trainer class."""
 
+from castssl.training.beginning import start
 from castssl.training.first import FirstBatch, fits
 from castssl.training.optimizer import build_optimizer, scaled_rate, set_rate
 from castssl.training.run import STOPPED, Run
 from castssl.training.schedule import cosine_rise, warmup_cosine
-from castssl.training.start import start
 
 __all__ = [
     "STOPPED",
     "FirstBatch",
     "Run",
     "build_optimizer",
-    "check_hierarchy",
     "cosine_rise",
     "fits",
     "scaled_rate",

@@ -5,7 +5,8 @@ whole.  It holds tensors and plain values only and is read with ``weights_only=T
 stranger cannot run code.
 
 Under FSDP and DeepSpeed no process holds the whole model.  There a checkpoint is a folder of the same name,
-written by ``accelerator.save_state`` beside :data:`PLACE`, which holds what Accelerate does not know.
+written by ``accelerator.save_state`` beside :data:`PLACE`, which holds what Accelerate does not know.  Those
+libraries read their own files, with pickle among them: go on only from folders that you trust.
 """
 
 from __future__ import annotations

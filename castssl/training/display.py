@@ -85,11 +85,10 @@ class Display:
             self._told = time.monotonic()
             self.say("  ".join(words))
 
-    def say(self, what: object) -> None:
-        """Print a line above the bar: text as it is, anything else as rich shows it."""
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
         if self._shown:
-            plain = isinstance(what, str)
-            self._console.print(what, markup=False, highlight=False, soft_wrap=plain)
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
         """Leave the bar as it is and give the terminal back."""

@@ -44,18 +44,18 @@ def claim(folder: Path, cfg: RunConfig) -> IO[Any]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder)
+        try:
+            path = folder / config.FILE
+            if path.is_file() and _has_work(folder):
+                check_same(config.load_plain(path), cfg, folder)
+            config.save(cfg, path)
+        except BaseException:
+            lock.close()
+            raise
     except OSError as error:
         raise ConfigError(
             f"--out: cannot write into {folder} ({error.strerror}); choose another one"
         ) from error
-    try:
-        path = folder / config.FILE
-        if path.is_file() and _has_work(folder):
-            check_same(config.load_plain(path), cfg, folder)
-        config.save(cfg, path)
-    except BaseException:
-        lock.close()
-        raise
     return lock
 
 

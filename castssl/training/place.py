@@ -33,6 +33,11 @@ class Loader(Protocol):
     waited: float
     """Seconds that the loop has waited for batches so far."""
 
+    @property
+    def resumable(self) -> bool:
+        """True if an epoch always has the same batches; False for a stream, which may end early or late."""
+        ...
+
     def __len__(self) -> int:
         """Batches of a whole epoch on this rank."""
         ...

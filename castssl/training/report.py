@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from rich.console import Console
 from torch import Tensor
 
 from castssl import ranks
@@ -92,11 +93,19 @@ class Report:
         """Move the bar."""
         self._display.step(done)
 
-    def shut(self, *lines: object) -> None:
-        """Take the bar away and print ``lines`` (text, or what rich can show) below it."""
+    def shut(self, *lines: str) -> None:
+        """Take the bar away and print ``lines`` where it was."""
         self._display.stop()
         for line in lines:
             self._display.say(line)
+
+    def conclude(self, *results: object) -> None:
+        """Print text, or what rich can show, on stdout, where only results go."""
+        self._display.stop()
+        if self._accelerator.is_main_process:
+            console = Console()
+            for result in results:
+                console.print(result, markup=False, highlight=False, soft_wrap=isinstance(result, str))
 
     def _memory(self) -> dict[str, float]:
         device = self._accelerator.device

@@ -34,7 +34,7 @@ from torch.optim import Optimizer
 
 from castssl import config, ranks
 from castssl.config import RunConfig
-from castssl.errors import ConfigError, DataError
+from castssl.errors import DataError
 from castssl.training.log import Log
 from castssl.training.place import Loader, Place
 from castssl.training.report import Report
@@ -62,8 +62,6 @@ class Run:
         self.folder = folder
         self.total = 0
         """Optimizer steps of all epochs; known once :meth:`steps` has a loader."""
-        self.first = True
-        """True until the first batch of this process is done."""
         self._cfg, self._accelerator, self._lock = cfg, accelerator, lock
         self._log = Log(folder if accelerator.is_main_process else None)
         self._report = Report(cfg, folder, accelerator, self._log)
@@ -77,20 +75,6 @@ class Run:
     def step(self) -> int:
         """Optimizer steps done; in the loop's body, with the one that this batch completes."""
         return self._place.step + (self._within and self._accelerator.sync_gradients)
-
-    def share(self, images: int) -> int:
-        """How many of an optimizer step's ``images`` make one batch of this process.
-
-        Raises:
-            ConfigError: if they cannot be shared out evenly.
-        """
-        parts = ranks.world() * self._cfg.accumulate
-        if images < parts or images % parts:
-            raise ConfigError(
-                f"--batch-size: got {images}, expected a multiple of {parts}, the number of processes"
-                f" ({ranks.world()}) times --accumulate ({self._cfg.accumulate})"
-            )
-        return images // parts
 
     def prepare(self, objective: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """Hand both to Accelerate, and continue from the run's last checkpoint if it has one.
@@ -141,11 +125,12 @@ class Run:
             self._report.batch(len(batch.target))
             self._within = True
             yield self._place.step, batch
-            self._within = self.first = False
+            self._within = False
             self._close()
-            if self._place.step >= self._end:
+            if self._place.step >= self._end or self._place.epoch[0] > epoch:
                 return
-        if self._place.epoch != (epoch + 1, 0):
+        # Ranks must not part ways, so a stream that ends early is read again up to the length that it gave.
+        if loader.resumable or self._place.epoch == (epoch, begin):
             raise DataError(
                 f"the loader says that it has {len(loader)} batches but ended after {self._place.epoch[1]};"
                 " expected the same number in every epoch and on every rank"
@@ -265,7 +250,7 @@ class Run:
 
     def finish(self, *results: object) -> None:
         """End the run, as its last call: print ``results`` (text, or what rich shows) and where all lies."""
-        self._report.shut(*results, f"everything lies in {self.folder}")
+        self._report.conclude(*results, f"everything lies in {self.folder}")
         self._free()
 
     def _free(self) -> None:

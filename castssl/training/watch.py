@@ -9,9 +9,10 @@ import math
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NamedTuple
 
@@ -22,6 +23,9 @@ from castssl import ranks
 from castssl.errors import Diverged
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+NEXT = "finishing this step and saving; Ctrl-C again ends at once"
+APART = 1.0
+"""Seconds between two Ctrl-C that were both meant; a terminal and a launcher pass on the same one."""
 LAG = 2
 """How many steps the host may run ahead of a GPU before it looks at the loss."""
 
@@ -45,6 +49,7 @@ class Watch:
     def __init__(self, device: torch.device) -> None:
         self.reason = ""
         """Why this process was told to stop; empty while nothing did."""
+        self._since = 0.0
         self._device = device
         self._losses: list[Tensor] = []
         self._looks: deque[_Look] = deque()
@@ -128,10 +133,14 @@ class Watch:
     def _told(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # A forked data worker: it ends with this process.
+        if self.reason and number == signal.SIGINT and time.monotonic() - self._since > APART:
+            raise KeyboardInterrupt
+        if not self.reason:
+            self._since = time.monotonic()
+            with suppress(OSError):  # Nobody may be listening any more.
+                os.write(2, f"\n{signal.Signals(number).name}: {NEXT}\n".encode())
         self.reason = signal.Signals(number).name
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         if hasattr(signal, "SIGCHLD"):
             # A signal to the whole process group ends the data workers, too; the loader's own handler would
             # raise in the middle of the step that is to be finished.
             signal.signal(signal.SIGCHLD, lambda *_: None)
-        os.write(2, f"\n{self.reason}: finishing this step and saving; Ctrl-C again ends at once\n".encode())

@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-LAYOUT = ("train/animal/cat/a.png", "train/animal/cat/b.JPG", "train/animal/dog/c.png", "train/plant/oak/d.png")
+LAYOUT = (
+    "train/animal/cat/a.png",
+    "train/animal/cat/b.JPG",
+    "train/animal/dog/c.png",
+    "train/plant/oak/d.png",
+)
 
 
 def picture(seed: int, size: tuple[int, int] = (20, 16)) -> Image.Image:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from itertools import chain
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from castssl.data.batches import EpochBatches
@@ -22,6 +22,7 @@ def _steps(length: int, size: int, world: int, **options: bool) -> list[list[int
     return [_joined(share[k] for share in shares if k < len(share)) for k in range(steps)]
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(1, 60), st.sampled_from([4, 8, 12]), st.sampled_from([2, 4]), st.booleans(), st.booleans())
 def test_ranks_share_the_batches_of_one(
     length: int, size: int, world: int, shuffle: bool, drop_last: bool
@@ -32,12 +33,14 @@ def test_ranks_share_the_batches_of_one(
     assert together == _steps(length, size, 1, shuffle=shuffle, drop_last=drop_last)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(1, 60), st.sampled_from([2, 6]), st.sampled_from([1, 2]))
 def test_evaluation_sees_each_image_once_in_order(length: int, size: int, world: int) -> None:
     steps = _steps(length, size, world, shuffle=False, drop_last=False)
     assert _joined(steps) == list(range(length))
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(4, 60), st.sampled_from([2, 4]), st.sampled_from([1, 2]), st.booleans())
 def test_its_length_is_what_it_yields(length: int, size: int, world: int, drop_last: bool) -> None:
     for rank in range(world):

@@ -60,6 +60,10 @@ def test_a_picture_does_not_depend_on_how_many_there_are(folder: Path) -> None:
     assert (demo.root(SIZE, 2) / name).read_bytes() == (folder / name).read_bytes()
 
 
+def test_others_may_read_a_shared_cache(folder: Path) -> None:
+    assert folder.stat().st_mode & 0o055 == 0o055
+
+
 def test_an_image_folder_reads_it(folder: Path) -> None:
     train, val = ImageFolder(str(folder / "train")), ImageFolder(str(folder / "val"))
     assert train.classes == val.classes == ["meadow", "sky", "street", "water"]

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from castssl.data import folders
@@ -35,7 +35,8 @@ def test_finds_the_split(tmp_path: Path, there: list[str], asked: str, found: st
         (tmp_path / name).mkdir()
     split = folders.find_split(tmp_path, asked)
     assert split.folder == tmp_path / found
-    assert split.folder not in split.siblings
+    assert (split.train is None) == (found == ".")
+    assert asked != "train" or split.train in (None, split.folder)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +106,7 @@ def test_different_depths_mean_unlabelled() -> None:
 _PATHS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz")), min_size=1)
 
 
+@settings(max_examples=50, deadline=None)
 @given(_PATHS)
 def test_the_tree_is_what_the_folders_spell(paths: list[tuple[str, str]]) -> None:
     tree, index = folders.label_tree(set(paths))
@@ -125,7 +127,17 @@ def test_no_folders_spell_no_labels() -> None:
 def test_lists_class_folders_of_a_depth(tree: Path) -> None:
     expected = {("animal", "cat"), ("animal", "dog"), ("plant", "oak")}
     assert folders.class_folders(tree / "train", 2) == expected
-    assert folders.class_folders(tree / "train", 0) == set()
+    assert folders.class_folders(tree / "train", 1) == {("animal",), ("plant",)}
+
+
+def test_the_train_split_says_which_classes_there_are(tree: Path) -> None:
+    val = folders.find_split(tree, "val")
+    own = {("animal", "cat"), ("plant", "oak")}
+    assert folders.classes_of(val, own) == own | {("animal", "dog")}
+    with pytest.raises(DataError, match=r"val has 1 classes that .*train lacks: animal/cow"):
+        folders.classes_of(val, own | {("animal", "cow")})
+    with pytest.warns(UserWarning, match="no class folders"):
+        assert folders.classes_of(val, {()}) == {()}
 
 
 def test_picks_classes_by_their_finest_name() -> None:
@@ -135,6 +147,7 @@ def test_picks_classes_by_their_finest_name() -> None:
         folders.pick_classes(classes, {"x", "a"}, "some")
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)))
 def test_packed_names_come_back(names: list[str]) -> None:
     packed = folders.pack(names)

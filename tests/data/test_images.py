@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import pickle
 import re
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from castssl.data.images import Images, decode, open_images, read_subset, to_rgb
+from castssl.data.images import Images, open_images, read_subset
 from castssl.errors import DataError
 from tests.data.pictures import picture, write
 
@@ -33,6 +32,14 @@ def test_a_folder_of_two_levels(tree: Path) -> None:
     assert np.array_equal(np.asarray(image), np.asarray(picture(3)))
     assert target.dtype == torch.int64
     assert target.tolist() == [1, 2]
+
+
+def test_masks_are_no_class(flat: Path) -> None:
+    write(flat, ["masks/train/a/00.png"])
+    images = _open(f"folder:{flat}")
+    assert images.tree.names == (("a", "b", "c"),)
+    assert len(images) == 12
+    assert images.mask(0) is not None
 
 
 def test_a_class_that_a_split_lacks_keeps_its_number(tree: Path) -> None:
@@ -174,72 +181,6 @@ def test_an_index_out_of_range_is_an_index_error(flat: Path) -> None:
     assert torch.equal(images[-1][1], images[11][1])
     with pytest.raises(IndexError):
         images[12]
-
-
-# what pictures may look like
-
-RAMP = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
-
-
-def _roundtrip(image: Image.Image, suffix: str, **options: Any) -> Image.Image:
-    stream = io.BytesIO()
-    image.save(stream, suffix, **options)
-    stream.seek(0)
-    return decode(stream)
-
-
-def _close(image: Image.Image, expected: np.ndarray[Any, Any], off: int = 1) -> bool:
-    assert image.mode == "RGB"
-    wide = expected if expected.ndim == 3 else expected[..., None].repeat(3, 2)
-    return bool((np.abs(np.asarray(image).astype(int) - wide) <= off).all())
-
-
-def test_sixteen_bits_are_scaled_not_clipped() -> None:
-    deep = Image.fromarray(RAMP.astype(np.uint16) * 257)
-    assert _close(_roundtrip(deep, "png"), RAMP, 0)
-    assert _close(_roundtrip(deep, "tiff"), RAMP, 0)
-
-
-def test_wide_integers_and_floats() -> None:
-    assert _close(to_rgb(Image.fromarray(RAMP.astype(np.int32) * 257)), RAMP, 0)
-    assert _close(to_rgb(Image.fromarray(RAMP.astype(np.int32))), RAMP, 0)
-    assert _close(to_rgb(Image.fromarray(RAMP.astype(np.float32) / 255)), RAMP)
-    assert _close(to_rgb(Image.fromarray(RAMP.astype(np.float32))), RAMP)
-
-
-@pytest.mark.parametrize("mode", ["L", "1", "YCbCr", "HSV"])
-def test_other_modes(mode: str) -> None:
-    grey = Image.fromarray((RAMP > 100).astype(np.uint8) * 255)
-    assert _close(to_rgb(grey.convert("RGB").convert(mode)), np.asarray(grey), 2)
-
-
-def test_cmyk_is_not_inverted() -> None:
-    red = Image.new("RGB", (16, 16), (220, 30, 40))
-    assert _close(_roundtrip(red.convert("CMYK"), "jpeg", quality=95), np.asarray(red), 6)
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_transparency_lies_on_white(mode: str) -> None:
-    picture = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
-    picture.paste((40, 40, 40, 255), (0, 0, 4, 8))
-    expected = np.full((8, 8), 255)
-    expected[:, :4] = 40
-    assert _close(_roundtrip(picture.convert(mode), "png"), expected)
-
-
-def test_a_palette_with_a_transparent_colour() -> None:
-    picture = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8), "P")
-    picture.putpalette([10, 20, 30, 200, 100, 50])
-    plain = _roundtrip(picture, "png")
-    assert plain.getpixel((0, 0)) == (10, 20, 30)
-    clear = _roundtrip(picture, "png", transparency=0)
-    assert [clear.getpixel((0, 0)), clear.getpixel((1, 0))] == [(255, 255, 255), (200, 100, 50)]
-
-
-def test_exif_orientation_is_left_alone() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
-    assert _roundtrip(picture(0, (24, 8)), "jpeg", exif=exif).size == (24, 8)
 
 
 def test_draft_decodes_large_jpegs_smaller(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-IGNORED = {".venv", ".uv", ".git", "runs", "dist", "build", "__pycache__"}
+BUILT = {"runs", "dist", "build", "__pycache__"}
+"""Folders that hold no source; neither do hidden ones, but for ``.ci``."""
 
 
 @cache
@@ -21,7 +22,13 @@ def files() -> tuple[Path, ...]:
         found = [Path(name) for name in listed.stdout.split("\0") if name]
     else:
         found = [path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file()]
-    return tuple(sorted(p for p in found if (ROOT / p).is_file() and not IGNORED & set(p.parts)))
+    return tuple(sorted(path for path in found if (ROOT / path).is_file() and not built(path)))
+
+
+def built(path: Path) -> bool:
+    """True for what a tool made: it may lie here when there is no git to say so."""
+    hidden = any(part.startswith(".") and part != ".ci" for part in path.parts[:-1])
+    return hidden or bool(BUILT & set(path.parts)) or any(part.endswith(".egg-info") for part in path.parts)
 
 
 def python(*tops: str) -> list[Path]:

@@ -29,8 +29,9 @@ def length(node: Function) -> int:
 
 
 def undocumented(tree: ast.Module) -> list[str]:
-    """Public classes and functions of a module (not methods) that lack a docstring."""
+    """Public classes and functions of a module (not methods, not overloads) that lack a docstring."""
     nodes = [n for n in tree.body if isinstance(n, ast.ClassDef | Function) and not n.name.startswith("_")]
+    nodes = [n for n in nodes if "overload" not in {getattr(d, "id", "") for d in n.decorator_list}]
     return [node.name for node in nodes if not ast.get_docstring(node)]
 
 

@@ -138,6 +138,7 @@ def test_forward_needs_no_data(name: str) -> None:
     with FakeTensorMode():
         model = create(name)
         image = torch.empty(2, 3, 224, 224)
+        assert isinstance(model, CAST)
         hierarchy = model.segment(View(image, torch.zeros(2, 224, 224, dtype=torch.int32)))
     assert [s.x.shape[1] for s in hierarchy.stages] == list(PRESETS[name].sizes)
 

@@ -76,7 +76,7 @@ def zeros(shapes: dict[str, tuple[int, ...]], dim: int = 384, side: int = 28) ->
 
 
 def spell(state: dict[str, Tensor], depths: tuple[int, ...], how: str) -> dict[str, Tensor]:
-    """Block keys as ``head`` (both, as released), ``bare`` (blocks.g), ``global`` or ``local`` (blocks{s}.)."""
+    """Block keys as ``head`` (both, as released), ``bare`` (blocks.g), ``global`` or ``local``."""
     out: dict[str, Tensor] = {}
     for key, value in state.items():
         if not key.startswith("blocks."):

@@ -16,8 +16,11 @@ from castssl.types import View
 from tests.recipes.conftest import Runner
 
 pytestmark = pytest.mark.recipe
-SMALL = "--model nano --image-size 32 --sizes 16 8 4 --superpixels seeds:count=16,bins=5,iterations=2 --hidden 16"
-FLAGS = [*SMALL.split(), *"--out-dim 8 --batch-size 16 --lr 1e-3 --warmup-epochs 1 --workers 0".split()]
+FLAGS = [
+    *("--model", "nano", "--image-size", "32", "--sizes", "16", "8", "4"),
+    *("--superpixels", "seeds:count=16,bins=5,iterations=2", "--hidden", "16", "--out-dim", "8"),
+    *("--batch-size", "16", "--lr", "1e-3", "--warmup-epochs", "1", "--workers", "0"),
+]
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from castssl.contracts import Superpixels
@@ -13,6 +13,7 @@ from castssl.errors import ConfigError
 from castssl.superpixels.grid import Grid
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 20))
 def test_every_pixel_is_in_its_cell(height: int, width: int, cell: int) -> None:
     grid = Grid(cell)

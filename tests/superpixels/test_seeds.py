@@ -71,6 +71,14 @@ def test_equals_the_published_segmenter_inversion(picture: Tensor) -> None:
     assert _summary(Seeds(**FAST)(inverted)) == (196, 4885237, 3082506263, 192)
 
 
+def test_equals_opencv_with_the_published_settings() -> None:
+    image = _noise(1, 3, 64, 80)
+    lab = cv2.cvtColor(image[0].permute(1, 2, 0).numpy(), cv2.COLOR_RGB2LAB)
+    engine = cv2.ximgproc.createSuperpixelSEEDS(80, 64, 3, 100, 1, 2, 15, False)
+    engine.iterate(lab, 20)
+    assert torch.equal(Seeds(100)(image)[0], torch.from_numpy(engine.getLabels()))
+
+
 def _deit_round_trip(image: Tensor) -> Tensor:
     """What the supervised code does before SEEDS: ToTensor, Normalize, back in float64, truncate."""
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -20,9 +20,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
 
+QUICK = "--epochs 3 --log-every 1"
+STEPS = 18
+"""Optimizer steps of a run with these flags."""
 PATIENCE = 60.0
 """Seconds after which a process that should have ended is given up."""
+
+
+SHARDED = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "NO_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+}
+"""What ``accelerate launch`` makes of recipes/launch/fsdp.yaml."""
+
+
+def _take_cpus_for_accelerators() -> None:
+    """Accelerate shards over accelerators only; FSDP itself works over gloo, too."""
+    PartialState(cpu=True)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_XPU
 
 
 def _main(argv: list[str], stderr: str, environment: Mapping[str, str], file_size: int) -> None:
@@ -37,6 +58,8 @@ def _main(argv: list[str], stderr: str, environment: Mapping[str, str], file_siz
     os.dup2(handle, 2)
     if file_size:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    if environment.keys() & SHARDED.keys():
+        _take_cpus_for_accelerators()
     sys.argv = ["toy.py", *argv]
     launch(toy.main, toy.Config, argv)
 
@@ -50,10 +73,18 @@ class Toy:
         world: how many processes.
         file_size: the most bytes that a file may have; 0 is no limit.
         cpu: False trains on a GPU if there is one.
+        sharded: whether parameters are sharded by FSDP.
     """
 
     def __init__(
-        self, out: Path, flags: str = "", *, world: int = 1, file_size: int = 0, cpu: bool = True
+        self,
+        out: Path,
+        flags: str = "",
+        *,
+        world: int = 1,
+        file_size: int = 0,
+        cpu: bool = True,
+        sharded: bool = False,
     ) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch._dynamo", "tests.training.toy"])
@@ -66,6 +97,7 @@ class Toy:
             ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
             environment = {name: str(value) for name, value in ranks.items()} if world > 1 else {}
             environment |= {"ACCELERATE_USE_CPU": str(cpu).lower(), "MASTER_ADDR": "127.0.0.1"}
+            environment |= SHARDED if sharded else {}
             arguments = (argv, str(self._told), environment, file_size)
             process = context.Process(target=_main, args=arguments)
             process.start()
@@ -138,6 +170,21 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(same, a, b))
     return bool(a == b)
+
+
+def finished(out: Path, flags: str = QUICK, **options: Any) -> dict[str, Any]:
+    """The last checkpoint of a run that nothing disturbed."""
+    toy = Toy(out, flags, **options)
+    assert toy.code() == 0, toy.told()
+    return state(out)
+
+
+def agree(out: Path, unbroken: Path) -> None:
+    """The run in ``out`` ended exactly as the unbroken one did: weights, random streams, reports."""
+    ours, theirs = state(out), state(unbroken)
+    for part in ("module", "optimizer", "random", "step", "batch", "batches"):
+        assert same(ours[part], theirs[part]), part
+    assert reports(out) == reports(unbroken)
 
 
 def _free_port() -> int:

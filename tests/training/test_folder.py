@@ -64,3 +64,10 @@ def test_a_place_that_is_no_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="--out: cannot write into"):
         claim(tmp_path / "file", Config())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_told_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / ".config.json.partial").symlink_to("/dev/full")
+    with pytest.raises(ConfigError, match=r"cannot write into .* \(No space left"):
+        claim(tmp_path, Config())

@@ -3,11 +3,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 
 import pytest
 import torch
 
 from castssl.errors import Diverged
+from castssl.training import watch as watching
 from castssl.training.watch import LAG, Watch
 
 CPU = torch.device("cpu")
@@ -49,11 +51,16 @@ def test_a_signal_is_noted_and_the_handlers_come_back() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_second_ctrl_c_interrupts() -> None:
+def test_a_second_ctrl_c_interrupts_unless_it_is_an_echo_of_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watching, "APART", 0.2)
     watch = Watch(CPU)
     with watch.signals():
         os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
         assert watch.reason == "SIGINT"
+        time.sleep(0.3)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from castssl import ranks
 from castssl.config import FREE, RunConfig, launch
+from castssl.training.beginning import start
 from castssl.training.optimizer import build_optimizer, set_rate
 from castssl.training.schedule import cosine_rise, warmup_cosine
-from castssl.training.start import start
 from castssl.types import Batch, Outcome, View
 
 SIDE = 4
@@ -46,6 +47,8 @@ class Config(RunConfig):
     workers: int = field(default=0, metadata=FREE)
     promise: int = field(default=0, metadata=FREE)
     """Batches that the loader adds to the true number of an epoch."""
+    stream: bool = False
+    """Whether the loader is a stream, whose length is a guess."""
 
 
 class Pictures(Dataset[Tensor]):
@@ -66,12 +69,13 @@ class Loader:
 
     def __init__(self, cfg: Config) -> None:
         self.cfg, self.waited, self.epoch, self.first = cfg, 0.0, 0, 0
+        self.resumable = not cfg.stream
 
     def __len__(self) -> int:
         return self.cfg.images // self.cfg.batch_size + self.cfg.promise
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        self.epoch, self.first = epoch, start
+        self.epoch, self.first = epoch, 0 if self.cfg.stream else start
 
     def __iter__(self) -> Iterator[Batch]:
         order = np.random.default_rng([self.cfg.seed, self.epoch]).permutation(self.cfg.images).tolist()
@@ -124,6 +128,7 @@ def main(cfg: Config) -> Mapping[str, Tensor]:
     run, accelerator = start(cfg)
     objective, loader = Objective(cfg), Loader(cfg)
     optimizer = build_optimizer(objective, lr=cfg.lr)
+    untrained = run.once("untrained", lambda: {"score": random.random()})
     model, optimizer = run.prepare(objective, optimizer)
     for step, raw in run.steps(loader):
         set_rate(optimizer, warmup_cosine(run.progress(step), 0.25))
@@ -141,7 +146,8 @@ def main(cfg: Config) -> Mapping[str, Tensor]:
         time.sleep(cfg.pause)
         if run.every(2):
             run.note(score=float(step))
-    run.finish()
+            run.picture(Image.new("RGB", (2, 2)))
+    run.finish(f"untrained {untrained['score']}")
     return objective.state_dict()
 
 

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
+    DistributedType,
     GradientAccumulationPlugin,
     ProjectConfiguration,
     set_seed,
@@ -61,4 +62,7 @@ def _accelerator(cfg: RunConfig, folder: Path) -> Accelerator:
         raise ConfigError(f"--precision {cfg.precision} on this machine: {error}") from error
     if cfg.precision == "fp16" and accelerator.device.type == "cpu":
         raise ConfigError("--precision fp16 needs a GPU and this run has none; take bf16 or fp32")
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        # DeepSpeed insists on a number and reckons throughput with it; the loader is not shown to it.
+        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
     return accelerator
