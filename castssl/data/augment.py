@@ -41,7 +41,7 @@ class Look(NamedTuple):
     """Brightness and contrast by up to 0.4, saturation 0.2, hue 0.1, in random order."""
     grey: float = 0.2
     blur: float = 1.0
-    """PIL's Gaussian blur with a radius of U(0.1, 2) pixels."""
+    """PIL's Gaussian blur with a radius of U(0.1, 2) pixels, or another largest radius."""
     solarize: float = 0.0
     """Invert what is 128 or brighter."""
     flip: float = 0.5
@@ -61,13 +61,19 @@ class TwoViews:
         size: side of a view in pixels.
         crop_min: the smallest share of the picture's area that a crop covers (the largest is 1), at an
             aspect ratio of 3/4 to 4/3, resized bilinearly.
+        blur: the largest radius of the blur in pixels.  The published 2 is meant for views of 224 pixels; in
+            much smaller ones it wipes out all texture.
         looks: the probabilities of each view; as many views as looks.
     """
 
-    def __init__(self, size: int, crop_min: float = 0.08, *, looks: Sequence[Look] = MOCO) -> None:
+    def __init__(
+        self, size: int, crop_min: float = 0.08, *, blur: float = 2.0, looks: Sequence[Look] = MOCO
+    ) -> None:
         _positive(size)
+        if blur < 0.1:
+            raise ConfigError(f"the blur's radius is drawn from 0.1 to blur pixels, got blur {blur}")
         self.views = len(looks)
-        self._steps = [_look(size, crop_min, look) for look in looks]
+        self._steps = [_look(size, crop_min, blur, look) for look in looks]
 
     def __call__(self, image: Image.Image) -> Views:
         """As many uint8 (3, size, size) tensors as looks."""
@@ -161,13 +167,13 @@ _ADJUST: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
 )
 
 
-def _look(size: int, crop_min: float, look: Look) -> T.Compose:
+def _look(size: int, crop_min: float, blur: float, look: Look) -> T.Compose:
     return T.Compose(
         [
             T.RandomResizedCrop(size, scale=(crop_min, 1.0)),
             T.RandomApply([Jitter(0.4, 0.4, 0.2, 0.1)], p=look.jitter),
             T.RandomGrayscale(look.grey),
-            GaussianBlur(prob=look.blur, sigmas=(0.1, 2.0)),
+            GaussianBlur(prob=look.blur, sigmas=(0.1, blur)),
             RandomSolarization(prob=look.solarize, threshold=128),
             T.RandomHorizontalFlip(look.flip),
         ]

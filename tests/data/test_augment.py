@@ -105,6 +105,19 @@ def test_blur_is_as_strong_as_published() -> None:
     assert not _uniform(found, 0.1, 2.5, 0.06)
 
 
+def test_blur_can_be_weaker_for_small_views() -> None:
+    edge = _plane([[0] * 12 + [255] * 12] * 24)
+    with forked(3):
+        look = [NEVER._replace(blur=1)]
+        weak, strong = (
+            np.stack([TwoViews(24, 1.0, blur=blur, looks=look)(edge)[0] for _ in range(40)])
+            for blur in (0.4, 2.0)
+        )
+    assert weak[:, 0, 12, 9:12].max() < strong[:, 0, 12, 9:12].max()
+    with pytest.raises(ConfigError, match="got blur 0"):
+        TwoViews(24, blur=0)
+
+
 def test_solarize_inverts_from_128_on() -> None:
     ramp = np.arange(256).reshape(16, 16)
     seen = _drawn(NEVER._replace(solarize=1), _plane(ramp), 16)[0, 0]

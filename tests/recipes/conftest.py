@@ -1,4 +1,4 @@
-"""A small generated data set, and recipes as real processes."""
+"""Recipes as real processes."""
 
 from __future__ import annotations
 
@@ -10,23 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from castssl.data import demo
-
 ROOT = Path(__file__).parents[2]
 Runner = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """32-pixel pictures of eight classes, six of each to train on."""
-    old = os.environ.get("CASTSSL_CACHE")
-    os.environ["CASTSSL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    try:
-        return demo.root(size=32, per_class=6)
-    finally:
-        os.environ.pop("CASTSSL_CACHE")
-        if old is not None:
-            os.environ["CASTSSL_CACHE"] = old
 
 
 @pytest.fixture(scope="session")
