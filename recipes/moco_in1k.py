@@ -17,12 +17,10 @@ from typing import Literal
 from torch.optim import Optimizer
 
 from castssl.config import FREE, launch
-from castssl.contracts import Superpixels
 from castssl.data.augment import TwoViews
 from castssl.data.finish import finish
-from castssl.data.images import Images, open_images
-from castssl.data.loader import Loader, load
-from castssl.data.readers import Stream
+from castssl.data.images import open_images
+from castssl.data.loader import load
 from castssl.evaluation.exam import Exam, table
 from castssl.models.create import create, preset
 from castssl.objectives.moco import MoCoV3
@@ -80,18 +78,6 @@ def make_objective(cfg: Config, labels: LabelTree) -> MoCoV3:
     )
 
 
-def make_loader(cfg: Config, images: Images | Stream, superpixels: Superpixels) -> Loader:
-    """Two views of each image, with superpixels."""
-    return load(
-        images,
-        views=TwoViews(cfg.image_size, crop_min=cfg.crop_min, blur=cfg.blur),
-        superpixels=superpixels,
-        batch_size=cfg.batch_size // cfg.accumulate,
-        workers=cfg.workers,
-        seed=cfg.seed,
-    )
-
-
 def make_optimizer(cfg: Config, objective: MoCoV3) -> Optimizer:
     """The optimizer at the learning rate for this batch size."""
     lr, wd = scaled_rate(cfg.lr, cfg.batch_size), cfg.weight_decay
@@ -107,8 +93,13 @@ def main(cfg: Config) -> None:
     superpixels = build("superpixels", backend)
     objective = make_objective(cfg, images.tree).to(device)
     fits(superpixels, objective.encoder, cfg.image_size)
-    loader = make_loader(cfg, images, superpixels)
-    exam = Exam.on(cfg.data, images, superpixels, cfg.image_size, subset=cfg.subset, workers=cfg.workers)
+    views = TwoViews(cfg.image_size, crop_min=cfg.crop_min, blur=cfg.blur)
+    size, workers = cfg.batch_size // cfg.accumulate, cfg.workers
+    loader = load(
+        images, views=views, superpixels=superpixels, batch_size=size, workers=workers, seed=cfg.seed
+    )
+    options = {"subset": cfg.subset, "workers": workers, "views": views}
+    exam = Exam.on(cfg.data, images, superpixels, cfg.image_size, **options)
     judged = objective.branch(cfg.knn_branch)
     untrained = run.once("untrained", lambda: exam.sit(judged, device))
     optimizer = make_optimizer(cfg, objective)

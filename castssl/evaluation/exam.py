@@ -13,7 +13,7 @@ from torch import Tensor
 
 from castssl import ranks
 from castssl.contracts import Encoder, Superpixels
-from castssl.data.augment import CenterView, TwoViews
+from castssl.data.augment import Augment, CenterView, TwoViews
 from castssl.data.finish import finish
 from castssl.data.images import Images, open_images
 from castssl.data.loader import Loader, load
@@ -36,6 +36,7 @@ class Exam:
             are no marks.
         superpixels: what the encoder builds on.
         image_size: side in pixels.
+        views: how an image becomes the two views that are to match; by default MoCo v3's.
         batch_size: images at a time and rank.
         workers: data-loading processes a rank.
         seed: of the two views and of the random merging.
@@ -45,6 +46,7 @@ class Exam:
     splits: tuple[Images, Images] | None
     superpixels: Superpixels
     image_size: int
+    views: Augment | None = None
     batch_size: int = 64
     workers: int = 0
     seed: int = 0
@@ -127,7 +129,7 @@ class Exam:
         step = max(len(held_out) // MATCHED, 1)
         loader = load(
             held_out.take(range(0, len(held_out), step)[:MATCHED]),
-            views=TwoViews(self.image_size),
+            views=self.views or TwoViews(self.image_size),
             superpixels=self.superpixels,
             batch_size=self.batch_size,
             workers=self.workers,
