@@ -13,7 +13,7 @@ PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 SYSTEM_UV := $(shell command -v uv 2>/dev/null)
 UV := $(or $(SYSTEM_UV),.uv/bin/uv)
 
-# Threads that wait for each other must not spin: on a busy machine that costs a factor of ten.
+# Threads that wait for each other must not spin: on a busy machine that makes it several times slower.
 export OMP_NUM_THREADS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 
