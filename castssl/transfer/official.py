@@ -68,7 +68,8 @@ def load_official(
     Args:
         source: a file, or a state dict in the published layout (with or without ``module.`` and
             ``base_encoder.`` prefixes; any of the three spellings of the block keys).
-        sizes: token budget per stage; a checkpoint does not hold it.
+        sizes: token budget per stage, which a checkpoint does not hold; the first may be left out, because
+            the labels decide on it.
         branch: which encoder of a MoCo checkpoint.
 
     Raises:
@@ -83,7 +84,8 @@ def load_official(
     cls_extra = ours.pop("pe_token", None)
     if cls_extra is not None:
         ours["cls_token"] = ours["cls_token"] + cls_extra
-    encoder = _encoder(variant, ours, depths, tuple(sizes))
+    budget = (max(196, sizes[0]), *sizes) if len(sizes) == len(depths) else tuple(sizes)
+    encoder = _encoder(variant, ours, depths, budget)
     _fit_positions(ours, encoder)
     missing, strange = encoder.load_state_dict(ours, strict=False)
     if missing or strange:
