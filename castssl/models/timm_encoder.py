@@ -17,6 +17,9 @@ from castssl.types import Hierarchy, Tokens, View
 class TimmEncoder(nn.Module):
     """A timm model without classifier; its pooled feature serves as the class token.
 
+    Attributes:
+        ignores_segments: True; its cells are its own, and no superpixel has to fit.
+
     Args:
         name: a timm model name, such as ``swin_tiny_patch4_window7_224``.
         image_size: side in pixels.
@@ -25,6 +28,8 @@ class TimmEncoder(nn.Module):
     Raises:
         ValueError: if timm knows no such model; the message has the closest names.
     """
+
+    ignores_segments = True
 
     def __init__(self, name: str, *, image_size: int = 224, drop_path: float = 0.0) -> None:
         super().__init__()

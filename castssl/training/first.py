@@ -13,12 +13,13 @@ from castssl.types import Batch, Hierarchy, View
 def fits(superpixels: Superpixels, encoder: Encoder, image_size: int) -> None:
     """Refuse superpixels that may be more than the encoder's token budget.
 
+    An encoder that makes its own cells says so by an attribute ``ignores_segments``.
+
     Raises:
         ConfigError: with both numbers.
     """
     most = superpixels.capacity(image_size, image_size)
-    # An encoder with a single stage of cells does not look at superpixels.
-    if len(encoder.sizes) > 1 and most > encoder.sizes[0]:
+    if most > encoder.sizes[0] and not getattr(encoder, "ignores_segments", False):
         raise ConfigError(
             f"{superpixels!r} may give {most} segments for {image_size} x {image_size} pixels, but the model"
             f" has room for {encoder.sizes[0]}; ask for fewer superpixels, or give --sizes {most} ..."

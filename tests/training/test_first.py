@@ -29,6 +29,12 @@ def test_superpixels_must_fit_the_first_stage() -> None:
         fits(Grid(4), nano().encoder, 32)
 
 
+def test_a_single_stage_must_have_room_too_unless_it_makes_its_own_cells() -> None:
+    with pytest.raises(ConfigError, match="room for 196"):
+        fits(Grid(8), create("vit_small"), 224)
+    fits(Grid(8), create("timm:resnet10t"), 224)
+
+
 def test_a_sound_objective_passes_and_keeps_its_modes() -> None:
     objective = nano()
     FirstBatch(objective)(batch())
