@@ -44,8 +44,7 @@ def similarities(q: Tensor, k: Tensor, temperature: float) -> tuple[Tensor, Tens
 
 def contrast(q: Tensor, k: Tensor, temperature: float) -> Tensor:
     """One direction of the contrastive loss, times 2 T as in the released code: a float32 scalar."""
-    logits, own = similarities(q, k, temperature)
-    return 2 * temperature * F.cross_entropy(logits, own)
+    return 2 * temperature * F.cross_entropy(*similarities(q, k, temperature))
 
 
 class MoCoV3(nn.Module):
@@ -102,10 +101,11 @@ class MoCoV3(nn.Module):
         q1, q2 = self._query(first), self._query(second)
         with torch.no_grad():
             k1, k2 = self._key(first), self._key(second)
-        loss = contrast(q1, k2, self.temperature) + contrast(q2, k1, self.temperature)
-        with torch.no_grad():
-            logits, own = similarities(q1, k2, self.temperature)
-            match = (logits.argmax(1) == own).float().mean()
+        # Not `contrast` for both: the logits also tell `match`, and each call gathers from all ranks.
+        logits, own = similarities(q1, k2, self.temperature)
+        other = contrast(q2, k1, self.temperature)
+        loss = 2 * self.temperature * F.cross_entropy(logits, own) + other
+        match = (logits.detach().argmax(1) == own).float().mean()
         return Outcome(loss, {"loss": loss.detach(), "match": match})
 
     def after_step(self, progress: float) -> None:
