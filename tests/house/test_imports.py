@@ -19,6 +19,7 @@ FLOORS = [
     {"models"},
     {"training", "evaluation", "transfer", "testing", "pictures"},
     {"doctor", "scaffold"},
+    {"commands"},
     {"cli", "__main__", "__init__"},
 ]
 ONLY = {"models": {"tokens"}, "testing": set[str]()}
