@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from castssl.contracts import Encoder, Objective, Pooling, Superpixels
-    from castssl.errors import CastError, ConfigError, ContractError, DataError, Diverged, PluginError
+    from castssl.errors import CastError, ConfigError, DataError, Diverged, PluginError
     from castssl.models.create import create
     from castssl.registry import build
     from castssl.transfer.official import load_official
+    from castssl.transfer.segment import segment
     from castssl.types import Batch, Hierarchy, LabelTree, Outcome, Pooled, Tokens, View
 
     __version__: str
@@ -22,7 +23,6 @@ __all__ = [
     "Batch",
     "CastError",
     "ConfigError",
-    "ContractError",
     "DataError",
     "Diverged",
     "Encoder",
@@ -39,14 +39,16 @@ __all__ = [
     "build",
     "create",
     "load_official",
+    "segment",
 ]
 
 _HOMES = {
     "castssl.contracts": ("Encoder", "Objective", "Pooling", "Superpixels"),
-    "castssl.errors": ("CastError", "ConfigError", "ContractError", "DataError", "Diverged", "PluginError"),
+    "castssl.errors": ("CastError", "ConfigError", "DataError", "Diverged", "PluginError"),
     "castssl.models.create": ("create",),
     "castssl.registry": ("build",),
     "castssl.transfer.official": ("load_official",),
+    "castssl.transfer.segment": ("segment",),
     "castssl.types": ("Batch", "Hierarchy", "LabelTree", "Outcome", "Pooled", "Tokens", "View"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from castssl.commands import doctor, plugins
+from castssl.commands import doctor, plugins, segment
 
-ALL = (plugins, doctor)
+ALL = (plugins, segment, doctor)
 """In the order of ``castssl --help``."""

@@ -1,0 +1,100 @@
+"""``castssl segment``: pictures, label maps and features of images' hierarchies."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from castssl.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from castssl.transfer.segment import Segmentation
+
+NONE = 65535
+"""The value of a pixel without a segment in a label map."""
+WRITES = """For each image NAME, DIR receives
+  NAME.png          the image, its superpixels and each stage, side by side
+  NAME-stage0.png   ... one 16-bit label map a stage, finest first, of the image's own size
+                    (a pixel's segment; 65535 where it has none)
+  NAME.npz          features0, ... (segments x channels), parents0, ... (each segment's segment one
+                    stage up; -1 for a row without pixels)
+"""
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add it to the command line."""
+    purpose = "segment images from fine to coarse"
+    command = commands.add_parser(
+        "segment",
+        help=purpose,
+        description=purpose.capitalize() + ".",
+        epilog=WRITES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files of any size")
+    command.add_argument("--weights", required=True, help="a run's folder, encoder.safetensors or checkpoint")
+    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the results go")
+    command.add_argument(
+        "--superpixels", metavar="SPEC", help="such as seeds:count=324 (default: trained with)"
+    )
+    command.add_argument("--sizes", nargs="+", type=int, metavar="N", help="tokens per stage, fine to coarse")
+    command.add_argument("--image-size", type=int, metavar="PIXELS", help="shorter side that the model sees")
+    command.add_argument("--device", help="such as cuda (default: cuda if there is one, else cpu)")
+    command.set_defaults(run=_segment)
+
+
+def _segment(given: argparse.Namespace) -> int:
+    names = [image.stem for image in given.images]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"images of the same name would overwrite each other in {given.out}: {twice[:5]}")
+    import torch
+    from rich.console import Console
+    from rich.progress import track
+
+    from castssl.transfer.segment import segment
+    from castssl.transfer.source import open_trained
+
+    trained = open_trained(given.weights)
+    given.out.mkdir(parents=True, exist_ok=True)
+    device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    options = {"superpixels": given.superpixels, "sizes": given.sizes, "image_size": given.image_size}
+    done = [
+        _try(partial(segment, image, trained, device=device, **options), given.out, image.stem)
+        for image in track(given.images, "segmenting", console=Console(stderr=True))
+    ]
+    print(f"{sum(done)} of {len(names)} images segmented, in {given.out}")
+    return 0 if all(done) else 1
+
+
+def _try(work: Callable[[], Segmentation], folder: Path, name: str) -> bool:
+    """False, and said so, if this one image cannot be read; the others are done all the same."""
+    try:
+        _write(work(), folder, name)
+    except DataError as error:
+        print(f"castssl: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def _write(found: Segmentation, folder: Path, name: str) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from castssl.pictures.draw import draw_hierarchy
+
+    arrays: dict[str, Any] = {}
+    for stage in range(len(found)):
+        labels = found.labels(stage).numpy()
+        Image.fromarray(np.where(labels < 0, NONE, labels).astype(np.uint16)).save(
+            folder / f"{name}-stage{stage}.png"
+        )
+        arrays[f"features{stage}"] = found.features(stage).cpu().numpy()
+        if stage < len(found) - 1:
+            arrays[f"parents{stage}"] = found.parents(stage).cpu().numpy()
+    np.savez_compressed(folder / f"{name}.npz", **arrays)
+    draw_hierarchy(found.seen, found.hierarchy).save(folder / f"{name}.png")

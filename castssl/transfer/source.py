@@ -1,0 +1,81 @@
+"""A trained encoder from whatever holds one: a run's folder, our file, a published checkpoint, or itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from torch import nn
+
+from castssl.contracts import Encoder
+from castssl.errors import DataError
+from castssl.models.create import preset
+from castssl.transfer.encoders import load_encoder
+from castssl.transfer.official import Official, load_official
+
+ENCODER = "encoder.safetensors"
+"""What a finished run leaves in its folder."""
+SEGMENTS_OF = {
+    "cast": "seeds",
+    "cast_seg": "seeds",
+    "cast_deit": "seeds:bins=5,iterations=15,mode=deit",
+}
+"""The superpixels that each published variant was trained with (196 of them; facts of the released code)."""
+SEGMENTS = "seeds"
+"""For an encoder that does not say: the paper's."""
+
+
+class Trained(NamedTuple):
+    """An encoder and what its images have to look like."""
+
+    encoder: Encoder
+    superpixels: str
+    """Spec of the backend that it was trained with."""
+    image_size: int
+    """Side of its training crops in pixels."""
+
+
+def open_trained(source: str | Path | nn.Module | Encoder) -> Trained:
+    """An encoder, its superpixels and its image size.
+
+    Args:
+        source: the folder of a finished run, an ``encoder.safetensors``, a published checkpoint (see
+            :func:`castssl.transfer.official.load_official`), what that returned, or an encoder.
+
+    Raises:
+        DataError: if there is no such file, or it holds no encoder.
+    """
+    if isinstance(source, str | Path):
+        path = Path(source).expanduser()
+        path = path / ENCODER if path.is_dir() else path
+        if not path.is_file():
+            raise DataError(f"no weights at {path}; expected a finished run's folder or a checkpoint file")
+        if _is_ours(path):
+            encoder, settings = load_encoder(path)
+            superpixels = settings.get("superpixels") or preset(settings["name"]).superpixels
+            return Trained(encoder, superpixels, settings.get("image_size") or side(encoder))
+        source = load_official(path)
+    if isinstance(source, Official):
+        return Trained(
+            cast(Encoder, source.encoder), SEGMENTS_OF.get(source.variant, SEGMENTS), side(source.encoder)
+        )
+    return Trained(cast(Encoder, source), SEGMENTS, side(source))
+
+
+def side(encoder: Any) -> int:
+    """The image side in pixels that a CAST's position table is for; 224 for other encoders."""
+    positions, stem = getattr(encoder, "positions", None), getattr(encoder, "stem", None)
+    return 224 if positions is None or stem is None else int(positions.shape[-1] * stem.stride)
+
+
+def _is_ours(path: Path) -> bool:
+    """True for a file of ours; a safetensors file may hold published keys, too."""
+    if path.suffix != ".safetensors":
+        return False
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return "castssl" in (file.metadata() or {})
+    except SafetensorError as error:
+        raise DataError(f"{path} is no whole safetensors file: {error}; copy it again") from error
