@@ -1,0 +1,44 @@
+"""A study's picture: each result as bars with error bars, its cost beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from castssl.ablations.table import Row, columns
+from castssl.errors import PluginError
+
+
+def draw(title: str, made: Sequence[Row], path: Path) -> Path:
+    """Write a PNG: a panel for each result (mean, standard deviation over seeds) and for each cost.
+
+    Raises:
+        PluginError: if matplotlib is not installed; with the command.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise PluginError("a study's picture needs matplotlib: pip install 'castssl[ablations]'") from error
+    found, costs = columns(made)
+    names = [", ".join(row.values) or "all" for row in made]
+    panels = max(1, len(found) + len(costs))
+    figure = Figure(figsize=(1.5 + 2.6 * panels, 1.4 + 0.34 * len(made)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
+    places = range(len(made))
+    for axis, name in zip(axes, [*found, *costs], strict=False):
+        if name in found:
+            spreads = [row.found.get(name) for row in made]
+            means = [spread.mean if spread else 0.0 for spread in spreads]
+            errors = [spread.deviation if spread and spread.seeds > 1 else 0.0 for spread in spreads]
+            axis.barh(places, means, xerr=errors, color="#4477aa", ecolor="#333333", capsize=2)
+        else:
+            axis.barh(places, [row.cost.get(name, 0.0) for row in made], color="#bbbbbb")
+        axis.set_xlabel(name)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yticks(places, names)
+    axes[0].invert_yaxis()
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+    return path

@@ -1,0 +1,170 @@
+"""A study: a grid over recipes' flags, as steps (one run of one recipe each) that cells share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from castssl.errors import ConfigError, DataError
+
+SEED = "seed"
+"""The key whose values are repetitions of one cell, and not rows of their own."""
+RESULTS = "results.json"
+"""What a finished run leaves in its folder."""
+WEIGHTS = "encoder.safetensors"
+"""What a pretraining run leaves for the recipe that follows it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of one recipe."""
+
+    recipe: Path
+    name: str
+    """Of its folder below the study's."""
+    flags: tuple[str, ...]
+    """Its command line, without ``--out``."""
+    after: Step | None = None
+    """The run whose encoder it starts from."""
+
+    def folder(self, out: Path) -> Path:
+        """Where it runs."""
+        return out / self.name
+
+    def command(self, out: Path, launcher: Sequence[str] = ()) -> list[str]:
+        """What to type, exactly; ``launcher`` takes the place of the Python interpreter."""
+        start = list(launcher) or [sys.executable]
+        weights = ["--weights", str(self.after.folder(out) / WEIGHTS)] if self.after else []
+        return [*start, str(self.recipe), *self.flags, *weights, "--out", str(self.folder(out))]
+
+    def results(self, out: Path) -> dict[str, dict[str, float]] | None:
+        """What the run found, or None if it is not finished.
+
+        Raises:
+            DataError: if the file is damaged.
+        """
+        path = self.folder(out) / RESULTS
+        if not path.is_file():
+            return None
+        try:
+            found: Any = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{path} is damaged ({error}); delete it to run the cell again") from error
+        return dict(found)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of the grid's values, and the steps that lead to its results."""
+
+    values: Mapping[str, str]
+    steps: tuple[Step, ...]
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """The values but the seed: cells of one row are repetitions."""
+        return tuple(value for key, value in self.values.items() if key.rpartition(".")[2] != SEED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What is compared.
+
+    Args:
+        title: the table's heading.
+        recipe: a recipe's file.
+        grid: values by flag, in the order of the table's columns.  A key ``NAME.FLAG`` is a flag of the
+            recipe NAME, for a study of two recipes.  A value of several words is several arguments;
+            ``True`` and ``False`` are ``--flag`` and ``--no-flag``.
+        flags: arguments of every run of ``recipe``.
+        then: a recipe that takes the first one's encoder by ``--weights``, such as the linear probe.
+        then_flags: arguments of every run of ``then``.
+        show: the results to show, in this order; all if empty.
+
+    Raises:
+        ConfigError: if a key has no value or is there twice, or a recipe's file is missing.
+    """
+
+    title: str
+    recipe: Path
+    grid: Mapping[str, Sequence[str]]
+    flags: Sequence[str] = ()
+    then: Path | None = None
+    then_flags: Sequence[str] = ()
+    show: Sequence[str] = field(default=())
+
+    def __post_init__(self) -> None:
+        for recipe in filter(None, (self.recipe, self.then)):
+            if not recipe.is_file():
+                raise ConfigError(f"there is no recipe {recipe}; give its file, such as recipes/moco_in1k.py")
+        for key, values in self.grid.items():
+            if not values or len(set(values)) < len(values):
+                raise ConfigError(f"--grid {key}: got {list(values)}, expected values that differ")
+
+    def cells(self) -> list[Cell]:
+        """All combinations, the last key varying fastest."""
+        return [
+            self._cell(dict(zip(self.grid, values, strict=True))) for values in product(*self.grid.values())
+        ]
+
+    def _cell(self, values: dict[str, str]) -> Cell:
+        first = {key: value for key, value in values.items() if "." not in key}
+        steps = [_step(self.recipe, first, self.flags)]
+        if self.then:
+            own = {key.partition(".")[2]: value for key, value in values.items() if "." in key}
+            steps.append(_step(self.then, own, self.then_flags, steps[0]))
+        return Cell(values, tuple(steps))
+
+
+def _step(recipe: Path, values: Mapping[str, str], flags: Sequence[str], after: Step | None = None) -> Step:
+    given = (*flags, *(word for key, value in values.items() for word in _argument(key, value)))
+    # The hash keeps runs with other common flags apart; a run's folder holds one configuration for ever.
+    mark = hashlib.sha256(json.dumps([*given, after.name if after else ""]).encode()).hexdigest()[:8]
+    words = [re.sub(r"[^\w.=-]+", "_", f"{key}={value}") for key, value in values.items()]
+    return Step(recipe, "-".join([recipe.stem, *words, mark]), given, after)
+
+
+def _argument(key: str, value: str) -> list[str]:
+    flag = key.replace("_", "-")
+    if value in ("True", "False"):
+        return [f"--{flag}" if value == "True" else f"--no-{flag}"]
+    return [f"--{flag}", *shlex.split(value)]
+
+
+def parse(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """``key=value,value`` texts as a grid; a comma inside a plugin's options belongs to them.
+
+    ``pooling=graph:centroids=random,exact=True,tome`` has the values ``graph:centroids=random,exact=True``
+    and ``tome``.
+
+    Raises:
+        ConfigError: if a text is not of this form, or a key is given twice.
+    """
+    grid: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        key, equals, rest = text.partition("=")
+        if not equals or not key or not rest:
+            raise ConfigError(f"--grid {text}: expected KEY=VALUE,VALUE,... such as pooling=graph,tome")
+        if key in grid:
+            raise ConfigError(f"--grid {key} is given twice; put all its values into one")
+        grid[key] = tuple(_values(rest))
+    return grid
+
+
+def _values(text: str) -> list[str]:
+    values: list[str] = []
+    for piece in text.split(","):
+        option = "=" in piece and ":" not in piece.partition("=")[0]
+        if option and values and ":" in values[-1]:
+            values[-1] += f",{piece}"
+        else:
+            values.append(piece)
+    return values

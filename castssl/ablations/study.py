@@ -1,0 +1,150 @@
+"""A study from the command line: run its cells, and write table, CSV and picture as they finish."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from castssl.ablations import chart, engine, table
+from castssl.ablations.cost import costs
+from castssl.ablations.flags import add_flags
+from castssl.ablations.grid import Step, Study
+from castssl.errors import CastError, PluginError
+
+
+def conduct(study: Study, given: argparse.Namespace, name: str) -> int:
+    """Run what is not finished and write the table; 0 if all cells finished, else 1.
+
+    Args:
+        study: what is compared.
+        given: what :func:`castssl.ablations.flags.add_flags` added, parsed.
+        name: of the folder, if ``--out`` does not say.
+    """
+    out = given.out or Path("runs") / "ablations" / name
+    steps = engine.steps_of(study.cells())
+    launcher = shlex.split(given.launcher)
+    if given.dry_run:
+        if given.cluster:
+            print(f"# each a job of the {given.cluster} cluster with {_parameters(given.job)}")
+        for step in steps:
+            print(shlex.join(step.command(out, launcher or ["python"])))
+        return 0
+    out.mkdir(parents=True, exist_ok=True)
+    if given.cluster:
+        from castssl.ablations.cluster import Cluster
+
+        start: engine.Start = Cluster(out, given.cluster, _parameters(given.job), launcher)
+    else:
+        start = engine.Local(out, given.jobs, launcher)
+    console = Console(stderr=True)
+    at_once = len(steps) if given.cluster == "slurm" else given.jobs
+    try:
+        _watch(study, out, engine.run(steps, out, start, jobs=at_once), console)
+    except KeyboardInterrupt:
+        console.print(f"stopped; the same command goes on, and {out / 'table.md'} has what is finished")
+        write(study, out, cost=False)
+        return 130
+    text = write(study, out, cost=not given.no_cost)
+    Console().print(Markdown(text.partition("## Commands")[0]))
+    print(f"table, CSV and picture lie in {out}")
+    return 0 if all(step.results(out) is not None for step in steps) else 1
+
+
+def _watch(study: Study, out: Path, events: Iterator[engine.Told], console: Console) -> None:
+    steps = engine.steps_of(study.cells())
+    columns = (
+        TextColumn("runs"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=len(steps))
+        for told in events:
+            progress.update(bar, completed=told.done, description=_left(steps, out, told.done))
+            folder = told.step.folder(out)
+            console.print(f"{told.state:<9} {told.step.name}", highlight=False, soft_wrap=True)
+            if told.state == "failed" and folder.is_dir():
+                console.print(engine.last_words(folder, 4), markup=False, highlight=False, style="dim")
+            if told.state != "runs":
+                write(study, out, cost=False)
+
+
+def _left(steps: Sequence[Step], out: Path, done: int) -> str:
+    """How long the other runs will take if they are like those that are finished."""
+    taken = [seconds for step in steps if (seconds := engine.seconds_of(step.folder(out)))]
+    if not taken or done >= len(steps):
+        return ""
+    minutes = (len(steps) - done) * sum(taken) / len(taken) / 60
+    return f"{minutes:.0f} minutes of work left"
+
+
+def write(study: Study, out: Path, *, cost: bool) -> str:
+    """Write ``table.md``, ``cells.csv`` and ``table.png``; the Markdown comes back.
+
+    Args:
+        study: what is compared.
+        out: its folder.
+        cost: measure GFLOPs and ms of each row's encoder, which takes some seconds a row.
+    """
+    made = table.rows(study, out, costs(study, out) if cost else {})
+    text = table.markdown(study, out, made)
+    (out / "table.md").write_text(text, encoding="utf-8")
+    (out / "cells.csv").write_text(table.comma_separated(study, out), encoding="utf-8")
+    if any(row.finished for row in made):
+        try:
+            chart.draw(study.title, made, out / "table.png")
+        except PluginError as error:
+            print(f"castssl: {error}", file=sys.stderr)
+    return text
+
+
+def _parameters(texts: Sequence[str]) -> dict[str, Any]:
+    pairs = (text.partition("=") for text in texts)
+    return {key: int(value) if value.isdigit() else value for key, _, value in pairs}
+
+
+def main(study: Study, *, demo: Study | None = None, argv: Sequence[str] | None = None) -> int:
+    """The command line of a file in ``recipes/ablations``.
+
+    Args:
+        study: what is compared on data of a size that matters.
+        demo: the same question with a budget for the embedded data set, ``--data demo``.
+        argv: by default that of the process.
+    """
+    name = Path(sys.argv[0]).stem
+    parser = argparse.ArgumentParser(name, description=study.title)
+    parser.add_argument("--data", required=True, help="what to train on, as the recipe takes it, or demo")
+    parser.add_argument("--recipe", type=Path, help="another recipe's file")
+    parser.add_argument("--seeds", type=int, metavar="N", help="repetitions a row, with seeds 0 to N - 1")
+    add_flags(parser)
+    given = parser.parse_args(argv)
+    is_demo = given.data.partition(":")[0] == "demo"
+    chosen = demo if demo is not None and is_demo else study
+    try:
+        data = ["--data", given.data]
+        changes: dict[str, Any] = {"flags": [*data, *chosen.flags, *given.rest]}
+        if chosen.then:
+            changes["then_flags"] = [*data, *chosen.then_flags]
+        if given.recipe:
+            changes["recipe"] = given.recipe
+        if given.seeds:
+            changes["grid"] = _seeded(chosen.grid, given.seeds)
+        return conduct(replace(chosen, **changes), given, f"{name}-demo" if is_demo else name)
+    except CastError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+
+
+def _seeded(grid: Mapping[str, Sequence[str]], seeds: int) -> dict[str, Sequence[str]]:
+    return {**grid, "seed": [str(seed) for seed in range(seeds)]}
