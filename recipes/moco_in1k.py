@@ -133,8 +133,8 @@ def main(cfg: Config) -> None:
     made = cfg.shape() | {"name": cfg.model, "superpixels": backend}
     save_encoder(objective.encoder, run.folder / "encoder.safetensors", **made)
     trained = look() if marks is None else marks
-    results = table(trained=trained, untrained=untrained, chance=exam.by_chance(judged.sizes))
-    run.finish(results, f"the hierarchy on photographs is drawn in {run.folder / 'pictures'}")
+    found = {"trained": trained, "untrained": untrained, "chance": exam.by_chance(judged.sizes)}
+    run.finish(table(**found), f"the hierarchy on photographs: {run.folder / 'pictures'}", **found)
 
 
 if __name__ == "__main__":

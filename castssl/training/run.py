@@ -47,6 +47,7 @@ STOPPED = 75
 ``accelerate launch`` turns every exit code but 0 into 1; the last line of ``log.jsonl`` tells them apart.
 """
 ONCE = "once.json"
+RESULTS = "results.json"
 
 
 class Picture(Protocol):
@@ -248,8 +249,14 @@ class Run:
                 config.save(known, path)
         return known[name]
 
-    def finish(self, *results: object) -> None:
-        """End the run, as its last call: print ``results`` (text, or what rich shows) and where all lies."""
+    def finish(self, *results: object, **found: Mapping[str, float]) -> None:
+        """End the run, as its last call: print ``results`` (text, or what rich shows) and where all lies.
+
+        What was ``found``, such as ``trained={"knn": 37.6}``, is kept in ``results.json``, whose presence says
+        that the run is finished.
+        """
+        if self._accelerator.is_main_process:
+            config.save(found, self.folder / RESULTS)
         self._report.conclude(*results, f"everything lies in {self.folder}")
         self._free()
 
