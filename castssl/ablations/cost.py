@@ -69,7 +69,7 @@ def costs(study: Study, out: Path) -> dict[tuple[str, ...], dict[str, float]]:
 def _sizes(cell: Cell) -> Sequence[int] | None:
     """Sizes that only the second recipe is given: those of the test."""
     given = [value for key, value in cell.values.items() if key.endswith(".sizes")]
-    return [int(size) for size in given[0].split()] if given else None
+    return [int(size) for size in given[0].partition("--")[0].split()] if given else None
 
 
 def _regular(side: int, count: int) -> torch.Tensor:

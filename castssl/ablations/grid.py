@@ -43,7 +43,7 @@ class Step:
         """What to type, exactly; ``launcher`` takes the place of the Python interpreter."""
         start = list(launcher) or [sys.executable]
         weights = ["--weights", str(self.after.folder(out) / WEIGHTS)] if self.after else []
-        return [*start, str(self.recipe), *self.flags, *weights, "--out", str(self.folder(out))]
+        return [*start, _short(self.recipe), *self.flags, *weights, "--out", str(self.folder(out))]
 
     def results(self, out: Path) -> dict[str, dict[str, float]] | None:
         """What the run found, or None if it is not finished.
@@ -122,6 +122,14 @@ class Study:
             own = {key.partition(".")[2]: value for key, value in values.items() if "." in key}
             steps.append(_step(self.then, own, self.then_flags, steps[0]))
         return Cell(values, tuple(steps))
+
+
+def _short(path: Path) -> str:
+    """Relative to the working directory if it lies below: tables quote commands for others to type."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
 
 
 def _step(recipe: Path, values: Mapping[str, str], flags: Sequence[str], after: Step | None = None) -> Step:

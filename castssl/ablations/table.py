@@ -15,6 +15,7 @@ from typing import NamedTuple
 from castssl.ablations.engine import OUTPUT, last_words, seconds_of
 from castssl.ablations.grid import SEED, Cell, Study
 
+REFERENCES = ("untrained", "chance")
 Cost = Mapping[str, float]
 """Of a cell's encoder, such as GFLOPs and ms."""
 
@@ -51,12 +52,12 @@ def results(cell: Cell, out: Path) -> dict[str, float] | None:
 
 
 def references(cells: Sequence[Cell], out: Path) -> dict[str, dict[str, Spread]]:
-    """``untrained`` and ``chance``, over all finished cells."""
+    """What needs no training, over all finished cells."""
     found: dict[str, dict[str, list[float]]] = {}
     for cell in cells:
         for step in cell.steps:
             for kind, values in (step.results(out) or {}).items():
-                for name, value in values.items() if kind != "trained" else ():
+                for name, value in values.items() if kind in REFERENCES else ():
                     found.setdefault(kind, {}).setdefault(name, []).append(value)
     return {kind: {name: spread(v) for name, v in values.items()} for kind, values in found.items()}
 

@@ -1,0 +1,56 @@
+"""How long the paper's ablations train, and what the embedded data set can bear."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from castssl.ablations.grid import Study
+
+SEEDS = ("0", "1", "2")
+MOCO = ("--subset", "imagenet100", "--epochs", "200", "--warmup-epochs", "20")
+PROBE = ("--subset", "imagenet100", "--lr", "0.8", "--batch-size", "256")
+NANO = (
+    *("--model", "nano", "--image-size", "64", "--schedule", "paper", "--repeats", "1", "--augment", "none"),
+    *("--erase", "0", "--mixup", "0", "--cutmix", "0", "--epochs", "8", "--warmup-epochs", "1"),
+    *("--batch-size", "32", "--lr", "0.03", "--workers", "0", "--eval-every", "0", "--knn-every", "0"),
+)
+NANO_PROBE = ("--epochs", "4", "--batch-size", "64", "--lr", "1", "--workers", "0", "--eval-every", "0")
+
+
+def imagenet100(recipes: Path, title: str, grid: Mapping[str, Sequence[str]], **changes: Any) -> Study:
+    """MoCo for 200 epochs on IN-100, then the linear probe (CAST, Tables 5 and 11).
+
+    Args:
+        recipes: the folder of ``moco_in1k.py`` and ``probe_in1k.py``.
+        title: the table's heading.
+        grid: see :class:`Study`; three seeds are added.
+        changes: other fields of :class:`Study`.
+    """
+    options: dict[str, Any] = {
+        "recipe": recipes / "moco_in1k.py",
+        "flags": MOCO,
+        "then": recipes / "probe_in1k.py",
+        "then_flags": PROBE,
+        "show": ("top1", "top5", "knn", "object_iou_16", "object_iou_8"),
+    }
+    return Study(**{**options, "title": title, "grid": {**grid, "seed": SEEDS}, **changes})
+
+
+def embedded(recipes: Path, title: str, grid: Mapping[str, Sequence[str]], **changes: Any) -> Study:
+    """A nano with labels (DeiT) on the demo set: in a few minutes, MoCo would hardly tell poolings apart.
+
+    Args:
+        recipes: the folder of ``deit_in1k.py``.
+        title: the table's heading; "on the embedded data set" is added.
+        grid: see :class:`Study`; three seeds are added.
+        changes: other fields of :class:`Study`.
+    """
+    options: dict[str, Any] = {
+        "recipe": recipes / "deit_in1k.py",
+        "flags": NANO,
+        "show": ("top1", "knn", "object_iou_32", "object_iou_16", "object_iou_8"),
+    }
+    named = f"{title}, on the embedded data set"
+    return Study(**{**options, "title": named, "grid": {**grid, "seed": SEEDS}, **changes})

@@ -1,0 +1,23 @@
+"""Which pooling? (CAST, Table 5a: linear probe on IN-100 after MoCo.)
+
+    python recipes/ablations/pooling.py --data folder:/path/to/imagenet --cluster slurm
+    python recipes/ablations/pooling.py --data demo
+
+The paper: graph 79.9, random 55.8, K-means 73.9, K-medoids 72.3, FINCH 63.3, Token Pooling 75.8, CTM 72.2,
+ToMe 78.1.  All but the first two come from plugins/castssl-clustering.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from castssl.ablations.budgets import embedded, imagenet100
+from castssl.ablations.study import main
+
+RECIPES = Path(__file__).parents[1]
+TITLE = "Pooling (Table 5a)"
+GRID = {"pooling": ("graph", "random", "kmeans", "kmedoids", "finch", "token-pooling", "ctm", "tome")}
+
+if __name__ == "__main__":
+    sys.exit(main(imagenet100(RECIPES, TITLE, GRID), demo=embedded(RECIPES, TITLE, GRID)))
