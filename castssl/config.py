@@ -31,6 +31,8 @@ FREE = {"resume": "free"}
 """Field metadata: a run may be continued with another value."""
 GROWS = {"resume": "grows"}
 """Field metadata: a run may be continued with a larger value."""
+MOVES = {"resume": "moves"}
+"""Field metadata: a run may be continued with another value, but not with None for some or some for None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,9 @@ class RunConfig:
     """How many of the latest checkpoints stay on disk."""
     log_every: int = field(default=10, metadata=FREE)
     """Optimizer steps between two lines of log.jsonl."""
+    max_bad: float = field(default=0.01, metadata=FREE)
+    """Stop when more than this share of the data set's images proved unreadable; they are listed in
+    unreadable.txt, and the next readable ones take their places. 0 = the first one stops, 1 = none does."""
     track: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = field(default="none", metadata=FREE)
     """Where else the reports go."""
 
@@ -72,6 +77,8 @@ class RunConfig:
         for name, low in least.items():
             if getattr(self, name) < low:
                 yield f"--{name.replace('_', '-')}: got {getattr(self, name)}, expected at least {low}"
+        if not 0 <= self.max_bad <= 1:
+            yield f"--max-bad: got {self.max_bad}, expected a share from 0 to 1"
 
 
 def launch(main: Callable[[C], object], config: type[C], argv: Sequence[str] | None = None) -> None:
@@ -198,13 +205,16 @@ def differences(saved: Mapping[str, Any], config: Any) -> list[str]:
     """What of ``config`` forbids to continue a run that was saved with other settings; empty if nothing does.
 
     Fields marked :data:`FREE` never do, those marked :data:`GROWS` only if the value is smaller than the
-    saved one.  A field that the saved settings lack had its default then.
+    saved one, those marked :data:`MOVES` only if one of both is None.  A field that the saved settings lack
+    had its default then.
     """
     found = []
     for part in fields(config):
         new, old = plain(getattr(config, part.name)), saved.get(part.name, _default(part))
         rule = part.metadata.get("resume")
         if new == old or rule == "free" or old is MISSING or (rule == "grows" and new >= old):
+            continue
+        if rule == "moves" and new is not None and old is not None:
             continue
         found.append(f"--{part.name.replace('_', '-')}: the run has {old!r}, asked for {new!r}")
     return found

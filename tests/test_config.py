@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from castssl.config import FREE, GROWS, RunConfig, differences, launch, load, parse, plain, read, save
+from castssl.config import FREE, GROWS, MOVES, RunConfig, differences, launch, load, parse, plain, read, save
 from castssl.errors import ConfigError, DataError
 
 
@@ -263,6 +263,17 @@ def test_differences_name_what_differs_and_spare_what_may() -> None:
         "--lr: the run has 0.00015, asked for 0.1",
     ]
     assert differences(saved, Config(data="a", epochs=50)) == ["--epochs: the run has 100, asked for 50"]
+
+
+def test_what_moves_may_be_elsewhere_but_not_come_or_go() -> None:
+    @dataclass(frozen=True)
+    class Moving:
+        place: str | None = field(default=None, metadata=MOVES)
+
+    here, there, nowhere = Moving("a"), Moving("b"), Moving()
+    assert differences(plain(here), there) == differences(plain(nowhere), nowhere) == []
+    assert differences(plain(here), nowhere) == ["--place: the run has 'a', asked for None"]
+    assert differences({}, there) == ["--place: the run has None, asked for 'b'"]
 
 
 def test_a_field_that_the_saved_settings_lack_had_its_default() -> None:

@@ -47,6 +47,10 @@ class Tar:
         """The path inside the archive."""
         return os.fsdecode(bytes(self.names[row]))
 
+    def place(self, row: int) -> str:
+        """``archive.tar: path inside``."""
+        return f"{self.archives[int(self.spans[row, 0])]}: {self.name(row)}"
+
 
 def open_tar(path: Path, split: str) -> tuple[Tar, list[ClassPath]]:
     """The images of ``split`` in a tar file or a folder of tar files, and the class folders of each.
@@ -91,14 +95,17 @@ def _scan(archive: Path, number: int, around: ClassPath) -> list[Member]:
         with tarfile.open(archive, "r:") as file:
             return list(_members(file, number, around, 0))
     except (tarfile.TarError, OSError) as error:
-        raise DataError(f"cannot read {archive} as a plain tar: {error}; unpack compressed ones") from error
+        raise DataError(
+            f"cannot read {archive} as a plain tar: {error}; unpack compressed ones, copy torn ones anew"
+        ) from error
 
 
 def _members(file: tarfile.TarFile, archive: int, around: ClassPath, start: int) -> Iterator[Member]:
     for member in file:
-        if not member.isfile():
+        own = [part for part in PurePosixPath(member.name).parts if part not in (".", "/")]
+        if not member.isfile() or any(part.startswith(".") for part in own[:-1]):
             continue
-        parts = (*around, *(part for part in PurePosixPath(member.name).parts if part not in (".", "/")))
+        parts = (*around, *own)
         if member.name.lower().endswith(".tar"):
             with tarfile.open(fileobj=file.extractfile(member), mode="r:") as inner:
                 stem = (*parts[:-1], PurePosixPath(member.name).stem)

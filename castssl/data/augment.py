@@ -1,28 +1,51 @@
 """Pictures become views: MoCo v3's two, one random crop, and evaluation's centre crop.
 
 Each takes an RGB picture and returns uint8 tensors; normalisation comes later, in ``finish``, so that
-superpixels see plain colours.
+superpixels see plain colours.  All randomness is torch's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
 import torch
-from lightly.transforms.gaussian_blur import GaussianBlur
-from lightly.transforms.solarize import RandomSolarization
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision import transforms as T
-from torchvision.transforms import functional as F
 
+from castssl.data.look import MOCO, Look, Pixels, change
 from castssl.errors import ConfigError
+
+__all__ = ["MOCO", "Augment", "CenterView", "Look", "OneView", "Placed", "Plan", "TwoViews", "Views"]
 
 Views = list[Tensor]
 """One uint8 (3, size, size) tensor per view."""
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, as shares of a picture's width and height: 0 to 1."""
+
+
+class Placed(NamedTuple):
+    """A view, and where in the picture it lies: a map of the picture can be cut and turned likewise."""
+
+    image: Tensor
+    """uint8 (3, size, size)."""
+    box: Box
+    """The part of the picture that the view shows."""
+    flipped: bool
+    """Whether left and right were exchanged after the cut."""
+
+
+class Plan(NamedTuple):
+    """What is known of the views before the picture is decoded."""
+
+    boxes: tuple[Box, ...]
+    """One a view; none if the augmentation needs the whole picture."""
+    shrink: int
+    """1, 2, 4 or 8: decoded at this fraction of its size, the picture still has all that the views show."""
 
 
 class Augment(Protocol):
@@ -31,25 +54,17 @@ class Augment(Protocol):
     views: int
     """How many views it makes of one picture."""
 
-    def __call__(self, image: Image.Image) -> Views: ...
+    def plan(self, width: int, height: int) -> Plan:
+        """Draw what can be drawn for a picture of this size."""
+        ...
 
+    def place(self, image: Image.Image, plan: Plan | None = None) -> list[Placed]:
+        """The views of an RGB picture, of ``plan`` if it was drawn before, and where they lie."""
+        ...
 
-class Look(NamedTuple):
-    """With which probability a view goes through each step, in this order."""
-
-    jitter: float = 0.8
-    """Brightness and contrast by up to 0.4, saturation 0.2, hue 0.1, in random order."""
-    grey: float = 0.2
-    blur: float = 1.0
-    """PIL's Gaussian blur with a radius of U(0.1, 2) pixels, or another largest radius."""
-    solarize: float = 0.0
-    """Invert what is 128 or brighter."""
-    flip: float = 0.5
-    """Left to right."""
-
-
-MOCO = (Look(), Look(blur=0.1, solarize=0.2))
-"""The two views of BYOL (Grill et al. 2020, appendix B, table 6), as MoCo v3 uses them."""
+    def __call__(self, image: Image.Image) -> Views:
+        """The views alone."""
+        ...
 
 
 class TwoViews:
@@ -73,14 +88,33 @@ class TwoViews:
         if blur < 0.1:
             raise ConfigError(f"the blur's radius is drawn from 0.1 to blur pixels, got blur {blur}")
         self.views = len(looks)
-        self._steps = [_look(size, crop_min, blur, look) for look in looks]
+        self.size = size
+        self.crop_min = crop_min
+        self.blur = blur
+        self.looks = tuple(looks)
+
+    def plan(self, width: int, height: int) -> Plan:
+        """The crops of a picture of this size."""
+        return _plan(width, height, self.crop_min, self.size, self.views)
+
+    def place(self, image: Image.Image, plan: Plan | None = None) -> list[Placed]:
+        """As many views as looks, and where they lie."""
+        boxes = (plan or self.plan(*image.size)).boxes
+        pixels = np.array(image)
+        return [self._view(pixels, *drawn) for drawn in zip(boxes, self.looks, strict=True)]
+
+    def _view(self, pixels: Pixels, box: Box, look: Look) -> Placed:
+        view, box = _cut(pixels, box, self.size)
+        view = change(view, look, self.blur)
+        flipped = bool(torch.rand(1) < look.flip)
+        return Placed(_tensor(view, flipped), box, flipped)
 
     def __call__(self, image: Image.Image) -> Views:
         """As many uint8 (3, size, size) tensors as looks."""
-        return [to_uint8(steps(image)) for steps in self._steps]
+        return [placed.image for placed in self.place(image)]
 
 
-class OneView:
+class OneView(TwoViews):
     """One random crop, flipped half of the time: what a linear probe trains on.
 
     Args:
@@ -88,15 +122,8 @@ class OneView:
         crop_min: as in :class:`TwoViews`.
     """
 
-    views = 1
-
     def __init__(self, size: int, crop_min: float = 0.08) -> None:
-        _positive(size)
-        self._steps = T.Compose([T.RandomResizedCrop(size, scale=(crop_min, 1.0)), T.RandomHorizontalFlip()])
-
-    def __call__(self, image: Image.Image) -> Views:
-        """One uint8 (3, size, size) tensor."""
-        return [to_uint8(self._steps(image))]
+        super().__init__(size, crop_min, looks=[Look(0, 0, 0, 0, 0.5)])
 
 
 class CenterView:
@@ -117,72 +144,76 @@ class CenterView:
                 f"CenterView takes a ratio of at least 1 and bilinear, bicubic or nearest interpolation, got"
                 f" {ratio} and {interpolation!r}"
             )
+        self.size = size
         # the small term keeps 224 * 256/224 from becoming 255
-        shorter = int(size * ratio + 1e-6)
-        self._steps = T.Compose([T.Resize(shorter, T.InterpolationMode(interpolation)), T.CenterCrop(size)])
+        self._resize = T.Resize(int(size * ratio + 1e-6), T.InterpolationMode(interpolation))
+
+    def plan(self, width: int, height: int) -> Plan:
+        """The whole picture, at full size: numbers of an evaluation should not depend on a decoder."""
+        return Plan((), 1)
+
+    def place(self, image: Image.Image, plan: Plan | None = None) -> list[Placed]:
+        """One view, and where it lies."""
+        image = self._resize(image)
+        left, top = (round((side - self.size) / 2) for side in image.size)
+        pixels = (left, top, left + self.size, top + self.size)
+        return [Placed(to_uint8(image.crop(pixels)), _shares(pixels, *image.size), False)]
 
     def __call__(self, image: Image.Image) -> Views:
         """One uint8 (3, size, size) tensor."""
-        return [to_uint8(self._steps(image))]
-
-
-class Jitter:
-    """torchvision's ``ColorJitter`` with the hue turned by OpenCV.
-
-    That takes a fifteenth of the time of what is most of a view's cost otherwise; both work on 8-bit HSV, and
-    OpenCV's rounding stays closer to the exact rotation.
-
-    Args:
-        brightness: factors are drawn from 1 - brightness to 1 + brightness; so are contrast and saturation.
-        contrast: see brightness.
-        saturation: see brightness.
-        hue: turns are drawn from -hue to hue, as shares of the colour circle.
-    """
-
-    def __init__(self, brightness: float, contrast: float, saturation: float, hue: float) -> None:
-        ranges = T.ColorJitter(brightness, contrast, saturation, hue)
-        self._ranges = (ranges.brightness, ranges.contrast, ranges.saturation, ranges.hue)
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        """A picture with brightness, contrast, saturation and hue changed in random order."""
-        order, *factors = T.ColorJitter.get_params(*self._ranges)
-        for step in order.tolist():
-            if factors[step] is not None:
-                image = _ADJUST[step](image, factors[step])
-        return image
-
-
-def turn_hue(image: Image.Image, turn: float) -> Image.Image:
-    """``image`` with every hue turned by the share ``turn`` of the colour circle, -0.5 to 0.5."""
-    pixels = cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2HSV_FULL)
-    pixels[..., 0] += np.uint8(round(turn * 256) % 256)
-    return Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_HSV2RGB_FULL))
-
-
-_ADJUST: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
-    F.adjust_brightness,
-    F.adjust_contrast,
-    F.adjust_saturation,
-    turn_hue,
-)
-
-
-def _look(size: int, crop_min: float, blur: float, look: Look) -> T.Compose:
-    return T.Compose(
-        [
-            T.RandomResizedCrop(size, scale=(crop_min, 1.0)),
-            T.RandomApply([Jitter(0.4, 0.4, 0.2, 0.1)], p=look.jitter),
-            T.RandomGrayscale(look.grey),
-            GaussianBlur(prob=look.blur, sigmas=(0.1, blur)),
-            RandomSolarization(prob=look.solarize, threshold=128),
-            T.RandomHorizontalFlip(look.flip),
-        ]
-    )
+        return [placed.image for placed in self.place(image)]
 
 
 def to_uint8(image: Image.Image) -> Tensor:
     """uint8 (3, H, W) of an RGB picture."""
-    return torch.from_numpy(np.array(image).transpose(2, 0, 1).copy())
+    return _tensor(np.asarray(image), False)
+
+
+def _plan(width: int, height: int, crop_min: float, size: int, views: int) -> Plan:
+    # the crops' law is torchvision's, and no pixel is read yet
+    shape = torch.empty((3, height, width), device="meta")
+    boxes, least = [], min(width, height)
+    for _ in range(views):
+        top, left, high, wide = T.RandomResizedCrop.get_params(shape, [crop_min, 1.0], [3 / 4, 4 / 3])
+        boxes.append(_shares((left, top, left + wide, top + high), width, height))
+        least = min(least, high, wide)
+    return Plan(tuple(boxes), _shrink(least / size))
+
+
+def _shrink(least: float) -> int:
+    """For a smallest crop whose shorter side is ``least`` times a view's.
+
+    Some pixels more than the view's must be left: with none to spare, a view's gradients have up to 1.7 times
+    the energy of one cut from the full picture, because the decoder smooths less than the resizing does; with
+    these many, 0.94 to 0.99 times.
+    """
+    return 4 if least >= 8 else 2 if least >= 2.5 else 1
+
+
+def _shares(pixels: tuple[int, int, int, int], width: int, height: int) -> Box:
+    left, top, right, bottom = pixels
+    return left / width, top / height, right / width, bottom / height
+
+
+def _cut(pixels: Pixels, box: Box, size: int) -> tuple[Pixels, Box]:
+    """The box, rounded to whole pixels, resized bilinearly with antialiasing; and the rounded box."""
+    height, width = pixels.shape[:2]
+    left, right = round(box[0] * width), round(box[2] * width)
+    top, bottom = round(box[1] * height), round(box[3] * height)
+    left, top = min(left, width - 1), min(top, height - 1)
+    right, bottom = max(right, left + 1), max(bottom, top + 1)
+    # a copy, because torch takes longer over rows with gaps between them
+    crop = torch.from_numpy(np.ascontiguousarray(pixels[top:bottom, left:right]))[None].permute(0, 3, 1, 2)
+    # PIL's filter, to within one grey value, in a quarter of its time
+    view = interpolate(crop, (size, size), mode="bilinear", antialias=True)
+    return view[0].permute(1, 2, 0).contiguous().numpy(), _shares((left, top, right, bottom), width, height)
+
+
+def _tensor(pixels: Pixels, flipped: bool) -> Tensor:
+    """uint8 (3, H, W) of (H, W, 3), mirrored or not."""
+    planes = np.empty((3, *pixels.shape[:2]), np.uint8)
+    cv2.split(cv2.flip(pixels, 1) if flipped else pixels, list(planes))
+    return torch.from_numpy(planes)
 
 
 def _positive(size: int) -> None:

@@ -26,10 +26,14 @@ class EpochBatches(Sampler[list[int]]):
         shuffle: a new order each epoch; otherwise 0, 1, 2, ...
         drop_last: leave out an incomplete last batch.  Otherwise its images are shared out as evenly as
             possible; a rank that gets none has one batch less.
+        repeats: so many copies of an image follow each other, each to be augmented by itself (repeated
+            augmentation, https://arxiv.org/abs/1901.09335), and an epoch, as long as ever, sees only so much
+            of the images.  Copy ``c`` of image ``i`` is number ``i + c * length``.  Ranks take turns within a
+            global batch, so that copies meet on different ranks, as in DeiT.
 
     Raises:
         ConfigError: if ``world`` does not divide ``batch_size``, a number is out of range, or the images do
-            not fill one batch.
+            not fill one batch; for ``repeats`` without ``drop_last``.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class EpochBatches(Sampler[list[int]]):
         world: int = 1,
         shuffle: bool = True,
         drop_last: bool = True,
+        repeats: int = 1,
     ) -> None:
         if batch_size < 1 or batch_size % world or not 0 <= rank < world:
             raise ConfigError(
@@ -52,6 +57,8 @@ class EpochBatches(Sampler[list[int]]):
             raise ConfigError(
                 f"{length} images do not fill one batch of {batch_size}; lower the batch size or add images"
             )
+        if repeats < 1 or (repeats > 1 and not drop_last):
+            raise ConfigError(f"repeats: expected 1, or more where the last batch is dropped, got {repeats}")
         self.length = length
         self.batch_size = batch_size
         self.seed = seed
@@ -59,6 +66,7 @@ class EpochBatches(Sampler[list[int]]):
         self.world = world
         self.shuffle = shuffle
         self.drop_last = drop_last
+        self.repeats = repeats
         self.epoch = 0
         self.start = 0
 
@@ -68,19 +76,42 @@ class EpochBatches(Sampler[list[int]]):
         return full + (not self.drop_last and self._share(rest)[1] > self._share(rest)[0])
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Lists of image indices."""
+        """Lists of image indices, or with ``repeats`` of numbers of copies."""
         order = self._order()
         for step in range(self.start, len(self)):
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
             first, last = self._share(len(batch))
-            yield batch[first:last].tolist()
+            mine = batch[first:last] if self.repeats == 1 else batch[self.rank :: self.world]
+            yield mine.tolist()
 
     def _share(self, size: int) -> tuple[int, int]:
         return size * self.rank // self.world, size * (self.rank + 1) // self.world
 
     def _order(self) -> torch.Tensor:
+        images = self._images()
+        if self.repeats == 1:
+            return images
+        copies = torch.arange(self.repeats) * self.length
+        return (images[:, None] + copies).flatten()[: self.length]
+
+    def _images(self) -> torch.Tensor:
         if not self.shuffle:
             return torch.arange(self.length)
         # epochs are far fewer than 2**20, and so no two (seed, epoch) meet
         chance = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
         return torch.randperm(self.length, generator=chance)
+
+
+class Stamped(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index): workers that live on cannot know the epoch otherwise."""
+
+    def __init__(self, batches: EpochBatches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.batches.epoch
+        for batch in self.batches:
+            yield [(epoch, index) for index in batch]

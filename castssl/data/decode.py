@@ -2,20 +2,60 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+
+from castssl.errors import DataError
 
 
 def decode(file: IO[bytes], draft: int | None = None) -> Image.Image:
-    """The picture in ``file`` as RGB; EXIF orientation is left alone, as in timm and torchvision."""
-    image = Image.open(file)
-    if draft is not None:
-        image.draft(None, (draft, draft))
-    image.load()
-    return to_rgb(image)
+    """The picture in ``file`` as RGB: :func:`header`, then :func:`pixels`.
+
+    Args:
+        file: an encoded picture.
+        draft: read a JPEG at 1/2, 1/4 or 1/8 as long as both sides keep this many pixels.
+    """
+    return pixels(header(file), None if draft is None else (draft, draft))
+
+
+def header(file: IO[bytes]) -> Image.Image:
+    """The picture in ``file``, opened and of known size; its pixels are read as long as the file is open.
+
+    Raises:
+        DataError: if the file is empty.
+        Exception: of almost any kind, if it is broken, of an unknown format, or of more than
+            ``2 * PIL.Image.MAX_IMAGE_PIXELS`` pixels (a bomb).
+    """
+    hush()
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        if file.seek(0, os.SEEK_END) == 0:
+            raise DataError("the file is empty") from None
+        raise
+
+
+def pixels(opened: Image.Image, least: tuple[int, int] | None = None) -> Image.Image:
+    """An opened picture as RGB; EXIF orientation and colour profiles are left alone, as in torchvision.
+
+    An animation gives its first picture.
+
+    Args:
+        opened: what :func:`header` gave; it is used up.
+        least: read a JPEG at 1/2, 1/4 or 1/8 as long as it keeps this width and height.
+
+    Raises:
+        Exception: of almost any kind, if it is broken.
+    """
+    if least is not None:
+        opened.draft(None, least)
+    opened.load()
+    return to_rgb(opened)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -29,10 +69,26 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
-    pixels = np.asarray(image).astype(np.float64)
+    """Scaled by the number of bits that the largest value takes, if that is more than 8."""
+    pixels = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0, neginf=0)
     top = pixels.max(initial=0)
     if image.mode == "F":
         pixels = pixels * 255 if top <= 1 else pixels
-    elif image.mode != "I" or top > 255:
-        pixels = pixels // 256
+    elif top > 255:
+        pixels = pixels // (1 << (8 if top < 1 << 16 else 24))
     return np.asarray(np.clip(pixels, 0, 255), np.uint8)
+
+
+def hush() -> None:
+    """Let PIL not warn of every odd tag: what matters is whether the picture can be read.
+
+    A context around each picture would make Python forget which other warnings it has shown already, and a
+    filter set once might be gone: ``pytest`` and ``warnings.catch_warnings`` put the old ones back.
+    """
+    if _QUIET not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    _QUIET = warnings.filters[0]

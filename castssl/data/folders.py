@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import IO, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,26 @@ class Split(NamedTuple):
     """The train split's folder, whose classes are the data set's; None if there is only this folder."""
     masks: Path | None
     """Where the object masks of this split lie, in the same sub-folders, as ``.png``."""
+
+
+class Files:
+    """Encoded images by row: files below a folder."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self.folder = str(folder)
+        self.names = pack(names)
+
+    def open(self, row: int) -> tuple[IO[bytes], None]:
+        """An open file; which class it is, the folders tell."""
+        return open(self.place(row), "rb"), None
+
+    def name(self, row: int) -> str:
+        """The path below the folder."""
+        return os.fsdecode(bytes(self.names[row]))
+
+    def place(self, row: int) -> str:
+        """The whole path."""
+        return os.path.join(self.folder, self.name(row))
 
 
 def split_name(name: str) -> str | None:
@@ -116,6 +136,8 @@ def _masks(root: Path, folder: Path, split: str) -> Path | None:
 def find_images(folder: Path) -> list[str]:
     """The image files below ``folder``, relative with ``/``, sorted; hidden files and ``masks/`` left out.
 
+    Links to folders are followed, but not into a folder that one is in already.
+
     Raises:
         DataError: if there is none, or a folder cannot be read.
     """
@@ -127,6 +149,7 @@ def find_images(folder: Path) -> list[str]:
     for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         at = os.path.relpath(place, folder).replace(os.sep, "/")
         folders[:] = [f for f in folders if f[0] != "." and (f != "masks" or at != ".")]
+        folders[:] = [f for f in folders if not _loops(os.path.join(place, f))]
         prefix = "" if at == "." else at + "/"
         files += [prefix + name for name in names if is_image(name)]
     if not files:
@@ -134,6 +157,13 @@ def find_images(folder: Path) -> list[str]:
             f"{folder} holds no images; looked in all sub-folders for {' '.join(EXTENSIONS)}; check the path"
         )
     return sorted(files)
+
+
+def _loops(place: str) -> bool:
+    """True if ``place`` is a link to one of the folders on the way to it."""
+    return os.path.islink(place) and os.path.realpath(place) in {
+        os.path.realpath(parent) for parent in Path(place).absolute().parents
+    }
 
 
 def is_image(name: str) -> bool:

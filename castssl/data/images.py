@@ -1,13 +1,12 @@
 """Images and their label paths, from folders, archives, the Hub or the embedded demo: ``open_images``.
 
 ``images[i]`` decodes one picture to RGB.  What cannot be decoded is replaced by the next picture that can,
-and its name is handed on, so that one broken file does not end a run of days.
+and its name and the reason are handed on, so that one broken file does not end a run of days.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
@@ -19,11 +18,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from castssl.data import archives, folders, readers
-from castssl.data.decode import decode
+from castssl.data.augment import Plan
+from castssl.data.decode import header, pixels
+from castssl.data.unreadable import TRIES, Ledger, Unreadable, why
 from castssl.errors import DataError
 from castssl.types import LabelTree
-
-_TRIES = 100  # a run of this many broken files is a broken disk, not a broken file
 
 
 class Source(Protocol):
@@ -34,7 +33,11 @@ class Source(Protocol):
         ...
 
     def name(self, row: int) -> str:
-        """What to call the image in a message."""
+        """What to call the image, and its path below the split if it is a file."""
+        ...
+
+    def place(self, row: int) -> str:
+        """Where the user finds the image, for messages."""
         ...
 
 
@@ -45,8 +48,12 @@ class Sample(NamedTuple):
     """RGB."""
     target: Tensor
     """Label path int64 (L,), coarse to fine."""
-    bad: tuple[str, ...]
-    """The names of unreadable files that this picture stands in for."""
+    at: int
+    """The index of this picture; not the one that was asked for if that is unreadable."""
+    bad: tuple[Unreadable, ...]
+    """The unreadable images that this picture stands in for."""
+    plan: Plan | None = None
+    """What was drawn for this picture before it was decoded."""
 
 
 class Images(Dataset[tuple[Image.Image, Tensor]]):
@@ -60,6 +67,9 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         masks: a folder of object masks, or None.
         draft: decode a JPEG at 1/2, 1/4 or 1/8 as long as both sides keep this many pixels; None: never.
     """
+
+    bad: Ledger
+    """The unreadable images met so far, by whoever loads this data set (or what :meth:`take` made of it)."""
 
     def __init__(
         self,
@@ -77,6 +87,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         self.tree = tree
         self.masks = masks
         self.draft = draft
+        self.bad = Ledger()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -84,33 +95,46 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Image.Image, Tensor]:
         """The picture and its label path (of its replacement if it is unreadable)."""
         sample = self.fetch(index)
+        self.bad.note(sample.bad)
         return sample.image, sample.target
 
-    def fetch(self, index: int) -> Sample:
-        """As ``images[index]``, with the names of the unreadable files met on the way.
+    def fetch(self, index: int, plan: Callable[[int, int], Plan] | None = None) -> Sample:
+        """As ``images[index]``, with the unreadable images met on the way, which :attr:`bad` is not told.
+
+        Args:
+            index: which image.
+            plan: draws from a picture's width and height what its views will show, so that a large JPEG need
+                not be decoded at full size.
 
         Raises:
             DataError: if a hundred pictures in a row (or all there are) cannot be decoded.
         """
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        bad: list[str] = []
+        bad: list[Unreadable] = []
         cause: Exception | None = None
-        for step in range(min(_TRIES, len(self))):
+        for step in range(min(TRIES, len(self))):
             at = (index + step) % len(self)
             try:
                 file, label = self.source.open(int(self.rows[at]))
                 with file:
-                    image = decode(file, self.draft)
+                    opened = header(file)
+                    drawn = None if plan is None else plan(*opened.size)
+                    image = pixels(opened, self._least(opened, drawn))
             except Exception as error:  # decoders raise almost anything on a broken file
-                bad.append(self.name(at))
+                bad.append(Unreadable(self.source.place(int(self.rows[at])), why(error)))
                 cause = error
             else:
-                return Sample(image, self._target(at, label), tuple(bad))
+                return Sample(image, self._target(at, label), at, tuple(bad), drawn)
         raise DataError(
-            f"{len(bad)} images in a row cannot be decoded, from {bad[0]} to {bad[-1]} (the last because of"
-            f" {cause!r}); check the disk and the files"
+            f"{len(bad)} images in a row cannot be read, from {bad[0].name} ({bad[0].reason}) to"
+            f" {bad[-1].name} ({bad[-1].reason}); check the disk, its mount and the files"
         ) from cause
+
+    def _least(self, opened: Image.Image, drawn: Plan | None) -> tuple[int, int] | None:
+        if self.draft is not None:
+            return self.draft, self.draft
+        return None if drawn is None else (opened.width // drawn.shrink, opened.height // drawn.shrink)
 
     def _target(self, at: int, label: int | None) -> Tensor:
         if self.targets is not None:
@@ -122,7 +146,9 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         chosen = np.asarray(indices, dtype=np.int64)
         targets = None if self.targets is None else self.targets[torch.from_numpy(chosen)]
         rows = self.rows[chosen]
-        return Images(self.source, rows, targets, self.tree, masks=self.masks, draft=self.draft)
+        taken = Images(self.source, rows, targets, self.tree, masks=self.masks, draft=self.draft)
+        taken.bad = self.bad
+        return taken
 
     def name(self, index: int) -> str:
         """The file's path below its split, or what its source calls it."""
@@ -138,19 +164,18 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         with Image.open(path) as mask:
             return mask.convert("L")
 
-
-class _Files:
-    """Files below a folder."""
-
-    def __init__(self, folder: Path, names: Sequence[str]) -> None:
-        self.folder = str(folder)
-        self.names = folders.pack(names)
-
-    def open(self, row: int) -> tuple[IO[bytes], None]:
-        return open(os.path.join(self.folder, self.name(row)), "rb"), None
-
-    def name(self, row: int) -> str:
-        return os.fsdecode(bytes(self.names[row]))
+    def pair(self, index: int) -> tuple[Image.Image, Image.Image] | None:
+        """A picture and its own :meth:`mask`; None if it has none, or one of both cannot be read."""
+        try:
+            mask = self.mask(index)
+        except Exception as error:  # as in fetch
+            self.bad.note([Unreadable(f"the mask of {self.name(index)}", why(error))])
+            return None
+        if mask is None:
+            return None
+        sample = self.fetch(index)
+        self.bad.note(sample.bad)
+        return None if sample.bad else (sample.image, mask)
 
 
 class Subset(NamedTuple):
@@ -240,7 +265,8 @@ def _open_folder(root: Path, split: str, only: Subset | None) -> Images:
     at = folders.find_split(root, split)
     files = folders.find_images(at.folder)
     paths = folders.same_depth([tuple(name.split("/")[:-1]) for name in files])
-    return _select(_Files(at.folder, files), paths, folders.classes_of(at, paths), only, masks=at.masks)
+    source = folders.Files(at.folder, files)
+    return _select(source, paths, folders.classes_of(at, paths), only, masks=at.masks)
 
 
 def _select(

@@ -10,28 +10,28 @@ import logging
 import multiprocessing
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from copy import copy
 from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
 from castssl import ranks
 from castssl.contracts import Superpixels
-from castssl.data.augment import Augment
-from castssl.data.batches import EpochBatches
+from castssl.data.augment import Augment, Placed
+from castssl.data.batches import EpochBatches, Stamped
+from castssl.data.cache import Cache, Cached, cached
 from castssl.data.chance import forked
-from castssl.data.decode import to_rgb
 from castssl.data.images import Images
 from castssl.data.readers import Stream
-from castssl.errors import ConfigError
+from castssl.data.unreadable import Ledger, Unreadable
+from castssl.errors import ConfigError, DataError
 from castssl.types import Batch, LabelTree, View
 
 __all__ = ["EpochBatches", "Loader", "load"]
-
-_log = logging.getLogger(__name__)
 
 
 class _Ready(NamedTuple):
@@ -39,32 +39,43 @@ class _Ready(NamedTuple):
 
     views: list[tuple[Tensor, Tensor]]
     target: Tensor
-    bad: tuple[str, ...]
+    bad: tuple[Unreadable, ...]
 
 
 class _Sent(NamedTuple):
-    """What a worker sends: a batch, and the names of the unreadable files met on the way."""
+    """What a worker sends: a batch, and the unreadable images met on the way."""
 
     batch: Batch
-    bad: list[str]
+    bad: list[Unreadable]
 
 
 class _Prepare:
     """A picture to raw views, the same for the same key."""
 
-    def __init__(self, views: Augment, superpixels: Superpixels | None, seed: int) -> None:
+    def __init__(
+        self, views: Augment, superpixels: Superpixels | None, seed: int, cached: Cached | None
+    ) -> None:
         self.views = views
+        self.cached = cached
         self.superpixels = superpixels if superpixels and superpixels.runs_on == "worker" else None
         self.seed = seed
 
     def __call__(self, image: Any, *key: int) -> list[tuple[Tensor, Tensor]]:
         with forked(self.seed, *key):
-            return [(view, self._segments(view)) for view in self.views(image)]
+            return self._segmented(self.views.place(image))
 
-    def _segments(self, view: Tensor) -> Tensor:
+    def indexed(self, images: Images, epoch: int, index: int) -> _Ready:
+        """As a call with the image at ``index``, decoded no larger than the views' crops need it."""
+        with forked(self.seed, epoch, index):
+            sample = images.fetch(index % len(images), self.views.plan)  # beyond are further copies
+            placed = self.views.place(sample.image, sample.plan)
+            made = self.cached(images, sample.at, placed) if self.cached else self._segmented(placed)
+            return _Ready(made, sample.target, sample.bad)
+
+    def _segmented(self, placed: list[Placed]) -> list[tuple[Tensor, Tensor]]:
         if self.superpixels is None:
-            return torch.empty((0, 0), dtype=torch.int32)
-        return self.superpixels(view[None])[0]
+            return [(view.image, torch.empty((0, 0), dtype=torch.int32)) for view in placed]
+        return [(view.image, self.superpixels(view.image[None])[0]) for view in placed]
 
 
 class _Indexed(Dataset[_Ready]):
@@ -74,29 +85,14 @@ class _Indexed(Dataset[_Ready]):
 
     def __getitem__(self, key: tuple[int, int]) -> _Ready:
         epoch, index = key
-        sample = self.images.fetch(index)
-        return _Ready(self.prepare(sample.image, epoch, index), sample.target, sample.bad)
-
-
-class _Stamped(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index): workers that live on cannot know the epoch otherwise."""
-
-    def __init__(self, batches: EpochBatches) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch = self.batches.epoch
-        for batch in self.batches:
-            yield [(epoch, index) for index in batch]
+        return self.prepare.indexed(self.images, epoch, index)
 
 
 class _Streamed(IterableDataset[_Ready]):
     def __init__(self, stream: Stream, reader: Any, prepare: _Prepare) -> None:
         self.stream = stream
         self.reader = reader
+        self.samples = stream.guarded(reader)
         self.prepare = prepare
         self.epoch = multiprocessing.Value("q", 0)  # shared with workers that live on
 
@@ -106,9 +102,9 @@ class _Streamed(IterableDataset[_Ready]):
     def __iter__(self) -> Iterator[_Ready]:
         worker = get_worker_info()
         place = (self.reader.dist_rank, worker.id if worker else 0)
-        for count, (image, label) in enumerate(self.reader):
-            views = self.prepare(to_rgb(image), self.epoch.value, *place, count)
-            yield _Ready(views, self.stream.target(label), ())
+        for count, (image, label, bad) in enumerate(self.samples):
+            views = self.prepare(image, self.epoch.value, *place, count)
+            yield _Ready(views, self.stream.target(label), bad)
 
 
 class Loader:
@@ -119,8 +115,8 @@ class Loader:
 
     batches: EpochBatches | None
     """Which images come when, on this rank; None for a stream."""
-    bad: list[str]
-    """Names of the unreadable files met so far; another picture took their place."""
+    bad: Ledger
+    """The unreadable images of this data set met so far; other pictures took their places."""
     waited: float
     """Seconds that the consumer has waited for batches so far; it never falls."""
 
@@ -131,13 +127,18 @@ class Loader:
         self._source = source
         self._start = 0
         self.batches = batches
-        self.bad = []
+        self.bad = source.bad
         self.waited = 0.0
 
     @property
     def tree(self) -> LabelTree:
         """The label levels of the data."""
         return self._source.tree
+
+    @property
+    def images(self) -> int:
+        """How many images the data set has."""
+        return len(self._source)
 
     @property
     def resumable(self) -> bool:
@@ -160,28 +161,35 @@ class Loader:
             return
         dataset = self._loader.dataset
         assert isinstance(dataset, _Streamed)
-        if start:
-            _log.warning("a stream cannot resume inside an epoch: it goes on with a fresh shuffle")
         # the epoch begun anew must not repeat the images that it began with
         dataset.epoch.value = epoch + (start << 20)
         dataset.reader.set_epoch(epoch + start)
 
+    def names(self, epoch: int, batch: int) -> list[str]:
+        """What the images of a batch on this rank are called; empty for a stream, which does not know.
+
+        An unreadable image is among them; the one that took its place is not.
+        """
+        if self.batches is None or not isinstance(self._source, Images):
+            return []
+        batches = copy(self.batches)
+        batches.epoch, batches.start = epoch, batch
+        return [self._source.name(index % self.images) for index in next(iter(batches), [])]
+
     def __iter__(self) -> Iterator[Batch]:
-        """Batches whose views hold uint8 (B, 3, H, W) and int32 (B, H, W), or (B, 0, 0) segments."""
+        """Batches whose views hold uint8 (B, 3, H, W) and int32 (B, H, W), or (B, 0, 0) segments.
+
+        Raises:
+            DataError: if too many images in a row cannot be read, or a stream breaks.
+        """
         began = time.perf_counter()
         # a stream knows its length only roughly, so nothing is cut off without need
         stop = len(self) - self._start if self._start and self.batches is None else None
-        for sent in islice(self._loader, stop):
-            self._note(sent.bad)
+        for sent in _plainly(islice(self._loader, stop)):
+            self.bad.note(sent.bad)
             self.waited += time.perf_counter() - began
             yield sent.batch
             began = time.perf_counter()
-
-    def _note(self, bad: Sequence[str]) -> None:
-        for name in bad:
-            if name not in self.bad:
-                self.bad.append(name)
-                _log.warning("cannot read the image %s: the next one took its place", name)
 
 
 def load(
@@ -193,6 +201,8 @@ def load(
     workers: int = 0,
     seed: int = 0,
     train: bool = True,
+    repeats: int = 1,
+    cache: Cache | None = None,
     rank: int | None = None,
     world: int | None = None,
 ) -> Loader:
@@ -207,16 +217,19 @@ def load(
         workers: processes per rank; 0 loads in this one.
         seed: decides order and augmentation.
         train: shuffle and leave out the last, incomplete batch; else all images once, in order.
+        repeats: see :class:`castssl.data.batches.EpochBatches`; not for a stream.
+        cache: compute each picture's superpixels once, see :func:`castssl.data.cache.cached`.
         rank: this process; by default what :mod:`castssl.ranks` says.  A stream always goes by that.
         world: the number of processes; likewise.
 
     Raises:
-        ConfigError: if the ranks cannot share the batch, or there are fewer images than it holds.
+        ConfigError: if the ranks cannot share the batch, there are fewer images than it holds, a stream
+            shall repeat its images, or the cache does not fit the rest.
         DataError: if a stream has too few shards.
     """
     rank = ranks.rank() if rank is None else rank
     world = ranks.world() if world is None else world
-    prepare = _Prepare(views, superpixels, seed)
+    prepare = _Prepare(views, superpixels, seed, cached(cache, images, views, superpixels))
     options: dict[str, Any] = {
         "num_workers": workers,
         "collate_fn": _collate,
@@ -227,11 +240,12 @@ def load(
         "generator": torch.Generator().manual_seed(seed),
     }
     if isinstance(images, Stream):
+        if repeats != 1:
+            raise ConfigError(f"a stream cannot repeat its images {repeats} times; give --repeats 1")
         return _load_stream(images, prepare, _share(batch_size, world), train, options)
-    batches = EpochBatches(
-        len(images), batch_size, seed=seed, rank=rank, world=world, shuffle=train, drop_last=train
-    )
-    loader = DataLoader(_Indexed(images, prepare), batch_sampler=_Stamped(batches), **options)
+    order: dict[str, Any] = {"shuffle": train, "drop_last": train, "repeats": repeats}
+    batches = EpochBatches(len(images), batch_size, seed=seed, rank=rank, world=world, **order)
+    loader = DataLoader(_Indexed(images, prepare), batch_sampler=Stamped(batches), **options)
     return Loader(loader, batches, images)
 
 
@@ -252,11 +266,20 @@ def _share(batch_size: int, world: int) -> int:
 def _collate(samples: list[_Ready]) -> _Sent:
     views = [View(*default_collate(list(view))) for view in zip(*(s.views for s in samples), strict=True)]
     target = default_collate([sample.target for sample in samples])
-    return _Sent(Batch(views, target), [name for sample in samples for name in sample.bad])
+    return _Sent(Batch(views, target), [bad for sample in samples for bad in sample.bad])
+
+
+def _plainly(batches: Iterable[_Sent]) -> Iterator[_Sent]:
+    """The same, but a worker's DataError without the traceback that torch writes into its message."""
+    try:
+        yield from batches
+    except DataError as error:
+        raise DataError(str(error).rpartition("errors.DataError: ")[2].strip()) from None
 
 
 def _calm(worker: int) -> None:
-    """One thread per worker, and Ctrl-C left to the main process."""
+    """One thread per worker, no chat about odd files, and Ctrl-C left to the main process."""
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     try:

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from castssl.data.folders import split_name
+from castssl.data.guards import Guarded
+from castssl.data.unreadable import Ledger
 from castssl.errors import DataError
 from castssl.types import LabelTree
 
@@ -150,6 +152,10 @@ class Hub:
         """``hfds/NAME#row``."""
         return f"{self.called}#{row}"
 
+    def place(self, row: int) -> str:
+        """As :meth:`name`."""
+        return self.name(row)
+
     def labels(self) -> Iterator[int]:
         """All classes in order, without reading images."""
         return map(int, self._reader.iter_targets())
@@ -159,7 +165,8 @@ class Stream:
     """A data set that can only be read in order: WebDataset shards, or streamed Hub and TFDS data.
 
     Shuffling is approximate (a buffer and the order of shards), ranks and workers share out the shards, and
-    a run cannot resume exactly in the middle of an epoch: it goes on with a fresh shuffle.
+    a run cannot resume exactly in the middle of an epoch: it goes on with a fresh shuffle.  ``bad`` knows the
+    unreadable images met so far, which are left out; in TFDS data the first one ends the stream.
 
     Args:
         kind: "wds", "hfids" or "tfds".
@@ -180,6 +187,7 @@ class Stream:
         names = tuple(reader.class_to_idx) or tuple(map(str, range(classes)))
         self.tree = LabelTree.flat(names) if names else LabelTree.none()
         self.length = int(reader.num_samples)
+        self.bad = Ledger()
 
     def __len__(self) -> int:
         """How many images the split says that it has."""
@@ -209,3 +217,8 @@ class Stream:
                 f" {max(1, workers)} workers; use fewer workers or smaller shards: each needs one at least"
             )
         return reader
+
+    def guarded(self, reader: Any) -> Guarded:
+        """``reader`` as pictures that could be read."""
+        kind, name, _ = self.called
+        return Guarded(kind, f"{kind}/{name.partition('?')[0]}", reader)

@@ -74,6 +74,7 @@ class Exam:
             held_out = open_images(data, split="val", subset=subset)
             if isinstance(train, Stream) or isinstance(held_out, Stream):
                 raise DataError(f"{data} is a stream, which cannot be looked up by index")
+            held_out.bad = train.bad  # One list of all unreadable images, which the run looks at.
             splits = (train, held_out)
         except DataError as error:
             if ranks.is_main():

@@ -27,15 +27,17 @@ class Masked(Protocol):
     """Images that may have an object mask: ``castssl.data.images.Images`` is one."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> tuple[Image.Image, Tensor]: ...
-    def mask(self, index: int, /) -> Image.Image | None: ...
+    def pair(self, index: int, /) -> tuple[Image.Image, Image.Image] | None:
+        """A picture and its own mask, 255 on the object; None if it has none or one of both is unreadable."""
+        ...
 
 
 def objects(images: Masked, size: int, *, limit: int | None = None) -> list[Pair]:
     """Images with their object masks, cut alike: shorter side to ``size``, then the central square.
 
     Args:
-        images: those without a mask, or whose object lies outside the square, are left out.
+        images: those that are unreadable, without a mask, or whose object lies outside the square, are left
+            out.
         size: side of the square, in pixels.
         limit: look at no more images than this, spread evenly over all (folders are sorted by class).
 
@@ -46,12 +48,13 @@ def objects(images: Masked, size: int, *, limit: int | None = None) -> list[Pair
     pairs = []
     for i in range(count):
         index = i * len(images) // count
-        mask = images.mask(index)
-        if mask is not None:
+        pair = images.pair(index)
+        if pair is not None:
+            picture, mask = pair
             inside = _square(mask.convert("L"), size, V.InterpolationMode.NEAREST)[0] > 127
             if bool(inside.any()):
-                picture = images[index][0].convert("RGB")
-                pairs.append((_square(picture, size, V.InterpolationMode.BILINEAR), inside))
+                square = _square(picture.convert("RGB"), size, V.InterpolationMode.BILINEAR)
+                pairs.append((square, inside))
     return pairs
 
 

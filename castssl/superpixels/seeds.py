@@ -2,7 +2,7 @@
 
 Van den Bergh et al., SEEDS: Superpixels Extracted via Energy-Driven Sampling, ECCV 2012
 (https://arxiv.org/abs/1309.3848); Ke, Mo and Yu, CAST, ICLR 2024, appendix "implementation".
-OpenCV's ``num_levels=1`` (raised to 2 inside), ``prior=2``, ``double_step=False`` are fixed, as there.
+OpenCV's ``num_levels=1`` (raised to 2 inside) and ``double_step=False`` are fixed, as there.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Seeds:
             supervised and H-CAST code's round trip through normalisation, which truncates many values by
             one.  "segmenter": after mmsegmentation's round trip and the published Segmenter code's
             overflow, which inverts the image: v -> (256 - v) mod 256.  For the published weights only.
+        prior: how much borders are smoothed, 0 to 5; 2 as published.
 
     Raises:
         ConfigError: if an option is out of range.
@@ -59,8 +60,9 @@ class Seeds:
         iterations: int = 20,
         scale: float = 1.0,
         mode: Mode = "moco",
+        prior: int = 2,
     ) -> None:
-        _refuse_options(count, bins, iterations, scale, mode)
+        _refuse_options(count, bins, iterations, scale, mode, prior=prior)
         if not hasattr(getattr(cv2, "ximgproc", None), "createSuperpixelSEEDS"):
             raise PluginError(
                 f"SEEDS needs cv2.ximgproc, which OpenCV {cv2.__version__} here lacks: opencv-python was"
@@ -71,6 +73,7 @@ class Seeds:
         self.iterations = iterations
         self.scale = scale
         self.mode = mode
+        self.prior = prior
         self._table = _table(mode)
         self._engines: dict[tuple[int, int], Any] = {}
 
@@ -107,7 +110,7 @@ class Seeds:
             return _grid(height, width, rows, columns)
         if (height, width) not in self._engines:
             self._engines[height, width] = cv2.ximgproc.createSuperpixelSEEDS(
-                width, height, 3, asked, num_levels=1, prior=2, histogram_bins=self.bins, double_step=False
+                width, height, 3, asked, 1, self.prior, self.bins, double_step=False
             )
         engine = self._engines[height, width]
         engine.iterate(cv2.cvtColor(image, cv2.COLOR_RGB2LAB), self.iterations)
@@ -122,12 +125,12 @@ class Seeds:
 
     def __repr__(self) -> str:
         return (
-            f"Seeds(count={self.count}, bins={self.bins}, iterations={self.iterations},"
-            f" scale={self.scale}, mode={self.mode!r})"
+            f"{type(self).__name__}(count={self.count}, bins={self.bins}, iterations={self.iterations},"
+            f" scale={self.scale}, mode={self.mode!r}, prior={self.prior})"
         )
 
 
-def _refuse_options(count: int, bins: int, iterations: int, scale: float, mode: str) -> None:
+def _refuse_options(count: int, bins: int, iterations: int, scale: float, mode: str, *, prior: int) -> None:
     wrong = []
     if count < _FEWEST:
         wrong.append(f"count={count}: at least {_FEWEST}, OpenCV makes no fewer")
@@ -139,6 +142,8 @@ def _refuse_options(count: int, bins: int, iterations: int, scale: float, mode: 
         wrong.append(f"scale={scale}: above 0, at most 8")
     if mode not in get_args(Mode):
         wrong.append(f"mode={mode!r}: one of {', '.join(get_args(Mode))}")
+    if not 0 <= prior <= 5:
+        wrong.append(f"prior={prior}: 0 to 5")
     if wrong:
         raise ConfigError("SEEDS options out of range (got: expected): " + "; ".join(wrong))
 

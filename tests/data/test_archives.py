@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from castssl.data.archives import Tar, open_tar
+from castssl.data.images import Images, open_images
 from castssl.errors import DataError
 from tests.data.pictures import picture
 
@@ -38,13 +39,29 @@ IMAGES = {"n01/a.png": _png(0), "n01/b.png": _png(1), "n02/c.JPEG": _png(2)}
 
 def test_reads_members_by_position(tmp_path: Path) -> None:
     path = tmp_path / "all.tar"
-    path.write_bytes(_tar({"readme.txt": b"hello", **IMAGES, "n02/._c.JPEG": b"junk"}))
+    path.write_bytes(_tar({"readme.txt": b"hello", **IMAGES, "n02/._c.JPEG": b"junk", ".trash/d.png": b""}))
     source, classes = open_tar(path, "train")
     assert _contents(source) == IMAGES
     assert classes == [("n01",), ("n01",), ("n02",)]
     assert _contents(pickle.loads(pickle.dumps(source))) == IMAGES
     with Image.open(source.open(2)[0]) as image:
         assert image.size == (20, 16)
+
+
+def test_a_broken_image_inside_is_called_by_archive_and_path(tmp_path: Path) -> None:
+    path = tmp_path / "all.tar"
+    path.write_bytes(_tar({**IMAGES, "n01/b.png": b"", "n01/b2.png": b"junk"}))
+    images = open_images(f"tar:{path}")
+    assert isinstance(images, Images)
+    sample = images.fetch(1)
+    assert images.name(sample.at) == "n02/c.JPEG"
+    assert [bad.name for bad in sample.bad] == [f"{path}: n01/b.png", f"{path}: n01/b2.png"]
+
+
+def test_a_torn_archive_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "all.tar").write_bytes(_tar(IMAGES)[:1200])
+    with pytest.raises(DataError, match=r"all\.tar as a plain tar.*copy torn ones anew"):
+        open_tar(tmp_path / "all.tar", "train")
 
 
 def test_tars_inside_a_tar_are_classes(tmp_path: Path) -> None:

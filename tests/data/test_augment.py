@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torchvision import transforms as T
 
-from castssl.data.augment import MOCO, CenterView, Jitter, Look, OneView, TwoViews, to_uint8, turn_hue
+from castssl.data.augment import MOCO, CenterView, Look, OneView, Placed, TwoViews, to_uint8
 from castssl.data.chance import forked
 from castssl.errors import ConfigError
+from castssl.pictures.photographs import photographs
 from tests.data.pictures import picture
 
 DRAWS = 1200
 NEVER = Look(0, 0, 0, 0, 0)
+PHOTOGRAPHS = [image for _, image in photographs()]
 PUBLISHED = (
     {"jitter": 0.8, "grey": 0.2, "blur": 1.0, "solarize": 0.0, "flip": 0.5},
     {"jitter": 0.8, "grey": 0.2, "blur": 0.1, "solarize": 0.2, "flip": 0.5},
@@ -30,6 +32,10 @@ def _drawn(look: Look, image: Image.Image, size: int, crop_min: float = 1.0) -> 
     views = TwoViews(size, crop_min, looks=[look])
     with forked(17):
         return np.stack([views(image)[0].numpy() for _ in range(DRAWS)]).astype(np.float64)
+
+
+def _photograph(number: int) -> Image.Image:
+    return PHOTOGRAPHS[number % len(PHOTOGRAPHS)]
 
 
 def _plane(values: object) -> Image.Image:
@@ -148,31 +154,6 @@ def test_steps_come_in_the_published_order() -> None:
     assert lightness.max() > 1.6
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_jitter_is_nearly_torchvision_s(seed: int) -> None:
-    image = picture(seed, (40, 30))
-    with forked(seed):
-        ours = np.asarray(Jitter(0.4, 0.4, 0.2, 0.1)(image)).astype(int)
-    with forked(seed):
-        theirs = np.asarray(T.ColorJitter(0.4, 0.4, 0.2, 0.1)(image)).astype(int)
-    assert np.abs(ours - theirs).mean() < 2
-    assert np.abs(ours - theirs).max() <= 20
-
-
-@pytest.mark.parametrize("turn", [-0.1, -0.03, 0.0, 0.1, 0.5])
-def test_hue_turns_as_colour_theory_says(turn: float) -> None:
-    image = picture(3, (12, 12))
-    exact = [
-        colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value)
-        for hue, saturation, value in (
-            colorsys.rgb_to_hsv(*p) for p in np.asarray(image).reshape(-1, 3) / 255
-        )
-    ]
-    off = np.asarray(turn_hue(image, turn)).reshape(-1, 3) - np.array(exact) * 255
-    assert np.abs(off).mean() < 1
-    assert np.abs(off).max() < 8
-
-
 @pytest.mark.parametrize("views", [TwoViews(24), OneView(24), CenterView(24)])
 @pytest.mark.parametrize("size", [(50, 31), (24, 24), (5, 60)])
 def test_views_are_uint8_and_leave_the_picture(views: TwoViews, size: tuple[int, int]) -> None:
@@ -183,6 +164,66 @@ def test_views_are_uint8_and_leave_the_picture(views: TwoViews, size: tuple[int,
     assert all(view.shape == (3, 24, 24) and view.dtype == torch.uint8 for view in made)
     assert all(view.is_contiguous() for view in made)
     assert np.array_equal(np.asarray(image), before)
+
+
+@pytest.mark.parametrize("views", [TwoViews(24), OneView(24), CenterView(24)])
+def test_equal_seeds_give_equal_views(views: TwoViews) -> None:
+    def drawn(seed: int) -> list[Placed]:
+        with forked(seed):
+            return views.place(picture(1, (60, 40)))
+
+    same = [torch.equal(a.image, b.image) and a[1:] == b[1:] for a, b in zip(drawn(1), drawn(1), strict=True)]
+    assert all(same)
+    other = [torch.equal(a.image, b.image) for a, b in zip(drawn(1), drawn(2), strict=True)]
+    assert all(other) == isinstance(views, CenterView)
+
+
+def _carried(picture: NDArray[np.uint8], view: Placed, size: int) -> NDArray[np.uint8]:
+    """A map of the picture through a view's box and flip, each pixel from where its middle lies."""
+    left, top, right, bottom = view.box
+    middles = (np.arange(size) + 0.5) / size
+    across = left + middles * (right - left)
+    if view.flipped:
+        across = across[::-1]
+    rows = ((top + middles * (bottom - top)) * picture.shape[0]).astype(int)
+    carried: NDArray[np.uint8] = picture[rows[:, None], (across * picture.shape[1]).astype(int)]
+    return carried
+
+
+def _off(where: NDArray[np.uint8], view: Placed) -> int:
+    carried = _carried(where, view, 32).astype(int)
+    return int(abs(carried - view.image.permute(1, 2, 0).numpy())[2:-2, 2:-2].max())
+
+
+@pytest.mark.parametrize("views", [TwoViews(32, looks=[NEVER._replace(flip=0.5)] * 2), CenterView(32)])
+def test_places_tell_where_a_view_lies(views: TwoViews) -> None:
+    """A smooth map of the whole picture, carried through the same box and flip, matches the view."""
+    y, x = np.mgrid[:90, :120]
+    where = np.stack([x * 2, y * 2, 255 - x - y], -1).astype(np.uint8)
+    with forked(9):
+        placed = [view for _ in range(20) for view in views.place(_plane(where))]
+    off = [
+        abs(_carried(where, view, 32).astype(int) - view.image.permute(1, 2, 0).numpy()) for view in placed
+    ]
+    assert max(difference[2:-2, 2:-2].max() for difference in off) <= 4
+    if isinstance(views, TwoViews):
+        turned = [view._replace(flipped=not view.flipped) for view in placed]
+        assert all(
+            abs(_carried(where, v, 32).astype(int)[:, 2] - v.image[:, :, 2].T.numpy()).max() > 4
+            for v in turned
+        )
+
+
+def test_crops_are_resized_as_pil_does() -> None:
+    with forked(4):
+        for number in range(30):
+            image = _photograph(number)
+            (view,) = TwoViews(64, looks=[NEVER]).place(image)
+            left, top, right, bottom = (
+                round(share * side) for share, side in zip(view.box, image.size * 2, strict=True)
+            )
+            pil = image.crop((left, top, right, bottom)).resize((64, 64), Image.Resampling.BILINEAR)
+            assert abs(to_uint8(pil).int() - view.image.int()).max() <= 1
 
 
 def test_one_view_crops_and_flips_only() -> None:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import chain
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.data.distributed_sampler import RepeatAugSampler
 
 from castssl.data.batches import EpochBatches
 from castssl.errors import ConfigError
@@ -15,7 +17,7 @@ def _joined(lists: Iterable[list[int]]) -> list[int]:
     return list(chain.from_iterable(lists))
 
 
-def _steps(length: int, size: int, world: int, **options: bool) -> list[list[int]]:
+def _steps(length: int, size: int, world: int, **options: Any) -> list[list[int]]:
     """The global batches, put together from all ranks."""
     shares = [list(EpochBatches(length, size, rank=rank, world=world, **options)) for rank in range(world)]
     steps = max(map(len, shares))
@@ -80,3 +82,48 @@ def test_start_resumes_inside_an_epoch() -> None:
 def test_refuses_what_cannot_be_shared(length: int, size: int, rank: int, world: int) -> None:
     with pytest.raises(ConfigError, match=rf"{size}"):
         EpochBatches(length, size, rank=rank, world=world)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(12, 60), st.sampled_from([4, 8, 12]), st.sampled_from([1, 2, 4]), st.integers(0, 3))
+def test_repeats_are_those_of_timm(length: int, size: int, world: int, epoch: int) -> None:
+    for rank in range(world):
+        batches = EpochBatches(length, size, rank=rank, world=world, repeats=3)
+        batches.epoch = epoch
+        theirs = RepeatAugSampler(range(length), world, rank, num_repeats=3, selected_round=0)  # type: ignore[no-untyped-call]
+        theirs.set_epoch(epoch)  # type: ignore[no-untyped-call]
+        ours = [number % length for number in _joined(batches)]
+        assert ours == list(theirs)[: len(ours)]
+        assert len(ours) == length // size * size // world
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(12, 60), st.sampled_from([4, 12]), st.sampled_from([2, 4]), st.integers(2, 4))
+def test_repeated_steps_hold_the_same_for_any_number_of_ranks(
+    length: int, size: int, world: int, repeats: int
+) -> None:
+    ours = [sorted(step) for step in _steps(length, size, world, repeats=repeats)]
+    assert ours == [sorted(step) for step in _steps(length, size, 1, repeats=repeats)]
+    numbers = _joined(ours)
+    assert len(set(numbers)) == len(numbers)
+    assert max(numbers) < length * repeats
+
+
+def test_a_repeated_epoch_goes_on_from_any_batch() -> None:
+    whole = list(EpochBatches(40, 4, repeats=3))
+    rest = EpochBatches(40, 4, repeats=3)
+    rest.start = 7
+    assert list(rest) == whole[7:]
+
+
+def test_copies_of_an_image_meet_on_different_ranks() -> None:
+    for rank in range(2):
+        numbers = next(iter(EpochBatches(40, 4, rank=rank, world=2, repeats=2)))
+        assert len({number % 40 for number in numbers}) == 2
+
+
+def test_repeats_want_whole_batches() -> None:
+    with pytest.raises(ConfigError, match="got 3"):
+        EpochBatches(40, 4, repeats=3, drop_last=False)
+    with pytest.raises(ConfigError, match="got 0"):
+        EpochBatches(40, 4, repeats=0)

@@ -91,6 +91,25 @@ def test_finds_images_and_nothing_else(tmp_path: Path) -> None:
     ]
 
 
+def test_links_in_a_circle_are_followed_once(tmp_path: Path) -> None:
+    write(tmp_path, ["a/1.png", "b/2.png"])
+    for link, target in {"a/up": ".", "a/self": "a", "a/over": "b", "b/back": "a"}.items():
+        os.symlink(tmp_path / target, tmp_path / link)
+    os.symlink(tmp_path / "nowhere", tmp_path / "a/dangling")
+    names = folders.find_images(tmp_path)
+    assert names == ["a/1.png", "a/over/2.png", "b/2.png", "b/back/1.png"]
+
+
+def test_files_know_their_places(tmp_path: Path) -> None:
+    write(tmp_path, ["a/1.png"])
+    files = folders.Files(tmp_path, ["a/1.png"])
+    assert (files.name(0), files.place(0)) == ("a/1.png", str(tmp_path / "a/1.png"))
+    file, label = files.open(0)
+    with file:
+        assert file.read() == (tmp_path / "a/1.png").read_bytes()
+    assert label is None
+
+
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
     with pytest.raises(DataError, match=r"holds no images.*\.jpg"):

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from castssl.contracts import Superpixels
-from castssl.data.augment import CenterView, TwoViews, Views
+from castssl.data.augment import CenterView, Placed, Plan, TwoViews, Views
 from castssl.data.images import Images, open_images
 from castssl.data.loader import Loader, load
 from castssl.errors import ConfigError
@@ -148,7 +148,8 @@ def test_unreadable_files_are_named_once(
     loader = _load(images, workers=workers)
     with caplog.at_level(logging.WARNING):
         assert sum(len(batch.target) for _ in range(2) for batch in loader) == 24
-    assert sorted(loader.bad) == sorted(names)
+    assert sorted(loader.bad) == sorted(str(flat / name) for name in names)
+    assert loader.images == 12
     assert sum(names[0] in record.getMessage() for record in caplog.records) == 1
 
 
@@ -170,10 +171,16 @@ class _Slow:
 
     views = 1
 
-    def __call__(self, image: Image.Image) -> Views:
+    def plan(self, width: int, height: int) -> Plan:
+        return Plan((), 1)
+
+    def place(self, image: Image.Image, plan: Plan | None = None) -> list[Placed]:
         time.sleep(0.02)
         threads = torch.get_num_threads(), cv2.getNumThreads(), os.getpid() % 251
-        return [torch.tensor(threads, dtype=torch.uint8).view(3, 1, 1)]
+        return [Placed(torch.tensor(threads, dtype=torch.uint8).view(3, 1, 1), (0, 0, 1, 1), False)]
+
+    def __call__(self, image: Image.Image) -> Views:
+        return [placed.image for placed in self.place(image)]
 
 
 def test_knows_how_long_the_consumer_waited(images: Images) -> None:
@@ -198,3 +205,14 @@ def test_workers_have_one_thread_each(images: Images) -> None:
 def test_too_few_images_for_a_batch(images: Images) -> None:
     with pytest.raises(ConfigError, match="12 images do not fill one batch of 16"):
         _load(images, batch_size=16)
+
+
+def test_copies_of_an_image_are_augmented_each_by_itself(images: Images) -> None:
+    loader = _load(images, repeats=2, batch_size=4)
+    (batch, *_) = loader
+    for first, second in ((0, 1), (2, 3)):
+        assert torch.equal(batch.target[first], batch.target[second])
+        assert not torch.equal(batch.views[0].image[first], batch.views[0].image[second])
+    assert _same(list(loader), list(_load(images, repeats=2, batch_size=4, workers=2)))
+    loader.set_epoch(0, start=1)
+    assert _same(list(loader), list(_load(images, repeats=2, batch_size=4))[1:])

@@ -118,7 +118,7 @@ def test_webdataset_s_own_list_of_shards(shards: Path) -> None:
         _stream(f"wds/set:{shards}", split="val")
 
 
-def test_a_stream_goes_on_with_a_fresh_shuffle(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stream_goes_on_with_a_fresh_shuffle(shards: Path) -> None:
     def numbers(start: int) -> list[int]:
         loader = load(_stream(f"wds/set:{shards}"), views=CenterView(8), superpixels=None, batch_size=4)
         loader.set_epoch(1, start)
@@ -126,7 +126,6 @@ def test_a_stream_goes_on_with_a_fresh_shuffle(shards: Path, caplog: pytest.LogC
 
     assert len(numbers(4)) == 8
     assert numbers(4) != numbers(0)[:8]
-    assert "cannot resume inside an epoch" in caplog.text
 
 
 def test_streamed_augmentation_depends_on_seed_and_epoch_only(shards: Path) -> None:

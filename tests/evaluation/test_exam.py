@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,22 @@ def test_marks_are_shares_and_repeat_exactly(exam: Exam) -> None:
     assert all(0 <= mark <= 1 for mark in marks.values())
     assert exam.sit(encoder, "cpu") == marks
     assert encoder.training
+
+
+def test_broken_images_do_not_end_the_exam_and_are_known_to_who_trains(
+    pictures: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "spoilt"
+    shutil.copytree(pictures, root)
+    broken = [next((root / split).rglob("*.png")) for split in ("train", "val")]
+    for path in broken:
+        path.write_bytes(b"")
+    train = open_images(f"folder:{root}")
+    exam = Exam.on(f"folder:{root}", train, Grid(8), 32, batch_size=8)
+    assert list(train.bad) == [str(broken[1])]
+    encoder = create("nano", image_size=32, sizes=(16, 8, 4))
+    assert set(exam.sit(encoder, "cpu")) >= {"match", "knn", "object_iou_16"}
+    assert sorted(train.bad) == sorted(map(str, broken))
 
 
 def test_chance_is_one_in_so_many(exam: Exam) -> None:

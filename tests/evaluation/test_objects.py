@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from castssl.errors import DataError
 from castssl.evaluation.objects import Pair, mean_overlap, objects, random_overlap
@@ -22,8 +22,9 @@ class Drawn:
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int, /) -> tuple[Image.Image, Tensor]:
-        return Image.merge("RGB", [self._square(index)] * 3), torch.empty(0, dtype=torch.int64)
+    def pair(self, index: int, /) -> tuple[Image.Image, Image.Image] | None:
+        mask = self.mask(index)
+        return None if mask is None else (Image.merge("RGB", [self._square(index)] * 3), mask)
 
     def mask(self, index: int, /) -> Image.Image | None:
         return None if index % 3 == 2 else self._square(index)

@@ -190,6 +190,16 @@ def test_scale_partitions_the_smaller_image() -> None:
     assert torch.equal(Seeds(48, scale=0.5)(image), expected)
 
 
+def test_a_smaller_prior_smooths_less() -> None:
+    image = _noise(1, 3, 64, 64)
+    rough, published, smooth = (Seeds(36, prior=prior)(image)[0] for prior in (0, 2, 5))
+
+    def edges(labels: Tensor) -> int:
+        return int((labels[1:] != labels[:-1]).sum() + (labels[:, 1:] != labels[:, :-1]).sum())
+
+    assert edges(rough) > edges(published) > edges(smooth)
+
+
 def test_superpixels_follow_an_edge() -> None:
     image = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     image[..., 37:] = 200
@@ -224,8 +234,8 @@ def test_says_how_to_mend_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_names_every_wrong_option_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        Seeds(9, bins=0, iterations=-1, scale=0.0, mode="lab")  # type: ignore[arg-type]
-    for name in ("count=9", "bins=0", "iterations=-1", "scale=0.0", "mode='lab'", *get_args(Mode)):
+        Seeds(9, bins=0, iterations=-1, scale=0.0, mode="lab", prior=6)  # type: ignore[arg-type]
+    for name in ("count=9", "bins=0", "iterations=-1", "scale=0.0", "mode='lab'", "prior=6", *get_args(Mode)):
         assert name in str(caught.value)
 
 

@@ -1,0 +1,58 @@
+"""Images that cannot be read: why, and which ones a process has met."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from PIL import UnidentifiedImageError
+
+from castssl.errors import CastError
+
+TRIES = 100
+"""So many unreadable images in a row are a broken disk, not broken files."""
+TOLD = 3
+"""So many unreadable images are named on the terminal; all are in the :class:`Ledger`."""
+
+_log = logging.getLogger(__name__)
+
+
+class Unreadable(NamedTuple):
+    """An image that could not be read."""
+
+    name: str
+    """Where it is: the path of a file, or what its source calls it."""
+    reason: str
+    """One line."""
+
+
+class Ledger(dict[str, str]):
+    """The unreadable images met so far in this process, in that order: name -> reason."""
+
+    def note(self, found: Iterable[Unreadable]) -> None:
+        """Add what is new; the first :data:`TOLD` are logged as warnings."""
+        for name, reason in found:
+            if name in self:
+                continue
+            self[name] = reason
+            if len(self) <= TOLD:
+                _log.warning("cannot read the image %s (%s); another one takes its place", _shown(name), reason)
+            elif len(self) == TOLD + 1:
+                _log.warning("more images cannot be read; from here on they are listed, but not told")
+
+
+def _shown(name: str) -> str:
+    """A name whose undecodable bytes are spelt out: not every place where logs go can take them."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def why(error: Exception) -> str:
+    """The reason that an error gives, in one line and without what the name says already."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image, or of an unknown format"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    told = " ".join(str(error).split())
+    kind = "" if isinstance(error, (CastError, OSError)) else type(error).__name__
+    return ": ".join(filter(None, [kind, told])) or type(error).__name__
