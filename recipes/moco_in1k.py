@@ -94,11 +94,8 @@ def main(cfg: Config) -> None:
     objective = make_objective(cfg, images.tree).to(device)
     fits(superpixels, objective.encoder, cfg.image_size)
     views = TwoViews(cfg.image_size, crop_min=cfg.crop_min, blur=cfg.blur)
-    size, workers = cfg.batch_size // cfg.accumulate, cfg.workers
-    loader = load(
-        images, views=views, superpixels=superpixels, batch_size=size, workers=workers, seed=cfg.seed
-    )
-    options = {"subset": cfg.subset, "workers": workers, "views": views}
+    loader = load(images, views=views, superpixels=superpixels, **cfg.loading())
+    options = {"subset": cfg.subset, "workers": cfg.workers, "views": views}
     exam = Exam.on(cfg.data, images, superpixels, cfg.image_size, **options)
     judged = objective.branch(cfg.knn_branch)
     untrained = run.once("untrained", lambda: exam.sit(judged, device))

@@ -4,14 +4,14 @@ from castssl.training.beginning import start
 from castssl.training.first import FirstBatch, fits
 from castssl.training.optimizer import build_optimizer, scaled_rate, set_rate
 from castssl.training.run import STOPPED, Run
-from castssl.training.schedule import cosine_rise, warmup_cosine
+from castssl.training.schedule import epoch_cosine, warmup_cosine
 
 __all__ = [
     "STOPPED",
     "FirstBatch",
     "Run",
     "build_optimizer",
-    "cosine_rise",
+    "epoch_cosine",
     "fits",
     "scaled_rate",
     "set_rate",

@@ -15,9 +15,8 @@ import os
 import pickle
 import random
 import re
-import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,7 +24,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from castssl.errors import CastError, DataError
+from castssl.errors import DataError
+from castssl.training.writing import remove, replacing, told
 
 State = dict[str, Any]
 NAME = re.compile(r"step-\d{8,}(\.pt)?")
@@ -46,7 +46,8 @@ def save(folder: Path, state: Mapping[str, Any], *, step: int, keep: int) -> Pat
         CastError: if it cannot be written, for example on a full disk; what was there before is still there.
     """
     path = path_of(folder, step)
-    _replace(path, lambda aside: _write(aside, state))
+    with replacing(path, "checkpoint") as aside:
+        _write(aside, state)
     _prune(folder, keep)
     return path
 
@@ -62,14 +63,18 @@ def save_sharded(folder: Path, accelerator: Any, place: Mapping[str, Any], *, st
     Every process calls this.
     """
     path = path_of(folder, step).with_suffix("")
-    aside = _aside(path)
-    accelerator.save_state(str(aside))
-    accelerator.wait_for_everyone()
+    aside = path.with_name(f".{path.name}.partial")
     if accelerator.is_main_process:
-        _write(aside / PLACE, place)
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(aside, path)
-        _prune(folder, keep)
+        remove(aside)  # A run of more processes may have been killed here.
+    accelerator.wait_for_everyone()
+    with told(path, "checkpoint"):
+        accelerator.save_state(str(aside))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            _write(aside / PLACE, place)
+            remove(path)
+            os.replace(aside, path)
+            _prune(folder, keep)
     accelerator.wait_for_everyone()
     return path
 
@@ -89,8 +94,10 @@ def read(path: Path) -> State:
         found = torch.load(path / PLACE if path.is_dir() else path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         # torch's own message advises to load it all the same.
-        told = f"{path} holds more than tensors and plain values, so loading it might run code"
-        raise DataError(f"{told}; delete it to go on from the one before") from None
+        raise DataError(
+            f"{path} holds more than tensors and plain values, so loading it might run code; delete it to go"
+            " on from the one before"
+        ) from None
     except Exception as error:
         raise DataError(
             f"cannot read the checkpoint {path} ({error}); delete it to go on from the one before"
@@ -149,41 +156,6 @@ def _to_disk(file: IO[bytes]) -> None:
     os.fsync(file.fileno())
 
 
-def _aside(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.name}.partial")
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    try:
-        aside = _aside(path)
-        try:
-            write(aside)
-            os.replace(aside, path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:
-        # torch's writer hides the reason for a failed write behind a RuntimeError.
-        reason = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(reason, OSError):
-            raise
-        raise CastError(
-            f"cannot write the checkpoint {path} ({reason.strerror}); earlier checkpoints are whole: mend"
-            " this and run the same command again"
-        ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a renaming outlive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _all(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if NAME.fullmatch(path.name))
 
@@ -197,4 +169,4 @@ def _prune(folder: Path, keep: int) -> None:
     every = _all(folder)
     kept = [path for path in every if _is_whole(path)][-max(keep, 1) :]
     for path in [*(path for path in every if path not in kept), *folder.glob(".step-*.partial")]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        remove(path)

@@ -20,6 +20,8 @@ class Pace:
         self.batches_per_second = 0.0
         self.waiting = 0.0
         """Share of the time, 0 to 1."""
+        self.seconds = 0.0
+        """How long the last measured stretch took."""
         self.restart(0.0)
 
     def restart(self, waited: float) -> None:
@@ -38,6 +40,7 @@ class Pace:
             self.images_per_second = self._images / seconds
             self.batches_per_second = self._batches / seconds
             self.waiting = min(1.0, max(0.0, (waited - self._waited) / seconds))
+            self.seconds = seconds
         self.restart(waited)
 
 

@@ -82,6 +82,9 @@ def _has_work(folder: Path) -> bool:
 def _lock(folder: Path) -> IO[Any]:
     """A lock that ends with the process, however it ends."""
     file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+    if hasattr(os, "register_at_fork"):
+        # A forked data worker would keep the lock for the seconds that it outlives a killed run.
+        os.register_at_fork(after_in_child=file.close)
     try:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,10 @@ class Log:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._file = None if folder is None else open(folder / FILE, "ab")  # noqa: SIM115
+        # Without a buffer, so that what a full disk refused is not tried again when the file is closed.
+        self._file = None if folder is None else open(folder / FILE, "a+b", buffering=0)  # noqa: SIM115
+        if self._file is not None:
+            _drop_half_line(self._file)
 
     def write(self, **values: Any) -> None:
         """Append one line with the time and these values; a number that is not finite becomes null.
@@ -74,8 +78,9 @@ class Log:
             return
         line = {"time": round(time.time(), 3), **{key: _json(value) for key, value in values.items()}}
         try:
-            self._file.write(json.dumps(line).encode() + b"\n")
-            self._file.flush()
+            left = memoryview(json.dumps(line).encode() + b"\n")
+            while left:  # A disk that is almost full takes the beginning, and says so only the next time.
+                left = left[self._file.write(left) :]
         except OSError as error:
             told = (
                 f"cannot write {self._file.name} ({error.strerror}); mend this and run the same command again"
@@ -98,6 +103,27 @@ class Log:
         """Close the file."""
         if self._file is not None:
             self._file.close()
+
+
+def best(folder: Path, name: str) -> dict[str, float]:
+    """The largest value that a run's log has under ``name``, by that name; nothing if it has none.
+
+    A run that went on from a checkpoint has the reports before it, and none that were given up.
+    """
+    path = folder / FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    found = [value for line in lines if (value := json.loads(line).get(name)) is not None]
+    return {name: max(found)} if found else {}
+
+
+def _drop_half_line(file: FileIO) -> None:
+    """Cut off the line that a full disk or a kill left without its end."""
+    size = file.seek(0, os.SEEK_END)
+    begin = max(0, size - 2**20)
+    file.seek(begin)
+    end = begin + file.read(size - begin).rfind(b"\n") + 1
+    if end != size:
+        file.truncate(end)
 
 
 def _json(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightly.utils.lars import LARS
@@ -13,15 +13,17 @@ from torch.optim import Optimizer
 from castssl.errors import ConfigError
 
 Name = Literal["adamw", "lars", "sgd"]
-Decay = Literal["all", "matrices"]
+Decay = Literal["all", "matrices", "weights"]
+TABLES = ("cls_token", "positions")
+"""Parameters, by the last part of their names, that are learned tokens and not weights."""
 
 
-def scaled_rate(rate: float, images: int) -> float:
+def scaled_rate(rate: float, images: int, *, per: int = 256) -> float:
     """The learning rate for ``images`` per optimizer step (all ranks, all accumulated batches together).
 
-    ``rate`` is meant for 256 images and scales linearly (https://arxiv.org/abs/1706.02677, section 2.1).
+    ``rate`` is meant for ``per`` images and scales linearly (https://arxiv.org/abs/1706.02677, section 2.1).
     """
-    return rate * images / 256
+    return rate * images / per
 
 
 def build_optimizer(
@@ -44,8 +46,9 @@ def build_optimizer(
         lr: learning rate at a schedule's factor of 1, see :func:`set_rate`.
         weight_decay: decoupled for adamw, part of the gradient for the others.
         decay: ``"all"`` parameters as MoCo v3 has it, or the ``"matrices"`` only: no bias, nothing with fewer
-            than two axes.  By default ``"all"``; for lars always ``"matrices"``, since the parameters that do
-            not decay are those that it moves by plain momentum.
+            than two axes; or the ``"weights"`` only: nor class token or position table, as in DeiT.  By
+            default ``"all"``; for lars always ``"matrices"``, since the parameters that do not decay are
+            those that it moves by plain momentum.
         betas: of adamw.
         momentum: of lars and sgd.
         trust: the trust coefficient of lars.  The ratio is ``|w| / (|g| + weight_decay |w|)``; MoCo v3's own
@@ -80,13 +83,15 @@ def _groups(module: nn.Module, weight_decay: float, decay: Decay) -> list[dict[s
         raise ConfigError(f"{type(module).__name__} has no parameter that requires a gradient to optimize")
     if decay == "all":
         return [{"params": trained, "weight_decay": weight_decay}]
-    if decay != "matrices":
-        raise ConfigError(f"decay: got {decay!r}, expected 'all' or 'matrices'")
+    if decay not in {"matrices", "weights"}:
+        raise ConfigError(f"decay: got {decay!r}, expected 'all', 'matrices' or 'weights'")
     # Imported late: timm takes seconds.
     from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 
-    groups: list[dict[str, Any]] = param_groups_weight_decay(module, weight_decay)
-    return groups
+    names = [name for name, _ in module.named_parameters() if name.rpartition(".")[2] in TABLES]
+    spared = names if decay == "weights" else []
+    groups = param_groups_weight_decay(module, weight_decay, no_weight_decay_list=spared)
+    return cast("list[dict[str, Any]]", groups)
 
 
 def set_rate(optimizer: Optimizer, scale: float) -> None:

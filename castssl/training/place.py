@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,6 +46,10 @@ class Loader(Protocol):
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """The next iteration yields the batches of ``epoch`` from its ``start``-th one on."""
+        ...
+
+    def names(self, epoch: int, batch: int) -> list[str]:
+        """What the images of that batch are called; empty if nobody knows."""
         ...
 
 
@@ -124,9 +128,9 @@ class Place:
             set_seed(int(seeds.generate_state(1)[0]))
         self._random, self._started = None, True
 
-    def save(self) -> Path:
-        """Write a checkpoint; all ranks call this together."""
-        self._check_weights()
+    def save(self, blame: Callable[[Sequence[int]], str] = lambda _: "") -> Path:
+        """Write a checkpoint; all ranks call this together.  ``blame`` is as in ``Watch``."""
+        self._check_weights(blame)
         place = {
             "castssl": version("castssl"),
             "config": json.dumps(config.plain(self._cfg)),
@@ -184,12 +188,13 @@ class Place:
         module: nn.Module = self._accelerator.unwrap_model(self._model, keep_torch_compile=False)
         return module
 
-    def _check_weights(self) -> None:
+    def _check_weights(self, blame: Callable[[Sequence[int]], str]) -> None:
         """A loss can be finite and its gradient not; then the weights tell."""
         local = [part.to_local() if isinstance(part, DTensor) else part for part in self._bare().parameters()]
         if not torch.stack([part.isfinite().all() for part in local]).all():
+            last = range(max(0, self.batch - self._cfg.accumulate), self.batch)
             raise Diverged(
                 f"the weights are not finite after step {self.step}, so no checkpoint was written; the one"
-                " before is whole: lower --lr, lengthen --warmup-epochs, or use --precision bf16 or fp32 in a"
-                " new --out"
+                f" before is whole. {blame(last)} Lower --lr, lengthen --warmup-epochs, or use --precision"
+                " bf16 or fp32 in a new --out"
             )

@@ -13,11 +13,23 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor
 
+try:
+    import resource
+except ImportError:  # pragma: no cover
+    resource = None  # type: ignore[assignment]
+
 from castssl import ranks
 from castssl.config import RunConfig
 from castssl.training.display import Display, Pace
 from castssl.training.log import Log, Means
+from castssl.training.patience import Patience
 from castssl.training.place import Loader, Place
+
+STREAM = (
+    "this data is a stream, so a run that is stopped within an epoch cannot go on exactly: it goes on by"
+    " count, with as many batches as were left of the epoch, from another shuffle; some images come twice in"
+    " that epoch and some not at all. folder:, tar: and hfds/ data go on exactly"
+)
 
 
 class Report:
@@ -26,7 +38,7 @@ class Report:
     def __init__(self, cfg: RunConfig, folder: Path, accelerator: Accelerator, log: Log) -> None:
         self._cfg, self._folder, self._accelerator, self._log = cfg, folder, accelerator, log
         self._display = Display(accelerator.is_main_process)
-        self._means, self._pace = Means(), Pace()
+        self._means, self._pace, self._patience = Means(), Pace(), Patience(cfg)
         self._loss = torch.zeros((), device=accelerator.device)
         self._waited = 0.0
 
@@ -46,6 +58,9 @@ class Report:
     def open(self, loader: Loader, done: int, total: int) -> None:
         """Show a bar from ``done`` to ``total`` steps and begin to measure."""
         self._loader = loader
+        if not loader.resumable:
+            self.event("stream", told=STREAM)
+            self._display.say(STREAM)
         if done < total:
             self._display.start(done, total, self._cfg.accumulate)
         else:
@@ -74,6 +89,9 @@ class Report:
         self.note(done, epoch=epoch, **means, rate=place.rate, **speed, **self._memory())
         shown = f"{place.epoch[0] + 1}/{self._cfg.epochs}"
         self._display.report(done, shown, means.get("loss"), self._pace)
+        if told := self._patience.note(self._pace.seconds, self._pace.waiting):
+            self.event("waiting", step=done, share=self._patience.share, told=told)
+            self._display.say(told)
 
     def note(self, done: int, **values: Any) -> None:
         """Write one line to log and tracker."""
@@ -109,6 +127,8 @@ class Report:
 
     def _memory(self) -> dict[str, float]:
         device = self._accelerator.device
-        if device.type != "cuda":
-            return {}
-        return {"memory_gib": torch.cuda.max_memory_allocated(device) / 2**30}
+        if device.type == "cuda":
+            return {"memory_gib": torch.cuda.max_memory_allocated(device) / 2**30}
+        # KiB on Linux, bytes on macOS; Windows has no such module.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if resource else 0
+        return {"memory_gib": peak / (2**30 if sys.platform == "darwin" else 2**20)} if peak else {}

@@ -20,9 +20,7 @@ After a kill, a full disk or Ctrl-C the same command goes on from the last check
 from __future__ import annotations
 
 import json
-import shlex
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn, Protocol
 
@@ -35,10 +33,14 @@ from torch.optim import Optimizer
 from castssl import config, ranks
 from castssl.config import RunConfig
 from castssl.errors import DataError
+from castssl.training import again
+from castssl.training.blame import blame
 from castssl.training.log import Log
 from castssl.training.place import Loader, Place
 from castssl.training.report import Report
-from castssl.training.watch import Watch, launched
+from castssl.training.unreadable import UnreadableList
+from castssl.training.watch import REQUEUE, Watch
+from castssl.training.writing import replacing, told
 from castssl.types import Batch
 
 STOPPED = 75
@@ -53,7 +55,7 @@ RESULTS = "results.json"
 class Picture(Protocol):
     """An image that can be written, such as PIL's."""
 
-    def save(self, fp: str, /) -> object: ...
+    def save(self, fp: IO[bytes], /, format: str) -> object: ...
 
 
 class Run:
@@ -67,7 +69,9 @@ class Run:
         self._log = Log(folder if accelerator.is_main_process else None)
         self._report = Report(cfg, folder, accelerator, self._log)
         self._place = Place(cfg, folder, accelerator, self._log)
-        self._watch = Watch(accelerator.device)
+        self._unreadable = UnreadableList(cfg, folder, accelerator, self._log)
+        self._watch = Watch(accelerator.device, self._blame)
+        self._loader: Loader | None = None
         self._end = 0
         self._saved = -1
         self._within = self._pausing = False
@@ -91,6 +95,7 @@ class Run:
         model, optimizer = self._accelerator.prepare(objective, optimizer)
         found = self._place.resume(model, optimizer)
         self._saved = self._place.step if found else -1
+        self._unreadable.begin(self._place.step if found else None)
         self._report.begin(self._place.step if found else None)
         return model, optimizer
 
@@ -103,12 +108,16 @@ class Run:
 
         Raises:
             ConfigError: if the loader has another number of batches than the run had before.
-            DataError: if the loader has no batch, or another number than it says.
+            DataError: if the loader has no batch, or another number than it says, or if more of its images
+                are unreadable than ``--max-bad`` allows (found at reports and before checkpoints).
             Diverged: if a loss or a weight is not finite; this never reaches a checkpoint.
             SystemExit: :data:`STOPPED`.
         """
-        self.total = self._place.plan(len(loader))
+        self.total, self._loader = self._place.plan(len(loader)), loader
         self._end = min(self.total, self._cfg.max_steps or self.total)
+        if self._place.step < self._end and self._accelerator.is_main_process:
+            (self.folder / RESULTS).unlink(missing_ok=True)  # A finished run that goes on is not finished.
+        self._unreadable.open(loader, self._place.step)
         self._report.open(loader, self._place.step, self._end)
         try:
             with self._watch.signals():
@@ -173,12 +182,14 @@ class Run:
         reason = self._watch.reason or "another rank"
         path = self.save()
         self._report.event("stopped", step=self._place.step, reason=reason)
-        launcher = ["accelerate", "launch"] if launched() else ["python"]
-        again = shlex.join([*launcher, sys.argv[0], "--config", str(self.folder / config.FILE)])
         self._report.shut(
             f"stopped by {reason} after step {self._place.step}, saved in {path}",
-            f"the same command goes on from there, and so does: {again}",
+            f"the same command goes on from there, and so does: {again.command(self.folder / config.FILE)}",
         )
+        if reason == REQUEUE and self._accelerator.is_main_process:
+            self._report.shut(*filter(None, [again.requeue()]))
+        # A launcher that sees one process end ends the others, in the midst of what they do.
+        self._accelerator.wait_for_everyone()
         self._free()
         raise SystemExit(STOPPED)
 
@@ -186,13 +197,18 @@ class Run:
         """Write a checkpoint.  All ranks call this together, between two optimizer steps.
 
         Raises:
+            DataError: if too many images are unreadable; nothing is written.
             Diverged: if a loss or a weight is not finite; nothing is written.
             CastError: if the disk is full; earlier checkpoints are whole.
         """
         self._watch.settle()
-        path = self._place.save()
+        self._unreadable.check(self._place.step)
+        path = self._place.save(self._blame)
         self._saved = self._place.step
         return path
+
+    def _blame(self, batches: Sequence[int]) -> str:
+        return blame(self._loader, batches, self.folder) if self._loader is not None else ""
 
     def progress(self, step: int) -> float:
         """The share of all epochs' optimizer steps that ``step`` steps are, 0 to 1."""
@@ -211,7 +227,7 @@ class Run:
 
         The device is not waited for: on a GPU the error comes up to two steps later, and before any save.
         """
-        self._watch.add(loss)
+        self._watch.add(loss, self._place.batch)
         self._report.loss(loss)
         return loss
 
@@ -226,17 +242,22 @@ class Run:
         done = step + 1
         if self._accelerator.sync_gradients and (done % self._cfg.log_every == 0 or done == self._end):
             self._report.tell(done, self._place)
+            self._unreadable.check(done)
 
     def note(self, **values: float | str) -> None:
         """Write one line to the log and to the tracker, under the current step."""
         self._report.note(self.step, **values)
 
     def picture(self, picture: Picture) -> None:
-        """Write a picture into ``pictures/``, named after the current step."""
+        """Write a picture into ``pictures/``, named after the current step.
+
+        Raises:
+            CastError: if it cannot be written; checkpoints are whole.
+        """
         if self._accelerator.is_main_process:
             path = self.folder / "pictures" / f"step-{self.step:08d}.png"
-            path.parent.mkdir(exist_ok=True)
-            picture.save(str(path))
+            with replacing(path, "picture") as aside, open(aside, "wb") as file:
+                picture.save(file, format="png")
 
     def once(self, name: str, make: Callable[[], Mapping[str, float]]) -> dict[str, float]:
         """What ``make`` returned when this run first asked for ``name``; kept in ``once.json``."""
@@ -246,18 +267,21 @@ class Run:
         if name not in known:
             known[name] = dict(make())
             if self._accelerator.is_main_process:
-                config.save(known, path)
+                with replacing(path, "file") as aside:
+                    aside.write_text(json.dumps(known, indent=2), encoding="utf-8")
         return known[name]
 
     def finish(self, *results: object, **found: Mapping[str, float]) -> None:
         """End the run, as its last call: print ``results`` (text, or what rich shows) and where all lies.
 
-        What was ``found``, such as ``trained={"knn": 37.6}``, is kept in ``results.json``, whose presence says
-        that the run is finished.
+        What was ``found``, such as ``trained={"knn": 37.6}``, is kept in ``results.json``, whose presence
+        says that the run is finished.
         """
         if self._accelerator.is_main_process:
-            config.save(found, self.folder / RESULTS)
-        self._report.conclude(*results, f"everything lies in {self.folder}")
+            with told(self.folder / RESULTS, "results"):
+                config.save(found, self.folder / RESULTS)
+        lines = (*self._unreadable.summary(), f"everything lies in {self.folder}")
+        self._report.conclude(*results, *lines)
         self._free()
 
     def _free(self) -> None:

@@ -1,56 +1,92 @@
-"""Settings that pretraining recipes share; each recipe's own dataclass adds what its objective needs."""
+"""Settings that recipes share; each recipe's own dataclass adds what its objective needs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from castssl.config import FREE, RunConfig
+from castssl.config import FREE, MOVES, RunConfig
+from castssl.data.cache import Cache
+from castssl.models.create import preset
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(RunConfig):
-    """What is trained, on what, and how it is watched."""
+class ImageConfig(RunConfig):
+    """What is looked at, and how it is watched."""
 
     data: str = ""
     """What to train on: folder:/path, tar:/path.tar, wds/NAME:/path, hfds/NAME, hfids/NAME, tfds/NAME, or
     demo (generated). A folder with train/ and val/ is examined on val/."""
     subset: str | None = None
     """Only these classes: imagenet100, or a text file of class names."""
-    model: str = "cast_small"
-    """cast_small, cast_small_deep, cast_base, cast_base_deep, each also as ..._seg (COCO); nano; vit_small,
-    vit_base, vit_small_superpixels, vit_small_pooling (Table 3a); timm:NAME."""
     image_size: int = 224
     """Side of a training crop in pixels."""
     sizes: tuple[int, ...] | None = None
     """Tokens of each stage, fine to coarse, such as 196 128 64 32; by default the model's own."""
     superpixels: str = "auto"
     """A superpixel backend with options, such as seeds:count=196,bins=5; auto is the model's own."""
-    pooling: str = "graph"
-    """A pooling with options, such as graph:centroids=random; `castssl list pooling` shows all."""
-    membership: Literal["nearest", "area"] = "nearest"
-    """How pixels belong to tokens: sampled at the stem's grid (the paper), or by area (none is lost)."""
+    superpixel_cache: str | None = field(default=None, metadata=MOVES)
+    """A folder: compute each image's superpixels once, keep them there, and cut those of a view out of them;
+    many runs may share it."""
+    superpixel_cache_gb: float = field(default=100.0, metadata=FREE)
+    """How much that folder may hold, in GB; what finds no room is computed each time."""
     batch_size: int = 256
     """Images of one optimizer step, over all processes and accumulated batches."""
-    warmup_epochs: float = 10
-    """Epochs of linear warm-up."""
     workers: int = field(default=8, metadata=FREE)
     """Data-loading processes of each process."""
     compile: bool = field(default=False, metadata=FREE)
     """Compile the encoders with torch.compile."""
-    knn_every: int = field(default=10, metadata=FREE)
-    """Epochs between examinations on held-out images (kNN, matching, object IoU); 0 = never."""
 
     def problems(self) -> list[str]:
         """What the types cannot say."""
         found = []
         if not self.data:
             found.append("--data is missing: type --data folder:/path/to/imagenet, or --data demo to try it")
-        if not 0 <= self.warmup_epochs < self.epochs:
-            found.append(f"--warmup-epochs: got {self.warmup_epochs}, expected 0 to below {self.epochs}")
         if self.batch_size < 1 or self.batch_size % self.accumulate:
             found.append(f"--batch-size: got {self.batch_size}, expected a multiple of {self.accumulate}")
+        if not self.superpixel_cache_gb > 0:
+            found.append(f"--superpixel-cache-gb: got {self.superpixel_cache_gb}, expected more than 0")
         return found
+
+    def loading(self) -> dict[str, Any]:
+        """The options of :func:`castssl.data.loader.load`, for training, that are settings.
+
+        Raises:
+            ConfigError: if the superpixel cache cannot be written to.
+        """
+        size, folder = self.batch_size // self.accumulate, self.superpixel_cache
+        cache = None if folder is None else Cache(folder, self.superpixel_cache_gb)
+        return {"batch_size": size, "workers": self.workers, "seed": self.seed, "cache": cache}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(ImageConfig):
+    """What is trained."""
+
+    model: str = "cast_small"
+    """cast_small, cast_small_deep, cast_base, cast_base_deep, each also as ..._seg (COCO); nano; vit_small,
+    vit_base, vit_small_superpixels, vit_small_pooling (Table 3a); timm:NAME."""
+    pooling: str = "graph"
+    """A pooling with options, such as graph:centroids=random; `castssl list pooling` shows all."""
+    membership: Literal["nearest", "area"] = "nearest"
+    """How pixels belong to tokens: sampled at the stem's grid (the paper), or by area (none is lost)."""
+    warmup_epochs: float = 10
+    """Epochs of linear warm-up."""
+    knn_every: int = field(default=10, metadata=FREE)
+    """Epochs between examinations on held-out images (kNN, matching, object IoU); 0 = never."""
+
+    def problems(self) -> list[str]:
+        """What the types cannot say."""
+        if 0 <= self.warmup_epochs < self.epochs:
+            return []
+        return [f"--warmup-epochs: got {self.warmup_epochs}, expected 0 to below {self.epochs}"]
+
+    def backend(self, seeds: str = "seeds") -> str:
+        """The superpixels' spec: the user's, or the model's own, with ``seeds`` where that is SEEDS."""
+        if self.superpixels != "auto":
+            return self.superpixels
+        own = preset(self.model).superpixels
+        return seeds if own == "seeds" else own
 
     def shape(self) -> dict[str, Any]:
         """The options of :func:`castssl.models.create.create`, beside the model's name."""

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NamedTuple
@@ -23,6 +23,8 @@ from castssl import ranks
 from castssl.errors import Diverged
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+REQUEUE = "SIGUSR1"
+"""The signal by which a cluster announces the end of a job that is to be requeued."""
 NEXT = "finishing this step and saving; Ctrl-C again ends at once"
 APART = 1.0
 """Seconds between two Ctrl-C that were both meant; a terminal and a launcher pass on the same one."""
@@ -31,35 +33,41 @@ LAG = 2
 
 
 def launched() -> bool:
-    """True if ``accelerate launch`` started this process."""
-    return "ACCELERATE_MIXED_PRECISION" in os.environ
+    """True if ``accelerate launch`` or ``torchrun`` started this process."""
+    return not {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}.isdisjoint(os.environ)
 
 
 class _Look(NamedTuple):
     step: int
     value: Tensor
-    """(2,) on the host: the loss summed over ranks and batches, and how many ranks were told to stop."""
-    batches: int
+    """(3 + n,) on the host: the loss summed over ranks and batches, how many ranks were told to stop, how
+    many by :data:`REQUEUE`, and this rank's own n losses."""
+    batches: tuple[int, ...]
     done: torch.cuda.Event | None
 
 
 class Watch:
-    """Collects losses and signals, and agrees on them between ranks once per optimizer step."""
+    """Collects losses and signals, and agrees on them between ranks once per optimizer step.
 
-    def __init__(self, device: torch.device) -> None:
+    Args:
+        device: where losses are.
+        blame: a sentence on the images of such batches of this rank.
+    """
+
+    def __init__(self, device: torch.device, blame: Callable[[Sequence[int]], str] = lambda _: "") -> None:
         self.reason = ""
         """Why this process was told to stop; empty while nothing did."""
         self._since = 0.0
-        self._device = device
-        self._losses: list[Tensor] = []
+        self._device, self._blame = device, blame
+        self._losses: list[tuple[int, Tensor]] = []
         self._looks: deque[_Look] = deque()
         self._last: deque[tuple[int, float]] = deque(maxlen=5)
         self._launcher = os.getppid() if launched() else None
         self._process = os.getpid()
 
-    def add(self, loss: Tensor) -> None:
-        """Take note of a batch's loss, a scalar on the device."""
-        self._losses.append(loss.detach().float())
+    def add(self, loss: Tensor, batch: int = 0) -> None:
+        """Take note of the loss, a scalar on the device, of this rank's batch, counted over all epochs."""
+        self._losses.append((batch, loss.detach().float()))
 
     def step(self, step: int) -> bool:
         """Close optimizer step ``step``: True if all ranks shall stop now.  Called by all ranks.
@@ -83,38 +91,46 @@ class Watch:
 
     def _push(self, step: int) -> bool:
         stopping = bool(self.reason)
-        losses = self._losses or [torch.zeros((), device=self._device)]
-        value = torch.stack([torch.stack(losses).sum(), losses[0].new_full((), float(stopping))])
+        own = torch.stack([loss for _, loss in self._losses] or [torch.zeros((), device=self._device)])
+        requeue = self.reason == REQUEUE
+        value = torch.stack([own.sum(), *(own.new_full((), float(told)) for told in (stopping, requeue))])
         if ranks.world() > 1:
             distributed.all_reduce(value)
-        done = None
+        value, done = torch.cat([value, own]), None
         if value.is_cuda:
-            value = torch.empty(2, pin_memory=True).copy_(value, non_blocking=True)
+            value = torch.empty(len(value), pin_memory=True).copy_(value, non_blocking=True)
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record()
-        self._looks.append(_Look(step, value, len(losses) * ranks.world(), done))
+        self._looks.append(_Look(step, value, tuple(batch for batch, _ in self._losses), done))
         self._losses = []
         return stopping
 
     def _drain(self, left: int) -> bool:
-        told = False
+        stop = False
         while len(self._looks) > left:
             look = self._looks.popleft()
             if look.done is not None:
                 look.done.synchronize()
-            total, stopping = look.value.tolist()
+            total, stopping, requeue, *own = look.value.tolist()
             if not math.isfinite(total):
-                raise Diverged(self._story(look.step, total))
-            self._last.append((look.step, total / look.batches))
-            told |= stopping > 0
-        return told
+                pairs = zip(look.batches, own, strict=False)
+                bad = [batch for batch, loss in pairs if not math.isfinite(loss)]
+                raise Diverged(self._story(look.step, total, bad))
+            self._last.append((look.step, total / max(1, len(look.batches) * ranks.world())))
+            stop |= stopping > 0
+            if requeue:
+                self.reason = REQUEUE
+            elif stopping:
+                self.reason = self.reason or "another rank"
+        return stop
 
-    def _story(self, step: int, value: float) -> str:
+    def _story(self, step: int, value: float, bad: Sequence[int]) -> str:
         before = ", ".join(f"{loss:.4g} (step {at})" for at, loss in self._last) or "none"
+        whose = self._blame(bad) if bad else "It was the loss of another process, which says of which images."
         return (
             f"the loss of step {step} is {value}, expected a finite number; the losses before: {before}."
-            " The checkpoints hold no trace of it: lower --lr, lengthen --warmup-epochs, or use --precision"
-            " bf16 or fp32 in a new --out"
+            f" {whose} The checkpoints hold no trace of it: lower --lr, lengthen --warmup-epochs, or use"
+            " --precision bf16 or fp32 in a new --out"
         )
 
     @contextmanager
@@ -139,7 +155,7 @@ class Watch:
             self._since = time.monotonic()
             with suppress(OSError):  # Nobody may be listening any more.
                 os.write(2, f"\n{signal.Signals(number).name}: {NEXT}\n".encode())
-        self.reason = signal.Signals(number).name
+        self.reason = self.reason or signal.Signals(number).name
         if hasattr(signal, "SIGCHLD"):
             # A signal to the whole process group ends the data workers, too; the loader's own handler would
             # raise in the middle of the step that is to be finished.

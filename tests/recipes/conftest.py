@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 280.0
+"""Seconds after which a process that should have ended is given up."""
+OWN = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "ACCELERATE_USE_CPU": "true"}
 Runner = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -21,9 +25,77 @@ def recipe() -> Runner:
     def run(name: str, *flags: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
         many = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         command = [sys.executable, *(many if processes > 1 else []), f"recipes/{name}.py", *flags]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        environment = os.environ | OWN
         return subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
         )
 
     return run
+
+
+class Started:
+    """A command that runs in the background, in a process group of its own as a shell would start it."""
+
+    def __init__(self, command: Sequence[str], told: Path, environment: dict[str, str]) -> None:
+        self._told = told
+        with open(told, "wb") as file:
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def interrupt(self) -> None:
+        """Ctrl-C: the terminal tells the whole process group."""
+        os.killpg(self._process.pid, signal.SIGINT)
+
+    def signal(self, number: int) -> None:
+        """Tell the process alone."""
+        self._process.send_signal(number)
+
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
+
+    def code(self) -> int:
+        """The exit code once it has ended."""
+        return self._process.wait(PATIENCE)
+
+    def told(self) -> str:
+        """What it printed."""
+        return self._told.read_text(errors="replace")
+
+    def stop(self) -> None:
+        """End it, however it stands."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+def children(pid: int, program: str) -> list[int]:
+    """The children of a process that run the script called ``program``."""
+    found = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return [child for child in found if f"/{program}\0" in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+Starter = Callable[..., Started]
+
+
+@pytest.fixture
+def starter(tmp_path: Path) -> Iterator[Starter]:
+    """Start a command; ``python``: its arguments are those of Python, ``path``: where else programs lie."""
+    started: list[Started] = []
+
+    def run(words: Sequence[str], *, python: bool = True, path: Path | None = None, **own: str) -> Started:
+        environment = os.environ | OWN | own
+        environment["PATH"] = f"{path}{os.pathsep}{environment['PATH']}" if path else environment["PATH"]
+        command = [*([sys.executable] if python else []), *words]
+        started.append(Started(command, tmp_path / f"told-{len(started)}.txt", environment))
+        return started[-1]
+
+    yield run
+    for one in started:
+        one.stop()

@@ -1,10 +1,11 @@
-"""Runs of the toy recipe as real processes: they can be killed, signalled and starved of disk.
+"""Runs of the toy recipe, or a real one, as real processes: they can be killed, signalled, starved of disk.
 
 They are forked from a server that has imported torch once, since the import takes longer than a run.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -23,10 +24,12 @@ import torch
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 
+ROOT = Path(__file__).parents[2]
+TOY = "tests.training.toy"
 QUICK = "--epochs 3 --log-every 1"
 STEPS = 18
 """Optimizer steps of a run with these flags."""
-PATIENCE = 60.0
+PATIENCE = 240.0
 """Seconds after which a process that should have ended is given up."""
 
 
@@ -46,10 +49,11 @@ def _take_cpus_for_accelerators() -> None:
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_XPU
 
 
-def _main(argv: list[str], stderr: str, environment: Mapping[str, str], file_size: int) -> None:
+def _main(recipe: str, argv: list[str], stderr: str, environment: Mapping[str, str], file_size: int) -> None:
     from castssl.config import launch
-    from tests.training import toy
 
+    module = importlib.import_module(recipe)
+    multiprocessing.set_start_method("fork", force=True)  # Data workers as the recipes have them.
     os.environ.update(environment)
     os.setpgid(0, 0)
     torch.set_num_threads(1)
@@ -60,8 +64,8 @@ def _main(argv: list[str], stderr: str, environment: Mapping[str, str], file_siz
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     if environment.keys() & SHARDED.keys():
         _take_cpus_for_accelerators()
-    sys.argv = ["toy.py", *argv]
-    launch(toy.main, toy.Config, argv)
+    sys.argv = [str(Path(str(module.__file__)).relative_to(ROOT)), *argv]
+    launch(module.main, module.Config, argv)
 
 
 class Toy:
@@ -74,6 +78,7 @@ class Toy:
         file_size: the most bytes that a file may have; 0 is no limit.
         cpu: False trains on a GPU if there is one.
         sharded: whether parameters are sharded by FSDP.
+        recipe: the module whose ``main`` and ``Config`` are run.
     """
 
     def __init__(
@@ -85,20 +90,21 @@ class Toy:
         file_size: int = 0,
         cpu: bool = True,
         sharded: bool = False,
+        recipe: str = TOY,
     ) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch._dynamo", "tests.training.toy"])
+        context.set_forkserver_preload(["torch._dynamo", TOY, recipe])
         self.out, self._told = out, out.with_suffix(".txt")
         self._told.unlink(missing_ok=True)
         argv = ["--out", str(out), *shlex.split(flags)]
-        port = _free_port()
+        port = free_port()
         self.processes: list[BaseProcess] = []
         for rank in range(world):
             ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
             environment = {name: str(value) for name, value in ranks.items()} if world > 1 else {}
             environment |= {"ACCELERATE_USE_CPU": str(cpu).lower(), "MASTER_ADDR": "127.0.0.1"}
             environment |= SHARDED if sharded else {}
-            arguments = (argv, str(self._told), environment, file_size)
+            arguments = (recipe, argv, str(self._told), environment, file_size)
             process = context.Process(target=_main, args=arguments)
             process.start()
             self.processes.append(process)
@@ -114,6 +120,10 @@ class Toy:
             codes.append(process.exitcode)
         return codes[0] if len(codes) == 1 else max(codes)
 
+    def running(self) -> bool:
+        """Whether any of them has not ended yet."""
+        return any(process.is_alive() for process in self.processes)
+
     def told(self) -> str:
         """What they printed."""
         return self._told.read_text() if self._told.exists() else ""
@@ -124,7 +134,7 @@ class Toy:
         while time.monotonic() < end:
             if any(line.get("step", 0) >= step for line in reports(self.out)):
                 return
-            assert any(process.is_alive() for process in self.processes), self.told()
+            assert self.running(), self.told()
             time.sleep(0.01)
         raise AssertionError(f"no step {step}:\n{self.told()}")
 
@@ -151,7 +161,7 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 def reports(out: Path) -> list[dict[str, Any]]:
     """The reports of a run without what differs between two equal runs."""
-    clocks = {"time", "images_per_second", "waiting"}
+    clocks = {"time", "images_per_second", "waiting", "memory_gib"}
     return [{k: v for k, v in line.items() if k not in clocks} for line in lines(out) if "event" not in line]
 
 
@@ -187,7 +197,8 @@ def agree(out: Path, unbroken: Path) -> None:
     assert reports(out) == reports(unbroken)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

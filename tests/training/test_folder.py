@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,29 @@ def test_a_claimed_folder_holds_the_config_and_is_locked_until_it_is_let_go(tmp_
         claim(folder, Config(lr=1.0))
     lock.close()
     claim(folder, Config(lr=1.0)).close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_worker_that_outlives_its_run_does_not_hold_the_folder(tmp_path: Path) -> None:
+    """The kernel would share the lock with it, and a run that was killed be refused until it has gone."""
+    lock = claim(tmp_path, Config())
+    parent, child = socket.socketpair()
+    if (worker := os.fork()) == 0:
+        parent.close()
+        child.send(b"here")
+        child.recv(1)
+        os._exit(0)
+    child.close()
+    parent.recv(4)
+    try:
+        with pytest.raises(ConfigError, match="another process trains in"):
+            claim(tmp_path, Config())
+        # What the end of a process does; lock.close() would do more.
+        os.close(lock.fileno())
+        claim(tmp_path, Config()).close()
+    finally:
+        parent.close()
+        os.waitpid(worker, 0)
 
 
 def test_settings_of_a_run_that_has_reports_are_kept(tmp_path: Path) -> None:

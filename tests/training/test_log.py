@@ -10,7 +10,7 @@ import torch
 
 from castssl.errors import CastError, ConfigError
 from castssl.training import log
-from castssl.training.log import Log, Means, check_tracker
+from castssl.training.log import Log, Means, best, check_tracker
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
@@ -43,6 +43,16 @@ def test_a_log_that_was_shortened_is_left_alone(tmp_path: Path) -> None:
     told.rewind(1000)
     told.write(step=1)
     assert len(_lines(tmp_path)) == 1
+
+
+def test_a_line_without_its_end_is_cut_off(tmp_path: Path) -> None:
+    told = Log(tmp_path)
+    told.write(step=1)
+    told.close()
+    with open(tmp_path / log.FILE, "ab") as file:
+        file.write(b'{"time": 1, "st')
+    Log(tmp_path).write(step=2)
+    assert [line["step"] for line in _lines(tmp_path)] == [1, 2]
 
 
 def test_without_a_folder_nothing_happens() -> None:
@@ -84,3 +94,17 @@ def test_a_missing_tracker_is_told_with_its_command(monkeypatch: pytest.MonkeyPa
         check_tracker("wandb")
     with pytest.raises(ConfigError, match="expected one of none, tensorboard, wandb, trackio, mlflow"):
         check_tracker("wandv")
+
+
+def test_the_best_report_is_found_among_those_that_count(tmp_path: Path) -> None:
+    assert best(tmp_path, "top1") == {}
+    told = Log(tmp_path)
+    for step, top1 in ((1, 0.25), (2, 0.5), (3, 0.125)):
+        told.write(step=step, top1=top1)
+    told.write(step=3, loss=9.0, top1=float("nan"))
+    assert best(tmp_path, "top1") == {"top1": 0.5}
+    position = told.position()
+    told.write(step=4, top1=1.0)
+    told.rewind(position)
+    assert best(tmp_path, "top1") == {"top1": 0.5}
+    assert best(tmp_path, "top5") == {}

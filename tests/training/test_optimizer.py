@@ -39,6 +39,14 @@ def test_matrices_spares_biases_and_all_with_one_axis() -> None:
     assert {name for name, by in moved.items() if by.any()} == {"0.weight", "2.weight", "token"}
 
 
+def test_weights_spares_class_token_and_positions_too() -> None:
+    module = _module()
+    module.register_parameter("cls_token", nn.Parameter(torch.ones(1, 1, 4)))
+    module.add_module("inner", nn.ParameterDict({"positions": nn.Parameter(torch.ones(1, 4, 2, 2))}))
+    moved = _step(build_optimizer(module, lr=0.1, weight_decay=0.5, decay="weights"), module, 0.0)
+    assert {name for name, by in moved.items() if by.any()} == {"0.weight", "2.weight", "token"}
+
+
 def test_adamw_takes_the_given_betas_and_a_first_step_of_the_rate() -> None:
     module = _module()
     optimizer = build_optimizer(module, lr=0.1, weight_decay=0.0, betas=(0.8, 0.95))
@@ -64,7 +72,7 @@ def test_sgd_has_momentum() -> None:
     torch.testing.assert_close(_step(optimizer, module, 1.0)["0.bias"], torch.full((4,), -0.15))
 
 
-@pytest.mark.parametrize("decay", ["all", "matrices"])
+@pytest.mark.parametrize("decay", ["all", "matrices", "weights"])
 def test_the_rate_is_a_multiple_of_the_first_one_however_often_it_is_set(decay: Decay) -> None:
     optimizer = build_optimizer(_module(), lr=0.2, decay=decay)
     for scale in (0.5, 0.0, 0.25):
@@ -75,12 +83,13 @@ def test_the_rate_is_a_multiple_of_the_first_one_however_often_it_is_set(decay: 
 def test_the_rate_scales_with_the_batch() -> None:
     assert scaled_rate(1.5e-4, 256) == pytest.approx(1.5e-4)
     assert scaled_rate(1.5e-4, 4096) == pytest.approx(2.4e-3)
+    assert scaled_rate(5e-4, 1024, per=512) == pytest.approx(1e-3)
 
 
 def test_what_cannot_be_built_is_told() -> None:
     with pytest.raises(ConfigError, match="expected one of adamw, lars, sgd"):
         build_optimizer(_module(), name="adam", lr=0.1)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="'all' or 'matrices'"):
+    with pytest.raises(ConfigError, match="'matrices' or 'weights'"):
         build_optimizer(_module(), lr=0.1, decay="none")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"lars.*matrices"):
         build_optimizer(_module(), name="lars", lr=0.1, decay="all")

@@ -17,7 +17,7 @@ def test_a_stopped_run_goes_on_exactly(number: int, tmp_path: Path, unbroken: Pa
     toy.signal(number)
     assert toy.code() == STOPPED, toy.told()
     assert f"stopped by {signal.Signals(number).name} after step" in toy.told()
-    assert f"python toy.py --config {out}/config.json" in toy.told()
+    assert f"python tests/training/toy.py --config {out}/config.json" in toy.told()
     stopped = lines(out)[-1]
     assert (stopped["event"], stopped["step"]) == ("stopped", state(out)["step"])
     assert 3 <= state(out)["step"] < STEPS
@@ -108,6 +108,7 @@ def test_a_weight_that_is_not_finite_reaches_no_checkpoint(tmp_path: Path) -> No
     toy = Toy(out, f"{QUICK} --poison-at 6 --save-every 2")
     assert toy.code() == 1
     assert "the weights are not finite after step 6" in toy.told()
+    assert "Its images on this process: picture 0.5 of 0" in toy.told()
     assert state(out)["step"] == 4
 
 

@@ -9,7 +9,7 @@ import torch
 
 from castssl.training import STOPPED
 from castssl.training.watch import APART
-from tests.training.processes import QUICK, STEPS, Toy, finished, reports, same, state
+from tests.training.processes import QUICK, STEPS, Toy, finished, lines, reports, same, state
 
 
 def test_a_run_trains_and_leaves_its_folder(unbroken: Path) -> None:
@@ -25,6 +25,7 @@ def test_a_run_trains_and_leaves_its_folder(unbroken: Path) -> None:
         "log.jsonl",
         "once.json",
         "pictures",
+        "results.json",
     ]
     pictures = [path.name for path in sorted((unbroken / "pictures").iterdir())]
     assert pictures == ["step-00000012.png", "step-00000018.png"]
@@ -113,10 +114,67 @@ def test_a_loss_that_is_no_number_ends_the_run_and_reaches_no_checkpoint(tmp_pat
     assert toy.code() == 1
     told = toy.told()
     assert "the loss of step 6 is nan" in told
+    assert "Its images on this process: picture 0.5 of 0" in told
+    assert (out / "diverged.txt").read_text() == "picture 0.5 of 0\n"
     assert f"{reports(out)[4]['loss']:.4g} (step 5)" in told
     assert "--lr" in told
     assert state(out)["step"] == 5
     assert all(part.isfinite().all() for part in state(out)["module"].values())
+
+
+def test_of_accumulated_batches_the_bad_ones_are_named(tmp_path: Path) -> None:
+    toy = Toy(tmp_path / "run", f"{QUICK} --accumulate 4 --nan-at 2 --save-every 1")
+    assert toy.code() == 1
+    named = (tmp_path / "run" / "diverged.txt").read_text().splitlines()
+    assert named == ["picture 0.4 of 0", "picture 0.5 of 0", "picture 1.0 of 0", "picture 1.1 of 0"]
+
+
+def test_a_stream_cannot_name_its_images(tmp_path: Path) -> None:
+    toy = Toy(tmp_path / "run", f"{QUICK} --stream --nan-at 2")
+    assert toy.code() == 1
+    assert "images are not known: the data is a stream" in toy.told()
+    assert not (tmp_path / "run" / "diverged.txt").exists()
+
+
+def test_a_stream_says_at_every_start_that_it_cannot_go_on_exactly(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for most in (2, 4):
+        toy = Toy(out, f"{QUICK} --stream --max-steps {most}")
+        assert toy.code() == 0
+        assert toy.told().count("cannot go on exactly: it goes on by count") == 1
+    assert [line["event"] for line in lines(out) if "event" in line] == ["start", "stream"] * 2
+    toy = Toy(tmp_path / "other", f"{QUICK} --max-steps 1")
+    assert toy.code() == 0
+    assert "by count" not in toy.told()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("name", [".once.json", "pictures/.step-00000004.png"])
+def test_a_disk_too_full_for_a_small_file_is_told(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    (out / "pictures").mkdir(parents=True)
+    (out / f"{name}.partial").symlink_to("/dev/full")
+    toy = Toy(out, f"{QUICK} --save-every 2 --max-steps 4")
+    assert toy.code() == 1
+    assert f"{out / name.replace('.', '', 1)} (No space left on device); earlier checkpoints" in toy.told()
+    assert "Traceback" not in toy.told()
+    if "step" in name:
+        assert state(out)["step"] == 2
+    assert finished(out, f"{QUICK} --save-every 2 --max-steps 4")["step"] == 4
+
+
+def test_a_log_that_takes_no_more_ends_the_run_and_the_next_mends_it(tmp_path: Path, unbroken: Path) -> None:
+    out = tmp_path / "run"
+    finished(out, f"{QUICK} --max-steps 1")
+    size = (out / "log.jsonl").stat().st_size
+    toy = Toy(out, f"{QUICK} --save-every 99", file_size=size + 200)
+    assert toy.code() == 1
+    assert "log.jsonl (File too large); mend this and run the same command again" in toy.told()
+    assert "Traceback" not in toy.told()
+    assert state(out)["step"] == 1
+    assert not (out / "log.jsonl").read_bytes().endswith(b"\n")
+    assert same(finished(out)["module"], state(unbroken)["module"])
+    assert len(lines(out)) == len((out / "log.jsonl").read_text().splitlines()), "all lines are JSON"
 
 
 def test_reports_go_to_a_tracker(tmp_path: Path) -> None:
@@ -149,4 +207,9 @@ def test_a_loss_that_is_no_number_on_one_rank_ends_all(tmp_path: Path) -> None:
     toy = Toy(tmp_path / "run", f"{QUICK} --nan-at 3 --nan-rank 1", world=2)
     assert toy.code() == 1
     assert [process.exitcode for process in toy.processes] == [1, 1]
-    assert "the loss of step 3 is nan" in toy.told()
+    told = toy.told()
+    assert "error: the loss of step 3 is nan" in told
+    assert "It was the loss of another process, which says of which images" in told
+    assert "error of process 1: the loss of step 3 is nan" in told
+    assert "Its images on this process: picture 0.2 of 1" in told
+    assert [path.name for path in (tmp_path / "run").glob("diverged*")] == ["diverged-1.txt"]

@@ -51,6 +51,20 @@ def test_a_signal_is_noted_and_the_handlers_come_back() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_what_came_first_is_the_reason_and_images_are_asked_for_by_batch() -> None:
+    watch = Watch(CPU, lambda batches: f"Blame {list(batches)}.")
+    with watch.signals():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        watch.add(torch.tensor(1.0), 6)
+        assert watch.step(3)
+    assert watch.reason == "SIGUSR1"
+    for batch, loss in enumerate([float("nan"), 2.0, float("inf")], start=7):
+        watch.add(torch.tensor(loss), batch)
+    with pytest.raises(Diverged, match=r"Blame \[7, 9\]\."):
+        watch.step(4)
+
+
 def test_a_second_ctrl_c_interrupts_unless_it_is_an_echo_of_the_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -18,7 +18,7 @@ from castssl import ranks
 from castssl.config import FREE, RunConfig, launch
 from castssl.training.beginning import start
 from castssl.training.optimizer import build_optimizer, set_rate
-from castssl.training.schedule import cosine_rise, warmup_cosine
+from castssl.training.schedule import warmup_cosine
 from castssl.types import Batch, Outcome, View
 
 SIDE = 4
@@ -44,9 +44,13 @@ class Config(RunConfig):
     """Step after which a weight is infinite; 0 = never."""
     pause: float = field(default=0.0, metadata=FREE)
     """Seconds that a step sleeps."""
+    slow: float = field(default=0.0, metadata=FREE)
+    """Seconds that a batch takes to come."""
     workers: int = field(default=0, metadata=FREE)
     promise: int = field(default=0, metadata=FREE)
     """Batches that the loader adds to the true number of an epoch."""
+    broken: tuple[int, ...] = field(default=(), metadata=FREE)
+    """Images that cannot be read; the next one takes the place of each."""
     stream: bool = False
     """Whether the loader is a stream, whose length is a guess."""
 
@@ -54,13 +58,14 @@ class Config(RunConfig):
 class Pictures(Dataset[Tensor]):
     """Map-style images that are a pure function of their index."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, broken: tuple[int, ...]) -> None:
+        self.count, self.broken = count, broken
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> Tensor:
+        index += index in self.broken
         return torch.from_numpy(np.random.default_rng(index).random((3, SIDE, SIDE), np.float32))
 
 
@@ -70,12 +75,16 @@ class Loader:
     def __init__(self, cfg: Config) -> None:
         self.cfg, self.waited, self.epoch, self.first = cfg, 0.0, 0, 0
         self.resumable = not cfg.stream
+        self.images, self.bad = cfg.images, dict[str, str]()
 
     def __len__(self) -> int:
         return self.cfg.images // self.cfg.batch_size + self.cfg.promise
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         self.epoch, self.first = epoch, 0 if self.cfg.stream else start
+
+    def names(self, epoch: int, batch: int) -> list[str]:
+        return [] if self.cfg.stream else [f"picture {epoch}.{batch} of {ranks.rank()}"]
 
     def __iter__(self) -> Iterator[Batch]:
         order = np.random.default_rng([self.cfg.seed, self.epoch]).permutation(self.cfg.images).tolist()
@@ -86,8 +95,13 @@ class Loader:
         how: dict[str, Any] = {"num_workers": self.cfg.workers}
         if self.cfg.workers:
             how["multiprocessing_context"] = "fork"
-        pictures: DataLoader[Tensor] = DataLoader(Pictures(self.cfg.images), batch_sampler=mine, **how)
-        for image in pictures:
+        pictures: DataLoader[Tensor] = DataLoader(
+            Pictures(self.cfg.images, self.cfg.broken), batch_sampler=mine, **how
+        )
+        for indices, image in zip(mine, pictures, strict=True):
+            self.bad |= {f"picture {index}": "torn" for index in indices if index in self.cfg.broken}
+            time.sleep(self.cfg.slow)
+            self.waited += self.cfg.slow
             count = len(image)
             segments = torch.zeros(count, SIDE, SIDE, dtype=torch.int32)
             yield Batch([View(image, segments)], torch.zeros(count, 0, dtype=torch.long))
@@ -118,7 +132,7 @@ class Objective(nn.Module):
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         linear: nn.Linear = self.net[0]  # type: ignore[assignment]
-        self.twin.weight.lerp_(linear.weight, 1 - cosine_rise(progress, 0.9))
+        self.twin.weight.lerp_(linear.weight, 0.1 * (1 - progress))
         self.steps += 1
         if self.cfg.poison_at and int(self.steps) == self.cfg.poison_at:
             linear.weight[0, 0] = float("inf")

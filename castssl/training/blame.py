@@ -1,0 +1,32 @@
+"""Which images were in a batch that went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from castssl import ranks
+from castssl.training.place import Loader
+
+SHOWN = 4
+"""How many names a message has room for."""
+
+
+def blame(loader: Loader, batches: Sequence[int], folder: Path) -> str:
+    """A sentence that names this rank's images; all of them go into ``diverged.txt`` in the run's folder.
+
+    Args:
+        loader: where they came from.
+        batches: numbers of batches on this rank, counted over all epochs.
+        folder: of the run.  With several processes each writes ``diverged-RANK.txt``.
+    """
+    names = [name for batch in batches for name in loader.names(*divmod(batch, len(loader)))]
+    if not names:
+        return "Its images are not known: the data is a stream."
+    path = folder / ("diverged.txt" if ranks.world() == 1 else f"diverged-{ranks.rank()}.txt")
+    told = ", ".join(names[:SHOWN])
+    with suppress(OSError):
+        path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8", errors="surrogateescape")
+        told += f" ... ({len(names)} in all, listed in {path})"
+    return f"Its images on this process: {told}."

@@ -1,0 +1,85 @@
+"""Settings that recipes which train with labels share: DeiT's, which CAST and H-CAST take over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from castssl.config import FREE
+from castssl.data.supervised import Policy
+from castssl.training.optimizer import scaled_rate
+from castssl.training.schedule import epoch_cosine, warmup_cosine
+from castssl.training.settings import PretrainConfig
+
+FITTED = {"code": 512, "paper": 1024}
+"""The images per step that a schedule's learning rate is meant for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedConfig(PretrainConfig):
+    """Training with labels; the defaults are those of CAST's Table 12 and the code released with it."""
+
+    epochs: int = 300
+    batch_size: int = 1024
+    warmup_epochs: float = 5
+    schedule: Literal["code", "paper"] = "code"
+    """code: epoch by epoch, one epoch late, and --lr is for 512 images; paper: with every step, for 1024."""
+    lr: float = 5e-4
+    """Learning rate for so many images as --schedule says; scales with --batch-size."""
+    warmup_lr: float = 1e-6
+    """Learning rate that the warm-up starts from; does not scale."""
+    min_lr: float = 1e-5
+    """Learning rate that the cosine falls to (the released code; Table 12 has none); does not scale."""
+    weight_decay: float = 0.05
+    """Weight decay of all but biases, norms, class token and positions."""
+    drop_path: float = 0.1
+    """Stochastic depth of the last block."""
+    augment: Policy = "randaugment"
+    """randaugment: two operations of magnitude 9; three: 3-Augment, which erases nothing; or none."""
+    erase: float = 0.25
+    """Probability that a part of a view becomes noise."""
+    crop_min: float = 0.08
+    """Smallest share of an image's area that a view shows."""
+    repeats: int = 3
+    """Views of one image in an epoch, which then sees a third of the images; 1 = each image once."""
+    mixup: float = 0.8
+    """Blend images, by shares from Beta(mixup, mixup); 0 = never."""
+    cutmix: float = 1.0
+    """Paste parts of images into others, by shares from Beta(cutmix, cutmix); 0 = never."""
+    smoothing: float = 0.1
+    """Label smoothing."""
+    ema: float = 0.99996
+    """Keep an average of the weights that moves by 1 - ema a step; 0 = none."""
+    branch: Literal["base", "ema"] = field(default="base", metadata=FREE)
+    """What is examined and saved: the weights themselves (the released code), or their average."""
+    eval_every: int = field(default=1, metadata=FREE)
+    """Epochs between two looks at the accuracy on held-out images; 0 = never."""
+
+    def problems(self) -> list[str]:
+        """What the types cannot say."""
+        found = [] if self.ema or self.branch == "base" else ["--branch ema needs --ema above 0"]
+        if self.lr <= 0 or not 0 <= max(self.warmup_lr, self.min_lr) <= self.peak:
+            found.append(
+                f"--warmup-lr, --min-lr: got {self.warmup_lr:g} and {self.min_lr:g}, expected 0 to the"
+                f" highest learning rate, {self.peak:g} for a batch of {self.batch_size}"
+            )
+        if self.repeats < 1:
+            found.append(f"--repeats: got {self.repeats}, expected at least 1")
+        return found
+
+    def loading(self) -> dict[str, Any]:
+        """As for other recipes, and ``repeats``."""
+        return super().loading() | {"repeats": self.repeats}
+
+    @property
+    def peak(self) -> float:
+        """The highest learning rate, for this batch size."""
+        return scaled_rate(self.lr, self.batch_size, per=FITTED[self.schedule])
+
+    def rate(self, progress: float) -> float:
+        """The learning rate at a share of all steps, as a share of the highest."""
+        begin, floor = self.warmup_lr / self.peak, self.min_lr / self.peak
+        if self.schedule == "paper":
+            return warmup_cosine(progress, self.warmup_epochs / self.epochs, floor, start=begin)
+        warm, epochs = self.warmup_epochs, self.epochs
+        return epoch_cosine(progress, epochs, warmup=warm, start=begin, floor=floor, lag=1)

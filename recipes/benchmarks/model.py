@@ -1,0 +1,150 @@
+"""How fast the models are: ms an image beside timm's, and what share of the machine's arithmetic they use.
+
+    python recipes/benchmarks/model.py --device cuda --batch 256 --rounds 20 --compile
+
+Jobs take turns within each round; the median round counts.  Forward is without gradient, in evaluation mode;
+with backward, in training mode with its dropout.  Sampling is measured by itself, on random tokens of the
+model's sizes; DGL, with which the released code does it, is not.  The last column is a share of the rate that
+square matrix products of the same precision reach here.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise, product
+from statistics import median
+from typing import Any, Literal, NamedTuple
+
+import timm
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import castssl
+from castssl.config import launch
+from castssl.doctor import machine
+from castssl.pooling.centroids import farthest
+
+VIT, SWIN = "timm:vit_small_patch16_224", "timm:swin_tiny_patch4_window7_224"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Measure models side by side."""
+
+    models: tuple[str, ...] = (VIT, SWIN, "cast_small")
+    """What to measure: names that castssl.create knows, and timm:NAME. Ratios are to the first."""
+    batch: int = 16
+    """Images of one pass."""
+    rounds: int = 5
+    """Rounds that count, after one that does not."""
+    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+    """Arithmetic (autocast)."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """What to measure on."""
+    threads: int = torch.get_num_threads()
+    """Threads of the CPU."""
+    compile: bool = False
+    """Measure each model after torch.compile, too; compiling takes minutes on a CPU."""
+
+
+class Job(NamedTuple):
+    """One thing to measure; ``flops`` are the floating point operations of a run."""
+
+    what: str
+    mode: str
+    precision: str
+    run: Callable[[], object]
+    flops: int = 0
+
+
+def passes(cfg: Config, name: str) -> Iterator[Job]:
+    """A model in all modes and precisions, and its sampling."""
+    shown: Any = torch.randn(cfg.batch, 3, 224, 224)
+    timms = name.startswith("timm:")
+    model: Any = timm.create_model(name[5:], num_classes=0) if timms else castssl.create(name)
+    if not timms:
+        cell = torch.arange(224) * (side := math.isqrt(model.sizes[0])) // 224
+        shown = castssl.View(shown, (cell[:, None] * side + cell).int().repeat(cfg.batch, 1, 1))
+        yield sampling(name, farthest, cfg.batch, list(pairwise(model.sizes[: model.served])))
+
+    def run(call: Callable[..., Any], back: bool, half: bool, gradient: bool) -> None:
+        model.train(back)
+        with torch.set_grad_enabled(gradient), torch.autocast(cfg.device, torch.bfloat16, enabled=half):
+            found = call(shown) if timms else call(shown).stages[-1].cls
+        if back:
+            found.float().square().mean().backward()
+            model.zero_grad()
+
+    for mode, back in (("forward", False), ("+ backward", True)):
+        with FlopCounterMode(display=False) as counter:
+            run(model, back, half=False, gradient=True)
+        for call, precision in product((model, torch.compile(model))[: 1 + cfg.compile], cfg.precisions):
+            what, flops = name + " compiled" * (call is not model), counter.get_total_flops()
+            yield Job(what, mode, precision, partial(run, call, back, precision == "bf16", back), flops)
+
+
+def sampling(what: str, method: Callable[..., object], batch: int, steps: Sequence[tuple[int, int]]) -> Job:
+    """Choose k of n random tokens of 384 numbers, for each step (n, k)."""
+    tokens = [(torch.randn(batch, n, 384), torch.ones(batch, n, dtype=torch.bool), k) for n, k in steps]
+    return Job(what, "sampling", "fp32", lambda: [method(*each) for each in tokens])
+
+
+def one_by_one(x: Tensor, valid: Tensor, k: int) -> list[list[int]]:
+    """Farthest point sampling, one image and one pick at a time; ``valid`` is taken for all true."""
+    picks: list[list[int]] = [[] for _ in x]
+    for points, found in zip(x, picks, strict=True):
+        last, closest = points.mean(0), points.new_full(points.shape[:1], math.inf)
+        while len(found) < k:
+            closest = torch.minimum(closest, (points - last).square().sum(1))
+            found.append(int(closest.argmax()))
+            last = points[found[-1]]
+    return picks
+
+
+def measure(jobs: Sequence[Job], cfg: Config) -> dict[tuple[str, str, str], float]:
+    """Seconds of each job, median over rounds."""
+    settle = torch.cuda.synchronize if cfg.device == "cuda" else int
+    found: dict[tuple[str, str, str], list[float]] = {job[:3]: [] for job in jobs}
+    for _, job in product(range(1 + cfg.rounds), jobs):
+        settle()
+        began = time.perf_counter()
+        job.run()
+        settle()
+        found[job[:3]].append(time.perf_counter() - began)
+    return {key: median(seconds[1:]) for key, seconds in found.items()}
+
+
+def main(cfg: Config) -> None:
+    """Print the table."""
+    torch.set_num_threads(cfg.threads)
+    torch.set_default_device(cfg.device)
+    jobs = [job for name in cfg.models for job in passes(cfg, name)]
+    jobs += [sampling("64 of 196 tokens", farthest, cfg.batch, [(196, 64)])]
+    jobs += [sampling("the same, one by one", one_by_one, cfg.batch, [(196, 64)])]
+    side = 2048 if cfg.device == "cpu" else 8192
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        work = partial(torch.mm, *torch.randn(2, side, side).to(dtype))
+        jobs.append(Job("matrices", f"{side} x {side}", name, work, 2 * side**3))
+    took = measure(jobs, cfg)
+    rate = {job.precision: job.flops / took[job[:3]] / 1e9 for job in jobs if job.what == "matrices"}
+    heads = "model", "mode", "", "ms/image", "ratio", "sampling", "GFLOP/image", "GFLOP/s", "of matrices'"
+    table = Table(*heads, title=machine(cfg.device), caption=f"batches of {cfg.batch}, {cfg.rounds} rounds")
+    for job in jobs:
+        each, base = took[job[:3]], took.get((cfg.models[0], *job[1:3]))
+        chosen = took.get((job.what, "sampling", "fp32")) if job.flops else None
+        cells = [f"{each / cfg.batch * 1e3:.2f}", f"{each / base:.2f}" if base else ""]
+        cells += [f"{chosen / each:.1%}" if chosen else "", f"{job.flops / cfg.batch / 1e9:.2f}"]
+        cells += [f"{(speed := job.flops / each / 1e9):.0f}", f"{speed / rate[job.precision]:.0%}"]
+        table.add_row(*job[:3], *(cells if job.flops else cells[:2]))
+    Console(width=130).print(table)
+
+
+if __name__ == "__main__":
+    launch(main, Config)

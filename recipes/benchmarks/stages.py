@@ -1,0 +1,119 @@
+"""What each stage costs: ms of its blocks, of the pooling after it, and of the pooling's sampling (Table 7).
+
+    python recipes/benchmarks/stages.py --device cuda --batch 256 --precision fp32
+
+Tokens are random numbers, all of them valid.  Parts take turns within each round; the median round counts.
+The paper measured batches of 256, on a Titan V as it seems (CAST, appendix A.4, Table 7): compare the shares
+and not the milliseconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from statistics import median
+from typing import Any, Literal, cast
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from castssl import Tokens, create
+from castssl.config import launch
+from castssl.doctor import machine
+from castssl.models.cast import CAST
+from castssl.pooling.centroids import farthest
+
+PAPER = {
+    196: (86.43, 63.02, 37.64),
+    64: (25.4, 18.2, 9.7),
+    32: (12.9, 9.6, 3.0),
+    16: (5.0, 6.1, 1.5),
+}
+"""Tokens -> ms of blocks, pooling, and its sampling."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Measure a model stage by stage."""
+
+    model: str = "cast_small"
+    """cast_small, cast_small_deep, cast_base, ... (any name of castssl's with poolings)."""
+    sizes: tuple[int, ...] | None = None
+    """Tokens of each stage, fine to coarse; by default the model's own."""
+    pooling: str = "graph"
+    """A pooling with options, such as graph:centroids=random."""
+    batch: int = 16
+    """Images of one pass."""
+    rounds: int = 10
+    """Rounds that count, after two that do not."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic (autocast)."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """What to measure on."""
+    threads: int = torch.get_num_threads()
+    """Threads of the CPU."""
+
+
+Job = tuple[int, str]
+"""A stage, and which of its parts."""
+
+
+def parts(cfg: Config, model: CAST) -> dict[Job, Callable[[], Any]]:
+    """What is measured."""
+    found: dict[Job, Callable[[], Any]] = {}
+    for stage, size in enumerate(model.sizes):
+        x, cls = torch.randn(cfg.batch, size, model.dim), torch.randn(cfg.batch, 1, model.dim)
+        tokens = Tokens(x, cls, torch.ones(cfg.batch, size))
+        if model.depths[stage]:
+            needs = model.needs(stage) if stage < len(model.poolings) else ()
+            found[stage, "blocks"] = partial(model.stages[stage], tokens, needs)
+        if stage < len(model.poolings):
+            coarser = model.sizes[stage + 1]
+            attended = tokens._replace(received=torch.rand(cfg.batch, size))
+            found[stage, "pooling"] = partial(model.pool, stage, attended, coarser)
+            if getattr(model.poolings[stage], "centroids", "") == "farthest":
+                found[stage, "sampling"] = partial(farthest, x, tokens.mass > 0, coarser)
+    return found
+
+
+def measure(cfg: Config, jobs: dict[Job, Callable[[], Any]]) -> dict[Job, float]:
+    """Milliseconds of each part, median over rounds."""
+    settle = torch.cuda.synchronize if cfg.device == "cuda" else int
+    seconds: dict[Job, list[float]] = {job: [] for job in jobs}
+    for _, (job, run) in product(range(2 + cfg.rounds), jobs.items()):
+        settle()
+        began = time.perf_counter()
+        with torch.no_grad(), torch.autocast(cfg.device, torch.bfloat16, enabled=cfg.precision == "bf16"):
+            run()
+        settle()
+        seconds[job].append(time.perf_counter() - began)
+    return {job: 1e3 * median(each[2:]) for job, each in seconds.items()}
+
+
+def main(cfg: Config) -> None:
+    """Print the table."""
+    torch.set_num_threads(cfg.threads)
+    torch.set_default_device(cfg.device)
+    model = cast(CAST, create(cfg.model, sizes=cfg.sizes, pooling=cfg.pooling)).eval()
+    took = measure(cfg, parts(cfg, model))
+    columns = ("blocks, ms", "pooling, ms", "sampling in it, ms", "sampling of pooling")
+    table = Table("tokens", *columns, "paper: blocks", "pooling", "sampling", title=machine(cfg.device))
+    table.caption = f"{cfg.model}, batches of {cfg.batch}, {cfg.precision}, median of {cfg.rounds} rounds"
+    for stage, size in enumerate(model.sizes):
+        if not model.depths[stage]:
+            continue
+        ms = [took.get((stage, part)) for part in ("blocks", "pooling", "sampling")]
+        share = f"{ms[2] / ms[1]:.0%}" if ms[1] and ms[2] else ""
+        # The paper's rows are CAST-S's: 3, 3, 3 and 2 blocks of 384 channels.
+        known = PAPER.get(size, ()) if cfg.model == "cast_small" and cfg.pooling == "graph" else ()
+        shown = ["" if each is None else f"{each:.2f}" for each in ms]
+        table.add_row(str(size), *shown, share, *(f"{each:g}" for each in known))
+    Console(width=130).print(table)
+
+
+if __name__ == "__main__":
+    launch(main, Config)

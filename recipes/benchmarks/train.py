@@ -1,0 +1,140 @@
+"""How fast a whole run is: images/s of the recipe with its real loader, how long it waits, memory.
+
+    python recipes/benchmarks/train.py --data folder:/path/to/imagenet
+    python recipes/benchmarks/train.py --flags="--model nano --image-size 64 --batch-size 64 --workers 1"
+
+The recipe itself is started, in a temporary folder, and ended after so many steps; the figures are those of
+its log.jsonl without the first report, before which workers start.  Memory is the most that torch held on a
+GPU, else that of all processes together, where what they share counts once if the system tells.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from castssl.config import launch
+from castssl.doctor import machine
+from castssl.errors import CastError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Measure a recipe at work."""
+
+    data: str = "demo"
+    """What to train on, as the recipe's --data."""
+    recipe: str = "moco_in1k"
+    """The recipe, a file beside this folder."""
+    flags: str = ""
+    """Its other flags, as one word: --flags="--model nano --workers 2"."""
+    processes: tuple[int, ...] = (1, 2)
+    """Numbers of training processes, each measured in a run of its own."""
+    steps: int = 30
+    """Optimizer steps of each run."""
+    every: int = 5
+    """Steps of a report; the first report does not count."""
+    seconds: float = 1800.0
+    """A run that takes longer is given up."""
+
+    def problems(self) -> Iterator[str]:
+        """What the types cannot say."""
+        if not 1 <= self.every <= self.steps // 2:
+            yield f"--every: got {self.every}, expected 1 to half of the {self.steps} steps"
+
+
+def command(cfg: Config, processes: int, out: Path) -> list[str]:
+    """The command line of a run."""
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    flags = ["--data", cfg.data, *shlex.split(cfg.flags), "--knn-every", "0", "--log-every", str(cfg.every)]
+    start = [sys.executable, *(several if processes > 1 else []), str(ROOT / "recipes" / f"{cfg.recipe}.py")]
+    return [*start, *flags, "--max-steps", str(cfg.steps), "--out", str(out)]
+
+
+def watch(words: list[str], out: Path, cfg: Config) -> tuple[list[dict[str, Any]], int]:
+    """Start a run and end it after its last report: the lines of its log, and the most bytes that it held.
+
+    Raises:
+        CastError: with the end of what it printed, if it fails or takes too long.
+    """
+    most, end = 0, time.monotonic() + cfg.seconds
+    with (
+        open(out.with_suffix(".txt"), "w+b") as told,
+        subprocess.Popen(words, stdout=told, stderr=told) as child,
+    ):
+        family = [psutil.Process(child.pid)]
+        try:
+            while not (lines := reports(out, cfg.steps)) and child.poll() is None and time.monotonic() < end:
+                with suppress(psutil.Error):
+                    family = [family[0], *family[0].children(recursive=True)]
+                most = max(most, sum(map(memory, family)))
+                time.sleep(1.0)
+        finally:
+            for each in family:
+                with suppress(psutil.Error):
+                    each.kill()
+        told.seek(0)
+        if not lines:
+            shown = told.read().decode(errors="replace")[-3000:]
+            raise CastError(f"this gave no report of step {cfg.steps}: {shlex.join(words)}\n{shown}")
+    return lines, most
+
+
+def reports(out: Path, steps: int) -> list[dict[str, Any]]:
+    """The lines of a run's log; none before it has reported the last step."""
+    with suppress(OSError, ValueError):
+        lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+        if any(line.get("step", 0) >= steps and "waiting" in line for line in lines):
+            return lines
+    return []
+
+
+def memory(process: psutil.Process) -> int:
+    """Bytes of a process; of what it shares with others its part, if the system tells."""
+    with suppress(psutil.Error):
+        known = process.memory_full_info()
+        return int(getattr(known, "pss", known.rss))
+    return 0
+
+
+def figures(lines: list[dict[str, Any]], held: int) -> tuple[str, ...]:
+    """Images/s, waiting, memory and advice, over the reports but the first."""
+    found = [line for line in lines if "images_per_second" in line][1:]
+    speed = len(found) / sum(1 / line["images_per_second"] for line in found)
+    gpu = lines[0]["device"].startswith("cuda")
+    most = max(line["memory_gib"] for line in found) if gpu else held / 2**30
+    told = [line["told"].partition(": ")[2] for line in lines if line.get("event") == "waiting"]
+    return (f"{speed:.1f}", f"{mean(line['waiting'] for line in found):.1%}", f"{most:.2f}", *told)
+
+
+def main(cfg: Config) -> None:
+    """Print the table."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    heads = "processes", "images/s", "waiting", "memory, GiB", "what the run says of it"
+    table = Table(*heads, title=machine(device), caption=f"{cfg.recipe} --data {cfg.data} {cfg.flags}")
+    for processes in cfg.processes:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "run"
+            table.add_row(str(processes), *figures(*watch(command(cfg, processes, out), out, cfg)))
+    Console(width=130).print(table)
+
+
+if __name__ == "__main__":
+    launch(main, Config)

@@ -1,0 +1,268 @@
+"""The main recipe, killed, told to stop, diverging, prolonged and starved: nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import sys
+import tarfile
+import time
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from castssl.training import STOPPED
+from tests.recipes.conftest import Started, Starter, children
+from tests.recipes.test_moco_in1k import FLAGS
+from tests.training.processes import PATIENCE, Toy, free_port, lines, same, state
+
+pytestmark = pytest.mark.recipe
+EVERY = ["--epochs", "2", "--save-every", "1", "--log-every", "1", "--keep", "9", "--knn-every", "0"]
+STEPS = 6
+WITHIN = (1, 2, 4, 5)
+"""Steps after which an epoch is not at its end."""
+
+
+def start(out: Path, pictures: Path, *flags: str, **options: Any) -> Toy:
+    words = ["--data", f"folder:{pictures}", *FLAGS, *EVERY, *flags]
+    return Toy(out, shlex.join(words), recipe="recipes.moco_in1k", **options)
+
+
+def equal(out: Path, straight: Path) -> None:
+    """Weights, optimizer, random streams and counters, and the encoder: the same to the last bit."""
+    ours, theirs = state(out), state(straight)
+    for part in ("module", "optimizer", "random", "step", "batch", "batches"):
+        assert same(ours[part], theirs[part]), part
+    assert ours["step"] == STEPS
+    assert same(*(load_file(folder / "encoder.safetensors") for folder in (out, straight)))
+    told = [[line.get("loss") for line in lines(folder) if "loss" in line] for folder in (out, straight)]
+    assert told[0] == told[1]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> dict[int, Path]:
+    """By the number of processes, the folder of a run that nothing disturbed."""
+    made = {}
+    for world in (1, 2):
+        made[world] = tmp_path_factory.mktemp("straight") / f"of-{world}"
+        toy = start(made[world], pictures, world=world)
+        assert toy.code() == 0, toy.told()
+    return made
+
+
+def wait_for_step(process: Toy | Started, out: Path, step: int) -> None:
+    end = time.monotonic() + PATIENCE
+    while not (out / "checkpoints" / f"step-{step:08d}.pt").exists():
+        assert process.running(), process.told()
+        assert time.monotonic() < end, f"no step {step}: {process.told()}"
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        (1, 0, "all"),
+        (1, 2, "all"),
+        (1, 2, "the main process"),
+        pytest.param((2, 0, "one rank"), marks=pytest.mark.distributed),
+        pytest.param((2, 2, "all"), marks=pytest.mark.distributed),
+    ],
+    ids=lambda case: "processes {}, workers {}, killed: {}".format(*case),
+)
+def test_killed_within_an_epoch_it_ends_as_if_nothing_had_happened(
+    case: tuple[int, int, str], tmp_path: Path, pictures: Path, straight: dict[int, Path]
+) -> None:
+    (world, workers, victims), out, step = case, tmp_path / "run", random.choice(WITHIN)
+    toy = start(out, pictures, "--workers", str(workers), world=world)
+    wait_for_step(toy, out, step)
+    if victims == "all":
+        toy.signal_group(signal.SIGKILL)
+        for process in toy.processes[1:]:
+            process.kill()
+    else:
+        toy.processes[-1].kill()
+    assert toy.code() != 0
+    found = max(int(path.stem[5:]) for path in (out / "checkpoints").glob("step-*.pt"))
+    assert found >= step
+    again = start(out, pictures, "--workers", str(workers), world=world)
+    assert again.code() == 0, again.told()
+    assert f"goes on after step {found}" in again.told()
+    equal(out, straight[world])
+
+
+def test_ctrl_c_saves_and_prints_the_command_that_goes_on(
+    tmp_path: Path, pictures: Path, starter: Starter, straight: dict[int, Path]
+) -> None:
+    out = tmp_path / "my run"
+    flags = ["--data", f"folder:{pictures}", *FLAGS, *EVERY, "--workers", "2", "--out", str(out)]
+    process = starter(["recipes/moco_in1k.py", *flags])
+    wait_for_step(process, out, 2)
+    process.interrupt()
+    assert process.code() == STOPPED
+    assert lines(out)[-1]["event"] == "stopped"
+    assert lines(out)[-1]["reason"] == "SIGINT"
+    again = starter(_told_command(process.told()), python=False)
+    assert again.code() == 0, again.told()
+    assert re.search(r"goes on after step [2-5]", again.told())
+    equal(out, straight[1])
+
+
+SRUN = """#!/bin/bash
+# Runs its command once for each node, and hands signals on to all of them.
+while [[ $1 == --* ]]; do shift; done
+for ((node = 0; node < SLURM_NNODES; node++)); do SLURM_NODEID=$node "$@" & started+=($!); done
+trap 'kill -USR1 "${started[@]}"' USR1
+code=0
+for one in "${started[@]}"; do
+  wait "$one"
+  while kill -0 "$one" 2>/dev/null; do wait "$one"; done
+  wait "$one" || code=1
+done
+exit $code
+"""
+SCONTROL = """#!/bin/bash
+echo "$@" >> "$(dirname "$0")/asked"
+if [[ $1 == show ]]; then echo 127.0.0.1; fi
+"""
+
+
+@pytest.mark.distributed
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="the launch file would take the GPUs")
+def test_a_slurm_job_of_two_nodes_is_requeued_and_goes_on(
+    tmp_path: Path, pictures: Path, starter: Starter, straight: dict[int, Path]
+) -> None:
+    """The batch script for real; of SLURM's programs, stand-ins that do what theirs do here."""
+    out, programs = tmp_path / "run", tmp_path / "programs"
+    programs.mkdir()
+    for name, content in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (programs / name).write_text(content)
+        (programs / name).chmod(0o755)
+    (programs / "accelerate").symlink_to(Path(sys.executable).with_name("accelerate"))
+    job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "cpu[1-2]", "SLURM_NNODES": "2", "PROCESSES": "1"}
+    words = ["recipes/moco_in1k.py", "--data", f"folder:{pictures}", *FLAGS, *EVERY, "--out", str(out)]
+    batch = ["bash", "recipes/launch/slurm.sbatch", *words]
+    process = starter(batch, python=False, path=programs, PORT=str(free_port()), **job)
+    wait_for_step(process, out, 1)
+    for child in children(process.pid, "srun"):
+        os.kill(child, signal.SIGUSR1)
+    assert process.code() != 0
+    assert (programs / "asked").read_text().splitlines() == ["show hostnames cpu[1-2]", "requeue 4711"]
+    assert "job 4711 is requeued and goes on from there" in process.told()
+    assert [line["reason"] for line in lines(out) if line.get("event") == "stopped"] == ["SIGUSR1"]
+    again = starter(batch, python=False, path=programs, PORT=str(free_port()), **job)
+    assert again.code() == 0, again.told()
+    equal(out, straight[2])
+
+
+def _told_command(told: str) -> list[str]:
+    (found,) = re.findall(r"goes on from there, and so does: (.*)", told)
+    return shlex.split(found)
+
+
+@pytest.mark.distributed
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="the launch file would take the GPUs")
+@pytest.mark.parametrize("name", ["fsdp", "deepspeed"])
+def test_the_launch_files_start(name: str, tmp_path: Path, pictures: Path, starter: Starter) -> None:
+    """Without a GPU Accelerate makes data parallel of FSDP; tests/training shards over gloo.
+
+    That of DDP starts under SLURM, above.
+    """
+    if name == "deepspeed":
+        pytest.importorskip("deepspeed")
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", f"recipes/launch/{name}.yaml"]
+    launcher += ["--num_processes", "2", "--main_process_port", "0", "recipes/moco_in1k.py"]
+    flags = ["--data", f"folder:{pictures}", *FLAGS, *EVERY, "--out", str(tmp_path), "--max-steps", "2"]
+    process = starter([*launcher, *flags])
+    assert process.code() == 0, process.told()
+    assert lines(tmp_path)[0]["processes"] == 2
+    assert [line["step"] for line in lines(tmp_path) if "loss" in line] == [1, 2]
+
+
+def test_more_epochs_continue_a_finished_run_and_write_its_results_anew(
+    tmp_path: Path, pictures: Path, straight: dict[int, Path]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(straight[1], out)
+    toy = start(out, pictures, "--epochs", "3")
+    assert toy.code() == 0, toy.told()
+    assert f"goes on after step {STEPS}" in toy.told()
+    assert state(out)["step"] == 9
+    ours, theirs = (load_file(folder / "encoder.safetensors") for folder in (out, straight[1]))
+    assert not same(ours, theirs)
+    module = state(out)["module"]
+    assert same(ours, {name: module[f"encoder.{name}"] for name in ours})
+    rates = {line["step"]: line["rate"] for line in lines(out) if "rate" in line}
+    assert rates[6] < rates[7], "the schedule spans all epochs, also those that were added"
+    assert rates[9] < rates[8] < rates[7]
+    assert json.loads((out / "config.json").read_text())["epochs"] == 3
+    assert same(*(json.loads((folder / "once.json").read_text()) for folder in (out, straight[1])))
+
+
+def test_a_run_that_diverges_names_the_images(tmp_path: Path, pictures: Path) -> None:
+    toy = start(tmp_path / "run", pictures, "--lr", "1e30", "--save-every", "0")
+    assert toy.code() == 1
+    told = toy.told()
+    found = re.search(r"the loss of step (\d) is (nan|inf)|the weights are not finite after step (\d)", told)
+    assert found, told
+    named = (tmp_path / "run" / "diverged.txt").read_text().splitlines()
+    assert len(named) == 16
+    assert ", ".join(named[:4]) in told
+    assert all((pictures / "train" / name).is_file() for name in named)
+
+
+def test_an_encoder_that_finds_no_room_loses_no_checkpoint(
+    tmp_path: Path, pictures: Path, straight: dict[int, Path]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(straight[1], out)
+    (out / "encoder.safetensors").unlink()
+    (out / "encoder.safetensors").mkdir()  # What cannot be replaced, as on a full disk.
+    (out / "encoder.safetensors" / "file").touch()
+    toy = start(out, pictures)
+    assert toy.code() == 1
+    assert "cannot write the encoder" in toy.told()
+    assert "run the same command again" in toy.told()
+    assert "Traceback" not in toy.told()
+    shutil.rmtree(out / "encoder.safetensors")
+    again = start(out, pictures)
+    assert again.code() == 0, again.told()
+    equal(out, straight[1])
+
+
+def _shard(path: Path) -> None:
+    """A WebDataset shard of 48 pictures of noise."""
+    with tarfile.open(path, "w") as archive:
+        for number in range(48):
+            image = BytesIO()
+            Image.effect_noise((32, 32), 64).convert("RGB").save(image, "png")
+            for kind, content in (("png", image.getvalue()), ("cls", b"0")):
+                entry = tarfile.TarInfo(f"{number:04d}.{kind}")
+                entry.size = len(content)
+                archive.addfile(entry, BytesIO(content))
+
+
+def test_a_stream_goes_on_by_count_and_says_so(tmp_path: Path) -> None:
+    pytest.importorskip("webdataset")
+    (tmp_path / "shards").mkdir()
+    _shard(tmp_path / "shards" / "train-0.tar")
+    out, data = tmp_path / "run", ["--data", f"wds/noise:{tmp_path}/shards"]
+    toy = start(out, tmp_path, *data)
+    wait_for_step(toy, out, 2)
+    toy.signal_group(signal.SIGKILL)
+    toy.code()
+    again = start(out, tmp_path, *data)
+    assert again.code() == 0, again.told()
+    for told in (toy.told() or again.told(), again.told()):
+        assert told.count("cannot go on exactly: it goes on by count") == 1
+    assert [line["step"] for line in lines(out) if "loss" in line] == list(range(1, STEPS + 1))
+    assert "stream" in [line.get("event") for line in lines(out)]

@@ -1,0 +1,300 @@
+"""Kill a small run of the recipe again and again, and see that it always goes on as if nothing had happened.
+
+    python -m tests.soak.soak --rounds 200 --seed 0
+
+Each round starts the same command and ends it with SIGKILL: in every other round while a checkpoint is being
+written, else at a random moment of a random step, sometimes before the first one.  In a third of the rounds
+only the main process is killed, and its data workers are left to notice.  Of every start it is asked that it
+goes on after the latest whole checkpoint, at most one step back; in the end that weights, optimizer and
+random streams equal those of a run never killed, bit for bit.  Exits with 1 if anything failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import load_file
+
+from tests.training.processes import same
+
+ROOT = Path(__file__).parents[2]
+FLAGS = [
+    *("--model", "nano", "--image-size", "32", "--sizes", "16", "8", "4"),
+    *("--superpixels", "seeds:count=16,bins=5,iterations=2", "--hidden", "16", "--out-dim", "8"),
+    *("--batch-size", "16", "--lr", "1e-3", "--warmup-epochs", "1", "--knn-every", "0"),
+    *("--workers", "2", "--save-every", "1", "--log-every", "1", "--keep", "2"),
+]
+PER_EPOCH = 3
+"""Steps of an epoch of the demo pictures made here."""
+MOST = 3
+"""Steps that a round makes at most before it is killed in the next."""
+PATIENCE = 300.0
+"""Seconds after which a run that makes no step has failed; machines may be busy."""
+ORPHANED = 20.0
+"""Seconds after which the data workers of a killed process must have ended."""
+KINDS = ("checkpoint", "step", "checkpoint", "step", "checkpoint", "step", "checkpoint", "start")
+
+
+class Failure(Exception):
+    """Something that must not happen."""
+
+
+@dataclass
+class Tally:
+    """What happened."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    """Rounds, kills by moment, starts that went on."""
+    failures: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def table(self) -> Table:
+        """All of it, for the terminal."""
+        shown = Table(title="kill -9", show_header=False)
+        for name in ("rounds", "killed mid-checkpoint", "killed elsewhere", "only the main process killed"):
+            shown.add_row(name, str(self.counts[name]))
+        shown.add_row("started anew before any checkpoint", str(self.counts["new"]))
+        shown.add_row("resumed from the latest whole checkpoint", str(self.counts["resumed"]))
+        shown.add_row("failures", str(len(self.failures)))
+        shown.add_row("seconds", f"{self.seconds:.0f}")
+        return shown
+
+
+class Process:
+    """The recipe in a session of its own, so that it can be killed with all its children."""
+
+    def __init__(self, folder: Path, out: Path, *flags: str) -> None:
+        self.out = out
+        self._told = folder / f"{out.name}.txt"
+        command = [sys.executable, "recipes/moco_in1k.py", "--out", str(out), *FLAGS, *flags]
+        own = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "ACCELERATE_USE_CPU": "true"}
+        with open(self._told, "wb") as told:
+            self.popen = subprocess.Popen(
+                command, cwd=ROOT, env=os.environ | own, stdout=told, stderr=told, start_new_session=True
+            )
+
+    def told(self) -> str:
+        """What it printed."""
+        return self._told.read_text(errors="replace")
+
+    def wait_for(self, *patterns: str) -> None:
+        """Return when a file of one of these patterns lies in ``checkpoints/``.
+
+        Raises:
+            Failure: if the process ends before, or takes forever.
+        """
+        folder, end = self.out / "checkpoints", time.monotonic() + PATIENCE
+        while not any(next(folder.glob(pattern), None) for pattern in patterns):
+            if self.popen.poll() is not None:
+                raise Failure(f"ended by itself with {self.popen.returncode}: {self.told()[-2000:]}")
+            if time.monotonic() > end:
+                raise Failure(f"no {patterns} after {PATIENCE:.0f} s: {self.told()[-2000:]}")
+            time.sleep(0.001)
+
+    def kill(self, *, group: bool) -> None:
+        """SIGKILL to the process, or to it and all its children."""
+        with suppress(ProcessLookupError):
+            (os.killpg if group else os.kill)(self.popen.pid, signal.SIGKILL)
+        self.popen.wait()
+
+    def finish(self) -> None:
+        """Wait until it ends well."""
+        if code := self.popen.wait():
+            raise Failure(f"ended with {code}: {self.told()[-2000:]}")
+
+    def children_left(self) -> list[int]:
+        """Processes of its session that still run."""
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+                if int(session) == self.popen.pid and state != "Z":
+                    found.append(int(stat.parent.name))
+        return found
+
+
+class Soak:
+    """The rounds on one run folder."""
+
+    def __init__(self, folder: Path, rounds: int, seed: int) -> None:
+        self.folder, self.out, self.rounds = folder, folder / "killed", rounds
+        self.tally = Tally()
+        self._chance = random.Random(seed)
+        self._seconds_to_start = 4.0
+        self._orphans: list[tuple[float, Process]] = []
+        epochs = (rounds + 2) * (MOST + 1) // PER_EPOCH + 1
+        self._flags = ("--data", f"folder:{_pictures(folder)}", "--epochs", str(epochs), "--seed", str(seed))
+
+    def round(self, number: int) -> str:
+        """Start and kill once: what happened, in words.
+
+        Raises:
+            Failure: if the run did not go on as it should.
+        """
+        kind, group = KINDS[number % len(KINDS)], bool(self._chance.randrange(3))
+        before, began = _latest(self.out), time.monotonic()
+        process = Process(self.folder, self.out, *self._flags)
+        try:
+            if kind == "start":
+                time.sleep(self._chance.uniform(0.0, self._seconds_to_start))
+            else:
+                self._train(process, kind, before, began)
+        finally:
+            process.kill(group=group)
+        partial = (
+            next((self.out / "checkpoints").glob(".step-*.partial"), None) if kind == "checkpoint" else None
+        )
+        self._note(process, mid=partial is not None, group=group, before=before)
+        after = _latest(self.out)
+        self._check(before, after)
+        self._look_after_orphans()
+        where = f"while writing {partial.name}" if partial else "between checkpoints"
+        return f"{kind}: step {before} -> {after}, killed {where}{'' if group else ', main process only'}"
+
+    def _look_after_orphans(self) -> None:
+        """Data workers look for their parent every 5 seconds."""
+        old = [process for since, process in self._orphans if time.monotonic() - since > ORPHANED]
+        self._orphans = [(since, process) for since, process in self._orphans if process not in old]
+        if pids := [pid for process in old for pid in process.children_left()]:
+            raise Failure(f"data workers {pids} still run {ORPHANED:.0f} s after their main process")
+
+    def end(self) -> str:
+        """Let the run finish, and compare it with one that was never killed."""
+        most = str((_latest(self.out) or 0) + MOST)
+        straight = self.folder / "straight"
+        for out in (self.out, straight):
+            process = Process(self.folder, out, *self._flags, "--max-steps", most)
+            process.finish()
+        self._look_after_orphans()
+        _compare(self.out, straight)
+        return f"after {most} steps equal, bit for bit, to a run never killed"
+
+    def _train(self, process: Process, kind: str, before: int | None, began: float) -> None:
+        steps = self._chance.randint(1, MOST)
+        # The first save clears half-written files of the round before, which would be taken for its own.
+        first = (before or 0) + 1
+        process.wait_for(f"step-{first:08d}.pt", f".step-{first:08d}.pt.partial")
+        self._seconds_to_start = time.monotonic() - began
+        if kind == "checkpoint":
+            process.wait_for(f".step-{first + steps:08d}.pt.partial")
+            time.sleep(self._chance.uniform(0.0, 0.004))
+        else:
+            process.wait_for(f"step-{first + steps - 1:08d}.pt")
+            time.sleep(self._chance.uniform(0.0, 0.3))
+
+    def _note(self, process: Process, *, mid: bool, group: bool, before: int | None) -> None:
+        counts = self.tally.counts
+        counts["rounds"] += 1
+        counts["killed mid-checkpoint" if mid else "killed elsewhere"] += 1
+        counts["only the main process killed"] += not group
+        if not group:
+            self._orphans.append((time.monotonic(), process))
+        told = re.search(r"goes on after step (\d+)|a new run", process.told().replace("\n", " "))
+        if told is None:
+            return  # Killed before it could say so.
+        counts["resumed" if told[1] else "new"] += 1
+        if (int(told[1]) if told[1] else None) != before:
+            raise Failure(f"{told[0]}, but the latest whole checkpoint was {before}")
+
+    def _check(self, before: int | None, after: int | None) -> None:
+        if (after or 0) < (before or 0):
+            raise Failure(f"went back from step {before} to {after}")
+        done = [line["step"] for line in _lines(self.out) if "loss" in line]
+        if done != list(range(1, len(done) + 1)):
+            raise Failure(f"the log's steps are not 1, 2, 3, ...: {done[-10:]}")
+        if len(done) > (after or 0) + 1:
+            raise Failure(f"step {len(done)} was done, but only {after} saved")
+
+
+def _pictures(folder: Path) -> Path:
+    os.environ["CASTSSL_CACHE"] = str(folder / "cache")
+    from castssl.data import demo
+
+    return demo.root(size=32, per_class=6)
+
+
+def _latest(out: Path) -> int | None:
+    """The step of the last checkpoint whose every byte is there, by its check sums."""
+    for path in sorted((out / "checkpoints").glob("step-*.pt"), reverse=True):
+        with suppress(zipfile.BadZipFile):
+            if zipfile.ZipFile(path).testzip() is None:
+                return int(path.stem.removeprefix("step-"))
+    return None
+
+
+def _lines(out: Path) -> list[dict[str, float]]:
+    found: list[dict[str, float]] = []
+    if not (out / "log.jsonl").exists():
+        return found
+    for line in (out / "log.jsonl").read_text().splitlines():
+        with suppress(ValueError):  # The last one may be cut off.
+            found.append(json.loads(line))
+    return found
+
+
+def _compare(killed: Path, straight: Path) -> None:
+    names = [sorted(str(p.relative_to(out)) for p in out.rglob("*")) for out in (killed, straight)]
+    if names[0] != names[1]:
+        raise Failure(f"left over or lost: {set(names[0]) ^ set(names[1])}")
+    # The order of a safetensors file's metadata is not fixed, so its bytes are not compared.
+    ours, theirs = (load_file(out / "encoder.safetensors") for out in (killed, straight))
+    if not same(ours, theirs):
+        raise Failure("encoder.safetensors differs from that of a run never killed")
+    last = [
+        torch.load(max(out.glob("checkpoints/step-*.pt")), weights_only=True) for out in (killed, straight)
+    ]
+    for part in ("module", "optimizer", "random", "step", "batch", "batches"):
+        if not same(last[0][part], last[1][part]):
+            raise Failure(f"the checkpoints' {part} differs from that of a run never killed")
+
+
+def soak(rounds: int, seed: int, folder: Path) -> Tally:
+    """Run the rounds in ``folder``, a line for each, and compare."""
+    began, work = time.monotonic(), Soak(folder, rounds, seed)
+    for number in range(rounds + 1):
+        name = f"round {number + 1}/{rounds}" if number < rounds else "end"
+        try:
+            told = work.round(number) if number < rounds else work.end()
+        except Failure as failure:
+            work.tally.failures.append(f"{name}: {failure}")
+            told = f"FAILED: {failure}"
+        work.tally.seconds = time.monotonic() - began
+        print(f"{work.tally.seconds:6.0f} s  {name}  {told}", flush=True)
+    return work.tally
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        tally = soak(asked.rounds, asked.seed, Path(folder))
+    Console().print(tally.table())
+    for failure in tally.failures:
+        print(failure)
+    return 1 if tally.failures else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
