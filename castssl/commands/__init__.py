@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from castssl.commands import doctor, plugins, segment
+from castssl.commands import ablate, convert, doctor, export, flops, plugins, segment, superpixels
 
-ALL = (plugins, segment, doctor)
+ALL = (plugins, superpixels, segment, convert, export, flops, ablate, doctor)
 """In the order of ``castssl --help``."""

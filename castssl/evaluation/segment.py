@@ -3,7 +3,8 @@
 Everything is batched, and each score comes back per image, so that a caller may average, bootstrap or sort.
 
 Superpixel scores as surveyed by Stutz, Hermans & Leibe, "Superpixels: An evaluation of the state of the
-art", https://arxiv.org/abs/1612.01601: boundary recall, and the explained variation of Moore et al. 2008.
+art", https://arxiv.org/abs/1612.01601: boundary recall, the explained variation of Moore et al. 2008, the
+undersegmentation error of Neubert & Protzel 2012, the achievable segmentation accuracy of Liu et al. 2011.
 """
 
 from __future__ import annotations
@@ -126,6 +127,50 @@ def explained_variation(labels: Tensor, images: Tensor) -> Tensor:
     return torch.where(total > 0, between / total.clamp(min=1e-12), 1.0).clamp(0, 1)
 
 
+def undersegmentation_error(labels: Tensor, truth: Tensor) -> Tensor:
+    """How far segments reach over true regions: the smaller side of each segment that a region cuts.
+
+    Neubert & Protzel, "Superpixel benchmark and comparison", 2012: the sum over regions G and the segments S
+    that meet them of the smaller of "S in G" and "S outside G", divided by the number of pixels.
+
+    Args:
+        labels: integer (B, H, W), the partition to judge.
+        truth: integer or bool (B, H, W), the true regions.  Pixels with a negative label in either are left
+            out.
+
+    Returns:
+        float32 (B,), 0 or more: 0 if no segment crosses a border.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    shared = _shared("undersegmentation_error", labels, truth)
+    outside = shared.sum(2, keepdim=True) - shared
+    return torch.minimum(shared, outside).sum((1, 2)) / shared.sum((1, 2)).clamp(min=1)
+
+
+def achievable_accuracy(labels: Tensor, truth: Tensor) -> Tensor:
+    """The share of pixels that are right if each segment is given to the one region that it shares most with.
+
+    Liu, Tuzel, Ramalingam & Chellappa, "Entropy rate superpixel segmentation", 2011.  No
+    classifier of whole segments can be right more often.
+
+    Args:
+        labels: integer (B, H, W), the partition to judge.
+        truth: integer or bool (B, H, W), the true regions.  Pixels with a negative label in either are left
+            out.
+
+    Returns:
+        float32 (B,) in [0, 1]; 1 if no pixel is left.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    shared = _shared("achievable_accuracy", labels, truth)
+    total = shared.sum((1, 2))
+    return torch.where(total > 0, shared.amax(2).sum(1) / total.clamp(min=1), 1.0)
+
+
 def boundaries(labels: Tensor) -> Tensor:
     """True where the pixel to the right or below has another label: integer (B, H, W) -> bool (B, H, W)."""
     edge = torch.zeros_like(labels, dtype=torch.bool)
@@ -151,6 +196,15 @@ def _slots(labels: Tensor) -> tuple[Tensor, int]:
 def _sums(slots: Tensor, values: Tensor, count: int) -> Tensor:
     """Sums of int64 ``values`` (B, P) by slot: int64 (B, count), exact."""
     return values.new_zeros(slots.shape[0], count).scatter_add_(1, slots, values)
+
+
+def _shared(name: str, labels: Tensor, truth: Tensor) -> Tensor:
+    """How many pixels each segment shares with each region: int64 (B, segments, regions)."""
+    _same_shape(name, labels, truth)
+    (slots, count), (regions, many) = _slots(labels), _slots(truth)
+    pairs = _sums(slots * many + regions, torch.ones_like(slots), count * many)
+    # a first row and column of zeros, so that there is a largest even if no pixel has a label
+    return F.pad(pairs.view(-1, count, many)[:, 1:, 1:], (1, 0, 1, 0))
 
 
 def _touching(dense: Tensor) -> list[set[int]]:

@@ -1,1 +1,5 @@
-"""The room `models`."""
+"""Encoders by name; importing this room makes them known to timm, too."""
+
+from __future__ import annotations
+
+import castssl.models.timm_names  # noqa: F401 - registers the names

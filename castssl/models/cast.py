@@ -15,13 +15,14 @@ from torch import nn
 
 from castssl.contracts import Need, Pooling
 from castssl.models.blocks import Stage, layer_norm
+from castssl.models.hub import Shareable
 from castssl.tokens.positions import resize, sin_cos
 from castssl.tokens.segments import Membership, segment_mean
 from castssl.tokens.stem import ConvStem
 from castssl.types import Hierarchy, Pooled, Tokens, View
 
 
-class CAST(nn.Module):
+class CAST(nn.Module, Shareable):
     """Stages of attention blocks with poolings between; implements :class:`castssl.contracts.Encoder`.
 
     Equal sizes in a row mean no pooling there.  A trailing stage of depth 0 serves no class token: it exists
@@ -122,7 +123,8 @@ class CAST(nn.Module):
     def tokenise(self, view: View, size: int) -> Tokens:
         """Segment means of features and positions: ``size`` tokens per image; an absent label is padding."""
         features = self.stem(view.image)
-        features = features + resize(self.positions, *features.shape[-2:])
+        positions = resize(self.positions, *features.shape[-2:])
+        features = features + positions.contiguous(memory_format=torch.channels_last)
         x, mass = segment_mean(features, view.segments, size, self.membership)
         return Tokens(x, self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), mass)
 
@@ -174,5 +176,3 @@ def _check(depths: Sequence[int], sizes: Sequence[int]) -> None:
         raise ValueError(f"sizes go from fine to coarse and end at 1 or more, got {tuple(sizes)}")
     if not depths[0] or 0 in depths[: -1 if depths[-1] == 0 else None]:
         raise ValueError(f"only the last stage may have depth 0, got depths {tuple(depths)}")
-
-

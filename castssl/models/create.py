@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from castssl.errors import ConfigError
 from castssl.registry import build
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Preset:
     """What a model name stands for.
 
-    ``superpixels`` is the backend that the name implies; ``fused`` the segmentation variant.
+    ``superpixels`` is the backend that the name implies; ``fused`` the segmentation variant, ``dense`` its
+    stage at the label map's resolution.
     """
 
     depths: tuple[int, ...] = (3, 3, 3, 2, 0)
@@ -29,10 +30,12 @@ class Preset:
     stride: int = 8
     superpixels: str = "seeds"
     fused: bool = False
+    dense: bool = False
 
 
 SMALL = Preset()
 DEEP = replace(SMALL, depths=(6, 3, 3, 3, 0))
+DENSE, FINE = (1024, 320, 160, 80, 40), "seeds:count=1024,bins=5,iterations=15"
 VIT = Preset(depths=(11,), sizes=(196,), stride=16, superpixels="grid:cell=16")
 PRESETS: dict[str, Preset] = {
     "cast_small": SMALL,
@@ -43,13 +46,18 @@ PRESETS: dict[str, Preset] = {
     "cast_small_deep_seg": replace(DEEP, fused=True),
     "cast_base_seg": replace(SMALL, dim=768, fused=True),
     "cast_base_deep_seg": replace(DEEP, dim=768, fused=True),
+    "cast_small_dense": replace(SMALL, sizes=DENSE, superpixels=FINE, fused=True, dense=True),
+    "cast_small_deep_dense": replace(DEEP, sizes=DENSE, superpixels=FINE, fused=True, dense=True),
+    "cast_base_dense": replace(SMALL, dim=768, sizes=DENSE, superpixels=FINE, fused=True, dense=True),
+    "cast_base_deep_dense": replace(DEEP, dim=768, sizes=DENSE, superpixels=FINE, fused=True, dense=True),
     "nano": Preset((1, 1, 1, 0), (64, 32, 16, 8), 64, 2, 4, "seeds:count=64,bins=5,iterations=4"),
     "vit_small": VIT,
     "vit_base": replace(VIT, dim=768),
     "vit_small_superpixels": replace(VIT, stride=8, superpixels="seeds"),
     "vit_small_pooling": replace(SMALL, stride=16, superpixels="grid:cell=16"),
 }
-"""CAST-S, -S-deep, -B, -B-deep (Table 11 and 4); ``*_seg`` for COCO; Table 3a's two-factor ablation: ViT,
+"""CAST-S, -S-deep, -B, -B-deep (Table 11 and 4); ``*_seg`` for COCO; ``*_dense`` their
+segmentation stage (VOC, ADE20K, Pascal Context: ``image_size=512``); Table 3a's two-factor ablation: ViT,
 ViT with superpixels but no pooling, ViT patches with pooling, and CAST, which has both."""
 
 
@@ -95,24 +103,55 @@ def create(
     Raises:
         ConfigError: if the name is unknown or the sizes do not fit the depths.
     """
+    from castssl.models.hub import remember
+
     if name.startswith("timm:"):
         from castssl.models.timm_encoder import TimmEncoder
 
         try:
             single = TimmEncoder(name.removeprefix("timm:"), image_size=image_size, drop_path=drop_path)
-            return cast("Encoder", single)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    from castssl.models.cast import CAST
-    from castssl.models.fuse import FusedCAST
+        remember(single, name=name, image_size=image_size, superpixels=VIT.superpixels)
+        return cast("Encoder", single)
+    options: dict[str, Any] = {
+        "pooling": pooling,
+        "sizes": sizes,
+        "image_size": image_size,
+        "membership": membership,
+        "padding": padding,
+        "positions": positions,
+    }
+    encoder = assemble(preset(name), drop_path=drop_path, **options)
+    remember(encoder, name=name, superpixels=preset(name).superpixels, **options)
+    return encoder
 
-    chosen = preset(name)
+
+def assemble(
+    chosen: Preset,
+    *,
+    pooling: str = "graph",
+    sizes: Sequence[int] | None = None,
+    image_size: int = 224,
+    membership: Membership = "nearest",
+    padding: Literal["mask", "reference"] = "mask",
+    positions: Literal["sincos", "learned"] = "sincos",
+    drop_path: float = 0.0,
+) -> Encoder:
+    """Build an encoder of a shape that need not have a name; the options are those of :func:`create`.
+
+    Raises:
+        ConfigError: if the sizes do not fit the depths, or the width not the heads.
+    """
+    from castssl.models.cast import CAST
+    from castssl.models.dense import DenseCAST
+    from castssl.models.fuse import FusedCAST
 
     def make_pooling(dim: int) -> Pooling:
         built: Pooling = build("pooling", pooling, dim)
         return built
 
-    model = FusedCAST if chosen.fused else CAST
+    model = DenseCAST if chosen.dense else FusedCAST if chosen.fused else CAST
     try:
         built = model(
             chosen.depths,
@@ -128,7 +167,7 @@ def create(
             drop_path=drop_path,
         )
     except ValueError as error:
-        raise ConfigError(f"model {name}: {error}") from error
+        raise ConfigError(f"{error}; asked for {chosen}") from error
     return cast("Encoder", built)
 
 

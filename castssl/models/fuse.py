@@ -7,7 +7,7 @@ dropout before it, and so does this.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,14 +55,17 @@ class FusedCAST(CAST):
     def forward(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy:
         """The served stages; the last one's class token is the mean of the fused tokens."""
         hierarchy, fused = self.fuse(view, sizes)
+        stages = hierarchy.stages[: self.served]
+        stages = (*stages[:-1], stages[-1]._replace(cls=self.mean(hierarchy, fused)))
+        return hierarchy._replace(stages=stages, assigns=hierarchy.assigns[: self.served - 1])
+
+    def mean(self, hierarchy: Hierarchy, fused: Tensor) -> Tensor:
+        """The mean of the fused segment tokens that :meth:`fuse` returned: float (B, 1, D)."""
         valid = hierarchy.stages[0].mass > 0
         if self.padding == "reference":
             valid = torch.ones_like(valid)
         weight = valid[..., None].to(fused.dtype)
-        mean = (fused[:, 1:] * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
-        stages = hierarchy.stages[: self.served]
-        stages = (*stages[:-1], stages[-1]._replace(cls=mean))
-        return hierarchy._replace(stages=stages, assigns=hierarchy.assigns[: self.served - 1])
+        return (fused[:, 1:] * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
 
     def fuse(self, view: View, sizes: Sequence[int] | None = None) -> tuple[Hierarchy, Tensor]:
         """All stages, and the fused class and segment tokens, float (B, 1 + N, D).
@@ -71,14 +74,26 @@ class FusedCAST(CAST):
         """
         hierarchy, pooled = self.trace(view, sizes, stages=len(self.sizes))
         after = [p.cls for p in pooled] + [s.cls for s in hierarchy.stages[len(pooled) : self.served]]
-        rows = [unpool(hierarchy, stage) for stage in range(self.served)]
+        parents = self._parents(hierarchy, sizes)
+        rows = [unpool(hierarchy.stages[stage].x, at) for stage, at in enumerate(parents)]
         both = torch.cat([torch.cat(after[: self.served], -1), torch.cat(rows, -1)], 1)
         fused: Tensor = self.fusion(both)
         return hierarchy, fused
 
+    def _parents(self, hierarchy: Hierarchy, sizes: Sequence[int] | None) -> list[Tensor]:
+        """For each served stage, the token that each finest token ended up in: int64 (B, N)."""
+        parents = [hierarchy.parents(stage) for stage in range(self.served)]
+        if self.padding == "mask" or isinstance(self.poolings[0], nn.Identity):
+            return parents
+        # In the published models an empty token, too, has a parent; ``assign`` may not tell it.
+        count = (self.sizes if sizes is None else sizes)[1]
+        with torch.no_grad():
+            assign, _ = cast(Any, self.poolings[0]).assign(hierarchy.stages[0], count)
+        first = assign.argmax(-1)
+        later = hierarchy._replace(stages=hierarchy.stages[1:], assigns=hierarchy.assigns[1:])
+        return [parents[0], *(later.parents(stage).gather(1, first) for stage in range(self.served - 1))]
 
-def unpool(hierarchy: Hierarchy, stage: int) -> Tensor:
-    """The tokens of ``stage`` at the finest tokens (Eq. 4): float (B, N, D)."""
-    x = hierarchy.stages[stage].x
-    index = hierarchy.parents(stage)[..., None].expand(-1, -1, x.shape[-1])
-    return x.gather(1, index)
+
+def unpool(x: Tensor, index: Tensor) -> Tensor:
+    """The tokens of a stage at the finest tokens (Eq. 4): (B, K, D), int64 (B, N) -> (B, N, D)."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))

@@ -11,10 +11,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from castssl.models.hub import Shareable
 from castssl.types import Hierarchy, Tokens, View
 
 
-class TimmEncoder(nn.Module):
+class TimmEncoder(nn.Module, Shareable):
     """A timm model without classifier; its pooled feature serves as the class token.
 
     Attributes:

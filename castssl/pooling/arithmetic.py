@@ -59,7 +59,7 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     with torch.autocast(a.device.type, enabled=False):
         a, b = (v.to(torch.promote_types(v.dtype, torch.float32)) for v in (a, b))
         norms = a.square().sum(-1)[:, :, None] + b.square().sum(-1)[:, None]
-        return torch.baddbmm(norms, a, b.transpose(1, 2), alpha=-2).clamp(min=0)
+        return torch.baddbmm(norms, a, b.transpose(1, 2), alpha=-2).clamp_(min=0)
 
 
 def nearest(x: Tensor, centres: Tensor, present: Tensor) -> Tensor:

@@ -9,13 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from castssl.pooling.arithmetic import masked_mean, squared_distances
+from castssl.pooling.arithmetic import masked_mean
 
 
 @torch.no_grad()
-def farthest(
-    x: Tensor, valid: Tensor, k: int, *, start: Tensor | None = None, exact: bool = False
-) -> Tensor:
+def farthest(x: Tensor, valid: Tensor, k: int, *, start: Tensor | None = None, exact: bool = False) -> Tensor:
     """Farthest point sampling, begun at the mean of the valid tokens (CAST, Algorithm 1).
 
     Each pick is the token whose distance to the start and to all earlier picks is largest; ties go to the
@@ -32,15 +30,20 @@ def farthest(
         x = x.to(torch.float64 if exact else torch.promote_types(x.dtype, torch.float32))
         # The distance to the start then is the norm, and the matrix product cancels less.
         x = x - (masked_mean(x, valid) if start is None else start.to(x.dtype))
-        distance = squared_distances(x, x)
-        to_chosen = x.square().sum(-1).masked_fill(~valid, -1.0)
+        gram = x @ x.transpose(1, 2)
+        norms = gram.diagonal(dim1=1, dim2=2).clone()
+        distance = gram.mul_(-2).add_(norms[:, :, None]).add_(norms[:, None]).clamp_(min=0)
+        # A pick becomes the nearest of all to itself, and so is never the farthest again.
+        # (Not through a view of the diagonal, which torch's export to ONNX cannot write to.)
+        distance.masked_fill_(torch.eye(x.shape[1], dtype=torch.bool, device=x.device), -torch.inf)
+        rows = distance.flatten(0, 1)
+        first = torch.arange(x.shape[0], device=x.device) * x.shape[1]
+        to_chosen = norms.masked_fill(~valid, -1.0)
         picks = []
         for _ in range(k):
-            pick = to_chosen.argmax(1, keepdim=True)
-            picks.append(pick)
-            row = distance.gather(1, pick[..., None].expand(-1, -1, x.shape[1])).squeeze(1)
-            to_chosen = torch.minimum(to_chosen, row).scatter(1, pick, -torch.inf)
-        return torch.cat(picks, 1)
+            picks.append(to_chosen.argmax(1))
+            to_chosen = torch.minimum(to_chosen, rows.index_select(0, first + picks[-1]))
+        return torch.stack(picks, 1)
 
 
 @torch.no_grad()

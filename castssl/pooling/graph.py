@@ -70,6 +70,10 @@ class GraphPool(nn.Module):
         self.fc1 = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Dropout(dropout))
         self.fc2 = nn.Sequential(nn.LayerNorm(4 * dim), nn.Linear(4 * dim, dim))
 
+    def reset_parameters(self) -> None:
+        """Draw anew what is a parameter of this module itself."""
+        nn.init.normal_(self.bias, std=0.01)
+
     def forward(self, tokens: Tokens, size: int) -> Pooled:
         """Pool into ``size`` tokens; the class token passes the same MLP with its own residual."""
         assign, index = self.assign(tokens, size)

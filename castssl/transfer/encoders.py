@@ -3,38 +3,84 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
+from castssl import ranks
 from castssl.contracts import Encoder
-from castssl.errors import DataError
-from castssl.models.create import create
+from castssl.errors import CastError, DataError
+from castssl.models.create import Preset, assemble, create
+from castssl.models.hub import remember
 
 SETTINGS = "castssl"
 """The metadata key under which the settings lie, as JSON."""
+BESIDE = "published."
+"""Before the names of tensors that came with published weights and are no part of the encoder."""
+_NO_OPTIONS = {"name", "superpixels", "shape", "published"}
 
 
-def save_encoder(encoder: Encoder, path: str | Path, **settings: Any) -> Path:
+def save_encoder(
+    encoder: Encoder, path: str | Path, *, beside: Mapping[str, Tensor] | None = None, **settings: Any
+) -> Path:
     """Write an encoder's weights and the settings of :func:`castssl.models.create.create` that made it.
+
+    Only the main rank writes.
 
     Args:
         encoder: what is saved.
         path: a ``.safetensors`` file; replaced only once the new one is whole.
-        settings: ``name`` and the options of ``create``, and ``superpixels``.
+        beside: tensors to keep in the same file, such as heads; :func:`load_encoder` passes them by.
+        settings: ``name`` and the options of ``create``, and ``superpixels``.  Where the model has no name,
+            ``shape`` holds the fields of its :class:`castssl.models.create.Preset`.
     """
     path = Path(path)
+    if not ranks.is_main():
+        return path
     state = {name: value.detach().contiguous().cpu() for name, value in encoder.state_dict().items()}
+    state |= {BESIDE + name: value.detach().clone().contiguous() for name, value in (beside or {}).items()}
     aside = path.with_suffix(".partial")
-    save_file(state, aside, metadata={SETTINGS: json.dumps(settings), "format": "pt"})
-    aside.replace(path)
+    try:
+        save_file(state, aside, metadata={SETTINGS: json.dumps(settings), "format": "pt"})
+        aside.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise CastError(
+            f"cannot write the encoder {path} ({error}); checkpoints are whole: mend this and run the same"
+            " command again"
+        ) from error
     return path
 
 
 def load_encoder(path: str | Path) -> tuple[Encoder, dict[str, Any]]:
     """The encoder of a file, in evaluation mode, and the settings that it was saved with.
+
+    Raises:
+        DataError: if the file is missing, damaged, or was not written by :func:`save_encoder`.
+    """
+    state, settings = read_encoder(path)
+    options = {key: value for key, value in settings.items() if key not in _NO_OPTIONS}
+    shape = shape_of(settings)
+    encoder = create(settings["name"], **options) if shape is None else assemble(shape, **options)
+    encoder.load_state_dict({name: value for name, value in state.items() if not name.startswith(BESIDE)})
+    encoder.eval()
+    remember(encoder, **settings)
+    return encoder, settings
+
+
+def shape_of(settings: Mapping[str, Any]) -> Preset | None:
+    """The shape of a model without a name, or None."""
+    if "shape" not in settings:
+        return None
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings["shape"].items()}
+    return Preset(**fields)
+
+
+def read_encoder(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a file of :func:`save_encoder`, also those beside the encoder, and its settings.
 
     Raises:
         DataError: if the file is missing, damaged, or was not written by :func:`save_encoder`.
@@ -50,9 +96,4 @@ def load_encoder(path: str | Path) -> tuple[Encoder, dict[str, Any]]:
         raise DataError(f"{path} is no whole safetensors file: {error}") from error
     if text is None:
         raise DataError(f"{path} has no castssl settings; castssl.load_official reads published weights")
-    settings = json.loads(text)
-    options = {key: value for key, value in settings.items() if key not in {"name", "superpixels"}}
-    encoder = create(settings["name"], **options)
-    encoder.load_state_dict(state)
-    encoder.eval()
-    return encoder, settings
+    return state, json.loads(text)

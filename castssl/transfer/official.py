@@ -1,160 +1,237 @@
-"""A published CAST model as a module that returns what the published code returns."""
+"""A published CAST or H-CAST model as a module that returns what the published code returns.
+
+The keys tell the variant:
+
+==================  ==================================  ====================================================
+variant             told by                             ``Official.forward`` returns
+==================  ==================================  ====================================================
+``cast``            ``pe_token``                        logits (B, C), or MoCo's projection
+``cast_deit``       neither of the others' keys         logits (B, C)
+``cast_deit_hier``  ``family_head`` (2 levels), and     a tuple of logits, finest level first: 3 levels from
+                    ``manufacturer_head`` (3 levels)    stages 1, 2, 3 (from 0), 2 levels from stages 2, 3
+``cast_seg``        ``block_fusion`` and ``pe_token``   "pretrain": head of the mean fused token (B, C);
+                                                        "segmentation": of each fused token (B, N, C)
+``cast_seg_deit``   ``block_fusion`` and no             fused class and segment tokens (B, 1 + N, D), no head
+                    ``pe_token``
+==================  ==================================  ====================================================
+
+CAST-S, -S-deep, -B and -B-deep differ in width and in the number of blocks, which the keys tell, too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
-from lightly.models.modules.heads import ProjectionHead
 from torch import Tensor, nn
 
-from castssl.contracts import Pooling
-from castssl.errors import DataError
 from castssl.models.cast import CAST
+from castssl.models.create import PRESETS, Preset, assemble
 from castssl.models.fuse import FusedCAST
-from castssl.registry import build
+from castssl.models.hub import remember
 from castssl.tokens.segments import sample_labels
-from castssl.transfer.weights import State, flatten, read, rename, stage_depths
+from castssl.transfer.adapt import Stage, adapt
+from castssl.transfer.heads import classifier, head_of
+from castssl.transfer.layout import COARSER, FUSED, Layout, State
+from castssl.transfer.ours import HEADS, STRIDE, encoder_state, open_published
+from castssl.transfer.report import Report
+from castssl.transfer.weights import Branch, Published
 from castssl.types import View
 
-HEADS = 12
-"""Attention heads of every published model, whatever its width."""
+SEEDS = {
+    "cast": "seeds",
+    "cast_seg": "seeds",
+    "cast_deit": "seeds:bins=5,iterations=15,mode=deit",
+    "cast_deit_hier": "seeds:bins=5,iterations=15,mode=deit",
+    "cast_seg_deit": "seeds:count=1024,bins=5,iterations=15,mode=segmenter",
+}
+"""The superpixels that each variant was trained with; H-CAST on BREEDS had ``count=256``."""
+SEEDS_OF_VOC = "seeds:count=1024,bins=5,iterations=15"
+CLUSTERS = {"pretrain": (196, 64, 32, 16, 8), "segmentation": (1024, 320, 160, 80, 40)}
+"""Token budgets per stage, which no checkpoint holds."""
 
 
 class Official(nn.Module):
-    """An encoder in the published models' way, and the head that came with it.
+    """An encoder in the published models' way, and what came with it.
 
     Attributes:
-        variant: ``cast``, ``cast_deit`` or ``cast_seg``.
+        variant: see the module's docstring.
+        stage: ``segmentation`` where tokens are taken at the label map's resolution.
         encoder: the encoder, with ``padding="reference"``.
-        head: classifier, MoCo projector, or the identity.
+        head: classifier, MoCo projector, or the identity; H-CAST's finest level.
+        coarser: H-CAST's other heads, from fine to coarse; empty elsewhere.
+        settings: what :func:`castssl.transfer.encoders.load_encoder` builds such an encoder from.
+        report: what became of the file's tensors; print it.
     """
 
-    def __init__(self, variant: str, encoder: CAST, head: nn.Module) -> None:
+    def __init__(
+        self, variant: str, encoder: CAST, head: nn.Module, *, coarser: Sequence[nn.Module] = (), **about: Any
+    ) -> None:
         super().__init__()
         self.variant, self.encoder, self.head = variant, encoder, head
+        self.coarser = nn.ModuleList(coarser)
+        self.stage: Stage = about.get("stage", "pretrain")
+        self.settings: dict[str, Any] = about.get("settings", {})
+        self.report: Report = about.get("report", Report(variant))
 
-    def forward(self, image: Tensor, segments: Tensor) -> Tensor:
-        """Logits (B, C).
+    def forward(self, image: Tensor, segments: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """What the released code returns for this variant, see the module's docstring.
 
         As in the released code, the batch's largest label sets the number of tokens, so a result depends
         on the batch; use ``encoder`` with ``padding="mask"`` for results that do not.
 
         Args:
             image: normalised float (B, 3, H, W).
-            segments: int (B, H, W).
+            segments: int (B, H, W); for ``stage="segmentation"`` of any size.
         """
         view = View(image, segments)
-        logits: Tensor = self.head(self.encoder(view, self.sizes(view)).stages[-1].cls[:, 0])
-        return logits
+        sizes = self.sizes(view)
+        if self.stage == "segmentation":
+            _, fused = cast(FusedCAST, self.encoder).fuse(view, sizes)
+            logits: Tensor = fused if self.variant == "cast_seg_deit" else _each(self.head, fused[:, 1:])
+            return logits
+        stages = self.encoder(view, sizes).stages
+        heads = [self.head, *self.coarser]
+        levels = tuple(h(s.cls[:, 0]) for h, s in zip(heads, stages[-len(heads) :], strict=True))
+        return levels if self.coarser else levels[0]
 
     def sizes(self, view: View) -> tuple[int, ...]:
         """The token counts that the released code would use: largest sampled label + 1, then the clusters."""
-        stride = self.encoder.stem.stride
-        height, width = (-(-side // stride) for side in view.image.shape[-2:])
-        count = int(sample_labels(view.segments, height, width).max()) + 1
-        return (count, *self.encoder.sizes[1:])
+        labels = view.segments
+        if self.stage == "pretrain":
+            stride = self.encoder.stem.stride
+            height, width = (-(-side // stride) for side in view.image.shape[-2:])
+            labels = sample_labels(labels, height, width)
+        return (int(labels.max()) + 1, *self.encoder.sizes[1:])
+
+
+def _each(head: nn.Module, x: Tensor) -> Tensor:
+    """The head on every row: (B, N, D) -> (B, N, C); its batch norm wants rows of one dimension."""
+    out: Tensor = head(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    return out
 
 
 def load_official(
     source: str | Path | Mapping[str, Any],
     *,
-    sizes: Sequence[int] = (196, 64, 32, 16, 8),
-    branch: Literal["base", "momentum"] = "base",
+    sizes: Sequence[int] | None = None,
+    branch: Branch = "base",
+    ema: bool = False,
+    stage: Stage | None = None,
+    image_size: int | None = None,
 ) -> Official:
-    """Load a published CAST checkpoint, in evaluation mode and with the published padding.
+    """Load a published CAST or H-CAST checkpoint, in evaluation mode and with the published padding.
 
     Args:
-        source: a file, or a state dict in the published layout (with or without ``module.`` and
-            ``base_encoder.`` prefixes; any of the three spellings of the block keys).
-        sizes: token budget per stage, which a checkpoint does not hold; the first may be left out, because
-            the labels decide on it.
+        source: a file (torch's or safetensors, also one of ours that ``castssl convert`` wrote), or a state
+            dict in the published layout: with or without ``module.`` and ``base_encoder.`` prefixes; any of
+            the three spellings of the block keys.
+        sizes: token budget per stage, which a checkpoint does not hold; by default the published 64, 32,
+            16, 8, for segmentation 320, 160, 80, 40.  The first may be left out: the labels decide on it.
         branch: which encoder of a MoCo checkpoint.
+        ema: take ``model_ema`` of a DeiT or H-CAST checkpoint.
+        stage: how a COCO model (``cast_seg``) works; by default ``"pretrain"``, except for files of the VOC
+            fine-tuning.  ``"segmentation"`` of a ``cast_deit`` makes the Segmenter's encoder of it, as the
+            released code does: with a fusion that is yet to be trained.
+        image_size: resize the position table, bicubic, to the grid of images with this side, as the VOC code
+            (512) and DeiT's fine-tuning do.  By default the table is kept, and resized at each use.
+
+    Returns:
+        The model; ``report`` says what became of each tensor, also in the log of ``castssl.transfer``.
 
     Raises:
-        DataError: if the file is not a CAST checkpoint, has keys that belong nowhere, lacks some, or holds
-            objects other than tensors and plain values.
+        DataError: if the file is not a CAST checkpoint, has keys that belong nowhere, lacks some, has wrong
+            shapes, or holds objects other than tensors and plain values; the message names them.
     """
-    state = flatten(read(source) if isinstance(source, str | Path) else source, branch)
-    variant = recognise(state)
-    depths = stage_depths(state)
-    ours = rename(state, depths)
-    head = _head(ours)
-    cls_extra = ours.pop("pe_token", None)
-    if cls_extra is not None:
-        ours["cls_token"] = ours["cls_token"] + cls_extra
-    budget = (max(196, sizes[0]), *sizes) if len(sizes) == len(depths) else tuple(sizes)
-    encoder = _encoder(variant, ours, depths, budget)
-    _fit_positions(ours, encoder)
-    missing, strange = encoder.load_state_dict(ours, strict=False)
-    if missing or strange:
-        raise DataError(f"checkpoint of variant {variant}: missing {missing[:5]}, left over {strange[:5]}")
+    published = adapt(open_published(source, branch, ema=ema), stage, image_size)
+    model = make(published, sizes=sizes, stage=stage)
+    logging.getLogger("castssl.transfer").info("%s", published.report)
+    return model
+
+
+def make(published: Published, *, sizes: Sequence[int] | None = None, stage: Stage | None = None) -> Official:
+    """The module of a checkpoint that was taken apart; options as in :func:`load_official`."""
+    layout, state, report = published.layout, published.state, published.report
+    if stage is None:
+        stage = "segmentation" if published.dense or layout.variant == "cast_seg_deit" else "pretrain"
+    dense = stage == "segmentation"
+    settings = _settings(layout, stage, sizes)
+    options = {key: settings[key] for key in ("pooling", "sizes", "image_size", "padding", "positions")}
+    encoder = assemble(_shape(layout, dense), **options)
+    encoder.load_state_dict(encoder_state(layout, state))
+    remember(encoder, **settings)
+    if layout.variant == "cast_seg_deit":  # the released code builds them, and never calls them
+        head: nn.Module = nn.Identity()
+        report.ignored |= {n: "unused in this variant" for n in ("norm.*", "head.*") if _has(state, n[:-1])}
+    else:
+        head = head_of({n.removeprefix("head."): v for n, v in state.items() if n.startswith("head.")})
+    coarser = [classifier(state[f"{n}.weight"], state[f"{n}.bias"]) for n in COARSER if _has(state, f"{n}.")]
+    if published.predictor:
+        report.ignored["predictor.*"] = "not of the encoder; castssl.transfer.moco.load_moco goes on with it"
+    if published.twin:
+        count = sum(len(layout.spelt(name)) for name in published.twin)
+        report.ignored["the other branch"] = f"{count} tensors; load_moco takes both"
+    if not layout.learned:
+        report.changed["cls_token"] = "pe_token (of zeros in the released code) is added to it"
+    else:
+        report.changed["cls_token"] = "the position table's first row is added to it"
+    report.notes.append('padding="reference": empty tokens take part, as in the released code')
+    model = Official(
+        layout.variant,
+        cast(CAST, encoder),
+        head,
+        coarser=coarser,
+        stage=stage,
+        settings=settings,
+        report=report,
+    )
     # A checkpoint's dtype is kept: float64 parity stays float64.
-    return Official(variant, encoder, head).to(ours["cls_token"].dtype).eval()
+    return model.to(state["cls_token"].dtype).eval()
 
 
-def recognise(state: Mapping[str, Tensor]) -> str:
-    """The published variant, from its keys.
-
-    Raises:
-        DataError: for variants that are not supported yet.
-    """
-    if "family_head.weight" in state:
-        raise DataError("this is an H-CAST checkpoint (cast_deit_hier), which castssl cannot load yet")
-    fused = any(key.startswith("block_fusion.") for key in state)
-    if fused and "pe_token" not in state:
-        raise DataError("this is a Segmenter encoder (cast_seg_deit), which castssl cannot load yet")
-    if fused:
-        return "cast_seg"
-    return "cast" if "pe_token" in state else "cast_deit"
+def _has(state: State, prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in state)
 
 
-def _encoder(variant: str, ours: State, depths: tuple[int, ...], sizes: tuple[int, ...]) -> CAST:
-    dim = ours["cls_token"].shape[-1]
-    cells = ours["pos_embed"].shape[1] - (variant == "cast_deit")
-
-    def make_pooling(dim: int) -> Pooling:
-        pooling: Pooling = build("pooling", "graph", dim, heads=HEADS, padding="reference", exact=True)
-        return pooling
-
-    model = FusedCAST if variant == "cast_seg" else CAST
-    return model(
-        (*depths, 0),
-        sizes,
-        make_pooling,
-        dim=dim,
+def _shape(layout: Layout, dense: bool) -> Preset:
+    return Preset(
+        depths=(*layout.depths, 0),
+        dim=layout.dim,
         heads=HEADS,
-        image_size=8 * round(cells**0.5),
-        padding="reference",
-        positions="learned" if variant == "cast_deit" else "sincos",
+        stride=STRIDE,
+        fused=layout.variant in FUSED,
+        dense=dense,
     )
 
 
-def _fit_positions(ours: State, encoder: CAST) -> None:
-    """The published table is (1, cells, D), in DeiT models after a row for the class token."""
-    table = ours.pop("pos_embed")
-    if encoder.positions.requires_grad:
-        ours["cls_token"] = ours["cls_token"] + table[:, :1]
-        table = table[:, 1:]
-    side = encoder.positions.shape[-1]
-    ours["positions"] = table.transpose(1, 2).reshape(1, -1, side, side)
+def _settings(layout: Layout, stage: Stage, sizes: Sequence[int] | None) -> dict[str, Any]:
+    """What ``load_encoder`` needs; ``name`` is a preset's, or there is a ``shape`` beside it."""
+    first, *rest = CLUSTERS[stage]
+    sizes = tuple(sizes) if sizes is not None else (first, *rest)
+    if len(sizes) == len(layout.depths):
+        sizes = (max(first, sizes[0]), *sizes)
+    dense = stage == "segmentation"
+    shape = _shape(layout, dense)
+    name = next(_named(shape), layout.variant)
+    voc = dense and layout.variant == "cast_seg"
+    settings: dict[str, Any] = {
+        "name": name,
+        "pooling": f"graph:heads={HEADS},padding=reference,exact=true",
+        "sizes": sizes,
+        "image_size": layout.side * STRIDE,
+        "padding": "reference",
+        "positions": "learned" if layout.learned else "sincos",
+        "superpixels": SEEDS_OF_VOC if voc else SEEDS[layout.variant],
+        "published": {"variant": layout.variant, "dense": dense},
+    }
+    return settings if name in PRESETS else settings | {"shape": asdict(shape)}
 
 
-def _head(ours: State) -> nn.Module:
-    """Take the head's tensors out: a classifier, a three-layer projector, or nothing."""
-    taken = {k.removeprefix("head."): ours.pop(k) for k in list(ours) if k.startswith("head.")}
-    if not taken:
-        return nn.Identity()
-    if "weight" in taken:
-        classes, dim = taken["weight"].shape
-        head: nn.Module = nn.Linear(dim, classes)
-    else:
-        (hidden, dim), out = taken["0.weight"].shape, taken["6.weight"].shape[0]
-        rows = [(dim, hidden), (hidden, hidden), (hidden, out)]
-        norms = [nn.BatchNorm1d(hidden), nn.BatchNorm1d(hidden), nn.BatchNorm1d(out, affine=False)]
-        acts = [nn.ReLU(), nn.ReLU(), None]
-        head = ProjectionHead([(*r, n, a) for r, n, a in zip(rows, norms, acts, strict=True)])
-        taken = {f"layers.{k}": v for k, v in taken.items()}
-    head.load_state_dict(taken)
-    return head
+def _named(shape: Preset) -> Iterator[str]:
+    """The presets of this shape, whatever their sizes and superpixels."""
+    for name, preset in PRESETS.items():
+        if replace(preset, sizes=shape.sizes, superpixels=shape.superpixels) == shape:
+            yield name

@@ -9,12 +9,13 @@ from torch import nn
 
 from castssl.contracts import Encoder
 from castssl.errors import DataError
+from castssl.models.cast import CAST
 from castssl.models.create import preset
 from castssl.transfer.encoders import load_encoder
 from castssl.transfer.official import Official, load_official
 
-ENCODER = "encoder.safetensors"
-"""What a finished run leaves in its folder."""
+ENCODERS = ("encoder.safetensors", "model.safetensors")
+"""What a finished run leaves in its folder, and what ``encoder.save_pretrained`` does."""
 SEGMENTS_OF = {
     "cast": "seeds",
     "cast_seg": "seeds",
@@ -39,17 +40,19 @@ def open_trained(source: str | Path | nn.Module | Encoder) -> Trained:
     """An encoder, its superpixels and its image size.
 
     Args:
-        source: the folder of a finished run, an ``encoder.safetensors``, a published checkpoint (see
-            :func:`castssl.transfer.official.load_official`), what that returned, or an encoder.
+        source: the folder of a finished run or of ``save_pretrained``, an ``encoder.safetensors``, a
+            published checkpoint (see :func:`castssl.transfer.official.load_official`), what that returned,
+            ``hf:USER/NAME`` on the Hugging Face hub, or an encoder.
 
     Raises:
         DataError: if there is no such file, or it holds no encoder.
     """
+    if isinstance(source, str) and source.startswith("hf:"):
+        source = CAST.from_pretrained(source.removeprefix("hf:"))
     if isinstance(source, str | Path):
-        path = Path(source).expanduser()
-        path = path / ENCODER if path.is_dir() else path
-        if not path.is_file():
-            raise DataError(f"no weights at {path}; expected a finished run's folder or a checkpoint file")
+        path = locate(source)
+        if path is None:
+            raise DataError(f"no weights at {source}; expected a finished run's folder or a checkpoint file")
         if _is_ours(path):
             encoder, settings = load_encoder(path)
             superpixels = settings.get("superpixels") or preset(settings["name"]).superpixels
@@ -59,7 +62,15 @@ def open_trained(source: str | Path | nn.Module | Encoder) -> Trained:
         return Trained(
             cast(Encoder, source.encoder), SEGMENTS_OF.get(source.variant, SEGMENTS), side(source.encoder)
         )
-    return Trained(cast(Encoder, source), SEGMENTS, side(source))
+    settings = getattr(source, "settings", None) or {}
+    return Trained(cast(Encoder, source), settings.get("superpixels", SEGMENTS), side(source))
+
+
+def locate(source: str | Path) -> Path | None:
+    """The file with the weights: ``source`` itself, or what lies in that folder; None if there is none."""
+    path = Path(source).expanduser()
+    found = [path / name for name in ENCODERS] if path.is_dir() else [path]
+    return next((each for each in found if each.is_file()), None)
 
 
 def side(encoder: Any) -> int:

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from castssl.evaluation.segment import (
+    achievable_accuracy,
     best_overlap,
     boundaries,
     boundary_recall,
     explained_variation,
     merge_at_random,
+    undersegmentation_error,
 )
 
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
@@ -222,3 +224,38 @@ def test_variation_has_its_ends() -> None:
     assert float(explained_variation(torch.zeros(1, 6, 6), flat)) == 1.0
     with pytest.raises(ValueError, match="one size"):
         explained_variation(torch.zeros(1, 6, 5), flat)
+
+
+@settings(deadline=None)
+@given(sizes, seeds)
+def test_shared_pixels_are_those_of_a_loop_over_segments_and_regions(
+    shape: tuple[int, int, int], seed: int
+) -> None:
+    labels, truth = labels_of(shape, seed), labels_of(shape, seed + 5, high=3)
+    errors, accuracies = undersegmentation_error(labels, truth), achievable_accuracy(labels, truth)
+    assert errors.dtype == accuracies.dtype == torch.float32
+    for error, accuracy, mine, theirs in zip(
+        errors.tolist(), accuracies.tolist(), labels, truth, strict=True
+    ):
+        both = zip(mine.flatten().tolist(), theirs.flatten().tolist(), strict=True)
+        pixels = [pair for pair in both if min(pair) >= 0]
+        over, right = 0, 0
+        for segment in {label for label, _ in pixels}:
+            inside = [region for label, region in pixels if label == segment]
+            counts = [inside.count(region) for region in set(inside)]
+            over += sum(min(count, len(inside) - count) for count in counts)
+            right += max(counts)
+        assert error == pytest.approx(over / max(len(pixels), 1))
+        assert accuracy == pytest.approx(right / len(pixels) if pixels else 1.0)
+
+
+def test_a_segment_across_a_border_costs_its_smaller_side_twice() -> None:
+    truth = torch.tensor([[[0, 0, 0, 0, 1, 1, 1, 1]]])
+    whole, crossing = torch.tensor([[[0, 0, 1, 1, 2, 2, 2, 2]], [[0, 0, 1, 1, 1, 2, 2, 2]]])[:, None]
+    assert undersegmentation_error(whole, truth).tolist() == [0]
+    assert achievable_accuracy(whole, truth).tolist() == [1]
+    assert undersegmentation_error(crossing, truth).tolist() == [2 / 8]
+    assert achievable_accuracy(crossing, truth > 0).tolist() == [7 / 8]
+    for measure in (undersegmentation_error, achievable_accuracy):
+        with pytest.raises(ValueError, match=f"{measure.__name__}.*one shape"):
+            measure(whole, truth[0])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from castssl.tokens.positions import sin_cos
+from tests.parity import filler
 
 
 def _block(dim: int) -> dict[str, tuple[int, ...]]:
@@ -65,6 +66,31 @@ def cast_shapes(dim: int = 384, blocks: int = 11, classes: int = 1000) -> dict[s
     return shapes | {"head.weight": (classes, dim), "head.bias": (classes,)}
 
 
+def variant_shapes(variant: str, *, dim: int = 384, blocks: int = 11) -> dict[str, tuple[int, ...]]:
+    """Published names and shapes of any variant, without heads; every block once, by its global index."""
+    shapes = {k: v for k, v in cast_shapes(dim, blocks).items() if not k.startswith("head.")}
+    if variant not in {"cast", "cast_seg"}:
+        del shapes["pe_token"]
+    if variant == "cast_seg":
+        del shapes["norm.weight"], shapes["norm.bias"]
+    if variant in {"cast_seg", "cast_seg_deit"}:
+        norm = ("weight", "bias", "running_mean", "running_var")
+        shapes |= {f"block_fusion.proj_blocks.0.norm.{k}": (4 * dim,) for k in norm}
+        shapes["block_fusion.proj_blocks.0.norm.num_batches_tracked"] = ()
+        shapes["block_fusion.proj_blocks.2.weight"] = (dim, 4 * dim)
+        shapes["block_fusion.proj_blocks.2.bias"] = (dim,)
+    return shapes
+
+
+def heads(*classes: int, dim: int = 384) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of linear heads; with two or three numbers those of H-CAST, finest first."""
+    names = ("head", "family_head", "manufacturer_head")[: len(classes)]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, count in zip(names, classes, strict=True):
+        shapes |= {f"{name}.weight": (count, dim), f"{name}.bias": (count,)}
+    return shapes
+
+
 def zeros(shapes: dict[str, tuple[int, ...]], dim: int = 384, side: int = 28) -> dict[str, Tensor]:
     """A state dict of zeros, with the fixed sin-cos table."""
     state = {
@@ -72,7 +98,15 @@ def zeros(shapes: dict[str, tuple[int, ...]], dim: int = 384, side: int = 28) ->
         for k, s in shapes.items()
     }
     state["pos_embed"] = sin_cos(dim, side, side).flatten(2).transpose(1, 2).contiguous()
+    if "pe_token" not in shapes:
+        state["pos_embed"] = torch.zeros(1, 1 + side * side, dim)
     return state
+
+
+def filled(shapes: dict[str, tuple[int, ...]], dim: int = 384, side: int = 28) -> dict[str, Tensor]:
+    """A state dict of the filler's values; a fixed position table stays as it is."""
+    fixed = {"pos_embed"} if "pe_token" in shapes else set()
+    return {k: v if k in fixed else filler.fill(k, v) for k, v in zeros(shapes, dim, side).items()}
 
 
 def spell(state: dict[str, Tensor], depths: tuple[int, ...], how: str) -> dict[str, Tensor]:

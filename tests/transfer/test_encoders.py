@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +15,8 @@ from castssl.transfer.encoders import load_encoder, save_encoder
 
 
 def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
-    settings = {"sizes": (16, 8, 4), "image_size": 32, "pooling": "graph:centroids=random"}
-    encoder = create("nano", **settings)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"sizes": (16, 8, 4), "image_size": 32, "pooling": "graph:centroids=random"}
+    encoder = create("nano", **settings)
     path = save_encoder(encoder, tmp_path / "e.safetensors", name="nano", superpixels="grid", **settings)
     again, read = load_encoder(path)
     assert read["superpixels"] == "grid"

@@ -1,9 +1,9 @@
-"""Published files: wrappers, prefixes, branches, and what is refused."""
+"""Checkpoints taken apart: wrappers, prefixes, branches, and what is refused."""
 
 from __future__ import annotations
 
 import argparse
-import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,118 +14,159 @@ from torch import Tensor
 
 from castssl import load_official
 from castssl.errors import DataError
-from castssl.models.cast import CAST
-from castssl.objectives.moco import MoCoV3
-from castssl.transfer.weights import stage_depths
-from tests.parity import filler, published
+from castssl.transfer.weights import take_apart
+from tests.transfer import checkpoints
+from tests.transfer.checkpoints import SIZES, VARIANTS, state
 
-DEPTHS = (3, 3, 3, 2)
-SIZES = (16, 9, 6, 4, 2)
+HIER = (5, 4, 3)
 
 
-@pytest.fixture(scope="module")
-def state() -> dict[str, Tensor]:
-    zeros = published.zeros(published.cast_shapes(dim=48, classes=4), 48, 4)
-    filled = {k: v if k == "pos_embed" else filler.fill(k, v) for k, v in zeros.items()}
-    return published.spell(filled, DEPTHS, "head")
+def classes(variant: str) -> tuple[int, ...]:
+    return HIER if variant == "cast_deit_hier" else (4,)
 
 
-def save(path: Path, content: Any) -> Path:
+def saved(path: Path, content: Any) -> Path:
     torch.save(content, path)
     return path
 
 
-def test_files_in_their_published_wrappers(tmp_path: Path, state: dict[str, Tensor]) -> None:
-    expected = load_official(state, sizes=SIZES).state_dict()
-    both = {f"module.{b}_encoder.{k}": v for b in ("base", "momentum") for k, v in state.items()}
-    wrapped = {
-        "moco.pth.tar": {"epoch": 100, "arch": "cast_small", "state_dict": both},
-        "deit.pth": {"model": state, "epoch": 1, "args": argparse.Namespace(lr=1.0)},
-        "bare.pt": state,
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_prefixes_change_nothing(variant: str) -> None:
+    bare = state(variant, *classes(variant))
+    expected = take_apart(bare)
+    assert (expected.layout.variant, expected.twin, expected.predictor) == (variant, {}, {})
+    wrapped: dict[str, dict[str, Any]] = {
+        "distributed": {f"module.{k}": v for k, v in bare.items()},
+        "deit": {"model": bare, "optimizer": {}, "lr_scheduler": {}, "epoch": 3, "args": None},
+        "moco": {"state_dict": {f"module.base_encoder.{k}": v for k, v in bare.items()}, "epoch": 1},
+        "voc": {"embedding_model": {f"vit_backbone.{k}": v for k, v in bare.items()}},
+        "segmenter": {
+            "model": {f"encoder.{k}": v for k, v in bare.items()} | {"decoder.cls_emb": torch.zeros(1)}
+        },
     }
     for name, content in wrapped.items():
-        got = load_official(save(tmp_path / name, content), sizes=SIZES).state_dict()
-        assert all(torch.equal(got[k], v) for k, v in expected.items()), name
-    save_file({k: v.clone() for k, v in state.items()}, tmp_path / "a.safetensors")
-    got = load_official(tmp_path / "a.safetensors", sizes=SIZES).state_dict()
-    assert all(torch.equal(got[k], v) for k, v in expected.items())
+        found = take_apart(content)
+        assert found.layout == expected.layout, name
+        assert found.state.keys() == expected.state.keys(), name
+        assert all(torch.equal(found.state[k], v) for k, v in expected.state.items()), name
+        assert found.dense is (name == "voc")
+    assert "decoder.*" in take_apart(wrapped["segmenter"]).report.ignored
 
 
-def test_the_branch_is_explicit(state: dict[str, Tensor]) -> None:
-    moved = {f"momentum_encoder.{k}": v + 1 if v.is_floating_point() else v for k, v in state.items()}
-    both = {f"base_encoder.{k}": v for k, v in state.items()} | moved
-    base = load_official(both, sizes=SIZES).state_dict()
-    momentum = load_official(both, sizes=SIZES, branch="momentum").state_dict()
-    assert torch.allclose(momentum["head.weight"], base["head.weight"] + 1)
+def test_files_of_both_kinds(tmp_path: Path) -> None:
+    bare = state("cast", 4)
+    expected = load_official(bare, sizes=SIZES).state_dict()
+    save_file({k: v.clone() for k, v in bare.items()}, tmp_path / "a.safetensors")
+    deit = {"model": bare, "epoch": 1, "args": argparse.Namespace(lr=1.0, data=None)}
+    for path in (
+        saved(tmp_path / "moco.pth.tar", {"state_dict": bare, "arch": "cast_small"}),
+        saved(tmp_path / "deit.pth", deit),
+        saved(tmp_path / "bare.pt", bare),
+        tmp_path / "a.safetensors",
+    ):
+        got = load_official(path, sizes=SIZES).state_dict()
+        assert all(torch.equal(got[k], v) for k, v in expected.items()), path
 
 
-def test_a_pretraining_projector_is_kept(state: dict[str, Tensor]) -> None:
-    head = {
-        "head.0.weight": torch.randn(8, 48),
-        "head.3.weight": torch.randn(8, 8),
-        "head.6.weight": torch.randn(4, 8),
-    }
-    for index, affine in (("1", True), ("4", True), ("7", False)):
-        width = 8 if affine else 4
-        names = ["running_mean", "running_var"] + (["weight", "bias"] if affine else [])
-        head |= {f"head.{index}.{name}": torch.rand(width) for name in names}
-        head[f"head.{index}.num_batches_tracked"] = torch.tensor(3)
-    whole = {k: v for k, v in state.items() if not k.startswith("head.")} | head
-    model = load_official(whole, sizes=SIZES)
-    assert model(torch.randn(2, 3, 32, 32), torch.arange(1024).view(1, 32, 32) // 64 % 16).shape == (2, 4)
+def test_the_branch_is_explicit() -> None:
+    content = checkpoints.moco()
+    base, momentum = take_apart(content), take_apart(content, "momentum")
+    assert torch.equal(base.state["cls_token"], content["state_dict"]["module.base_encoder.cls_token"])
+    assert torch.equal(base.twin["cls_token"], momentum.state["cls_token"])
+    assert torch.equal(momentum.twin["cls_token"], base.state["cls_token"])
+    assert base.predictor.keys() == momentum.predictor.keys() == {*checkpoints.layers(4, 8, 4)}
+    with pytest.raises(DataError, match="no momentum branch"):
+        take_apart(state("cast"), "momentum")
 
 
-def test_without_a_head_it_gives_features(state: dict[str, Tensor]) -> None:
-    bare = {k: v for k, v in state.items() if not k.startswith("head.")}
-    assert load_official(bare, sizes=SIZES).variant == "cast"
-    encoder = load_official(bare, sizes=SIZES[1:]).encoder
-    assert isinstance(encoder, CAST)
-    assert encoder.sizes[1:] == SIZES[1:]
+def test_the_moving_average_is_explicit() -> None:
+    raw, average = state("cast_deit", 4), state("cast_deit", 4, seed=1)
+    content = {"model": raw, "model_ema": average, "epoch": 1}
+    found, smooth = take_apart(content), take_apart(content, ema=True)
+    assert torch.equal(found.state["cls_token"], raw["cls_token"])
+    assert torch.equal(smooth.state["cls_token"], average["cls_token"])
+    assert found.report.ignored["model_ema"] == "not asked for; ema=True takes it"
+    assert smooth.report.ignored["model"] == "not asked for; ema=False takes it"
+    with pytest.raises(DataError, match="no model_ema in this checkpoint"):
+        take_apart({"model": raw}, ema=True)
 
 
-class Bomb:
-    """Runs code when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
-
-
-def test_a_file_that_would_run_code_is_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
-    mark = tmp_path / "ran"
-    path = save(tmp_path / "evil.pth", {"model": state, "extra": Bomb(mark)})
-    plain = tmp_path / "plain.pth"
-    plain.write_bytes(pickle.dumps({"model": Bomb(mark)}))
-    for file in (path, plain):
-        with pytest.raises(DataError, match="never unpickles"):
-            load_official(file)
-    assert not mark.exists()
+def test_everything_is_accounted_for() -> None:
+    content = checkpoints.moco()
+    content["state_dict"] |= {"module.queue": torch.zeros(2, 2), "module.queue_ptr": torch.zeros(1)}
+    report = take_apart(content).report
+    prefixes = ("module.base_encoder.", "module.predictor.")
+    assert len(report.used) == sum(key.startswith(prefixes) for key in content["state_dict"])
+    assert report.ignored.keys() == {"epoch", "arch", "optimizer", "scaler", "queue", "queue_ptr"}
+    assert report.merged["blocks2.4.norm1.bias"] == "blocks.4.norm1.bias"
+    assert report.renamed["pool1.pool_block.centroid_fc.bias"] == "poolings.0.bias"
 
 
-def test_other_files_are_refused_in_plain_words(tmp_path: Path, state: dict[str, Tensor]) -> None:
-    with pytest.raises(DataError, match="no checkpoint at"):
-        load_official(tmp_path / "nothing.pth")
+@pytest.mark.parametrize(("variant", "entries"), [("cast", 752), ("cast_seg", 498)])
+def test_a_whole_moco_checkpoint_has_the_published_number_of_entries(variant: str, entries: int) -> None:
+    content = checkpoints.moco(variant)
+    assert len(content["state_dict"]) == entries
+    found = take_apart(content)
+    assert len(found.report.used) == (entries - 10) // 2 + 10
+
+
+def without(key: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda old: {k: v for k, v in old.items() if k != key}
+
+
+def put(key: str, value: Tensor) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda old: old | {key: value}
+
+
+BROKEN = {
+    "one too many": (put("surprise", torch.zeros(1)), r"left over \['surprise'\]"),
+    "a fifth pool": (put("pool5.pool_block.fc1.0.bias", torch.zeros(48)), r"left over \['pool5"),
+    "one missing": (without("pool4.pool_block.fc2.1.bias"), r"missing \['pool4.pool_block.fc2.1.bias'\]"),
+    "no norm": (without("norm.weight"), r"missing \['norm.weight'\]"),
+    "a buffer missing": (without("patch_embed.proj.4.running_var"), "proj.4.running_var"),
+    "half a head": (without("head.bias"), r"missing \['head.bias'\]"),
+    "half a copy": (without("blocks2.3.norm1.bias"), r"\['blocks.3.norm1.bias'\]: the second copy"),
+    "copies differ": (put("blocks2.3.norm1.bias", torch.ones(48)), "differs from its other spelling"),
+    "wrong shape": (put("cls_token", torch.zeros(1, 2, 48)), r"cls_token of cast .*, expected \(1, 1, 48\)"),
+    "wrong width": (put("norm.bias", torch.zeros(96)), r"norm.bias of cast .* \(96,\), expected \(48,\)"),
+    "no square": (put("pos_embed", torch.zeros(1, 15, 48)), "pos_embed of a cast has 15 rows"),
+    "not finite": (put("norm.bias", torch.full((48,), torch.nan)), "norm.bias of cast is not finite"),
+    "no number of H-CAST's": (put("family_head.weight", torch.zeros(3, 48)), "missing .*family_head.bias"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_faulty_state_dict_is_refused_by_name(fault: str) -> None:
+    change, message = BROKEN[fault]
+    with pytest.raises(DataError, match=message):
+        take_apart(change(state("cast", 4)))
+
+
+def test_faults_in_the_other_parts_of_a_moco_checkpoint() -> None:
+    for key, message in {
+        "module.momentum_encoder.norm.bias": r"the other branch: missing \['norm.bias'\]",
+        "module.predictor.3.weight": r"predictor: missing \['3.weight'\]",
+        "module.base_encoder.head.6.weight": r"missing \['head.6.weight'\]",
+    }.items():
+        content = checkpoints.moco()
+        del content["state_dict"][key]
+        with pytest.raises(DataError, match=message):
+            take_apart(content)
+    content = checkpoints.moco()
+    content["state_dict"]["module.teacher.x"] = torch.zeros(1)
+    with pytest.raises(DataError, match=r"left over \['teacher.x'\]"):
+        take_apart(content)
+
+
+def test_what_lies_beside_the_model_must_be_known() -> None:
+    bare = state("cast_deit", 4)
+    with pytest.raises(DataError, match="'teacher' lies beside 'model'"):
+        take_apart({"model": bare, "teacher": bare})
+    with pytest.raises(DataError, match="holds \\['note'\\], which are no tensors"):
+        take_apart(bare | {"note": 3})
+    with pytest.raises(DataError, match="with and without 'module"):
+        take_apart(bare | {"module.cls_token": bare["cls_token"]})
     with pytest.raises(DataError, match="no CAST checkpoint"):
-        load_official({"fc.weight": torch.zeros(1)})
-    with pytest.raises(DataError, match="left over \\['surprise'\\]"):
-        load_official(state | {"surprise": torch.zeros(1)}, sizes=SIZES)
-    with pytest.raises(DataError, match="differs from its other spelling"):
-        load_official(state | {"blocks2.3.norm1.bias": torch.ones(48)}, sizes=SIZES)
-    with pytest.raises(DataError, match="H-CAST"):
-        load_official(state | {"family_head.weight": torch.zeros(1)}, sizes=SIZES)
-
-
-def test_depths_are_counted_from_the_keys(state: dict[str, Tensor]) -> None:
-    assert stage_depths(state) == DEPTHS
-    deep = {f"blocks.{g}.norm1.bias": torch.zeros(1) for g in range(15)}
-    assert stage_depths(deep) == (6, 3, 3, 3)
-    with pytest.raises(DataError, match="7 blocks without stage numbers"):
-        stage_depths({f"blocks.{g}.norm1.bias": torch.zeros(1) for g in range(7)})
-
-
-def test_the_encoder_trains_on(state: dict[str, Tensor]) -> None:
-    official = load_official(state, sizes=SIZES)
-    objective = MoCoV3(official.encoder, hidden=16, out=8)
-    assert objective.encoder.dim == 48
+        take_apart({"fc.weight": torch.zeros(1)})
+    with pytest.raises(DataError, match="expected a multiple of 24"):
+        take_apart(state("cast_deit", 4, dim=32))

@@ -1,0 +1,48 @@
+"""``castssl convert``: published weights become ours, and ours the published layout."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add it to the command line."""
+    purpose = "published weights become ours, and ours the published layout"
+    command = commands.add_parser("convert", help=purpose, description=purpose.capitalize() + ".")
+    command.add_argument("source", metavar="IN", type=Path, help="a checkpoint, or a run's folder")
+    command.add_argument("out", metavar="OUT", type=Path, help="the file to write")
+    command.add_argument(
+        "--layout",
+        choices=("castssl", "official"),
+        default="castssl",
+        help="whose code is to load it (default: castssl)",
+    )
+    command.add_argument(
+        "--branch", choices=("base", "momentum"), default="base", help="of a MoCo checkpoint"
+    )
+    command.add_argument("--ema", action="store_true", help="take model_ema of a DeiT or H-CAST checkpoint")
+    command.add_argument(
+        "--stage", choices=("pretrain", "segmentation"), help="how a cast_seg works, or cast_deit becomes one"
+    )
+    command.add_argument("--sizes", type=int, nargs="+", help="token budget per stage")
+    command.add_argument("--image-size", type=int, help="resize the position table for this side in pixels")
+    command.set_defaults(run=_convert)
+
+
+def _convert(given: argparse.Namespace) -> int:
+    from castssl.transfer.convert import convert
+
+    report = convert(
+        given.source,
+        given.out,
+        layout=given.layout,
+        branch=given.branch,
+        ema=given.ema,
+        stage=given.stage,
+        sizes=given.sizes,
+        image_size=given.image_size,
+    )
+    print(report)
+    print(f"wrote {given.out}")
+    return 0

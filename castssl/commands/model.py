@@ -1,0 +1,76 @@
+"""Which encoder a subcommand works on: a model's name or trained weights, and its sizes at test time."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from castssl.errors import CastError, ConfigError
+
+if TYPE_CHECKING:
+    from castssl.transfer.source import Trained
+
+MODEL = (
+    "cast_small, nano, timm:NAME, ..., or trained weights: a run's folder, encoder.safetensors, checkpoint"
+)
+
+
+def add_shape(command: argparse.ArgumentParser) -> None:
+    """The flags that :func:`open_model` reads, except ``--sizes``."""
+    command.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="side (default: trained with, or 224)"
+    )
+    command.add_argument("--superpixels", metavar="SPEC", help="such as seeds (default: the model's own)")
+    command.add_argument("--segments", type=int, metavar="N", help="superpixels of an image, such as 324")
+
+
+def open_model(model: str, given: argparse.Namespace, sizes: Sequence[int] | None, **options: str) -> Trained:
+    """The encoder with its superpixels and image size, at the sizes that are asked for.
+
+    Args:
+        model: see :data:`MODEL`.
+        given: with ``image_size``, ``superpixels`` and ``segments``.
+        sizes: tokens per stage; by default the model's own, the first with room for the superpixels.
+        options: of :func:`castssl.models.create.create`, for a model's name.
+
+    Raises:
+        ConfigError: if there is neither such a model nor such a file, or the sizes do not fit.
+    """
+    from castssl.models.resized import resized, sizes_for
+
+    trained = _named(model, given.image_size, options)
+    side = given.image_size or trained.image_size
+    spec = given.superpixels or trained.superpixels
+    if given.segments is not None:
+        spec = _with_count(spec, given.segments)
+    encoder = trained.encoder
+    if given.segments is not None or given.superpixels is not None:
+        from castssl.registry import build
+
+        sizes = sizes_for(encoder, build("superpixels", spec).capacity(side, side), sizes)
+    if sizes is not None:
+        encoder = resized(encoder, sizes)
+    return trained._replace(encoder=encoder, superpixels=spec, image_size=side)
+
+
+def _with_count(spec: str, segments: int) -> str:
+    from castssl.options import parse
+
+    name, options = parse(spec)
+    return f"{name}:{','.join(f'{key}={value}' for key, value in {**options, 'count': segments}.items())}"
+
+
+def _named(model: str, image_size: int | None, options: dict[str, str]) -> Trained:
+    from castssl.models.create import create, preset
+    from castssl.transfer.source import Trained, open_trained
+
+    if Path(model).expanduser().exists():
+        return open_trained(model)
+    try:
+        chosen = preset(model)
+    except CastError as error:
+        raise ConfigError(f"{error}\nnor is there a file or folder {model!r}") from None
+    side = image_size or 224
+    return Trained(create(model, image_size=side, **options), chosen.superpixels, side)  # type: ignore[arg-type]

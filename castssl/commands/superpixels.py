@@ -1,0 +1,239 @@
+"""``castssl superpixels``: the installed superpixels beside each other, in numbers and in a picture."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from castssl.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from rich.table import Table
+    from torch import Tensor
+
+    from castssl.contracts import Superpixels
+    from castssl.evaluation.partitions import Trial
+
+NOTES = """IMAGE is a file, a folder, "photographs" (four that castssl ships) or "demo" (generated, with
+true parts).  Times are of one core, or of the GPU for what runs there (DEVICE).
+
+  ms          for one image, the median of the rounds; the backends take turns
+  asked, got  superpixels asked for, and labels in use, mean over the images
+  variation   of colour explained by the segments' means (more is better)
+  recall      of true borders within 2 pixels (more is better; ragged borders help)
+  reach       over true regions: undersegmentation error (less is better)
+  accuracy    achievable if each segment goes to one region (more is better)
+"""
+SHOWN = 224
+"""Pixels of a panel's side."""
+
+
+class Sight(NamedTuple):
+    """A picture as it is, with its true regions if they are known."""
+
+    name: str
+    image: Image.Image
+    truth: Image.Image | None
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add it to the command line."""
+    purpose = "compare superpixels: speed, number, quality, a picture"
+    command = commands.add_parser(
+        "superpixels",
+        help=purpose,
+        description=purpose.capitalize() + ".",
+        epilog=NOTES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, photographs, or demo")
+    command.add_argument(
+        "--backends", nargs="+", metavar="SPEC", help="such as seeds:bins=5 (default: all installed)"
+    )
+    command.add_argument("--segments", type=int, metavar="N", help="superpixels to ask all backends for")
+    command.add_argument("--image-size", type=int, default=224, metavar="PIXELS", help="(default: 224)")
+    command.add_argument("--masks", type=Path, metavar="DIR", help="true regions: NAME.png for image NAME")
+    command.add_argument(
+        "--limit", type=int, default=8, metavar="N", help="images of a folder or the demo (default: 8)"
+    )
+    command.add_argument("--rounds", type=int, default=5, metavar="N", help="that are timed (default: 5)")
+    command.add_argument("--out", type=Path, metavar="FILE.png", help="where the picture goes")
+    command.add_argument("--device", help="such as cuda (default: cuda if there is one, else cpu)")
+    command.set_defaults(run=_superpixels)
+
+
+def _superpixels(given: argparse.Namespace) -> int:
+    for flag in ("segments", "image_size", "limit", "rounds"):
+        value = getattr(given, flag)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{flag.replace('_', '-')} must be at least 1, got {value}")
+    import torch
+    from rich.console import Console
+
+    from castssl import registry
+    from castssl.doctor import machine
+    from castssl.evaluation.partitions import compare
+
+    sights = [sight for source in given.images for sight in _open(source, given)]
+    images, truth = _squares(sights, given.image_size)
+    specs = given.backends or sorted({entry.name for entry in registry.names("superpixels")})
+    device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    backends = {spec: _builder(spec, given.segments, given.image_size) for spec in specs}
+    trials = compare(backends, images, truth, rounds=given.rounds, device=device)
+    table = _table(trials, f"{len(sights)} images of {given.image_size} x {given.image_size} pixels")
+    table.caption = f"{machine(device)}; {given.rounds} rounds, on the CPU in one thread"
+    console = Console()
+    console.print(table)
+    for trial in trials:
+        if trial.fault:
+            console.print(f"{trial.name} is broken: {trial.fault}", markup=False, highlight=False)
+    if given.out:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        _picture(trials, sights, images).save(given.out)
+        print(f"picture: {given.out}")
+    working = [trial for trial in trials if not trial.fault]
+    return 0 if working and (len(working) == len(trials) or not given.backends) else 1
+
+
+def _builder(spec: str, segments: int | None, side: int) -> Callable[[], Superpixels]:
+    """What builds ``spec``, asked for so many segments if it has an option for that which is not given."""
+
+    def build() -> Superpixels:
+        import inspect
+
+        from castssl import registry
+
+        factory, wanted = registry.bind("superpixels", spec)
+        known = inspect.signature(factory).parameters
+        options: dict[str, int] = {}
+        if segments is not None and "count" in known and "count" not in wanted.options:
+            options["count"] = segments
+        elif segments is not None and "cell" in known and "cell" not in wanted.options:
+            options["cell"] = max(1, round(side / segments**0.5))
+        return registry.build("superpixels", spec, **options)
+
+    return build
+
+
+def _open(source: str, given: argparse.Namespace) -> list[Sight]:
+    """The pictures that one argument names."""
+    from castssl.data.folders import EXTENSIONS
+    from castssl.pictures.photographs import photographs
+
+    if source == "photographs":
+        return [Sight(name, image, None) for name, image in photographs()]
+    if source == "demo":
+        from castssl.data import demo
+
+        root = demo.root(size=given.image_size, per_class=40)
+        return _folder(root / "val", root / "parts" / "val", given.limit, (".png",))
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _folder(path, given.masks, given.limit, EXTENSIONS)
+    return [Sight(path.stem, _read(path).convert("RGB"), _mask(given.masks, Path(path.name)))]
+
+
+def _folder(folder: Path, masks: Path | None, limit: int, extensions: Sequence[str]) -> list[Sight]:
+    """At most ``limit`` images below a folder, spread evenly over them by name."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in extensions)
+    if not files:
+        raise DataError(f"no images below {folder}: expected files named {', '.join(extensions)}")
+    count = min(limit, len(files))
+    chosen = [files[i * len(files) // count] for i in range(count)]
+    return [
+        Sight(path.stem, _read(path).convert("RGB"), _mask(masks, path.relative_to(folder)))
+        for path in chosen
+    ]
+
+
+def _read(path: Path) -> Image.Image:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except (OSError, SyntaxError, ValueError) as error:  # decoders raise all of these on a broken file
+        raise DataError(f"cannot read {path} as an image: {error}") from error
+
+
+def _mask(masks: Path | None, name: Path) -> Image.Image | None:
+    """The true regions of image ``name``: below ``masks`` in the same sub-folders, or right in it."""
+    if masks is None:
+        return None
+    found = [
+        path for path in ((masks / name).with_suffix(".png"), masks / f"{name.stem}.png") if path.is_file()
+    ]
+    return _read(found[0]) if found else None
+
+
+def _squares(sights: Sequence[Sight], size: int) -> tuple[Tensor, list[Tensor | None]]:
+    """uint8 (B, 3, size, size), and int (size, size) regions or None; cut as evaluation cuts."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from castssl.data.augment import CenterView
+
+    centre, exact = CenterView(size), CenterView(size, interpolation="nearest")
+    truth: list[Tensor | None] = []
+    for name, image, mask in sights:
+        if mask is not None and mask.size != image.size:
+            raise DataError(
+                f"the mask of {name} has {mask.size} pixels, its image {image.size} (width, height)"
+            )
+        if mask is None:
+            truth.append(None)
+            continue
+        values = np.asarray(mask).reshape(mask.height, mask.width, -1)
+        kinds, regions = np.unique(values.reshape(-1, values.shape[2]), axis=0, return_inverse=True)
+        if len(kinds) > 256:
+            raise DataError(f"the mask of {name} has {len(kinds)} values, expected at most 256 regions")
+        flat = Image.fromarray(regions.reshape(values.shape[:2]).astype(np.uint8))
+        truth.append(exact(flat.convert("RGB"))[0][0].int())
+    return torch.stack([centre(sight.image)[0] for sight in sights]), truth
+
+
+def _table(trials: Sequence[Trial], title: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("superpixels", overflow="fold", min_width=13)
+    for column in ("ms", "asked", "got", "variation", "recall", "reach", "accuracy"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for trial in trials:
+        if trial.scores is None:
+            table.add_row(escape(trial.name), "[red]broken[/]")
+            continue
+        scores = trial.scores
+        counts = "-" if scores.asked is None else str(scores.asked), f"{scores.got:.1f}"
+        shares = (scores.variation, scores.recall, scores.undersegmentation, scores.accuracy)
+        cells = ("-" if share is None else f"{share:.3f}" for share in shares)
+        table.add_row(escape(trial.name), f"{scores.milliseconds:.1f}", *counts, *cells)
+    return table
+
+
+def _picture(trials: Sequence[Trial], sights: Sequence[Sight], images: Tensor) -> Image.Image:
+    """One row per image, one panel per backend."""
+    from PIL import Image
+
+    from castssl.pictures.draw import captioned, partition, sheet, to_pil
+
+    rows = []
+    for i, (sight, image) in enumerate(zip(sights, images, strict=True)):
+        panels = [to_pil(image).resize((SHOWN, SHOWN), Image.Resampling.LANCZOS)]
+        captions = [sight.name]
+        for trial in trials:
+            if trial.labels is None:
+                panels.append(Image.new("RGB", (SHOWN, SHOWN), (230, 230, 230)))
+                captions.append(f"{trial.name}: broken")
+            else:
+                panels.append(partition(image, trial.labels[i], panel=SHOWN))
+                captions.append(f"{trial.name}, {len(set(trial.labels[i].flatten().tolist()))}")
+        rows.append(captioned(panels, captions))
+    return sheet(rows)

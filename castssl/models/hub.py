@@ -1,0 +1,188 @@
+"""Encoders on the Hugging Face hub: ``save_pretrained``, ``from_pretrained``, ``push_to_hub``, a model card.
+
+huggingface_hub's mixin does the work; what is ours is that ``config.json`` holds the settings of
+:func:`castssl.models.create.create`, and that weights are safetensors only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from castssl.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+METADATA = "castssl"
+"""Under this key the weights file, too, holds the settings, so that it can be used without its folder."""
+CARD = """---
+{{ card_data }}
+---
+
+# {{ model_name }}
+
+A [CAST](https://arxiv.org/abs/2210.00314) encoder, trained with castssl: a vision transformer whose tokens
+are superpixels.  In one pass it gives a feature of the image and a segmentation from fine to coarse.
+
+| | |
+| --- | --- |
+| model | `{{ model }}`, {{ parameters }} parameters |
+| image size | {{ image_size }} pixels, normalised with ImageNet's mean and standard deviation |
+| superpixels | `{{ superpixels }}` |
+| sizes | {{ sizes }} tokens, fine to coarse; others work with the same weights |
+| pooling | `{{ pooling }}` |
+{% if details %}
+{{ details }}
+{% endif %}
+## Use
+
+```python
+import castssl
+from castssl.models.cast import CAST
+
+encoder = CAST.from_pretrained("{{ repo_id | default("USER/NAME", true) }}")
+found = castssl.segment("photo.jpg", encoder, superpixels="{{ superpixels }}")
+labels, features = found.labels(-1), found.features(-1)  # of the coarsest stage
+```
+
+`encoder(view).stages[-1].cls` is the image's feature.
+
+## Licence
+
+The weights: {{ licence }}.  castssl itself: Apache-2.0.
+"""
+
+
+class Shareable(
+    ModelHubMixin, model_card_template=CARD, library_name="castssl", tags=["superpixels", "cast"]
+):
+    """What an encoder inherits to be saved with its settings, and to be built again from them."""
+
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        """``name`` or ``shape``, options of ``create``, and ``superpixels``; None if it was built by hand."""
+        held: Any = self._hub_mixin_config
+        return dict(held) if isinstance(held, dict) and {"name", "shape"} & held.keys() else None
+
+    def save_pretrained(
+        self, save_directory: str | Path, *, config: Any = None, **options: Any
+    ) -> str | None:
+        """Write ``model.safetensors``, ``config.json`` and ``README.md`` into a folder.
+
+        Args:
+            save_directory: made if need be; a README.md that is there stays.
+            config: settings in place of the encoder's own; needed where it was built without ``create``.
+            options: the mixin's: ``push_to_hub``, ``repo_id``, and ``model_card_kwargs`` with ``licence``
+                (default: Apache-2.0), ``details`` (Markdown), ``model_name``.
+
+        Raises:
+            ConfigError: if it is not known how to build the encoder again.
+        """
+        held = self.settings if config is None else dict(config)
+        if held is None:
+            raise ConfigError(
+                f"this {type(self).__name__} was built by hand, so its config.json would not tell how to"
+                " build it again: make it with castssl.create, or pass config={'name': ..., ...}"
+            )
+        remember(self, **held)
+        # The card's template reads them; the mixin would call it with the caller's arguments alone.
+        card = {**_card(self, held), **(options.pop("model_card_kwargs", None) or {})}
+        card.setdefault("repo_id", options.get("repo_id"))
+        done: str | None = super().save_pretrained(
+            save_directory, config=held, model_card_kwargs=card, **options
+        )
+        return done
+
+    def generate_model_card(self, *args: Any, **options: Any) -> ModelCard:
+        """The card of this encoder; the options are the template's fields."""
+        return super().generate_model_card(*args, **{**_card(self, self.settings or {}), **options})
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        state = cast(nn.Module, self).state_dict()
+        metadata = {METADATA: json.dumps(self.settings), "format": "pt"}
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in state.items()},
+            save_directory / SAFETENSORS_SINGLE_FILE,
+            metadata=metadata,
+        )
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, config: dict[str, Any] | None = None, **options: Any) -> Self:
+        where = {key: options.pop(key) for key in _WHERE if key in options}
+        if not config or not {"name", "shape"} & config.keys():
+            raise DataError(f"{model_id} has no config.json of a castssl encoder; got {sorted(config or {})}")
+        local = Path(model_id) / SAFETENSORS_SINGLE_FILE
+        if Path(model_id).is_dir() and not local.is_file():
+            raise DataError(f"no {SAFETENSORS_SINGLE_FILE} in {model_id}; castssl reads no other weights")
+        path = local if local.is_file() else hf_hub_download(model_id, SAFETENSORS_SINGLE_FILE, **where)
+        settings = {**config, **options}
+        encoder = rebuild(settings)
+        if not isinstance(encoder, cls):
+            raise ConfigError(
+                f"{model_id} holds a {type(encoder).__name__}: call {type(encoder).__name__}.from_pretrained"
+            )
+        try:
+            cast(nn.Module, encoder).load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError) as error:
+            raise DataError(
+                f"{path} does not hold the weights that config.json describes: {error}"
+            ) from error
+        cast(nn.Module, encoder).eval()
+        return encoder
+
+
+_WHERE = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+
+
+def remember(encoder: object, **settings: Any) -> None:
+    """Note how an encoder was made, for ``config.json``; encoders that cannot be shared are left alone."""
+    if isinstance(encoder, Shareable):
+        kept = {key: value for key, value in settings.items() if key not in {"drop_path", "published"}}
+        encoder._hub_mixin_config = json.loads(json.dumps(kept))
+
+
+def rebuild(settings: Mapping[str, Any]) -> object:
+    """The encoder of these settings, with weights of its own.
+
+    Raises:
+        ConfigError: if a setting is unknown or does not fit.
+    """
+    from castssl.models.create import Preset, assemble, create
+
+    options = {key: value for key, value in settings.items() if key not in {"name", "shape", "superpixels"}}
+    try:
+        if "shape" in settings:
+            shape: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in settings["shape"].items()
+            }
+            encoder: object = assemble(Preset(**shape), **options)
+        else:
+            encoder = create(settings["name"], **options)
+    except TypeError as error:
+        raise ConfigError(f"config.json: {error}; was it written by a newer castssl?") from error
+    remember(encoder, **settings)
+    return encoder
+
+
+def _card(encoder: Shareable, settings: Mapping[str, Any]) -> dict[str, Any]:
+    module = cast(Any, encoder)
+    model = settings.get("name") or type(encoder).__name__
+    return {
+        "model_name": model,
+        "model": model,
+        "parameters": f"{sum(p.numel() for p in module.parameters()):,}",
+        "image_size": settings.get("image_size", 224),
+        "superpixels": settings.get("superpixels", "seeds"),
+        "sizes": ", ".join(map(str, module.sizes)),
+        "pooling": settings.get("pooling", "none"),
+        "licence": "Apache-2.0",
+    }

@@ -1,0 +1,69 @@
+"""Mixup and cutmix of a view and of all its label levels; timm's draws and targets.
+
+mixup: https://arxiv.org/abs/1710.09412; CutMix: https://arxiv.org/abs/1905.04899.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from timm.data.mixup import Mixup, mixup_target
+from torch import Tensor
+
+from castssl.errors import ConfigError
+from castssl.types import View
+
+
+class Mixing(Mixup):
+    """Each image is mixed with its mirror in the batch, the first with the last; one draw serves them all.
+
+    Segments stay those of the image itself, as in the released CAST.  Draws come from numpy's global
+    generator, on the host, so nothing waits for the device.  The middle of an odd batch stays as it is.
+
+    Args:
+        classes: how many classes each label level has.
+        mixup: both parameters of the beta distribution of the share; 0 switches mixup off.
+        cutmix: the same for cutmix.
+        prob: share of batches that are mixed at all.
+        switch: share of those that are cut rather than blended, where both are on.
+        smoothing: how much of each target is spread over all classes, mixed or not.
+
+    Raises:
+        ConfigError: if a number is out of range.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[int],
+        *,
+        mixup: float = 0.8,
+        cutmix: float = 1.0,
+        prob: float = 1.0,
+        switch: float = 0.5,
+        smoothing: float = 0.1,
+    ) -> None:
+        if min(mixup, cutmix) < 0:
+            raise ConfigError(f"mixup and cutmix are 0 (off) or above, got {mixup} and {cutmix}")
+        for name, share in {"prob": prob, "switch": switch, "smoothing": smoothing}.items():
+            if not 0 <= share <= 1:
+                raise ConfigError(f"{name} of mixing is a share: expected 0 to 1, got {share}")
+        options = {"prob": prob, "switch_prob": switch, "label_smoothing": smoothing}
+        super().__init__(mixup, cutmix, **options)  # type: ignore[no-untyped-call]
+        self.classes = tuple(classes)
+        self.mixup_enabled = mixup > 0 or cutmix > 0
+
+    def __call__(self, view: View, path: Tensor) -> tuple[View, list[Tensor]]:
+        """A mixed copy of the view, and a soft target float32 (B, C) for each label level.
+
+        Args:
+            view: float images (B, 3, H, W); left as they are.
+            path: int64 (B, L), a label of each level.
+        """
+        image = view.image.clone()
+        # Not super().__call__: it refuses odd batches and knows one level only.
+        share = self._mix_batch(image)  # type: ignore[no-untyped-call]
+        smoothing, targets = self.label_smoothing, []
+        for level, count in enumerate(self.classes):
+            target = mixup_target(path[:, level], count, share, smoothing)  # type: ignore[no-untyped-call]
+            targets.append(target)
+        return view._replace(image=image), targets

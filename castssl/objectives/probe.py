@@ -1,0 +1,74 @@
+"""A linear probe: how much of the classes a frozen encoder's features tell by themselves.
+
+As MoCo v3 probes, https://arxiv.org/abs/2104.02057, appendix B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from castssl.contracts import Encoder, Target
+from castssl.objectives.labelled import check_labelled, classes_of
+from castssl.types import Batch, LabelTree, Outcome, View
+
+
+class LinearProbe(nn.Module):
+    """A linear classifier on the class token of a frozen encoder's last stage.
+
+    The encoder is in evaluation mode always, and nothing is kept for a gradient through it.
+
+    Args:
+        encoder: what is examined; its parameters are frozen.
+        labels: the data set's label tree.
+        level: the label level to learn; -1 is the finest.
+
+    Raises:
+        ConfigError: if the data set is unlabelled, its labels do not exclude each other, or it has no such
+            level.
+    """
+
+    views = 1
+    target: Target = "path"
+
+    def __init__(self, encoder: Encoder, labels: LabelTree, *, level: int = -1) -> None:
+        super().__init__()
+        self.classes = classes_of(labels, level)
+        self.levels, self.level = labels.levels, level % labels.levels
+        self.encoder = encoder
+        self.encoder.requires_grad_(False)
+        self.encoder.eval()
+        self.head = nn.Linear(encoder.dim, self.classes)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, batch: Batch) -> Outcome:
+        """Cross entropy, and the share of images whose class comes first.
+
+        Raises:
+            ValueError: unless the batch has one view and an int64 target of as many levels as the labels.
+        """
+        classes = check_labelled(batch, self.levels)[:, self.level]
+        logits = self.predict(batch.views[0])["class"].float()
+        loss = F.cross_entropy(logits, classes)
+        right = (logits.detach().argmax(1) == classes).float().mean()
+        return Outcome(loss, {"loss": loss.detach(), "accuracy": right})
+
+    def after_step(self, progress: float) -> None:
+        """Nothing: there is nothing beside the head."""
+
+    def predict(self, view: View) -> Mapping[str, Tensor]:
+        """Logits (B, C) of the classes of the level, as ``class``."""
+        with torch.no_grad():
+            feature = self.encoder(view).stages[-1].cls[:, 0]
+        return {"class": self.head(feature)}
+
+    def train(self, mode: bool = True) -> LinearProbe:
+        """As in torch, but the encoder stays in evaluation mode."""
+        super().train(mode)
+        cast(nn.Module, self.encoder).eval()
+        return self
