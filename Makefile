@@ -21,8 +21,10 @@ SEED ?= 0
 DEMO ?= --data demo --model nano --image-size 64 --crop-min 0.2 --blur 0.6 --epochs 8 --warmup-epochs 1 \
   --batch-size 64 --lr 0.008 --momentum 0.95 --hidden 512 --out-dim 128 --workers 1 --knn-every 0 \
   --seed $(SEED) --out runs/demo-$(SEED)
-STAGES := lint types house unit contracts parity recipes
+STAGES := lint types house unit contracts parity recipes soak
 PYTEST := $(BIN)/python -m pytest --durations=5 --durations-min=5
+# A process for each of two cores; each test keeps to one thread.
+TWICE := --numprocesses 2 --dist worksteal
 
 .PHONY: help setup demo test $(STAGES) constraints clean
 
@@ -69,16 +71,20 @@ house: setup  ## who imports whom, lengths, names, what the README promises
 	$(call stage,house,$(PYTEST) tests/house)
 
 unit: setup  ## each room's own tests
-	$(call stage,unit,$(PYTEST) tests $(addprefix --ignore=tests/,house contracts parity recipes))
+	$(call stage,unit,OMP_NUM_THREADS=1 $(PYTEST) $(TWICE) tests \
+	  $(addprefix --ignore=tests/,house contracts parity recipes soak))
 
 contracts: setup  ## the contract checks over every installed plugin, and the plugins' own tests
-	$(call stage,contracts,$(PYTEST) tests/contracts $(wildcard plugins/*/tests))
+	$(call stage,contracts,OMP_NUM_THREADS=1 $(PYTEST) $(TWICE) tests/contracts $(wildcard plugins/*/tests))
 
 parity: setup  ## numbers of the published models
 	$(call stage,parity,$(PYTEST) tests/parity)
 
 recipes: setup  ## each recipe for a few steps on generated pictures
-	$(call stage,recipes,$(PYTEST) tests/recipes)
+	$(call stage,recipes,OMP_NUM_THREADS=1 $(PYTEST) $(TWICE) tests/recipes)
+
+soak: setup  ## kill a small run at random moments; ROUNDS=200 is the long form (50 minutes)
+	$(call stage,soak,$(if $(ROUNDS),$(BIN)/python -m tests.soak.soak --rounds $(ROUNDS) --seed $(SEED),$(PYTEST) tests/soak))
 
 constraints: $(if $(SYSTEM_UV),,.uv/bin/uv)  ## resolve all versions anew into constraints.txt
 	@printf -- '-e %s\n' './.[$(EXTRAS)]' $(addprefix ./,$(PLUGINS)) | $(UV) pip compile --quiet --universal --upgrade \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +19,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = given.run(given)
     except CastError as error:
         print(f"castssl: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Piped into head or less that was left: Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 import platform
 import shutil
 import sys
 from collections.abc import Iterator
 from importlib import metadata, util
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from packaging.requirements import Requirement
@@ -101,6 +103,20 @@ def accelerator() -> Finding:
     )
 
 
+def machine(device: str = "cpu") -> str:
+    """What a table of measurements says of where it was made: processor, cores, threads, torch."""
+    import torch
+
+    named = [
+        line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")
+    ]
+    processor = named[0] if named else platform.processor() or platform.machine()
+    words = [processor, f"{os.cpu_count()} cores", f"{torch.get_num_threads()} threads"]
+    if torch.device(device).type == "cuda":
+        words.append(torch.cuda.get_device_name(device))
+    return ", ".join([*words, f"torch {torch.__version__}"])
+
+
 def opencv() -> Finding:
     """Whether cv2 has the superpixels, and which distributions wrote it."""
     owners = {name: version for name in OPENCV if (version := _version(name))}
@@ -174,3 +190,11 @@ def _pip() -> str:
 
 def _again() -> str:
     return "--reinstall" if _pip().startswith("uv") else "--force-reinstall"
+
+
+def _lines(path: str) -> list[str]:
+    """The lines of a file; none if there is no such file."""
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, overload
 from castssl.docstrings import first_line
 from castssl.errors import AmbiguousPlugin, BrokenPlugin, CastError, ConfigError, ContractError, UnknownPlugin
 from castssl.options import Spec, accepted, did_you_mean, misfits, parse, values
+from castssl.signatures import Written, written
 
 if TYPE_CHECKING:
     from castssl.contracts import Objective, Pooling, Superpixels
@@ -38,6 +39,7 @@ PROMISED: dict[str, tuple[str, ...]] = {
     "objectives": ("views", "target", "encoder", "forward", "after_step", "predict", "state_dict"),
 }
 """The attributes that what a factory of each kind returns must have."""
+
 
 class Entry(NamedTuple):
     """One registered plugin, as its distribution's metadata tell."""
@@ -142,20 +144,26 @@ def bind(
 
 
 def describe(kind: str, name: str) -> str:
-    """Signature, distribution, options with their defaults, and docstring, as text.
+    """Distribution, options with their defaults, and docstring, as text.
+
+    They are read from the plugin's source; it is imported only where that does not tell.
 
     Raises:
-        ConfigError, UnknownPlugin, AmbiguousPlugin, BrokenPlugin: as :func:`load` does.
+        ConfigError, UnknownPlugin, AmbiguousPlugin: as :func:`load` does.
+        BrokenPlugin: likewise, if it has to be imported.
     """
-    factory, found = load(kind, name), _one(kind, name)
-    options = accepted(factory, len(ARGUMENTS[kind]))
+    found, count = _one(kind, name), len(ARGUMENTS[kind])
+    told = written(*_target(found.point), count)
+    if told is None:
+        factory = load(kind, name)
+        told = Written(accepted(factory, count), inspect.getdoc(factory) or "")
     lines = [
         f"{kind} {name}: {found}",
         f"called with ({', '.join([*ARGUMENTS[kind], '**options'])})",
-        "options:" if options else "no options",
-        *(f"  {option}" for option in options),
+        "options:" if told.options else "no options",
+        *(f"  {option}" for option in told.options),
     ]
-    return "\n".join([*lines, "", inspect.getdoc(factory) or "It has no docstring."])
+    return "\n".join([*lines, "", told.docstring or "It has no docstring."])
 
 
 def faults() -> list[str]:

@@ -60,7 +60,7 @@ def draw_hierarchy(
     for stage, label, colours in zip(stages, labels, paint(labels) if labels else [], strict=True):
         panels.append(overlay(shown, label, colours, panel=panel, strength=strength))
         captions.append(_caption(sizes[stage], _seen(label)))
-    return _row(panels, captions)
+    return captioned(panels, captions)
 
 
 def partition(image: Picture, labels: Tensor, *, panel: int = 224) -> Image.Image:
@@ -129,7 +129,12 @@ def to_pil(image: Picture) -> Image.Image:
     return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
 
 
-def _row(panels: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
+def captioned(panels: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
+    """Panels beside each other on white, each above its caption.
+
+    Raises:
+        ValueError: if there are not as many captions as panels, or none.
+    """
     width = sum(panel.width + GAP for panel in panels) + GAP
     height = max(panel.height for panel in panels)
     row = Image.new("RGB", (width, height + CAPTION + 3 * GAP), PAPER)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,8 +42,15 @@ def run(checks: Iterable[Check], subject: Subject) -> Iterator[Result]:
 
 def make(kind: str, subject: Subject, *args: Any, seed: int = 0) -> Any:
     """Build a subject, with weights drawn from ``seed``."""
-    torch.manual_seed(seed)
+    seed_all(seed)
     return build(kind, subject, *args) if isinstance(subject, str) else subject(*args)
+
+
+def seed_all(seed: int) -> None:
+    """Seed every global generator that a plugin may draw from: Python's, numpy's and torch's."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
 
 
 def claim(holds: bool, message: str) -> None:

@@ -20,7 +20,7 @@ from castssl.contracts import Target
 from castssl.errors import ContractError
 from castssl.testing import samples
 from castssl.testing.built import Built, adamw, build, take_step, trained
-from castssl.testing.claims import Check, Subject, claim, claim_equal, claim_refused, make
+from castssl.testing.claims import Check, Subject, claim, claim_equal, claim_refused, make, seed_all
 from castssl.testing.processes import together
 from castssl.types import Batch, Outcome, View
 
@@ -132,7 +132,7 @@ def check_state_is_complete(subject: Subject) -> None:
         losses = []
         for built in (used, fresh):
             built.objective.train(mode)
-            torch.manual_seed(3)
+            seed_all(3)
             losses.append(built.objective(batch).loss)
         fault = (
             "a fresh objective with the loaded state has another loss: keep state in parameters or buffers"
@@ -158,7 +158,7 @@ def check_bfloat16(subject: Subject) -> None:
     batch = built.batch()
     losses = []
     for enabled in (False, True):
-        torch.manual_seed(3)
+        seed_all(3)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             losses.append(built.objective(batch).loss)
     _claim_loss(losses[1], "under bfloat16 autocast")

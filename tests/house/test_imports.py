@@ -10,7 +10,7 @@ from tests.house import source
 
 GROUND = [
     *("errors", "types", "contracts", "modes", "ranks"),
-    *("docstrings", "options", "fields", "config", "registry"),
+    *("docstrings", "signatures", "options", "fields", "config", "registry"),
 ]
 """The ground floor; each only from those to its left."""
 FLOORS = [
@@ -18,7 +18,7 @@ FLOORS = [
     {"data", "superpixels", "tokens", "pooling", "objectives"},
     {"models"},
     {"training", "evaluation", "transfer", "testing", "pictures"},
-    {"doctor", "scaffold"},
+    {"doctor", "scaffold", "ablations"},
     {"commands"},
     {"cli", "__main__", "__init__"},
 ]

@@ -9,7 +9,17 @@ from PIL import Image
 from torch import Tensor
 
 from castssl.pictures.colours import paint
-from castssl.pictures.draw import BORDER, GAP, PAPER, draw_hierarchy, overlay, partition, sheet, to_pil
+from castssl.pictures.draw import (
+    BORDER,
+    GAP,
+    PAPER,
+    captioned,
+    draw_hierarchy,
+    overlay,
+    partition,
+    sheet,
+    to_pil,
+)
 from castssl.types import Hierarchy, Tokens
 
 
@@ -127,3 +137,14 @@ def test_a_sheet_holds_all_rows() -> None:
     assert sheet(rows).height < page.height
     with pytest.raises(ValueError, match="at least one"):
         sheet([])
+
+
+def test_panels_stand_beside_each_other_above_their_captions() -> None:
+    colours = ((200, 0, 0), (0, 0, 200))
+    row = np.asarray(captioned([Image.new("RGB", (40, 30), colour) for colour in colours], ["one", "two"]))
+    for i, colour in enumerate(colours):
+        left = GAP + i * (40 + GAP)
+        assert (row[GAP : GAP + 30, left : left + 40] == colour).all()
+        assert (row[GAP + 30 :, left : left + 40] != PAPER).any(), "there is a caption"
+    with pytest.raises(ValueError, match="zip"):
+        captioned([Image.new("RGB", (4, 4))], [])

@@ -1,0 +1,1 @@
+"""Poolings that cluster tokens; one file an operator."""
