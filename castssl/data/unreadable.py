@@ -37,7 +37,8 @@ class Ledger(dict[str, str]):
                 continue
             self[name] = reason
             if len(self) <= TOLD:
-                _log.warning("cannot read the image %s (%s); another one takes its place", _shown(name), reason)
+                shown = _shown(name)
+                _log.warning("cannot read the image %s (%s); another one takes its place", shown, reason)
             elif len(self) == TOLD + 1:
                 _log.warning("more images cannot be read; from here on they are listed, but not told")
 

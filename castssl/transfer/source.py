@@ -16,12 +16,6 @@ from castssl.transfer.official import Official, load_official
 
 ENCODERS = ("encoder.safetensors", "model.safetensors")
 """What a finished run leaves in its folder, and what ``encoder.save_pretrained`` does."""
-SEGMENTS_OF = {
-    "cast": "seeds",
-    "cast_seg": "seeds",
-    "cast_deit": "seeds:bins=5,iterations=15,mode=deit",
-}
-"""The superpixels that each published variant was trained with (196 of them; facts of the released code)."""
 SEGMENTS = "seeds"
 """For an encoder that does not say: the paper's."""
 
@@ -59,9 +53,7 @@ def open_trained(source: str | Path | nn.Module | Encoder) -> Trained:
             return Trained(encoder, superpixels, settings.get("image_size") or side(encoder))
         source = load_official(path)
     if isinstance(source, Official):
-        return Trained(
-            cast(Encoder, source.encoder), SEGMENTS_OF.get(source.variant, SEGMENTS), side(source.encoder)
-        )
+        source = source.encoder
     settings = getattr(source, "settings", None) or {}
     return Trained(cast(Encoder, source), settings.get("superpixels", SEGMENTS), side(source))
 
