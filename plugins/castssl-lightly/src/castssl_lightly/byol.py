@@ -1,0 +1,65 @@
+"""BYOL: one view predicts what a momentum twin makes of the other; nothing is told apart.
+
+Bootstrap your own latent, https://arxiv.org/abs/2006.07733, equation 2.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import cast
+
+import torch
+from lightly.loss.negative_cosine_similarity import NegativeCosineSimilarity
+from lightly.models.modules.heads import BYOLPredictionHead, BYOLProjectionHead
+from torch import nn
+
+from castssl.contracts import Encoder
+from castssl.types import Batch, LabelTree, Outcome
+from castssl_lightly.siamese import in_float32, spread
+from castssl_lightly.twin import Taught
+
+
+class BYOL(Taught):
+    """Predict the twin's embedding of the other view, both ways.
+
+    The twin's batch norm works as in training, as in the released code.
+
+    Args:
+        encoder: what is pretrained.
+        labels: the data set's label tree, unused.
+        momentum: tau at the start; rises to 1 along half a cosine (implementation details).
+        hidden: width of the hidden layers of projector and predictor (likewise).
+        out: width of the embedding (likewise).
+
+    Raises:
+        ConfigError: if ``momentum`` is no share.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        labels: LabelTree | None = None,
+        *,
+        momentum: float = 0.996,
+        hidden: int = 4096,
+        out: int = 256,
+    ) -> None:
+        projector = BYOLProjectionHead(encoder.dim, hidden, out)
+        twin = {"encoder": deepcopy(cast(nn.Module, encoder)), "projector": deepcopy(projector)}
+        super().__init__(encoder, projector, twin, momentum)
+        self.predictor = BYOLPredictionHead(out, hidden, out)
+        self.criterion = NegativeCosineSimilarity()
+
+    def forward(self, batch: Batch) -> Outcome:
+        """The squared distance of unit vectors, the sum of both directions: 0 to 8; and the spread.
+
+        Raises:
+            ValueError: unless the batch has two views of floating-point images.
+        """
+        first, second = self.pair(batch)
+        p1, p2 = self.predictor(self.project(first)), self.predictor(self.project(second))
+        with torch.no_grad():
+            z1, z2 = self.teach(first), self.teach(second)
+        # |a - b|^2 = 2 - 2 cos for unit vectors, once for each direction.
+        loss = 4 + 2 * (in_float32(self.criterion, p1, z2) + in_float32(self.criterion, p2, z1))
+        return Outcome(loss, {"loss": loss.detach(), "spread": spread(z1)})

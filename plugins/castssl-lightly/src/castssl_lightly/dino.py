@@ -1,0 +1,160 @@
+"""DINO: a student predicts the soft assignments that a momentum teacher makes of the other view.
+
+Emerging Properties in Self-Supervised Vision Transformers, https://arxiv.org/abs/2104.14294, Algorithm 1.
+"""
+
+from __future__ import annotations
+
+import warnings
+from copy import deepcopy
+from typing import Any, cast
+
+import torch
+from lightly.loss.dino_loss import DINOLoss
+from lightly.models.modules.heads import DINOProjectionHead
+from torch import Tensor, nn
+
+from castssl.contracts import Encoder
+from castssl.errors import ConfigError
+from castssl.types import Batch, LabelTree, Outcome
+from castssl_lightly.siamese import in_float32, spread
+from castssl_lightly.twin import Taught
+
+
+class DINO(Taught):
+    """Agree with the teacher about the other view, on two global views: no local crops.
+
+    All views of an image that castssl's recipes make have one size, so what local crops gain is not to be had
+    here.  The released code recommends crops of 0.14 to 1 of an image then.
+
+    The teacher is in evaluation mode: it drops nothing, as in the released code.  The schedules count by the
+    share of training done, where the paper counts epochs.
+
+    Args:
+        encoder: what is pretrained.
+        labels: the data set's label tree, unused.
+        momentum: lambda of the teacher at the start; rises to 1 along half a cosine (section 3.1).
+        temperature: the student's (section 3.2).
+        teacher_temperature: the teacher's after its warm-up (section 3.2).
+        teacher_start: the teacher's at the start (section 3.2).
+        warmup: share of training in which it rises linearly; the paper has 30 epochs.
+        center_momentum: m of equation 4 (appendix D).
+        hidden: width of the projector's hidden layers (section 3.1).
+        bottleneck: width before the last layer (appendix C).
+        out: K, the width of the last layer (section 3.1, appendix C).
+        freeze: share of training in which the last layer stays as it is; the released code has 1 epoch.
+
+    Raises:
+        ConfigError: if an option is out of range.
+    """
+
+    progress: Tensor
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        labels: LabelTree | None = None,
+        *,
+        momentum: float = 0.996,
+        temperature: float = 0.1,
+        teacher_temperature: float = 0.07,
+        teacher_start: float = 0.04,
+        warmup: float = 0.1,
+        center_momentum: float = 0.9,
+        hidden: int = 2048,
+        bottleneck: int = 256,
+        out: int = 65536,
+        freeze: float = 0.01,
+    ) -> None:
+        _check_shares(warmup=warmup, center_momentum=center_momentum, freeze=freeze)
+        _check_positive(
+            temperature=temperature, teacher_temperature=teacher_temperature, teacher_start=teacher_start
+        )
+        widths = (encoder.dim, hidden, bottleneck, out)
+        projector, copy = _head(widths), _head(widths)
+        copy.load_state_dict(projector.state_dict())
+        twin = {"encoder": deepcopy(cast(nn.Module, encoder)), "projector": copy}
+        super().__init__(encoder, projector, twin, momentum)
+        self.criterion = _Loss(
+            out, teacher_temp=teacher_temperature, student_temp=temperature, center_momentum=center_momentum
+        )
+        self.temperatures, self.warmup, self.freeze = (teacher_start, teacher_temperature), warmup, freeze
+        self.register_buffer("progress", torch.zeros(()))
+        self.register_load_state_dict_post_hook(_read_progress)  # type: ignore[no-untyped-call]
+        self._at(0.0)
+        last = projector.get_parameter("last_layer.weight_v")
+        last.register_hook(self._held)  # type: ignore[no-untyped-call]
+
+    def forward(self, batch: Batch) -> Outcome:
+        """The cross entropy of teacher and student, mean over both directions; and the teacher's spread.
+
+        In training mode the centre moves.
+
+        Raises:
+            ValueError: unless the batch has two views of floating-point images.
+        """
+        first, second = self.pair(batch)
+        student = self.project(first), self.project(second)
+        with torch.no_grad():
+            teacher = self.teach(first), self.teach(second)
+        loss = in_float32(self._agree, *teacher, *student)
+        return Outcome(loss, {"loss": loss.detach(), "spread": spread(teacher[0])})
+
+    def after_step(self, progress: float) -> None:
+        """Move the teacher, and go on in the schedules."""
+        super().after_step(progress)
+        self.progress.fill_(progress)
+        self._at(progress)
+
+    def train(self, mode: bool = True) -> DINO:
+        """The teacher stays in evaluation mode."""
+        super().train(mode)
+        self.twin.eval()
+        return self
+
+    def _agree(self, t1: Tensor, t2: Tensor, s1: Tensor, s2: Tensor) -> Tensor:
+        loss: Tensor = self.criterion([t1, t2], [s1, s2], teacher_temp=self._temperature)
+        return loss
+
+    def _at(self, progress: float) -> None:
+        """Set what depends on progress, as plain numbers: lightly would copy a tensor from the device."""
+        start, end = self.temperatures
+        share = min(progress / self.warmup, 1.0) if self.warmup else 1.0
+        self._temperature = start + (end - start) * share
+        self._frozen = progress < self.freeze
+
+    def _held(self, gradient: Tensor) -> Tensor:
+        return torch.zeros_like(gradient) if self._frozen else gradient
+
+
+class _Loss(DINOLoss):  # type: ignore[misc]
+    """lightly's, whose centre moves in training mode only."""
+
+    def update_center(self, teacher_out: Tensor) -> None:
+        if self.training:
+            super().update_center(teacher_out)
+
+
+def _read_progress(module: nn.Module, _: Any) -> None:
+    """After a state was loaded, its progress counts."""
+    objective = cast(DINO, module)
+    objective._at(float(objective.progress))
+
+
+def _head(widths: tuple[int, ...]) -> nn.Module:
+    with warnings.catch_warnings():
+        # lightly's head uses a function of torch that is deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DINOProjectionHead(*widths)  # type: ignore[no-any-return]
+
+
+def _check_shares(**shares: float) -> None:
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ConfigError(f"{name} is a share: expected 0 to 1, got {share}")
+
+
+def _check_positive(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if number <= 0:
+            raise ConfigError(f"{name} must be above 0, got {number}")

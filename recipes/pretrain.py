@@ -1,0 +1,140 @@
+"""Pretrain CAST with any installed objective, such as SimCLR, BYOL or DINO of plugins/castssl-lightly.
+
+    accelerate launch recipes/pretrain.py --data folder:/path/to/imagenet --objective simclr:temperature=0.2
+    accelerate launch recipes/pretrain.py --data folder:/path/to/imagenet --objective dino --crop-min 0.14 \
+        --lr 5e-4 --branch momentum
+    python recipes/pretrain.py --data demo --model nano --image-size 64 --objective byol:hidden=512,out=128
+
+Expect no published number: CAST has trained with MoCo v3 only, for which moco_in1k.py has all settings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from torch import nn
+from torch.optim import Optimizer
+
+from castssl.config import FREE, launch
+from castssl.contracts import Encoder, Objective
+from castssl.data.augment import MOCO, TwoViews
+from castssl.data.finish import finish
+from castssl.data.images import open_images
+from castssl.data.loader import load
+from castssl.errors import ConfigError
+from castssl.evaluation.exam import Exam, table
+from castssl.models.create import create
+from castssl.pictures.gallery import gallery
+from castssl.pictures.photographs import photographs
+from castssl.registry import build
+from castssl.training import FirstBatch, build_optimizer, fits, scaled_rate, set_rate, start
+from castssl.training.schedule import warmup_cosine
+from castssl.training.settings import PretrainConfig
+from castssl.transfer.encoders import save_encoder
+from castssl.types import LabelTree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(PretrainConfig):
+    """Pretrain CAST with any installed objective; the defaults are MoCo v3's for vision transformers."""
+
+    objective: str = "moco"
+    """An objective with options, such as byol:momentum=0.99; `castssl list objectives` shows all."""
+    crop_min: float = 0.08
+    """Smallest share of an image's area that a view shows."""
+    blur: float = 2.0
+    """Largest blur radius in pixels; the default is meant for 224-pixel views, 0.6 suits 64."""
+    lr: float = 1.5e-4
+    """Learning rate for 256 images; scales with --batch-size."""
+    weight_decay: float = 0.1
+    """Weight decay."""
+    decay: Literal["all", "matrices", "weights"] | None = None
+    """What decays: all parameters, those with two axes or more, or of these no class token and no positions;
+    by default all, with lars the matrices."""
+    optimizer: Literal["adamw", "lars", "sgd"] = "adamw"
+    """adamw, lars (large batches) or sgd with momentum."""
+    branch: Literal["base", "momentum", "ema"] = field(default="base", metadata=FREE)
+    """Which encoder is examined and saved: base, or the twin or average that the objective has."""
+
+
+def make_views(cfg: Config, objective: Objective) -> TwoViews:
+    """As many views as the objective wants, their looks in turn those of MoCo v3's two."""
+    looks = [MOCO[number % len(MOCO)] for number in range(objective.views)]
+    return TwoViews(cfg.image_size, crop_min=cfg.crop_min, blur=cfg.blur, looks=looks)
+
+
+def make_objective(cfg: Config, labels: LabelTree) -> Objective:
+    """The objective around a new encoder."""
+    made: Objective = build("objectives", cfg.objective, create(cfg.model, **cfg.shape()), labels)
+    return made
+
+
+def make_optimizer(cfg: Config, module: nn.Module) -> Optimizer:
+    """The optimizer at the learning rate for this batch size."""
+    options: dict[str, Any] = {"weight_decay": cfg.weight_decay, "decay": cfg.decay}
+    return build_optimizer(module, name=cfg.optimizer, lr=scaled_rate(cfg.lr, cfg.batch_size), **options)
+
+
+def encoder_of(objective: Objective, branch: str) -> Encoder:
+    """The encoder that ``branch`` names: objectives that have several tell by a method ``branch(name)``."""
+    if branch == "base":
+        return objective.encoder
+    tell = getattr(objective, "branch", None)
+    if tell is None:
+        raise ConfigError(f"--branch {branch}: {type(objective).__name__} has one encoder only; leave it out")
+    return cast(Encoder, tell(branch))
+
+
+def main(cfg: Config) -> None:
+    """Pretrain, examining the encoder on held-out images as it goes."""
+    run, accelerator = start(cfg)
+    device = accelerator.device
+    images = open_images(cfg.data, split="train", subset=cfg.subset)
+    superpixels = build("superpixels", cfg.backend())
+    objective = make_objective(cfg, images.tree)
+    module = cast(nn.Module, objective).to(device)
+    fits(superpixels, objective.encoder, cfg.image_size)
+    views, judged = make_views(cfg, objective), encoder_of(objective, cfg.branch)
+    loader = load(images, views=views, superpixels=superpixels, **cfg.loading())
+    options = {"subset": cfg.subset, "workers": cfg.workers, "views": views if views.views == 2 else None}
+    exam = Exam.on(cfg.data, images, superpixels, cfg.image_size, **options)
+    untrained = run.once("untrained", lambda: exam.sit(judged, device))
+    optimizer = make_optimizer(cfg, module)
+    model, optimizer = run.prepare(module, optimizer)
+    if cfg.compile:
+        for part in module.modules():  # The encoder and its twins.
+            if isinstance(part, type(objective.encoder)):
+                part.compile()
+    check, photos = FirstBatch(objective), [photo for _, photo in photographs()]
+    marks: dict[str, float] | None = None
+
+    def look() -> dict[str, float]:
+        found = exam.sit(judged, device)
+        run.note(**found)
+        run.picture(gallery(judged, superpixels, photos, cfg.image_size, device))
+        return found
+
+    for step, raw in run.steps(loader):
+        set_rate(optimizer, warmup_cosine(run.progress(step), cfg.warmup_epochs / cfg.epochs))
+        batch = finish(raw, superpixels, device)
+        check(batch)
+        with accelerator.accumulate(model):
+            outcome = model(batch)
+            accelerator.backward(run.finite(outcome.loss))
+            optimizer.step()
+            optimizer.zero_grad()
+        if accelerator.sync_gradients:
+            objective.after_step(run.progress(step + 1))
+        run.report(step, outcome.logs)
+        if run.every(cfg.knn_every):
+            marks = look()
+    made = cfg.shape() | {"name": cfg.model, "superpixels": cfg.backend()}
+    save_encoder(judged, run.folder / "encoder.safetensors", **made)
+    trained = look() if marks is None else marks
+    found = {"trained": trained, "untrained": untrained, "chance": exam.by_chance(judged.sizes)}
+    run.finish(table(**found), f"the hierarchy on photographs: {run.folder / 'pictures'}", **found)
+
+
+if __name__ == "__main__":
+    launch(main, Config)
