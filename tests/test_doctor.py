@@ -6,10 +6,11 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 
 from castssl.cli import main
-from castssl.doctor import Finding, opencv, optional, python, required
+from castssl.doctor import Finding, machine, opencv, optional, python, required
 from tests.plugins.packages import DUPLICATE, Package
 
 CLOBBERED = Package("opencv-python", version="4.11.0.86", sources={"cv2.py": '__version__ = "4.11.0"\n'})
@@ -102,3 +103,11 @@ def test_a_missing_tracker_is_a_note() -> None:
     assert found.state == "note"
     assert "extra 'track'" in found.text
     assert optional(Requirement("rich; extra == 'track'")).state == "ok"
+
+
+def test_a_table_of_measurements_says_where_it_was_made() -> None:
+    told = machine().split(", ")
+    assert told[0]
+    assert told[-3].endswith(" cores")
+    assert told[-2] == f"{torch.get_num_threads()} threads"
+    assert told[-1] == f"torch {torch.__version__}"

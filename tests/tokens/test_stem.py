@@ -20,3 +20,9 @@ def test_other_strides_and_widths_are_refused() -> None:
         ConvStem(16, stride=3)
     with pytest.raises(ValueError, match="multiple of 8, got 20"):
         ConvStem(20)
+
+
+def test_a_cell_is_one_row_in_memory() -> None:
+    features = ConvStem(16)(torch.randn(2, 3, 32, 40))
+    assert features.is_contiguous(memory_format=torch.channels_last)
+    assert features.flatten(2).transpose(1, 2).is_contiguous()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from castssl_clustering.finch import Finch
-from castssl_clustering.kmeans import KMeans
-from castssl_clustering.token_pooling import TokenPooling
-from castssl_clustering.tome import ToMe
 
 from castssl.testing import Check, Subject, parametrize, samples
 from castssl.testing import pooling as room
 from castssl.testing.pooled import make_pooling, pool
+from castssl_clustering.finch import Finch
+from castssl_clustering.kmeans import KMeans
+from castssl_clustering.token_pooling import TokenPooling
+from castssl_clustering.tome import ToMe
 
 NAMES = ("ctm", "finch", "kmeans", "kmedoids", "token-pooling", "tome")
 OTHERS = (

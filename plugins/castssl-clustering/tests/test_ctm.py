@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from castssl_clustering.ctm import CTM
 from torch import Tensor
 from torch.nn import functional as F
 
 from castssl.testing import samples
+from castssl_clustering.ctm import CTM
 
 SIZE, DIM = 5, 6
 

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from castssl_clustering.finch import Finch, Likeness, alike, link
 from finch import FINCH as oracle  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from castssl.types import Tokens
+from castssl_clustering.finch import Finch, Likeness, alike, link
 
 DIM = 7
 

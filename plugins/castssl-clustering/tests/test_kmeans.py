@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from castssl_clustering.kmeans import KMeans
-from castssl_clustering.lloyd import means
-from castssl_clustering.token_pooling import TokenPooling
 from sklearn.cluster import KMeans as Oracle  # type: ignore[import-untyped]
 from torch import Tensor
 
 from castssl.pooling.centroids import farthest
 from castssl.testing import samples
 from castssl.types import Tokens
+from castssl_clustering.kmeans import KMeans
+from castssl_clustering.lloyd import means
+from castssl_clustering.token_pooling import TokenPooling
 
 SIZE, DIM = 6, 5
 

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from castssl_clustering.kmedoids import KMedoids
-from castssl_clustering.token_pooling import TokenPooling
 from torch import Tensor
 
 from castssl.pooling.centroids import farthest
 from castssl.testing import samples
+from castssl_clustering.kmedoids import KMedoids
+from castssl_clustering.token_pooling import TokenPooling
 
 SIZE, DIM = 6, 5
 

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from castssl_clustering.tome import ToMe, widths
 from torch import Tensor
 from torch.nn import functional as F
 
 from castssl.testing import samples
 from castssl.types import Tokens
+from castssl_clustering.tome import ToMe, widths
 
 DIM = 8
 Cluster = tuple[list[int], Tensor, float]
