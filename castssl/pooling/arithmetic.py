@@ -29,8 +29,10 @@ def gather(x: Tensor, index: Tensor) -> Tensor:
 
 def masked_mean(x: Tensor, valid: Tensor) -> Tensor:
     """The mean of the valid rows: (B, N, D), bool (B, N) -> (B, 1, D); 0 if none is valid."""
-    weight = valid.to(x.dtype)[..., None]
-    return (x * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
+    weight = valid.to(x.dtype)[:, None]
+    with torch.autocast(x.device.type, enabled=False):
+        # A product with the weights reads x once, and writes no copy of it.
+        return weight @ x / weight.sum(-1, keepdim=True).clamp(min=1)
 
 
 def one_hot(index: Tensor, size: int, valid: Tensor) -> Tensor:

@@ -129,4 +129,4 @@ class GraphPool(nn.Module):
             mask = valid[:, None, None]
         refined: Tensor = tokens.x + self.attn(self.norm(tokens.x), attn_mask=mask)
         refined = refined.to(torch.promote_types(refined.dtype, torch.float32))
-        return refined - masked_mean(refined, valid) + self.bias
+        return refined - (masked_mean(refined, valid) - self.bias)

@@ -1,7 +1,7 @@
 """How fast a whole run is: images/s of the recipe with its real loader, how long it waits, memory.
 
     python recipes/benchmarks/train.py --data folder:/path/to/imagenet
-    python recipes/benchmarks/train.py --flags="--model nano --image-size 64 --batch-size 64 --workers 1"
+    python recipes/benchmarks/train.py --flags="--model nano --image-size 64 --batch-size 64 --workers 1"  # a CPU
 
 The recipe itself is started, in a temporary folder, and ended after so many steps; the figures are those of
 its log.jsonl without the first report, before which workers start.  Memory is the most that torch held on a
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -126,6 +127,7 @@ def figures(lines: list[dict[str, Any]], held: int) -> tuple[str, ...]:
 
 def main(cfg: Config) -> None:
     """Print the table."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Else the recipe would outlive this process.
     device = "cuda" if torch.cuda.is_available() else "cpu"
     heads = "processes", "images/s", "waiting", "memory, GiB", "what the run says of it"
     table = Table(*heads, title=machine(device), caption=f"{cfg.recipe} --data {cfg.data} {cfg.flags}")
