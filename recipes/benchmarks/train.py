@@ -1,7 +1,7 @@
 """How fast a whole run is: images/s of the recipe with its real loader, how long it waits, memory.
 
     python recipes/benchmarks/train.py --data folder:/path/to/imagenet
-    python recipes/benchmarks/train.py --flags="--model nano --image-size 64 --batch-size 64 --workers 1"  # a CPU
+    python recipes/benchmarks/train.py --flags="--model nano --image-size 64 --batch-size 64"
 
 The recipe itself is started, in a temporary folder, and ended after so many steps; the figures are those of
 its log.jsonl without the first report, before which workers start.  Memory is the most that torch held on a
