@@ -41,6 +41,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--superpixels", metavar="SPEC", help="such as seeds:count=324 (default: trained with)"
     )
+    command.add_argument("--segments", type=int, metavar="N", help="superpixels of an image, such as 324")
     command.add_argument("--sizes", nargs="+", type=int, metavar="N", help="tokens per stage, fine to coarse")
     command.add_argument("--image-size", type=int, metavar="PIXELS", help="shorter side that the model sees")
     command.add_argument("--device", help="such as cuda (default: cuda if there is one, else cpu)")
@@ -62,7 +63,10 @@ def _segment(given: argparse.Namespace) -> int:
     trained = open_trained(given.weights)
     given.out.mkdir(parents=True, exist_ok=True)
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    options = {"superpixels": given.superpixels, "sizes": given.sizes, "image_size": given.image_size}
+    spec = given.superpixels or trained.superpixels
+    if given.segments:
+        spec += f"{',' if ':' in spec else ':'}count={given.segments}"
+    options = {"superpixels": spec, "sizes": given.sizes, "image_size": given.image_size}
     done = [
         _try(partial(segment, image, trained, device=device, **options), given.out, image.stem)
         for image in track(given.images, "segmenting", console=Console(stderr=True))

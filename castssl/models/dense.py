@@ -31,8 +31,10 @@ class DenseCAST(FusedCAST):
         features = self.stem(view.image)
         cells = features.shape[-2] * features.shape[-1]
         height, width = view.segments.shape[-2:]
-        # Position tables are added before the mean: the mean of a sum is the sum of the means.
         fine: Tensor = F.interpolate(features, (height, width), mode="bilinear", align_corners=False)
-        x, pixels = segment_mean(fine + resize(self.positions, height, width), view.segments, size)
+        x, pixels = segment_mean(fine, view.segments, size)
+        # Two means round less than one of the sum, in which large features drown the positions.
+        place = resize(self.positions, height, width).expand(len(features), -1, -1, -1)
+        x = x + segment_mean(place, view.segments, size)[0].to(x.dtype)
         cls = self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype)
         return Tokens(x, cls, pixels * (cells / (height * width)))

@@ -18,7 +18,8 @@ from castssl.contracts import Encoder, Superpixels
 from castssl.data.augment import to_uint8
 from castssl.data.decode import to_rgb
 from castssl.data.finish import finish
-from castssl.errors import ConfigError, DataError
+from castssl.errors import DataError
+from castssl.models.resized import sizes_for
 from castssl.modes import evaluating
 from castssl.registry import build
 from castssl.transfer.source import Trained, open_trained
@@ -109,7 +110,8 @@ def segment(
         model: an encoder; or what :func:`castssl.transfer.source.open_trained` takes, such as a run's folder
             or a checkpoint file.  To segment many images, open it once and give what that returns.
         superpixels: another backend than the model was trained with, such as ``seeds:count=324``.
-        sizes: other token budgets per stage, with the same weights (Table 5d), such as 324 128 64 32 16.
+        sizes: other token budgets per stage, with the same weights (Table 5d), such as 324 128 64 32 16; by
+            default the model's own, the first with room for the superpixels.
         image_size: another shorter side in pixels.
         device: where to run; by default where the encoder is.
 
@@ -121,7 +123,9 @@ def segment(
     encoder, picture = trained.encoder, read_photo(image)
     backend: Superpixels = build("superpixels", superpixels or trained.superpixels)
     seen = to_uint8(_shrink(picture, encoder, image_size or trained.image_size))[None]
-    _fits(backend, seen, sizes or encoder.sizes, encoder)
+    if not getattr(encoder, "ignores_segments", False):
+        capacity = backend.capacity(*seen.shape[-2:])
+        sizes = sizes_for(encoder, capacity if sizes else max(capacity, encoder.sizes[0]), sizes)
     if device is not None:
         encoder.to(device)  # type: ignore[attr-defined]
     segments = backend(seen) if backend.runs_on == "worker" else torch.empty(1, 0, 0, dtype=torch.int32)
@@ -168,13 +172,3 @@ def _shrink(picture: Image.Image, encoder: Encoder, side: int) -> Image.Image:
         max(1, round(side * min(edge / shorter, SLIMMEST) / stride)) * stride for edge in picture.size
     )
     return picture.resize((width, height), Image.Resampling.BILINEAR)
-
-
-def _fits(backend: Superpixels, seen: Tensor, sizes: Sequence[int], encoder: Encoder) -> None:
-    capacity = backend.capacity(*seen.shape[-2:])
-    if capacity > sizes[0] and not getattr(encoder, "ignores_segments", False):
-        raise ConfigError(
-            f"the superpixels make up to {capacity} segments of an image of {seen.shape[-2]} x"
-            f" {seen.shape[-1]} pixels but the first size has room for {sizes[0]}: give sizes that begin with"
-            f" {capacity} or more, or fewer superpixels"
-        )

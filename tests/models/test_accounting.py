@@ -44,7 +44,7 @@ def by_hand(depths: tuple[int, ...], sizes: tuple[int, ...], dim: int, cells: in
         counts.append(depth * block)
         if i < len(depths) - 1:
             fine, coarse = sizes[i : i + 2]
-            attention = fine * 4 * dim * dim + 2 * fine * fine * dim
+            attention = fine * 4 * dim * dim + 2 * fine * fine * dim + fine * dim  # The last is a mean.
             assign = fine * coarse * dim + fine * coarse * 4 * dim
             mlp = (1 + fine + 1 + coarse) * 4 * dim * dim
             counts.append(attention + assign + mlp)
@@ -57,7 +57,7 @@ def test_each_part_is_what_its_layers_say() -> None:
     staged = [part.macs for part in counted.parts if part.name.startswith(("stage", "pooling"))]
     assert staged[:-1] == by_hand((3, 3, 3, 2), sizes, 384, 784)
     assert staged[-1] == 0, "the coarsest pooling serves no class token"
-    assert counted.sampling == sum(fine * fine * 384 for fine, _ in pairwise(sizes))
+    assert counted.sampling == sum(fine * (fine + 1) * 384 for fine, _ in pairwise(sizes))
     stem = 3 * 48 * 9 * 112**2 + 48 * 96 * 9 * 56**2 + (96 * 192 + 192 * 384) * 9 * 28**2 + 384**2 * 28**2
     assert counted.parts[0].macs == stem
     assert counted.parts[-1].macs == 1000 * 384
@@ -82,6 +82,13 @@ def test_parameters_are_the_published_ones(
     # Parameters do not depend on the sizes, and few tokens are sampled sooner.
     encoder = create(name, sizes=(10, 8, 6, 4), **options)
     assert account(encoder, classes=classes).published == (total, trainable)
+
+
+def test_the_segmenters_encoder_has_what_the_released_one_uses() -> None:
+    encoder = create("cast_small_dense", sizes=(10, 8, 6, 4), positions="learned")
+    # The released one holds a head and a last norm, too, which nothing calls.
+    unused = (1000 * 384 + 1000) + 2 * 384
+    assert account(encoder, classes=()).published == (28_933_144 - unused,) * 2
 
 
 @pytest.mark.parametrize(("name", "trainable"), [("cast_small", 47_395_888), ("cast_small_seg", 49_766_320)])

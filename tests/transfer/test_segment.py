@@ -100,7 +100,8 @@ def test_other_arrays_are_refused(encoder: Encoder, wrong: np.ndarray) -> None:
 def test_sizes_and_superpixels_can_be_others(encoder: Encoder, photo: Image.Image) -> None:
     many = "seeds:count=144,bins=5,iterations=2"
     with pytest.raises(ConfigError, match="room for 64"):
-        segment(photo.resize((64, 64)), encoder, superpixels=many)
+        segment(photo.resize((64, 64)), encoder, superpixels=many, sizes=encoder.sizes)
+    assert segment(photo, encoder, superpixels=many).features(0).shape[0] > 64
     found = segment(photo, encoder, superpixels=many, sizes=(144, 50, 20, 5), image_size=96)
     assert found.seen.shape[-2] == 96
     assert found.features(-1).shape == (5, 64)
