@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,8 @@ def conduct(study: Study, given: argparse.Namespace, name: str) -> int:
     console = Console(stderr=True)
     at_once = len(steps) if given.cluster == "slurm" else given.jobs
     try:
-        _watch(study, out, engine.run(steps, out, start, jobs=at_once), console)
+        with _told_to_stop():
+            _watch(study, out, engine.run(steps, out, start, jobs=at_once), console)
     except KeyboardInterrupt:
         console.print(f"stopped; the same command goes on, and {out / 'table.md'} has what is finished")
         write(study, out, cost=False)
@@ -57,6 +60,19 @@ def conduct(study: Study, given: argparse.Namespace, name: str) -> int:
     Console().print(Markdown(text.partition("## Commands")[0]))
     print(f"table, CSV and picture lie in {out}")
     return 0 if all(step.results(out) is not None for step in steps) else 1
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[None]:
+    """SIGTERM does as Ctrl-C does, and that also where a shell has put this process into the background."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _watch(study: Study, out: Path, events: Iterator[engine.Told], console: Console) -> None:

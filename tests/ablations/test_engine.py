@@ -75,14 +75,15 @@ def test_a_run_that_another_process_works_on_is_waited_for(tmp_path: Path) -> No
     assert step.results(tmp_path)
 
 
-def test_ctrl_c_asks_the_runs_to_save_and_the_same_command_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_asks_the_runs_to_save_and_the_same_command_goes_on(tmp_path: Path, number: int) -> None:
     command = [sys.executable, "-m", "castssl.cli", "ablate", "--recipe", str(RECIPE), "--out", str(tmp_path)]
     command += ["--grid", "seed=0,1", "--jobs", "2", "--no-cost", "--"]
     first = subprocess.Popen([*command, "--wait", "60"], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 30
     while len(list(tmp_path.glob("*/starts.txt"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.kill(first.pid, signal.SIGINT)
+    os.kill(first.pid, number)
     _, told = first.communicate(timeout=20)
     assert first.returncode == 130
     assert "the same command goes on" in told
