@@ -99,7 +99,7 @@ def test_check_fails_with_what_to_change(
         (["check", "pooling", "grph"], "did you mean 'graph'?"),
         (["check", "pooling", "graph:head=3"], "did you mean 'heads'?"),
         (["check", "pooling", "unimportable"], "library_that_nobody_has"),
-        (["describe", "superpixels", "unknown"], "installed: "),
+        (["describe", "superpixels", "unknown"], "grid (castssl"),
         (["new-plugin", "pooling", "Bad Name"], "got 'Bad Name'"),
     ],
 )

@@ -44,7 +44,7 @@ def open_model(model: str, given: argparse.Namespace, sizes: Sequence[int] | Non
     side = given.image_size or trained.image_size
     spec = given.superpixels or trained.superpixels
     if given.segments is not None:
-        spec = _with_count(spec, given.segments)
+        spec = with_count(spec, given.segments)
     encoder = trained.encoder
     if given.segments is not None or given.superpixels is not None:
         from castssl.registry import build
@@ -55,7 +55,8 @@ def open_model(model: str, given: argparse.Namespace, sizes: Sequence[int] | Non
     return trained._replace(encoder=encoder, superpixels=spec, image_size=side)
 
 
-def _with_count(spec: str, segments: int) -> str:
+def with_count(spec: str, segments: int) -> str:
+    """A backend's spec with that many superpixels, whatever it said before."""
     from castssl.options import parse
 
     name, options = parse(spec)

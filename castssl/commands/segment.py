@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from castssl.commands.model import with_count
 from castssl.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ def _segment(given: argparse.Namespace) -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     spec = given.superpixels or trained.superpixels
-    if given.segments:
-        spec += f"{',' if ':' in spec else ':'}count={given.segments}"
+    if given.segments is not None:
+        spec = with_count(spec, given.segments)
     options = {"superpixels": spec, "sizes": given.sizes, "image_size": given.image_size}
     done = [
         _try(partial(segment, image, trained, device=device, **options), given.out, image.stem)

@@ -65,7 +65,6 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         targets: int64 (n, L); None if the source knows the class (of a tree of one level) by itself.
         tree: the label levels.
         masks: a folder of object masks, or None.
-        draft: decode a JPEG at 1/2, 1/4 or 1/8 as long as both sides keep this many pixels; None: never.
     """
 
     bad: Ledger
@@ -79,14 +78,12 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         tree: LabelTree,
         *,
         masks: Path | None = None,
-        draft: int | None = None,
     ) -> None:
         self.source = source
         self.rows = rows
         self.targets = targets
         self.tree = tree
         self.masks = masks
-        self.draft = draft
         self.bad = Ledger()
 
     def __len__(self) -> int:
@@ -120,7 +117,8 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
                 with file:
                     opened = header(file)
                     drawn = None if plan is None else plan(*opened.size)
-                    image = pixels(opened, self._least(opened, drawn))
+                    least = drawn and (opened.width // drawn.shrink, opened.height // drawn.shrink)
+                    image = pixels(opened, least)
             except Exception as error:  # decoders raise almost anything on a broken file
                 bad.append(Unreadable(self.source.place(int(self.rows[at])), why(error)))
                 cause = error
@@ -130,11 +128,6 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
             f"{len(bad)} images in a row cannot be read, from {bad[0].name} ({bad[0].reason}) to"
             f" {bad[-1].name} ({bad[-1].reason}); check the disk, its mount and the files"
         ) from cause
-
-    def _least(self, opened: Image.Image, drawn: Plan | None) -> tuple[int, int] | None:
-        if self.draft is not None:
-            return self.draft, self.draft
-        return None if drawn is None else (opened.width // drawn.shrink, opened.height // drawn.shrink)
 
     def _target(self, at: int, label: int | None) -> Tensor:
         if self.targets is not None:
@@ -146,7 +139,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         chosen = np.asarray(indices, dtype=np.int64)
         targets = None if self.targets is None else self.targets[torch.from_numpy(chosen)]
         rows = self.rows[chosen]
-        taken = Images(self.source, rows, targets, self.tree, masks=self.masks, draft=self.draft)
+        taken = Images(self.source, rows, targets, self.tree, masks=self.masks)
         taken.bad = self.bad
         return taken
 
@@ -185,9 +178,7 @@ class Subset(NamedTuple):
     classes: frozenset[str]
 
 
-def open_images(
-    spec: str, *, split: str = "train", subset: str | None = None, draft: int | None = None
-) -> Images | readers.Stream:
+def open_images(spec: str, *, split: str = "train", subset: str | None = None) -> Images | readers.Stream:
     """The data set that ``spec`` names.
 
     Args:
@@ -199,7 +190,6 @@ def open_images(
         split: "train", "val" or "test".
         subset: "imagenet100", or a text file with one class name a line ("#" begins a comment): only
             these classes are kept and numbered.
-        draft: see :class:`Images`; for photographs several times larger than the views.
 
     Raises:
         DataError: if the spec is unknown, the path or split is missing, there are no images, a class of the
@@ -222,7 +212,6 @@ def open_images(
         )
     else:
         return readers.Stream(kind, name, split)
-    images.draft = draft
     return images
 
 

@@ -195,14 +195,3 @@ def test_an_index_out_of_range_is_an_index_error(flat: Path) -> None:
     assert torch.equal(images[-1][1], images[11][1])
     with pytest.raises(IndexError):
         images[12]
-
-
-def test_draft_decodes_large_jpegs_smaller(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    picture(0, (800, 640)).save(tmp_path / "a" / "x.jpg")
-    picture(1, (90, 80)).save(tmp_path / "a" / "y.jpg")
-    images = _open(f"folder:{tmp_path}", draft=100)
-    assert images[0][0].size == (200, 160)
-    assert images[1][0].size == (90, 80)
-    whole = np.asarray(_open(f"folder:{tmp_path}")[0][0].resize((200, 160), Image.Resampling.BOX)).astype(int)
-    assert np.abs(np.asarray(images[0][0]).astype(int) - whole).mean() < 3

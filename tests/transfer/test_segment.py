@@ -132,6 +132,10 @@ def test_the_command_writes_pictures_and_label_maps(
     photo.save(tmp_path / "photo.png")
     (tmp_path / "broken.png").write_bytes(b"no image")
     files = [str(tmp_path / "broken.png"), str(tmp_path / "photo.png")]
+    again = [*files[1:], "--weights", str(tmp_path), "--segments", "144", "--out", str(tmp_path / "many")]
+    assert main(["segment", *again]) == 0
+    assert np.array(Image.open(tmp_path / "many" / "photo-stage0.png")).max() > 64
+    capsys.readouterr()
     code = main(["segment", *files, "--weights", str(tmp_path), "--out", str(tmp_path / "out")])
     told = capsys.readouterr()
     assert code == 1
