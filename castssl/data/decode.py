@@ -13,14 +13,9 @@ from PIL import Image, UnidentifiedImageError
 from castssl.errors import DataError
 
 
-def decode(file: IO[bytes], draft: int | None = None) -> Image.Image:
-    """The picture in ``file`` as RGB: :func:`header`, then :func:`pixels`.
-
-    Args:
-        file: an encoded picture.
-        draft: read a JPEG at 1/2, 1/4 or 1/8 as long as both sides keep this many pixels.
-    """
-    return pixels(header(file), None if draft is None else (draft, draft))
+def decode(file: IO[bytes]) -> Image.Image:
+    """The picture in ``file`` as RGB, at its own size: :func:`header`, then :func:`pixels`."""
+    return pixels(header(file), None)
 
 
 def header(file: IO[bytes]) -> Image.Image:
