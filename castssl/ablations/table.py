@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from castssl.ablations.engine import OUTPUT, last_words, seconds_of
 from castssl.ablations.grid import SEED, Cell, Study
+from castssl.marks import scale
 
 REFERENCES = ("untrained", "chance")
 Cost = Mapping[str, float]
@@ -28,8 +29,10 @@ class Spread(NamedTuple):
     """Sample standard deviation; not a number for one seed."""
     seeds: int
 
-    def __str__(self) -> str:
-        return f"{self.mean:.1f}" if self.seeds < 2 else f"{self.mean:.1f} ± {self.deviation:.1f}"
+    def shown(self, name: str) -> str:
+        """For people, as :mod:`castssl.marks` has it."""
+        mean, deviation = scale(name) * self.mean, scale(name) * self.deviation
+        return f"{mean:.1f}" if self.seeds < 2 else f"{mean:.1f} ± {deviation:.1f}"
 
 
 @dataclass(frozen=True)
@@ -103,21 +106,25 @@ def markdown(study: Study, out: Path, made: Sequence[Row], note: str = "") -> st
     lines += _line([*keys(study), *found, *costs, "seeds"], head=True)
     for row in made:
         seeds = str(row.finished) if row.finished == row.cells else f"{row.finished} of {row.cells}"
-        cells = [str(row.found.get(name, "–")) for name in found]
+        cells = _shown(row.found, found)
         lines += _line([*row.values, *cells, *(_number(row.cost.get(name)) for name in costs), seeds])
     for kind, values in references(study.cells(), out).items():
         padding = [""] * (len(keys(study)) - 1)
-        cells = [str(values.get(name, "–")) for name in found]
+        cells = _shown(values, found)
         lines += _line([f"*{kind}*", *padding, *cells, *("" for _ in costs), ""])
     lines += [
         "",
-        "Mean ± sample standard deviation over seeds.",
+        "Shares in %; mean ± sample standard deviation over seeds.",
         *_failures(study, out),
         "",
         "## Commands",
         "",
     ]
     return "\n".join([*lines, "```bash", *commands(study, out), "```", ""])
+
+
+def _shown(values: Mapping[str, Spread], names: Sequence[str]) -> list[str]:
+    return [values[name].shown(name) if name in values else "–" for name in names]
 
 
 def commands(study: Study, out: Path) -> list[str]:

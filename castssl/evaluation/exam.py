@@ -21,6 +21,7 @@ from castssl.data.readers import Stream
 from castssl.errors import DataError
 from castssl.evaluation.neighbours import Device, features, knn, match
 from castssl.evaluation.objects import Pair, mean_overlap, objects, random_overlap
+from castssl.marks import scale
 from castssl.modes import evaluating
 
 MATCHED = 256
@@ -154,12 +155,12 @@ def _classes(images: Images) -> int:
 
 
 def table(**columns: Mapping[str, float]) -> Table:
-    """Marks side by side, in percent: a row a mark, a column whoever sat the exam."""
-    shown = Table(title="On held-out images, in %")
+    """Marks side by side: a row a mark, shares in percent, a column whoever sat the exam."""
+    shown = Table(title="On held-out images, shares in %")
     shown.add_column("")
     for name in columns:
         shown.add_column(name.replace("_", " "), justify="right")
     for mark in dict.fromkeys(mark for marks in columns.values() for mark in marks):
-        cells = (f"{100 * marks[mark]:.1f}" if mark in marks else "-" for marks in columns.values())
+        cells = (f"{scale(mark) * marks[mark]:.1f}" if mark in marks else "-" for marks in columns.values())
         shown.add_row(mark.replace("_", " "), *cells)
     return shown
