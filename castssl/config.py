@@ -3,7 +3,8 @@
 A field's docstring is its help text.  ``--config run.json`` (or the folder of a run) starts from saved
 settings, and every other flag overrides them.  Wrong flags and wrong JSON are reported all at once.  A config
 may have a method ``problems() -> Iterable[str]`` for what its types cannot say; those are reported together,
-too.  This module does not import torch.
+too; and a class method ``starting(argv) -> config`` for defaults that depend on other flags (:func:`asked`
+finds these), which must bear any command line.  This module does not import torch.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -129,6 +131,8 @@ def read(config: type[C], argv: Sequence[str] | None = None, *, description: str
             start = load(config, path)
         except ConfigError as error:
             problems.append(str(error))
+    elif starting := getattr(config, "starting", None):
+        start = starting(rest)
     heard = io.StringIO()
     default: dict[str, Any] = {} if start is None else {"default": start}
     try:
@@ -148,6 +152,13 @@ def read(config: type[C], argv: Sequence[str] | None = None, *, description: str
         told = "\n  ".join(["the settings do not fit:", *problems])
         raise ConfigError(f"{told}\n--help lists every option")
     return made
+
+
+def asked(argv: Sequence[str], flag: str) -> str | None:
+    """The value that a command line gives ``flag``, as ``--flag VALUE`` or ``--flag=VALUE``; the last one."""
+    found = [word.partition("=")[2] for word in argv if word.startswith(f"{flag}=")]
+    found += [value for word, value in pairwise(argv) if word == flag]
+    return found[-1] if found else None
 
 
 def load(config: type[C], path: str | Path) -> C:

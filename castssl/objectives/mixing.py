@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from timm.data.mixup import Mixup, mixup_target
+from timm.data.mixup import Mixup, one_hot
 from torch import Tensor
 
 from castssl.errors import ConfigError
@@ -57,13 +57,20 @@ class Mixing(Mixup):
 
         Args:
             view: float images (B, 3, H, W); left as they are.
-            path: int64 (B, L), a label of each level.
+            path: int64 (B, L), a label of each level; -1 where it is missing: that image's share of the
+                target is 0.
         """
         image = view.image.clone()
         # Not super().__call__: it refuses odd batches and knows one level only.
         share = self._mix_batch(image)  # type: ignore[no-untyped-call]
-        smoothing, targets = self.label_smoothing, []
-        for level, count in enumerate(self.classes):
-            target = mixup_target(path[:, level], count, share, smoothing)  # type: ignore[no-untyped-call]
-            targets.append(target)
-        return view._replace(image=image), targets
+        return view._replace(image=image), [
+            self._target(path[:, level], count, share) for level, count in enumerate(self.classes)
+        ]
+
+    def _target(self, label: Tensor, count: int, share: float) -> Tensor:
+        """What timm's ``mixup_target`` gives, where every label is known."""
+        off = self.label_smoothing / count
+        on = 1.0 - self.label_smoothing + off
+        own: Tensor = one_hot(label.clamp(min=0), count, on_value=on, off_value=off)  # type: ignore[no-untyped-call]
+        own = own * (label >= 0)[:, None]
+        return own * share + own.flip(0) * (1 - share)

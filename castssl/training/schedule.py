@@ -28,7 +28,14 @@ def warmup_cosine(progress: float, warmup: float, floor: float = 0.0, *, start: 
 
 
 def epoch_cosine(
-    progress: float, epochs: int, *, warmup: float = 0, start: float = 0.0, floor: float = 0.0, lag: int = 0
+    progress: float,
+    epochs: int,
+    *,
+    warmup: float = 0,
+    start: float = 0.0,
+    floor: float = 0.0,
+    lag: int = 0,
+    cycle: int = 0,
 ) -> float:
     """The factor of a learning rate that changes from epoch to epoch only, as DeiT and MoCo v3's probe do it.
 
@@ -44,6 +51,7 @@ def epoch_cosine(
         floor: the factor that the cosine falls to.
         lag: so many epochs later than it should; the released DeiT has 1, because it steps its schedule
             after each epoch with that epoch's own number.
+        cycle: epochs that the cosine takes, if not all ``epochs``; what is beyond them stays at ``floor``.
 
     Raises:
         ValueError: if a share is not in [0, 1].
@@ -53,7 +61,7 @@ def epoch_cosine(
     epoch = max(int(progress * epochs + 1e-6) - lag, 0)
     if epoch < warmup:
         return start + (1 - start) * epoch / warmup
-    return floor + (1 - floor) * _fall(epoch / epochs)
+    return floor + (1 - floor) * _fall(min(epoch / (cycle or epochs), 1.0))
 
 
 def _fall(progress: float) -> float:

@@ -77,7 +77,7 @@ class PretrainConfig(ImageConfig):
 
     def problems(self) -> list[str]:
         """What the types cannot say."""
-        if 0 <= self.warmup_epochs < self.epochs:
+        if not self.epochs or 0 <= self.warmup_epochs < self.epochs:
             return []
         return [f"--warmup-epochs: got {self.warmup_epochs}, expected 0 to below {self.epochs}"]
 

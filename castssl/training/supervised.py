@@ -24,6 +24,9 @@ class SupervisedConfig(PretrainConfig):
     warmup_epochs: float = 5
     schedule: Literal["code", "paper"] = "code"
     """code: epoch by epoch, one epoch late, and --lr is for 512 images; paper: with every step, for 1024."""
+    cosine_epochs: int = 0
+    """Epochs that the cosine takes to fall, 0 = all of --epochs; the released H-CAST has 300 for runs of 100,
+    which so end at three quarters of the peak.  With --schedule code only."""
     lr: float = 5e-4
     """Learning rate for so many images as --schedule says; scales with --batch-size."""
     warmup_lr: float = 1e-6
@@ -63,6 +66,10 @@ class SupervisedConfig(PretrainConfig):
                 f"--warmup-lr, --min-lr: got {self.warmup_lr:g} and {self.min_lr:g}, expected 0 to the"
                 f" highest learning rate, {self.peak:g} for a batch of {self.batch_size}"
             )
+        if self.cosine_epochs and self.schedule == "paper":
+            found.append("--cosine-epochs is the released code's: it needs --schedule code")
+        if self.cosine_epochs < 0:
+            found.append(f"--cosine-epochs: got {self.cosine_epochs}, expected 0 or more")
         if self.repeats < 1:
             found.append(f"--repeats: got {self.repeats}, expected at least 1")
         return found
@@ -81,5 +88,5 @@ class SupervisedConfig(PretrainConfig):
         begin, floor = self.warmup_lr / self.peak, self.min_lr / self.peak
         if self.schedule == "paper":
             return warmup_cosine(progress, self.warmup_epochs / self.epochs, floor, start=begin)
-        warm, epochs = self.warmup_epochs, self.epochs
-        return epoch_cosine(progress, epochs, warmup=warm, start=begin, floor=floor, lag=1)
+        shape: dict[str, Any] = {"start": begin, "floor": floor, "lag": 1, "cycle": self.cosine_epochs}
+        return epoch_cosine(progress, self.epochs, warmup=self.warmup_epochs, **shape)

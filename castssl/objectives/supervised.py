@@ -1,0 +1,207 @@
+"""What objectives that learn classes share: mixed images, soft targets, and an average of the weights.
+
+Training data-efficient image transformers, https://arxiv.org/abs/2012.12877; H-CAST keeps all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar, cast
+
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+
+from castssl.contracts import Encoder, Target
+from castssl.errors import ConfigError
+from castssl.objectives.labelled import check_labelled, classes_of
+from castssl.objectives.mixing import Mixing
+from castssl.types import Batch, LabelTree, Outcome, View
+
+Branch = Literal["base", "ema"]
+S = TypeVar("S", bound="Supervised")
+
+
+class Supervised(nn.Module):
+    """An encoder that learns the classes of some label levels.
+
+    In training mode images are mixed and targets softened; in evaluation mode neither.  A subclass says in
+    :meth:`trained` what it trains, in :meth:`read` what that predicts, and in :meth:`criterion` its loss; it
+    calls :meth:`keep_average` once it is built.
+
+    A label may be missing (-1) at the finer levels of some images; see :class:`Mixing`.
+
+    Attributes:
+        classes: how many classes each learnt level has, coarse to fine.
+        columns: which columns of a label path these levels are.
+
+    Args:
+        encoder: what is trained.
+        labels: the data set's label tree.
+        levels: the label levels to learn, coarse to fine; None is all.
+        mixup: see :class:`castssl.objectives.mixing.Mixing`; so are the next two.
+        cutmix: likewise.
+        smoothing: likewise.
+
+    Raises:
+        ConfigError: if the data set is unlabelled, its labels do not exclude each other, or it has no such
+            level; if an option is out of range.
+    """
+
+    views = 1
+    target: Target = "path"
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        labels: LabelTree,
+        *,
+        levels: Sequence[int] | None = None,
+        mixup: float = 0.8,
+        cutmix: float = 1.0,
+        smoothing: float = 0.1,
+    ) -> None:
+        super().__init__()
+        asked = tuple(range(labels.levels)) or (-1,) if levels is None else tuple(levels)
+        self.classes = tuple(classes_of(labels, level) for level in asked)
+        self.levels = labels.levels
+        self.columns = [level % labels.levels for level in asked]
+        self.encoder = encoder
+        self.mixing = Mixing(self.classes, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
+        self.hard = Mixing(self.classes, mixup=0, cutmix=0, smoothing=0)
+        self.average: ModelEmaV3 | None = None
+
+    def trained(self) -> Mapping[str, nn.Module]:
+        """What is trained, by name: ``encoder``, and all that :meth:`read` needs beside it."""
+        raise NotImplementedError
+
+    def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:
+        """Logits (B, C) of each learnt level, coarse to fine.
+
+        Args:
+            parts: what :meth:`trained` named, or its average.
+            view: images and segments.
+        """
+        raise NotImplementedError
+
+    def criterion(
+        self, logits: Sequence[Tensor], targets: Sequence[Tensor]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The loss, a float32 scalar, and further logs.
+
+        Args:
+            logits: float32 (B, C) of each level, coarse to fine, then the further :meth:`answers`.
+            targets: soft targets float32 (B, C) of each level; a row sums to 1, or less where the label is
+                missing.
+        """
+        raise NotImplementedError
+
+    def keep_average(self, ema: float) -> None:
+        """Keep an average of what is trained that moves by 1 - ``ema`` a step, for ``branch("ema")``.
+
+        Args:
+            ema: 0 keeps none; the released code has 0.99996.
+
+        Raises:
+            ConfigError: if it is out of range.
+        """
+        if not 0 <= ema < 1:
+            raise ConfigError(f"ema is the share that an average keeps: expected 0 to below 1, got {ema}")
+        if ema:
+            self.average = ModelEmaV3(self._together(), decay=ema)
+            self.average.requires_grad_(False)
+
+    def restart_average(self) -> None:
+        """Let the average, if one is kept, begin anew from what the weights are now."""
+        if self.average is not None:
+            self.average.set(self._together())
+
+    def forward(self, batch: Batch) -> Outcome:
+        """The loss, and the share of images whose class (in a mixture: the heavier one) comes first.
+
+        Raises:
+            ValueError: unless the batch has one view and an int64 target of as many levels as the labels.
+        """
+        path = check_labelled(batch, self.levels)
+        mix = self.mixing if self.training else self.hard
+        view, targets = mix(batch.views[0], path[:, self.columns])
+        named = self.answers(view)
+        logits = [each.float() for each in named.values()]
+        loss, logs = self.criterion(logits, targets)
+        shares = [_share(*pair) for pair in zip(logits[: len(targets)], targets, strict=True)]
+        names = (
+            ["accuracy"] if len(shares) == 1 else [f"accuracy_{name}" for name in list(named)[: len(shares)]]
+        )
+        return Outcome(loss, {"loss": loss.detach(), **logs, **dict(zip(names, shares, strict=True))})
+
+    def after_step(self, progress: float) -> None:
+        """Move the average."""
+        if self.average is not None:
+            self.average.update(self._together())
+
+    def answers(self, view: View) -> Mapping[str, Tensor]:
+        """What :meth:`criterion` compares: the predictions, and whatever a subclass puts after them."""
+        return self.predict(view)
+
+    def predict(self, view: View, branch: Branch = "base") -> Mapping[str, Tensor]:
+        """Logits (B, C) of each learnt level by name, coarse to fine."""
+        return self.read(self._branch(branch), view)
+
+    def branch(self, name: Branch) -> Encoder:
+        """The encoder that is trained, or its average.
+
+        Raises:
+            ConfigError: if no average is kept.
+        """
+        return cast(Encoder, self._branch(name)["encoder"])
+
+    def heads(self, branch: Branch = "base") -> dict[str, Tensor]:
+        """All tensors that are trained beside the encoder, by name."""
+        return {
+            f"{name}.{key}": value
+            for name, part in self._branch(branch).items()
+            if name != "encoder"
+            for key, value in part.state_dict().items()
+        }
+
+    def train(self: S, mode: bool = True) -> S:
+        """As in torch, but the average stays in evaluation mode."""
+        super().train(mode)
+        if self.average is not None:
+            self.average.eval()
+        return self
+
+    def _branch(self, name: Branch) -> Mapping[str, Any]:
+        if name == "base":
+            return self.trained()
+        if self.average is None:
+            raise ConfigError("there is no average of the weights; build it with ema=0.99996, or --ema")
+        return cast("Mapping[str, Any]", self.average.module)
+
+    def _together(self) -> nn.ModuleDict:
+        """What is trained as one module; not kept, or the state would hold it twice."""
+        return nn.ModuleDict(dict(self.trained()))
+
+
+def linear(dim: int, classes: int) -> nn.Linear:
+    """A classifier as DeiT begins with it."""
+    head = nn.Linear(dim, classes)
+    nn.init.trunc_normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Of soft targets, a mean over the batch; an image without a label has no part in the sum.
+
+    Args:
+        logits: float (B, C).
+        target: float (B, C).
+    """
+    return -(target * logits.log_softmax(1)).sum(1).mean()
+
+
+def _share(logits: Tensor, target: Tensor) -> Tensor:
+    """The share of the labelled images whose class comes first; nothing waits for the device."""
+    known = target.sum(1) > 0
+    right = (logits.detach().argmax(1) == target.argmax(1)) & known
+    return right.sum() / known.sum().clamp(min=1)

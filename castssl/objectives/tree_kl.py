@@ -1,0 +1,159 @@
+"""H-CAST: a classifier of each label level on the stage that fits it, tied by a tree-path KL divergence.
+
+Visually Consistent Hierarchical Image Classification (ICLR 2025): the coarsest label is read from the
+coarsest segments, and each finer one from the stage before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from castssl.contracts import Encoder
+from castssl.errors import ConfigError
+from castssl.objectives.supervised import Supervised, cross_entropy, linear
+from castssl.types import Hierarchy, LabelTree, View
+
+Order = Literal["coarse-last", "fine-last", "all-last"]
+Norm = Literal["last", "each", "shared"]
+
+
+class TreeKL(Supervised):
+    """An encoder with one linear head for each label level, each on the class token of a stage of its own.
+
+    The loss is the sum of the levels' cross entropies and ``weight`` times :func:`tree_kl`.  In training mode
+    images are mixed, by one draw for all levels; in evaluation mode they are not.  Images whose label is
+    missing at a level have no part in that level's cross entropy, nor in the divergence.
+
+    Attributes:
+        stages: the stage that each level reads, coarse to fine, counted from the last, which is -1.
+
+    Args:
+        encoder: what is trained; it needs as many stages with a class token as there are levels to part.
+        labels: the data set's label tree.
+        weight: of the divergence; H-CAST 0.5, and 0 leaves it out.
+        order: ``"coarse-last"``: the coarsest level reads the last stage, the next the one before, ...
+            (H-CAST); ``"fine-last"``: the finest does; ``"all-last"``: all levels do.
+        stages: the stages to read, coarse to fine, -1 the last, in place of ``order``.
+        norm: class tokens before the last stage are read as they are (``"last"``, H-CAST), after a layer norm
+            of their own (``"each"``), or after the encoder's own last norm (``"shared"``, Hier-ViT).
+        mixup: see :class:`castssl.objectives.mixing.Mixing`; so are the next two.
+        cutmix: likewise.
+        smoothing: likewise.
+        ema: as :class:`castssl.objectives.deit.DeiT` has it.
+
+    Raises:
+        ConfigError: if the data set has no label levels, or more than the encoder has stages for, or if an
+            option is out of range.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        labels: LabelTree,
+        *,
+        weight: float = 0.5,
+        order: Order = "coarse-last",
+        stages: Sequence[int] | None = None,
+        norm: Norm = "last",
+        mixup: float = 0.8,
+        cutmix: float = 1.0,
+        smoothing: float = 0.1,
+        ema: float = 0.0,
+    ) -> None:
+        super().__init__(encoder, labels, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
+        if weight < 0:
+            raise ConfigError(f"weight of the tree-path divergence is 0 or above, got {weight}")
+        self.weight, self.norm = weight, norm
+        self.stages = read_stages(encoder, len(self.classes), order, stages)
+        self.level_heads = nn.ModuleList(linear(encoder.dim, count) for count in self.classes)
+        if norm not in ("last", "each", "shared"):
+            raise ConfigError(f"norm: got {norm!r}, expected last, each or shared")
+        if norm == "shared" and not isinstance(getattr(encoder, "norm", None), nn.Module):
+            raise ConfigError("norm=shared needs an encoder with a last norm of its own; take each or last")
+        alone = [stage != -1 and norm == "each" for stage in self.stages]
+        self.norms = nn.ModuleList(nn.LayerNorm(encoder.dim) if own else nn.Identity() for own in alone)
+        self.keep_average(ema)
+
+    def trained(self) -> Mapping[str, nn.Module]:
+        """``encoder``, ``level_heads`` and ``norms``, coarse to fine."""
+        encoder = cast(nn.Module, self.encoder)
+        return {"encoder": encoder, "level_heads": self.level_heads, "norms": self.norms}
+
+    def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:
+        """Logits (B, C) of each level: ``level0``, the coarsest, ``level1``, ..."""
+        return self.classify(parts, parts["encoder"](view))
+
+    def classify(self, parts: Mapping[str, Any], hierarchy: Hierarchy) -> Mapping[str, Tensor]:
+        """As :meth:`read`, of a hierarchy that the encoder made."""
+        found = {}
+        for level, (stage, head) in enumerate(zip(self.stages, parts["level_heads"], strict=True)):
+            token = hierarchy.stages[stage].cls[:, 0]
+            shared = self.norm == "shared" and stage != -1
+            token = parts["encoder"].norm(token) if shared else parts["norms"][level](token)
+            found[f"level{level}"] = head(token)
+        return found
+
+    def criterion(
+        self, logits: Sequence[Tensor], targets: Sequence[Tensor]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The sum of the levels' cross entropies, and ``weight`` times the divergence, logged as ``kl``."""
+        loss = torch.stack([cross_entropy(*pair) for pair in zip(logits, targets, strict=True)]).sum()
+        if not self.weight:
+            return loss, {}
+        divergence = tree_kl(logits, targets)
+        return loss + self.weight * divergence, {"kl": divergence.detach()}
+
+
+def tree_kl(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    """How far the logits are from a path's classes, as one distribution over the classes of all levels.
+
+    The levels' logits side by side pass one softmax, so that the levels compete for probability; the target
+    gives each level's class (or mixture) the same share, 1 / L.  The mean over the batch is returned; images
+    whose path is not wholly known add nothing to it.
+
+    Args:
+        logits: float (B, C) of each of the L levels.
+        targets: soft targets (B, C) of each level.
+
+    Returns:
+        A float32 scalar, 0 or above.
+    """
+    found = torch.cat(list(logits), 1).log_softmax(1)
+    wanted = torch.cat(list(targets), 1)
+    mass = wanted.sum(1, keepdim=True)
+    # Half a label is missing if an image without one was mixed with an image that has one.
+    whole = (mass > len(targets) - 1e-3).float()
+    wanted = wanted / mass.clamp(min=1e-6)
+    each: Tensor = (torch.special.xlogy(wanted, wanted) - wanted * found).sum(1, keepdim=True)
+    return (each * whole).mean()
+
+
+def read_stages(
+    encoder: Encoder, levels: int, order: Order = "coarse-last", stages: Sequence[int] | None = None
+) -> tuple[int, ...]:
+    """The stage that each level reads, coarse to fine, from -1, the last stage with a class token, down.
+
+    Raises:
+        ConfigError: if there are not as many stages, the order is unknown, or a level has no stage.
+    """
+    served = int(getattr(encoder, "served", len(encoder.sizes)))
+    orders = {
+        "coarse-last": tuple(range(-1, -1 - levels, -1)),
+        "fine-last": tuple(range(-levels, 0)),
+        "all-last": (-1,) * levels,
+    }
+    if order not in orders:
+        raise ConfigError(f"order: got {order!r}, expected one of {', '.join(orders)}")
+    chosen = orders[order] if stages is None else tuple(stages)
+    if len(chosen) != levels:
+        raise ConfigError(f"stages: got {len(chosen)} for {levels} label levels; give one a level")
+    if any(not -served <= stage < 0 for stage in chosen):
+        raise ConfigError(
+            f"{levels} label levels would read the stages {chosen}, but the encoder has {served} with a class"
+            " token; take a model of more stages, fewer levels, or order=all-last"
+        )
+    return chosen

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+
+from castssl.config import read
+from castssl.errors import ConfigError
+from castssl.training.hierarchy import METHODS, HierarchyConfig
+
+
+def cfg(*argv: str) -> HierarchyConfig:
+    return read(HierarchyConfig, list(argv))
+
+
+@pytest.mark.parametrize(
+    ("data", "peak", "repeats"),
+    [
+        ("cub:x", 2.5e-4, 1),
+        ("aircraft:x", 5e-4, 1),
+        ("breeds:living17:x", 1e-3, 3),
+        ("inat21-mini:x", 1e-3, 3),
+    ],
+)
+def test_the_published_settings_of_each_data_set(data: str, peak: float, repeats: int) -> None:
+    made = cfg("--data", data)
+    assert made.peak == pytest.approx(peak)
+    assert (made.repeats, made.epochs, made.chosen().objective) == (repeats, 100, "tree-kl")
+
+
+def test_a_flag_overrides_the_data_set_s_setting() -> None:
+    made = cfg("--data=aircraft:x", "--lr", "2e-4", "--epochs", "7")
+    assert (made.lr, made.warmup_lr, made.epochs) == (2e-4, 1e-4, 7)
+
+
+def test_breeds_has_256_superpixels_but_not_for_a_grid_or_another_model() -> None:
+    assert cfg("--data", "breeds:living17:x").sizes == (256, 64, 32, 16, 8)
+    assert cfg("--data", "breeds:living17:x", "--method", "hier-vit").backend() == "grid:cell=16"
+    assert cfg("--data", "breeds:living17:x", "--model", "nano").sizes is None
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_method_brings_its_model(name: str) -> None:
+    assert cfg("--data", "cub:x", "--method", name).model == METHODS[name].model
+    assert cfg("--data", "demo", "--method", f"{name}:weight=1").model == METHODS[name].nano
+
+
+def test_options_of_a_method_come_on_top_of_its_own() -> None:
+    assert cfg("--data", "demo", "--method", "hcast:weight=0").chosen().objective == "tree-kl:weight=0"
+    found = cfg("--data", "demo", "--method", "hier-vit:weight=0.5").chosen().objective
+    assert found == "tree-kl:weight=0.5,norm=shared"
+
+
+def test_zero_shot_trains_nothing() -> None:
+    assert cfg("--data", "demo", "--method", "clip").epochs == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--method", "hkast"), "no method 'hkast'"),
+        (("--free-grain", "1.5"), "--free-grain is a share"),
+        (("--schedule", "paper", "--cosine-epochs", "300"), "needs --schedule code"),
+    ],
+)
+def test_what_cannot_be_is_told(flags: tuple[str, ...], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        cfg("--data", "cub:x", *flags)
+
+
+def test_the_released_cosine_falls_to_three_quarters_only() -> None:
+    released, whole = cfg("--data", "cub:x", "--cosine-epochs", "300"), cfg("--data", "cub:x")
+    assert released.rate(1) * 5e-4 / 5e-4 == pytest.approx(0.76, abs=0.03)
+    assert whole.rate(0.9999) < 0.06
+    full = cfg("--data", "cub:x", "--batch-size", "512", "--cosine-epochs", "300")
+    # The reference: t = 7 of 300 gives 4.9934205e-4; the released code is one epoch late.
+    assert full.rate(0.08) * full.peak == pytest.approx(4.9934205e-4, rel=1e-6)
+    full = cfg("--data", "cub:x", "--batch-size", "512")
+    assert full.rate(0.08) * full.peak == pytest.approx(4.9409961e-4, rel=1e-6)
