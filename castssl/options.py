@@ -127,7 +127,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def _spell(hint: object) -> str:
     text = hint if isinstance(hint, str) else inspect.formatannotation(hint)
-    return text.replace("typing.", "")
+    return text.replace("typing.", "").replace("collections.abc.", "")
 
 
 def _hints(factory: Factory) -> dict[str, Any]:

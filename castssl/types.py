@@ -6,9 +6,9 @@ Named tuples, because collation, Accelerate, DDP and device transfer carry them 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,6 +76,8 @@ class Hierarchy(NamedTuple):
     """Fine to coarse."""
     assigns: tuple[Tensor, ...]
     """One fewer than ``stages``."""
+    prompts: tuple[Tensor, ...] = ()
+    """What became of each prompt that the encoder was handed: float (B, M, D), in the order of its blocks."""
 
     def parents(self, stage: int) -> Tensor:
         """The token of ``stage`` that each finest token ended up in: int64 (B, N), hard (argmax) chain."""
@@ -156,3 +158,112 @@ class LabelTree:
     def flat(cls, names: Sequence[str]) -> LabelTree:
         """A tree of one level."""
         return cls(sizes=(len(names),), names=(tuple(names),))
+
+    @classmethod
+    def from_paths(cls, paths: Iterable[Sequence[str]], *, first_seen: bool = False) -> LabelTree:
+        """The tree that named label paths spell, coarse to fine; each level's classes told apart by name.
+
+        Args:
+            paths: class names; an empty name, and all that follow it, is unknown.
+            first_seen: number each level's classes as they are met, instead of by alphabet.
+
+        Raises:
+            DataError: if the paths differ in length, a class has two parents, or no path goes below one.
+        """
+        above = _parents_by_name(list(dict.fromkeys(map(tuple, paths))))
+        if not first_seen:
+            above = [dict(sorted(found.items())) for found in above]
+        numbers = [{name: number for number, name in enumerate(found)} for found in above]
+        return cls(
+            sizes=tuple(map(len, above)),
+            parents=tuple(
+                tuple(numbers[level][parent] for parent in found.values())
+                for level, found in enumerate(above[1:])
+            ),
+            names=tuple(map(tuple, above)),
+        )
+
+    def paths(self) -> Tensor:
+        """The label path of each finest class: int64 (C, L), coarse to fine; (0, 0) if unlabelled.
+
+        Raises:
+            DataError: if the levels are not a tree, as those of images that carry many labels.
+        """
+        if len(self.parents) != max(self.levels - 1, 0):
+            raise DataError(f"{self.levels} levels with {len(self.parents)} parent tables have no paths")
+        columns = [torch.arange(self.sizes[-1])] if self.sizes else []
+        for table in reversed(self.parents):
+            columns.insert(0, torch.tensor(table)[columns[0]])
+        return torch.stack(columns, dim=1) if columns else torch.zeros(0, 0, dtype=torch.int64)
+
+    def valid(self, paths: Tensor) -> Tensor:
+        """Which label paths can be walked down this tree: bool (B,).
+
+        A label -1 is unknown and agrees with everything; a known one must be a class, and descend from each
+        known one above it.  Does not wait for a device, but copies the tree to it: inside a model keep
+        :meth:`paths` as a buffer instead.
+
+        Args:
+            paths: int64 (B, L), coarse to fine.
+
+        Raises:
+            DataError: if ``paths`` is not (B, L).
+        """
+        if paths.dim() != 2 or paths.shape[1] != self.levels:
+            raise DataError(f"label paths of shape {tuple(paths.shape)}, expected (B, {self.levels})")
+        fits = torch.ones(len(paths), dtype=torch.bool, device=paths.device)
+        at = torch.full_like(paths[:, 0], -1) if self.levels else paths.sum(1)
+        for level in reversed(range(self.levels)):
+            given, size = paths[:, level], self.sizes[level]
+            fits &= (given >= -1) & (given < size) & ((given == -1) | (at == -1) | (given == at))
+            at = torch.where(at == -1, given, at)
+            if level:
+                above = torch.tensor(self.parents[level - 1]).to(paths.device, non_blocking=True)
+                at = torch.where(at == -1, at, above[at.clamp(0, size - 1)])
+        return fits
+
+    def to_dict(self) -> dict[str, Any]:
+        """The tree as plain lists and strings for JSON; :meth:`from_dict` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> LabelTree:
+        """The tree that :meth:`to_dict` wrote, also after a trip through JSON.
+
+        Raises:
+            DataError: if a field is missing or unknown, or the tree does not hold.
+        """
+        wanted = {"sizes", "parents", "names", "exclusive"}
+        if set(saved) != wanted:
+            raise DataError(f"a saved label tree has the fields {sorted(wanted)}, got {sorted(saved)}")
+        return cls(
+            sizes=tuple(map(int, saved["sizes"])),
+            parents=tuple(tuple(map(int, table)) for table in saved["parents"]),
+            names=tuple(tuple(map(str, level)) for level in saved["names"]),
+            exclusive=bool(saved["exclusive"]),
+        )
+
+
+def _parents_by_name(paths: Sequence[tuple[str, ...]]) -> list[dict[str, str]]:
+    """For each level the name of each class's parent ("" at the coarsest), in the order of first sight."""
+    depths = {len(path) for path in paths}
+    if len(depths) > 1:
+        raise DataError(f"label paths of {sorted(depths)} levels, expected equally many in each")
+    above: list[dict[str, str]] = []
+    for level in range(max(depths, default=0)):
+        found: dict[str, str] = {}
+        for path in paths:
+            parent = path[level - 1] if level else ""
+            if all(path[: level + 1]) and found.setdefault(path[level], parent) != parent:
+                raise DataError(
+                    f"class {path[level]!r} of level {level} lies below {found[path[level]]!r} and below"
+                    f" {parent!r}, so the classes are no tree; give it one parent, or two names"
+                )
+        childless = sorted(set(above[-1]) - set(found.values())) if level else []
+        if childless:
+            raise DataError(
+                f"{len(childless)} classes of level {level - 1} have no class below them, as"
+                f" {childless[0]!r}; name the finer class of one image of each at least"
+            )
+        above.append(found)
+    return above

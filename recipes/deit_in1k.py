@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from castssl.config import launch
@@ -28,7 +29,7 @@ from castssl.registry import build
 from castssl.training import FirstBatch, build_optimizer, fits, set_rate, start
 from castssl.training.log import best
 from castssl.training.supervised import SupervisedConfig
-from castssl.transfer.encoders import save_encoder
+from castssl.transfer.recogniser import save_recogniser
 from castssl.types import LabelTree
 
 SEEDS = "seeds:bins=5,iterations=15"  # What the released DeiT has for SEEDS.
@@ -59,6 +60,13 @@ def make_objective(cfg: Config, labels: LabelTree) -> DeiT:
 def make_views(cfg: Config) -> SupervisedView:
     """What the classifier trains on."""
     return SupervisedView(cfg.image_size, policy=cfg.augment, erase=cfg.erase, crop_min=cfg.crop_min)
+
+
+def save(cfg: Config, objective: DeiT, labels: LabelTree, path: Path) -> None:
+    """Write the encoder with its classifier, as `castssl predict` reads them."""
+    made = model_options(cfg) | {"name": cfg.model, "superpixels": cfg.backend(SEEDS)}
+    options = {"level": cfg.level, "bce": cfg.bce}
+    save_recogniser(objective, path, spec="deit", options=options, labels=labels, branch=cfg.branch, **made)
 
 
 def main(cfg: Config) -> None:
@@ -106,8 +114,7 @@ def main(cfg: Config) -> None:
             run.note(**(scores := recognise()))
         if run.every(cfg.knn_every):
             marks = look()
-    made = model_options(cfg) | {"name": cfg.model, "superpixels": cfg.backend(SEEDS)}
-    save_encoder(judged, run.folder / "encoder.safetensors", beside=objective.heads(cfg.branch), **made)
+    save(cfg, objective, images.tree, run.folder / "encoder.safetensors")
     trained = (scores or recognise()) | (look() if marks is None else marks)
     chance = test.by_chance() | exam.by_chance(judged.sizes)
     found = {"trained": trained, "best": best(run.folder, "top1"), "untrained": untrained, "chance": chance}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from castssl.errors import DataError
 from castssl.types import Hierarchy, LabelTree, Tokens
@@ -34,6 +38,78 @@ def test_a_tree_that_does_not(
 ) -> None:
     with pytest.raises(DataError, match=message):
         LabelTree(sizes, parents, names)
+
+
+DEEP = LabelTree((2, 3, 4), ((0, 0, 1), (1, 0, 2, 1)))
+
+
+def test_paths_of_the_finest_classes() -> None:
+    assert DEEP.paths().tolist() == [[0, 1, 0], [0, 0, 1], [1, 2, 2], [0, 1, 3]]
+    assert DEEP.paths().dtype == torch.int64
+    assert LabelTree.flat(["cat", "dog"]).paths().tolist() == [[0], [1]]
+    assert LabelTree.none().paths().shape == (0, 0)
+    with pytest.raises(DataError, match="2 levels with 0 parent tables have no paths"):
+        LabelTree((2, 3), exclusive=False).paths()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(*[st.integers(-2, 4)] * 3), max_size=30))
+def test_valid_paths_are_those_that_agree_with_a_class(paths: list[tuple[int, ...]]) -> None:
+    every = DEEP.paths().tolist()
+
+    def naive(path: tuple[int, ...]) -> bool:
+        # What is known below a level must lie on a path; above it nothing may contradict.
+        return any(all(a in (-1, b) for a, b in zip(path, own, strict=True)) for own in every)
+
+    found = DEEP.valid(torch.tensor(paths, dtype=torch.int64).view(-1, 3))
+    assert found.dtype == torch.bool
+    assert found.tolist() == [naive(path) for path in paths]
+
+
+def test_valid_refuses_other_shapes() -> None:
+    with pytest.raises(DataError, match=r"\(4, 2\), expected \(B, 3\)"):
+        DEEP.valid(torch.zeros(4, 2, dtype=torch.int64))
+    assert LabelTree.none().valid(torch.zeros(3, 0, dtype=torch.int64)).tolist() == [True] * 3
+
+
+def test_a_tree_from_named_paths() -> None:
+    paths = [("b", "z", "q"), ("a", "y", "p"), ("a", "x", "o"), ("a", "x", ""), ("b", "", "")]
+    tree = LabelTree.from_paths(paths)
+    assert tree.names == (("a", "b"), ("x", "y", "z"), ("o", "p", "q"))
+    assert tree.parents == ((0, 0, 1), (0, 1, 2))
+    met = LabelTree.from_paths(iter(paths), first_seen=True)
+    assert met.names == (("b", "a"), ("z", "y", "x"), ("q", "p", "o"))
+    assert met.parents == ((0, 1, 1), (0, 1, 2))
+    assert LabelTree.from_paths([]) == LabelTree.none()
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        ([("a", "x"), ("b", "x")], "'x' of level 1 lies below 'a' and below 'b'"),
+        ([("a", "x"), ("b", "")], "1 classes of level 0 have no class below them, as 'b'"),
+        ([("a", "x"), ("b",)], r"label paths of \[1, 2\] levels"),
+    ],
+)
+def test_named_paths_that_are_no_tree(paths: list[tuple[str, ...]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        LabelTree.from_paths(paths)
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [DEEP, LabelTree.none(), LabelTree.from_paths([("ä", "x")]), LabelTree((3,), exclusive=False)],
+    ids=str,
+)
+def test_a_tree_survives_json(tree: LabelTree) -> None:
+    assert LabelTree.from_dict(json.loads(json.dumps(tree.to_dict()))) == tree
+
+
+def test_a_saved_tree_must_be_whole() -> None:
+    saved = DEEP.to_dict()
+    del saved["names"]
+    with pytest.raises(DataError, match=r"has the fields .*, got "):
+        LabelTree.from_dict(saved)
 
 
 def tokens(mass: list[float]) -> Tokens:

@@ -88,6 +88,7 @@ class Study:
         then: a recipe that takes the first one's encoder by ``--weights``, such as the linear probe.
         then_flags: arguments of every run of ``then``.
         show: the results to show, in this order; all if empty.
+        data: False if the recipe reads no images and so takes no ``--data``.
 
     Raises:
         ConfigError: if a key has no value or is there twice, or a recipe's file is missing.
@@ -100,6 +101,7 @@ class Study:
     then: Path | None = None
     then_flags: Sequence[str] = ()
     show: Sequence[str] = field(default=())
+    data: bool = True
 
     def __post_init__(self) -> None:
         for recipe in filter(None, (self.recipe, self.then)):

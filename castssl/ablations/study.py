@@ -140,7 +140,8 @@ def main(study: Study, *, demo: Study | None = None, argv: Sequence[str] | None 
     """
     name = Path(sys.argv[0]).stem
     parser = argparse.ArgumentParser(name, description=study.title)
-    parser.add_argument("--data", required=True, help="what to train on, as the recipe takes it, or demo")
+    what = "what to train on, as the recipe takes it, or demo" if study.data else "demo: of small models"
+    parser.add_argument("--data", required=study.data, default="", help=what)
     parser.add_argument("--recipe", type=Path, help="another recipe's file")
     parser.add_argument("--seeds", type=int, metavar="N", help="repetitions a row, with seeds 0 to N - 1")
     add_flags(parser)
@@ -148,7 +149,7 @@ def main(study: Study, *, demo: Study | None = None, argv: Sequence[str] | None 
     is_demo = given.data.partition(":")[0] == "demo"
     chosen = demo if demo is not None and is_demo else study
     try:
-        data = ["--data", given.data]
+        data = ["--data", given.data] if chosen.data else []
         changes: dict[str, Any] = {"flags": [*data, *chosen.flags, *given.rest]}
         if chosen.then:
             changes["then_flags"] = [*data, *chosen.then_flags]

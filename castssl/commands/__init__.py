@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from castssl.commands import ablate, convert, doctor, export, flops, plugins, segment, superpixels
+from castssl.commands import (
+    ablate,
+    convert,
+    doctor,
+    export,
+    flops,
+    plugins,
+    predict,
+    segment,
+    superpixels,
+    tree,
+)
 
-ALL = (plugins, superpixels, segment, convert, export, flops, ablate, doctor)
+ALL = (plugins, superpixels, segment, predict, convert, export, flops, ablate, tree, doctor)
 """In the order of ``castssl --help``."""

@@ -33,6 +33,10 @@ ClassPath = tuple[str, ...]
 """The class folders of an image, coarse to fine; () if it has none."""
 
 
+class NoSplit(DataError):
+    """The data set is there, but has no such split."""
+
+
 class Split(NamedTuple):
     """Where one split of a data set lies."""
 
@@ -104,7 +108,7 @@ def _missing(root: Path) -> str:
 def no_split(root: Path, split: str, inside: Sequence[str]) -> NoReturn:
     """Raise the error for a split that is not there."""
     seen = ", ".join(inside[:5]) + (", ..." if len(inside) > 5 else "")
-    raise DataError(
+    raise NoSplit(
         f"{root} has no {split} split: inside are [{seen}], expected {' or '.join(stand_ins(split))}; put"
         " some images into one, or ask for the split that is there"
     )
@@ -236,22 +240,6 @@ def label_tree(classes: Collection[ClassPath]) -> tuple[LabelTree, dict[ClassPat
         names=tuple(tuple(path[-1] for path in level) for level in levels),
     )
     return tree, {path: tuple(index[i][path[: i + 1]] for i in range(depth)) for path in classes}
-
-
-def pick_classes(classes: Collection[ClassPath], wanted: Collection[str], subset: str) -> set[ClassPath]:
-    """Those classes whose finest name is in ``wanted``.
-
-    Raises:
-        DataError: if a wanted class is not there.
-    """
-    missing = sorted(set(wanted) - {path[-1] for path in classes if path})
-    if missing:
-        raise DataError(
-            f"subset {subset} names {len(set(wanted))} classes, {len(missing)} of which the data lacks:"
-            f" {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; the finest class folders must"
-            " be called like that"
-        )
-    return {path for path in classes if path and path[-1] in wanted}
 
 
 def pack(names: Sequence[str]) -> NDArray[np.bytes_]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,28 +17,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from castssl.data import archives, folders, readers
+from castssl.data import listing, readers
 from castssl.data.augment import Plan
+from castssl.data.chance import scatter
 from castssl.data.decode import header, pixels
+from castssl.data.listing import Source
+from castssl.data.masks import MaskFolder, Masks
+from castssl.data.opening import OPENERS
 from castssl.data.unreadable import TRIES, Ledger, Unreadable, why
 from castssl.errors import DataError
 from castssl.types import LabelTree
-
-
-class Source(Protocol):
-    """Encoded images by row."""
-
-    def open(self, row: int) -> tuple[IO[bytes], int | None]:
-        """An open file, and the class if the source itself knows it."""
-        ...
-
-    def name(self, row: int) -> str:
-        """What to call the image, and its path below the split if it is a file."""
-        ...
-
-    def place(self, row: int) -> str:
-        """Where the user finds the image, for messages."""
-        ...
 
 
 class Sample(NamedTuple):
@@ -64,7 +52,8 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         rows: int64 (n,), the rows of ``source`` that belong to the data set.
         targets: int64 (n, L); None if the source knows the class (of a tree of one level) by itself.
         tree: the label levels.
-        masks: a folder of object masks, or None.
+        masks: where the object is, and its parts: a folder, or what
+            :func:`castssl.data.masks.open_masks` gives; None if unknown.
     """
 
     bad: Ledger
@@ -77,13 +66,13 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         targets: Tensor | None,
         tree: LabelTree,
         *,
-        masks: Path | None = None,
+        masks: Path | Masks | None = None,
     ) -> None:
         self.source = source
         self.rows = rows
         self.targets = targets
         self.tree = tree
-        self.masks = masks
+        self.masks = MaskFolder(masks) if isinstance(masks, Path) else masks
         self.bad = Ledger()
 
     def __len__(self) -> int:
@@ -143,19 +132,54 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         taken.bad = self.bad
         return taken
 
+    def hide_fine(self, share: float, *, seed: int = 0) -> Images:
+        """The same images, of which some are labelled at coarse levels only, as in free-grain training.
+
+        For each image that is chosen a level is drawn from 1 to L - 1, from which on its labels are -1; level
+        0 stays known.  What happens to an image depends on ``seed`` and its row in the source alone, so that
+        a larger share hides the labels of the same images and more.
+
+        Args:
+            share: of the images, in [0, 1], to the nearest image.
+            seed: non-negative; another one chooses other images and levels.
+
+        Raises:
+            DataError: if the share or the seed is out of range, there are fewer than two levels, or the
+                labels are not known before the images are read.
+        """
+        levels = self.tree.levels
+        if not 0 <= share <= 1 or seed < 0:
+            raise DataError(f"share {share} and seed {seed}: expected a share in [0, 1] and a seed from 0")
+        if self.targets is None or levels < 2:
+            known = "not known in advance" if self.targets is None else f"of {levels} levels"
+            raise DataError(
+                f"fine labels cannot be hidden: the labels are {known}, expected two levels or more"
+            )
+        drawn = np.random.SeedSequence(seed).generate_state(2, np.uint64)
+        order, depth = (scatter(self.rows, int(word)) for word in drawn)
+        chosen = np.argsort(order, kind="stable")[: round(share * len(self))]
+        first = np.full(len(self), levels)
+        first[chosen] = 1 + (depth[chosen] % np.uint64(levels - 1)).astype(np.int64)
+        hidden = torch.arange(levels) >= torch.from_numpy(first).unsqueeze(1)
+        coarser = self.take(range(len(self)))
+        coarser.targets = self.targets.masked_fill(hidden, -1)
+        return coarser
+
     def name(self, index: int) -> str:
         """The file's path below its split, or what its source calls it."""
         return self.source.name(int(self.rows[index]))
 
     def mask(self, index: int) -> Image.Image | None:
         """The object mask, mode "L", 255 on the object, at the file's full size; None if there is none."""
-        if self.masks is None:
+        return None if self.masks is None else self.masks.whole(self.name(index))
+
+    def parts(self, index: int) -> Image.Image | None:
+        """The part mask, 1, 2, ... on parts and 0 elsewhere; None if there is none or it cannot be read."""
+        try:
+            return None if self.masks is None else self.masks.parts(self.name(index))
+        except Exception as error:  # as in fetch
+            self.bad.note([Unreadable(f"the parts of {self.name(index)}", why(error))])
             return None
-        path = (self.masks / self.name(index)).with_suffix(".png")
-        if not path.is_file():
-            return None
-        with Image.open(path) as mask:
-            return mask.convert("L")
 
     def pair(self, index: int) -> tuple[Image.Image, Image.Image] | None:
         """A picture and its own :meth:`mask`; None if it has none, or one of both cannot be read."""
@@ -171,118 +195,34 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         return None if sample.bad else (sample.image, mask)
 
 
-class Subset(NamedTuple):
-    """Some of the classes."""
-
-    name: str
-    classes: frozenset[str]
-
-
 def open_images(spec: str, *, split: str = "train", subset: str | None = None) -> Images | readers.Stream:
     """The data set that ``spec`` names.
 
     Args:
         spec: ``folder:/path``, ``tar:/path.tar``, ``hfds/NAME[:root]``, or ``demo`` with options of
-            :func:`castssl.data.demo.root` as in ``demo:size=64,per_class=50``; or one that can only be
-            streamed, and so gives a :class:`castssl.data.readers.Stream`: ``wds/NAME:/path``,
-            ``hfids/NAME[:root]``, ``tfds/NAME[:root]``.  timm's reader options may follow where timm reads,
-            as in ``hfds/cifar100?input_key=img&target_key=fine_label``.
+            :func:`castssl.data.demo.root` as in ``demo:size=64,per_class=50``; one with a label tree:
+            ``breeds:living17:/imagenet``, ``breeds:living17-target:/imagenet``, ``cub:/path``,
+            ``aircraft:/path``, ``inat21-mini:/path``, ``tree:/path`` or ``tree:/path/labels.csv``; or one
+            that can only be streamed, and so gives a :class:`castssl.data.readers.Stream`:
+            ``wds/NAME:/path``, ``hfids/NAME[:root]``, ``tfds/NAME[:root]``.  timm's reader options may follow
+            where timm reads, as in ``hfds/cifar100?input_key=img&target_key=fine_label``.
         split: "train", "val" or "test".
         subset: "imagenet100", or a text file with one class name a line ("#" begins a comment): only
             these classes are kept and numbered.
 
     Raises:
         DataError: if the spec is unknown, the path or split is missing, there are no images, a class of the
-            subset is missing, or an optional package is not installed.
+            subset is missing, the classes are no tree, or an optional package is not installed.
     """
     kind, name = readers.parse(spec)
-    only = None if subset is None else read_subset(subset)
-    if kind == "demo":
-        images = _open_folder(_demo(name), split, only)
-    elif kind == "folder":
-        images = _open_folder(Path(name).expanduser(), split, only)
-    elif kind == "tar":
-        source, paths = archives.open_tar(Path(name).expanduser(), split)
-        images = _select(source, folders.same_depth(paths), set(paths), only)
-    elif kind == "hfds":
-        images = _open_hub(name, split, only)
-    elif only is not None:
-        raise DataError(
-            f"{spec} is a stream: no subset {subset} can be picked from it; use folder: or hfds/ data"
-        )
-    else:
+    only = None if subset is None else listing.read_subset(subset)
+    if kind not in OPENERS:
+        if only is not None:
+            raise DataError(
+                f"{spec} is a stream: no subset {subset} can be picked from it; use folder: or hfds/ data"
+            )
         return readers.Stream(kind, name, split)
-    return images
-
-
-def _demo(options: str) -> Path:
-    from castssl.data import demo
-
-    try:
-        given = {
-            key: int(value) for key, _, value in (pair.partition("=") for pair in options.split(",") if pair)
-        }
-        return demo.root(**given)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"cannot make the demo data of {options!r}: {error}; expected demo, or something like"
-            " demo:size=96,per_class=300,seed=0"
-        ) from error
-
-
-def read_subset(subset: str) -> Subset:
-    """The classes of a subset that castssl ships, or of a text file.
-
-    Raises:
-        DataError: if there is no such subset or file, or it is empty.
-    """
-    shipped = Path(__file__).with_name("subsets")
-    path = shipped / f"{subset}.txt"
-    if not path.is_file():
-        path = Path(subset).expanduser()
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in shipped.glob("*.txt")))
-        raise DataError(f"there is no subset {subset!r}: expected {known}, or a text file of class names")
-    lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
-    names = frozenset(line for line in lines if line)
-    if not names:
-        raise DataError(f"subset file {path} names no class; write one class name a line")
-    return Subset(subset, names)
-
-
-def _open_folder(root: Path, split: str, only: Subset | None) -> Images:
-    at = folders.find_split(root, split)
-    files = folders.find_images(at.folder)
-    paths = folders.same_depth([tuple(name.split("/")[:-1]) for name in files])
-    source = folders.Files(at.folder, files)
-    return _select(source, paths, folders.classes_of(at, paths), only, masks=at.masks)
-
-
-def _select(
-    source: Source,
-    paths: Sequence[folders.ClassPath],
-    classes: set[folders.ClassPath],
-    only: Subset | None,
-    *,
-    masks: Path | None = None,
-) -> Images:
+    found = OPENERS[kind](name, split)
     if only is not None:
-        classes = folders.pick_classes(classes, only.classes, only.name)
-    tree, index = folders.label_tree(classes)
-    rows = [row for row, path in enumerate(paths) if path in index]
-    if not rows:
-        raise DataError(f"no image of this split is in subset {only and only.name}; check the split")
-    targets = torch.tensor([index[paths[row]] for row in rows], dtype=torch.int64)
-    targets = targets.view(len(rows), tree.levels)
-    return Images(source, np.array(rows, dtype=np.int64), targets, tree, masks=masks)
-
-
-def _open_hub(name: str, split: str, only: Subset | None) -> Images:
-    source = readers.Hub(name, split)
-    if only is None:
-        tree = LabelTree.flat(source.classes) if source.classes else LabelTree.none()
-        return Images(source, np.arange(len(source), dtype=np.int64), None, tree)
-    if not source.classes:
-        raise DataError(f"hfds/{name} names no classes, so subset {only.name} cannot be picked from it")
-    paths = [(source.classes[label],) for label in source.labels()]
-    return _select(source, paths, {(name,) for name in source.classes}, only)
+        found = listing.narrow(found, only)
+    return Images(found.source, found.rows, found.targets, found.tree, masks=found.masks)

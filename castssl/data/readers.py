@@ -18,13 +18,15 @@ from urllib.parse import parse_qsl
 import torch
 from torch import Tensor
 
-from castssl.data.folders import split_name
+from castssl.data.folders import NoSplit, split_name
 from castssl.data.guards import Guarded
 from castssl.data.unreadable import Ledger
 from castssl.errors import DataError
 from castssl.types import LabelTree
 
-KINDS = ("folder", "tar", "wds", "hfds", "hfids", "tfds", "demo")
+TREES = ("breeds", "cub", "aircraft", "inat21-mini", "tree")
+"""The kinds of data that bring a label tree, by colon."""
+KINDS = ("folder", "tar", "wds", "hfds", "hfids", "tfds", "demo", *TREES)
 """What a data spec may begin with."""
 
 _PACKAGES = {
@@ -46,12 +48,13 @@ def parse(spec: str) -> tuple[str, str]:
         return "demo", ""
     for mark in (":", "/"):
         kind, _, name = spec.partition(mark)
-        if name and kind in KINDS and (mark == ":") == (kind in ("folder", "tar", "demo")):
+        if name and kind in KINDS and (mark == ":") == (kind in ("folder", "tar", "demo", *TREES)):
             return kind, name
     hint = f"did you mean folder:{spec} ? " if Path(spec).expanduser().exists() else ""
     raise DataError(
-        f"unknown data {spec!r}: {hint}expected demo, folder:/path, tar:/path.tar, wds/NAME:/path,"
-        " hfds/NAME, hfids/NAME or tfds/NAME"
+        f"unknown data {spec!r}: {hint}expected demo, folder:/path, tar:/path.tar, wds/NAME:/path, hfds/NAME,"
+        " hfids/NAME or tfds/NAME; or with a label tree breeds:living17:/path, cub:/path, aircraft:/path,"
+        " inat21-mini:/path, tree:/path or tree:/path/labels.csv"
     )
 
 
@@ -73,7 +76,7 @@ def _timm_reader(kind: str, name: str, split: str, **settings: Any) -> Any:
         if isinstance(failures[-1], OSError):  # unreachable or missing: another split's name does not help
             break
     reason = str(failures[0]).split("\n")[0] or repr(failures[0])  # TFDS goes on to list all that it has
-    raise DataError(
+    raise NoSplit(
         f"cannot open the {split} split of {kind}/{name}: {reason}; check the name, the root after ':'"
         " and the options after '?'"
     ) from failures[0]

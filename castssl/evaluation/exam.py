@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +17,11 @@ from castssl.data.augment import Augment, CenterView, TwoViews
 from castssl.data.finish import finish
 from castssl.data.images import Images, open_images
 from castssl.data.loader import Loader, load
+from castssl.data.masks import open_masks
 from castssl.data.readers import Stream
 from castssl.errors import DataError
 from castssl.evaluation.neighbours import Device, features, knn, match
-from castssl.evaluation.objects import Pair, mean_overlap, objects, random_overlap
+from castssl.evaluation.objects import Pair, known_to, objects, overlaps, random_overlaps
 from castssl.marks import scale
 from castssl.modes import evaluating
 
@@ -41,7 +42,8 @@ class Exam:
         batch_size: images at a time and rank.
         workers: data-loading processes a rank.
         seed: of the two views and of the random merging.
-        masked: at most so many held-out images with object masks are looked at.
+        masked: at most so many images with object masks are looked at.
+        shown: images with masks; by default the held-out ones and the masks beside them.
     """
 
     splits: tuple[Images, Images] | None
@@ -52,10 +54,12 @@ class Exam:
     workers: int = 0
     seed: int = 0
     masked: int = 256
+    shown: Images | None = None
     _pairs: list[Pair] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._pairs = objects(self.splits[1], self.image_size, limit=self.masked) if self.splits else []
+        shown = self.splits[1] if self.splits and self.shown is None else self.shown
+        self._pairs = [] if shown is None else objects(shown, self.image_size, limit=self.masked)
 
     @classmethod
     def on(
@@ -68,9 +72,16 @@ class Exam:
             train: images whose features vote.
             superpixels: what the encoder builds on.
             image_size: side in pixels.
-            options: ``subset`` of :func:`castssl.data.images.open_images`, and fields of the exam.
+            options: ``subset`` of :func:`castssl.data.images.open_images`; ``masks`` in place of the data's
+                own, a path as :func:`castssl.data.masks.open_masks` takes it (PartImageNet annotates
+                ImageNet's training images: if they know no held-out image, training images are shown);
+                and fields of the exam.
+
+        Raises:
+            DataError: if the masks cannot be read, or belong to no image.
         """
         subset, splits = options.pop("subset", None), None
+        masks = None if (given := options.pop("masks", None)) is None else open_masks(given)
         try:
             held_out = open_images(data, split="val", subset=subset)
             if isinstance(train, Stream) or isinstance(held_out, Stream):
@@ -80,27 +91,34 @@ class Exam:
         except DataError as error:
             if ranks.is_main():
                 warnings.warn(f"no examination on held-out images: {error}", stacklevel=2)
+        if masks is not None and splits is not None:
+            options["shown"] = known_to(masks, splits[1], splits[0])
+            if options["shown"] is None:
+                raise DataError(
+                    f"the masks {given} know none of the images of {data}, such as {splits[1].name(0)};"
+                    " expected the same file names"
+                )
         return cls(splits, superpixels, image_size, **options)
 
     def sit(self, encoder: Encoder, device: Device) -> dict[str, float]:
         """Marks by name, each in [0, 1].
 
         ``knn`` is the accuracy of the 20 nearest at the finest level (if there are labels), ``match`` how
-        often one view of an image finds the other among :data:`MATCHED`, and ``object_iou_K`` the mean best
-        overlap of the stage of K segments with the object masks (if there are masks).
+        often one view of an image finds the other among :data:`MATCHED`.  If there are masks, each stage of K
+        segments has ``object_iou_K``, the mean best overlap of a segment with the object, ``region_iou_K``,
+        the mean IoU of object and background if each segment is given to one of them, and, if there are
+        part masks, ``part_iou_K``, the same of the parts (:func:`castssl.evaluation.objects.overlaps`).
         """
         if self.splits is None:
             return {}
         train, held_out = self.splits
         marks = {"match": self._match(held_out, encoder, device)}
         if classes := _classes(train):
-            known, known_paths = features(encoder, self._loader(train), self.superpixels, device)
-            asked, asked_paths = features(encoder, self._loader(held_out), self.superpixels, device)
-            marks["knn"] = knn(known, known_paths[:, -1], asked, asked_paths[:, -1], classes=classes)
+            known, asked = (self._labelled(images, encoder, device) for images in (train, held_out))
+            if len(known[0]) and len(asked[0]):
+                marks["knn"] = knn(*known, *asked, classes=classes)
         if self._pairs:
-            overlaps = mean_overlap(encoder, self._pairs, self.superpixels, device=device)
-            # The first stage of an encoder that pools is the superpixels themselves.
-            marks |= {f"object_iou_{k}": o for k, o in zip(encoder.sizes, overlaps, strict=False)}
+            marks |= _by_size(overlaps(encoder, self._pairs, self.superpixels, device=device), encoder.sizes)
         return marks
 
     def by_chance(self, sizes: tuple[int, ...]) -> dict[str, float]:
@@ -112,8 +130,7 @@ class Exam:
         if classes := _classes(train):
             marks["knn"] = 1 / classes
         if self._pairs:
-            overlaps = random_overlap(self._pairs, self.superpixels, sizes, seed=self.seed)
-            marks |= {f"object_iou_{k}": o for k, o in zip(sizes, overlaps, strict=True)}
+            marks |= _by_size(random_overlaps(self._pairs, self.superpixels, sizes, seed=self.seed), sizes)
         return marks
 
     def _loader(self, images: Images) -> Loader:
@@ -126,6 +143,12 @@ class Exam:
             seed=self.seed,
             train=False,
         )
+
+    def _labelled(self, images: Images, encoder: Encoder, device: Device) -> tuple[Tensor, Tensor]:
+        """Features (n, D) and finest labels (n,) of the images that have such a label."""
+        rows, paths = features(encoder, self._loader(images), self.superpixels, device)
+        told = paths[:, -1] >= 0
+        return rows[told], paths[told, -1]
 
     def _match(self, held_out: Images, encoder: Encoder, device: Device) -> float:
         step = max(len(held_out) // MATCHED, 1)
@@ -147,6 +170,15 @@ class Exam:
                 for rows, view in zip(found, finish(raw, self.superpixels, device).views, strict=True):
                     rows.append(encoder(view).stages[-1].cls.squeeze(1).float())
         return match(torch.cat(found[0]), torch.cat(found[1]))
+
+
+def _by_size(overlap: Mapping[str, Sequence[float]], sizes: Sequence[int]) -> dict[str, float]:
+    """Marks of stages; an encoder that only classifies may have fewer stages than sizes."""
+    return {
+        f"{name}_{size}": value
+        for name, values in overlap.items()
+        for size, value in zip(sizes, values, strict=False)
+    }
 
 
 def _classes(images: Images) -> int:

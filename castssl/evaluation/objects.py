@@ -1,10 +1,10 @@
-"""Do segments find objects that nobody showed them?  Mean best overlap over images with masks."""
+"""Do segments find objects and parts that nobody showed them?  Mean overlap over images with masks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from PIL import Image
@@ -13,14 +13,25 @@ from torchvision.transforms import functional as V
 
 from castssl.contracts import Encoder, Superpixels
 from castssl.data.finish import finish
+from castssl.data.images import Images
+from castssl.data.masks import Masks
 from castssl.errors import DataError
 from castssl.evaluation.neighbours import Device
+from castssl.evaluation.regions import region_iou
 from castssl.evaluation.segment import best_overlap, merge_at_random
 from castssl.modes import evaluating
 from castssl.types import Batch, Hierarchy, RawView, View
 
-Pair = tuple[Tensor, Tensor]
-"""An image, uint8 (3, S, S), and its object mask, bool (S, S)."""
+
+class Pair(NamedTuple):
+    """An image, and what lies where in it."""
+
+    image: Tensor
+    """uint8 (3, S, S)."""
+    inside: Tensor
+    """bool (S, S), True on the object."""
+    parts: Tensor | None = None
+    """Integer (S, S), 1, 2, ... on the object's parts and 0 elsewhere; None if unknown."""
 
 
 class Masked(Protocol):
@@ -29,6 +40,10 @@ class Masked(Protocol):
     def __len__(self) -> int: ...
     def pair(self, index: int, /) -> tuple[Image.Image, Image.Image] | None:
         """A picture and its own mask, 255 on the object; None if it has none or one of both is unreadable."""
+        ...
+
+    def parts(self, index: int, /) -> Image.Image | None:
+        """The part mask of that picture, 1, 2, ... on parts; None if it has none or it is unreadable."""
         ...
 
 
@@ -42,7 +57,7 @@ def objects(images: Masked, size: int, *, limit: int | None = None) -> list[Pair
         limit: look at no more images than this, spread evenly over all (folders are sorted by class).
 
     Returns:
-        Pairs of uint8 (3, size, size) and bool (size, size); all are held in memory.
+        Pairs of one size, with the parts of those that have a part mask; all are held in memory.
     """
     count = len(images) if limit is None else min(limit, len(images))
     pairs = []
@@ -54,22 +69,40 @@ def objects(images: Masked, size: int, *, limit: int | None = None) -> list[Pair
             inside = _square(mask.convert("L"), size, V.InterpolationMode.NEAREST)[0] > 127
             if bool(inside.any()):
                 square = _square(picture.convert("RGB"), size, V.InterpolationMode.BILINEAR)
-                pairs.append((square, inside))
+                parts = images.parts(index)
+                cut = None if parts is None else _square(parts, size, V.InterpolationMode.NEAREST)[0]
+                pairs.append(Pair(square, inside, cut))
     return pairs
 
 
-def mean_overlap(
+def known_to(masks: Masks, *splits: Images) -> Images | None:
+    """The images that ``masks`` know, with these masks, of the first split that has any; None if none has."""
+    for images in splits:
+        indices = [index for index in range(len(images)) if masks.knows(images.name(index))]
+        if indices:
+            chosen = images.take(indices)
+            chosen.masks = masks
+            return chosen
+    return None
+
+
+def overlaps(
     encoder: Encoder, pairs: Iterable[Pair], superpixels: Superpixels, *, device: Device, batch: int = 32
-) -> tuple[float, ...]:
-    """How well one segment covers the object: best IoU, mean over images, a number a stage, fine to coarse.
+) -> dict[str, tuple[float, ...]]:
+    """How well an encoder's segments fit what is in the images: by measure, a number a stage, fine to coarse.
 
     Args:
-        encoder: its ``segment`` is asked if it has one (all stages), else itself.  It is in evaluation
-            mode meanwhile.
-        pairs: uint8 (3, S, S) images and bool (S, S) masks, such as :func:`objects` gives.
+        encoder: its ``segment`` is asked if it has one (all stages), else itself, once for each image.  It is
+            in evaluation mode meanwhile.
+        pairs: square images with their masks, such as :func:`objects` gives.
         superpixels: the partition the encoder builds on.
         device: where ``encoder`` is.
         batch: images at a time.
+
+    Returns:
+        Means over images of ``object_iou`` (:func:`castssl.evaluation.segment.best_overlap`), of
+        ``region_iou`` (:func:`castssl.evaluation.regions.region_iou` of object and background), and of
+        ``part_iou`` (the same of the parts and what is none), if any image has part masks.
 
     Raises:
         DataError: if no pair has an object.
@@ -77,32 +110,41 @@ def mean_overlap(
     segment: Callable[[View], Hierarchy] = getattr(encoder, "segment", encoder)
     scores = []
     with evaluating(encoder), torch.no_grad():
-        for images, masks in _batches(pairs, batch):
+        for images, inside, parts in _batches(pairs, batch):
             hierarchy = segment(_view(images, superpixels, device))
-            labels = [hierarchy.labels(stage) for stage in range(len(hierarchy.stages))]
-            scores.append(torch.stack([best_overlap(each.cpu(), masks) for each in labels], 1))
+            labels = [hierarchy.labels(stage).cpu() for stage in range(len(hierarchy.stages))]
+            scores.append(torch.stack([_scores(each, inside, parts) for each in labels], 2))
     return _mean(scores)
 
 
-def random_overlap(
+def random_overlaps(
     pairs: Iterable[Pair],
     superpixels: Superpixels,
     sizes: Sequence[int],
     *,
     seed: int = 0,
     device: Device = "cpu",
-) -> tuple[float, ...]:
-    """:func:`mean_overlap` without an encoder: superpixels merged at random, a number for each of ``sizes``.
+) -> dict[str, tuple[float, ...]]:
+    """:func:`overlaps` without an encoder: superpixels merged at random, a number for each of ``sizes``.
 
     Raises:
         DataError: if no pair has an object.
     """
     scores = []
-    for i, (images, masks) in enumerate(_batches(pairs, 1)):
-        segments = superpixels(images.to(device))[0].cpu()
-        merged = [merge_at_random(segments, size, seed * 1_000_003 + i) for size in sizes]
-        scores.append(best_overlap(torch.stack(merged), masks.expand(len(sizes), -1, -1))[None])
+    for i, (image, inside, parts) in enumerate(_batches(pairs, 1)):
+        segments = superpixels(image.to(device))[0].cpu()
+        merged = torch.stack([merge_at_random(segments, size, seed * 1_000_003 + i) for size in sizes])
+        scores.append(_scores(merged, inside.expand_as(merged), parts.expand_as(merged)).unsqueeze(1))
     return _mean(scores)
+
+
+MEASURES = ("object_iou", "region_iou", "part_iou")
+
+
+def _scores(labels: Tensor, inside: Tensor, parts: Tensor) -> Tensor:
+    """Float32 (len(MEASURES), B); not a number where a measure has nothing to go by."""
+    found = (best_overlap(labels, inside), region_iou(labels, inside.long()), region_iou(labels, parts))
+    return torch.stack(found)
 
 
 def _square(image: Image.Image, size: int, mode: V.InterpolationMode) -> Tensor:
@@ -111,11 +153,15 @@ def _square(image: Image.Image, size: int, mode: V.InterpolationMode) -> Tensor:
     return cut
 
 
-def _batches(pairs: Iterable[Pair], size: int) -> Iterator[Pair]:
-    """Pairs that have an object, stacked ``size`` at a time."""
-    full = (pair for pair in pairs if bool(pair[1].any()))
+def _batches(pairs: Iterable[Pair], size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Images, insides and parts (int64, -1 where unknown) of those with an object, ``size`` at a time."""
+    full = (pair for pair in pairs if bool(pair.inside.any()))
     while some := list(islice(full, size)):
-        yield torch.stack([image for image, _ in some]), torch.stack([mask for _, mask in some])
+        images, inside, parts = zip(*some, strict=True)
+        known = (
+            torch.full(at.shape, -1) if each is None else each for each, at in zip(parts, inside, strict=True)
+        )
+        yield torch.stack(images), torch.stack(inside), torch.stack([each.long() for each in known])
 
 
 def _view(images: Tensor, superpixels: Superpixels, device: Device) -> View:
@@ -125,9 +171,15 @@ def _view(images: Tensor, superpixels: Superpixels, device: Device) -> View:
     return finish(Batch([RawView(images, segments)], target), superpixels, device).views[0]
 
 
-def _mean(scores: list[Tensor]) -> tuple[float, ...]:
+def _mean(scores: list[Tensor]) -> dict[str, tuple[float, ...]]:
+    """Means over images of (measures, images, stages), without those that have nothing to go by."""
     if not scores:
         raise DataError(
             "no image has an object mask, so overlap cannot be measured; expected masks beside the images"
         )
-    return tuple(torch.cat(scores).mean(0).tolist())
+    means = torch.cat(scores, 1).nanmean(1)
+    return {
+        name: tuple(mean.tolist())
+        for name, mean in zip(MEASURES, means, strict=True)
+        if not bool(mean.isnan().any())
+    }

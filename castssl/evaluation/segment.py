@@ -144,7 +144,7 @@ def undersegmentation_error(labels: Tensor, truth: Tensor) -> Tensor:
     Raises:
         ValueError: if the shapes differ.
     """
-    shared = _shared("undersegmentation_error", labels, truth)
+    shared = shared_pixels("undersegmentation_error", labels, truth)
     outside = shared.sum(2, keepdim=True) - shared
     return torch.minimum(shared, outside).sum((1, 2)) / shared.sum((1, 2)).clamp(min=1)
 
@@ -166,7 +166,7 @@ def achievable_accuracy(labels: Tensor, truth: Tensor) -> Tensor:
     Raises:
         ValueError: if the shapes differ.
     """
-    shared = _shared("achievable_accuracy", labels, truth)
+    shared = shared_pixels("achievable_accuracy", labels, truth)
     total = shared.sum((1, 2))
     return torch.where(total > 0, shared.amax(2).sum(1) / total.clamp(min=1), 1.0)
 
@@ -177,6 +177,27 @@ def boundaries(labels: Tensor) -> Tensor:
     edge[:, :, :-1] |= labels[:, :, 1:] != labels[:, :, :-1]
     edge[:, :-1] |= labels[:, 1:] != labels[:, :-1]
     return edge
+
+
+def shared_pixels(name: str, labels: Tensor, truth: Tensor) -> Tensor:
+    """How many pixels each segment shares with each region.
+
+    Args:
+        name: who asks, for the message of an error.
+        labels: integer (B, H, W), the segments.
+        truth: integer or bool (B, H, W), the regions.  Pixels with a negative label in either are left out.
+
+    Returns:
+        int64 (B, S + 1, R + 1).  The first row and column are zeros, so that there is a largest even if no
+        pixel has a label: segment s is row s + 1.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    _same_shape(name, labels, truth)
+    (slots, count), (regions, many) = _slots(labels), _slots(truth)
+    pairs = _sums(slots * many + regions, torch.ones_like(slots), count * many)
+    return F.pad(pairs.view(-1, count, many)[:, 1:, 1:], (1, 0, 1, 0))
 
 
 def _same_shape(name: str, labels: Tensor, other: Tensor) -> None:
@@ -196,15 +217,6 @@ def _slots(labels: Tensor) -> tuple[Tensor, int]:
 def _sums(slots: Tensor, values: Tensor, count: int) -> Tensor:
     """Sums of int64 ``values`` (B, P) by slot: int64 (B, count), exact."""
     return values.new_zeros(slots.shape[0], count).scatter_add_(1, slots, values)
-
-
-def _shared(name: str, labels: Tensor, truth: Tensor) -> Tensor:
-    """How many pixels each segment shares with each region: int64 (B, segments, regions)."""
-    _same_shape(name, labels, truth)
-    (slots, count), (regions, many) = _slots(labels), _slots(truth)
-    pairs = _sums(slots * many + regions, torch.ones_like(slots), count * many)
-    # a first row and column of zeros, so that there is a largest even if no pixel has a label
-    return F.pad(pairs.view(-1, count, many)[:, 1:, 1:], (1, 0, 1, 0))
 
 
 def _touching(dense: Tensor) -> list[set[int]]:

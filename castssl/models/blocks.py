@@ -11,6 +11,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from castssl.contracts import Need
+from castssl.models.prompted import Prompts
 from castssl.types import Tokens
 
 layer_norm = partial(nn.LayerNorm, eps=1e-6)
@@ -35,16 +36,19 @@ class Stage(nn.Module):
             Block(dim, heads, qkv_bias=True, drop_path=rate, norm_layer=norm) for rate in drop_path
         )
 
-    def forward(self, tokens: Tokens, needs: Iterable[Need] = ()) -> Tokens:
-        """The tokens after the blocks, with what ``needs`` asks of the last block's attention."""
+    def forward(self, tokens: Tokens, needs: Iterable[Need] = (), prompts: Prompts | None = None) -> Tokens:
+        """The tokens after the blocks, with what ``needs`` asks of the last block's attention.
+
+        ``prompts`` join the blocks that are theirs; what is recorded is the attention without them.
+        """
         x = torch.cat([tokens.cls, tokens.x], 1)
         present = nn.functional.pad(tokens.mass > 0, (1, 0), value=True)
         mask = present[:, None, None] if self.masked else None
         recorded: dict[Need, Tensor] = {}
-        for depth, block in enumerate(self.blocks, start=1):
+        for depth, block in enumerate(cast("Iterable[Block]", self.blocks), start=1):
             if needs and depth == len(self.blocks):
-                recorded = record(cast(Block, block), x, mask)
-            x = block(x, attn_mask=mask)
+                recorded = record(block, x, mask)
+            x = block(x, attn_mask=mask) if prompts is None else prompts.through(block, x, mask)
         kept = {need: recorded[need] for need in needs if need in recorded}
         return Tokens(x[:, 1:], x[:, :1], tokens.mass, kept.get("keys"), kept.get("received"))
 

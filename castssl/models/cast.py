@@ -6,16 +6,17 @@ section 3 and Algorithm 2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from castssl.contracts import Need, Pooling
 from castssl.models.blocks import Stage, layer_norm
 from castssl.models.hub import Shareable
+from castssl.models.prompted import Prompts
 from castssl.tokens.positions import resize, sin_cos
 from castssl.tokens.segments import Membership, segment_mean
 from castssl.tokens.stem import ConvStem
@@ -88,24 +89,42 @@ class CAST(nn.Module, Shareable):
             pooling.requires_grad_(False)
         self.initialise(trunc=positions == "learned")
 
-    def forward(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy:
+    @property
+    def prompt_blocks(self) -> int:
+        """How many attention blocks there are, from 0, for ``prompts`` to join."""
+        return sum(self.depths)
+
+    def forward(
+        self,
+        view: View,
+        sizes: Sequence[int] | None = None,
+        prompts: Mapping[int, Tensor] | None = None,
+    ) -> Hierarchy:
         """The stages that serve the class token, which is normalised in the last.
 
         Args:
             view: image float32 (B, 3, H, W) and segments int32 (B, H, W) with labels below ``sizes[0]``.
             sizes: other token budgets than the model's own, with the same weights (Table 5d).
+            prompts: prompt tokens float (M, D) that take part in one block, by its number; what becomes of
+                them is in the hierarchy's ``prompts``.
         """
-        return self.trace(view, sizes, stages=self.served)[0]
+        return self.trace(view, sizes, stages=self.served, prompts=prompts)[0]
 
     def segment(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy:
         """All stages, also those that exist for the segmentation alone."""
         return self.trace(view, sizes, stages=len(self.sizes))[0]
 
     def trace(
-        self, view: View, sizes: Sequence[int] | None = None, *, stages: int
+        self,
+        view: View,
+        sizes: Sequence[int] | None = None,
+        *,
+        stages: int,
+        prompts: Mapping[int, Tensor] | None = None,
     ) -> tuple[Hierarchy, tuple[Pooled, ...]]:
         """The hierarchy of the first ``stages`` stages, and what each pooling between them returned."""
         sizes = self.sizes if sizes is None else tuple(sizes)
+        joining = None if prompts is None else Prompts(prompts, self.prompt_blocks)
         tokens = self.tokenise(view, sizes[0])
         seen: list[Tokens] = []
         pooled: list[Pooled] = []
@@ -115,10 +134,11 @@ class CAST(nn.Module, Shareable):
                 # Not a matrix product: autocast would take it to half precision, and lose mass.
                 mass = (pooled[-1].assign.float() * tokens.mass[..., None]).sum(1)
                 tokens = Tokens(pooled[-1].x, pooled[-1].cls, mass)
-            tokens = self.stages[i](tokens, self.needs(i) if i < stages - 1 else ())
+            tokens = self.stages[i](tokens, self.needs(i) if i < stages - 1 else (), joining)
             normed = self.norm(tokens.cls) if i == self.served - 1 else tokens.cls
             seen.append(tokens._replace(cls=normed))
-        return Hierarchy(view.segments, tuple(seen), tuple(p.assign for p in pooled)), tuple(pooled)
+        assigns, after = tuple(p.assign for p in pooled), tuple(joining.after) if joining else ()
+        return Hierarchy(view.segments, tuple(seen), assigns, after), tuple(pooled)
 
     def tokenise(self, view: View, size: int) -> Tokens:
         """Segment means of features and positions: ``size`` tokens per image; an absent label is padding."""

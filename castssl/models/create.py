@@ -1,4 +1,4 @@
-"""Models by name: CAST in its published sizes, the ViT baselines of Table 3a, and any timm model."""
+"""Models by name: CAST in its published sizes, the ViT baselines of Table 3a, any timm model, and CLIP."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from castssl.registry import build
 
 if TYPE_CHECKING:
     from castssl.contracts import Encoder, Pooling
+    from castssl.models.clip_encoder import ClipEncoder
+    from castssl.models.timm_encoder import TimmEncoder
     from castssl.tokens.segments import Membership
 
 
@@ -51,28 +53,34 @@ PRESETS: dict[str, Preset] = {
     "cast_base_dense": replace(SMALL, dim=768, sizes=DENSE, superpixels=FINE, fused=True, dense=True),
     "cast_base_deep_dense": replace(DEEP, dim=768, sizes=DENSE, superpixels=FINE, fused=True, dense=True),
     "nano": Preset((1, 1, 1, 0), (64, 32, 16, 8), 64, 2, 4, "seeds:count=64,bins=5,iterations=4"),
+    "nano_vit": Preset((1, 1, 1), (64, 64, 64), 64, 2, 8, "grid:cell=8"),
     "vit_small": VIT,
     "vit_base": replace(VIT, dim=768),
+    "hier_vit_small": replace(VIT, depths=(3, 3, 3, 3), sizes=(196,) * 4),
     "vit_small_superpixels": replace(VIT, stride=8, superpixels="seeds"),
     "vit_small_pooling": replace(SMALL, stride=16, superpixels="grid:cell=16"),
+    "tome_small": replace(SMALL, depths=(1,) * 11, sizes=tuple(range(196, 35, -16))),
 }
 """CAST-S, -S-deep, -B, -B-deep (Table 11 and 4); ``*_seg`` for COCO; ``*_dense`` their
 segmentation stage (VOC, ADE20K, Pascal Context: ``image_size=512``); Table 3a's two-factor ablation: ViT,
-ViT with superpixels but no pooling, ViT patches with pooling, and CAST, which has both."""
+ViT with superpixels but no pooling, ViT patches with pooling, and CAST, which has both; ``hier_vit_small``:
+twelve blocks whose class token is at hand after every third (H-CAST's baseline Hier-ViT), and ``nano_vit``,
+the same beside ``nano``; ``tome_small``: 16 tokens fewer after each layer, which is Table 5a's ToMe if
+``pooling="tome"`` (of castssl-clustering) is given."""
 
 
 def preset(name: str) -> Preset:
-    """The preset of a model name; timm models share the ViT's grid.
+    """The preset of a model name; timm models and CLIP share the ViT's grid.
 
     Raises:
-        ConfigError: if the name is neither a preset nor ``timm:...``.
+        ConfigError: if the name is neither a preset nor ``timm:...`` nor ``clip:...``.
     """
-    if name.startswith("timm:"):
+    if name.startswith(("timm:", "clip:")):
         return VIT
     if name not in PRESETS:
         near = get_close_matches(name, PRESETS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"no model {name!r}{hint}  Models: {', '.join(PRESETS)}, timm:NAME")
+        raise ConfigError(f"no model {name!r}{hint}  Models: {', '.join(PRESETS)}, timm:NAME, clip:NAME")
     return PRESETS[name]
 
 
@@ -90,10 +98,12 @@ def create(
     """Build an encoder by name.
 
     Args:
-        name: a key of :data:`PRESETS`, or ``timm:NAME``.
+        name: a key of :data:`PRESETS`, ``timm:NAME``, or ``clip:ARCHITECTURE/WEIGHTS`` (see
+            :func:`castssl.models.clip_encoder.load_clip`).
         pooling: spec of a registered pooling, such as ``graph`` or ``graph:centroids=random``.
         sizes: token budgets in place of the preset's, for instance ``(196, 128, 64, 32)``; a model whose
             preset ends in a stage without blocks gets that stage at half the last size if it is left out.
+            Of timm's ViTs: their number of patches, once for each stage, such as ``(196,) * 4``.
         image_size: side in pixels.
         membership: how stem cells belong to superpixels.
         padding: ``"mask"`` or ``"reference"``.
@@ -106,14 +116,9 @@ def create(
     from castssl.models.hub import remember
 
     if name.startswith("timm:"):
-        from castssl.models.timm_encoder import TimmEncoder
-
-        try:
-            single = TimmEncoder(name.removeprefix("timm:"), image_size=image_size, drop_path=drop_path)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        remember(single, name=name, image_size=image_size, superpixels=VIT.superpixels)
-        return cast("Encoder", single)
+        return cast("Encoder", _timm(name, sizes, image_size, drop_path))
+    if name.startswith("clip:"):
+        return cast("Encoder", _clip(name, image_size))
     options: dict[str, Any] = {
         "pooling": pooling,
         "sizes": sizes,
@@ -125,6 +130,47 @@ def create(
     encoder = assemble(preset(name), drop_path=drop_path, **options)
     remember(encoder, name=name, superpixels=preset(name).superpixels, **options)
     return encoder
+
+
+def _timm(name: str, sizes: Sequence[int] | None, image_size: int, drop_path: float) -> TimmEncoder:
+    from castssl.models.hub import remember
+    from castssl.models.timm_encoder import TimmEncoder
+
+    given = {} if sizes is None else {"sizes": tuple(sizes)}
+    try:
+        encoder = TimmEncoder(
+            name.removeprefix("timm:"),
+            image_size=image_size,
+            drop_path=drop_path,
+            stages=len(sizes or (0,)),
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if given.get("sizes", encoder.sizes) != encoder.sizes:
+        raise ConfigError(
+            f"{name} has {encoder.sizes[0]} tokens at {image_size} pixels in every stage, got sizes"
+            f" {given['sizes']}: give {encoder.sizes[0]} once for each stage, or leave them out"
+        )
+    remember(encoder, name=name, image_size=image_size, superpixels=VIT.superpixels, **given)
+    return encoder
+
+
+def _clip(name: str, image_size: int) -> ClipEncoder:
+    from castssl.models.clip_encoder import load_clip
+    from castssl.models.hub import remember
+
+    encoder = load_clip(name.removeprefix("clip:"), image_size=image_size)
+    remember(encoder, name=unloaded(name), image_size=image_size, superpixels=VIT.superpixels)
+    return encoder
+
+
+def unloaded(name: str) -> str:
+    """The name of the same model without weights to download, for whoever has its weights in a file."""
+    if not name.startswith("clip:"):
+        return name
+    from castssl.models.clip_encoder import named
+
+    return f"clip:{named(name.removeprefix('clip:')).architecture}"
 
 
 def assemble(

@@ -140,13 +140,15 @@ class Shareable(
         return encoder
 
 
+_PASSING = {"drop_path", "published", "recogniser"}
+"""Settings that say nothing about how an encoder is built for use."""
 _WHERE = ("revision", "cache_dir", "force_download", "local_files_only", "token")
 
 
 def remember(encoder: object, **settings: Any) -> None:
     """Note how an encoder was made, for ``config.json``; encoders that cannot be shared are left alone."""
     if isinstance(encoder, Shareable):
-        kept = {key: value for key, value in settings.items() if key not in {"drop_path", "published"}}
+        kept = {key: value for key, value in settings.items() if key not in _PASSING}
         encoder._hub_mixin_config = json.loads(json.dumps(kept))
 
 
@@ -156,7 +158,7 @@ def rebuild(settings: Mapping[str, Any]) -> object:
     Raises:
         ConfigError: if a setting is unknown or does not fit.
     """
-    from castssl.models.create import Preset, assemble, create
+    from castssl.models.create import Preset, assemble, create, unloaded
 
     options = {key: value for key, value in settings.items() if key not in {"name", "shape", "superpixels"}}
     try:
@@ -166,7 +168,7 @@ def rebuild(settings: Mapping[str, Any]) -> object:
             }
             encoder: object = assemble(Preset(**shape), **options)
         else:
-            encoder = create(settings["name"], **options)
+            encoder = create(unloaded(settings["name"]), **options)
     except TypeError as error:
         raise ConfigError(f"config.json: {error}; was it written by a newer castssl?") from error
     remember(encoder, **settings)

@@ -1,6 +1,7 @@
-"""Any timm model as an encoder of one stage, so that it can be pretrained beside CAST.
+"""Any timm model as an encoder of one stage, so that it can be pretrained beside CAST; a ViT also of several.
 
-Superpixels do not enter it: its tokens are the cells of its last feature map.
+Superpixels do not enter it: its tokens are the cells of its last feature map.  A ViT in several stages is
+H-CAST's baseline Hier-ViT: all stages have the same tokens, and class tokens of several depths are at hand.
 """
 
 from __future__ import annotations
@@ -25,29 +26,45 @@ class TimmEncoder(nn.Module, Shareable):
         name: a timm model name, such as ``swin_tiny_patch4_window7_224``.
         image_size: side in pixels.
         drop_path: stochastic depth rate.
+        stages: into how many stages the blocks of a ViT with a class token are parted, as equally as they
+            can be: 4 stages of 12 blocks end after blocks 3, 6, 9 and 12 (of 11: the last has 2).  Only the
+            last one's tokens are normed.
 
     Raises:
-        ValueError: if timm knows no such model; the message has the closest names.
+        ValueError: if timm knows no such model; the message has the closest names.  If ``stages`` is more
+            than 1 and the model is no ViT that is read by its class token, or has fewer blocks.
     """
 
     ignores_segments = True
 
-    def __init__(self, name: str, *, image_size: int = 224, drop_path: float = 0.0) -> None:
+    def __init__(self, name: str, *, image_size: int = 224, drop_path: float = 0.0, stages: int = 1) -> None:
         super().__init__()
         if not timm.is_model(name):
             near = ", ".join(timm.list_models(f"*{name.split('_', 1)[0]}*")[:8]) or "none"
             raise ValueError(f"timm knows no model {name!r}; names that look alike: {near}")
         self.network = _create(name, image_size, drop_path)
+        self.ends = _ends(name, self.network, stages)
         self.network.eval()
         with torch.no_grad():
-            features, feature = self._run(torch.zeros(1, 3, image_size, image_size))
+            features, feature, _ = self._run(torch.zeros(1, 3, image_size, image_size))
         self.network.train()
         self.dim = feature.shape[-1]
-        self.sizes = (features.shape[1] * features.shape[2],)
+        self.sizes = (features.shape[1] * features.shape[2],) * stages
+
+    @property
+    def norm(self) -> nn.Module:
+        """The model's own last norm, which a head on an earlier stage may share.
+
+        Raises:
+            AttributeError: if it has none.
+        """
+        network: Any = self.network
+        norm: nn.Module = network.norm
+        return norm
 
     def forward(self, view: View) -> Hierarchy:
-        """One stage; its segments are the cells of the last feature map, not the view's superpixels."""
-        features, feature = self._run(view.image)
+        """The stages; their segments are the cells of the last feature map, not the view's superpixels."""
+        features, feature, earlier = self._run(view.image)
         batch, rows, cols, _ = features.shape
         x = features.flatten(1, 2)
         mass = torch.ones(x.shape[:2], dtype=torch.float32, device=x.device)
@@ -55,16 +72,28 @@ class TimmEncoder(nn.Module, Shareable):
         row = torch.arange(height, device=x.device) * rows // height
         col = torch.arange(width, device=x.device) * cols // width
         cells = (row[:, None] * cols + col).int().expand(batch, -1, -1)
-        return Hierarchy(cells, (Tokens(x, feature[:, None], mass),), ())
+        stages = (*(Tokens(*both, mass) for both in earlier), Tokens(x, feature[:, None], mass))
+        return Hierarchy(cells, stages, (torch.diag_embed(mass),) * len(earlier))
 
     def segment(self, view: View) -> Hierarchy:
         """The same as :meth:`forward`: there is nothing coarser."""
         return self(view)  # type: ignore[no-any-return]
 
-    def _run(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """The last feature map (B, h, w, D') and the pooled feature (B, D)."""
+    def _run(self, image: Tensor) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+        """The last feature map (B, h, w, D') and the pooled feature (B, D).
+
+        For each earlier stage its tokens (B, N, D) and class token (B, 1, D), not normed.
+        """
         network: Any = self.network
-        features = network.forward_features(image)
+        earlier = []
+        if self.ends:
+            last = [end - 1 for end in self.ends]
+            features, between = network.forward_intermediates(
+                image, last, return_prefix_tokens=True, output_fmt="NLC"
+            )
+            earlier = [(x, prefix[:, :1]) for x, prefix in between]
+        else:
+            features = network.forward_features(image)
         feature = network.forward_head(features, pre_logits=True)
         prefix = getattr(network, "num_prefix_tokens", 0)
         if features.ndim == 3:  # (B, tokens, D)
@@ -73,7 +102,7 @@ class TimmEncoder(nn.Module, Shareable):
             features = features.unflatten(1, (side, features.shape[1] // side))
         elif features.shape[1] == self.network.num_features:
             features = features.permute(0, 2, 3, 1)
-        return features, feature
+        return features, feature, earlier
 
 
 def _create(name: str, image_size: int, drop_path: float) -> nn.Module:
@@ -83,3 +112,23 @@ def _create(name: str, image_size: int, drop_path: float) -> nn.Module:
     except TypeError:  # convolutional networks take no img_size
         network = timm.create_model(name, num_classes=0, **rates)
     return network
+
+
+def _ends(name: str, network: nn.Module, stages: int) -> list[int]:
+    """After how many blocks each stage but the last ends.
+
+    Raises:
+        ValueError: if the model cannot be parted like that.
+    """
+    if stages == 1:
+        return []
+    blocks = getattr(network, "blocks", ())
+    token = getattr(network, "cls_token", None) is not None and hasattr(network, "forward_intermediates")
+    if not token or getattr(network, "global_pool", "token") != "token":
+        raise ValueError(
+            f"{name} has no class token that is read after its blocks, so it has one stage, not {stages};"
+            " take a ViT such as deit_small_patch16_224, or leave the sizes out"
+        )
+    if not 1 <= stages <= len(blocks):
+        raise ValueError(f"{name} has {len(blocks)} blocks, so 1 to {len(blocks)} stages, got {stages}")
+    return [-(-len(blocks) * stage // stages) for stage in range(1, stages)]

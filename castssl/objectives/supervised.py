@@ -113,7 +113,7 @@ class Supervised(nn.Module):
     def restart_average(self) -> None:
         """Let the average, if one is kept, begin anew from what the weights are now."""
         if self.average is not None:
-            self.average.set(self._together())
+            self.average.set(self._together())  # type: ignore[no-untyped-call]
 
     def forward(self, batch: Batch) -> Outcome:
         """The loss, and the share of images whose class (in a mixture: the heavier one) comes first.

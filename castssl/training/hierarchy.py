@@ -6,10 +6,10 @@ The numbers are those of the released H-CAST's README, one set for each of its d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from castssl.config import asked
+from castssl.config import FREE, asked
 from castssl.errors import ConfigError
 from castssl.options import parse
 from castssl.training.supervised import SupervisedConfig
@@ -65,6 +65,9 @@ class HierarchyConfig(SupervisedConfig):
     epochs: int = 100
     weights: str | None = None
     """Begin with a trained encoder: a run's folder, an encoder.safetensors, or a published checkpoint."""
+    masks: str | None = field(default=None, metadata=FREE)
+    """Object and part masks to hold the segments against, as JSON of COCO's kind (PartImageNet's); by default
+    the masks beside the data set's own images, if there are any."""
     free_grain: float = 0.0
     """Share of the training images whose label is known at coarse levels only."""
 

@@ -14,14 +14,16 @@ from torch import Tensor
 from castssl import ranks
 from castssl.contracts import Encoder
 from castssl.errors import CastError, DataError
-from castssl.models.create import Preset, assemble, create
+from castssl.models.create import Preset, assemble, create, unloaded
 from castssl.models.hub import remember
 
 SETTINGS = "castssl"
 """The metadata key under which the settings lie, as JSON."""
 BESIDE = "published."
 """Before the names of tensors that came with published weights and are no part of the encoder."""
-_NO_OPTIONS = {"name", "superpixels", "shape", "published"}
+RECOGNISER = "recogniser"
+"""The setting of files whose classifiers :mod:`castssl.transfer.recogniser` can build again."""
+_NO_OPTIONS = {"name", "superpixels", "shape", "published", RECOGNISER}
 
 
 def save_encoder(
@@ -62,13 +64,22 @@ def load_encoder(path: str | Path) -> tuple[Encoder, dict[str, Any]]:
         DataError: if the file is missing, damaged, or was not written by :func:`save_encoder`.
     """
     state, settings = read_encoder(path)
-    options = {key: value for key, value in settings.items() if key not in _NO_OPTIONS}
-    shape = shape_of(settings)
-    encoder = create(settings["name"], **options) if shape is None else assemble(shape, **options)
+    encoder = encoder_of(settings)
     encoder.load_state_dict({name: value for name, value in state.items() if not name.startswith(BESIDE)})
     encoder.eval()
-    remember(encoder, **settings)
     return encoder, settings
+
+
+def encoder_of(settings: Mapping[str, Any]) -> Encoder:
+    """An encoder as the settings of a file say, with weights of its own.
+
+    Raises:
+        ConfigError: if a setting is unknown or does not fit.
+    """
+    options, shape = {key: v for key, v in settings.items() if key not in _NO_OPTIONS}, shape_of(settings)
+    encoder = create(unloaded(settings["name"]), **options) if shape is None else assemble(shape, **options)
+    remember(encoder, **settings)
+    return encoder
 
 
 def shape_of(settings: Mapping[str, Any]) -> Preset | None:

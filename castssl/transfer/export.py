@@ -25,7 +25,7 @@ from castssl.models.cast import CAST
 from castssl.models.fuse import FusedCAST
 from castssl.modes import evaluating
 from castssl.transfer.encoders import BESIDE, SETTINGS, read_encoder
-from castssl.transfer.heads import classifier
+from castssl.transfer.heads import LEVELS, classifier, published_heads
 from castssl.transfer.official import load_official
 from castssl.transfer.source import locate
 from castssl.types import Hierarchy, View
@@ -35,8 +35,6 @@ Run = Callable[[Tensor, Tensor], dict[str, Tensor]]
 To = Literal["onnx", "torch-export"]
 SUFFIXES: dict[To, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
 LIBRARIES: dict[To, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch-export": ()}
-HEADS = ("head", "family_head", "manufacturer_head")
-"""Classifiers in a file of ours, fine to coarse."""
 
 
 class Flat(nn.Module):
@@ -251,7 +249,9 @@ def example(flat: Flat, image_size: int, batch: int = 2) -> tuple[Tensor, Tensor
 
 
 def heads_of(source: str | Path) -> list[nn.Module]:
-    """The classifiers in a file of ours, or in a published checkpoint; none where ``source`` is no file.
+    """The classifiers in a file of ours, or in a published checkpoint, fine to coarse.
+
+    None where ``source`` is no file, or its classifiers are neither DeiT's nor H-CAST's.
 
     Raises:
         DataError: if the file cannot be read.
@@ -260,11 +260,16 @@ def heads_of(source: str | Path) -> list[nn.Module]:
     if path is None:
         return []
     try:
-        tensors, _ = read_encoder(path)
+        tensors, settings = read_encoder(path)
     except DataError:
         published = load_official(path)
         return [head for head in (published.head, *published.coarser) if isinstance(head, nn.Linear)]
-    pairs = [[tensors.get(f"{BESIDE}{name}.{part}") for part in ("weight", "bias")] for name in HEADS]
+    beside = {name.removeprefix(BESIDE): value for name, value in tensors.items() if name.startswith(BESIDE)}
+    try:
+        found = published_heads(beside, settings)
+    except DataError:
+        return []
+    pairs = [[found.get(f"{name}.{part}") for part in ("weight", "bias")] for name in LEVELS]
     return [classifier(weight, bias) for weight, bias in pairs if weight is not None and bias is not None]
 
 

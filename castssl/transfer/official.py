@@ -158,7 +158,7 @@ def make(published: Published, *, sizes: Sequence[int] | None = None, stage: Sta
     if stage is None:
         stage = "segmentation" if published.dense or layout.variant == "cast_seg_deit" else "pretrain"
     dense = stage == "segmentation"
-    settings = _settings(layout, stage, sizes)
+    settings = settings_of(layout, stage, sizes)
     options = {key: settings[key] for key in ("pooling", "sizes", "image_size", "padding", "positions")}
     encoder = assemble(_shape(layout, dense), **options)
     encoder.load_state_dict(encoder_state(layout, state))
@@ -207,7 +207,9 @@ def _shape(layout: Layout, dense: bool) -> Preset:
     )
 
 
-def _settings(layout: Layout, stage: Stage, sizes: Sequence[int] | None) -> dict[str, Any]:
+def settings_of(
+    layout: Layout, stage: Stage = "pretrain", sizes: Sequence[int] | None = None
+) -> dict[str, Any]:
     """What ``load_encoder`` needs; ``name`` is a preset's, or there is a ``shape`` beside it."""
     first, *rest = CLUSTERS[stage]
     sizes = tuple(sizes) if sizes is not None else (first, *rest)

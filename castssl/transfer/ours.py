@@ -18,9 +18,10 @@ from torch import Tensor
 from castssl.errors import DataError
 from castssl.models.create import PRESETS, Preset
 from castssl.options import parse
-from castssl.transfer.encoders import BESIDE, SETTINGS, read_encoder, shape_of
+from castssl.transfer.encoders import BESIDE, RECOGNISER, SETTINGS, read_encoder, shape_of
 from castssl.transfer.files import read
-from castssl.transfer.layout import FUSED, Layout, State, Variant, head_shapes
+from castssl.transfer.heads import published_heads
+from castssl.transfer.layout import FUSED, LEARNED, Layout, State, Variant, head_shapes
 from castssl.transfer.report import Report
 from castssl.transfer.weights import Branch, Published, check, take_apart
 
@@ -101,9 +102,9 @@ def from_ours(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Pub
     ours = {name: value for name, value in tensors.items() if not name.startswith(BESIDE)}
     variant = _variant(settings)
     shape = _refuse_strangers(settings, ours)
-    heads = {name: value for name, value in extra.items() if name.startswith(("head.", "family", "manuf"))}
+    heads = published_heads(extra, settings)
     cells = ours["positions"].shape[-1] ** 2
-    learned = settings.get("positions") == "learned"
+    learned = variant in LEARNED
     layout = Layout(
         variant,
         shape.dim,
@@ -158,6 +159,9 @@ def _variant(settings: Mapping[str, Any]) -> Variant:
         named: Variant = settings["published"]["variant"]
         return named
     shape, learned = _shape(settings), settings.get("positions") == "learned"
+    levels = len((settings.get(RECOGNISER) or {"labels": {"sizes": ()}})["labels"]["sizes"])
+    if levels > 1 and settings[RECOGNISER]["objective"] == "tree-kl":
+        return "cast_deit_hier"
     if shape is not None and shape.fused:
         return "cast_seg_deit" if learned else "cast_seg"
     return "cast_deit" if learned else "cast"
@@ -176,6 +180,8 @@ def _refuse_strangers(settings: Mapping[str, Any], ours: State) -> Preset:
         wrong.append(f"{shape.heads} heads and {heads} in poolings, expected {HEADS}")
     if shape.stride != STRIDE:
         wrong.append(f"stride {shape.stride}, expected {STRIDE}")
+    if shape.fused and _variant(settings) not in FUSED:
+        wrong.append("a fusion, which H-CAST has none of")
     if pooling.name != "graph" or pooling.options.get("centroids", "farthest") != "farthest":
         wrong.append(f"pooling {settings.get('pooling')}, expected graph with farthest point sampling")
     if wrong:
@@ -190,6 +196,10 @@ def _differences(settings: Mapping[str, Any]) -> list[str]:
         notes.append("trained with padding='mask'; the released code lets empty tokens take part")
     if settings.get("membership", "nearest") != "nearest":
         notes.append("trained with membership='area'; the released code samples labels at the stem's grid")
+    if settings.get(RECOGNISER):
+        notes.append("the published layout has no place for the names of the classes")
+    if _variant(settings) in LEARNED and settings.get("positions") != "learned":
+        notes.append("the position table was fixed; the released H-CAST would train it")
     if _variant(settings) in FUSED and not settings.get("published"):
         notes.append("the clusters are an argument of the released code, not of the file")
     return notes

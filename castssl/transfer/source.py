@@ -47,7 +47,7 @@ def open_trained(source: str | Path | nn.Module | Encoder) -> Trained:
         path = locate(source)
         if path is None:
             raise DataError(f"no weights at {source}; expected a finished run's folder or a checkpoint file")
-        if _is_ours(path):
+        if is_ours(path):
             encoder, settings = load_encoder(path)
             superpixels = settings.get("superpixels") or preset(settings["name"]).superpixels
             return Trained(encoder, superpixels, settings.get("image_size") or side(encoder))
@@ -71,8 +71,12 @@ def side(encoder: Any) -> int:
     return 224 if positions is None or stem is None else int(positions.shape[-1] * stem.stride)
 
 
-def _is_ours(path: Path) -> bool:
-    """True for a file of ours; a safetensors file may hold published keys, too."""
+def is_ours(path: Path) -> bool:
+    """True for a file of ours; a safetensors file may hold published keys, too.
+
+    Raises:
+        DataError: if it is a damaged safetensors file.
+    """
     if path.suffix != ".safetensors":
         return False
     from safetensors import SafetensorError, safe_open

@@ -4,7 +4,8 @@
     python recipes/ablations/pooling.py --data demo
 
 The paper: graph 79.9, random 55.8, K-means 73.9, K-medoids 72.3, FINCH 63.3, Token Pooling 75.8, CTM 72.2,
-ToMe 78.1.  All but the first two come from plugins/castssl-clustering.
+ToMe 78.1.  All but the first two come from plugins/castssl-clustering.  The paper's ToMe merges in each layer
+(as `--model tome_small --pooling tome` does), this table's at the stages' borders like the others.
 """
 
 from __future__ import annotations

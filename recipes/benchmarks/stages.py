@@ -1,6 +1,7 @@
 """What each stage costs: ms of its blocks, of the pooling after it, and of the pooling's sampling (Table 7).
 
     python recipes/benchmarks/stages.py --device cuda --batch 256 --precision fp32
+    python recipes/ablations/latency.py    # The same as a table over models, poolings and repetitions.
 
 Tokens are random numbers, all of them valid.  Parts take turns within each round; the median round counts.
 The paper measured batches of 256, on a Titan V as it seems (CAST, appendix A.4, Table 7): compare the shares
@@ -9,11 +10,13 @@ and not the milliseconds.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from pathlib import Path
 from statistics import median
 from typing import Any, Literal, cast
 
@@ -24,6 +27,7 @@ from rich.table import Table
 from castssl import Tokens, create
 from castssl.config import launch
 from castssl.doctor import machine
+from castssl.errors import ConfigError
 from castssl.models.cast import CAST
 from castssl.pooling.centroids import farthest
 
@@ -44,6 +48,8 @@ class Config:
     """cast_small, cast_small_deep, cast_base, ... (any name of castssl's with poolings)."""
     sizes: tuple[int, ...] | None = None
     """Tokens of each stage, fine to coarse; by default the model's own."""
+    tokens: int | None = None
+    """Measure the stages of so many tokens alone; by default all."""
     pooling: str = "graph"
     """A pooling with options, such as graph:centroids=random."""
     batch: int = 16
@@ -56,6 +62,10 @@ class Config:
     """What to measure on."""
     threads: int = torch.get_num_threads()
     """Threads of the CPU."""
+    seed: int = 0
+    """Of the random tokens and weights."""
+    out: Path | None = None
+    """A folder that gets results.json: the ms of all that was measured, summed over stages."""
 
 
 Job = tuple[int, str]
@@ -64,8 +74,14 @@ Job = tuple[int, str]
 
 def parts(cfg: Config, model: CAST) -> dict[Job, Callable[[], Any]]:
     """What is measured."""
+    if cfg.tokens not in (None, *model.sizes):
+        raise ConfigError(
+            f"--tokens {cfg.tokens}: {cfg.model} has stages of {model.sizes}; give one of these"
+        )
     found: dict[Job, Callable[[], Any]] = {}
     for stage, size in enumerate(model.sizes):
+        if cfg.tokens not in (None, size):
+            continue
         x, cls = torch.randn(cfg.batch, size, model.dim), torch.randn(cfg.batch, 1, model.dim)
         tokens = Tokens(x, cls, torch.ones(cfg.batch, size))
         if model.depths[stage]:
@@ -94,17 +110,26 @@ def measure(cfg: Config, jobs: dict[Job, Callable[[], Any]]) -> dict[Job, float]
     return {job: 1e3 * median(each[2:]) for job, each in seconds.items()}
 
 
+def sums(took: dict[Job, float]) -> dict[str, float]:
+    """Milliseconds by part, over all stages; named as castssl.marks wants it."""
+    found: dict[str, float] = {}
+    for (_, part), ms in took.items():
+        found[f"{part}_ms"] = found.get(f"{part}_ms", 0.0) + ms
+    return found
+
+
 def main(cfg: Config) -> None:
     """Print the table."""
     torch.set_num_threads(cfg.threads)
     torch.set_default_device(cfg.device)
+    torch.manual_seed(cfg.seed)
     model = cast(CAST, create(cfg.model, sizes=cfg.sizes, pooling=cfg.pooling)).eval()
     took = measure(cfg, parts(cfg, model))
     columns = ("blocks, ms", "pooling, ms", "sampling in it, ms", "sampling of pooling")
     table = Table("tokens", *columns, "paper: blocks", "pooling", "sampling", title=machine(cfg.device))
     table.caption = f"{cfg.model}, batches of {cfg.batch}, {cfg.precision}, median of {cfg.rounds} rounds"
     for stage, size in enumerate(model.sizes):
-        if not model.depths[stage]:
+        if (stage, "blocks") not in took:
             continue
         ms = [took.get((stage, part)) for part in ("blocks", "pooling", "sampling")]
         share = f"{ms[2] / ms[1]:.0%}" if ms[1] and ms[2] else ""
@@ -113,6 +138,9 @@ def main(cfg: Config) -> None:
         shown = ["" if each is None else f"{each:.2f}" for each in ms]
         table.add_row(str(size), *shown, share, *(f"{each:g}" for each in known))
     Console(width=130).print(table)
+    if cfg.out:
+        cfg.out.mkdir(parents=True, exist_ok=True)
+        (cfg.out / "results.json").write_text(json.dumps({"trained": sums(took)}), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import math
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,17 @@ def test_a_file_of_recipes_ablations(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(large, demo=small, argv=["--data", "folder:x", *argv, "--cluster", "slurm"]) == 0
     assert "slurm" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_a_recipe_without_images_takes_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    timing = Study(title="t", recipe=RECIPE, grid={"pooling": ["graph"]}, data=False)
+    argv = ["--out", str(tmp_path), "--dry-run"]
+    assert main(timing, demo=replace(timing, flags=["--quick"]), argv=argv) == 0
+    assert main(timing, demo=replace(timing, flags=["--quick"]), argv=["--data", "demo", *argv]) == 0
+    whole, small = capsys.readouterr().out.splitlines()
+    assert "--data" not in whole + small
+    assert "--quick" in small
+    assert "--quick" not in whole
 
 
 def test_the_command_refuses_a_recipe_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

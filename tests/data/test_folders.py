@@ -159,13 +159,6 @@ def test_the_train_split_says_which_classes_there_are(tree: Path) -> None:
         assert folders.classes_of(val, {()}) == {()}
 
 
-def test_picks_classes_by_their_finest_name() -> None:
-    classes = {("a", "x"), ("a", "y"), ("b", "z")}
-    assert folders.pick_classes(classes, {"x", "z"}, "some") == {("a", "x"), ("b", "z")}
-    with pytest.raises(DataError, match=r"some names 2 classes, 1 of which the data lacks: a;"):
-        folders.pick_classes(classes, {"x", "a"}, "some")
-
-
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)))
 def test_packed_names_come_back(names: list[str]) -> None:

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import pickle
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from castssl.data.images import Images, open_images, read_subset
+from castssl.data.folders import Files
+from castssl.data.images import Images, open_images
 from castssl.errors import DataError
+from castssl.types import LabelTree
 from tests.data.pictures import picture, write
 
 
@@ -83,21 +86,6 @@ def test_a_split_without_any_image_of_the_subset(tree: Path, tmp_path: Path) -> 
     listed.write_text("dog\n")
     with pytest.raises(DataError, match="no image of this split"):
         _open(f"folder:{tree}", split="val", subset=str(listed))
-
-
-def test_imagenet100_is_shipped() -> None:
-    classes = read_subset("imagenet100").classes
-    assert len(classes) == 100
-    assert all(re.fullmatch(r"n\d{8}", name) for name in classes)
-    assert {"n02869837", "n02090622"} <= classes
-
-
-def test_subsets_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no subset 'imagenet10'.*imagenet100"):
-        read_subset("imagenet10")
-    (tmp_path / "e.txt").write_text("# nothing\n")
-    with pytest.raises(DataError, match="names no class"):
-        read_subset(str(tmp_path / "e.txt"))
 
 
 @pytest.mark.parametrize("spec", ["/tmp", "folder:", "folder/x", "tar", "zip:/x.zip", "wds:x", "coco"])
@@ -195,3 +183,58 @@ def test_an_index_out_of_range_is_an_index_error(flat: Path) -> None:
     assert torch.equal(images[-1][1], images[11][1])
     with pytest.raises(IndexError):
         images[12]
+
+
+def _labelled(count: int) -> Images:
+    tree = LabelTree((2, 3, 4), ((0, 0, 1), (0, 1, 1, 2)))
+    targets = tree.paths()[torch.arange(count) % 4]
+    source = Files(Path("any"), [f"{i}.png" for i in range(count)])
+    return Images(source, np.arange(count), targets, tree)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 60), st.floats(0, 1), st.integers(0, 2**40))
+def test_hidden_labels(count: int, share: float, seed: int) -> None:
+    images = _labelled(count)
+    hidden = images.hide_fine(share, seed=seed)
+    assert hidden.targets is not None
+    assert images.targets is not None
+    before, after = images.targets.tolist(), hidden.targets.tolist()
+    first = [[*path, -1].index(-1) for path in after]
+    assert all(1 <= level <= 3 for level in first), "level 0 stays known"
+    assert sum(level < 3 for level in first) == round(share * count)
+    for level, old, new in zip(first, before, after, strict=True):
+        assert new == old[:level] + [-1] * (3 - level)
+    assert torch.equal(images.hide_fine(share, seed=seed).targets, hidden.targets)  # type: ignore[arg-type]
+
+
+def test_hidden_labels_depend_on_seed_and_row_alone() -> None:
+    images = _labelled(400)
+    half, most = (images.hide_fine(share, seed=1).targets for share in (0.5, 0.9))
+    assert half is not None
+    assert most is not None
+    assert torch.equal(half.masked_fill(most == -1, -1), most), "a larger share hides the same and more"
+    chosen = list(range(399, 0, -3))
+    assert torch.equal(
+        images.take(chosen).hide_fine(1, seed=1).targets,  # type: ignore[arg-type]
+        images.hide_fine(1, seed=1).take(chosen).targets,  # type: ignore[arg-type]
+    )
+    whole = images.hide_fine(1, seed=1).targets
+    other = images.hide_fine(1, seed=2).targets
+    assert whole is not None
+    assert 150 < int((whole[:, 1] == -1).sum()) < 250, "both levels are drawn alike"
+    assert not torch.equal(whole, other)  # type: ignore[arg-type]
+    assert images.targets is not None
+    assert int(images.targets.min()) == 0, "the data set itself is untouched"
+
+
+def test_labels_that_cannot_be_hidden(flat: Path) -> None:
+    with pytest.raises(DataError, match="of 1 levels, expected two"):
+        _open(f"folder:{flat}").hide_fine(0.5)
+    unknown = _labelled(4)
+    unknown.targets = None
+    with pytest.raises(DataError, match="not known in advance"):
+        unknown.hide_fine(0.5)
+    for share, seed in ((1.1, 0), (-0.1, 0), (float("nan"), 0), (0.5, -1)):
+        with pytest.raises(DataError, match=r"expected a share in \[0, 1\]"):
+            _labelled(4).hide_fine(share, seed=seed)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from castssl import ranks
 from castssl.contracts import Encoder
 from castssl.data.augment import CenterView
 from castssl.data.finish import normalise
@@ -17,7 +16,6 @@ from castssl.errors import ConfigError
 from castssl.evaluation.classify import Recognition
 from castssl.superpixels.grid import Grid
 from castssl.testing import samples
-from castssl.testing.processes import together
 from castssl.types import Batch, Outcome, View
 
 SEED = 3
@@ -68,23 +66,6 @@ def test_marks_are_those_counted_one_by_one(pictures: Path) -> None:
     assert judged.training
     assert test.by_chance() == {"top1": 1 / 8, "top5": 5 / 8}
     assert test.sit(judged, "cpu", branch="other") != test.sit(judged, "cpu")
-
-
-@pytest.mark.distributed
-def test_two_processes_count_each_image_once(pictures: Path, tmp_path: Path) -> None:
-    together(as_one_of_two, str(pictures), str(tmp_path))
-    data = f"folder:{pictures}"
-    # 8 images: of the batches of 2 x 5, one rank has 4 and the other 4; alone, one has 5 and then 3.
-    one = Recognition.on(data, open_images(data), Grid(8), 32, batch_size=5).sit(toy(), "cpu")
-    assert [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)] == [one, one]
-
-
-def as_one_of_two(rank: int, pictures: str, folder: str) -> None:
-    """What each of the two processes does."""
-    assert ranks.world() == 2
-    data = f"folder:{pictures}"
-    test = Recognition.on(data, open_images(data), Grid(8), 32, batch_size=5)
-    torch.save(test.sit(toy(), "cpu"), Path(folder) / f"{rank}.pt")
 
 
 def test_without_a_second_split_nothing_is_asked(pictures: Path) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from rich.console import Console
 
-from castssl.data.images import open_images
+from castssl.data.images import Images, open_images
+from castssl.errors import DataError
 from castssl.evaluation.exam import Exam, table
 from castssl.models.create import create
 from castssl.superpixels.grid import Grid
@@ -26,7 +29,8 @@ def test_marks_are_shares_and_repeat_exactly(exam: Exam) -> None:
     torch.manual_seed(0)
     encoder = create("nano", image_size=32, sizes=(16, 8, 4))
     marks = exam.sit(encoder, "cpu")
-    assert set(marks) == {"match", "knn", "object_iou_16", "object_iou_8", "object_iou_4", "object_iou_2"}
+    measures = ("object_iou", "region_iou", "part_iou")
+    assert set(marks) == {"match", "knn", *(f"{name}_{k}" for name in measures for k in (16, 8, 4, 2))}
     assert all(0 <= mark <= 1 for mark in marks.values())
     assert exam.sit(encoder, "cpu") == marks
     assert encoder.training
@@ -54,7 +58,47 @@ def test_chance_is_one_in_so_many(exam: Exam) -> None:
     assert marks["match"] == 1 / 8
     # Without merging, the best cell of a grid covers what any encoder's first stage covers.
     encoder = create("nano", image_size=32, sizes=(16, 8, 4))
-    assert marks["object_iou_16"] == pytest.approx(exam.sit(encoder, "cpu")["object_iou_16"])
+    sat = exam.sit(encoder, "cpu")
+    assert set(sat) == set(marks)
+    for name in ("object_iou_16", "region_iou_16", "part_iou_16"):
+        assert marks[name] == pytest.approx(sat[name])
+    assert marks["region_iou_16"] > marks["region_iou_2"]
+    assert marks["region_iou_16"] > marks["part_iou_16"]
+
+
+def test_images_of_which_only_coarse_labels_are_known_do_not_vote(pictures: Path) -> None:
+    data = f"folder:{pictures}"
+    images = open_images(data)
+    assert isinstance(images, Images)
+    encoder = create("nano", image_size=32, sizes=(16, 8, 4))
+    some, none = (
+        Exam.on(data, images.hide_fine(share), Grid(8), 32).sit(encoder, "cpu") for share in (0.5, 1)
+    )
+    assert "knn" in some
+    assert "knn" not in none
+
+
+def test_other_masks_may_be_given(pictures: Path, tmp_path: Path) -> None:
+    """As PartImageNet's, which know some of the training images and no held-out one."""
+    shape = {"size": [32, 32], "counts": [0, 512, 512]}
+    content: dict[str, Any] = {
+        "images": [{"id": 1, "file_name": "0005.png", "width": 32, "height": 32}],
+        "categories": [{"id": 0, "name": "left"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 0, "segmentation": shape}],
+    }
+    path = tmp_path / "masks.json"
+    path.write_text(json.dumps(content))
+    data = f"folder:{pictures}"
+    exam = Exam.on(data, open_images(data), Grid(8), 32, masks=path)
+    assert exam.shown is not None
+    assert {Path(exam.shown.name(index)).name for index in range(len(exam.shown))} == {"0005.png"}
+    marks = exam.by_chance((16,))
+    assert marks["object_iou_16"] == pytest.approx(1 / 8)
+    assert marks["region_iou_16"] == marks["part_iou_16"] == 1
+    content["images"][0]["file_name"] = "other.png"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="know none of the images"):
+        Exam.on(data, open_images(data), Grid(8), 32, masks=path)
 
 
 def test_without_held_out_images_there_are_no_marks(tmp_path: Path) -> None:

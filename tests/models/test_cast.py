@@ -136,7 +136,8 @@ def test_recorded_attention_equals_its_definition() -> None:
 def test_forward_needs_no_data(name: str) -> None:
     """No shape depends on values, and nothing is read back from the device."""
     with FakeTensorMode():
-        model = create(name)
+        # A thousand farthest points take a thousand steps, and tome_small does not mean them anyway.
+        model = create(name, pooling="random" if name == "tome_small" else "graph")
         image = torch.empty(2, 3, 224, 224)
         assert isinstance(model, CAST)
         hierarchy = model.segment(View(image, torch.zeros(2, 224, 224, dtype=torch.int32)))
@@ -154,9 +155,12 @@ def one_graph(model: CAST, images: View) -> None:
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if "base" not in name and "deep" not in name])
+DISTINCT = [name for name in PRESETS if not any(word in name for word in ("base", "deep", "tome"))]
+
+
+@pytest.mark.parametrize("name", DISTINCT)
 def test_every_model_compiles_as_one_graph(name: str) -> None:
-    """Base and deep models differ in width and number of blocks; few tokens keep the sampling short."""
+    """The others differ in width and number of blocks or stages; few tokens keep the sampling short."""
     preset = PRESETS[name]
     cells = (64 // preset.stride) ** 2
     sizes = (cells,) if len(preset.sizes) == 1 else (cells, 7, 5, 4, 3)[: len(preset.sizes)]

@@ -13,11 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from castssl import registry
+from castssl.models.accounting import PUBLISHED, account
 from castssl.models.cast import CAST
+from castssl.models.create import PRESETS, create
 from castssl.types import Hierarchy, Pooled, Tokens, View
 
 FILE = Path(__file__).parent / "golden" / "operators.safetensors"
-PER_LAYER = tuple(range(196, 35, -16))
+PER_LAYER = PRESETS["tome_small"].sizes
 """16 tokens fewer after each of eleven blocks (all but the last matter to the class token)."""
 
 
@@ -80,6 +82,21 @@ def test_both_placements(sizes: tuple[int, ...], depths: tuple[int, ...]) -> Non
     hierarchy.stages[-1].cls.square().sum().backward()  # type: ignore[no-untyped-call]
     idle = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not idle
+
+
+def test_the_preset_keeps_what_the_paper_keeps() -> None:
+    """Layer by layer the tokens of the released code, without its last merge, which no class token sees."""
+    released = [181, 165, 149, 133, 117, 101, 85, 69, 53, 37, 21]  # Counted, with the class token.
+    assert tuple(count - 1 for count in released[:-1]) == PER_LAYER[1:]
+
+
+def test_the_preset_costs_more_than_cast_and_less_than_a_vit() -> None:
+    counted = account(create("tome_small", pooling="tome"))
+    cast, vit = (
+        PUBLISHED[known].paper for known in (("cast_small", (196, 64, 32, 16)), ("vit_small", (196,)))
+    )
+    assert cast < counted.macs / 1e9 < vit
+    assert counted.published[0] == 21_228_184  # As vit_small_superpixels: merging has no weights.
 
 
 def test_a_layer_of_cast_merges_what_the_paper_merges() -> None:

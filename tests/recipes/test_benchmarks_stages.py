@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +37,27 @@ def test_another_pooling_samples_nothing_and_has_no_figure_of_the_papers(recipe:
     assert done.returncode == 0, done.stderr[-3000:]
     for row in rows(done.stdout):
         assert row[3:] == [""] * 5
+
+
+def test_one_stage_alone_leaves_its_results(recipe: Runner, tmp_path: Path) -> None:
+    tiny = ("--model", "nano", "--batch", "1", "--rounds", "1", "--out", str(tmp_path))
+    done = recipe("benchmarks/stages", *tiny, "--tokens", "16")
+    assert done.returncode == 0, done.stderr[-3000:]
+    ((tokens, *shown),) = rows(done.stdout)
+    found = json.loads((tmp_path / "results.json").read_text())["trained"]
+    assert tokens == "16"
+    assert shown[:3] == [f"{found[f'{part}_ms']:.2f}" for part in ("blocks", "pooling", "sampling")]
+    done = recipe("benchmarks/stages", *tiny, "--tokens", "17")
+    assert done.returncode == 2
+    assert "stages of (64, 32, 16, 8)" in done.stderr
+
+
+def test_table_7_is_an_ablation(recipe: Runner, tmp_path: Path) -> None:
+    options = ("--data", "demo", "--seeds", "1", "--jobs", "2", "--out", str(tmp_path))
+    done = recipe("ablations/latency", *options, "--", "--batch", "1", "--rounds", "1")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    table = (tmp_path / "table.md").read_text()
+    assert "| tokens | pooling | blocks_ms | pooling_ms | sampling_ms | seeds |" in table
+    for tokens in (64, 32, 16):
+        assert re.search(rf"\| {tokens} \| graph \| [\d.]+ \| [\d.]+ \| [\d.]+ \| 1 \|", table)
+        assert re.search(rf"\| {tokens} \| graph:centroids=random \| [\d.]+ \| [\d.]+ \| – \| 1 \|", table)

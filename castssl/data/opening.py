@@ -1,0 +1,100 @@
+"""How each kind of data that can be opened by index is listed: :data:`OPENERS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from castssl.data import archives, folders, readers
+from castssl.data.aircraft import open_aircraft
+from castssl.data.breeds import open_breeds
+from castssl.data.cub import open_cub
+from castssl.data.inat import open_inat
+from castssl.data.label_table import open_table
+from castssl.data.listing import Listing, Source, listing
+from castssl.errors import DataError
+from castssl.types import LabelTree
+
+
+def open_demo(options: str, split: str) -> Listing:
+    """The embedded demo data set; ``options`` as in ``size=96,per_class=300``."""
+    from castssl.data import demo
+
+    try:
+        given = {
+            key: int(value) for key, _, value in (pair.partition("=") for pair in options.split(",") if pair)
+        }
+        root = demo.root(**given)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"cannot make the demo data of {options!r}: {error}; expected demo, or something like"
+            " demo:size=96,per_class=300,seed=0"
+        ) from error
+    return open_folder(str(root), split)
+
+
+def open_folder(path: str, split: str) -> Listing:
+    """Class folders; unlabelled, with a warning, if the images lie at different depths."""
+    at = folders.find_split(Path(path).expanduser(), split)
+    files = folders.find_images(at.folder)
+    paths = folders.same_depth([tuple(name.split("/")[:-1]) for name in files])
+    return _spelt(folders.Files(at.folder, files), paths, folders.classes_of(at, paths), at.masks)
+
+
+def open_tree(path: str, split: str) -> Listing:
+    """Class folders that must spell a tree, or a table of labels (``.csv``)."""
+    place = Path(path).expanduser()
+    if place.suffix.lower() == ".csv" and not place.is_dir():
+        if not place.is_file():
+            raise DataError(f"there is no table {place}; check the path after tree:")
+        return open_table(place, split)
+    at = folders.find_split(place, split)
+    files = folders.find_images(at.folder)
+    by_depth = {name.count("/"): name for name in files}
+    if len(by_depth) > 1 or 0 in by_depth:
+        examples = " and ".join(by_depth[depth] for depth in sorted(by_depth))
+        raise DataError(
+            f"the images in {at.folder} do not lie equally deep in class folders: {examples}; put each into"
+            " as many folders as there are label levels, or give a table as tree:labels.csv"
+        )
+    paths = [tuple(name.split("/")[:-1]) for name in files]
+    return _spelt(folders.Files(at.folder, files), paths, folders.classes_of(at, paths), at.masks)
+
+
+def open_tar(path: str, split: str) -> Listing:
+    """Class folders inside tar files."""
+    source, members = archives.open_tar(Path(path).expanduser(), split)
+    paths = folders.same_depth(members)
+    return _spelt(source, paths, set(paths), None)
+
+
+def open_hub(name: str, split: str) -> Listing:
+    """A data set of the Hugging Face Hub, by timm's reader; the labels stay there."""
+    source = readers.Hub(name, split)
+    tree = LabelTree.flat(source.classes) if source.classes else LabelTree.none()
+    return Listing(source, np.arange(len(source), dtype=np.int64), None, tree)
+
+
+def _spelt(
+    source: Source, paths: list[folders.ClassPath], classes: set[folders.ClassPath], masks: Path | None
+) -> Listing:
+    tree, index = folders.label_tree(classes)
+    targets = torch.tensor([index[path] for path in paths], dtype=torch.int64)
+    return listing(source, targets.view(len(paths), tree.levels), tree, masks=masks)
+
+
+OPENERS: Mapping[str, Callable[[str, str], Listing]] = {
+    "demo": open_demo,
+    "folder": open_folder,
+    "tar": open_tar,
+    "hfds": open_hub,
+    "breeds": open_breeds,
+    "cub": open_cub,
+    "aircraft": open_aircraft,
+    "inat21-mini": open_inat,
+    "tree": open_tree,
+}
+"""Kind of data spec -> what lists a split of it, given the rest of the spec."""

@@ -1,0 +1,80 @@
+"""Images that an objective never saw, and the views of them that it is asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from castssl import ranks
+from castssl.contracts import Superpixels
+from castssl.data.augment import CenterView
+from castssl.data.finish import finish
+from castssl.data.images import Images, open_images
+from castssl.data.loader import load
+from castssl.data.readers import Stream
+from castssl.errors import DataError
+from castssl.evaluation.neighbours import Device
+from castssl.types import Batch, LabelTree
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass
+class HeldOut:
+    """Held-out images, each looked at once whatever the number of ranks; every rank must take part.
+
+    Args:
+        images: held-out images with labels; None: there are no marks.
+        superpixels: what the encoder builds on.
+        image_size: side in pixels.
+        interpolation: of :class:`castssl.data.augment.CenterView`.
+        batch_size: images at a time and rank.
+        workers: data-loading processes a rank.
+    """
+
+    images: Images | Stream | None
+    superpixels: Superpixels
+    image_size: int
+    interpolation: str = "bicubic"
+    batch_size: int = 64
+    workers: int = 0
+
+    @classmethod
+    def on(cls, data: str, train: Images | Stream, *given: Any, **options: Any) -> Self:
+        """The ``val`` split of a data set, or nothing to be marked on if it has none.
+
+        Args:
+            data: the spec that ``train`` was opened with.
+            train: the training images; who has unreadable ones tells them.
+            given: superpixels and image size.
+            options: ``subset`` of :func:`castssl.data.images.open_images`, and fields of this class.
+        """
+        held_out = None
+        try:
+            held_out = open_images(data, split="val", subset=options.pop("subset", None))
+            held_out.bad = train.bad
+        except DataError:
+            pass  # The exam beside it has told so.
+        return cls(held_out, *given, **options)
+
+    @property
+    def tree(self) -> LabelTree:
+        """The label tree of the images; without levels if there is nothing to ask."""
+        return self.images.tree if self.images else LabelTree.none()
+
+    def batches(self, device: Device) -> Iterator[Batch]:
+        """The images of this rank, in batches with one view, on the device."""
+        if self.images is None:
+            return
+        loader = load(
+            self.images,
+            views=CenterView(self.image_size, interpolation=self.interpolation),
+            superpixels=self.superpixels,
+            batch_size=self.batch_size * ranks.world(),
+            workers=self.workers,
+            train=False,
+        )
+        for raw in loader:
+            yield finish(raw, self.superpixels, device)

@@ -1,0 +1,135 @@
+"""Zero-shot CLIP: classes of all levels of a tree are told by their names, without any training.
+
+Learning Transferable Visual Models From Natural Language Supervision, https://arxiv.org/abs/2103.00020,
+section 3.1; H-CAST's poster compares with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from castssl.contracts import Encoder
+from castssl.errors import ConfigError
+from castssl.objectives.supervised import Supervised, cross_entropy
+from castssl.types import LabelTree, View
+
+
+@runtime_checkable
+class ReadsNames(Protocol):
+    """What this objective asks of an encoder beside :class:`castssl.contracts.Encoder`.
+
+    The class token (B, 1, D) of its last stage is the image's vector in a space where texts have theirs.
+    """
+
+    @property
+    def scale(self) -> Tensor:
+        """What cosine similarities are multiplied with to become logits: a scalar."""
+        ...
+
+    def zero_shot(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """A unit vector for each class name, over all templates: float32 (C, D)."""
+        ...
+
+
+class CLIP(Supervised):
+    """A class's logit is the cosine of image and class name, times the model's scale, at each label level.
+
+    The vectors of the classes are computed once, when this is built, and stay.  Meant for ``--epochs 0``.
+    The loss, the sum of the levels' cross entropies, trains the image tower alone, with the names as fixed
+    classifiers; images whose label is missing at a level have no part in it.
+
+    Of a name, what follows a comma is left out (further synonyms) and underscores become blanks: see
+    :func:`phrase`.  Each level is answered for itself, so that nothing keeps paths consistent.
+
+    Args:
+        encoder: one with a text tower, see :class:`ReadsNames`; ``clip:ViT-B-32/openai`` is one.
+        labels: the data set's label tree, with names.
+        templates: sentences with ``{}`` where the name belongs; several are averaged, as in the paper.
+        mixup: see :class:`castssl.objectives.mixing.Mixing`; so are the next two.
+        cutmix: likewise.
+        smoothing: likewise.
+        ema: as :class:`castssl.objectives.deit.DeiT` has it.
+
+    Raises:
+        ConfigError: if the encoder reads no names, the classes have none, a template has no place for one; if
+            the data set is unlabelled or its labels do not exclude each other, or an option is out of range.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        labels: LabelTree,
+        *,
+        templates: str | Sequence[str] = "a photo of a {}",
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        smoothing: float = 0.0,
+        ema: float = 0.0,
+    ) -> None:
+        super().__init__(encoder, labels, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
+        if not isinstance(encoder, ReadsNames):
+            raise ConfigError(
+                f"a {type(encoder).__name__} cannot read class names; take a model with a text tower, such as"
+                " --model clip:ViT-B-32/openai"
+            )
+        sentences = [templates] if isinstance(templates, str) else list(templates)
+        if not sentences or any(text.count("{}") != 1 for text in sentences):
+            raise ConfigError(
+                f"templates: expected {{}} once in each, where the name belongs; got {sentences}"
+            )
+        if not labels.names:
+            raise ConfigError("the classes of this data set have no names, which is all that CLIP goes by")
+        self.level_heads = nn.ModuleList(
+            Similarity(encoder.zero_shot([phrase(name) for name in level], sentences), encoder.scale)
+            for level in labels.names
+        )
+        self.keep_average(ema)
+
+    def trained(self) -> Mapping[str, nn.Module]:
+        """``encoder``, and ``level_heads``, which hold the classes' vectors, coarse to fine."""
+        return {"encoder": cast(nn.Module, self.encoder), "level_heads": self.level_heads}
+
+    def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:
+        """Logits float32 (B, C) of each level, ``level0`` the coarsest."""
+        feature = parts["encoder"](view).stages[-1].cls[:, 0]
+        return {f"level{level}": head(feature) for level, head in enumerate(parts["level_heads"])}
+
+    def criterion(
+        self, logits: Sequence[Tensor], targets: Sequence[Tensor]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The sum of the levels' cross entropies."""
+        each = [cross_entropy(*pair) for pair in zip(logits, targets, strict=True)]
+        return torch.stack(each).sum(), {}
+
+
+class Similarity(nn.Module):
+    """Scaled cosine similarities with fixed vectors.
+
+    Args:
+        vectors: unit vectors float32 (C, D).
+        scale: a scalar.
+    """
+
+    vectors: Tensor
+    scale: Tensor
+
+    def __init__(self, vectors: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("vectors", vectors.detach().clone())
+        self.register_buffer("scale", scale.detach().clone())
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Features (B, D) of any length to logits float32 (B, C)."""
+        # With a scale of 100, bfloat16 would round logits to whole numbers and halves.
+        with torch.autocast(feature.device.type, enabled=False):
+            return self.scale * F.normalize(feature.float(), dim=1) @ self.vectors.T
+
+
+def phrase(name: str) -> str:
+    """A class name as it stands in a sentence: ``"red_fox, Vulpes vulpes"`` becomes ``"red fox"``."""
+    return " ".join(name.partition(",")[0].replace("_", " ").split()) or name

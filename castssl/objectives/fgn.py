@@ -1,0 +1,106 @@
+"""FGN: each label level owns a part of the feature, and finer parts lend themselves to coarser classifiers.
+
+Your "Flamingo" is My "Bird": Fine-Grained, or Not (Chang et al., CVPR 2021), https://arxiv.org/abs/2011.09040,
+section 3: learning coarse labels harms fine features, while fine features help to tell coarse classes apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from castssl.contracts import Encoder
+from castssl.errors import ConfigError
+from castssl.objectives.supervised import Supervised, cross_entropy, linear
+from castssl.types import LabelTree, View
+
+
+class FGN(Supervised):
+    """A linear head for each label level, on that level's part of the feature and all finer parts.
+
+    Through the finer parts no gradient goes, so each part learns from the labels of its own level.  The loss
+    is the sum of the levels' cross entropies; images whose label is missing at a level have no part in it.
+
+    Choices where the paper leaves one: the feature is the class token of the encoder's last stage (of a
+    convolutional network, the pooled map); it passes a batch norm, a linear layer, a batch norm and an ELU
+    before it is parted; the parts are equally wide but for a remainder, which goes to the coarsest.  With
+    the default ``width``, ResNet-50 and Living-17's classifiers have 24.8 million parameters, which is the
+    figure on H-CAST's poster.  Mixing and smoothing are off, as in the paper.
+
+    Attributes:
+        widths: how wide each level's part is, coarse to fine.
+
+    Args:
+        encoder: what is trained.
+        labels: the data set's label tree.
+        width: how wide all parts are together.
+        mixup: see :class:`castssl.objectives.mixing.Mixing`; so are the next two.
+        cutmix: likewise.
+        smoothing: likewise.
+        ema: as :class:`castssl.objectives.deit.DeiT` has it.
+
+    Raises:
+        ConfigError: if the data set is unlabelled or its labels do not exclude each other; if an option is
+            out of range.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        labels: LabelTree,
+        *,
+        width: int = 600,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        smoothing: float = 0.0,
+        ema: float = 0.0,
+    ) -> None:
+        super().__init__(encoder, labels, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
+        levels = len(self.classes)
+        if width < levels:
+            raise ConfigError(f"width: got {width} for {levels} label levels; each needs 1 or more")
+        self.widths = (width - width // levels * (levels - 1), *[width // levels] * (levels - 1))
+        self.neck = nn.Sequential(
+            nn.BatchNorm1d(encoder.dim), nn.Linear(encoder.dim, width), nn.BatchNorm1d(width), nn.ELU()
+        )
+        self.level_heads = nn.ModuleList(
+            linear(sum(self.widths[level:]), count) for level, count in enumerate(self.classes)
+        )
+        self.keep_average(ema)
+
+    def trained(self) -> Mapping[str, nn.Module]:
+        """``encoder``, ``neck`` and ``level_heads``, one a level, coarse to fine."""
+        return {"encoder": self.encoder, "neck": self.neck, "level_heads": self.level_heads}  # type: ignore[dict-item]
+
+    def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:
+        """Logits (B, C) of each level, ``level0`` the coarsest."""
+        feature = parts["neck"](parts["encoder"](view).stages[-1].cls[:, 0])
+        found = answers(feature.split(self.widths, 1), parts["level_heads"])
+        return {f"level{level}": logits for level, logits in enumerate(found)}
+
+    def criterion(
+        self, logits: Sequence[Tensor], targets: Sequence[Tensor]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The sum of the levels' cross entropies."""
+        each = [cross_entropy(*pair) for pair in zip(logits, targets, strict=True)]
+        return torch.stack(each).sum(), {}
+
+
+def answers(features: Sequence[Tensor], heads: Sequence[nn.Module]) -> list[Tensor]:
+    """Each level's head on its own feature and the finer ones, through which no gradient goes.
+
+    Args:
+        features: float (B, W) of each level, coarse to fine.
+        heads: of each level; that of level l takes the widths of l and all that are finer, in this order.
+
+    Returns:
+        Logits (B, C) of each level.
+    """
+    fixed = [feature.detach() for feature in features]
+    return [
+        head(torch.cat([own, *fixed[level + 1 :]], 1))
+        for level, (own, head) in enumerate(zip(features, heads, strict=True))
+    ]

@@ -1,0 +1,215 @@
+"""HRN: a branch for each label level, whose feature finer levels inherit, and a loss over the tree's paths.
+
+Label Relation Graphs Enhanced Hierarchical Residual Network for Hierarchical Multi-Granularity Classification
+(Chen et al., CVPR 2022), https://arxiv.org/abs/2201.03194.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from castssl.contracts import Encoder
+from castssl.errors import ConfigError
+from castssl.objectives.supervised import Supervised, cross_entropy
+from castssl.types import LabelTree, View
+
+Scores = Literal["sigmoid", "raw"]
+
+
+class HRN(Supervised):
+    """A branch for each label level on the encoder's last map; all finer levels add its feature to theirs.
+
+    Each level's head scores its classes.  A legal answer is a path from the root of the tree to any class,
+    coarse or fine, or no class at all; its probability is proportional to the exponential of the sum of its
+    classes' scores.  What is predicted of a class is the logarithm of its marginal, the probability of all
+    paths through it (:func:`log_marginals`); a softmax over a level gives the marginals as shares of that
+    level.
+
+    The loss is the negative logarithm of the marginal of the finest class that is known of an image
+    (:func:`finest`), so that coarse labels teach, too, plus the cross entropy of a further softmax head over
+    the finest level, for images whose label there is known.  A mixture's loss is the mean over its images by
+    their shares.
+
+    Choices where the paper's text leaves one: a branch is two convolutions (1 x 1 to half the channels, and
+    3 x 3 back), their mean over the map, and two linear layers (to half, and a quarter), each of the four
+    with a batch norm and all but the last with a ReLU; a level's feature is the ReLU of the sum of its own
+    branch's output and those of all coarser levels.  With these widths ResNet-50 and Living-17's classifiers
+    have 70.8 million parameters, which is the figure on H-CAST's poster.  All levels are predicted by their
+    marginals, the finest too.  Of an encoder whose tokens are no grid (superpixels) the class token is read,
+    as a map of one cell.  Mixing and smoothing are off; label smoothing would reach the marginals of a
+    coarse class as far as it gives it more than its children together.
+
+    Args:
+        encoder: what is trained.
+        labels: the data set's label tree.
+        scores: ``"sigmoid"``: between 0 and 1, as in the paper; ``"raw"``: any number, which lets the
+            probability of a path come as near to 1 as it likes.
+        leaf: weight of the softmax over the finest level; the paper has 1.
+        mixup: see :class:`castssl.objectives.mixing.Mixing`; so are the next two.
+        cutmix: likewise.
+        smoothing: likewise.
+        ema: as :class:`castssl.objectives.deit.DeiT` has it.
+
+    Raises:
+        ConfigError: if the data set is unlabelled or its labels do not exclude each other; if an option is
+            out of range.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        labels: LabelTree,
+        *,
+        scores: Scores = "sigmoid",
+        leaf: float = 1.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        smoothing: float = 0.0,
+        ema: float = 0.0,
+    ) -> None:
+        super().__init__(encoder, labels, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
+        if scores not in ("sigmoid", "raw"):
+            raise ConfigError(f"scores: got {scores!r}, expected sigmoid or raw")
+        if leaf < 0:
+            raise ConfigError(f"leaf: the weight of the softmax is 0 or above, got {leaf}")
+        self.scores, self.leaf = scores, leaf
+        # Their own cells, such as a convolutional network's: else the tokens' places are unknown.
+        self.has_map = bool(getattr(encoder, "ignores_segments", False))
+        self.branches = nn.ModuleList(_branch(encoder.dim, self.has_map) for _ in self.classes)
+        width = _narrow(encoder.dim, 4)
+        # torch's own start: from DeiT's smaller one the bounded scores would hardly move at first.
+        self.level_heads = nn.ModuleList(nn.Linear(width, count) for count in self.classes)
+        self.leaf_head = nn.Linear(width, self.classes[-1])
+        for level, table in enumerate(labels.parents, start=1):
+            self.register_buffer(f"parents{level}", torch.tensor(table), persistent=False)
+        self.keep_average(ema)
+
+    @property
+    def parents(self) -> list[Tensor]:
+        """For each level but the coarsest, the parent of each class: int64 (C,)."""
+        return [self.get_buffer(f"parents{level}") for level in range(1, len(self.classes))]
+
+    def trained(self) -> Mapping[str, nn.Module]:
+        """``encoder``, ``branches`` and ``level_heads``, one a level, and ``leaf_head``."""
+        return {
+            "encoder": self.encoder,  # type: ignore[dict-item]
+            "branches": self.branches,
+            "level_heads": self.level_heads,
+            "leaf_head": self.leaf_head,
+        }
+
+    def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:
+        """Log marginals float32 (B, C) of each level, ``level0`` the coarsest."""
+        return self._marginals(parts, self._features(parts, view))
+
+    def answers(self, view: View) -> Mapping[str, Tensor]:
+        """What :meth:`read` gives, and ``leaf``: the logits (B, C) of the softmax over the finest level."""
+        parts = self.trained()
+        features = self._features(parts, view)
+        return {**self._marginals(parts, features), "leaf": parts["leaf_head"](features[-1])}
+
+    def criterion(
+        self, logits: Sequence[Tensor], targets: Sequence[Tensor]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The tree's loss and the softmax's.
+
+        Args:
+            logits: log marginals (B, C) of each level, coarse to fine, and the logits of the softmax.
+            targets: soft targets (B, C) of each level.
+        """
+        *marginals, leaf = logits
+        wanted = finest(targets, self.parents)
+        each = [-(target * found).sum(1).mean() for target, found in zip(wanted, marginals, strict=True)]
+        tree = torch.stack(each).sum()
+        softmax = cross_entropy(leaf, targets[-1])
+        return tree + self.leaf * softmax, {"tree": tree.detach(), "softmax": softmax.detach()}
+
+    def _features(self, parts: Mapping[str, Any], view: View) -> list[Tensor]:
+        """Each level's feature (B, W), coarse to fine."""
+        tokens = parts["encoder"](view).stages[-1]
+        grid = tokens.x if self.has_map else tokens.cls
+        side = int(grid.shape[1] ** 0.5)
+        cells = grid.transpose(1, 2).unflatten(2, (side, grid.shape[1] // side))
+        return [total.relu() for total in accumulate(branch(cells) for branch in parts["branches"])]
+
+    def _marginals(self, parts: Mapping[str, Any], features: Sequence[Tensor]) -> dict[str, Tensor]:
+        found = [head(feature).float() for head, feature in zip(parts["level_heads"], features, strict=True)]
+        scores = [each.sigmoid() if self.scores == "sigmoid" else each for each in found]
+        marginals = log_marginals(scores, self.parents)
+        return {f"level{level}": each for level, each in enumerate(marginals)}
+
+
+def log_marginals(scores: Sequence[Tensor], parents: Sequence[Tensor]) -> list[Tensor]:
+    """The log probability that a path goes through each class of a tree.
+
+    Paths lead from the root to any class of any level, and one of them to none; a path's probability is
+    proportional to the exponential of the sum of its classes' scores.  The sums over paths go up the tree,
+    level by level, so that time and memory grow with the classes and not with their square.
+
+    Args:
+        scores: float (B, C) of each level, coarse to fine.
+        parents: for each level but the coarsest, the parent of each class: int64 (C,).
+
+    Returns:
+        Float (B, C) of each level, 0 or below.
+    """
+    through = [scores[0]]
+    for score, parent in zip(scores[1:], parents, strict=True):
+        through.append(score + through[-1][:, parent])
+    for level in reversed(range(len(parents))):
+        below = _gather_up(through[level + 1], parents[level], through[level].shape[1])
+        through[level] = torch.logaddexp(through[level], below)
+    nothing = torch.zeros_like(scores[0][:, :1])
+    total = torch.cat([nothing, through[0]], 1).logsumexp(1, keepdim=True)
+    return [each - total for each in through]
+
+
+def finest(targets: Sequence[Tensor], parents: Sequence[Tensor]) -> list[Tensor]:
+    """What of each level's target is not known more finely at a level below.
+
+    Args:
+        targets: soft targets (B, C) of each level, coarse to fine; a row sums to less than 1 where labels are
+            missing.
+        parents: for each level but the coarsest, the parent of each class: int64 (C,).
+
+    Returns:
+        Float (B, C) of each level.  For plain labels it is 1 at the finest class that is known, else 0.
+    """
+    kept = [targets[-1]]
+    known = targets[-1]
+    for target, parent in zip(reversed(targets[:-1]), reversed(parents), strict=True):
+        above = torch.zeros_like(target).index_add(1, parent, known)
+        kept.append((target - above).clamp(min=0))
+        known = torch.maximum(target, above)
+    return kept[::-1]
+
+
+def _gather_up(values: Tensor, parent: Tensor, count: int) -> Tensor:
+    """The logsumexp (B, count) over the children of each class; every class has one."""
+    index = parent.expand_as(values)
+    top = values.new_full((len(values), count), -torch.inf)
+    top = top.scatter_reduce(1, index, values.detach(), "amax")
+    shares = (values - top[:, parent]).exp()
+    return torch.zeros_like(top).index_add(1, parent, shares).log() + top
+
+
+def _narrow(dim: int, by: int) -> int:
+    return max(dim // by, 1)
+
+
+def _branch(dim: int, has_map: bool) -> nn.Module:
+    """From a map (B, D, h, w) to a feature (B, D / 4)."""
+    half, quarter = _narrow(dim, 2), _narrow(dim, 4)
+    kernel = 3 if has_map else 1
+    return nn.Sequential(
+        *(nn.Conv2d(dim, half, 1, bias=False), nn.BatchNorm2d(half), nn.ReLU()),
+        *(nn.Conv2d(half, dim, kernel, padding="same", bias=False), nn.BatchNorm2d(dim), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        *(nn.Linear(dim, half), nn.BatchNorm1d(half), nn.ReLU()),
+        *(nn.Linear(half, quarter), nn.BatchNorm1d(quarter)),
+    )

@@ -1,0 +1,145 @@
+"""TransHP: tokens that stand for coarse classes prompt a transformer on its way to the finest class.
+
+TransHP: Image Classification with Hierarchical Prompting (NeurIPS 2023), https://arxiv.org/abs/2304.06385.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from castssl.contracts import Encoder
+from castssl.errors import ConfigError
+from castssl.objectives.supervised import Supervised, cross_entropy, linear
+from castssl.types import LabelTree, View
+
+
+class Prompting(nn.Module):
+    """The prompt tokens and the prototypes of the classes of one coarse level.
+
+    Args:
+        dim: token width D.
+        classes: C of the level.
+    """
+
+    def __init__(self, dim: int, classes: int) -> None:
+        super().__init__()
+        self.tokens = nn.Parameter(torch.empty(classes, dim))
+        self.prototypes = nn.Parameter(torch.empty(classes, dim))
+        nn.init.trunc_normal_(self.tokens, std=0.02)
+        nn.init.trunc_normal_(self.prototypes, std=0.02)
+
+    def compare(self, after: Tensor) -> Tensor:
+        """Logits float32 (B, C): of each prompt's output float (B, C, D) with the prototype of its class."""
+        return (after.float() * self.prototypes.float()).sum(-1)
+
+
+class TransHP(Supervised):
+    """An encoder that is prompted with coarse classes in single blocks, and a linear head of the finest.
+
+    For each level but the finest one block is the prompting block: a learnt token for each class of the level
+    takes part in its attention beside class token and patches, and leaves again after it.  By then each
+    prompt has seen the image; the product with its class's learnt prototype is that class's logit.  In the
+    same attention class token and patches have absorbed what they attended to of the prompts, and so all that
+    follows is conditioned on the coarse class.  Attention by itself decides which prompt that is: no
+    prediction selects or weighs one.  It is the prompts' own task that makes the right one stand out.
+
+    The loss is the finest level's cross entropy and ``weight`` times each coarse one's.
+
+    Choices, where the idea leaves room (the released code is for the twelve levels of its ImageNet tree):
+
+    - the prompting blocks are those before the last one, coarse levels first: with three levels and twelve
+      blocks the 10th and the 11th, which is where the released code has its two finest coarse levels;
+    - a ``weight`` of 1 for every coarse level: the released code's for those two (0.1 and 0.15 further up);
+    - logits are plain products, as released, without a norm or a temperature;
+    - in an encoder that pools, a prompt is gone before the next pooling, and never a part of it;
+    - there is no prompt for "none of these classes": where a label is missing, its loss is left out.
+
+    Args:
+        encoder: what is trained; its ``forward`` takes ``prompts``, as CAST's (and so our ViTs') does.
+        labels: the data set's label tree, of two levels or more.
+        weight: of the coarse levels' cross entropies.
+        blocks: the prompting blocks, coarse to fine, from 0, or from the end with -1 the last.
+        mixup: see :class:`castssl.objectives.mixing.Mixing`; so are the next two.
+        cutmix: likewise.
+        smoothing: likewise.
+        ema: as :class:`castssl.objectives.deit.DeiT` has it.
+
+    Raises:
+        ConfigError: if the data set has fewer than two label levels, the encoder takes no prompts or has too
+            few blocks, or an option is out of range.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        labels: LabelTree,
+        *,
+        weight: float = 1.0,
+        blocks: Sequence[int] | None = None,
+        mixup: float = 0.8,
+        cutmix: float = 1.0,
+        smoothing: float = 0.1,
+        ema: float = 0.0,
+    ) -> None:
+        super().__init__(encoder, labels, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
+        if weight < 0:
+            raise ConfigError(f"weight of the coarse levels is 0 or above, got {weight}")
+        self.weight = weight
+        self.blocks = prompting_blocks(encoder, len(self.classes), blocks)
+        *coarse, finest = self.classes
+        self.promptings = nn.ModuleList(Prompting(encoder.dim, count) for count in coarse)
+        self.head = linear(encoder.dim, finest)
+        self.keep_average(ema)
+
+    def trained(self) -> Mapping[str, nn.Module]:
+        """``encoder``, ``promptings`` (coarse to fine) and ``head``."""
+        return {"encoder": cast(nn.Module, self.encoder), "promptings": self.promptings, "head": self.head}
+
+    def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:
+        """Logits (B, C) of each level: ``level0``, the coarsest, ``level1``, ..."""
+        promptings = parts["promptings"]
+        tokens = [prompting.tokens for prompting in promptings]
+        hierarchy = parts["encoder"](view, prompts=dict(zip(self.blocks, tokens, strict=True)))
+        pairs = zip(promptings, hierarchy.prompts, strict=True)
+        found = [prompting.compare(after) for prompting, after in pairs]
+        found.append(parts["head"](hierarchy.stages[-1].cls[:, 0]))
+        return {f"level{level}": logits for level, logits in enumerate(found)}
+
+    def criterion(
+        self, logits: Sequence[Tensor], targets: Sequence[Tensor]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The finest level's cross entropy and ``weight`` times the others', whose sum is logged."""
+        *coarse, finest = [cross_entropy(*pair) for pair in zip(logits, targets, strict=True)]
+        prompting = torch.stack(coarse).sum()
+        return finest + self.weight * prompting, {"prompting": prompting.detach()}
+
+
+def prompting_blocks(encoder: Encoder, levels: int, blocks: Sequence[int] | None = None) -> tuple[int, ...]:
+    """The block that each level but the finest prompts in, coarse to fine, from 0.
+
+    Raises:
+        ConfigError: if there is no such block, the order is another, or nothing to prompt or to be prompted.
+    """
+    count: object = getattr(encoder, "prompt_blocks", None)
+    if not isinstance(count, int):
+        raise ConfigError(
+            f"TransHP hands prompts to its encoder, and a {type(encoder).__name__} takes none; take a CAST,"
+            " or a ViT such as hier_vit_small"
+        )
+    if levels < 2:
+        raise ConfigError(
+            f"TransHP prompts with coarser classes, but the data set has {levels} label level; take deit"
+        )
+    given = range(-levels, -1) if blocks is None else blocks
+    found = tuple(block + count if block < 0 else block for block in given)
+    fits = all(0 <= block < count for block in found) and list(found) == sorted(set(found))
+    if not fits or len(found) != levels - 1:
+        raise ConfigError(
+            f"blocks: {levels} label levels need {levels - 1} prompting blocks in rising order, got"
+            f" {tuple(given)} of the encoder's {count}"
+        )
+    return found

@@ -1,0 +1,33 @@
+"""H-CAST beside its baselines: full paths, consistency and segments (H-CAST's table of BREEDS).
+
+    python recipes/ablations/hierarchy.py --data breeds:living17:/path/to/imagenet --cluster slurm
+    python recipes/ablations/hierarchy.py --data demo
+
+``hcast:weight=0`` is H-CAST without the tree-path divergence.  Flat models are one a level: as many epochs as
+the others cost them twice as much; ``_hie`` are their results amended by HiE.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from castssl.ablations.budgets import SEEDS
+from castssl.ablations.grid import Study
+from castssl.ablations.study import main
+
+SMALL = ("hcast", "hcast:weight=0", "flat-cast", "hier-vit")
+ALL = (*SMALL, "flat-vit", "transhp", "fgn", "hrn")
+MARKS = ("fpa", "level0", "level1", "level2", "wap", "tice")
+STUDY = Study(
+    title="Recognition at all levels of a taxonomy",
+    recipe=Path(__file__).parents[1] / "hcast.py",
+    grid={"method": ALL, "seed": SEEDS},
+    flags=("--eval-every", "0", "--knn-every", "0"),
+    show=(*MARKS, "fpa_hie", "tice_hie", "region_iou_16", "region_iou_8"),
+)
+DEMO = replace(STUDY, title=f"{STUDY.title}, on the embedded data set", grid={**STUDY.grid, "method": SMALL})
+
+if __name__ == "__main__":
+    sys.exit(main(STUDY, demo=DEMO))

@@ -1,0 +1,113 @@
+"""Recognition at all levels: each method for a few steps, continued, on two processes, and refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.recipes.conftest import Runner
+
+pytestmark = pytest.mark.recipe
+FLAGS = [
+    *("--image-size", "32", "--batch-size", "16", "--lr", "0.3", "--warmup-epochs", "1", "--epochs", "3"),
+    *("--workers", "0", "--repeats", "1"),
+]
+NANO = [
+    *("--model", "nano", "--sizes", "16", "8", "4", "--superpixels", "seeds:count=16,bins=5,iterations=2")
+]
+MARKS = {"fpa", "level0", "level1", "wap", "tice"}
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, pictures: Path, recipe: Runner) -> Path:
+    """The folder of a run of three epochs, never stopped."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    flags = [*FLAGS, *NANO, "--ema", "0.5", "--free-grain", "0.3", "--out", str(out)]
+    done = recipe("hcast", "--data", f"folder:{pictures}", *flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert all(word in done.stdout for word in ("trained", "best", "untrained", "chance", "fpa", "tice"))
+    return out
+
+
+def test_a_run_leaves_marks_of_paths_and_of_segments(whole: Path) -> None:
+    found = json.loads((whole / "results.json").read_text())
+    assert found["trained"].keys() >= MARKS
+    assert {"knn", "object_iou_4", "region_iou_4"} <= found["trained"].keys()
+    assert found["best"]["fpa"] == max(line["fpa"] for line in lines(whole) if "fpa" in line)
+    assert found["trained"]["fpa"] <= min(found["trained"]["level0"], found["trained"]["level1"])
+    assert found["chance"]["fpa"] == pytest.approx(1 / (4 * 8))
+
+
+def test_stopped_and_continued_ends_where_it_would_have(
+    whole: Path, tmp_path: Path, pictures: Path, recipe: Runner
+) -> None:
+    """Within an epoch: mixing, missing labels and the average go on as if nothing had happened."""
+    flags = [*FLAGS, *NANO, "--ema", "0.5", "--free-grain", "0.3", "--out", str(tmp_path)]
+    for limit in ("4", "0"):
+        done = recipe("hcast", "--data", f"folder:{pictures}", *flags, "--max-steps", limit)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert "goes on after step 4" in done.stderr
+    expected, got = (load_file(folder / "encoder.safetensors") for folder in (whole, tmp_path))
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(got[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("method", "model"),
+    [
+        ("hcast:weight=0,norm=each", NANO),
+        ("flat-cast", NANO),
+        ("hier-vit", ["--model", "nano_vit", "--sizes", "16", "16", "16"]),
+        ("transhp", ["--model", "nano_vit", "--sizes", "16", "16", "16"]),
+        ("fgn", ["--model", "timm:resnet10t"]),
+        ("hrn", ["--model", "timm:resnet10t"]),
+    ],
+)
+def test_each_method_trains(
+    method: str, model: list[str], tmp_path: Path, pictures: Path, recipe: Runner
+) -> None:
+    flags = [*FLAGS, *model, "--method", method, "--out", str(tmp_path), "--max-steps", "2"]
+    done = recipe("hcast", "--data", f"folder:{pictures}", *flags, "--knn-every", "0", "--eval-every", "0")
+    assert done.returncode == 0, done.stderr[-3000:]
+    trained = json.loads((tmp_path / "results.json").read_text())["trained"]
+    assert trained.keys() >= MARKS
+    assert ("fpa_hie" in trained) == method.startswith("flat")
+
+
+@pytest.mark.distributed
+def test_two_processes_begin_with_another_run_s_encoder(
+    whole: Path, tmp_path: Path, pictures: Path, recipe: Runner
+) -> None:
+    flags = [*FLAGS, *NANO, "--weights", str(whole), "--out", str(tmp_path), "--max-steps", "2"]
+    done = recipe("hcast", "--data", f"folder:{pictures}", *flags, "--knn-every", "0", processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert lines(tmp_path)[0]["processes"] == 2
+    (fpa,) = [line["fpa"] for line in lines(tmp_path) if "fpa" in line]
+    assert json.loads((tmp_path / "results.json").read_text())["trained"]["fpa"] == pytest.approx(fpa)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--method", "hkast"], "no method 'hkast'"),
+        (["--data", "cub:/nowhere"], "/nowhere"),
+        (["--weights", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_what_cannot_be_is_told_before_any_work(
+    flags: list[str], told: str, tmp_path: Path, pictures: Path, recipe: Runner
+) -> None:
+    done = recipe("hcast", "--data", f"folder:{pictures}", *FLAGS, *NANO, "--out", str(tmp_path), *flags)
+    assert done.returncode in (1, 2)
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("checkpoints/*"))
