@@ -45,8 +45,8 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "inat21-mini": {"batch_size": 1024},
     "demo": {
         **{"image_size": 64, "batch_size": 32, "workers": 1, "schedule": "paper", "lr": 0.03},
-        **{"warmup_lr": 1e-5, "epochs": 4, "warmup_epochs": 1, "repeats": 1, "augment": "none", "erase": 0.0},
-        **{"crop_min": 0.35, "mixup": 0.0, "cutmix": 0.0, "drop_path": 0.0, "ema": 0.0, "knn_every": 4},
+        **{"warmup_lr": 1e-5, "epochs": 8, "warmup_epochs": 1, "repeats": 1, "augment": "none", "erase": 0.0},
+        **{"crop_min": 0.35, "mixup": 0.0, "cutmix": 0.0, "drop_path": 0.0, "ema": 0.0, "knn_every": 8},
     },
 }
 """Settings by data set; CUB and Aircraft ran on one process without repeated views, the others on four."""

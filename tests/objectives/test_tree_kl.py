@@ -53,6 +53,18 @@ def test_it_is_torch_s_divergence_of_the_joined_levels() -> None:
     torch.testing.assert_close(tree_kl(logits, targets), expected)
 
 
+def test_it_is_the_mean_cross_entropy_and_what_keeps_the_levels_equally_likely() -> None:
+    """So nothing in it says which fine class belongs to which coarse one, though its name promises that."""
+    rng = torch.Generator().manual_seed(0)
+    logits = [torch.randn(5, count, generator=rng).double() for count in (2, 4, 9)]
+    targets = [torch.rand(5, count, generator=rng).double().softmax(1) for count in (2, 4, 9)]
+    mean = sum(cross_entropy(*pair) for pair in zip(logits, targets, strict=True)) / 3
+    sums = torch.stack([each.logsumexp(1) for each in logits], 1)
+    balance = (sums.logsumexp(1) - sums.mean(1)).mean()
+    constant = sum(torch.special.xlogy(each / 3, each / 3).sum(1).mean() for each in targets)
+    torch.testing.assert_close(tree_kl(logits, targets), mean + balance + constant)
+
+
 def test_an_image_whose_path_is_not_wholly_known_adds_nothing() -> None:
     logits, targets = [wide(COARSE), wide(FINE)], [wide(COARSE_TARGET), wide(FINE_TARGET)]
     alone = tree_kl([each[:1] for each in logits], [each[:1] for each in targets])
