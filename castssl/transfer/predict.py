@@ -128,9 +128,9 @@ def explained(objective: Supervised, view: View) -> tuple[list[Tensor], list[Evi
     more than the image's mean token: to first order, the change of the logit if the finest segments in it
     looked like the image's average.  (Gradient times input, https://arxiv.org/abs/1605.01713, with the mean
     as its reference: the layer norm that comes first does not see how long a token is, so that the token
-    itself times its gradient is next to nothing.)  The finest tokens are those before the first block; their
-    shares are added up over the segments of the stage that the level reads.  Attention of the class token
-    would tell where it looked, in one block, and not what that meant for the class.
+    itself times its gradient hardly tells what happens without it.)  The finest tokens are those before the
+    first block; their shares are added up over the segments of the stage that the level reads.  Attention of
+    the class token would tell where it looked, in one block, and not what that meant for the class.
 
     Encoders that do not take superpixels have no such tokens: there it is the gradient at the pixels, and
     their difference from the mean colour.
