@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
+from castssl.objectives.paths import over_children
 from castssl.objectives.supervised import Supervised, cross_entropy
 from castssl.types import LabelTree, View
 
@@ -162,7 +163,7 @@ def log_marginals(scores: Sequence[Tensor], parents: Sequence[Tensor]) -> list[T
     for score, parent in zip(scores[1:], parents, strict=True):
         through.append(score + through[-1][:, parent])
     for level in reversed(range(len(parents))):
-        below = _gather_up(through[level + 1], parents[level], through[level].shape[1])
+        below = over_children(through[level + 1], parents[level], through[level].shape[1])
         through[level] = torch.logaddexp(through[level], below)
     nothing = torch.zeros_like(scores[0][:, :1])
     total = torch.cat([nothing, through[0]], 1).logsumexp(1, keepdim=True)
@@ -187,15 +188,6 @@ def finest(targets: Sequence[Tensor], parents: Sequence[Tensor]) -> list[Tensor]
         kept.append((target - above).clamp(min=0))
         known = torch.maximum(target, above)
     return kept[::-1]
-
-
-def _gather_up(values: Tensor, parent: Tensor, count: int) -> Tensor:
-    """The logsumexp (B, count) over the children of each class; every class has one."""
-    index = parent.expand_as(values)
-    top = values.new_full((len(values), count), -torch.inf)
-    top = top.scatter_reduce(1, index, values.detach(), "amax")
-    shares = (values - top[:, parent]).exp()
-    return torch.zeros_like(top).index_add(1, parent, shares).log() + top
 
 
 def _narrow(dim: int, by: int) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
+from castssl.objectives.paths import over_children
 from castssl.objectives.supervised import Supervised, cross_entropy, linear
 from castssl.types import Hierarchy, LabelTree, View
 
@@ -28,6 +29,8 @@ class TreeKL(Supervised):
     images are mixed, by one draw for all levels; in evaluation mode they are not.  Images whose label is
     missing at a level have no part in that level's cross entropy, nor in the divergence.
 
+    Nothing in this says which fine class belongs to which coarse one (see :func:`tree_kl`); ``tie`` does.
+
     Attributes:
         stages: the stage that each level reads, coarse to fine, counted from the last, which is -1.
 
@@ -35,6 +38,8 @@ class TreeKL(Supervised):
         encoder: what is trained; it needs as many stages with a class token as there are levels to part.
         labels: the data set's label tree.
         weight: of the divergence; H-CAST 0.5, and 0 leaves it out.
+        tie: weight of :func:`tree_tie`, which asks each level to agree with the sums over its children; 0, as
+            in H-CAST, leaves it out.
         order: ``"coarse-last"``: the coarsest level reads the last stage, the next the one before, ...
             (H-CAST); ``"fine-last"``: the finest does; ``"all-last"``: all levels do.
         stages: the stages to read, coarse to fine, -1 the last, in place of ``order``.
@@ -56,6 +61,7 @@ class TreeKL(Supervised):
         labels: LabelTree,
         *,
         weight: float = 0.5,
+        tie: float = 0.0,
         order: Order = "coarse-last",
         stages: Sequence[int] | None = None,
         norm: Norm = "last",
@@ -65,9 +71,11 @@ class TreeKL(Supervised):
         ema: float = 0.0,
     ) -> None:
         super().__init__(encoder, labels, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
-        if weight < 0:
-            raise ConfigError(f"weight of the tree-path divergence is 0 or above, got {weight}")
-        self.weight, self.norm = weight, norm
+        if min(weight, tie) < 0:
+            raise ConfigError(f"weight and tie of the tree are 0 or above, got {weight} and {tie}")
+        self.weight, self.tie, self.norm = weight, tie, norm
+        for level, table in enumerate(labels.parents, start=1):
+            self.register_buffer(f"parents{level}", torch.tensor(table), persistent=False)
         self.stages = read_stages(encoder, len(self.classes), order, stages)
         self.level_heads = nn.ModuleList(linear(encoder.dim, count) for count in self.classes)
         if norm not in ("last", "each", "shared"):
@@ -100,12 +108,17 @@ class TreeKL(Supervised):
     def criterion(
         self, logits: Sequence[Tensor], targets: Sequence[Tensor]
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The sum of the levels' cross entropies, and ``weight`` times the divergence, logged as ``kl``."""
+        """The sum of the levels' cross entropies, and the divergences, logged as ``kl`` and ``tie``."""
         loss = torch.stack([cross_entropy(*pair) for pair in zip(logits, targets, strict=True)]).sum()
-        if not self.weight:
-            return loss, {}
-        divergence = tree_kl(logits, targets)
-        return loss + self.weight * divergence, {"kl": divergence.detach()}
+        logs = {}
+        if self.weight:
+            divergence = tree_kl(logits, targets)
+            loss, logs["kl"] = loss + self.weight * divergence, divergence.detach()
+        if self.tie:
+            parents = [self.get_buffer(f"parents{level}") for level in range(1, len(self.classes))]
+            apart = tree_tie(logits, parents)
+            loss, logs["tie"] = loss + self.tie * apart, apart.detach()
+        return loss, logs
 
 
 def tree_kl(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
@@ -114,6 +127,10 @@ def tree_kl(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
     The levels' logits side by side pass one softmax, so that the levels compete for probability; the target
     gives each level's class (or mixture) the same share, 1 / L.  The mean over the batch is returned; images
     whose path is not wholly known add nothing to it.
+
+    It equals the mean of the levels' cross entropies, plus log sum_l Z_l - (1/L) sum_l log Z_l for the sums
+    Z_l of the levels' exponentials, plus a constant: it keeps the levels equally sure, and does not know the
+    tree.
 
     Args:
         logits: float (B, C) of each of the L levels.
@@ -130,6 +147,26 @@ def tree_kl(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
     wanted = wanted / mass.clamp(min=1e-6)
     each: Tensor = (torch.special.xlogy(wanted, wanted) - wanted * found).sum(1, keepdim=True)
     return (each * whole).mean()
+
+
+def tree_tie(logits: Sequence[Tensor], parents: Sequence[Tensor]) -> Tensor:
+    """How far each level is from the sums over its children: the symmetric KL divergence, summed over levels.
+
+    Not in H-CAST.  It needs no labels.
+
+    Args:
+        logits: float (B, C) of each level, coarse to fine.
+        parents: for each level but the coarsest, the parent of each class: int64 (C,).
+
+    Returns:
+        A float32 scalar, the mean over the batch, 0 or above.
+    """
+    found = [each.log_softmax(1) for each in logits]
+    apart = []
+    for above, below, parent in zip(found, found[1:], parents, strict=False):
+        summed = over_children(below, parent, above.shape[1])
+        apart.append(((above.exp() - summed.exp()) * (above - summed)).sum(1).mean() / 2)
+    return torch.stack(apart).sum() if apart else found[0].sum() * 0
 
 
 def read_stages(

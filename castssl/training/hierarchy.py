@@ -80,6 +80,8 @@ class HierarchyConfig(SupervisedConfig):
         own: dict[str, Any] = {"model": chosen.nano if data == "demo" else chosen.model}
         if data == "breeds" and chosen.model.startswith("cast") and asked(argv, "--model") is None:
             own |= {"superpixels": SEEDS_OF_BREEDS, "sizes": (256, 64, 32, 16, 8)}
+        if name in ("fgn", "hrn"):  # Their papers mix nothing.
+            own |= {"mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0}
         if name == "clip":
             own |= {"epochs": 0, "warmup_epochs": 0}
         return cls(**{**PUBLISHED.get(data, {}), **own})

@@ -3,7 +3,8 @@
     python recipes/ablations/hierarchy.py --data breeds:living17:/path/to/imagenet --cluster slurm
     python recipes/ablations/hierarchy.py --data demo
 
-``hcast:weight=0`` is H-CAST without the tree-path divergence.  Flat models are one a level: as many epochs as
+``hcast:weight=0`` is H-CAST without the tree-path divergence, ``hcast:tie=1`` with another that knows the tree
+(not in the paper).  Flat models are one a level: as many epochs as
 the others cost them twice as much; ``_hie`` are their results amended by HiE.
 """
 
@@ -17,7 +18,7 @@ from castssl.ablations.budgets import SEEDS
 from castssl.ablations.grid import Study
 from castssl.ablations.study import main
 
-SMALL = ("hcast", "hcast:weight=0", "flat-cast", "hier-vit")
+SMALL = ("hcast", "hcast:weight=0", "hcast:tie=1", "flat-cast", "hier-vit")
 ALL = (*SMALL, "flat-vit", "transhp", "fgn", "hrn")
 MARKS = ("fpa", "level0", "level1", "level2", "wap", "tice")
 STUDY = Study(

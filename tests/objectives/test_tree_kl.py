@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from castssl.errors import ConfigError
 from castssl.objectives.mixing import Mixing
 from castssl.objectives.supervised import cross_entropy
-from castssl.objectives.tree_kl import TreeKL, read_stages, tree_kl
+from castssl.objectives.tree_kl import TreeKL, read_stages, tree_kl, tree_tie
 from castssl.testing import samples
 from castssl.types import Batch, LabelTree
 
@@ -111,6 +111,27 @@ def test_a_missing_fine_label_leaves_the_coarse_one_alone() -> None:
     torch.testing.assert_close(found.loss, coarse + fine + 0.5 * both)
     right = (logits[1][:2].argmax(1) == target[:2, 1]).float().mean()
     torch.testing.assert_close(found.logs["accuracy_level1"], right)
+
+
+def test_the_tie_is_the_divergence_from_the_sums_over_children_both_ways() -> None:
+    coarse, fine = wide(COARSE), wide(FINE)
+    p = coarse.softmax(1)
+    q = torch.stack([fine.softmax(1)[:, :2].sum(1), fine.softmax(1)[:, 2:].sum(1)], 1)
+    expected = (F.kl_div(q.log(), p, reduction="batchmean") + F.kl_div(p.log(), q, reduction="batchmean")) / 2
+    torch.testing.assert_close(tree_tie([coarse, fine], [torch.tensor([0, 0, 1, 1])]), expected)
+    torch.testing.assert_close(
+        tree_tie([q.log(), fine], [torch.tensor([0, 0, 1, 1])]), torch.tensor(0.0).double()
+    )
+    assert tree_tie([coarse], []) == 0
+
+
+def test_the_tie_comes_on_top() -> None:
+    free, tied, batch = made().eval(), made(tie=2.0).eval(), samples.batch(1, TREE, 6)
+    logits = list(free.predict(batch.views[0]).values())
+    apart = tree_tie(logits, [torch.tensor([0, 0, 1, 1])])
+    torch.testing.assert_close(tied(batch).loss, free(batch).loss + 2 * apart)
+    torch.testing.assert_close(tied(batch).logs["tie"], apart.detach())
+    assert free.state_dict().keys() == tied.state_dict().keys()
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,11 @@ def test_options_of_a_method_come_on_top_of_its_own() -> None:
     assert found == "tree-kl:weight=0.5,norm=shared"
 
 
+def test_the_resnet_baselines_mix_nothing_unless_told() -> None:
+    made = cfg("--data", "cub:x", "--method", "fgn", "--smoothing", "0.2")
+    assert (made.mixup, made.cutmix, made.smoothing) == (0, 0, 0.2)
+
+
 def test_zero_shot_trains_nothing() -> None:
     assert cfg("--data", "demo", "--method", "clip").epochs == 0
 
