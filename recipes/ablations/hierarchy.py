@@ -3,9 +3,9 @@
     python recipes/ablations/hierarchy.py --data breeds:living17:/path/to/imagenet --cluster slurm
     python recipes/ablations/hierarchy.py --data demo
 
-``hcast:weight=0`` is H-CAST without the tree-path divergence, ``hcast:tie=1`` with another that knows the tree
-(not in the paper).  Flat models are one a level: as many epochs as
-the others cost them twice as much; ``_hie`` are their results amended by HiE.
+``hcast:weight=0`` is H-CAST without the tree-path divergence; ``hcast:tie=1`` has another beside it, which
+knows the tree (not in the paper).  Flat models are one a level: as many epochs as the others cost them twice
+as much; ``_hie`` are their results amended by HiE.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STUDY = Study(
     recipe=Path(__file__).parents[1] / "hcast.py",
     grid={"method": ALL, "seed": SEEDS},
     flags=("--eval-every", "0", "--knn-every", "0"),
-    show=(*MARKS, "fpa_hie", "tice_hie", "region_iou_16", "region_iou_8"),
+    show=(*MARKS, "region_iou_16", "region_iou_8", *(f"{mark}_hie" for mark in MARKS)),
 )
 DEMO = replace(STUDY, title=f"{STUDY.title}, on the embedded data set", grid={**STUDY.grid, "method": SMALL})
 
