@@ -75,7 +75,7 @@ def _predict(given: argparse.Namespace) -> int:
             found[image] = answer
     if given.json:
         print(json.dumps([_plain(image, each) for image, each in found.items()], indent=1))
-    else:
+    elif found:
         _print(found, recogniser, given.min_confidence)
     if explain and found:
         _draw(found, given.out)
