@@ -98,8 +98,8 @@ def main(cfg: Config) -> None:
     untrained = run.once("untrained", lambda: recognise() | exam.sit(judged, device))
     optimizer = build_optimizer(objective, lr=cfg.peak, weight_decay=cfg.weight_decay, decay="weights")
     model, optimizer = run.prepare(objective, optimizer)
-    if cfg.compile:
-        objective.encoder.compile()
+    for encoder in objective.encoders() if cfg.compile else ():
+        encoder.compile()
     check, photos = FirstBatch(objective), [photo for _, photo in photographs()]
     marks: dict[str, float] | None = None
     scores: dict[str, float] = {}

@@ -154,6 +154,12 @@ class Supervised(nn.Module):
         """
         return cast(Encoder, self._branch(name)["encoder"])
 
+    def encoders(self) -> list[nn.Module]:
+        """The encoder, and those that an objective has beside it, such as one for each level; no average."""
+        kind = type(self.encoder)
+        parts = [each for part in self.trained().values() for each in part.modules()]
+        return [each for each in parts if isinstance(each, kind)]
+
     def heads(self, branch: Branch = "base") -> dict[str, Tensor]:
         """All tensors that are trained beside the encoder, by name."""
         return {

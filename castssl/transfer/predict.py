@@ -115,7 +115,7 @@ def with_superpixels(recogniser: Recogniser, spec: str) -> Recogniser:
     """The same classifier on other superpixels; its encoder's first size becomes what they need."""
     side = recogniser.image_size
     room = build("superpixels", spec).capacity(side, side)
-    for encoder in encoders(recogniser.objective):
+    for encoder in recogniser.objective.encoders():
         if isinstance(encoder, CAST):
             encoder.sizes = sizes_for(cast(Any, encoder), room)
     return recogniser._replace(superpixels=spec)
@@ -156,14 +156,6 @@ def explained(objective: Supervised, view: View) -> tuple[list[Tensor], list[Evi
     return [logit.detach() for logit in logits], found
 
 
-def encoders(objective: Supervised) -> list[nn.Module]:
-    """The encoder of an objective, and those that it has beside it, as one for each level."""
-    kind = type(objective.encoder)
-    return [
-        each for part in objective.trained().values() for each in part.modules() if isinstance(each, kind)
-    ]
-
-
 class _Run(NamedTuple):
     tokens: Tensor | None
     """float (1, N, D) before the first block; None if there are no such tokens."""
@@ -184,7 +176,7 @@ def _watched(objective: Supervised) -> Iterator[list[_Run]]:
         runs.append(_Run(leaves.pop() if isinstance(module, CAST) else None, hierarchy))
 
     hooks = []
-    for encoder in encoders(objective):
+    for encoder in objective.encoders():
         hooks.append(encoder.register_forward_hook(note))
         if isinstance(encoder, CAST):
             hooks.append(encoder.stages[0].register_forward_pre_hook(cut))
@@ -238,7 +230,7 @@ def _path(
 
 def _check_room(objective: Supervised, backend: Superpixels, recogniser: Recogniser) -> None:
     most = backend.capacity(recogniser.image_size, recogniser.image_size)
-    for encoder in encoders(objective):
+    for encoder in objective.encoders():
         if isinstance(encoder, CAST) and most > encoder.sizes[0]:
             raise ConfigError(
                 f"up to {most} superpixels of {recogniser.superpixels}, but the encoder has room for"

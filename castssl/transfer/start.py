@@ -107,7 +107,7 @@ def load_start(
     weights = _open(source)
     encoder = cast(nn.Module, objective.encoder if objective else target)
     taken = _taken(encoder, weights, str(source))
-    for each in [encoder, *_copies(objective, encoder)]:
+    for each in objective.encoders() if objective else [encoder]:
         each.load_state_dict(taken, strict=False)
     if objective is None:
         return weights.report
@@ -119,12 +119,6 @@ def load_start(
         weights.report.ignored["the classifiers"] = "heads=True takes them over"
     objective.restart_average()
     return weights.report
-
-
-def _copies(objective: Supervised | None, encoder: nn.Module) -> list[nn.Module]:
-    """The further encoders of an objective that has one for each level."""
-    beside = [] if objective is None else [p for name, p in objective.trained().items() if name != "encoder"]
-    return [each for part in beside for each in part.modules() if isinstance(each, type(encoder))]
 
 
 def _open(source: str | Path) -> _Weights:

@@ -16,7 +16,7 @@ from castssl.objectives.deit import DeiT
 from castssl.objectives.flat import Flat
 from castssl.objectives.supervised import Supervised
 from castssl.objectives.tree_kl import TreeKL
-from castssl.transfer.predict import Prediction, encoders, explained, predict, with_superpixels
+from castssl.transfer.predict import Prediction, explained, predict, with_superpixels
 from castssl.transfer.recogniser import Recogniser
 from castssl.types import LabelTree, View
 
@@ -181,7 +181,7 @@ def test_each_level_of_flat_is_explained_by_its_own_encoder() -> None:
     flat = shaken(Flat(encoder, LabelTree(TREE.sizes[:2], TREE.parents[:1])))
     look = View(view().image.float(), view().segments)
     _, found = explained(flat, look)
-    for level, each in enumerate(encoders(flat)[::-1]):
+    for level, each in enumerate(flat.encoders()[::-1]):
         alone: Any = DeiT(each, LabelTree(TREE.sizes[:2], TREE.parents[:1]), level=level)  # type: ignore[arg-type]
         alone.head.load_state_dict(flat.level_heads[level].state_dict())  # type: ignore[union-attr,index]
         (expected,) = explained(alone.eval(), look)[1]
