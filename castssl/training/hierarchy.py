@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from castssl.config import FREE, asked
 from castssl.errors import ConfigError
-from castssl.options import parse
+from castssl.options import did_you_mean, parse
 from castssl.training.supervised import SupervisedConfig
 
 
@@ -103,7 +103,8 @@ class HierarchyConfig(SupervisedConfig):
         """
         name, given = parse(self.method)
         if name not in METHODS:
-            raise ConfigError(f"no method {name!r}; there are {', '.join(METHODS)}")
+            near = did_you_mean(name, METHODS) or "."
+            raise ConfigError(f"no method {name!r}{near}  There are {', '.join(METHODS)}")
         method = METHODS[name]
         base = parse(method.objective)
         options = ",".join(f"{key}={value}" for key, value in {**base.options, **given}.items())

@@ -15,7 +15,8 @@ class ImageConfig(RunConfig):
     """What is looked at, and how it is watched."""
 
     data: str = ""
-    """What to train on: folder:/path, tar:/path.tar, wds/NAME:/path, hfds/NAME, hfids/NAME, tfds/NAME, or
+    """What to train on: folder:/path, tar:/path.tar, wds/NAME:/path, hfds/NAME, hfids/NAME, tfds/NAME,
+    breeds:living17:/imagenet, cub:/path, aircraft:/path, inat21-mini:/path, tree:/path, tree:/labels.csv, or
     demo (generated). A folder with train/ and val/ is examined on val/."""
     subset: str | None = None
     """Only these classes: imagenet100, or a text file of class names."""
