@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -161,6 +162,9 @@ def main(study: Study, *, demo: Study | None = None, argv: Sequence[str] | None 
     except CastError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # As in castssl.cli.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _seeded(grid: Mapping[str, Sequence[str]], seeds: int) -> dict[str, Sequence[str]]:

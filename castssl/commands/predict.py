@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from castssl.commands.picture import picture
 from castssl.errors import CastError, DataError
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--min-confidence", type=float, metavar="P", help="back off to the parent below this, 0 to 1"
     )
-    command.add_argument("--out", type=Path, metavar="PICTURE.png", help="draw the segments, a row an image")
+    command.add_argument(
+        "--out", type=picture, metavar="PICTURE.png", help="draw the segments, a row an image"
+    )
     command.add_argument("--tree", metavar="DATA", help="names and parents of the classes, such as cub:/path")
     command.add_argument("--json", action="store_true", help="a JSON list in place of the table")
     command.add_argument(

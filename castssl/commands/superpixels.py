@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from castssl.commands.picture import picture
 from castssl.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--limit", type=int, default=8, metavar="N", help="images of a folder or the demo (default: 8)"
     )
     command.add_argument("--rounds", type=int, default=5, metavar="N", help="that are timed (default: 5)")
-    command.add_argument("--out", type=Path, metavar="FILE.png", help="where the picture goes")
+    command.add_argument("--out", type=picture, metavar="FILE.png", help="where the picture goes")
     command.add_argument("--device", help="such as cuda (default: cuda if there is one, else cpu)")
     command.set_defaults(run=_superpixels)
 

@@ -98,7 +98,7 @@ def test_the_picture_has_a_row_an_image(
     assert str(again)[:30] in text, "files of the same name are told apart"
     assert (two.width, one.width > 3 * 224) == (one.width, True)
     assert two.height > 1.9 * one.height
-    _, said = shown(capsys, photo, "--weights", weights, "--out", tmp_path / "x.nonsense", code=1)
+    _, said = shown(capsys, photo, "--weights", weights, "--out", Path(photo) / "x.png", code=1)
     assert "cannot write the picture" in said
 
 

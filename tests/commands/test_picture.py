@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from pathlib import Path
+
+import pytest
+
+from castssl.cli import main
+from castssl.commands.picture import picture
+
+
+def test_a_picture_s_path() -> None:
+    assert picture("some/where.PNG") == Path("some/where.PNG")
+
+
+@pytest.mark.parametrize("name", ["", "picture", "picture.txt", "picture.png/"])
+def test_what_no_picture_can_be_written_to(name: str, tmp_path: Path) -> None:
+    (tmp_path / "picture.png").mkdir()
+    with pytest.raises(ArgumentTypeError, match=r"such as picture\.png"):
+        picture(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("words", [["predict", "x.png", "--weights", "w"], ["superpixels", "demo"]])
+def test_it_is_told_before_anything_is_computed(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--out", "picture"])
+    assert stop.value.code == 2
+    assert "expected a file that ends in .png" in capsys.readouterr().err
