@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from timm.loss.binary_cross_entropy import BinaryCrossEntropy
-from timm.loss.cross_entropy import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from castssl.contracts import Encoder
-from castssl.objectives.supervised import Supervised, linear
+from castssl.objectives.supervised import Supervised, cross_entropy, linear
 from castssl.types import LabelTree, View
 
 
@@ -55,8 +54,7 @@ class DeiT(Supervised):
         soft = 0.0 if bce else smoothing
         super().__init__(encoder, labels, levels=[level], mixup=mixup, cutmix=cutmix, smoothing=soft)
         self.head = linear(encoder.dim, *self.classes)
-        kind: type[Any] = SoftTargetCrossEntropy
-        self.compare = BinaryCrossEntropy(target_threshold=0.0) if bce else kind()
+        self.compare = BinaryCrossEntropy(target_threshold=0.0) if bce else cross_entropy
         self.keep_average(ema)
 
     def trained(self) -> Mapping[str, nn.Module]:

@@ -5,9 +5,10 @@ Training data-efficient image transformers, https://arxiv.org/abs/2012.12877; H-
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast
 
+from timm.loss.cross_entropy import SoftTargetCrossEntropy
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
@@ -19,6 +20,8 @@ from castssl.types import Batch, LabelTree, Outcome, View
 
 Branch = Literal["base", "ema"]
 S = TypeVar("S", bound="Supervised")
+cross_entropy: Callable[[Tensor, Tensor], Tensor] = cast(Any, SoftTargetCrossEntropy)()
+"""Of logits (B, C) and soft targets (B, C), a mean over the batch; without a label an image adds nothing."""
 
 
 class Supervised(nn.Module):
@@ -194,16 +197,6 @@ def linear(dim: int, classes: int) -> nn.Linear:
     nn.init.trunc_normal_(head.weight, std=0.02)
     nn.init.zeros_(head.bias)
     return head
-
-
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Of soft targets, a mean over the batch; an image without a label has no part in the sum.
-
-    Args:
-        logits: float (B, C).
-        target: float (B, C).
-    """
-    return -(target * logits.log_softmax(1)).sum(1).mean()
 
 
 def _share(logits: Tensor, target: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
@@ -145,7 +146,7 @@ def tree_kl(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
     # Half a label is missing if an image without one was mixed with an image that has one.
     whole = (mass > len(targets) - 1e-3).float()
     wanted = wanted / mass.clamp(min=1e-6)
-    each: Tensor = (torch.special.xlogy(wanted, wanted) - wanted * found).sum(1, keepdim=True)
+    each = F.kl_div(found, wanted, reduction="none").sum(1, keepdim=True)
     return (each * whole).mean()
 
 
