@@ -9,8 +9,8 @@ import pytest
 
 from tests.house import source
 
-LONGEST_FILE = {"recipes": 150}
-"""Lines a file may have; 300 where nothing is said."""
+LONGEST_FILE = {"recipes": 250}
+"""Lines a file may have; 500 where nothing is said."""
 LONGEST_FUNCTION = 50
 """Lines a function may have, its docstring not counted."""
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
@@ -38,7 +38,7 @@ def undocumented(tree: ast.Module) -> list[str]:
 @pytest.mark.parametrize("path", EVERYTHING, ids=str)
 def test_files_are_short(path: Path) -> None:
     lines = len((source.ROOT / path).read_text(encoding="utf-8").splitlines())
-    most = LONGEST_FILE.get(path.parts[0], 300)
+    most = LONGEST_FILE.get(path.parts[0], 500)
     assert lines <= most, f"{path} has {lines} lines, at most {most}: split it by responsibility"
 
 

@@ -1,0 +1,70 @@
+"""What a user meets: tests that go through the command line or the public names only.
+
+They hold what a file, a folder or a flag must lead to, so that they outlive any rearrangement of the code.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from castssl.cli import main
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT = 280.0
+"""Seconds after which a process that should have ended is given up."""
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "ACCELERATE_USE_CPU": "true"}
+
+
+class Finished(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Finished]
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]) -> Command:
+    """Run ``castssl ARGUMENTS`` within this process: for all that needs no process of its own."""
+
+    def run(*arguments: str | Path) -> Finished:
+        capfd.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 1
+        captured = capfd.readouterr()
+        return Finished(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def process() -> Command:
+    """Run ``python ARGUMENTS`` as a process at the project's root; keywords are environment variables."""
+
+    def run(*arguments: str | Path, **environment: str) -> Finished:
+        command = [sys.executable, *map(str, arguments)]
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=os.environ | ENVIRONMENT | environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT,
+            check=False,
+        )
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return run
