@@ -13,20 +13,25 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import tyro
 
 from castssl.errors import CastError, ConfigError
 from castssl.fields import build, flag_problems
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 C = TypeVar("C")
 FILE = "config.json"
+SEEDS = 2**32 - 1
+"""The largest seed that Python's, NumPy's and PyTorch's generators all take."""
 USAGE = 2
 """The exit code of a bad command line."""
 FREE = {"resume": "free"}
@@ -44,7 +49,7 @@ class RunConfig:
     out: str = field(default="", metadata=FREE)
     """Folder of the run; by default runs/RECIPE-DATA-SEED. The same command continues what it finds there."""
     seed: int = 0
-    """Seed of weights, data order, augmentation and dropout."""
+    """Seed of weights, data order, augmentation and dropout, 0 to 2^32 - 1."""
     epochs: int = field(default=100, metadata=GROWS)
     """Passes over the data; the schedules span all of them."""
     max_steps: int = field(default=0, metadata=FREE)
@@ -79,8 +84,18 @@ class RunConfig:
         for name, low in least.items():
             if getattr(self, name) < low:
                 yield f"--{name.replace('_', '-')}: got {getattr(self, name)}, expected at least {low}"
+        if self.seed > SEEDS:
+            yield f"--seed: got {self.seed}, expected 0 to {SEEDS}: NumPy's generator takes no larger one"
         if not 0 <= self.max_bad <= 1:
             yield f"--max-bad: got {self.max_bad}, expected a share from 0 to 1"
+
+    def fitted(self, given: Collection[str]) -> Self:
+        """These settings with defaults that depend on other settings; a recipe's own come on top.
+
+        Args:
+            given: the names of the fields that the command line gives a value; those stay as they are.
+        """
+        return self
 
 
 def launch(main: Callable[[C], object], config: type[C], argv: Sequence[str] | None = None) -> None:
@@ -146,6 +161,8 @@ def read(config: type[C], argv: Sequence[str] | None = None, *, description: str
         problems += flag_problems(config, rest, complete=path is None)
         problems = problems or [heard.getvalue().strip()]
         made = start
+    if path is None and isinstance(made, RunConfig):
+        made = cast(C, made.fitted(_given(rest)))
     if made is not None and not problems:
         problems += _own_problems(made)
     if problems or made is None:
@@ -159,6 +176,12 @@ def asked(argv: Sequence[str], flag: str) -> str | None:
     found = [word.partition("=")[2] for word in argv if word.startswith(f"{flag}=")]
     found += [value for word, value in pairwise(argv) if word == flag]
     return found[-1] if found else None
+
+
+def _given(argv: Sequence[str]) -> set[str]:
+    """The names of the fields that a command line gives a value: ``{"lr"}`` for ``--lr 1``."""
+    flags = [word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")]
+    return {*flags, *(flag.removeprefix("no_") for flag in flags)}
 
 
 def load(config: type[C], path: str | Path) -> C:

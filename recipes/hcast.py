@@ -96,7 +96,7 @@ def main(cfg: Config) -> None:
     judged = objective.branch(cfg.branch)
     recognise = partial(test.sit, objective, device, hie=hie, branch=cfg.branch)
     untrained = run.once("untrained", lambda: recognise() | exam.sit(judged, device))
-    optimizer = build_optimizer(objective, lr=cfg.peak, weight_decay=cfg.weight_decay, decay="weights")
+    optimizer = build_optimizer(objective, lr=cfg.peak, **cfg.optimizing())
     model, optimizer = run.prepare(objective, optimizer)
     for encoder in objective.encoders() if cfg.compile else ():
         encoder.compile()

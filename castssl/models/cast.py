@@ -88,6 +88,9 @@ class CAST(nn.Module, Shareable):
         for pooling in self.poolings[self.served - 1 :]:
             pooling.requires_grad_(False)
         self.initialise(trunc=positions == "learned")
+        # With learned positions the published models add two parameters to one class token: the token, and
+        # the first row of the position table.  Both get the same gradient, so their sum moves twice as far.
+        self.summands = {"cls_token": 2 if positions == "learned" else 1}
 
     @property
     def prompt_blocks(self) -> int:

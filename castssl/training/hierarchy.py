@@ -50,6 +50,8 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """Settings by data set; CUB and Aircraft ran on one process without repeated views, the others on four."""
+RELEASED_COSINE = 300
+"""Epochs of the cosine in the code released for ``hcast``, whatever its ``--epochs`` says."""
 SEEDS_OF_BREEDS = "seeds:count=256,bins=5,iterations=15"
 """The released code asks for 256 superpixels on BREEDS, whatever its command line says."""
 
@@ -84,6 +86,8 @@ class HierarchyConfig(SupervisedConfig):
             own |= {"mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0}
         if name == "clip":
             own |= {"epochs": 0, "warmup_epochs": 0}
+        if name == "hcast" and data in PUBLISHED and data != "demo" and asked(argv, "--schedule") != "paper":
+            own |= {"cosine_epochs": RELEASED_COSINE}
         return cls(**{**PUBLISHED.get(data, {}), **own})
 
     def problems(self) -> list[str]:

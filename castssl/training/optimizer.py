@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, cast
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from lightly.utils.lars import LARS
@@ -16,6 +16,17 @@ Name = Literal["adamw", "lars", "sgd"]
 Decay = Literal["all", "matrices", "weights"]
 TABLES = ("cls_token", "positions")
 """Parameters, by the last part of their names, that are learned tokens and not weights."""
+
+
+@runtime_checkable
+class HasSummands(Protocol):
+    """A module with parameters that are the sum of several parameters in the published model.
+
+    Summands of one sum have the same gradient, so that an optimizer moves the sum so many times as far.
+    """
+
+    summands: Mapping[str, int]
+    """How many parameters the published model has in place of one, by the module's own parameter names."""
 
 
 def scaled_rate(rate: float, images: int, *, per: int = 256) -> float:
@@ -36,6 +47,7 @@ def build_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     momentum: float = 0.9,
     trust: float = 0.001,
+    summands: bool = True,
 ) -> Optimizer:
     """An optimizer of the parameters of ``module`` that require a gradient.
 
@@ -53,6 +65,9 @@ def build_optimizer(
         momentum: of lars and sgd.
         trust: the trust coefficient of lars.  The ratio is ``|w| / (|g| + weight_decay |w|)``; MoCo v3's own
             code has ``|w| / |g + weight_decay w|``.
+        summands: multiply the learning rate of a parameter by the number of parameters that the published
+            model has in its place (:class:`HasSummands`), such as 2 for the class token of an encoder with
+            learned positions; False gives all parameters the same rate.
 
     Raises:
         ConfigError: if nothing requires a gradient, the name is unknown, or lars cannot do what is asked.
@@ -64,6 +79,8 @@ def build_optimizer(
             " weight_decay, because it scales only parameters that decay"
         )
     groups = _groups(module, weight_decay, decay)
+    if summands:
+        groups = [part for group in groups for part in _by_rate(group, lr, _multiples(module))]
     makers: dict[str, Callable[[], Optimizer]] = {
         "adamw": lambda: torch.optim.AdamW(groups, lr=lr, betas=betas, eps=1e-8),
         "lars": lambda: LARS(groups, lr=lr, momentum=momentum, trust_coefficient=trust),
@@ -92,6 +109,25 @@ def _groups(module: nn.Module, weight_decay: float, decay: Decay) -> list[dict[s
     spared = names if decay == "weights" else []
     groups = param_groups_weight_decay(module, weight_decay, no_weight_decay_list=spared)
     return cast("list[dict[str, Any]]", groups)
+
+
+def _multiples(module: nn.Module) -> dict[nn.Parameter, int]:
+    """The learning-rate multiples other than 1 of the parameters within a module."""
+    holders = [part for part in module.modules() if isinstance(part, HasSummands)]
+    return {
+        part.get_parameter(name): count
+        for part in holders
+        for name, count in part.summands.items()
+        if count != 1
+    }
+
+
+def _by_rate(group: dict[str, Any], lr: float, multiples: Mapping[nn.Parameter, int]) -> list[dict[str, Any]]:
+    """A parameter group, and after it one for each learning-rate multiple that occurs in it."""
+    found: dict[int, list[nn.Parameter]] = {1: []}
+    for parameter in group["params"]:
+        found.setdefault(multiples.get(parameter, 1), []).append(parameter)
+    return [group | {"params": some, "lr": lr * count} for count, some in found.items() if some]
 
 
 def set_rate(optimizer: Optimizer, scale: float) -> None:

@@ -64,7 +64,8 @@ def advice(cfg: RunConfig, free: int) -> str:
         known = [entry.name for entry in registry.names("superpixels")]
         if own == "seeds" and "bins" not in options and "seeds-fast" in known:
             return "no core is left; --superpixels seeds-fast, in a new run, takes a fraction of SEEDS' time"
-        if hasattr(cfg, "superpixel_cache"):
+        # RandAugment shears and turns views, which cached superpixels cannot follow: load refuses both.
+        if hasattr(cfg, "superpixel_cache") and getattr(cfg, "augment", "none") != "randaugment":
             return "no core is left; --superpixel-cache DIR, in a new run, computes superpixels only once"
     return "no core is left; it needs smaller image files, a faster disk, or more cores"
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from castssl.config import FREE, MOVES, RunConfig
 from castssl.data.cache import Cache
 from castssl.models.create import preset
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,7 @@ class PretrainConfig(ImageConfig):
     membership: Literal["nearest", "area"] = "nearest"
     """How pixels belong to tokens: sampled at the stem's grid (the paper), or by area (none is lost)."""
     warmup_epochs: float = 10
-    """Epochs of linear warm-up."""
+    """Epochs of linear warm-up; where --epochs is not above the default, the default is a tenth of --epochs."""
     knn_every: int = field(default=10, metadata=FREE)
     """Epochs between examinations on held-out images (kNN, matching, object IoU); 0 = never."""
 
@@ -81,7 +85,14 @@ class PretrainConfig(ImageConfig):
         """What the types cannot say."""
         if not self.epochs or 0 <= self.warmup_epochs < self.epochs:
             return []
-        return [f"--warmup-epochs: got {self.warmup_epochs}, expected 0 to below {self.epochs}"]
+        return [f"--warmup-epochs: got {self.warmup_epochs}, expected 0 to below --epochs, {self.epochs}"]
+
+    def fitted(self, given: Collection[str]) -> Self:
+        """A default warm-up that would not end is a tenth of the epochs instead."""
+        made = super().fitted(given)
+        if "warmup_epochs" in given or not 0 < made.epochs <= made.warmup_epochs:
+            return made
+        return replace(made, warmup_epochs=made.epochs / 10)
 
     def backend(self, seeds: str = "seeds") -> str:
         """The superpixels' spec: the user's, or the model's own, with ``seeds`` where that is SEEDS."""

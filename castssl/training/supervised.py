@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from castssl.config import FREE
 from castssl.data.supervised import Policy
 from castssl.training.optimizer import scaled_rate
 from castssl.training.schedule import epoch_cosine, warmup_cosine
 from castssl.training.settings import PretrainConfig
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 FITTED = {"code": 512, "paper": 1024}
 """The images per step that a schedule's learning rate is meant for."""
@@ -26,15 +30,21 @@ class SupervisedConfig(PretrainConfig):
     """code: epoch by epoch, one epoch late, and --lr is for 512 images; paper: with every step, for 1024."""
     cosine_epochs: int = 0
     """Epochs that the cosine takes to fall, 0 = all of --epochs; the released H-CAST has 300 for runs of 100,
-    which so end at three quarters of the peak.  With --schedule code only."""
+    which so end at three quarters of the peak, and so have the published settings of its data sets here.
+    With --schedule code only."""
     lr: float = 5e-4
     """Learning rate for so many images as --schedule says; scales with --batch-size."""
     warmup_lr: float = 1e-6
-    """Learning rate that the warm-up starts from; does not scale."""
+    """Learning rate that the warm-up starts from; does not scale.  A default above the highest learning rate
+    becomes a hundredth of that."""
     min_lr: float = 1e-5
-    """Learning rate that the cosine falls to (the released code; Table 12 has none); does not scale."""
+    """Learning rate that the cosine falls to (the released code; Table 12 has none); does not scale.  A
+    default above the highest learning rate becomes a hundredth of that."""
     weight_decay: float = 0.05
     """Weight decay of all but biases, norms, class token and positions."""
+    cls_token_twice: bool = True
+    """The class token learns at twice the rate: the released code adds two parameters with the same gradient
+    (class token, and its slot of the learned positions), castssl has one."""
     drop_path: float = 0.1
     """Stochastic depth of the last block."""
     augment: Policy = "randaugment"
@@ -74,9 +84,23 @@ class SupervisedConfig(PretrainConfig):
             found.append(f"--repeats: got {self.repeats}, expected at least 1")
         return found
 
+    def fitted(self, given: Collection[str]) -> Self:
+        """A warm-up of whole epochs where the schedule moves by epochs; ends of the schedule below its peak."""
+        made, changed = super().fitted(given), dict[str, Any]()
+        if made.warmup_epochs != self.warmup_epochs and made.schedule == "code":
+            changed["warmup_epochs"] = int(made.warmup_epochs)
+        for name in ("warmup_lr", "min_lr"):
+            if name not in given and getattr(made, name) > made.peak > 0:
+                changed[name] = made.peak / 100
+        return replace(made, **changed)
+
     def loading(self) -> dict[str, Any]:
         """As for other recipes, and ``repeats``."""
         return super().loading() | {"repeats": self.repeats}
+
+    def optimizing(self) -> dict[str, Any]:
+        """The options of :func:`castssl.training.optimizer.build_optimizer` beside the learning rate."""
+        return {"weight_decay": self.weight_decay, "decay": "weights", "summands": self.cls_token_twice}
 
     @property
     def peak(self) -> float:
