@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from castssl.contracts import Objective
@@ -21,7 +22,8 @@ TOP = (1, 5)
 class Recognition(HeldOut):
     """Accuracy among the first one and the first five classes; every rank must sit it together.
 
-    It does not depend on the number of ranks: each image is looked at once.
+    It does not depend on the number of ranks: each image is looked at once.  Images without a label at the
+    level do not count.
 
     Args:
         images: see :class:`castssl.evaluation.held_out.HeldOut`; so are the next five.
@@ -48,6 +50,8 @@ class Recognition(HeldOut):
     def sit(self, objective: Objective, device: Device, **options: Any) -> dict[str, float]:
         """``top1`` and ``top5``, each in [0, 1]; the second only where there are more than five classes.
 
+        Neither where no image has a label.
+
         Args:
             objective: its ``predict`` must give the logits of the level, alone.
             device: where it is.
@@ -59,9 +63,12 @@ class Recognition(HeldOut):
         if not self.tops:
             return {}
         meters = {
-            f"top{top}": MulticlassAccuracy(self.classes, top_k=top, average="micro").to(device)
+            f"top{top}": MulticlassAccuracy(
+                self.classes, top_k=top, average="micro", ignore_index=-1, validate_args=False
+            ).to(device)
             for top in self.tops
         }
+        labeled = SumMetric().to(device)
         with evaluating(objective), torch.no_grad():
             for batch in self.batches(device):
                 (logits,) = objective.predict(batch.views[0], **options).values()
@@ -70,9 +77,13 @@ class Recognition(HeldOut):
                         f"{logits.shape[1]} classes were learnt, but the held-out images have {self.classes};"
                         " train/ and val/ must have the same folders"
                     )
+                target = batch.target[:, self.level]
+                labeled.update((target >= 0).sum())
                 for meter in meters.values():
-                    meter.update(logits.float(), batch.target[:, self.level])
-        return {name: float(meter.compute()) for name, meter in meters.items()}
+                    meter.update(logits.float(), target)
+        # torchmetrics gives 0 for an accuracy over no image.
+        counted = bool(labeled.compute())
+        return {name: float(meter.compute()) for name, meter in meters.items()} if counted else {}
 
     def by_chance(self) -> dict[str, float]:
         """The same marks for who guesses."""

@@ -187,12 +187,12 @@ def _classes(images: Images) -> int:
 
 
 def table(**columns: Mapping[str, float]) -> Table:
-    """Marks side by side: a row a mark, shares in percent, a column whoever sat the exam."""
+    """Marks side by side: a row a mark, shares in percent, a column for each subject; n/a without a value."""
     shown = Table(title="On held-out images, shares in %")
     shown.add_column("")
     for name in columns:
         shown.add_column(name.replace("_", " "), justify="right")
     for mark in dict.fromkeys(mark for marks in columns.values() for mark in marks):
-        cells = (f"{scale(mark) * marks[mark]:.1f}" if mark in marks else "-" for marks in columns.values())
+        cells = (f"{scale(mark) * marks[mark]:.1f}" if mark in marks else "n/a" for marks in columns.values())
         shown.add_row(mark.replace("_", " "), *cells)
     return shown

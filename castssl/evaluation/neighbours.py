@@ -87,8 +87,9 @@ def knn(
     """The share of test rows whose class wins the weighted vote of their ``k`` nearest train rows.
 
     A neighbour's vote weighs exp(cosine / temperature), relative to the nearest one's, so that no temperature
-    overflows.  Where two classes have equal votes, the lower number wins.  Rows are compared a block at a time, so that
-    1.28 million train and 50,000 test rows need no more than the train rows and :data:`CELLS` cells.
+    overflows.  Where two classes have equal votes, the lower number wins.  Rows are compared a block at a
+    time, so that 1.28 million train and 50,000 test rows need no more than the train rows and :data:`CELLS`
+    cells.
     No communication: any one rank may call it.
 
     Args:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from timm.loss.binary_cross_entropy import BinaryCrossEntropy
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from castssl.contracts import Encoder
 from castssl.objectives.supervised import Supervised, cross_entropy, linear
@@ -20,7 +20,8 @@ from castssl.types import LabelTree, View
 class DeiT(Supervised):
     """An encoder with one linear head on the class token of its last stage, at one label level.
 
-    In training mode images are mixed and targets softened; in evaluation mode neither.
+    In training mode images are mixed and targets softened; in evaluation mode neither.  An image without a
+    label adds nothing to the loss, which is a mean over all images of the batch.
 
     Args:
         encoder: what is trained.
@@ -30,7 +31,7 @@ class DeiT(Supervised):
         cutmix: likewise.
         smoothing: likewise; 0 with ``bce``.
         bce: a binary loss for each class, whose target is 1 for every class that is in the mixture, in place
-            of cross entropy with soft targets.
+            of cross entropy with soft targets; see :func:`binary_cross_entropy`.
         ema: keep an average of encoder and head that moves by 1 - ``ema`` a step, for ``branch("ema")``; 0
             keeps none.  The released code has 0.99996.
 
@@ -54,7 +55,7 @@ class DeiT(Supervised):
         soft = 0.0 if bce else smoothing
         super().__init__(encoder, labels, levels=[level], mixup=mixup, cutmix=cutmix, smoothing=soft)
         self.head = linear(encoder.dim, *self.classes)
-        self.compare = BinaryCrossEntropy(target_threshold=0.0) if bce else cross_entropy
+        self.compare = binary_cross_entropy if bce else cross_entropy
         self.keep_average(ema)
 
     def trained(self) -> Mapping[str, nn.Module]:
@@ -69,5 +70,20 @@ class DeiT(Supervised):
         self, logits: Sequence[Tensor], targets: Sequence[Tensor]
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Cross entropy with the soft target, or a binary loss for each class."""
-        loss: Tensor = self.compare(logits[0], targets[0])
-        return loss, {}
+        return self.compare(logits[0], targets[0]), {}
+
+
+def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """A binary loss for each class, whose target is 1 where the soft target is above 0: a float32 scalar.
+
+    A mean over all images and classes.  An image without a label, or one that is mixed with such an image,
+    adds nothing: its missing class would be trained as absent.
+
+    Args:
+        logits: float (B, C).
+        target: float (B, C); a row sums to 1, or less where a label is missing.
+    """
+    whole = target.sum(1, keepdim=True) > 1 - 1e-3
+    present = (target > 0).to(logits.dtype)
+    each = F.binary_cross_entropy_with_logits(logits, present, reduction="none")
+    return (each * whole).mean()

@@ -20,7 +20,8 @@ from castssl.types import Batch, LabelTree, Outcome, View
 class LinearProbe(nn.Module):
     """A linear classifier on the class token of a frozen encoder's last stage.
 
-    The encoder is in evaluation mode always, and nothing is kept for a gradient through it.
+    An image without a label at the level adds nothing to the loss, which is a mean over the batch.  The
+    encoder is in evaluation mode always, and nothing is kept for a gradient through it.
 
     Args:
         encoder: what is examined; its parameters are frozen.
@@ -38,7 +39,7 @@ class LinearProbe(nn.Module):
     def __init__(self, encoder: Encoder, labels: LabelTree, *, level: int = -1) -> None:
         super().__init__()
         self.classes = classes_of(labels, level)
-        self.levels, self.level = labels.levels, level % labels.levels
+        self.levels, self.columns = labels.levels, [level % labels.levels]
         self.encoder = encoder
         self.encoder.requires_grad_(False)
         self.encoder.eval()
@@ -47,15 +48,15 @@ class LinearProbe(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, batch: Batch) -> Outcome:
-        """Cross entropy, and the share of images whose class comes first.
+        """Cross entropy, and the share of labeled images whose class comes first (not a number without any).
 
         Raises:
             ValueError: unless the batch has one view and an int64 target of as many levels as the labels.
         """
-        classes = check_labelled(batch, self.levels)[:, self.level]
+        classes = check_labelled(batch, self.levels)[:, self.columns[0]]
         logits = self.predict(batch.views[0])["class"].float()
-        loss = F.cross_entropy(logits, classes)
-        right = (logits.detach().argmax(1) == classes).float().mean()
+        loss = F.cross_entropy(logits, classes, ignore_index=-1, reduction="sum") / len(classes)
+        right = (logits.detach().argmax(1) == classes).sum() / (classes >= 0).sum()
         return Outcome(loss, {"loss": loss.detach(), "accuracy": right})
 
     def after_step(self, progress: float) -> None:

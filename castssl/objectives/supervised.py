@@ -121,6 +121,8 @@ class Supervised(nn.Module):
     def forward(self, batch: Batch) -> Outcome:
         """The loss, and the share of images whose class (in a mixture: the heavier one) comes first.
 
+        The share is over the images with a label at that level, and not a number where there is none.
+
         Raises:
             ValueError: unless the batch has one view and an int64 target of as many levels as the labels.
         """
@@ -200,7 +202,7 @@ def linear(dim: int, classes: int) -> nn.Linear:
 
 
 def _share(logits: Tensor, target: Tensor) -> Tensor:
-    """The share of the labelled images whose class comes first; nothing waits for the device."""
+    """The share of the labeled images whose class comes first; not a number without any."""
     known = target.sum(1) > 0
     right = (logits.detach().argmax(1) == target.argmax(1)) & known
-    return right.sum() / known.sum().clamp(min=1)
+    return right.sum() / known.sum()

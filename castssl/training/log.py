@@ -133,24 +133,29 @@ def _json(value: Any) -> Any:
 
 
 class Means:
-    """Means of scalars over batches and ranks, kept on the device until they are asked for."""
+    """Means of scalars over batches and ranks, kept on the device until they are asked for.
+
+    A batch whose scalar is not a number, such as an accuracy without any label, has no part in that mean.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
 
     def add(self, values: Mapping[str, Tensor]) -> None:
         """Take note of a batch's scalars."""
         for name, value in values.items():
             scalar = value.detach().float()
-            self._sums[name] = self._sums[name] + scalar if name in self._sums else scalar.clone()
-            self._counts[name] = self._counts.get(name, 0) + 1
+            counted = torch.stack([scalar.nan_to_num(0.0, torch.inf, -torch.inf), (~scalar.isnan()).float()])
+            self._sums[name] = self._sums[name] + counted if name in self._sums else counted
 
     def take(self, device: torch.device) -> dict[str, float]:
-        """The means since the last call, in the order of their names.  All ranks call this together."""
+        """The means since the last call, in the order of their names.  All ranks call this together.
+
+        Not a number for a name without a number in any batch.
+        """
         names = sorted(self._sums)
         if not names:
             return {}
-        means = torch.stack([self._sums[name].to(device) / self._counts[name] for name in names])
-        self._sums, self._counts = {}, {}
-        return dict(zip(names, ranks.mean(means).tolist(), strict=True))
+        sums, counts = ranks.mean(torch.stack([self._sums[name].to(device) for name in names])).unbind(1)
+        self._sums = {}
+        return dict(zip(names, (sums / counts).tolist(), strict=True))

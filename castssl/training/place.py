@@ -180,7 +180,13 @@ class Place:
 
     def _fill(self, state: Mapping[str, Any], path: Path) -> None:
         checkpoint.load_module(self._bare(), state["module"], path)
-        self._optimizer.load_state_dict(state["optimizer"])
+        try:
+            self._optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise ConfigError(
+                f"the optimizer in {path} does not fit this run ({error}); a run that was begun before the"
+                " class token learned at twice the rate goes on with --no-cls-token-twice"
+            ) from error
         if self._accelerator.scaler is not None and state["scaler"] is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -97,7 +98,8 @@ class Report:
         """Write one line to log and tracker."""
         self._log.write(step=done, **values)
         if self._accelerator.trackers:
-            self._accelerator.log(values, step=done)
+            known = {key: value for key, value in values.items() if not _is_nan(value)}
+            self._accelerator.log(known, step=done)
 
     def event(self, event: str, **values: Any) -> None:
         """Write one line to the log that is no report."""
@@ -132,3 +134,7 @@ class Report:
         # KiB on Linux, bytes on macOS; Windows has no such module.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if resource else 0
         return {"memory_gib": peak / (2**30 if sys.platform == "darwin" else 2**20)} if peak else {}
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)

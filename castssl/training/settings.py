@@ -77,7 +77,7 @@ class PretrainConfig(ImageConfig):
     membership: Literal["nearest", "area"] = "nearest"
     """How pixels belong to tokens: sampled at the stem's grid (the paper), or by area (none is lost)."""
     warmup_epochs: float = 10
-    """Epochs of linear warm-up; where --epochs is not above the default, the default is a tenth of --epochs."""
+    """Epochs of linear warm-up; a tenth of --epochs where that is not above the default."""
     knn_every: int = field(default=10, metadata=FREE)
     """Epochs between examinations on held-out images (kNN, matching, object IoU); 0 = never."""
 

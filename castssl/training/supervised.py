@@ -42,7 +42,7 @@ class SupervisedConfig(PretrainConfig):
     default above the highest learning rate becomes a hundredth of that."""
     weight_decay: float = 0.05
     """Weight decay of all but biases, norms, class token and positions."""
-    cls_token_twice: bool = True
+    cls_token_twice: bool = field(default=True, metadata=FREE)
     """The class token learns at twice the rate: the released code adds two parameters with the same gradient
     (class token, and its slot of the learned positions), castssl has one."""
     drop_path: float = 0.1
@@ -85,7 +85,7 @@ class SupervisedConfig(PretrainConfig):
         return found
 
     def fitted(self, given: Collection[str]) -> Self:
-        """A warm-up of whole epochs where the schedule moves by epochs; ends of the schedule below its peak."""
+        """Whole epochs of warm-up where the schedule moves by epochs; ends of the schedule below its peak."""
         made, changed = super().fitted(given), dict[str, Any]()
         if made.warmup_epochs != self.warmup_epochs and made.schedule == "code":
             changed["warmup_epochs"] = int(made.warmup_epochs)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from castssl import ranks
 from castssl.contracts import Encoder
@@ -60,12 +61,16 @@ def save_encoder(
 def load_encoder(path: str | Path) -> tuple[Encoder, dict[str, Any]]:
     """The encoder of a file, in evaluation mode, and the settings that it was saved with.
 
+    In float32, or in float64 where the file is.
+
     Raises:
         DataError: if the file is missing, damaged, or was not written by :func:`save_encoder`.
     """
     state, settings = read_encoder(path)
-    encoder = encoder_of(settings)
-    encoder.load_state_dict({name: value for name, value in state.items() if not name.startswith(BESIDE)})
+    encoder, own = encoder_of(settings), {n: value for n, value in state.items() if not n.startswith(BESIDE)}
+    if any(value.dtype == torch.float64 for value in own.values()):
+        cast(nn.Module, encoder).double()
+    encoder.load_state_dict(own)
     encoder.eval()
     return encoder, settings
 

@@ -19,7 +19,7 @@ LEVELS = ("head", *COARSER)
 def classifier(weight: Tensor, bias: Tensor) -> nn.Module:
     """A linear layer with these tensors."""
     head = nn.Linear(weight.shape[1], weight.shape[0])
-    head.load_state_dict({"weight": weight, "bias": bias})
+    head.to(weight.dtype).load_state_dict({"weight": weight, "bias": bias})
     return head
 
 
@@ -34,6 +34,7 @@ def head_of(taken: State) -> nn.Module:
     norms = [nn.BatchNorm1d(hidden), nn.BatchNorm1d(hidden), nn.BatchNorm1d(out, affine=False)]
     acts = [nn.ReLU(), nn.ReLU(), None]
     head: nn.Module = ProjectionHead([(*r, n, a) for r, n, a in zip(rows, norms, acts, strict=True)])
+    head.to(taken["0.weight"].dtype)
     head.load_state_dict({f"layers.{name}": value for name, value in taken.items()})
     return head
 

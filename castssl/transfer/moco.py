@@ -56,4 +56,5 @@ def _under(state: State, prefix: str) -> State:
 
 
 def _fill(head: nn.Module, state: State) -> None:
+    head.to(state["0.weight"].dtype)
     head.load_state_dict({f"layers.{name}": value for name, value in state.items()})

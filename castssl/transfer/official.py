@@ -161,6 +161,8 @@ def make(published: Published, *, sizes: Sequence[int] | None = None, stage: Sta
     settings = settings_of(layout, stage, sizes)
     options = {key: settings[key] for key in ("pooling", "sizes", "image_size", "padding", "positions")}
     encoder = assemble(_shape(layout, dense), **options)
+    # Before the values go in: they would be rounded to float32 on the way.
+    cast(nn.Module, encoder).to(state["cls_token"].dtype)
     encoder.load_state_dict(encoder_state(layout, state))
     remember(encoder, **settings)
     if layout.variant == "cast_seg_deit":  # the released code builds them, and never calls them

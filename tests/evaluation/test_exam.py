@@ -116,4 +116,4 @@ def test_the_table_shows_percent_and_gaps() -> None:
     text = console.export_text()
     assert "45.7" in text
     assert "12.5" in text
-    assert "-" in next(line for line in text.splitlines() if "match" in line)
+    assert "n/a" in next(line for line in text.splitlines() if "match" in line)
