@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import castssl
 from castssl.config import read
 from castssl.contracts import Encoder
 from castssl.evaluation.neighbours import knn
+from castssl.models.cast import CAST
 from castssl.objectives.deit import DeiT
 from castssl.training import build_optimizer
 from castssl.training.hierarchy import HierarchyConfig
@@ -44,11 +46,11 @@ class TwoSummands(nn.Module):
 
 
 def test_the_class_slot_of_learned_positions_moves_as_the_released_sum_of_two_parameters() -> None:
-    encoder = castssl.create("nano", positions="learned", image_size=32).double().requires_grad_(False)
+    encoder = cast(CAST, castssl.create("nano", positions="learned", image_size=32)).double()
+    encoder.requires_grad_(False)
     encoder.cls_token.requires_grad_(True)
     published = TwoSummands(encoder.cls_token.detach())
-    options = {"lr": 1e-2, "weight_decay": 0.05, "decay": "weights"}
-    ours = build_optimizer(encoder, **options)
+    ours = build_optimizer(encoder, lr=1e-2, weight_decay=0.05, decay="weights")
     theirs = torch.optim.AdamW(published.parameters(), lr=1e-2, weight_decay=0.0)
     goal = torch.randn_like(encoder.cls_token)
     start = encoder.cls_token.detach().clone()
@@ -65,10 +67,10 @@ def test_the_class_slot_of_learned_positions_moves_as_the_released_sum_of_two_pa
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-9)
 
 
-def rates(encoder: Encoder, **options: bool) -> dict[str, float]:
+def rates(encoder: Encoder, *, summands: bool = True) -> dict[str, float]:
     """The learning rate of each parameter, by name."""
     objective = DeiT(encoder, LabelTree(sizes=(3,)))
-    optimizer = build_optimizer(objective, lr=1.0, weight_decay=0.05, decay="weights", **options)
+    optimizer = build_optimizer(objective, lr=1.0, weight_decay=0.05, decay="weights", summands=summands)
     names = {parameter: name for name, parameter in objective.named_parameters()}
     return {names[p]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
 
@@ -123,7 +125,7 @@ def test_a_float64_checkpoint_keeps_its_precision(tmp_path: Path, command: Comma
     assert not torch.equal(stem, stem.float().double())
     held = model.encoder.state_dict()
     assert any(torch.equal(value, stem) for value in held.values() if value.shape == stem.shape)
-    assert torch.equal(model.head.weight, state["head.weight"])
+    assert torch.equal(model.head.get_parameter("weight"), state["head.weight"])
 
     torch.save({"model": state}, tmp_path / "wide.pth")
     out, back = tmp_path / "ours.safetensors", tmp_path / "back.pth"
