@@ -85,7 +85,8 @@ def main(cfg: Config) -> None:
     if cfg.compile:
         encoder.compile()
     check, scores = FirstBatch(objective), dict[str, float]()
-    run.picture(gallery(encoder, superpixels, [photo for _, photo in photographs()], size, device))
+    if not run.step:
+        run.picture(gallery(encoder, superpixels, [photo for _, photo in photographs()], size, device))
     for step, raw in run.steps(loader):
         set_rate(optimizer, epoch_cosine(run.progress(step), cfg.epochs))
         batch = finish(raw, superpixels, device)

@@ -1,12 +1,12 @@
-"""Kill a small run of the recipe again and again, and see that it always goes on as if nothing had happened.
+"""Kill a small run of a recipe again and again, and check that it always continues as if never interrupted.
 
-    python -m tests.soak.soak --rounds 200 --seed 0
+    python -m tests.soak.soak --recipe moco_in1k --rounds 200 --seed 0
 
 Each round starts the same command and ends it with SIGKILL: in every other round while a checkpoint is being
 written, else at a random moment of a random step, sometimes before the first one.  In a third of the rounds
-only the main process is killed, and its data workers are left to notice.  Of every start it is asked that it
-goes on after the latest whole checkpoint, at most one step back; in the end that weights, optimizer and
-random streams equal those of a run never killed, bit for bit.  Exits with 1 if anything failed.
+only the main process is killed, and its data workers must notice.  Every start must continue after the latest
+whole checkpoint and lose at most one step.  At the end, weights, optimizer, random streams and results must
+equal those of a run that was never killed, bit for bit.  Exits with 1 if anything failed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import tempfile
 import time
 import zipfile
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,12 +36,30 @@ from safetensors.torch import load_file
 from tests.training.processes import same
 
 ROOT = Path(__file__).parents[2]
-FLAGS = [
-    *("--model", "nano", "--image-size", "32", "--sizes", "16", "8", "4"),
-    *("--superpixels", "seeds:count=16,bins=5,iterations=2", "--hidden", "16", "--out-dim", "8"),
-    *("--batch-size", "16", "--lr", "1e-3", "--warmup-epochs", "1", "--knn-every", "0"),
+SHAPE = ("--model", "nano", "--sizes", "16", "8", "4")
+COMMON = (
+    *("--image-size", "32"),
+    *("--superpixels", "seeds:count=16,bins=5,iterations=2", "--batch-size", "16"),
     *("--workers", "2", "--save-every", "1", "--log-every", "1", "--keep", "2"),
-]
+)
+LABELED = ("--lr", "0.3", "--warmup-epochs", "1", "--ema", "0.5", "--branch", "ema", "--knn-every", "0")
+RECIPES: Mapping[str, tuple[str, ...]] = {
+    "moco_in1k": (
+        *SHAPE,
+        *COMMON,
+        *("--hidden", "16", "--out-dim", "8", "--lr", "1e-3", "--warmup-epochs", "1", "--knn-every", "0"),
+    ),
+    "pretrain": (
+        *SHAPE,
+        *COMMON,
+        *("--objective", "moco:hidden=16,out=8", "--lr", "1e-3", "--warmup-epochs", "1", "--knn-every", "2"),
+    ),
+    "deit_in1k": (*SHAPE, *COMMON, *LABELED, "--eval-every", "1"),
+    "hcast": (*SHAPE, *COMMON, *LABELED, "--eval-every", "1", "--repeats", "1", "--free-grain", "0.3"),
+    # The probe takes the model from --weights.
+    "probe_in1k": (*COMMON, "--lr", "0.8", "--eval-every", "1"),
+}
+"""The flags of a small run of each recipe; between them, every kind of periodic evaluation happens."""
 PER_EPOCH = 3
 """Steps of an epoch of the demo pictures made here."""
 MOST = 3
@@ -60,6 +79,7 @@ class Failure(Exception):
 class Tally:
     """What happened."""
 
+    recipe: str
     counts: Counter[str] = field(default_factory=Counter)
     """Rounds, kills by moment, starts that went on."""
     failures: list[str] = field(default_factory=list)
@@ -67,7 +87,7 @@ class Tally:
 
     def table(self) -> Table:
         """All of it, for the terminal."""
-        shown = Table(title="kill -9", show_header=False)
+        shown = Table(title=f"kill -9 of {self.recipe}", show_header=False)
         for name in ("rounds", "killed mid-checkpoint", "killed elsewhere", "only the main process killed"):
             shown.add_row(name, str(self.counts[name]))
         shown.add_row("started anew before any checkpoint", str(self.counts["new"]))
@@ -76,14 +96,22 @@ class Tally:
         shown.add_row("seconds", f"{self.seconds:.0f}")
         return shown
 
+    def closing(self) -> str:
+        """One line that states the result."""
+        counts = self.counts
+        return (
+            f"{self.recipe}: {counts['rounds']} kills, {counts['killed mid-checkpoint']} of them while a"
+            f" checkpoint was being written, {len(self.failures)} failures, {self.seconds:.0f} s"
+        )
+
 
 class Process:
     """The recipe in a session of its own, so that it can be killed with all its children."""
 
-    def __init__(self, folder: Path, out: Path, *flags: str) -> None:
+    def __init__(self, recipe: str, folder: Path, out: Path, *flags: str) -> None:
         self.out = out
         self._told = folder / f"{out.name}.txt"
-        command = [sys.executable, "recipes/moco_in1k.py", "--out", str(out), *FLAGS, *flags]
+        command = [sys.executable, f"recipes/{recipe}.py", "--out", str(out), *flags]
         own = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "ACCELERATE_USE_CPU": "true"}
         with open(self._told, "wb") as told:
             self.popen = subprocess.Popen(
@@ -133,14 +161,18 @@ class Process:
 class Soak:
     """The rounds on one run folder."""
 
-    def __init__(self, folder: Path, rounds: int, seed: int) -> None:
-        self.folder, self.out, self.rounds = folder, folder / "killed", rounds
-        self.tally = Tally()
+    def __init__(self, recipe: str, folder: Path, rounds: int, seed: int) -> None:
+        self.folder, self.out, self.recipe = folder, folder / "killed", recipe
+        self.tally = Tally(recipe)
         self._chance = random.Random(seed)
         self._seconds_to_start = 4.0
         self._orphans: list[tuple[float, Process]] = []
         epochs = (rounds + 2) * (MOST + 1) // PER_EPOCH + 1
-        self._flags = ("--data", f"folder:{_pictures(folder)}", "--epochs", str(epochs), "--seed", str(seed))
+        self._flags = (
+            *("--data", f"folder:{_pictures(folder)}", "--epochs", str(epochs), "--seed", str(seed)),
+            *RECIPES[recipe],
+            *(("--weights", str(_weights(folder))) if recipe == "probe_in1k" else ()),
+        )
 
     def round(self, number: int) -> str:
         """Start and kill once: what happened, in words.
@@ -150,7 +182,7 @@ class Soak:
         """
         kind, group = KINDS[number % len(KINDS)], bool(self._chance.randrange(3))
         before, began = _latest(self.out), time.monotonic()
-        process = Process(self.folder, self.out, *self._flags)
+        process = Process(self.recipe, self.folder, self.out, *self._flags)
         try:
             if kind == "start":
                 time.sleep(self._chance.uniform(0.0, self._seconds_to_start))
@@ -180,7 +212,7 @@ class Soak:
         most = str((_latest(self.out) or 0) + MOST)
         straight = self.folder / "straight"
         for out in (self.out, straight):
-            process = Process(self.folder, out, *self._flags, "--max-steps", most)
+            process = Process(self.recipe, self.folder, out, *self._flags, "--max-steps", most)
             process.finish()
         self._look_after_orphans()
         _compare(self.out, straight)
@@ -230,6 +262,19 @@ def _pictures(folder: Path) -> Path:
     return demo.root(size=32, per_class=6)
 
 
+def _weights(folder: Path) -> Path:
+    """An untrained encoder, as a finished run leaves it."""
+    from castssl.models.create import create
+    from castssl.transfer.encoders import save_encoder
+
+    torch.manual_seed(0)
+    shape = {"image_size": 32, "sizes": (16, 8, 4)}
+    path = folder / "encoder.safetensors"
+    superpixels = "seeds:count=16,bins=5,iterations=2"
+    save_encoder(create("nano", **shape), path, name="nano", superpixels=superpixels, **shape)
+    return path
+
+
 def _latest(out: Path) -> int | None:
     """The step of the last checkpoint whose every byte is there, by its check sums."""
     for path in sorted((out / "checkpoints").glob("step-*.pt"), reverse=True):
@@ -254,9 +299,12 @@ def _compare(killed: Path, straight: Path) -> None:
     if names[0] != names[1]:
         raise Failure(f"left over or lost: {set(names[0]) ^ set(names[1])}")
     # The order of a safetensors file's metadata is not fixed, so its bytes are not compared.
-    ours, theirs = (load_file(out / "encoder.safetensors") for out in (killed, straight))
-    if not same(ours, theirs):
-        raise Failure("encoder.safetensors differs from that of a run never killed")
+    for path in killed.glob("*.safetensors"):
+        if not same(load_file(path), load_file(straight / path.name)):
+            raise Failure(f"{path.name} differs from that of a run never killed")
+    results = [json.loads((out / "results.json").read_text()) for out in (killed, straight)]
+    if results[0] != results[1]:
+        raise Failure(f"the results {results[0]} differ from those of a run never killed, {results[1]}")
     last = [
         torch.load(max(out.glob("checkpoints/step-*.pt")), weights_only=True) for out in (killed, straight)
     ]
@@ -265,9 +313,9 @@ def _compare(killed: Path, straight: Path) -> None:
             raise Failure(f"the checkpoints' {part} differs from that of a run never killed")
 
 
-def soak(rounds: int, seed: int, folder: Path) -> Tally:
+def soak(rounds: int, seed: int, folder: Path, recipe: str = "moco_in1k") -> Tally:
     """Run the rounds in ``folder``, a line for each, and compare."""
-    began, work = time.monotonic(), Soak(folder, rounds, seed)
+    began, work = time.monotonic(), Soak(recipe, folder, rounds, seed)
     for number in range(rounds + 1):
         name = f"round {number + 1}/{rounds}" if number < rounds else "end"
         try:
@@ -285,14 +333,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--recipe", choices=RECIPES, default="moco_in1k")
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        tally = soak(asked.rounds, asked.seed, Path(folder))
+        tally = soak(args.rounds, args.seed, Path(folder), args.recipe)
     Console().print(tally.table())
     for failure in tally.failures:
         print(failure)
+    print(tally.closing())
     return 1 if tally.failures else 0
 
 

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak.soak import soak
+from tests.soak.soak import RECIPES, ROOT, soak
+
+
+def test_every_recipe_can_be_killed() -> None:
+    assert set(RECIPES) == {path.stem for path in (ROOT / "recipes").glob("*.py")}
 
 
 @pytest.mark.recipe
@@ -18,3 +22,4 @@ def test_every_kill_is_survived(tmp_path: Path) -> None:
     assert tally.counts["rounds"] == 5
     assert tally.counts["killed mid-checkpoint"] >= 2
     assert tally.counts["resumed"] + tally.counts["new"] == 5
+    assert tally.closing().startswith("moco_in1k: 5 kills, ")
