@@ -268,10 +268,10 @@ def _weights(folder: Path) -> Path:
     from castssl.transfer.encoders import save_encoder
 
     torch.manual_seed(0)
-    shape = {"image_size": 32, "sizes": (16, 8, 4)}
-    path = folder / "encoder.safetensors"
+    path, size, sizes = folder / "encoder.safetensors", 32, (16, 8, 4)
+    encoder = create("nano", image_size=size, sizes=sizes)
     superpixels = "seeds:count=16,bins=5,iterations=2"
-    save_encoder(create("nano", **shape), path, name="nano", superpixels=superpixels, **shape)
+    save_encoder(encoder, path, name="nano", superpixels=superpixels, image_size=size, sizes=sizes)
     return path
 
 
