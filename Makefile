@@ -26,7 +26,7 @@ PYTEST := $(BIN)/python -m pytest --durations=5 --durations-min=5
 # A process for each of two cores; each test keeps to one thread.
 TWICE := --numprocesses 2 --dist worksteal
 
-.PHONY: help setup demo test $(STAGES) constraints clean
+.PHONY: help setup demo test slow $(STAGES) constraints clean
 
 help:  ## say what each target does
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -72,7 +72,7 @@ house: setup  ## who imports whom, lengths, names, what the README promises
 
 unit: setup  ## each room's own tests
 	$(call stage,unit,OMP_NUM_THREADS=1 $(PYTEST) $(TWICE) tests \
-	  $(addprefix --ignore=tests/,house contracts parity recipes soak))
+	  $(addprefix --ignore=tests/,house contracts parity recipes slow soak))
 
 contracts: setup  ## the contract checks over every installed plugin, and the plugins' own tests
 	$(call stage,contracts,OMP_NUM_THREADS=1 $(PYTEST) $(TWICE) tests/contracts $(wildcard plugins/*/tests))
@@ -85,6 +85,9 @@ recipes: setup  ## each recipe for a few steps on generated pictures
 
 soak: setup  ## kill a small run at random moments; ROUNDS=200 is the long form (50 minutes)
 	$(call stage,soak,$(if $(ROUNDS),$(BIN)/python -m tests.soak.soak --rounds $(ROUNDS) --seed $(SEED),$(PYTEST) tests/soak))
+
+slow: setup  ## install into bare environments by the commands of documents and messages (downloads, minutes)
+	$(call stage,slow,$(PYTEST) --timeout 3600 tests/slow)
 
 constraints: $(if $(SYSTEM_UV),,.uv/bin/uv)  ## resolve all versions anew into constraints.txt
 	@printf -- '-e %s\n' './.[$(EXTRAS)]' $(addprefix ./,$(PLUGINS)) | $(UV) pip compile --quiet --universal --upgrade \

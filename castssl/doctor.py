@@ -1,4 +1,4 @@
-"""What is installed, what is broken, and the command that mends it."""
+"""What is installed, what is broken, and the command that repairs it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 from castssl import registry
 from castssl.errors import PluginError
+from castssl.installer import install, uninstall
 
 State = Literal["ok", "note", "broken"]
 OPENCV = (
@@ -47,7 +48,7 @@ def examine() -> Iterator[Finding]:
         needed = [Requirement(text) for text in metadata.requires("castssl") or ()]
     except metadata.PackageNotFoundError:
         yield Finding(
-            "castssl", "broken", "runs from a folder, but is not installed", f"{_pip()} install -e ."
+            "castssl", "broken", "runs from a folder, but is not installed", install(".", options="-e")
         )
         needed = []
     for requirement in needed:
@@ -71,18 +72,18 @@ def python() -> Finding:
 
 def required(requirement: Requirement) -> Finding:
     """A library that castssl's own metadata ask for: installed, new enough, and it imports."""
-    name, wish = requirement.name, f"{_pip()} install '{requirement.name}{requirement.specifier}'"
+    name, wish = requirement.name, f"{requirement.name}{requirement.specifier}"
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
-        return Finding(name, "broken", f"is not installed; castssl needs {requirement}", wish)
+        return Finding(name, "broken", f"is not installed; castssl needs {requirement}", install(wish))
     if not requirement.specifier.contains(version, prereleases=True):
-        return Finding(name, "broken", f"{version} is installed; castssl needs {requirement}", wish)
+        return Finding(name, "broken", f"{version} is installed; castssl needs {requirement}", install(wish))
     try:
         importlib.import_module(MODULES.get(name, name.replace("-", "_")))
     except Exception as fault:
         text = f"{version} does not import: {type(fault).__name__}: {fault}"
-        return Finding(name, "broken", text, f"{_pip()} install {_again()} '{name}{requirement.specifier}'")
+        return Finding(name, "broken", text, install(wish, again=True))
     return Finding(name, "ok", f"{version} ({requirement.specifier})")
 
 
@@ -96,7 +97,7 @@ def accelerator() -> Finding:
         named = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         return Finding("device", "ok", f"CUDA {torch.version.cuda}: {', '.join(named)}")
     if shutil.which("nvidia-smi") and torch.version.cuda is None and torch.version.hip is None:
-        remedy = f"{_pip()} install {_again()} torch torchvision"
+        remedy = install("torch", "torchvision", again=True)
         return Finding("device", "note", "this machine has an NVIDIA GPU, but torch is built for CPU", remedy)
     return Finding(
         "device", "note", f"no GPU is visible: torch runs on {torch.get_num_threads()} CPU threads"
@@ -122,9 +123,9 @@ def opencv() -> Finding:
     owners = {name: version for name in OPENCV if (version := _version(name))}
     told = ", ".join(f"{name} {version}" for name, version in owners.items()) or "no distribution"
     wish = next((t for t in _requires() if t.startswith(OPENCV[0])), OPENCV[0])
-    confirm = "" if _pip().startswith("uv") else " -y"
-    remove = f"{_pip()} uninstall{confirm} {' '.join(owners)} && " if owners else ""
-    remedy = f"{remove}{_pip()} install {_again()} --no-deps '{wish}'"
+    remedy = " && ".join(
+        [*([uninstall(*owners)] if owners else []), install(wish, again=True, options="--no-deps")]
+    )
     try:
         cv2 = importlib.import_module("cv2")
     except Exception as fault:
@@ -145,7 +146,7 @@ def optional(requirement: Requirement) -> Finding:
     extra = str(requirement.marker).partition("==")[2].strip(" '\"")
     if version is None:
         text = f"is not installed (optional, extra {extra!r})"
-        return Finding(requirement.name, "note", text, f"{_pip()} install {requirement.name}")
+        return Finding(requirement.name, "note", text, install(requirement.name))
     return Finding(requirement.name, "ok", f"{version} (optional, extra {extra!r})")
 
 
@@ -181,15 +182,6 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _pip() -> str:
-    """The installer that this environment has; uv's environments have no pip."""
-    return "pip" if util.find_spec("pip") else "uv pip"
-
-
-def _again() -> str:
-    return "--reinstall" if _pip().startswith("uv") else "--force-reinstall"
 
 
 def _lines(path: str) -> list[str]:

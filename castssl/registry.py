@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, overload
 
 from castssl.docstrings import first_line
 from castssl.errors import AmbiguousPlugin, BrokenPlugin, CastError, ConfigError, ContractError, UnknownPlugin
+from castssl.installer import uninstall
 from castssl.options import Spec, accepted, did_you_mean, misfits, parse, values
 from castssl.signatures import Written, written
 
@@ -91,7 +92,7 @@ def load(kind: str, name: str) -> Callable[..., Any]:
     except (Exception, SystemExit) as cause:
         raise BrokenPlugin(
             f"{kind} {name!r} of {found} does not import: {type(cause).__name__}: {cause}; "
-            f"repair that, or remove it with `pip uninstall {found.distribution}`"
+            f"repair that, or remove it with `{uninstall(found.distribution)}`"
         ) from cause
     fault = _fault(kind, factory)
     if fault:
@@ -221,7 +222,7 @@ def _one(kind: str, name: str) -> _Point:
         owners = sorted({p.distribution for p in found})
         raise AmbiguousPlugin(
             f"{kind} {name!r} is registered {len(found)} times: by {' and by '.join(map(str, found))}; "
-            f"remove all but one: {' or '.join(f'`pip uninstall {owner}`' for owner in owners)}"
+            f"remove all but one: {' or '.join(f'`{uninstall(owner)}`' for owner in owners)}"
         )
     known = [p.point.name for p in points]
     raise UnknownPlugin(

@@ -124,7 +124,8 @@ def test_a_duplicate_is_found_in_any_order(
     text = str(caught.value)
     assert "castssl-duplicate 1.0" in text
     assert "castssl-second 2.0" in text
-    assert "`pip uninstall castssl-duplicate` or `pip uninstall castssl-second`" in text
+    assert "pip uninstall -y castssl-duplicate` or `" in text
+    assert "pip uninstall -y castssl-second`" in text
     assert registry.load("pooling", "healthy").__name__ == "Pool"
 
 

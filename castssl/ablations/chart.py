@@ -7,6 +7,7 @@ from pathlib import Path
 
 from castssl.ablations.table import Row, columns
 from castssl.errors import PluginError
+from castssl.installer import install
 from castssl.marks import scale
 
 
@@ -20,7 +21,7 @@ def draw(title: str, made: Sequence[Row], path: Path) -> Path:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise PluginError("a study's picture needs matplotlib: pip install 'castssl[ablations]'") from error
+        raise PluginError(f"a study's picture needs matplotlib: {install('matplotlib')}") from error
     found, costs = columns(made)
     names = [", ".join(row.values) or "all" for row in made]
     panels = max(1, len(found) + len(costs))

@@ -1,4 +1,4 @@
-"""``castssl doctor``: what is installed, what is broken, and how to mend it."""
+"""``castssl doctor``: what is installed, what is broken, and how to repair it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add it to the command line."""
-    command = commands.add_parser("doctor", help="what is installed, what is broken, and how to mend it")
+    command = commands.add_parser("doctor", help="what is installed, what is broken, and how to repair it")
     command.set_defaults(run=_doctor)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from castssl import registry
 from castssl.errors import CastError
+from castssl.installer import install
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -102,7 +103,7 @@ def _new_plugin(given: argparse.Namespace) -> int:
 
     folder = write(given.kind, given.name, given.into)
     print(f"{folder}: castssl-{given.name}, a {given.kind} plugin that works.  Next:")
-    print(f"  pip install -e {folder}")
+    print(f"  {install(str(folder), options='-e')}")
     print(f"  castssl check {given.kind} {given.name}")
     print(f"  pytest {folder}")
     return 0

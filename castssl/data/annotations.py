@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from castssl.errors import DataError, PluginError
+from castssl.installer import install
 
 FAR = 1e6
 """Pixels; no polygon reaches that far."""
@@ -195,7 +196,7 @@ def _decoder() -> Any:
     try:
         return import_module("pycocotools.mask")
     except ImportError as error:
-        raise PluginError("compressed run lengths need pycocotools: pip install pycocotools") from error
+        raise PluginError(f"compressed run lengths need pycocotools: {install('pycocotools')}") from error
 
 
 def _drawn(shape: Any, image: Annotated) -> NDArray[np.bool_]:

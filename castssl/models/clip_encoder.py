@@ -17,6 +17,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPE
 from torch import Tensor, nn
 
 from castssl.errors import ConfigError, DataError, PluginError
+from castssl.installer import install
 from castssl.models.hub import Shareable
 from castssl.modes import evaluating
 from castssl.types import Hierarchy, Tokens, View
@@ -221,4 +222,4 @@ def _open_clip() -> Any:
     try:
         return importlib.import_module("open_clip")
     except ImportError as error:
-        raise PluginError("CLIP needs open_clip: pip install 'castssl[clip]'") from error
+        raise PluginError(f"CLIP needs open_clip: {install('castssl[clip]')}") from error

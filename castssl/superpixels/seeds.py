@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from castssl.errors import ConfigError, PluginError
+from castssl.installer import install, uninstall
 from castssl.superpixels.lift import per_image
 
 Mode = Literal["moco", "deit", "segmenter"]
 _FEWEST = 10  # OpenCV silently raises a smaller request to this
-_MEND = (
-    "pip uninstall -y opencv-python opencv-python-headless opencv-contrib-python"
-    " && pip install --force-reinstall opencv-contrib-python-headless"
-)
+_OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
+"""Distributions that write the same folder ``cv2``; the last one is castssl's."""
 
 
 class Seeds:
@@ -47,7 +46,7 @@ class Seeds:
 
     Raises:
         ConfigError: if an option is out of range.
-        PluginError: if this OpenCV has no ``cv2.ximgproc``; says how to mend it.
+        PluginError: if this OpenCV has no ``cv2.ximgproc``; names the command that repairs it.
     """
 
     runs_on: Literal["worker", "device"] = "worker"
@@ -66,7 +65,8 @@ class Seeds:
         if not hasattr(getattr(cv2, "ximgproc", None), "createSuperpixelSEEDS"):
             raise PluginError(
                 f"SEEDS needs cv2.ximgproc, which OpenCV {cv2.__version__} here lacks: opencv-python was"
-                f" installed over opencv-contrib-python-headless, or instead of it. Mend it with: {_MEND}"
+                " installed over opencv-contrib-python-headless, or instead of it. Repair it with:"
+                f" {uninstall(*_OPENCV)} && {install(_OPENCV[-1], again=True)}"
             )
         self.count = count
         self.bins = bins

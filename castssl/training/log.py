@@ -20,6 +20,7 @@ from torch import Tensor
 
 from castssl import ranks
 from castssl.errors import CastError, ConfigError
+from castssl.installer import install
 
 FILE = "log.jsonl"
 TRACKERS = {
@@ -43,7 +44,7 @@ def check_tracker(name: str) -> None:
         raise ConfigError(f"--track: got {name!r}, expected one of none, {', '.join(TRACKERS)}")
     if not any(importlib.util.find_spec(package) for package in TRACKERS[name]):
         raise ConfigError(
-            f"--track {name} needs a package that is not installed: pip install {TRACKERS[name][0]}"
+            f"--track {name} needs a package that is not installed: {install(TRACKERS[name][0])}"
         )
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from castssl.contracts import Encoder
 from castssl.data.finish import MEAN, STD
 from castssl.errors import ConfigError, DataError, PluginError
+from castssl.installer import install
 from castssl.models.cast import CAST
 from castssl.models.fuse import FusedCAST
 from castssl.modes import evaluating
@@ -153,7 +154,7 @@ def require(to: To) -> None:
         raise ConfigError(f"cannot export to {to!r}; expected one of {', '.join(get_args(To))}")
     missing = [name for name in LIBRARIES[to] if find_spec(name) is None]
     if missing:
-        raise PluginError(f"{', '.join(missing)} not installed: pip install onnx onnxscript onnxruntime")
+        raise PluginError(f"{', '.join(missing)} not installed: {install('onnx', 'onnxscript', 'onnxruntime')}")
 
 
 def load(path: str | Path) -> Run:

@@ -9,7 +9,7 @@ import pytest
 from tests.house import source
 
 GROUND = [
-    *("errors", "types", "contracts", "modes", "ranks", "marks"),
+    *("errors", "installer", "types", "contracts", "modes", "ranks", "marks"),
     *("docstrings", "signatures", "options", "fields", "config", "registry"),
 ]
 """The ground floor; each only from those to its left."""
@@ -25,7 +25,7 @@ FLOORS = [
 ONLY = {"models": {"tokens"}, "testing": set[str]()}
 """Rooms that may enter fewer lower rooms than their floor would allow."""
 PLUGINS_MAY = {
-    *(f"castssl.{name}" for name in ("types", "contracts", "errors", "ranks", "testing")),
+    *(f"castssl.{name}" for name in ("types", "contracts", "errors", "installer", "ranks", "testing")),
     *("castssl.pooling.arithmetic", "castssl.pooling.centroids", "castssl.superpixels.lift"),
 }
 STRANGERS = {"mmseg", "mmcv", "mmengine"}

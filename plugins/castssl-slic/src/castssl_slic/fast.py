@@ -14,15 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from castssl.errors import ConfigError, PluginError
+from castssl.installer import install
 from castssl.superpixels.lift import per_image
 
 MOST = 32767
 """Labels come as int16."""
-_INSTALL = (
-    "with pip: `pip install cython numpy setuptools wheel && pip install --no-build-isolation fast-slic`;"
-    ' with uv: `[tool.uv] extra-build-dependencies = {fast-slic = ["cython", "numpy", "setuptools"]}` in'
-    " pyproject.toml, then `uv pip install fast-slic`"
-)
+_BUILDERS = ("cython", "numpy", "setuptools", "wheel")
+"""What building fast-slic takes; its source distribution names none of them."""
 
 
 class FastSlic:
@@ -100,7 +98,8 @@ def _engine() -> Any:
     try:
         plain = import_module("fast_slic").Slic
     except ImportError as cause:
-        raise PluginError(f"superpixels slic need fast-slic ({cause}); install it {_INSTALL}") from cause
+        command = f"{install(*_BUILDERS)} && {install('fast-slic', options='--no-build-isolation')}"
+        raise PluginError(f"superpixels slic need fast-slic ({cause}); install it: `{command}`") from cause
     try:
         return import_module("fast_slic.avx2").SlicAvx2
     except ImportError:

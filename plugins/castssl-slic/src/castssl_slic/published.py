@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from castssl.errors import ConfigError, PluginError
+from castssl.installer import install
 from castssl.superpixels.lift import per_image
 from castssl_slic.fewer import at_most
 
@@ -99,6 +100,6 @@ def _slic() -> Any:
         from skimage.segmentation import slic
     except ImportError as cause:
         raise PluginError(
-            f"superpixels skimage-slic need scikit-image ({cause}); install it: `pip install scikit-image`"
+            f"superpixels skimage-slic need scikit-image ({cause}); install it: `{install('scikit-image')}`"
         ) from cause
     return slic

@@ -1,0 +1,51 @@
+"""The commands that messages prescribe for installing and removing packages, for the environment at hand."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from importlib import util
+from pathlib import Path
+
+
+def install(*requirements: str, again: bool = False, options: str = "") -> str:
+    """The command that installs packages beside this interpreter.
+
+    Args:
+        requirements: as pip takes them, such as ``"torch>=2.6"``.
+        again: install them even if they are there already.
+        options: further options, before the requirements.
+    """
+    words = " ".join([*filter(None, [options]), *map(shlex.quote, requirements)])
+    if _uv():
+        return f"uv pip install --python {_python()} {'--reinstall ' if again else ''}{words}"
+    return f"{_pip()} install {'--force-reinstall ' if again else ''}{words}"
+
+
+def uninstall(*names: str) -> str:
+    """The command that removes packages that lie beside this interpreter, without a question."""
+    words = " ".join(map(shlex.quote, names))
+    return f"uv pip uninstall --python {_python()} {words}" if _uv() else f"{_pip()} uninstall -y {words}"
+
+
+def _uv() -> bool:
+    """True if the environment has no pip and uv is on PATH, as in environments made by ``uv venv``."""
+    return not util.find_spec("pip") and shutil.which("uv") is not None
+
+
+def _pip() -> str:
+    if not util.find_spec("pip"):
+        return f"{_python()} -m ensurepip && {_python()} -m pip"
+    return "pip" if _beside("pip") else f"{_python()} -m pip"
+
+
+def _python() -> str:
+    """``python`` where a shell finds this interpreter under that name; else its path."""
+    return "python" if _beside("python") else shlex.quote(sys.executable)
+
+
+def _beside(name: str) -> bool:
+    """True if a shell that is asked for ``name`` takes the one in this interpreter's folder."""
+    found = shutil.which(name)
+    return found is not None and Path(found).parent == Path(sys.executable).parent
