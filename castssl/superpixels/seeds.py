@@ -22,7 +22,10 @@ from castssl.superpixels.lift import per_image
 
 Mode = Literal["moco", "deit", "segmenter"]
 _FEWEST = 10  # OpenCV silently raises a smaller request to this
-_OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
+_OPENCV = (
+    *("opencv-python", "opencv-python-headless"),
+    *("opencv-contrib-python", "opencv-contrib-python-headless"),
+)
 """Distributions that write the same folder ``cv2``; the last one is castssl's."""
 
 

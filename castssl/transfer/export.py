@@ -154,7 +154,8 @@ def require(to: To) -> None:
         raise ConfigError(f"cannot export to {to!r}; expected one of {', '.join(get_args(To))}")
     missing = [name for name in LIBRARIES[to] if find_spec(name) is None]
     if missing:
-        raise PluginError(f"{', '.join(missing)} not installed: {install('onnx', 'onnxscript', 'onnxruntime')}")
+        command = install("onnx", "onnxscript", "onnxruntime")
+        raise PluginError(f"{', '.join(missing)} not installed: {command}")
 
 
 def load(path: str | Path) -> Run:
