@@ -26,7 +26,7 @@ from castssl.objectives.deit import DeiT
 from castssl.pictures.gallery import gallery
 from castssl.pictures.photographs import photographs
 from castssl.registry import build
-from castssl.training import FirstBatch, build_optimizer, fits, set_rate, start
+from castssl.training import FirstBatch, build_optimizer, check_batch, check_labels, fits, set_rate, start
 from castssl.training.log import best
 from castssl.training.supervised import SupervisedConfig
 from castssl.transfer.recogniser import save_recogniser
@@ -77,10 +77,12 @@ def main(cfg: Config) -> None:
     superpixels = build("superpixels", cfg.backend(SEEDS))
     objective = make_objective(cfg, images.tree).to(device)
     fits(superpixels, objective.encoder, cfg.image_size)
+    check_batch(objective, cfg.batch_size // cfg.accumulate)
     loader = load(images, views=make_views(cfg), superpixels=superpixels, **cfg.loading())
     asked = (cfg.data, images, superpixels, cfg.image_size)
     exam = Exam.on(*asked, subset=cfg.subset, workers=cfg.workers)
     test = Recognition.on(*asked, subset=cfg.subset, workers=cfg.workers, level=cfg.level)
+    check_labels(objective, images, test.images)
     judged = objective.branch(cfg.branch)
     recognise = partial(test.sit, objective, device, branch=cfg.branch)
     untrained = run.once("untrained", lambda: recognise() | exam.sit(judged, device))

@@ -29,7 +29,7 @@ from castssl.objectives.supervised import Supervised
 from castssl.pictures.gallery import gallery
 from castssl.pictures.photographs import photographs
 from castssl.registry import build
-from castssl.training import FirstBatch, build_optimizer, fits, set_rate, start
+from castssl.training import FirstBatch, build_optimizer, check_batch, check_labels, fits, set_rate, start
 from castssl.training.hierarchy import HierarchyConfig
 from castssl.training.log import best
 from castssl.transfer.recogniser import save_recogniser
@@ -89,10 +89,12 @@ def main(cfg: Config) -> None:
     superpixels = build("superpixels", cfg.backend(SEEDS))
     objective = make_objective(cfg, images.tree).to(device)
     fits(superpixels, objective.encoder, cfg.image_size)
+    check_batch(objective, cfg.batch_size // cfg.accumulate)
     loader = load(images, views=make_views(cfg), superpixels=superpixels, **cfg.loading())
     asked = (cfg.data, images, superpixels, cfg.image_size)
     exam = Exam.on(*asked, subset=cfg.subset, workers=cfg.workers, masks=cfg.masks)
     test = HierarchicalRecognition.on(*asked, subset=cfg.subset, workers=cfg.workers)
+    check_labels(objective, images, test.images)
     judged = objective.branch(cfg.branch)
     recognise = partial(test.sit, objective, device, hie=hie, branch=cfg.branch)
     untrained = run.once("untrained", lambda: recognise() | exam.sit(judged, device))

@@ -27,7 +27,7 @@ from castssl.objectives.moco import MoCoV3
 from castssl.pictures.gallery import gallery
 from castssl.pictures.photographs import photographs
 from castssl.registry import build
-from castssl.training import FirstBatch, build_optimizer, fits, scaled_rate, set_rate, start
+from castssl.training import FirstBatch, build_optimizer, check_batch, fits, scaled_rate, set_rate, start
 from castssl.training.schedule import warmup_cosine
 from castssl.training.settings import PretrainConfig
 from castssl.transfer.encoders import save_encoder
@@ -93,6 +93,7 @@ def main(cfg: Config) -> None:
     superpixels = build("superpixels", backend)
     objective = make_objective(cfg, images.tree).to(device)
     fits(superpixels, objective.encoder, cfg.image_size)
+    check_batch(objective, cfg.batch_size // cfg.accumulate)
     views = TwoViews(cfg.image_size, crop_min=cfg.crop_min, blur=cfg.blur)
     loader = load(images, views=views, superpixels=superpixels, **cfg.loading())
     options = {"subset": cfg.subset, "workers": cfg.workers, "views": views}

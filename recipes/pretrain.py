@@ -28,7 +28,16 @@ from castssl.models.create import create
 from castssl.pictures.gallery import gallery
 from castssl.pictures.photographs import photographs
 from castssl.registry import build
-from castssl.training import FirstBatch, build_optimizer, fits, scaled_rate, set_rate, start
+from castssl.training import (
+    FirstBatch,
+    build_optimizer,
+    check_batch,
+    check_labels,
+    fits,
+    scaled_rate,
+    set_rate,
+    start,
+)
 from castssl.training.schedule import warmup_cosine
 from castssl.training.settings import PretrainConfig
 from castssl.transfer.encoders import save_encoder
@@ -95,6 +104,8 @@ def main(cfg: Config) -> None:
     objective = make_objective(cfg, images.tree)
     module = cast(nn.Module, objective).to(device)
     fits(superpixels, objective.encoder, cfg.image_size)
+    check_batch(objective, cfg.batch_size // cfg.accumulate)
+    check_labels(objective, images)
     views, judged = make_views(cfg, objective), encoder_of(objective, cfg.branch)
     loader = load(images, views=views, superpixels=superpixels, **cfg.loading())
     options = {"subset": cfg.subset, "workers": cfg.workers, "views": views if views.views == 2 else None}

@@ -29,7 +29,16 @@ from castssl.objectives.probe import LinearProbe
 from castssl.pictures.gallery import gallery
 from castssl.pictures.photographs import photographs
 from castssl.registry import build
-from castssl.training import FirstBatch, build_optimizer, epoch_cosine, fits, scaled_rate, set_rate, start
+from castssl.training import (
+    FirstBatch,
+    build_optimizer,
+    check_labels,
+    epoch_cosine,
+    fits,
+    scaled_rate,
+    set_rate,
+    start,
+)
 from castssl.training.log import best
 from castssl.training.settings import ImageConfig
 from castssl.transfer.source import open_trained
@@ -76,6 +85,7 @@ def main(cfg: Config) -> None:
     shown: dict[str, Any] = {"workers": cfg.workers, "subset": cfg.subset}
     exam = Exam.on(*asked, **shown)
     test = Recognition.on(*asked, interpolation="bilinear", level=cfg.level, **shown)
+    check_labels(objective, images, test.images)
     frozen = run.once("encoder", lambda: exam.sit(encoder, device))
     unlearned = run.once("untrained", lambda: exam.sit(untrained(encoder), device))
     optimizer = build_optimizer(

@@ -1,7 +1,7 @@
 """Runs: optimizers, schedules, checkpoints, logs, and the loop's surroundings.  There is no trainer class."""
 
 from castssl.training.beginning import start
-from castssl.training.first import FirstBatch, fits
+from castssl.training.first import FirstBatch, check_batch, check_labels, fits
 from castssl.training.optimizer import build_optimizer, scaled_rate, set_rate
 from castssl.training.run import STOPPED, Run
 from castssl.training.schedule import epoch_cosine, warmup_cosine
@@ -11,6 +11,8 @@ __all__ = [
     "FirstBatch",
     "Run",
     "build_optimizer",
+    "check_batch",
+    "check_labels",
     "epoch_cosine",
     "fits",
     "scaled_rate",

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-import torch
+import sys
+from collections.abc import Sequence
+from typing import cast
 
+import torch
+from torch import nn
+
+from castssl import ranks
 from castssl.contracts import Encoder, Objective, Superpixels
-from castssl.errors import ConfigError, ContractError
+from castssl.data.images import Images
+from castssl.data.readers import Stream
+from castssl.errors import ConfigError, ContractError, DataError
 from castssl.modes import evaluating
+from castssl.objectives.probe import LinearProbe
+from castssl.objectives.supervised import Supervised
 from castssl.types import Batch, Hierarchy, View
 
 
@@ -24,6 +34,84 @@ def fits(superpixels: Superpixels, encoder: Encoder, image_size: int) -> None:
             f"{superpixels!r} may give {most} segments for {image_size} x {image_size} pixels, but the model"
             f" has room for {encoder.sizes[0]}; ask for fewer superpixels, or give --sizes {most} ..."
         )
+
+
+def check_batch(objective: Objective, images: int) -> None:
+    """Refuse a single image for each process where batch norm needs two.
+
+    Batch norms within the encoder are left alone: they see many positions of one image.
+
+    Args:
+        objective: what is trained, in training mode where it will be.
+        images: of each forward pass, over all processes: the batch over the accumulated batches.
+
+    Raises:
+        ConfigError: with the flags that give a process more images.
+    """
+    module, world = cast(nn.Module, objective), ranks.world()
+    synchronized = world > 1 and all(parameter.is_cuda for parameter in module.parameters())
+    if images // world != 1 or synchronized:
+        return
+    kind = type(objective.encoder)
+    inner = {id(part) for whole in module.modules() if isinstance(whole, kind) for part in whole.modules()}
+    norms = [
+        name
+        for name, part in module.named_modules()
+        if isinstance(part, nn.BatchNorm1d) and part.training and id(part) not in inner
+    ]
+    if norms:
+        raise ConfigError(
+            f"a forward pass has 1 image in each process ({images} over {world}), but batch norm in training"
+            f" needs 2 or more, and {type(objective).__name__} has {len(norms)}, such as {norms[0]}; raise"
+            " --batch-size, lower --accumulate, or start fewer processes"
+        )
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether a module normalizes by the statistics of the batches that it is trained on."""
+    return any(
+        isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training for part in module.modules()
+    )
+
+
+def check_labels(
+    objective: Objective, train: Images | Stream, held_out: Images | Stream | None = None
+) -> None:
+    """Refuse images without a single label that the objective learns, and say how many labels are missing.
+
+    The labels of a stream are known only once they are read; :meth:`castssl.training.run.Run.steps` refuses
+    a first epoch without any.
+
+    Args:
+        objective: what is trained; nothing is checked if it learns no label paths.
+        train: the training images.
+        held_out: the images of the examination.
+
+    Raises:
+        DataError: if no training image, or no held-out image, has a label at a level that is learnt.
+    """
+    if objective.target != "path":
+        return
+    columns: Sequence[int] = range(train.tree.levels)
+    if isinstance(objective, Supervised | LinearProbe):
+        columns = objective.columns
+    for name, images in (("training", train), ("held-out", held_out)):
+        if not isinstance(images, Images) or images.targets is None:
+            continue
+        missing = (images.targets[:, list(columns)] < 0).sum(0).tolist()
+        if min(missing) == len(images):
+            raise DataError(
+                f"none of the {len(images):,} {name} images has a label at level"
+                f" {', '.join(map(str, columns))}: all are -1, which means unknown; expected a label for some"
+                " of them at least; label them, or take other data"
+            )
+        for column, count in zip(columns, missing, strict=True):
+            if count and ranks.is_main():
+                print(
+                    f"{count:,} of {len(images):,} {name} images have no label at level {column}: they are"
+                    " left out of what is learnt and measured there",
+                    file=sys.stderr,
+                )
 
 
 class FirstBatch:

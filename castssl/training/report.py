@@ -60,8 +60,7 @@ class Report:
         """Show a bar from ``done`` to ``total`` steps and begin to measure."""
         self._loader = loader
         if not loader.resumable:
-            self.event("stream", told=STREAM)
-            self._display.say(STREAM)
+            self.remark("stream", STREAM)
         if done < total:
             self._display.start(done, total, self._cfg.accumulate)
         else:
@@ -104,6 +103,11 @@ class Report:
     def event(self, event: str, **values: Any) -> None:
         """Write one line to the log that is no report."""
         self._log.write(event=event, **values)
+
+    def remark(self, event: str, text: str) -> None:
+        """Write a line to the log that is no report, and show its text."""
+        self.event(event, told=text)
+        self._display.say(text)
 
     def resume_clock(self) -> None:
         """Forget the time since the last report; it went into something else than training."""

@@ -33,8 +33,11 @@ from torch.optim import Optimizer
 from castssl import config, ranks
 from castssl.config import RunConfig
 from castssl.errors import DataError
+from castssl.objectives.probe import LinearProbe
+from castssl.objectives.supervised import Supervised
 from castssl.training import again
 from castssl.training.blame import blame
+from castssl.training.first import has_batch_norm
 from castssl.training.log import Log
 from castssl.training.place import Loader, Place
 from castssl.training.report import Report
@@ -48,6 +51,10 @@ STOPPED = 75
 
 ``accelerate launch`` turns every exit code but 0 into 1; the last line of ``log.jsonl`` tells them apart.
 """
+BATCH_NORM = (
+    "batch norm is not synchronized between processes without GPUs: each of the {world} processes normalizes"
+    " by the statistics of its own images, so results differ from those of one process"
+)
 ONCE = "once.json"
 RESULTS = "results.json"
 
@@ -72,6 +79,7 @@ class Run:
         self._unreadable = UnreadableList(cfg, folder, accelerator, self._log)
         self._watch = Watch(accelerator.device, self._blame)
         self._loader: Loader | None = None
+        self._labels = ""
         self._end = 0
         self._saved = -1
         self._within = self._pausing = False
@@ -90,6 +98,8 @@ class Run:
             ConfigError: if the checkpoint was made with other settings.
             DataError: if it is damaged, or of another model.
         """
+        self._labels = type(objective).__name__ if isinstance(objective, Supervised | LinearProbe) else ""
+        apart = ranks.world() > 1 and has_batch_norm(objective)
         if ranks.world() > 1 and self._accelerator.device.type == "cuda":
             objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]
         model, optimizer = self._accelerator.prepare(objective, optimizer)
@@ -97,6 +107,8 @@ class Run:
         self._saved = self._place.step if found else -1
         self._unreadable.begin(self._place.step if found else None)
         self._report.begin(self._place.step if found else None)
+        if apart and self._accelerator.device.type != "cuda":
+            self._report.remark("batch norm", BATCH_NORM.format(world=ranks.world()))
         return model, optimizer
 
     def steps(self, loader: Loader) -> Iterator[tuple[int, Batch]]:
@@ -130,12 +142,21 @@ class Run:
 
     def _epoch(self, loader: Loader) -> Iterator[tuple[int, Batch]]:
         epoch, begin = self._place.epoch
+        labeled = begin > 0 or not self._labels
         loader.set_epoch(epoch, start=begin)
         for batch in self._batches(loader):
             self._report.batch(len(batch.target))
+            labeled = labeled or bool((batch.target >= 0).any())
             self._within = True
             yield self._place.step, batch
             self._within = False
+            known = torch.tensor(float(labeled), device=self._accelerator.device)
+            if self._ending and self._labels and not ranks.mean(known):
+                raise DataError(
+                    f"no image of epoch {epoch} had a label, and {self._labels} learns nothing else: all were"
+                    " -1, which means unknown; nothing of this epoch was saved; label the images, or take"
+                    " other data"
+                )
             self._close()
             if self._place.step >= self._end or self._place.epoch[0] > epoch:
                 return
@@ -161,6 +182,12 @@ class Run:
                 if self._watch.reason and ranks.world() == 1:
                     self._stop()  # The signal that told this process has ended its data workers, too.
                 raise
+
+    @property
+    def _ending(self) -> bool:
+        """True in the body of the last batch of an epoch, or of the run."""
+        last = self._accelerator.sync_gradients and self._place.step + 1 >= self._end
+        return last or self._place.epoch_after[1] == 0
 
     def _close(self) -> None:
         """Everything that happens between two batches."""

@@ -1,0 +1,97 @@
+"""What each of two processes does: one gradient of every objective, where one process lacks labels."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from castssl import ranks
+from castssl.contracts import Objective
+from castssl.registry import build
+from castssl.testing import samples
+from castssl.types import Batch, LabelTree, View
+
+TREE = LabelTree.from_paths([("a", "aa"), ("a", "ab"), ("b", "ba"), ("b", "bb")])
+IMAGES = 4
+LIGHTLY = "hidden=16,out=8"
+SPECS = {
+    "moco": "moco:hidden=16,out=8",
+    "deit": "deit",
+    "deit-bce": "deit:bce=true",
+    "probe": "probe",
+    "tree-kl": "tree-kl:tie=0.5",
+    "flat": "flat",
+    "transhp": "transhp",
+    "fgn": "fgn:width=16",
+    "hrn": "hrn",
+    "clip": "clip",
+    "simclr": f"simclr:{LIGHTLY}",
+    "byol": f"byol:{LIGHTLY}",
+    "barlow-twins": f"barlow-twins:{LIGHTLY}",
+    "vicreg": f"vicreg:{LIGHTLY}",
+    "dino": "dino:hidden=16,bottleneck=8,out=12",
+}
+"""Every objective of castssl and its plugins, small."""
+Found = dict[str, dict[str, Any]]
+
+
+class Reads(samples.SampleEncoder):
+    """A sample encoder that gives class names fixed vectors, as CLIP's objective asks."""
+
+    scale = torch.tensor(10.0)
+
+    def zero_shot(self, names: list[str], templates: list[str]) -> Tensor:
+        """Unit vectors float32 (C, D)."""
+        return F.normalize(torch.randn(len(names), self.dim, generator=torch.Generator().manual_seed(5)))
+
+
+def make(spec: str) -> Objective:
+    """An objective in evaluation mode: without batch statistics and mixing, which differ by process."""
+    torch.manual_seed(0)
+    objective = cast(nn.Module, build("objectives", spec, Reads(), TREE))
+    return cast(Objective, objective.eval())
+
+
+def share(objective: Objective, rank: int, *, hidden: int) -> Batch:
+    """The images of a process; of the second one the labels of the levels from ``hidden`` on are unknown."""
+    given = samples.batch(objective.views, TREE, IMAGES, seed=rank)
+    if rank == 1:
+        given.target[:, hidden:] = -1
+    return given
+
+
+def both(objective: Objective, *, hidden: int) -> Batch:
+    """The images of the two processes as one batch."""
+    halves = [share(objective, rank, hidden=hidden) for rank in range(2)]
+    views = [
+        View(*(torch.cat(field) for field in zip(*pair, strict=True)))
+        for pair in zip(*(half.views for half in halves), strict=True)
+    ]
+    return Batch(views, torch.cat([half.target for half in halves]))
+
+
+def gradients(objective: Objective) -> dict[str, Tensor]:
+    """By parameter."""
+    module = cast(nn.Module, objective)
+    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+
+def work(rank: int, path: str) -> None:
+    """Write the gradients of each objective, with labels missing from level 1 and from level 0 on."""
+    found: Found = {}
+    for name, spec in SPECS.items():
+        for hidden in (1, 0):
+            objective = make(spec)
+            wrapped = DistributedDataParallel(cast(nn.Module, objective))
+            outcome = wrapped(share(objective, rank, hidden=hidden))
+            torch.autograd.backward(outcome.loss)
+            found[f"{name}-{hidden}"] = {
+                "loss": ranks.mean(outcome.loss),
+                "gradients": gradients(objective),
+            }
+    if ranks.is_main():
+        torch.save(found, path)
