@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from castssl.config import launch
+from castssl.contracts import Superpixels
 from castssl.data.finish import finish
-from castssl.data.images import open_images
+from castssl.data.images import Images, open_images
 from castssl.data.loader import load
+from castssl.data.readers import Stream
 from castssl.data.supervised import SupervisedView
 from castssl.evaluation.classify import Recognition
 from castssl.evaluation.exam import Exam, table
@@ -69,6 +71,13 @@ def save(cfg: Config, objective: DeiT, labels: LabelTree, path: Path) -> None:
     save_recogniser(objective, path, spec="deit", options=options, labels=labels, branch=cfg.branch, **made)
 
 
+def examinations(cfg: Config, images: Images | Stream, superpixels: Superpixels) -> tuple[Exam, Recognition]:
+    """What is asked about the encoder, and about the classifier, on held-out images."""
+    asked = (cfg.data, images, superpixels, cfg.image_size)
+    shared: dict[str, Any] = {"subset": cfg.subset, "workers": cfg.workers}
+    return Exam.on(*asked, **shared), Recognition.on(*asked, level=cfg.level, **shared)
+
+
 def main(cfg: Config) -> None:
     """Train, examining the classifier and the encoder on held-out images as it goes."""
     run, accelerator = start(cfg)
@@ -79,9 +88,7 @@ def main(cfg: Config) -> None:
     fits(superpixels, objective.encoder, cfg.image_size)
     check_batch(objective, cfg.batch_size // cfg.accumulate)
     loader = load(images, views=make_views(cfg), superpixels=superpixels, **cfg.loading())
-    asked = (cfg.data, images, superpixels, cfg.image_size)
-    exam = Exam.on(*asked, subset=cfg.subset, workers=cfg.workers)
-    test = Recognition.on(*asked, subset=cfg.subset, workers=cfg.workers, level=cfg.level)
+    exam, test = examinations(cfg, images, superpixels)
     check_labels(objective, images, test.images)
     judged = objective.branch(cfg.branch)
     recognise = partial(test.sit, objective, device, branch=cfg.branch)

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from castssl import ranks
 from castssl.config import launch
+from castssl.contracts import Superpixels
 from castssl.data.finish import finish
 from castssl.data.images import Images, open_images
 from castssl.data.loader import load
@@ -81,6 +82,15 @@ def save(cfg: Config, objective: Supervised, labels: LabelTree, path: Path) -> N
     save_recogniser(objective, path, spec=cfg.chosen().objective, labels=labels, branch=cfg.branch, **made)
 
 
+def examinations(
+    cfg: Config, images: Images, superpixels: Superpixels
+) -> tuple[Exam, HierarchicalRecognition]:
+    """What is asked about the segments, and about the classifiers, on held-out images."""
+    asked = (cfg.data, images, superpixels, cfg.image_size)
+    shared: dict[str, Any] = {"subset": cfg.subset, "workers": cfg.workers}
+    return Exam.on(*asked, masks=cfg.masks, **shared), HierarchicalRecognition.on(*asked, **shared)
+
+
 def main(cfg: Config) -> None:
     """Train, examining paths and segments on held-out images as it goes."""
     run, accelerator = start(cfg)
@@ -91,9 +101,7 @@ def main(cfg: Config) -> None:
     fits(superpixels, objective.encoder, cfg.image_size)
     check_batch(objective, cfg.batch_size // cfg.accumulate)
     loader = load(images, views=make_views(cfg), superpixels=superpixels, **cfg.loading())
-    asked = (cfg.data, images, superpixels, cfg.image_size)
-    exam = Exam.on(*asked, subset=cfg.subset, workers=cfg.workers, masks=cfg.masks)
-    test = HierarchicalRecognition.on(*asked, subset=cfg.subset, workers=cfg.workers)
+    exam, test = examinations(cfg, images, superpixels)
     check_labels(objective, images, test.images)
     judged = objective.branch(cfg.branch)
     recognise = partial(test.sit, objective, device, hie=hie, branch=cfg.branch)

@@ -17,10 +17,12 @@ from typing import Any
 from safetensors.torch import save_file
 
 from castssl.config import FREE, launch
+from castssl.contracts import Superpixels
 from castssl.data.augment import OneView
 from castssl.data.finish import finish
-from castssl.data.images import open_images
+from castssl.data.images import Images, open_images
 from castssl.data.loader import load
+from castssl.data.readers import Stream
 from castssl.evaluation.classify import Recognition
 from castssl.evaluation.exam import Exam, table
 from castssl.models.resized import resized
@@ -68,6 +70,16 @@ class Config(ImageConfig):
         return [] if self.weights else ["--weights is missing: type --weights RUN/encoder.safetensors"]
 
 
+def examinations(
+    cfg: Config, images: Images | Stream, superpixels: Superpixels, size: int
+) -> tuple[Exam, Recognition]:
+    """What is asked about the encoder, and about the probe, on held-out images."""
+    asked = (cfg.data, images, superpixels, size)
+    shared: dict[str, Any] = {"subset": cfg.subset, "workers": cfg.workers}
+    test = Recognition.on(*asked, interpolation="bilinear", level=cfg.level, **shared)
+    return Exam.on(*asked, **shared), test
+
+
 def main(cfg: Config) -> None:
     """Examine the encoder, then train the probe, looking at its accuracy on held-out images as it goes."""
     run, accelerator = start(cfg)
@@ -81,10 +93,7 @@ def main(cfg: Config) -> None:
     objective = LinearProbe(encoder, images.tree, level=cfg.level).to(device)
     views = OneView(size, crop_min=cfg.crop_min)
     loader = load(images, views=views, superpixels=superpixels, **cfg.loading())
-    asked = (cfg.data, images, superpixels, size)
-    shown: dict[str, Any] = {"workers": cfg.workers, "subset": cfg.subset}
-    exam = Exam.on(*asked, **shown)
-    test = Recognition.on(*asked, interpolation="bilinear", level=cfg.level, **shown)
+    exam, test = examinations(cfg, images, superpixels, size)
     check_labels(objective, images, test.images)
     frozen = run.once("encoder", lambda: exam.sit(encoder, device))
     unlearned = run.once("untrained", lambda: exam.sit(untrained(encoder), device))
