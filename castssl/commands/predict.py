@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from castssl.commands.picture import picture
+from castssl.commands.picture import add_range, picture, value_range
 from castssl.errors import CastError, DataError
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--superpixels", metavar="SPEC", help="such as seeds:count=256 (default: trained with)"
     )
     command.add_argument("--device", help="such as cuda (default: cuda if there is one, else cpu)")
+    add_range(command)
     command.set_defaults(run=_predict)
 
 
@@ -72,6 +73,7 @@ def _predict(given: argparse.Namespace) -> int:
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     explain = given.out is not None
     ask = partial(predict, min_confidence=given.min_confidence, explain=explain, device=device)
+    ask = partial(ask, value_range=value_range(given))
     found: dict[Path, Prediction] = {}
     for image in given.images:
         if (answer := _try(partial(ask, image, recogniser))) is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from castssl.commands.model import with_count
+from castssl.commands.picture import add_range, value_range
 from castssl.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command.add_argument("--sizes", nargs="+", type=int, metavar="N", help="tokens per stage, fine to coarse")
     command.add_argument("--image-size", type=int, metavar="PIXELS", help="shorter side that the model sees")
     command.add_argument("--device", help="such as cuda (default: cuda if there is one, else cpu)")
+    add_range(command)
     command.set_defaults(run=_segment)
 
 
@@ -68,8 +70,9 @@ def _segment(given: argparse.Namespace) -> int:
     if given.segments is not None:
         spec = with_count(spec, given.segments)
     options = {"superpixels": spec, "sizes": given.sizes, "image_size": given.image_size}
+    ask = partial(segment, device=device, value_range=value_range(given))
     done = [
-        _try(partial(segment, image, trained, device=device, **options), given.out, image.stem)
+        _try(partial(ask, image, trained, **options), given.out, image.stem)
         for image in track(given.images, "segmenting", console=Console(stderr=True))
     ]
     print(f"{sum(done)} of {len(names)} images segmented, in {given.out}")

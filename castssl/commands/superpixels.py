@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from castssl.commands.picture import picture
+from castssl.commands.picture import add_range, picture, value_range
 from castssl.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from castssl.contracts import Superpixels
+    from castssl.data.depth import Range
     from castssl.evaluation.partitions import Trial
 
 NOTES = """IMAGE is a file, a folder, "photographs" (four that castssl ships) or "demo" (generated, with
@@ -63,6 +65,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command.add_argument("--rounds", type=int, default=5, metavar="N", help="that are timed (default: 5)")
     command.add_argument("--out", type=picture, metavar="FILE.png", help="where the picture goes")
     command.add_argument("--device", help="such as cuda (default: cuda if there is one, else cpu)")
+    add_range(command)
     command.set_defaults(run=_superpixels)
 
 
@@ -121,7 +124,7 @@ def _builder(spec: str, segments: int | None, side: int) -> Callable[[], Superpi
 
 def _open(source: str, given: argparse.Namespace) -> list[Sight]:
     """The pictures that one argument names."""
-    from castssl.data.folders import EXTENSIONS
+    from castssl.data.decode import EXTENSIONS
     from castssl.pictures.photographs import photographs
 
     if source == "photographs":
@@ -130,45 +133,55 @@ def _open(source: str, given: argparse.Namespace) -> list[Sight]:
         from castssl.data import demo
 
         root = demo.root(size=given.image_size, per_class=40)
-        return _folder(root / "val", root / "parts" / "val", given.limit, (".png",))
+        return _folder(root / "val", root / "parts" / "val", given, (".png",))
     path = Path(source).expanduser()
     if path.is_dir():
-        return _folder(path, given.masks, given.limit, EXTENSIONS)
-    return [Sight(path.stem, _read(path).convert("RGB"), _mask(given.masks, Path(path.name)))]
+        return _folder(path, given.masks, given, EXTENSIONS)
+    return [_sight(path, _mask(given.masks, Path(path.name)), value_range(given))]
 
 
-def _folder(folder: Path, masks: Path | None, limit: int, extensions: Sequence[str]) -> list[Sight]:
+def _folder(
+    folder: Path, masks: Path | None, given: argparse.Namespace, extensions: Sequence[str]
+) -> list[Sight]:
     """At most ``limit`` images below a folder, spread evenly over them by name."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in extensions)
     if not files:
         raise DataError(f"no images below {folder}: expected files named {', '.join(extensions)}")
-    count = min(limit, len(files))
+    count = min(given.limit, len(files))
     chosen = [files[i * len(files) // count] for i in range(count)]
-    return [
-        Sight(path.stem, _read(path).convert("RGB"), _mask(masks, path.relative_to(folder)))
-        for path in chosen
-    ]
+    return [_sight(path, _mask(masks, path.relative_to(folder)), value_range(given)) for path in chosen]
 
 
-def _read(path: Path) -> Image.Image:
-    from PIL import Image
+def _sight(path: Path, mask: Path | None, declared: Range | None) -> Sight:
+    """An upright picture, and its true regions as they lie on it."""
+    from castssl.data.decode import fitted, header, orientation, read, turned
+    from castssl.data.unreadable import why
 
+    at = path
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except (OSError, SyntaxError, ValueError) as error:  # decoders raise all of these on a broken file
-        raise DataError(f"cannot read {path} as an image: {error}") from error
+        with path.open("rb") as file:
+            decoded = read(header(file, declared), declared=declared)
+        truth = None
+        if mask is not None:
+            at = mask
+            with mask.open("rb") as file:
+                opened = header(file)
+                opened.load()
+                upright = turned(opened, orientation(opened))
+                truth = fitted(upright, decoded.image.size, decoded.orientation)
+    except Exception as error:  # decoders raise almost anything on a broken file
+        raise DataError(f"cannot read {at} as an image: {why(error)}") from error
+    if decoded.remark:
+        print(f"castssl: {path}: {decoded.remark}", file=sys.stderr)
+    return Sight(path.stem, decoded.image, truth)
 
 
-def _mask(masks: Path | None, name: Path) -> Image.Image | None:
+def _mask(masks: Path | None, name: Path) -> Path | None:
     """The true regions of image ``name``: below ``masks`` in the same sub-folders, or right in it."""
     if masks is None:
         return None
-    found = [
-        path for path in ((masks / name).with_suffix(".png"), masks / f"{name.stem}.png") if path.is_file()
-    ]
-    return _read(found[0]) if found else None
+    places = (masks / name).with_suffix(".png"), masks / f"{name.stem}.png"
+    return next((place for place in places if place.is_file()), None)
 
 
 def _squares(sights: Sequence[Sight], size: int) -> tuple[Tensor, list[Tensor | None]]:
@@ -181,11 +194,7 @@ def _squares(sights: Sequence[Sight], size: int) -> tuple[Tensor, list[Tensor | 
 
     centre, exact = CenterView(size), CenterView(size, interpolation="nearest")
     truth: list[Tensor | None] = []
-    for name, image, mask in sights:
-        if mask is not None and mask.size != image.size:
-            raise DataError(
-                f"the mask of {name} has {mask.size} pixels, its image {image.size} (width, height)"
-            )
+    for name, _, mask in sights:
         if mask is None:
             truth.append(None)
             continue

@@ -16,12 +16,20 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision import transforms as T
+from torchvision.transforms import functional as V
 
 from castssl.data.look import MOCO, Look, Pixels, change
 from castssl.errors import ConfigError
 
 __all__ = ["MOCO", "Augment", "CenterView", "Look", "OneView", "Placed", "Plan", "TwoViews", "Views"]
 
+SLIM = 8
+"""Of a picture with a larger ratio of its sides only the part that is used is resized."""
+_FILTERS = {
+    T.InterpolationMode.BILINEAR: Image.Resampling.BILINEAR,
+    T.InterpolationMode.BICUBIC: Image.Resampling.BICUBIC,
+    T.InterpolationMode.NEAREST: Image.Resampling.NEAREST,
+}
 Views = list[Tensor]
 """One uint8 (3, size, size) tensor per view."""
 Box = tuple[float, float, float, float]
@@ -146,7 +154,7 @@ class CenterView:
             )
         self.size = size
         # the small term keeps 224 * 256/224 from becoming 255
-        self._resize = T.Resize(int(size * ratio + 1e-6), T.InterpolationMode(interpolation))
+        self._shorter, self._mode = int(size * ratio + 1e-6), T.InterpolationMode(interpolation)
 
     def plan(self, width: int, height: int) -> Plan:
         """The whole picture, at full size: numbers of an evaluation should not depend on a decoder."""
@@ -154,14 +162,43 @@ class CenterView:
 
     def place(self, image: Image.Image, plan: Plan | None = None) -> list[Placed]:
         """One view, and where it lies."""
-        image = self._resize(image)
-        left, top = (round((side - self.size) / 2) for side in image.size)
+        width, height = resized_size(image.size, self._shorter)
+        left, top = (round((side - self.size) / 2) for side in (width, height))
         pixels = (left, top, left + self.size, top + self.size)
-        return [Placed(to_uint8(image.crop(pixels)), _shares(pixels, *image.size), False)]
+        view = resized_part(image, self._shorter, pixels, self._mode)
+        return [Placed(to_uint8(view), _shares(pixels, width, height), False)]
 
     def __call__(self, image: Image.Image) -> Views:
         """One uint8 (3, size, size) tensor."""
         return [placed.image for placed in self.place(image)]
+
+
+def resized_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
+    """Width and height of a picture whose shorter side is resized to ``shorter``, as in torchvision."""
+    longer = int(shorter * max(size) / min(size))
+    return (shorter, longer) if size[0] <= size[1] else (longer, shorter)
+
+
+def resized_part(
+    image: Image.Image, shorter: int, box: tuple[int, int, int, int], mode: T.InterpolationMode
+) -> Image.Image:
+    """``box`` of a picture whose shorter side is resized to ``shorter``.
+
+    A slim picture is not resized as a whole: 1 x 20,000 pixels would become gigabytes.
+
+    Args:
+        image: of any mode.
+        shorter: pixels.
+        box: left, top, right and bottom in pixels of the resized picture.
+        mode: bilinear, bicubic or nearest.
+    """
+    width, height = resized_size(image.size, shorter)
+    if max(width, height) <= SLIM * shorter:
+        whole: Image.Image = V.resize(image, [shorter], mode)
+        return whole.crop(box)
+    wide, high = image.width / width, image.height / height
+    part = (box[0] * wide, box[1] * high, box[2] * wide, box[3] * high)
+    return image.resize((box[2] - box[0], box[3] - box[1]), _FILTERS[mode], part)
 
 
 def to_uint8(image: Image.Image) -> Tensor:

@@ -27,9 +27,9 @@ from typing import Any
 from torch import Tensor
 
 from castssl.contracts import Superpixels
-from castssl.data import fine
+from castssl.data import decode, depth, fine
 from castssl.data.augment import Augment, Placed
-from castssl.data.decode import decode
+from castssl.data.depth import Range
 from castssl.data.fine import Fine
 from castssl.data.images import Images
 from castssl.data.readers import Stream
@@ -156,21 +156,24 @@ class Cached:
         self.method = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
         cache.describe(self.method, {"superpixels": repr(superpixels), **described})
 
-    def name(self, file: bytes) -> str:
-        """The name of a picture's entry, given its file."""
-        return f"{hashlib.sha256(file).hexdigest()[:40]}-{self.method}"
+    def name(self, file: bytes, declared: Range | None = None) -> str:
+        """The name of a picture's entry, given its file and its declared range."""
+        content = hashlib.sha256(file)
+        if declared is not None:
+            content.update(str(tuple(declared)).encode())
+        return f"{content.hexdigest()[:40]}-{self.method}"
 
-    def fine(self, file: bytes) -> Fine:
-        """The fine superpixels of a picture, given its file; from the cache if it has them.
+    def fine(self, file: bytes, declared: Range | None = None) -> Fine:
+        """The fine superpixels of a picture, given its file and range; from the cache if it has them.
 
         An entry that is damaged is computed and written again.
         """
-        name = self.name(file)
+        name = self.name(file, declared)
         entry = self.cache.read(name)
         if entry is not None:
             with contextlib.suppress(ValueError):
                 return fine.unpack(entry)
-        made = fine.partition(decode(io.BytesIO(file)), self.superpixels)
+        made = fine.partition(decode.decode(io.BytesIO(file), declared), self.superpixels)
         self.cache.write(name, fine.pack(made))
         return made
 
@@ -182,7 +185,7 @@ class Cached:
             at: which of its images the views show.
             placed: the views.
         """
-        whole, found = self.fine(encoded(images, at)), []
+        whole, found = self.fine(encoded(images, at), images.declared), []
         for view in placed:
             size = view.image.shape[-1]
             most = self.superpixels.capacity(size, size)
@@ -232,7 +235,7 @@ def method(superpixels: Superpixels) -> dict[str, Any]:
     return {
         "backend": f"{type(superpixels).__module__}.{type(superpixels).__qualname__}",
         "state": hashlib.sha256(pickle.dumps(superpixels)).hexdigest(),
-        "code": [_code(module), _code(fine)],
+        "code": [_code(each) for each in (module, fine, decode, depth)],
         "versions": dict(sorted(versions.items())),
     }
 

@@ -16,11 +16,9 @@ from typing import IO, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from castssl.data.decode import EXTENSIONS
 from castssl.errors import DataError
 from castssl.types import LabelTree
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2")
-"""File names that count as images, in lower case."""
 
 _SPLITS = {
     "train": re.compile(r"train(ing)?[-_]?\d*"),

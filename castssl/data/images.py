@@ -20,11 +20,12 @@ from torch.utils.data import Dataset
 from castssl.data import listing, readers
 from castssl.data.augment import Plan
 from castssl.data.chance import scatter
-from castssl.data.decode import header, pixels
+from castssl.data.decode import fitted, header, orientation, read, upright_size
+from castssl.data.depth import Range, split_range
 from castssl.data.listing import Source
 from castssl.data.masks import MaskFolder, Masks
 from castssl.data.opening import OPENERS
-from castssl.data.unreadable import TRIES, Ledger, Unreadable, why
+from castssl.data.unreadable import TRIES, Clipped, Ledger, Unreadable, why
 from castssl.errors import DataError
 from castssl.types import LabelTree
 
@@ -33,7 +34,7 @@ class Sample(NamedTuple):
     """One decoded picture."""
 
     image: Image.Image
-    """RGB."""
+    """RGB, upright."""
     target: Tensor
     """Label path int64 (L,), coarse to fine."""
     at: int
@@ -42,6 +43,10 @@ class Sample(NamedTuple):
     """The unreadable images that this picture stands in for."""
     plan: Plan | None = None
     """What was drawn for this picture before it was decoded."""
+    clipped: tuple[Clipped, ...] = ()
+    """This picture, if it has values outside the declared range."""
+    orientation: int = 1
+    """By EXIF, 1 to 8: how the stored picture was turned."""
 
 
 class Images(Dataset[tuple[Image.Image, Tensor]]):
@@ -54,6 +59,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         tree: the label levels.
         masks: where the object is, and its parts: a folder, or what
             :func:`castssl.data.masks.open_masks` gives; None if unknown.
+        declared: the values of black and white in pictures of more than 8 bits, where their files do not say.
     """
 
     bad: Ledger
@@ -67,12 +73,14 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         tree: LabelTree,
         *,
         masks: Path | Masks | None = None,
+        declared: Range | None = None,
     ) -> None:
         self.source = source
         self.rows = rows
         self.targets = targets
         self.tree = tree
         self.masks = MaskFolder(masks) if isinstance(masks, Path) else masks
+        self.declared = declared
         self.bad = Ledger()
 
     def __len__(self) -> int:
@@ -81,7 +89,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Image.Image, Tensor]:
         """The picture and its label path (of its replacement if it is unreadable)."""
         sample = self.fetch(index)
-        self.bad.note(sample.bad)
+        self.bad.note((*sample.bad, *sample.clipped))
         return sample.image, sample.target
 
     def fetch(self, index: int, plan: Callable[[int, int], Plan] | None = None) -> Sample:
@@ -104,15 +112,18 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
             try:
                 file, label = self.source.open(int(self.rows[at]))
                 with file:
-                    opened = header(file)
-                    drawn = None if plan is None else plan(*opened.size)
-                    least = drawn and (opened.width // drawn.shrink, opened.height // drawn.shrink)
-                    image = pixels(opened, least)
+                    opened, drawn, least = header(file, self.declared), None, None
+                    if plan is not None:
+                        width, height = upright_size(opened)
+                        drawn = plan(width, height)
+                        least = (width // drawn.shrink, height // drawn.shrink)
+                    image, turn, remark = read(opened, least, self.declared)
             except Exception as error:  # decoders raise almost anything on a broken file
                 bad.append(Unreadable(self.source.place(int(self.rows[at])), why(error)))
                 cause = error
             else:
-                return Sample(image, self._target(at, label), at, tuple(bad), drawn)
+                clipped = (Clipped(self.source.place(int(self.rows[at])), remark),) if remark else ()
+                return Sample(image, self._target(at, label), at, tuple(bad), drawn, clipped, turn)
         raise DataError(
             f"{len(bad)} images in a row cannot be read, from {bad[0].name} ({bad[0].reason}) to"
             f" {bad[-1].name} ({bad[-1].reason}); check the disk, its mount and the files"
@@ -128,7 +139,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         chosen = np.asarray(indices, dtype=np.int64)
         targets = None if self.targets is None else self.targets[torch.from_numpy(chosen)]
         rows = self.rows[chosen]
-        taken = Images(self.source, rows, targets, self.tree, masks=self.masks)
+        taken = Images(self.source, rows, targets, self.tree, masks=self.masks, declared=self.declared)
         taken.bad = self.bad
         return taken
 
@@ -170,29 +181,43 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         return self.source.name(int(self.rows[index]))
 
     def mask(self, index: int) -> Image.Image | None:
-        """The object mask, mode "L", 255 on the object, at the file's full size; None if there is none."""
+        """The object mask, mode "L", 255 on the object, as it is stored; None if there is none."""
         return None if self.masks is None else self.masks.whole(self.name(index))
 
     def parts(self, index: int) -> Image.Image | None:
-        """The part mask, 1, 2, ... on parts and 0 elsewhere; None if there is none or it cannot be read."""
+        """The part mask, 1, 2, ... on parts and 0 elsewhere, as it lies on the upright picture.
+
+        None if there is none, it cannot be read, or it fits neither the upright nor the stored picture.
+        """
         try:
-            return None if self.masks is None else self.masks.parts(self.name(index))
+            parts = None if self.masks is None else self.masks.parts(self.name(index))
+            if parts is None:
+                return None
+            file, _ = self.source.open(int(self.rows[index]))
+            with file:
+                opened = header(file)
+                turn = orientation(opened)  # Before PIL turns a TIFF picture.
+                return fitted(parts, upright_size(opened), turn)
         except Exception as error:  # as in fetch
             self.bad.note([Unreadable(f"the parts of {self.name(index)}", why(error))])
             return None
 
     def pair(self, index: int) -> tuple[Image.Image, Image.Image] | None:
-        """A picture and its own :meth:`mask`; None if it has none, or one of both cannot be read."""
+        """A picture and its own :meth:`mask`, as it lies on the upright picture.
+
+        None if it has none, one of both cannot be read, or the mask has the size of neither the upright nor
+        the stored picture.
+        """
         try:
             mask = self.mask(index)
+            if mask is None:
+                return None
+            sample = self.fetch(index)
+            self.bad.note((*sample.bad, *sample.clipped))
+            return None if sample.bad else (sample.image, fitted(mask, sample.image.size, sample.orientation))
         except Exception as error:  # as in fetch
             self.bad.note([Unreadable(f"the mask of {self.name(index)}", why(error))])
             return None
-        if mask is None:
-            return None
-        sample = self.fetch(index)
-        self.bad.note(sample.bad)
-        return None if sample.bad else (sample.image, mask)
 
 
 def open_images(spec: str, *, split: str = "train", subset: str | None = None) -> Images | readers.Stream:
@@ -205,7 +230,9 @@ def open_images(spec: str, *, split: str = "train", subset: str | None = None) -
             ``aircraft:/path``, ``inat21-mini:/path``, ``tree:/path`` or ``tree:/path/labels.csv``; or one
             that can only be streamed, and so gives a :class:`castssl.data.readers.Stream`:
             ``wds/NAME:/path``, ``hfids/NAME[:root]``, ``tfds/NAME[:root]``.  timm's reader options may follow
-            where timm reads, as in ``hfds/cifar100?input_key=img&target_key=fine_label``.
+            where timm reads, as in ``hfds/cifar100?input_key=img&target_key=fine_label``.  Behind any of
+            them ``?range=LOW:HIGH`` or ``?bits=N`` declares the values of black and white in pictures of more
+            than 8 bits, as in ``folder:/path?bits=12``; it takes precedence over what the files say.
         split: "train", "val" or "test".
         subset: "imagenet100", or a text file with one class name a line ("#" begins a comment): only
             these classes are kept and numbered.
@@ -214,6 +241,7 @@ def open_images(spec: str, *, split: str = "train", subset: str | None = None) -
         DataError: if the spec is unknown, the path or split is missing, there are no images, a class of the
             subset is missing, the classes are no tree, or an optional package is not installed.
     """
+    spec, declared = split_range(spec)
     kind, name = readers.parse(spec)
     only = None if subset is None else listing.read_subset(subset)
     if kind not in OPENERS:
@@ -221,8 +249,10 @@ def open_images(spec: str, *, split: str = "train", subset: str | None = None) -
             raise DataError(
                 f"{spec} is a stream: no subset {subset} can be picked from it; use folder: or hfds/ data"
             )
+        if declared is not None:
+            raise DataError(f"{spec} is a stream: no range can be declared for it; use folder: or hfds/ data")
         return readers.Stream(kind, name, split)
     found = OPENERS[kind](name, split)
     if only is not None:
         found = listing.narrow(found, only)
-    return Images(found.source, found.rows, found.targets, found.tree, masks=found.masks)
+    return Images(found.source, found.rows, found.targets, found.tree, masks=found.masks, declared=declared)

@@ -27,7 +27,7 @@ from castssl.data.cache import Cache, Cached, cached
 from castssl.data.chance import forked
 from castssl.data.images import Images
 from castssl.data.readers import Stream
-from castssl.data.unreadable import Ledger, Unreadable
+from castssl.data.unreadable import Clipped, Ledger, Unreadable
 from castssl.errors import ConfigError, DataError
 from castssl.types import Batch, LabelTree, View
 
@@ -39,14 +39,14 @@ class _Ready(NamedTuple):
 
     views: list[tuple[Tensor, Tensor]]
     target: Tensor
-    bad: tuple[Unreadable, ...]
+    bad: tuple[Unreadable | Clipped, ...]
 
 
 class _Sent(NamedTuple):
     """What a worker sends: a batch, and the unreadable images met on the way."""
 
     batch: Batch
-    bad: list[Unreadable]
+    bad: list[Unreadable | Clipped]
 
 
 class _Prepare:
@@ -70,7 +70,7 @@ class _Prepare:
             sample = images.fetch(index % len(images), self.views.plan)  # beyond are further copies
             placed = self.views.place(sample.image, sample.plan)
             made = self.cached(images, sample.at, placed) if self.cached else self._segmented(placed)
-            return _Ready(made, sample.target, sample.bad)
+            return _Ready(made, sample.target, (*sample.bad, *sample.clipped))
 
     def _segmented(self, placed: list[Placed]) -> list[tuple[Tensor, Tensor]]:
         if self.superpixels is None:

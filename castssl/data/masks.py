@@ -8,6 +8,7 @@ from typing import Protocol
 from PIL import Image
 
 from castssl.data.annotations import Annotations
+from castssl.data.decode import header, orientation, turned
 from castssl.errors import DataError
 
 
@@ -64,9 +65,10 @@ def _read(folder: Path, name: str) -> Image.Image | None:
     path = _file(folder, name)
     if not path.is_file():
         return None
-    with Image.open(path) as mask:
+    with path.open("rb") as file:
+        mask = header(file)
         mask.load()
-        return mask
+        return turned(mask, orientation(mask))
 
 
 def open_masks(path: Path | str) -> Masks:

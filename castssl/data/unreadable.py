@@ -27,12 +27,33 @@ class Unreadable(NamedTuple):
     """One line."""
 
 
-class Ledger(dict[str, str]):
-    """The unreadable images met so far in this process, in that order: name -> reason."""
+class Clipped(NamedTuple):
+    """An image that was read, but has values outside the range that was declared."""
 
-    def note(self, found: Iterable[Unreadable]) -> None:
-        """Add what is new; the first :data:`TOLD` are logged as warnings."""
-        for name, reason in found:
+    name: str
+    """As of :class:`Unreadable`."""
+    reason: str
+    """One line."""
+
+
+class Ledger(dict[str, str]):
+    """The unreadable images met so far in this process, in that order: name -> reason.
+
+    Attributes:
+        clipped: the images with values outside their range, likewise.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clipped: dict[str, str] = {}
+
+    def note(self, found: Iterable[Unreadable | Clipped]) -> None:
+        """Add what is new; the first :data:`TOLD` of each kind are logged as warnings."""
+        for each in found:
+            name, reason = each
+            if isinstance(each, Clipped):
+                self._note_clipped(name, reason)
+                continue
             if name in self:
                 continue
             self[name] = reason
@@ -41,6 +62,12 @@ class Ledger(dict[str, str]):
                 _log.warning("cannot read the image %s (%s); another one takes its place", shown, reason)
             elif len(self) == TOLD + 1:
                 _log.warning("more images cannot be read; from here on they are listed, but not told")
+
+    def _note_clipped(self, name: str, reason: str) -> None:
+        if name not in self.clipped and len(self.clipped) <= TOLD:
+            more = "; further images like this are listed without a warning"
+            _log.warning("the image %s: %s%s", _shown(name), reason, more * (len(self.clipped) == TOLD))
+        self.clipped.setdefault(name, reason)
 
 
 def _shown(name: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms import functional as V
 
 from castssl.contracts import Encoder, Superpixels
+from castssl.data.augment import resized_part, resized_size
 from castssl.data.finish import finish
 from castssl.data.images import Images
 from castssl.data.masks import Masks
@@ -149,7 +150,9 @@ def _scores(labels: Tensor, inside: Tensor, parts: Tensor) -> Tensor:
 
 def _square(image: Image.Image, size: int, mode: V.InterpolationMode) -> Tensor:
     """uint8 (C, size, size)."""
-    cut: Tensor = V.pil_to_tensor(V.center_crop(V.resize(image, size, interpolation=mode), size))
+    left, top = (round((side - size) / 2) for side in resized_size(image.size, size))
+    part = resized_part(image, size, (left, top, left + size, top + size), mode)
+    cut: Tensor = V.pil_to_tensor(part)
     return cut
 
 

@@ -77,6 +77,7 @@ def predict(
     min_confidence: float | None = None,
     explain: bool = True,
     device: torch.device | str | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> Prediction:
     """The label path of one image, which is cropped as in an evaluation: its centre, 224 of 256 parts.
 
@@ -90,6 +91,7 @@ def predict(
         min_confidence: 0 to 1; 0 backs off from contradictions alone.
         explain: also find the evidence, at the cost of a backward pass for each level.
         device: where to run; by default where the encoder is.
+        value_range: as in :func:`castssl.transfer.segment.segment`.
 
     Raises:
         DataError: if the image cannot be read.
@@ -98,7 +100,7 @@ def predict(
     if min_confidence is not None and not 0 <= min_confidence <= 1:
         raise ConfigError(f"min_confidence is a probability from 0 to 1, got {min_confidence}")
     objective = recogniser.objective.to(device) if device is not None else recogniser.objective
-    seen = CenterView(recogniser.image_size, interpolation="bicubic")(read_photo(image))[0]
+    seen = CenterView(recogniser.image_size, interpolation="bicubic")(read_photo(image, value_range))[0]
     backend = build("superpixels", recogniser.superpixels)
     _check_room(objective, backend, recogniser)
     segments = backend(seen[None]) if backend.runs_on == "worker" else torch.empty(1, 0, 0, dtype=torch.int32)

@@ -5,19 +5,22 @@ CAST, https://arxiv.org/abs/2210.00314, section 3 and figure 5: the segmentation
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 
 from castssl.contracts import Encoder, Superpixels
 from castssl.data.augment import to_uint8
-from castssl.data.decode import to_rgb
+from castssl.data.decode import header, read, to_rgb
+from castssl.data.depth import Range
 from castssl.data.finish import finish
+from castssl.data.unreadable import why
 from castssl.errors import DataError
 from castssl.models.resized import sizes_for
 from castssl.modes import evaluating
@@ -26,6 +29,7 @@ from castssl.transfer.source import Trained, open_trained
 from castssl.types import Batch, Hierarchy, RawView, View
 
 Photo = Image.Image | NDArray[np.uint8] | str | Path
+_log = logging.getLogger(__name__)
 SLIMMEST = 4
 """An image with a larger ratio of its sides is squeezed to this one before the encoder sees it."""
 
@@ -98,6 +102,7 @@ def segment(
     sizes: Sequence[int] | None = None,
     image_size: int | None = None,
     device: torch.device | str | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> Segmentation:
     """The fine-to-coarse segmentation of one image of any size.
 
@@ -105,8 +110,8 @@ def segment(
     4 : 1), cut into superpixels and handed to the encoder; labels come back at the image's own size.
 
     Args:
-        image: a PIL image, an array uint8 (H, W), (H, W, 3) or (H, W, 4), or a file's path.  A file is turned
-            upright as its EXIF says, as viewers do.
+        image: a PIL image, an array uint8 (H, W), (H, W, 3) or (H, W, 4), or a file's path.  A picture
+            is turned upright as its EXIF says, as viewers do.
         model: an encoder; or what :func:`castssl.transfer.source.open_trained` takes, such as a run's folder
             or a checkpoint file.  To segment many images, open it once and give what that returns.
         superpixels: another backend than the model was trained with, such as ``seeds:count=324``.
@@ -114,13 +119,15 @@ def segment(
             default the model's own, the first with room for the superpixels.
         image_size: another shorter side in pixels.
         device: where to run; by default where the encoder is.
+        value_range: the values of black and white in a picture of more than 8 bits, where its file does not
+            say, such as (0, 4095).
 
     Raises:
         DataError: if the image or the weights cannot be read.
         ConfigError: if the superpixels are more than the first size has room for.
     """
     trained = model if isinstance(model, Trained) else open_trained(model)
-    encoder, picture = trained.encoder, read_photo(image)
+    encoder, picture = trained.encoder, read_photo(image, value_range)
     backend: Superpixels = build("superpixels", superpixels or trained.superpixels)
     seen = to_uint8(_shrink(picture, encoder, image_size or trained.image_size))[None]
     if not getattr(encoder, "ignores_segments", False):
@@ -137,14 +144,15 @@ def segment(
     return Segmentation(picture, seen[0], hierarchy)
 
 
-def read_photo(image: Photo) -> Image.Image:
-    """The picture as RGB; see :func:`segment`.
+def read_photo(image: Photo, declared: tuple[float, float] | None = None) -> Image.Image:
+    """The picture as upright RGB; see :func:`segment`.
 
     Raises:
         DataError: saying what was expected.
     """
+    values = None if declared is None else Range(*declared)
     if isinstance(image, Image.Image):
-        return to_rgb(image)
+        return to_rgb(image, values)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))):
             raise DataError(
@@ -153,10 +161,15 @@ def read_photo(image: Photo) -> Image.Image:
             )
         return to_rgb(Image.fromarray(image))
     try:
-        with Image.open(Path(image).expanduser()) as file:
-            return to_rgb(ImageOps.exif_transpose(file))
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
-        raise DataError(f"cannot read the image {image}: {error}; expected a file that PIL reads") from error
+        with Path(image).expanduser().open("rb") as file:
+            decoded = read(header(file, values), declared=values)
+    except Exception as error:  # decoders raise almost anything on a broken file
+        raise DataError(
+            f"cannot read the image {image}: {why(error)}; expected a file that PIL reads"
+        ) from error
+    if decoded.remark:
+        _log.warning("the image %s: %s", image, decoded.remark)
+    return decoded.image
 
 
 def _run(trace: Callable[..., Hierarchy], view: View, sizes: Sequence[int] | None) -> Hierarchy:

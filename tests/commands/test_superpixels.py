@@ -109,7 +109,7 @@ def test_what_cannot_be_read_is_an_error_that_names_it(
     assert "no images below" in error(str(empty))
     Image.new("L", (5, 5)).save(folder / "masks" / "a" / "astronaut.png")
     masks = str(folder / "masks")
-    assert "mask of astronaut has (5, 5)" in error(str(folder / "images"), "--masks", masks)
+    assert "the mask has 5 x 5 pixels, expected 256 x 256" in error(str(folder / "images"), "--masks", masks)
     with pytest.raises(SystemExit):
         main(["superpixels"])
     assert main(["superpixels", "photographs", "--segments", "0"]) == 1

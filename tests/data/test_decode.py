@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from castssl.data.decode import decode, to_rgb
+from castssl.data.decode import decode, header, read, to_rgb, upright_size
+from castssl.data.depth import Range
+from castssl.errors import DataError
 from tests.data.pictures import picture
 
 RAMP = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
@@ -32,11 +34,14 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
     assert _close(_roundtrip(deep, "tiff"), RAMP, 0)
 
 
-def test_wide_integers_and_floats() -> None:
-    assert _close(to_rgb(Image.fromarray(RAMP.astype(np.int32) * 257)), RAMP, 0)
-    assert _close(to_rgb(Image.fromarray(RAMP.astype(np.int32))), RAMP, 0)
-    assert _close(to_rgb(Image.fromarray(RAMP.astype(np.float32) / 255)), RAMP)
-    assert _close(to_rgb(Image.fromarray(RAMP.astype(np.float32))), RAMP)
+def test_wide_integers_and_floats_need_a_declared_range() -> None:
+    wide, share = Image.fromarray(RAMP.astype(np.int32) * 257), Image.fromarray(RAMP.astype(np.float32) / 255)
+    assert _close(to_rgb(wide, Range(0, 65535)), RAMP, 0)
+    assert _close(to_rgb(share, Range(0, 1)), RAMP)
+    assert _close(to_rgb(Image.fromarray(RAMP.astype(np.float32)), Range(0, 255)), RAMP)
+    for image in (wide, share):
+        with pytest.raises(DataError, match="does not say which are black and white.*--range LOW:HIGH"):
+            to_rgb(image)
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "YCbCr", "HSV"])
@@ -68,7 +73,20 @@ def test_a_palette_with_a_transparent_colour() -> None:
     assert [clear.getpixel((0, 0)), clear.getpixel((1, 0))] == [(255, 255, 255), (200, 100, 50)]
 
 
-def test_exif_orientation_is_left_alone() -> None:
+@pytest.mark.parametrize("suffix", ["jpeg", "png", "webp", "tiff"])
+def test_exif_turns_a_picture_upright_once(suffix: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
-    assert _roundtrip(picture(0, (24, 8)), "jpeg", exif=exif).size == (24, 8)
+    upright = _roundtrip(picture(0, (24, 8)), suffix, exif=exif)
+    assert upright.size == to_rgb(upright).size == (8, 24)
+    expected = picture(0, (24, 8)).transpose(Image.Transpose.ROTATE_270)
+    assert np.abs(np.asarray(upright).astype(int) - np.asarray(expected)).mean() < 16
+
+
+def test_a_jpeg_on_its_side_is_reduced_by_its_upright_size() -> None:
+    exif, stream = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 8
+    picture(0, (64, 256)).save(stream, "jpeg", exif=exif)
+    opened = header(stream)
+    assert upright_size(opened) == (256, 64)
+    assert read(opened, (128, 32)).image.size == (128, 32)

@@ -1,0 +1,159 @@
+"""Pictures of more than 8 bits become 8 bits, by what their file declares and never by their content.
+
+A scale that is found in the content makes the brightness of a picture depend on its brightest pixel.  So the
+range comes from the user, else from the tags of a TIFF file (TIFF 6.0, sections 8 and 19), else from the
+format.  A picture whose range nothing declares is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+from urllib.parse import parse_qsl, urlencode
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from castssl.errors import DataError
+
+SCALED = ("PNG", "PPM", "JPEG2000")
+"""Formats of which PIL delivers more than 8 bits scaled to 16, whatever the file holds."""
+WIDE = 16
+_BITS, _PHOTOMETRIC, _FORMAT, _LEAST, _MOST = 258, 262, 339, 340, 341
+HINT = (
+    "declare the values of black and white: --range LOW:HIGH or --bits N of a command, ?range=LOW:HIGH or"
+    " ?bits=N at the end of the data's name, such as folder:/path?range=0:1"
+)
+
+
+class Range(NamedTuple):
+    """The values that become black and white."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.low:g}:{self.high:g}"
+
+
+def parse_range(text: str) -> Range:
+    """A range as ``LOW:HIGH``, such as ``0:4095``.
+
+    Raises:
+        DataError: if the text is anything else, or LOW is not below HIGH.
+    """
+    low, _, high = text.partition(":")
+    try:
+        found = Range(float(low), float(high))
+    except ValueError:
+        found = Range(math.nan, math.nan)
+    if not (found.low < found.high and math.isfinite(found.low) and math.isfinite(found.high)):
+        raise DataError(f"range: got {text!r}, expected LOW:HIGH with LOW below HIGH, such as 0:4095")
+    return found
+
+
+def range_of_bits(text: str) -> Range:
+    """The range of unsigned integers of so many bits: 12 gives 0 to 4095.
+
+    Raises:
+        DataError: if the text is no whole number from 1 to 32.
+    """
+    if not (text.isdecimal() and text.isascii() and 1 <= int(text) <= 32):
+        raise DataError(f"bits: got {text!r}, expected a whole number from 1 to 32, such as 12")
+    return Range(0, 2 ** int(text) - 1)
+
+
+def split_range(spec: str) -> tuple[str, Range | None]:
+    """The name of a data set without its option ``range=LOW:HIGH`` or ``bits=N``, and the range.
+
+    Raises:
+        DataError: if the option is not understood, or both are given.
+    """
+    base, mark, query = spec.rpartition("?")
+    options = parse_qsl(query, keep_blank_values=True)
+    given = [(key, value) for key, value in options if key in ("range", "bits")]
+    if not mark or not given:
+        return spec, None
+    if len(given) > 1:
+        raise DataError(f"{spec}: got {len(given)} ranges, expected one of range=LOW:HIGH and bits=N")
+    key, value = given[0]
+    rest = [pair for pair in options if pair not in given]
+    name = f"{base}?{urlencode(rest, safe='/:')}" if rest else base
+    return name, parse_range(value) if key == "range" else range_of_bits(value)
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether PIL delivers more than 8 bits of a picture: modes I, I;16 and F."""
+    return image.mode.startswith(("I", "F"))
+
+
+def eight_bits(image: Image.Image, declared: Range | None) -> tuple[Image.Image, str]:
+    """A deep picture, loaded, as mode "L", and a remark on what was lost: "" if nothing was.
+
+    Args:
+        image: of one channel; :func:`is_deep`.
+        declared: the user's range, which takes precedence over the file's.
+
+    Raises:
+        DataError: if nothing declares the range.
+    """
+    values = _values(image)
+    low, high = scale = declared or _range(image)
+    finite = np.isfinite(values)
+    lost = [f"{(~finite).sum()} values that are NaN or infinite"] if not finite.all() else []
+    outside = finite & ((values < low) | (values > high))
+    if outside.any():
+        least, most = values[finite].min(), values[finite].max()
+        lost.append(f"{outside.sum()} values outside {scale} (they reach from {least:g} to {most:g})")
+    shares = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / (high - low)
+    if _tag(image, _PHOTOMETRIC) == 0:
+        shares = 1 - shares
+    grey = np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
+    return Image.fromarray(grey), " and ".join(lost) and f"clipped {' and '.join(lost)}"
+
+
+def refuse_range(image: Image.Image, declared: Range | None) -> None:
+    """Nothing, unless PIL has cut a picture of 16 bits a channel down to 8, to which no range applies.
+
+    Raises:
+        DataError: if so, and a range was declared.
+    """
+    if declared is not None and any(";16" in str(part) for tile in _tiles(image) for part in tile):
+        raise DataError(
+            f"16 bits a channel, of which PIL reads the upper 8: the range {declared} cannot be applied;"
+            " convert such pictures to 8 bits first"
+        )
+
+
+def _tiles(image: Image.Image) -> Sequence[Sequence[object]]:
+    return getattr(image, "tile", ())
+
+
+def _tag(image: Image.Image, tag: int) -> float | None:
+    """The first number of a TIFF tag; None without that tag or in another format."""
+    value = getattr(image, "tag_v2", {}).get(tag)
+    value = value[0] if isinstance(value, tuple) and value else value
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _values(image: Image.Image) -> NDArray[np.float64]:
+    values = np.asarray(image)
+    if _tag(image, _BITS) == 32 and _tag(image, _FORMAT) in (None, 1) and image.mode == "I":
+        values = values.astype(np.int64) & 0xFFFFFFFF  # PIL reads unsigned integers as signed ones.
+    return values.astype(np.float64)
+
+
+def _range(image: Image.Image) -> Range:
+    """What the file's tags, or its format, declare."""
+    low, high = _tag(image, _LEAST), _tag(image, _MOST)
+    if low is not None and high is not None and low < high:
+        return Range(low, high)
+    bits = _tag(image, _BITS)
+    if image.mode.startswith("I;16"):
+        return Range(0, 2 ** int(bits if bits and bits <= WIDE else WIDE) - 1)
+    if image.mode == "I" and image.format in SCALED:
+        return Range(0, 2**WIDE - 1)
+    kind = "floating-point values" if image.mode == "F" else "integers of more than 16 bits, or with a sign"
+    raise DataError(f"the file holds {kind} and does not say which are black and white; {HINT}")
