@@ -40,7 +40,7 @@ def test_wide_integers_and_floats_need_a_declared_range() -> None:
     assert _close(to_rgb(share, Range(0, 1)), RAMP)
     assert _close(to_rgb(Image.fromarray(RAMP.astype(np.float32)), Range(0, 255)), RAMP)
     for image in (wide, share):
-        with pytest.raises(DataError, match="does not say which are black and white.*--range LOW:HIGH"):
+        with pytest.raises(DataError, match=r"does not say which are black and white.*--range LOW:HIGH"):
             to_rgb(image)
 
 
