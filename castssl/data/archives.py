@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-import tarfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
@@ -15,7 +15,11 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from castssl.data.folders import ClassPath, find_split, is_image, no_split, pack, split_name, stand_ins
+from castssl.data.tarfiles import Lost, entries
 from castssl.errors import DataError
+
+NESTED = 3
+"""So many tars may lie inside one another within an archive."""
 
 
 class Member(NamedTuple):
@@ -36,12 +40,12 @@ class Tar:
         self.names = pack(["/".join(member.parts) for member in members])
         self.spans = np.array([member[1:] for member in members], dtype=np.int64)
 
-    def open(self, row: int) -> tuple[IO[bytes], None]:
-        """The bytes of one image; an archive does not know its classes."""
+    def open(self, row: int) -> IO[bytes]:
+        """The bytes of one image."""
         archive, offset, size = map(int, self.spans[row])
         with self.archives[archive].open("rb") as file:
             file.seek(offset)
-            return io.BytesIO(file.read(size)), None
+            return io.BytesIO(file.read(size))
 
     def name(self, row: int) -> str:
         """The path inside the archive."""
@@ -60,7 +64,8 @@ def open_tar(path: Path, split: str) -> tuple[Tar, list[ClassPath]]:
     count as folders.
 
     Raises:
-        DataError: if the path or the split is missing, a tar is compressed, or there are no images.
+        DataError: if the path or the split is missing, a tar is compressed or damaged, tars lie inside one
+            another more than :data:`NESTED` deep, or there are no images.
     """
     archives, as_folders = _archives(path, split)
     read = [_scan(at, number, (at.stem,) if as_folders else ()) for number, at in enumerate(archives)]
@@ -91,27 +96,47 @@ def _archives(path: Path, split: str) -> tuple[list[Path], bool]:
 
 
 def _scan(archive: Path, number: int, around: ClassPath) -> list[Member]:
+    lost: list[Lost] = []
     try:
-        with tarfile.open(archive, "r:") as file:
-            return list(_members(file, number, around, 0))
-    except (tarfile.TarError, OSError) as error:
+        with archive.open("rb") as file:
+            members = list(_members(file, Member(around, number, 0, archive.stat().st_size), 0, lost))
+    except OSError as error:
+        raise DataError(f"cannot read {archive}: {error.strerror or error}; check the disk") from error
+    torn = [part for part in lost if part.torn]
+    if torn:
+        named = f" ({torn[0].name})" if torn[0].name else ""
         raise DataError(
-            f"cannot read {archive} as a plain tar: {error}; unpack compressed ones, copy torn ones anew"
-        ) from error
+            f"cannot read {archive} as a plain tar: {torn[0].reason}{named}; unpack compressed ones, copy"
+            " torn ones anew"
+        )
+    if lost:
+        named = f", such as {lost[0].name}: {lost[0].reason}" if lost[0].name else f": {lost[0].reason}"
+        warnings.warn(f"{archive}: {len(lost)} entries cannot be read{named}", stacklevel=2)
+    return members
 
 
-def _members(file: tarfile.TarFile, archive: int, around: ClassPath, start: int) -> Iterator[Member]:
-    for member in file:
-        own = [part for part in PurePosixPath(member.name).parts if part not in (".", "/")]
-        if not member.isfile() or any(part.startswith(".") for part in own[:-1]):
+def _members(file: IO[bytes], around: Member, depth: int, lost: list[Lost]) -> Iterator[Member]:
+    """The images of the archive that lies at ``around``, with what cannot be read added to ``lost``."""
+    if depth > NESTED:
+        raise DataError(
+            f"{'/'.join(around.parts)} lies in more than {NESTED} tars inside one another; unpack the outer"
+            " ones"
+        )
+    for entry in entries(file, around.offset, around.offset + around.size):
+        own = [part for part in PurePosixPath(entry.name).parts if part not in (".", "/")]
+        inner = entry.name.lower().endswith(".tar")
+        if any(part.startswith(".") for part in own[:-1]):
             continue
-        parts = (*around, *own)
-        if member.name.lower().endswith(".tar"):
-            with tarfile.open(fileobj=file.extractfile(member), mode="r:") as inner:
-                stem = (*parts[:-1], PurePosixPath(member.name).stem)
-                yield from _members(inner, archive, stem, start + member.offset_data)
-        elif is_image(member.name):
-            yield Member(parts, archive, start + member.offset_data, member.size)
+        if isinstance(entry, Lost):
+            if entry.torn or not entry.name or inner or is_image(entry.name):
+                lost.append(entry._replace(name="/".join((*around.parts, *own))))
+            continue
+        member = Member((*around.parts, *own), around.archive, entry.offset, entry.size)
+        if inner:
+            stem = (*member.parts[:-1], PurePosixPath(entry.name).stem)
+            yield from _members(file, member._replace(parts=stem), depth + 1, lost)
+        elif is_image(entry.name):
+            yield member
 
 
 def _of_split(members: list[Member], path: Path, split: str) -> list[Member]:

@@ -217,8 +217,7 @@ def cached(
 
 def encoded(images: Images, at: int) -> bytes:
     """The file of an image, as it is."""
-    file, _ = images.source.open(int(images.rows[at]))
-    with file:
+    with images.source.open(int(images.rows[at])) as file:
         return file.read()
 
 

@@ -53,9 +53,9 @@ class Files:
         self.folder = str(folder)
         self.names = pack(names)
 
-    def open(self, row: int) -> tuple[IO[bytes], None]:
-        """An open file; which class it is, the folders tell."""
-        return open(self.place(row), "rb"), None
+    def open(self, row: int) -> IO[bytes]:
+        """An open file."""
+        return open(self.place(row), "rb")
 
     def name(self, row: int) -> str:
         """The path below the folder."""

@@ -55,7 +55,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
     Args:
         source: where the encoded images come from.
         rows: int64 (n,), the rows of ``source`` that belong to the data set.
-        targets: int64 (n, L); None if the source knows the class (of a tree of one level) by itself.
+        targets: int64 (n, L), -1 where unknown.
         tree: the label levels.
         masks: where the object is, and its parts: a folder, or what
             :func:`castssl.data.masks.open_masks` gives; None if unknown.
@@ -69,7 +69,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         self,
         source: Source,
         rows: NDArray[np.int64],
-        targets: Tensor | None,
+        targets: Tensor,
         tree: LabelTree,
         *,
         masks: Path | Masks | None = None,
@@ -110,8 +110,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         for step in range(min(TRIES, len(self))):
             at = (index + step) % len(self)
             try:
-                file, label = self.source.open(int(self.rows[at]))
-                with file:
+                with self.source.open(int(self.rows[at])) as file:
                     opened, drawn, least = header(file, self.declared), None, None
                     if plan is not None:
                         width, height = upright_size(opened)
@@ -123,22 +122,16 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
                 cause = error
             else:
                 clipped = (Clipped(self.source.place(int(self.rows[at])), remark),) if remark else ()
-                return Sample(image, self._target(at, label), at, tuple(bad), drawn, clipped, turn)
+                return Sample(image, self.targets[at], at, tuple(bad), drawn, clipped, turn)
         raise DataError(
             f"{len(bad)} images in a row cannot be read, from {bad[0].name} ({bad[0].reason}) to"
             f" {bad[-1].name} ({bad[-1].reason}); check the disk, its mount and the files"
         ) from cause
 
-    def _target(self, at: int, label: int | None) -> Tensor:
-        if self.targets is not None:
-            return self.targets[at]
-        return torch.tensor([label] if self.tree.levels else [], dtype=torch.int64)
-
     def take(self, indices: Sequence[int]) -> Images:
         """The same data set with these images only, in this order."""
         chosen = np.asarray(indices, dtype=np.int64)
-        targets = None if self.targets is None else self.targets[torch.from_numpy(chosen)]
-        rows = self.rows[chosen]
+        rows, targets = self.rows[chosen], self.targets[torch.from_numpy(chosen)]
         taken = Images(self.source, rows, targets, self.tree, masks=self.masks, declared=self.declared)
         taken.bad = self.bad
         return taken
@@ -155,16 +148,14 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
             seed: non-negative; another one chooses other images and levels.
 
         Raises:
-            DataError: if the share or the seed is out of range, there are fewer than two levels, or the
-                labels are not known before the images are read.
+            DataError: if the share or the seed is out of range, or there are fewer than two levels.
         """
         levels = self.tree.levels
         if not 0 <= share <= 1 or seed < 0:
             raise DataError(f"share {share} and seed {seed}: expected a share in [0, 1] and a seed from 0")
-        if self.targets is None or levels < 2:
-            known = "not known in advance" if self.targets is None else f"of {levels} levels"
+        if levels < 2:
             raise DataError(
-                f"fine labels cannot be hidden: the labels are {known}, expected two levels or more"
+                f"fine labels cannot be hidden: the labels are of {levels} levels, expected two or more"
             )
         drawn = np.random.SeedSequence(seed).generate_state(2, np.uint64)
         order, depth = (scatter(self.rows, int(word)) for word in drawn)
@@ -193,8 +184,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
             parts = None if self.masks is None else self.masks.parts(self.name(index))
             if parts is None:
                 return None
-            file, _ = self.source.open(int(self.rows[index]))
-            with file:
+            with self.source.open(int(self.rows[index])) as file:
                 opened = header(file)
                 turn = orientation(opened)  # Before PIL turns a TIFF picture.
                 return fitted(parts, upright_size(opened), turn)
@@ -229,9 +219,9 @@ def open_images(spec: str, *, split: str = "train", subset: str | None = None) -
             ``breeds:living17:/imagenet``, ``breeds:living17-target:/imagenet``, ``cub:/path``,
             ``aircraft:/path``, ``inat21-mini:/path``, ``tree:/path`` or ``tree:/path/labels.csv``; or one
             that can only be streamed, and so gives a :class:`castssl.data.readers.Stream`:
-            ``wds/NAME:/path``, ``hfids/NAME[:root]``, ``tfds/NAME[:root]``.  timm's reader options may follow
-            where timm reads, as in ``hfds/cifar100?input_key=img&target_key=fine_label``.  Behind any of
-            them ``?range=LOW:HIGH`` or ``?bits=N`` declares the values of black and white in pictures of more
+            ``wds/NAME:/path``, ``hfids/NAME[:root]``, ``tfds/NAME[:root]``.  Options of the reader may follow
+            these and ``hfds/``, as in ``hfds/cifar100?input_key=img&target_key=fine_label``.  Behind any kind
+            ``?range=LOW:HIGH`` or ``?bits=N`` declares the values of black and white in pictures of more
             than 8 bits, as in ``folder:/path?bits=12``; it takes precedence over what the files say.
         split: "train", "val" or "test".
         subset: "imagenet100", or a text file with one class name a line ("#" begins a comment): only
@@ -249,9 +239,7 @@ def open_images(spec: str, *, split: str = "train", subset: str | None = None) -
             raise DataError(
                 f"{spec} is a stream: no subset {subset} can be picked from it; use folder: or hfds/ data"
             )
-        if declared is not None:
-            raise DataError(f"{spec} is a stream: no range can be declared for it; use folder: or hfds/ data")
-        return readers.Stream(kind, name, split)
+        return readers.Stream(kind, name, split, declared)
     found = OPENERS[kind](name, split)
     if only is not None:
         found = listing.narrow(found, only)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, NamedTuple, Protocol, runtime_checkable
+from typing import IO, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,8 +18,8 @@ from castssl.types import LabelTree
 class Source(Protocol):
     """Encoded images by row."""
 
-    def open(self, row: int) -> tuple[IO[bytes], int | None]:
-        """An open file, and the class if the source itself knows it."""
+    def open(self, row: int) -> IO[bytes]:
+        """An open file."""
         ...
 
     def name(self, row: int) -> str:
@@ -32,23 +31,14 @@ class Source(Protocol):
         ...
 
 
-@runtime_checkable
-class Labelled(Protocol):
-    """A source that knows its classes, of one level."""
-
-    def labels(self) -> Iterable[int]:
-        """All classes in order, without reading images."""
-        ...
-
-
 class Listing(NamedTuple):
     """One split of a data set."""
 
     source: Source
     rows: NDArray[np.int64]
     """int64 (n,): the rows of ``source`` that belong to it."""
-    targets: Tensor | None
-    """int64 (n, L), -1 where unknown; None if the source itself knows the class (of one level)."""
+    targets: Tensor
+    """int64 (n, L), -1 where unknown."""
     tree: LabelTree
     masks: Path | None = None
     """A folder of object masks."""
@@ -94,10 +84,8 @@ def narrow(found: Listing, subset: Subset) -> Listing:
     """
     names = found.tree.names[-1] if found.tree.names else ()
     labels = found.targets
-    if labels is None:
-        if not isinstance(found.source, Labelled) or not names:
-            raise DataError(f"the data names no classes, so subset {subset.name} cannot be picked from it")
-        labels = torch.tensor(list(found.source.labels())).view(-1, 1)
+    if not names:
+        raise DataError(f"the data names no classes, so subset {subset.name} cannot be picked from it")
     missing = sorted(subset.classes - set(names))
     if missing:
         raise DataError(

@@ -25,6 +25,7 @@ from castssl.data.augment import Augment, Placed
 from castssl.data.batches import EpochBatches, Stamped
 from castssl.data.cache import Cache, Cached, cached
 from castssl.data.chance import forked
+from castssl.data.feed import Turn
 from castssl.data.images import Images
 from castssl.data.readers import Stream
 from castssl.data.unreadable import Clipped, Ledger, Unreadable
@@ -89,22 +90,25 @@ class _Indexed(Dataset[_Ready]):
 
 
 class _Streamed(IterableDataset[_Ready]):
-    def __init__(self, stream: Stream, reader: Any, prepare: _Prepare) -> None:
+    def __init__(self, stream: Stream, turn: Turn, batch_size: int, prepare: _Prepare) -> None:
         self.stream = stream
-        self.reader = reader
-        self.samples = stream.guarded(reader)
+        self.turn = turn
+        self.share = stream.share(turn, batch_size)
         self.prepare = prepare
         self.epoch = multiprocessing.Value("q", 0)  # shared with workers that live on
 
     def __len__(self) -> int:
-        return len(self.reader)
+        whole = self.share * self.turn.workers
+        return whole if self.turn.train or self.turn.world > 1 else len(self.stream)
 
     def __iter__(self) -> Iterator[_Ready]:
         worker = get_worker_info()
-        place = (self.reader.dist_rank, worker.id if worker else 0)
-        for count, (image, label, bad) in enumerate(self.samples):
-            views = self.prepare(image, self.epoch.value, *place, count)
-            yield _Ready(views, self.stream.target(label), bad)
+        turn = self.turn._replace(epoch=self.epoch.value, worker=worker.id if worker else 0)
+        # processes must not differ in how many batches they read
+        count = self.share if turn.train or turn.world > 1 else None
+        for number, (image, target, bad) in enumerate(self.stream.read(turn, count)):
+            views = self.prepare(image, turn.epoch, turn.rank, turn.worker, number)
+            yield _Ready(views, target, bad)
 
 
 class Loader:
@@ -163,7 +167,6 @@ class Loader:
         assert isinstance(dataset, _Streamed)
         # the epoch begun anew must not repeat the images that it began with
         dataset.epoch.value = epoch + (start << 20)
-        dataset.reader.set_epoch(epoch + start)
 
     def names(self, epoch: int, batch: int) -> list[str]:
         """What the images of a batch on this rank are called; empty for a stream, which does not know.
@@ -219,7 +222,7 @@ def load(
         train: shuffle and leave out the last, incomplete batch; else all images once, in order.
         repeats: see :class:`castssl.data.batches.EpochBatches`; not for a stream.
         cache: compute each picture's superpixels once, see :func:`castssl.data.cache.cached`.
-        rank: this process; by default what :mod:`castssl.ranks` says.  A stream always goes by that.
+        rank: this process; by default what :mod:`castssl.ranks` says.
         world: the number of processes; likewise.
 
     Raises:
@@ -242,7 +245,8 @@ def load(
     if isinstance(images, Stream):
         if repeats != 1:
             raise ConfigError(f"a stream cannot repeat its images {repeats} times; give --repeats 1")
-        return _load_stream(images, prepare, _share(batch_size, world), train, options)
+        turn = Turn(train, seed, epoch=0, rank=rank, world=world, workers=max(1, workers))
+        return _load_stream(images, prepare, _share(batch_size, world), turn, options)
     order: dict[str, Any] = {"shuffle": train, "drop_last": train, "repeats": repeats}
     batches = EpochBatches(len(images), batch_size, seed=seed, rank=rank, world=world, **order)
     loader = DataLoader(_Indexed(images, prepare), batch_sampler=Stamped(batches), **options)
@@ -250,10 +254,10 @@ def load(
 
 
 def _load_stream(
-    images: Stream, prepare: _Prepare, share: int, train: bool, options: dict[str, Any]
+    images: Stream, prepare: _Prepare, share: int, turn: Turn, options: dict[str, Any]
 ) -> Loader:
-    reader = images.reader(train=train, batch_size=share, seed=prepare.seed, workers=options["num_workers"])
-    loader = DataLoader(_Streamed(images, reader, prepare), batch_size=share, drop_last=train, **options)
+    streamed = _Streamed(images, turn, share, prepare)
+    loader = DataLoader(streamed, batch_size=share, drop_last=turn.train, **options)
     return Loader(loader, None, images)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from castssl.data import archives, folders, readers
+from castssl.data import archives, folders
 from castssl.data.aircraft import open_aircraft
 from castssl.data.breeds import open_breeds
 from castssl.data.cub import open_cub
+from castssl.data.hub import Hub
 from castssl.data.inat import open_inat
 from castssl.data.label_table import open_table
 from castssl.data.listing import Listing, Source, listing
@@ -72,10 +72,10 @@ def open_tar(path: str, split: str) -> Listing:
 
 
 def open_hub(name: str, split: str) -> Listing:
-    """A data set of the Hugging Face Hub, by timm's reader; the labels stay there."""
-    source = readers.Hub(name, split)
+    """A data set of the Hugging Face Hub, by ``datasets``."""
+    source = Hub(name, split)
     tree = LabelTree.flat(source.classes) if source.classes else LabelTree.none()
-    return Listing(source, np.arange(len(source), dtype=np.int64), None, tree)
+    return listing(source, source.targets.view(-1, 1)[:, : tree.levels], tree)
 
 
 def _spelt(

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from castssl.data.images import Images
-from castssl.data.listing import Labelled
 from castssl.data.readers import Stream
 from castssl.types import LabelTree
 
@@ -28,12 +27,7 @@ class Finding(NamedTuple):
 
 def labels(images: Images | Stream) -> Tensor | None:
     """The label paths of all images, int64 (n, L), without reading them; None for a stream."""
-    if isinstance(images, Stream):
-        return None
-    if images.targets is None and isinstance(images.source, Labelled) and images.tree.levels == 1:
-        known = torch.tensor(list(images.source.labels()), dtype=torch.int64)
-        return known[torch.from_numpy(images.rows)].view(-1, 1)
-    return images.targets
+    return None if isinstance(images, Stream) else images.targets
 
 
 def counts(tree: LabelTree, paths: Tensor) -> list[Tensor]:

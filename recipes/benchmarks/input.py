@@ -102,7 +102,7 @@ def files(cfg: Config) -> list[bytes]:
     """The encoded pictures."""
     if cfg.data != "photographs":
         found: Any = open_images(cfg.data)
-        return [found.source.open(int(row))[0].read() for row in found.rows[: cfg.images]]
+        return [found.source.open(int(row)).read() for row in found.rows[: cfg.images]]
     small = [resources.files(photographs).joinpath(f"{name}.jpg").read_bytes() for name in photographs.NAMES]
     large = [io.BytesIO() for _ in small if find_spec("skimage")]
     for name, file in zip(photographs.NAMES, large, strict=False):

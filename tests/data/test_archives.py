@@ -31,7 +31,7 @@ def _tar(members: dict[str, bytes]) -> bytes:
 
 
 def _contents(source: Tar) -> dict[str, bytes]:
-    return {source.name(row): source.open(row)[0].read() for row in range(len(source.names))}
+    return {source.name(row): source.open(row).read() for row in range(len(source.names))}
 
 
 IMAGES = {"n01/a.png": _png(0), "n01/b.png": _png(1), "n02/c.JPEG": _png(2)}
@@ -44,7 +44,7 @@ def test_reads_members_by_position(tmp_path: Path) -> None:
     assert _contents(source) == IMAGES
     assert classes == [("n01",), ("n01",), ("n02",)]
     assert _contents(pickle.loads(pickle.dumps(source))) == IMAGES
-    with Image.open(source.open(2)[0]) as image:
+    with Image.open(source.open(2)) as image:
         assert image.size == (20, 16)
 
 

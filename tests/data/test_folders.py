@@ -104,10 +104,8 @@ def test_files_know_their_places(tmp_path: Path) -> None:
     write(tmp_path, ["a/1.png"])
     files = folders.Files(tmp_path, ["a/1.png"])
     assert (files.name(0), files.place(0)) == ("a/1.png", str(tmp_path / "a/1.png"))
-    file, label = files.open(0)
-    with file:
+    with files.open(0) as file:
         assert file.read() == (tmp_path / "a/1.png").read_bytes()
-    assert label is None
 
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ class Listed:
 
     place = name
 
-    def open(self, row: int) -> tuple[IO[bytes], int | None]:
+    def open(self, row: int) -> IO[bytes]:
         raise FileNotFoundError(self.names[row])
 
 
@@ -205,7 +205,7 @@ def test_an_object_that_is_a_union_of_superpixels_is_hard_to_hit_by_chance() -> 
 
 def test_masks_choose_the_images_that_they_know() -> None:
     source = Listed(["x/a.png", "x/b.png", "y/c.png"])
-    images = Images(source, np.arange(3), None, LabelTree.none())
+    images = Images(source, np.arange(3), torch.empty(3, 0, dtype=torch.int64), LabelTree.none())
     first, second = images.take([0]), images.take([1, 2])
     known = known_to(Known({"x/b.png"}), first, second)
     assert known is not None

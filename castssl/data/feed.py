@@ -1,0 +1,202 @@
+"""What every stream of pictures has in common: the options in its name, its items, its labels."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple, Protocol, SupportsInt, TypeVar
+from urllib.parse import parse_qsl
+
+from PIL import Image
+
+from castssl.data.folders import NoSplit
+from castssl.data.unreadable import Unreadable
+from castssl.errors import DataError
+
+SHUFFLED = 4096
+"""Encoded images among which the next one is drawn, unless the data's name says otherwise."""
+SCHEMES = ("file", "http", "https", "ftp", "s3", "gs", "gcs", "hf", "az", "abfs")
+"""Addresses that are read, by fsspec; none of them starts a command."""
+
+_CALLED = {"val": ("val", "validation", "valid", "test")}
+_T = TypeVar("_T")
+
+
+class Item(NamedTuple):
+    """One image of a stream."""
+
+    name: str
+    """For messages: where it comes from."""
+    open: Callable[[], IO[bytes] | Image.Image]
+    """The encoded image, or a decoded one; raises almost anything if it is broken."""
+    label: object
+    """As the data holds it; see :func:`class_number`."""
+
+
+class Turn(NamedTuple):
+    """Which items of a stream a reader gets, and in which order."""
+
+    train: bool
+    """Shuffled."""
+    seed: int
+    epoch: int
+    lap: int = 0
+    """How often the reader has read all of its items in this epoch."""
+    rank: int = 0
+    world: int = 1
+    worker: int = 0
+    workers: int = 1
+
+
+class Feed(Protocol):
+    """The items of one split, as :class:`castssl.data.readers.Stream` reads them."""
+
+    classes: tuple[str, ...]
+    """Names; () if the items have no labels."""
+    length: int
+    """How many items the split says that it has."""
+
+    def shards(self) -> int | None:
+        """How many readers can read different items at once; None if that is not limited."""
+        ...
+
+    def items(self, turn: Turn) -> Iterator[Item | Unreadable]:
+        """The items of one reader, each once, and what cannot be read."""
+        ...
+
+
+class Spec(NamedTuple):
+    """The name of a data set, taken apart."""
+
+    called: str
+    """For messages."""
+    name: str
+    root: str
+    """"" if there is none."""
+    options: Mapping[str, str]
+
+    def number(self, option: str) -> int:
+        """A whole number among the options; 0 if it is not given.
+
+        Raises:
+            DataError: if it is no whole number, or negative.
+        """
+        text = self.options.get(option, "0")
+        if not text.isdecimal():
+            raise DataError(f"{self.called}: {option}={text} is not a whole number from 0")
+        return int(text)
+
+
+def read_spec(kind: str, name: str, known: Sequence[str]) -> Spec:
+    """Take ``NAME[:root][?option=value&...]`` apart.
+
+    Raises:
+        DataError: if an option is not among the known ones.
+    """
+    base, _, query = name.partition("?")
+    base, _, root = base.partition(":")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = sorted(options.keys() - set(known))
+    if unknown:
+        listed = ", ".join(sorted(known))
+        raise DataError(f"{kind}/{base} has no option {unknown[0]!r}: expected one of {listed}")
+    return Spec(f"{kind}/{base}", base, str(Path(root).expanduser()) if root[:1] == "~" else root, options)
+
+
+def need(package: str, called: str, install: str) -> None:
+    """Refuse to go on without an optional package.
+
+    Raises:
+        DataError: if it is not installed; names the command that installs it.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise DataError(f"{called} needs the package {package}; install it with: pip install {install}")
+
+
+def address(text: str) -> str:
+    """``text`` if it is a local path or an address of :data:`SCHEMES`.
+
+    A name of data may come from a configuration or from a file beside the data, so it must not be able to
+    start a command: ``pipe:`` and other schemes that webdataset hands to programs are refused.
+
+    Raises:
+        DataError: if it is neither.
+    """
+    scheme = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]+):", text)
+    remote = scheme is not None and scheme[1].lower() in SCHEMES
+    if "::" in text or (scheme and not remote) or (remote and "://" not in text):
+        raise DataError(
+            f"{text!r} is refused as an address of data: the name of data cannot start a command; expected a"
+            f" path or an address that begins with {', '.join(f'{name}://' for name in SCHEMES)}; download"
+            " what a command prints, and give the folder"
+        )
+    return text
+
+
+def first_split(called: str, split: str, names: Mapping[str, str], opened: Callable[[str], _T]) -> _T:
+    """What ``opened`` makes of the first usual name of a split that the data has.
+
+    Args:
+        called: the data, for messages.
+        split: "train", "val" or "test".
+        names: the options of the data's name, of which ``split`` replaces the usual names.
+        opened: raises almost anything if there is no split of this name.
+
+    Raises:
+        NoSplit: if there is none.
+    """
+    failures: list[Exception] = []
+    for name in (names["split"],) if "split" in names else _CALLED.get(split, (split,)):
+        found = _attempt(opened, name)
+        if not isinstance(found, Exception):
+            return found
+        failures.append(found)
+        if isinstance(found, OSError):  # unreachable or missing: another split's name does not help
+            break
+    reason = str(failures[0]).split("\n")[0] or repr(failures[0])  # some go on with a list of all there is
+    raise NoSplit(
+        f"cannot open the {split} split of {called}: {reason}; check the name, the root after ':' and the"
+        " options after '?'"
+    ) from failures[0]
+
+
+def _attempt(opened: Callable[[str], _T], name: str) -> _T | Exception:
+    try:
+        return opened(name)
+    except DataError as error:
+        if not isinstance(error, NoSplit):
+            raise
+        return error
+    except Exception as error:  # each library has its own error for a split that is not there
+        return error
+
+
+def class_number(label: object, classes: int, where: str) -> int:
+    """A label as a class, -1 if the image has none.
+
+    Args:
+        label: a whole number, text or bytes that spell one, or None, NaN, "" or -1 for no label.
+        classes: how many there are.
+        where: the image, for messages.
+
+    Raises:
+        DataError: if it is anything else, or beyond the classes.
+    """
+    text = label.decode("utf-8", "replace").strip() if isinstance(label, bytes) else label
+    if text is None or text == "" or (isinstance(text, float) and math.isnan(text)):
+        return -1
+    try:
+        number = int(text) if isinstance(text, (str, SupportsInt)) else None
+    except ValueError:
+        number = None
+    if number is None or (isinstance(text, float) and number != text):
+        raise DataError(f"the label of {where} is {text!r}, expected a class number from 0")
+    if not -1 <= number < classes:
+        raise DataError(
+            f"the label of {where} is {text!r}, but the data has {classes} classes: expected 0 to"
+            f" {classes - 1}, or -1 for none; correct the labels or the option num_classes"
+        )
+    return number
