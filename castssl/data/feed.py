@@ -20,6 +20,8 @@ SHUFFLED = 4096
 """Encoded images among which the next one is drawn, unless the data's name says otherwise."""
 SCHEMES = ("file", "http", "https", "ftp", "s3", "gs", "gcs", "hf", "az", "abfs")
 """Addresses that are read, by fsspec; none of them starts a command."""
+ARCHIVES = ("zip", "tar", "gzip", "bz2", "xz", "zstd")
+"""What may be chained before an address where ``datasets`` names a file of an archive, as fsspec does."""
 
 _CALLED = {"val": ("val", "validation", "valid", "test")}
 _T = TypeVar("_T")
@@ -59,8 +61,8 @@ class Feed(Protocol):
     length: int
     """How many items the split says that it has."""
 
-    def shards(self) -> int | None:
-        """How many readers can read different items at once; None if that is not limited."""
+    def workers(self, world: int) -> int | None:
+        """How many workers each of ``world`` processes can have items for; None if that is not limited."""
         ...
 
     def items(self, turn: Turn) -> Iterator[Item | Unreadable]:
@@ -134,6 +136,27 @@ def address(text: str) -> str:
             " what a command prints, and give the folder"
         )
     return text
+
+
+def fetch(place: str) -> IO[bytes]:
+    """The file at a path or address.
+
+    Raises:
+        DataError: if the address is refused, see :func:`address`, or needs a package that is not installed.
+        OSError: if it cannot be read.
+    """
+    if "://" not in place:
+        return open(place, "rb")
+    import fsspec
+
+    refused = set(re.findall(r"([A-Za-z0-9+.-]+)://", place)) - {*SCHEMES, *ARCHIVES}
+    if refused:
+        address(f"{refused.pop()}://...")
+    try:
+        file: IO[bytes] = fsspec.open(place, "rb").open()
+    except ImportError as error:
+        raise DataError(f"cannot read {place}: {error}") from error
+    return file
 
 
 def first_split(called: str, split: str, names: Mapping[str, str], opened: Callable[[str], _T]) -> _T:

@@ -13,7 +13,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from castssl.data.feed import SHUFFLED, Item, Spec, Turn, class_number, first_split, need, read_spec
+from castssl.data.feed import SHUFFLED, Item, Spec, Turn, class_number, fetch, first_split, need, read_spec
 from castssl.data.unreadable import Unreadable
 from castssl.errors import DataError
 
@@ -100,8 +100,9 @@ class HubStream:
         self.key, self.target, self.classes = _columns(self.spec, stream.features)
         self.stream = stream.cast_column(self.key, datasets.Image(decode=False))
 
-    def shards(self) -> int:
-        return int(self.stream.num_shards)
+    def workers(self, world: int) -> int:
+        shards = int(self.stream.num_shards)
+        return shards // world if shards % world == 0 else shards  # else each process skips the others' items
 
     def items(self, turn: Turn) -> Iterator[Item | Unreadable]:
         from datasets.distributed import split_dataset_by_node  # type: ignore[import-untyped]
@@ -109,7 +110,7 @@ class HubStream:
         stream = self.stream
         if turn.train:
             # interleaving more shards than this would leave readers without any
-            inputs = max(1, min(10, self.shards() // (turn.world * turn.workers)))
+            inputs = max(1, min(10, int(self.stream.num_shards) // (turn.world * turn.workers)))
             size = self.spec.number("shuffle_size") or SHUFFLED
             stream = stream.shuffle(seed=turn.seed, buffer_size=size, max_buffer_input_shards=inputs)
         stream = split_dataset_by_node(stream, rank=turn.rank, world_size=turn.world)
@@ -159,9 +160,4 @@ def _file(image: Mapping[str, Any] | None) -> IO[bytes]:
         raise DataError("there is no image in this row")
     if image.get("bytes") is not None:
         return io.BytesIO(image["bytes"])
-    if "://" not in image["path"]:
-        return open(image["path"], "rb")
-    import fsspec
-
-    opened: IO[bytes] = fsspec.open(image["path"], "rb").open()
-    return opened
+    return fetch(image["path"])

@@ -84,13 +84,13 @@ class Stream:
         Raises:
             DataError: if a worker would get no shard to train on.
         """
-        readers, shards = turn.world * turn.workers, self.feed.shards()
-        if turn.train and shards is not None and shards < readers:
+        most = self.feed.workers(turn.world)
+        if turn.train and most is not None and most < turn.workers:
             raise DataError(
-                f"{self.called} has {shards} shards for {turn.world} processes of {turn.workers} workers; use"
-                " fewer workers or smaller shards: each needs one at least"
+                f"{self.called} has too few shards for {turn.world} processes of {turn.workers} workers: each"
+                f" worker needs one, which is enough for {most} workers; use fewer or smaller shards"
             )
-        share = math.ceil(self.length / readers)
+        share = math.ceil(self.length / (turn.world * turn.workers))
         return math.ceil(share / batch_size) * batch_size if turn.train else share
 
     def read(

@@ -12,15 +12,15 @@ import json
 import random
 import shutil
 import tempfile
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
-from urllib.parse import urlsplit
 
 from castssl.data.decode import EXTENSIONS
-from castssl.data.feed import SHUFFLED, Item, Turn, address, first_split, need, read_spec
+from castssl.data.feed import SHUFFLED, Item, Turn, address, fetch, first_split, need, read_spec
 from castssl.data.folders import NoSplit, split_name
 from castssl.data.tarfiles import Entry, Lost, entries
 from castssl.data.unreadable import Unreadable, why
@@ -65,8 +65,8 @@ class Shards:
         self.files, self.label = found.shards, self.spec.options.get("target_key", found.label)
         self.length = self.spec.number("num_samples") or found.length or self._count()
 
-    def shards(self) -> int:
-        return len(self.files)
+    def workers(self, world: int) -> int:
+        return len(self.files) // world
 
     def items(self, turn: Turn) -> Iterator[Item | Unreadable]:
         mine = list(self.files)
@@ -148,7 +148,7 @@ class Shards:
     def _info(self) -> Mapping[str, object] | None:
         for name in ("_info.json", "info.json"):
             try:
-                with _open(self._path(name)) as file:
+                with fetch(self._path(name)) as file:
                     info = json.load(file)
             except FileNotFoundError:
                 continue
@@ -189,17 +189,26 @@ class Shards:
         return f"{self.spec.root.rstrip('/')}/{name}"
 
     def _count(self) -> int:
-        images = labels = 0
+        images, labels, lost = 0, 0, list[Unreadable]()
         if any("://" in shard for shard in self.files):
             raise DataError(f"{self.spec.called}: the number of samples is not known; give ?num_samples=N")
         for shard in self.files:
             try:
-                with _Local(shard) as (file, _):
-                    samples = [s for s in _samples(file, shard, self.kinds) if not isinstance(s, Unreadable)]
+                with _Local(shard) as (file, cut):
+                    found = _samples(file, shard, self.kinds)
             except OSError as error:
                 raise DataError(f"cannot read the shard {shard}: {why(error)}; check the path") from error
+            samples = [sample for sample in found if not isinstance(sample, Unreadable)]
+            lost += [Unreadable(shard, cut)] if cut else []
+            lost += [sample for sample in found if isinstance(sample, Unreadable)]
             images += len(samples)
             labels += sum("cls" in fields or "json" in fields for _, fields in samples)
+        if lost:
+            warnings.warn(
+                f"{self.spec.called}: {len(lost)} parts of shards cannot be read, such as {lost[0].name}"
+                f" ({lost[0].reason}); copy the shards anew",
+                stacklevel=2,
+            )
         kinds = ", ".join(f".{kind}" for kind in self.kinds)
         if not images:
             raise DataError(f"the shards of {self.spec.root} hold no images; expected members {kinds}")
@@ -219,7 +228,7 @@ class _Local:
 
     def __enter__(self) -> tuple[IO[bytes], str]:
         """The file, and why its rest is missing if it is."""
-        file = _open(self.shard)
+        file = fetch(self.shard)
         packed = self.shard.endswith((".gz", ".tgz"))
         if "://" not in self.shard and not packed:
             self.file = file
@@ -234,16 +243,6 @@ class _Local:
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
-
-
-def _open(place: str) -> IO[bytes]:
-    scheme = urlsplit(place).scheme
-    if scheme and "://" in place:
-        import fsspec
-
-        opened: IO[bytes] = fsspec.open(place, "rb").open()
-        return opened
-    return open(place, "rb")
 
 
 def _content(file: IO[bytes], entry: Entry) -> bytes:

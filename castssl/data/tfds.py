@@ -36,7 +36,7 @@ class TensorFlow:
         self.length = int(reader.num_samples)
         self._kept: tuple[tuple[object, ...], Any] | None = None
 
-    def shards(self) -> int | None:
+    def workers(self, world: int) -> int | None:
         return None
 
     def items(self, turn: Turn) -> Iterator[Item | Unreadable]:

@@ -264,6 +264,44 @@ def test_an_unknown_option_is_refused(tmp_path: Path) -> None:
         open_images(f"wds/x:{tmp_path}?num_class=3")
 
 
+def test_processes_and_workers_share_the_shards(tmp_path: Path) -> None:
+    for number in range(4):
+        half = samples(NAMES)[4 * number : 4 * number + 4]
+        tar(tmp_path / f"{number}.tar", half)
+
+    def order(rank: int, epoch: int, seed: int = 0) -> list[int]:
+        stream = open_images(f"wds/x:{tmp_path}")
+        made = load(
+            stream, views=CenterView(8), superpixels=None, batch_size=4, seed=seed, rank=rank, world=2
+        )
+        made.set_epoch(epoch)
+        return [round(int(image[0, 0, 0]) / 10) for batch in made for image in batch.views[0].image]
+
+    first, second = order(0, 0), order(1, 0)
+    assert sorted(first + second) == list(range(KEYS))
+    assert len(first) == len(second)
+    assert order(0, 0) == first
+    assert len({tuple(order(0, epoch, seed)) for epoch in range(3) for seed in range(3)}) > 3
+
+
+def test_splits_described_beside_the_shards(tmp_path: Path) -> None:
+    members = samples("abcd", label="json")
+    members[1::2] = [(f"{key}.json", b'{"kind": 2}') for key in "abcd"]
+    tar(tmp_path / "one.tar", members)
+    split = {"name": "train", "num_samples": 4, "filenames": ["one.tar"], "shard_lengths": [4]}
+    (tmp_path / "_info.json").write_text(json.dumps({"splits": {"train": split | {"alt_label": "kind"}}}))
+    assert colors(evaluated(f"wds/x:{tmp_path}?num_classes=3")) == {n: [2] for n in range(4)}
+    (tmp_path / "_info.json").write_text("{")
+    with pytest.raises(DataError, match=r"cannot read .*_info.json"):
+        open_images(f"wds/x:{tmp_path}")
+
+
+def test_tree_reports_a_damaged_shard(tmp_path: Path, command: Command) -> None:
+    shard = damaged(tmp_path / "a.tar", "cut in the header")
+    with pytest.warns(UserWarning, match=rf"1 parts of shards cannot be read, such as {shard} \(no valid"):
+        command("tree", f"wds/x:{tmp_path}?num_classes=3")
+
+
 # Plain tars
 
 
@@ -372,6 +410,19 @@ def test_labels_of_the_hub_that_are_no_class(parquet: Path) -> None:
     loader = evaluated(f"hfids/{parquet}/plain:{parquet}/cache?num_classes=1&num_samples=6")
     with pytest.raises(DataError, match="is 1, but the data has 1 classes"):
         list(loader)
+
+
+def test_a_column_of_paths_reads_no_other_address(parquet: Path, canary: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [{"bytes": None, "path": f"{scheme}://touch {canary}"} for scheme in ("pipe", "ssh")]}
+    stored = {"image": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}}
+    data = datasets.Dataset.from_dict(rows, features=datasets.Features(stored))
+    (parquet / "paths").mkdir()
+    data.to_parquet(str(parquet / "paths" / "train.parquet"))
+    images = open_images(f"hfds/{parquet}/paths:{parquet}/cache")
+    with pytest.raises(DataError, match=r"2 images in a row cannot be read.*cannot start a command"):
+        images[0]  # type: ignore[index]
+    assert not canary.exists()
 
 
 def test_columns_that_are_not_there(parquet: Path) -> None:
