@@ -14,6 +14,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from castssl import ranks
 from castssl.data.folders import ClassPath, find_split, is_image, no_split, pack, split_name, stand_ins
 from castssl.data.tarfiles import Lost, entries
 from castssl.errors import DataError
@@ -109,7 +110,7 @@ def _scan(archive: Path, number: int, around: ClassPath) -> list[Member]:
             f"cannot read {archive} as a plain tar: {torn[0].reason}{named}; unpack compressed ones, copy"
             " torn ones anew"
         )
-    if lost:
+    if lost and ranks.is_main():
         named = f", such as {lost[0].name}: {lost[0].reason}" if lost[0].name else f": {lost[0].reason}"
         warnings.warn(f"{archive}: {len(lost)} entries cannot be read{named}", stacklevel=2)
     return members

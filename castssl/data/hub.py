@@ -13,6 +13,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from castssl import ranks
 from castssl.data.feed import SHUFFLED, Item, Spec, Turn, class_number, fetch, first_split, need, read_spec
 from castssl.data.unreadable import Unreadable
 from castssl.errors import DataError
@@ -140,7 +141,7 @@ def _columns(spec: Spec, features: Mapping[str, Any]) -> tuple[str, str, tuple[s
     classes = tuple(map(str, range(spec.number("num_classes"))))
     if isinstance(features.get(target), datasets.ClassLabel):
         return key, target, tuple(features[target].names)
-    if target in features and not classes:
+    if target in features and not classes and ranks.is_main():
         warnings.warn(
             f"the column {target!r} of {spec.called} names no classes, so the data counts as unlabelled; if"
             " it holds class numbers, give how many there are as ?num_classes=N",

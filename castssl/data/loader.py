@@ -98,14 +98,13 @@ class _Streamed(IterableDataset[_Ready]):
         self.epoch = multiprocessing.Value("q", 0)  # shared with workers that live on
 
     def __len__(self) -> int:
-        whole = self.share * self.turn.workers
-        return whole if self.turn.train or self.turn.world > 1 else len(self.stream)
+        # in evaluation each process has its part of the shards, of which the sizes are not known
+        return self.share * self.turn.workers if self.turn.train else len(self.stream)
 
     def __iter__(self) -> Iterator[_Ready]:
         worker = get_worker_info()
         turn = self.turn._replace(epoch=self.epoch.value, worker=worker.id if worker else 0)
-        # processes must not differ in how many batches they read
-        count = self.share if turn.train or turn.world > 1 else None
+        count = self.share if turn.train else None  # processes train on as many batches as each other
         for number, (image, target, bad) in enumerate(self.stream.read(turn, count)):
             views = self.prepare(image, turn.epoch, turn.rank, turn.worker, number)
             yield _Ready(views, target, bad)

@@ -126,8 +126,10 @@ class Stream:
             ) from error
         if held:
             yield (*held[:2], (*held[2], *met))
-        elif met:
+        elif met and turn.world * turn.workers == 1:
             raise DataError(f"{self.called} has no readable image: {met[-1].name} ({met[-1].reason})")
+        elif met:  # other readers may have some
+            self.bad.note(met)
 
     def _laps(
         self, turn: Turn, met: list[Unreadable], *, repeat: bool
@@ -141,8 +143,14 @@ class Stream:
                 else:
                     empty = False
                     yield found
-            if empty or not repeat:
+            if not repeat:
                 return
+            if empty:
+                last = f": {met[-1].name} ({met[-1].reason})" if met else ""
+                raise DataError(
+                    f"{self.called} has no readable image for one of {turn.world * turn.workers} readers"
+                    f"{last}; use fewer workers, or copy the shards anew"
+                )
 
     def _decoded(self, item: Item) -> tuple[str, Decoded, Tensor] | Unreadable:
         target = [class_number(item.label, self.tree.sizes[0], item.name)] if self.tree.levels else []

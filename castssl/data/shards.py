@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
+from castssl import ranks
 from castssl.data.decode import EXTENSIONS
 from castssl.data.feed import SHUFFLED, Item, Turn, address, fetch, first_split, need, read_spec
 from castssl.data.folders import NoSplit, split_name
@@ -72,8 +73,11 @@ class Shards:
         mine = list(self.files)
         if turn.train:  # all readers must agree on the order of the shards
             random.Random(f"{turn.seed} {turn.epoch}").shuffle(mine)
-        mine = mine[turn.rank * turn.workers + turn.worker :: turn.world * turn.workers]
-        samples = (item for shard in mine for item in self._items(shard))
+        reader, readers = turn.rank * turn.workers + turn.worker, turn.world * turn.workers
+        if turn.train or len(mine) >= readers:
+            samples = (item for shard in mine[reader::readers] for item in self._items(shard, 0, 1))
+        else:  # each image once, whatever the number of readers
+            samples = (item for shard in mine for item in self._items(shard, reader, readers))
         if not turn.train:
             return samples
         from webdataset import shuffle  # type: ignore[import-untyped]
@@ -83,10 +87,11 @@ class Shards:
         shuffled: Iterator[Item | Unreadable] = shuffle(size, initial=size // 4, rng=order)(samples)
         return shuffled
 
-    def _items(self, shard: str) -> Iterator[Item | Unreadable]:
+    def _items(self, shard: str, first: int, step: int) -> Iterator[Item | Unreadable]:
+        """The items of a shard, from ``first`` on every ``step``-th."""
         try:
             with _Local(shard) as (file, cut):
-                samples = _samples(file, shard, self.kinds)
+                samples = _samples(file, shard, self.kinds)[first::step]
                 yield from (sample for sample in samples if isinstance(sample, Unreadable))
                 if cut:
                     yield Unreadable(shard, cut)
@@ -203,7 +208,7 @@ class Shards:
             lost += [sample for sample in found if isinstance(sample, Unreadable)]
             images += len(samples)
             labels += sum("cls" in fields or "json" in fields for _, fields in samples)
-        if lost:
+        if lost and ranks.is_main():
             warnings.warn(
                 f"{self.spec.called}: {len(lost)} parts of shards cannot be read, such as {lost[0].name}"
                 f" ({lost[0].reason}); copy the shards anew",

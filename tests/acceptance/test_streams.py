@@ -284,6 +284,52 @@ def test_processes_and_workers_share_the_shards(tmp_path: Path) -> None:
     assert len({tuple(order(0, epoch, seed)) for epoch in range(3) for seed in range(3)}) > 3
 
 
+def failure(loader: Loader) -> str:
+    """The error that ends it; "" if none does."""
+    try:
+        list(loader)
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def test_a_reader_without_images_is_an_error(tmp_path: Path) -> None:
+    tar(tmp_path / "a.tar", samples(NAMES))
+    tar(tmp_path / "b.tar", [("readme.txt", b"empty")])
+    stream = open_images(f"wds/x:{tmp_path}")
+    readers = [
+        load(stream, views=CenterView(8), superpixels=None, batch_size=2, rank=rank, world=2)
+        for rank in range(2)
+    ]
+    ended = [error for error in map(failure, readers) if error]
+    assert len(ended) == 1
+    assert "no readable image for one of 2 readers; use fewer workers" in ended[0]
+
+
+@pytest.mark.parametrize(("shards", "workers"), [(1, 0), (1, 2), (3, 0)])
+def test_processes_evaluate_each_image_once(shards: int, workers: int, tmp_path: Path) -> None:
+    pairs = [samples(NAMES)[at : at + 2] for at in range(0, 2 * KEYS, 2)]
+    for number in range(shards):
+        tar(tmp_path / f"val-{number}.tar", [member for pair in pairs[number::shards] for member in pair])
+    stream = open_images(f"wds/x:{tmp_path}?num_classes=3", split="val")
+    seen: list[int] = []
+    for rank in range(2):
+        made = load(
+            stream,
+            views=CenterView(8),
+            superpixels=None,
+            batch_size=4,
+            workers=workers,
+            train=False,
+            rank=rank,
+            world=2,
+        )
+        own = [round(int(image[0, 0, 0]) / 10) for batch in made for image in batch.views[0].image]
+        assert own, f"process {rank} has a part"
+        seen += own
+    assert sorted(seen) == list(range(KEYS))
+
+
 def test_splits_described_beside_the_shards(tmp_path: Path) -> None:
     members = samples("abcd", label="json")
     members[1::2] = [(f"{key}.json", b'{"kind": 2}') for key in "abcd"]
