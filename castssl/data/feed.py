@@ -60,6 +60,8 @@ class Feed(Protocol):
     """Names; () if the items have no labels."""
     length: int
     """How many items the split says that it has."""
+    lost: list[Unreadable]
+    """What was found to be unreadable when the items were counted."""
 
     def workers(self, world: int) -> int | None:
         """How many workers each of ``world`` processes can have items for; None if that is not limited."""

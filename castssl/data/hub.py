@@ -99,6 +99,7 @@ class HubStream:
         if stream.features is None:
             raise DataError(f"{self.called}: the columns are not known before it is downloaded; use hfds/")
         self.key, self.target, self.classes = _columns(self.spec, stream.features)
+        self.lost: list[Unreadable] = []
         self.stream = stream.cast_column(self.key, datasets.Image(decode=False))
 
     def workers(self, world: int) -> int:

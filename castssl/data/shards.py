@@ -64,6 +64,7 @@ class Shards:
         self.classes = tuple(map(str, range(self.spec.number("num_classes"))))
         found = first_split(f"wds/{name}", split, self.spec.options, self._split)
         self.files, self.label = found.shards, self.spec.options.get("target_key", found.label)
+        self.lost: list[Unreadable] = []
         self.length = self.spec.number("num_samples") or found.length or self._count()
 
     def workers(self, world: int) -> int:
@@ -194,7 +195,7 @@ class Shards:
         return f"{self.spec.root.rstrip('/')}/{name}"
 
     def _count(self) -> int:
-        images, labels, lost = 0, 0, list[Unreadable]()
+        images = labels = 0
         if any("://" in shard for shard in self.files):
             raise DataError(f"{self.spec.called}: the number of samples is not known; give ?num_samples=N")
         for shard in self.files:
@@ -204,14 +205,14 @@ class Shards:
             except OSError as error:
                 raise DataError(f"cannot read the shard {shard}: {why(error)}; check the path") from error
             samples = [sample for sample in found if not isinstance(sample, Unreadable)]
-            lost += [Unreadable(shard, cut)] if cut else []
-            lost += [sample for sample in found if isinstance(sample, Unreadable)]
+            self.lost += [Unreadable(shard, cut)] if cut else []
+            self.lost += [sample for sample in found if isinstance(sample, Unreadable)]
             images += len(samples)
             labels += sum("cls" in fields or "json" in fields for _, fields in samples)
-        if lost and ranks.is_main():
+        if self.lost and ranks.is_main():
             warnings.warn(
-                f"{self.spec.called}: {len(lost)} parts of shards cannot be read, such as {lost[0].name}"
-                f" ({lost[0].reason}); copy the shards anew",
+                f"{self.spec.called}: {len(self.lost)} parts of shards cannot be read, such as"
+                f" {self.lost[0].name} ({self.lost[0].reason}); copy the shards anew",
                 stacklevel=2,
             )
         kinds = ", ".join(f".{kind}" for kind in self.kinds)
@@ -222,6 +223,9 @@ class Shards:
                 f"the {images} images in the shards of {self.spec.root} have no labels; expected a .cls or"
                 " .json member of the same name beside each image, or no option num_classes"
             )
+        if self.classes and labels < images and ranks.is_main():
+            text = f"{self.spec.called}: {images - labels} of {images} images have no label"
+            warnings.warn(f"{text}; those are left out where labels are needed", stacklevel=2)
         return images
 
 

@@ -34,6 +34,7 @@ class TensorFlow:
         )
         self.classes = tuple(reader.class_to_idx)
         self.length = int(reader.num_samples)
+        self.lost: list[Unreadable] = []
         self._kept: tuple[tuple[object, ...], Any] | None = None
 
     def workers(self, world: int) -> int | None:

@@ -45,9 +45,9 @@ def findings(train: Images | Stream, val: Images | Stream | None = None) -> list
     """What is wrong or odd about the label tree and the labels of a data set, the worst first."""
     if not train.tree.levels:
         return [Finding("there are no labels: no folder, column or reader names a class", breaks=True)]
-    found = [*_shape(train.tree), *_labels("train", train, breaks=True)]
+    found = [*_shape(train.tree), *_labels("train", train, breaks=True), *_lost("train", train)]
     if val is not None:
-        found += [*_mismatch(train.tree, val.tree), *_labels("val", val, breaks=False)]
+        found += [*_mismatch(train.tree, val.tree), *_labels("val", val, breaks=False), *_lost("val", val)]
     return sorted(found, key=lambda finding: not finding.breaks)
 
 
@@ -85,6 +85,13 @@ def _labels(split: str, images: Images | Stream, *, breaks: bool) -> Iterator[Fi
         if empty:
             names = _some([called(images.tree, level, number) for number in empty])
             yield Finding(f"{len(empty)} classes of level {level} have no image in {split}: {names}", breaks)
+
+
+def _lost(split: str, images: Images | Stream) -> Iterator[Finding]:
+    lost = images.feed.lost if isinstance(images, Stream) else []
+    if lost:
+        text = f"{len(lost)} parts of the shards of {split} cannot be read, such as {lost[0].name}"
+        yield Finding(f"{text} ({lost[0].reason})", breaks=False)
 
 
 def _mismatch(train: LabelTree, val: LabelTree) -> Iterator[Finding]:

@@ -254,7 +254,8 @@ def test_labels_that_are_no_class(label: bytes, workers: int, tmp_path: Path) ->
 def test_labels_that_are_missing_are_no_class(tmp_path: Path) -> None:
     members = [*samples("abcd"), ("e.png", picture(4)), ("f.png", picture(5)), ("f.cls", b"-1")]
     tar(tmp_path / "a.tar", members)
-    found = colors(evaluated(f"wds/x:{tmp_path}?num_classes=3"))
+    with pytest.warns(UserWarning, match="1 of 6 images have no label"):
+        found = colors(evaluated(f"wds/x:{tmp_path}?num_classes=3"))
     assert (found[3], found[4], found[5]) == ([0], [-1], [-1])
 
 
@@ -345,7 +346,8 @@ def test_splits_described_beside_the_shards(tmp_path: Path) -> None:
 def test_tree_reports_a_damaged_shard(tmp_path: Path, command: Command) -> None:
     shard = damaged(tmp_path / "a.tar", "cut in the header")
     with pytest.warns(UserWarning, match=rf"1 parts of shards cannot be read, such as {shard} \(no valid"):
-        command("tree", f"wds/x:{tmp_path}?num_classes=3")
+        done = command("tree", f"wds/x:{tmp_path}?num_classes=3")
+    assert "1 parts of the shards of train cannot be read" in " ".join(done.out.split())
 
 
 # Plain tars
