@@ -441,6 +441,18 @@ def test_labels_that_are_none_in_parquet(kind: str, name: str, parquet: Path) ->
     assert (colors(loader), dict(loader.bad)) == (EXPECTED, {})
 
 
+@pytest.mark.parametrize("train", [False, True])
+def test_processes_share_one_file_of_the_hub(train: bool, parquet: Path) -> None:
+    stream = open_images(f"hfids/{parquet}/named:{parquet}/cache?num_samples=6")
+    seen: list[int] = []
+    for rank in range(2):
+        made = load(
+            stream, views=CenterView(8), superpixels=None, batch_size=6, train=train, rank=rank, world=2
+        )
+        seen += colors(made)
+    assert sorted(seen) == list(range(6))
+
+
 def test_tree_counts_labels_that_are_none(parquet: Path, command: Command) -> None:
     done = command("tree", f"hfds/{parquet}/named:{parquet}/cache")
     assert "Traceback" not in done.err
