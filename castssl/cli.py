@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
 
 from castssl.commands import ALL
 from castssl.errors import CastError
+from castssl.faults import explain
+from castssl.output import outlive_readers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; the exit code is 0, 1 if something failed, or 2 if the command line is wrong."""
+    outlive_readers()
     given = _parser().parse_args(arguments)
     try:
         code: int = given.run(given)
     except CastError as error:
         print(f"castssl: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:
-        # Piped into head or less that was left: Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (RuntimeError, OSError) as error:
+        if not (fault := explain(error)):
+            raise
+        print(f"castssl: {fault}", file=sys.stderr)
         return 1
     return code
 

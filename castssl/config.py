@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import tyro
 
 from castssl.errors import CastError, ConfigError
+from castssl.faults import explain
 from castssl.fields import build, flag_problems
+from castssl.output import outlive_readers
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -67,6 +69,9 @@ class RunConfig:
     max_bad: float = field(default=0.01, metadata=FREE)
     """Stop when more than this share of the data set's images proved unreadable; they are listed in
     unreadable.txt, and the next readable ones take their places. 0 = the first one stops, 1 = none does."""
+    start_method: Literal["auto", "fork", "spawn", "forkserver"] = field(default="auto", metadata=FREE)
+    """How the data-loading processes begin; auto is the system's own. fork is the fastest; spawn and
+    forkserver copy no state of the main process, and take seconds to start."""
     track: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = field(default="none", metadata=FREE)
     """Where else the reports go."""
 
@@ -99,10 +104,11 @@ class RunConfig:
 
 
 def launch(main: Callable[[C], object], config: type[C], argv: Sequence[str] | None = None) -> None:
-    """Run a recipe, ``main(parse(config, argv))``; an error of castssl becomes a message and an exit code.
+    """Run a recipe, ``main(parse(config, argv))``; an error of castssl, or a fault of the system that
+    :mod:`castssl.faults` knows, becomes a message and an exit code.
 
     Raises:
-        SystemExit: 2 for a :class:`ConfigError`, 1 for any other :class:`CastError`.
+        SystemExit: 2 for a :class:`ConfigError`, 1 for any other :class:`CastError` and for such a fault.
     """
     settings = parse(config, argv)
     try:
@@ -111,6 +117,13 @@ def launch(main: Callable[[C], object], config: type[C], argv: Sequence[str] | N
         cause = f"\ncaused by {error.__cause__!r}" if error.__cause__ else ""
         print(f"error{_whose()}: {error}{cause}", file=sys.stderr)
         raise SystemExit(USAGE if isinstance(error, ConfigError) else 1) from None
+    except (RuntimeError, OSError) as error:
+        if not (fault := explain(error)):
+            raise
+        goes_on = isinstance(settings, RunConfig)
+        again = ". The same command goes on from the last checkpoint" if goes_on else ""
+        print(f"error{_whose()}: {fault}{again}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def parse(config: type[C], argv: Sequence[str] | None = None, *, description: str | None = None) -> C:
@@ -124,6 +137,7 @@ def parse(config: type[C], argv: Sequence[str] | None = None, *, description: st
     Raises:
         SystemExit: 0 after ``--help``, 2 after saying on stderr everything that is wrong.
     """
+    outlive_readers()
     try:
         return read(config, argv, description=description)
     except ConfigError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import signal
 import sys
@@ -22,6 +21,7 @@ from castssl.ablations.cost import costs
 from castssl.ablations.flags import add_flags
 from castssl.ablations.grid import Step, Study
 from castssl.errors import CastError, PluginError
+from castssl.output import outlive_readers
 
 
 def conduct(study: Study, given: argparse.Namespace, name: str) -> int:
@@ -139,6 +139,7 @@ def main(study: Study, *, demo: Study | None = None, argv: Sequence[str] | None 
         demo: the same question with a budget for the embedded data set, ``--data demo``.
         argv: by default that of the process.
     """
+    outlive_readers()
     name = Path(sys.argv[0]).stem
     parser = argparse.ArgumentParser(name, description=study.title)
     what = "what to train on, as the recipe takes it, or demo" if study.data else "demo: of small models"
@@ -162,9 +163,6 @@ def main(study: Study, *, demo: Study | None = None, argv: Sequence[str] | None 
     except CastError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # As in castssl.cli.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
 def _seeded(grid: Mapping[str, Sequence[str]], seeds: int) -> dict[str, Sequence[str]]:

@@ -27,6 +27,7 @@ from castssl.data.masks import MaskFolder, Masks
 from castssl.data.opening import OPENERS
 from castssl.data.unreadable import TRIES, Clipped, Ledger, Unreadable, why
 from castssl.errors import DataError
+from castssl.faults import explain
 from castssl.types import LabelTree
 
 
@@ -118,6 +119,8 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
                         least = (width // drawn.shrink, height // drawn.shrink)
                     image, turn, remark = read(opened, least, self.declared)
             except Exception as error:  # decoders raise almost anything on a broken file
+                if explain(error):
+                    raise  # not this image's fault
                 bad.append(Unreadable(self.source.place(int(self.rows[at])), why(error)))
                 cause = error
             else:

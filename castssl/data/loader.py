@@ -30,6 +30,7 @@ from castssl.data.images import Images
 from castssl.data.readers import Stream
 from castssl.data.unreadable import Clipped, Ledger, Unreadable
 from castssl.errors import ConfigError, DataError
+from castssl.output import outlive_readers
 from castssl.types import Batch, LabelTree, View
 
 __all__ = ["EpochBatches", "Loader", "load"]
@@ -282,6 +283,7 @@ def _plainly(batches: Iterable[_Sent]) -> Iterator[_Sent]:
 
 def _calm(worker: int) -> None:
     """One thread per worker, no chat about odd files, and Ctrl-C left to the main process."""
+    outlive_readers()
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 
 import torch
@@ -36,6 +37,9 @@ def start(cfg: RunConfig, *, name: str | None = None) -> tuple[Run, Accelerator]
         ConfigError: before any work, if the folder, the tracker or the precision cannot be had.
     """
     check_tracker(cfg.track)
+    if cfg.start_method != "auto":
+        # Of every loader, those of evaluations included.
+        multiprocessing.set_start_method(cfg.start_method, force=True)
     folder = folder_of(cfg, name)
     accelerator = _accelerator(cfg, folder)
     lock = claim(folder, cfg) if accelerator.is_main_process else None

@@ -1,0 +1,53 @@
+"""Standard output and error that outlive their readers: ``castssl list | head``, a closed terminal."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+GONE = (errno.EPIPE, errno.EIO)
+"""What the system answers once nothing reads a pipe or a terminal any more."""
+
+
+class _Outliving(io.FileIO):
+    """A descriptor that discards what is written after its reader has gone."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            # Also for the processes that this one starts, and for C libraries.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return memoryview(data).nbytes
+
+
+def outlive_readers() -> None:
+    """Let this process go on when the reader of its standard output or error has gone.
+
+    Streams that were replaced, such as those of a notebook, stay as they are.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout is sys.__stdout__:
+        sys.stdout = _outliving(sys.stdout)
+    if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr is sys.__stderr__:
+        sys.stderr = _outliving(sys.stderr)
+
+
+def _outliving(stream: io.TextIOWrapper) -> TextIO:
+    with suppress(OSError):
+        stream.flush()
+    raw = _Outliving(stream.fileno(), "wb", closefd=False)
+    buffer = io.BufferedWriter(raw, 1 if stream.write_through else io.DEFAULT_BUFFER_SIZE)
+    return io.TextIOWrapper(
+        buffer, stream.encoding, stream.errors, line_buffering=True, write_through=stream.write_through
+    )
