@@ -1,33 +1,74 @@
-"""What each row's encoder costs: multiply-adds, and milliseconds measured side by side."""
+"""What each row's encoder costs: multiply-adds, and milliseconds that are measured once and kept."""
 
 from __future__ import annotations
 
+import json
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from castssl.ablations.grid import WEIGHTS, Cell, Study
+from castssl.config import save
+from castssl.doctor import machine
 
 if TYPE_CHECKING:
     import torch
 
-ROUNDS, BATCH = 5, 16
+ROUNDS, BATCH = 9, 16
+KEPT = "cost.json"
+"""What was measured of a cell's encoder, with its conditions, in the folder of the cell's last run."""
 
 
-def costs(study: Study, out: Path) -> dict[tuple[str, ...], dict[str, float]]:
-    """GFLOPs (multiply-adds of one image) and ms an image by row, of rows with a finished run.
+def kept(study: Study, out: Path) -> dict[tuple[str, ...], dict[str, Any]]:
+    """What was measured of each row so far: GFLOPs, ms, and ``conditions``."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for cell in study.cells():
+        path = cell.steps[-1].folder(out) / KEPT
+        try:
+            found.setdefault(cell.row, dict(json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, TypeError):
+            continue  # Not measured yet, or cut off by a power failure: it is measured again.
+    return found
 
-    The forward passes of all rows take turns, so that a busy machine slows them alike; compare them with
-    each other only.
+
+def numbers(found: Mapping[tuple[str, ...], Mapping[str, Any]]) -> dict[tuple[str, ...], dict[str, float]]:
+    """The columns of the table, without the conditions."""
+    return {
+        row: {name: float(value) for name, value in values.items() if name != "conditions"}
+        for row, values in found.items()
+    }
+
+
+def conditions(found: Mapping[tuple[str, ...], Mapping[str, Any]]) -> list[str]:
+    """A sentence for each set of rows that were measured together."""
+    together: dict[str, list[str]] = {}
+    for row, values in found.items():
+        together.setdefault(str(values.get("conditions", "unknown")), []).append(", ".join(row) or "all")
+    if len(together) < 2:
+        return [f"ms an image: {text}." for text in together]
+    return [
+        f"ms an image of {'; '.join(rows)}: {text}. Do not compare it with rows that were measured apart."
+        for text, rows in together.items()
+    ]
+
+
+def measure(study: Study, out: Path) -> None:
+    """Measure each row that has a finished run and no measurement, and keep the result with its cell.
+
+    GFLOPs are multiply-adds of one image, ms are an image's.  The forward passes of all rows take turns, so
+    that a busy machine slows them alike.  A row is measured once: delete ``cost.json`` in its folders to
+    measure it again.
     """
+    known = kept(study, out)
     cells: dict[tuple[str, ...], Cell] = {}
     for cell in study.cells():
-        if (cell.steps[0].folder(out) / WEIGHTS).is_file():
+        if cell.row not in known and (cell.steps[0].folder(out) / WEIGHTS).is_file():
             cells.setdefault(cell.row, cell)
     if not cells:
-        return {}
+        return
     import torch
 
     from castssl.models.accounting import account
@@ -42,7 +83,7 @@ def costs(study: Study, out: Path) -> dict[tuple[str, ...], dict[str, float]]:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = {row: opened(cell) for row, cell in cells.items()}
-    found = {}
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
     views = {}
     for row, (encoder, _, side) in rows.items():
         counted = account(encoder, image_size=side, classes=())
@@ -63,7 +104,17 @@ def costs(study: Study, out: Path) -> dict[tuple[str, ...], dict[str, float]]:
                 taken[row].append(time.perf_counter() - began)
     for row, seconds in taken.items():
         found[row]["ms"] = 1000 * median(seconds[1:]) / BATCH
-    return found
+        found[row]["conditions"] = _conditions(str(device), len(rows))
+        save(found[row], cells[row].steps[-1].folder(out) / KEPT)
+
+
+def _conditions(device: str, rows: int) -> str:
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    when = time.strftime("%Y-%m-%d %H:%M")
+    return (
+        f"median of {ROUNDS} passes of {BATCH} images, {rows} rows taking turns, {when},"
+        f" {machine(device)}{load}"
+    )
 
 
 def _sizes(cell: Cell) -> Sequence[int] | None:

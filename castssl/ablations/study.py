@@ -16,8 +16,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from castssl.ablations import chart, engine, table
-from castssl.ablations.cost import costs
+from castssl.ablations import chart, cost, engine, table
 from castssl.ablations.flags import add_flags
 from castssl.ablations.grid import Step, Study
 from castssl.errors import CastError, PluginError
@@ -55,9 +54,9 @@ def conduct(study: Study, given: argparse.Namespace, name: str) -> int:
             _watch(study, out, engine.run(steps, out, start, jobs=at_once), console)
     except KeyboardInterrupt:
         console.print(f"stopped; the same command goes on, and {out / 'table.md'} has what is finished")
-        write(study, out, cost=False)
+        write(study, out, measure=False)
         return 130
-    text = write(study, out, cost=not given.no_cost)
+    text = write(study, out, measure=not given.no_cost)
     Console().print(Markdown(text.partition("## Commands")[0]))
     print(f"table, CSV and picture lie in {out}")
     return 0 if all(step.results(out) is not None for step in steps) else 1
@@ -94,7 +93,7 @@ def _watch(study: Study, out: Path, events: Iterator[engine.Told], console: Cons
             if told.state == "failed" and folder.is_dir():
                 console.print(engine.last_words(folder, 4), markup=False, highlight=False, style="dim")
             if told.state != "runs":
-                write(study, out, cost=False)
+                write(study, out, measure=False)
 
 
 def _left(steps: Sequence[Step], out: Path, done: int) -> str:
@@ -106,16 +105,19 @@ def _left(steps: Sequence[Step], out: Path, done: int) -> str:
     return f"{minutes:.0f} minutes of work left"
 
 
-def write(study: Study, out: Path, *, cost: bool) -> str:
+def write(study: Study, out: Path, *, measure: bool) -> str:
     """Write ``table.md``, ``cells.csv`` and ``table.png``; the Markdown comes back.
 
     Args:
         study: what is compared.
         out: its folder.
-        cost: measure GFLOPs and ms of each row's encoder, which takes some seconds a row.
+        measure: measure GFLOPs and ms of the rows that were not measured yet, some seconds a row.
     """
-    made = table.rows(study, out, costs(study, out) if cost else {})
-    text = table.markdown(study, out, made)
+    if measure:
+        cost.measure(study, out)
+    known = cost.kept(study, out)
+    made = table.rows(study, out, cost.numbers(known))
+    text = table.markdown(study, out, made, cost.conditions(known))
     (out / "table.md").write_text(text, encoding="utf-8")
     (out / "cells.csv").write_text(table.comma_separated(study, out), encoding="utf-8")
     if any(row.finished for row in made):

@@ -16,7 +16,7 @@ from castssl.ablations.engine import OUTPUT, last_words, seconds_of
 from castssl.ablations.grid import SEED, Cell, Study
 from castssl.marks import scale
 
-REFERENCES = ("untrained", "chance")
+REFERENCES = ("untrained", "majority", "chance")
 Cost = Mapping[str, float]
 """Of a cell's encoder, such as GFLOPs and ms."""
 
@@ -32,7 +32,7 @@ class Spread(NamedTuple):
     def shown(self, name: str) -> str:
         """For people, as :mod:`castssl.marks` has it."""
         mean, deviation = scale(name) * self.mean, scale(name) * self.deviation
-        return f"{mean:.1f}" if self.seeds < 2 else f"{mean:.1f} ± {deviation:.1f}"
+        return f"{mean:.1f}" if self.seeds < 2 or math.isnan(deviation) else f"{mean:.1f} ± {deviation:.1f}"
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,18 @@ def results(cell: Cell, out: Path) -> dict[str, float] | None:
 
 
 def references(cells: Sequence[Cell], out: Path) -> dict[str, dict[str, Spread]]:
-    """What needs no training, over all finished cells."""
+    """What needs no training, over all finished cells; what is the same in all of them has no deviation."""
     found: dict[str, dict[str, list[float]]] = {}
     for cell in cells:
         for step in cell.steps:
             for kind, values in (step.results(out) or {}).items():
                 for name, value in values.items() if kind in REFERENCES else ():
                     found.setdefault(kind, {}).setdefault(name, []).append(value)
-    return {kind: {name: spread(v) for name, v in values.items()} for kind, values in found.items()}
+
+    def of(values: Sequence[float]) -> Spread:
+        return spread(values) if len(set(values)) > 1 else Spread(values[0], math.nan, len(values))
+
+    return {kind: {name: of(v) for name, v in values.items()} for kind, values in found.items()}
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -99,10 +103,10 @@ def columns(made: Sequence[Row]) -> tuple[list[str], list[str]]:
     return found, list(dict.fromkeys(name for row in made for name in row.cost))
 
 
-def markdown(study: Study, out: Path, made: Sequence[Row], note: str = "") -> str:
+def markdown(study: Study, out: Path, made: Sequence[Row], notes: Sequence[str] = ()) -> str:
     """The table with its references, then what failed, then the command of every cell."""
     found, costs = columns(made)
-    lines = [f"# {study.title}", "", *([note, ""] if note else [])]
+    lines = [f"# {study.title}", ""]
     lines += _line([*keys(study), *found, *costs, "seeds"], head=True)
     for row in made:
         seeds = str(row.finished) if row.finished == row.cells else f"{row.finished} of {row.cells}"
@@ -115,6 +119,7 @@ def markdown(study: Study, out: Path, made: Sequence[Row], note: str = "") -> st
     lines += [
         "",
         "Shares in %; mean ± sample standard deviation over seeds.",
+        *(line for note in notes for line in ("", note)),
         *_failures(study, out),
         "",
         "## Commands",

@@ -57,7 +57,8 @@ def test_output_that_nobody_reads_is_no_error(arguments: tuple[str, ...]) -> Non
 def test_a_run_outlives_the_reader_of_its_messages(pictures: Path, tmp_path: Path) -> None:
     flags = [
         *("--data", f"folder:{pictures}", "--model", "nano", "--image-size", "32", "--sizes", "16", "8", "4"),
-        *("--superpixels", "seeds:count=16,bins=5,iterations=2", "--hidden", "16", "--out-dim", "8", "--batch-size", "16"),
+        *("--superpixels", "seeds:count=16,bins=5,iterations=2", "--hidden", "16"),
+        *("--out-dim", "8", "--batch-size", "16"),
         *("--lr", "1e-3", "--epochs", "2", "--warmup-epochs", "1", "--max-steps", "2", "--knn-every", "0"),
         *("--workers", "1", "--start-method", "spawn", "--out", str(tmp_path / "run")),
     ]

@@ -17,8 +17,8 @@ FLOORS = [
     set(GROUND),
     {"data", "superpixels", "tokens", "pooling", "objectives"},
     {"models"},
-    {"training", "evaluation", "transfer", "testing", "pictures"},
-    {"doctor", "scaffold", "ablations"},
+    {"training", "evaluation", "transfer", "testing", "pictures", "doctor"},
+    {"scaffold", "ablations"},
     {"commands"},
     {"cli", "__main__", "__init__"},
 ]
