@@ -139,7 +139,8 @@ def main(cfg: Config) -> None:
     save(cfg, objective, images.tree, run.folder / "encoder.safetensors")
     trained = (scores or recognise()) | (look() if marks is None else marks)
     chance = test.by_chance() | exam.by_chance(judged.sizes)
-    found = {"trained": trained, "best": best(run.folder, "fpa"), "untrained": untrained, "chance": chance}
+    found = {"trained": trained, "best": best(run.folder, "fpa"), "untrained": untrained}
+    found |= {"majority": test.by_majority() | exam.by_majority(), "chance": chance}
     run.finish(table(**found), f"the hierarchy on photographs: {run.folder / 'pictures'}", **found)
 
 

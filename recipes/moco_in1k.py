@@ -131,7 +131,8 @@ def main(cfg: Config) -> None:
     made = cfg.shape() | {"name": cfg.model, "superpixels": backend}
     save_encoder(objective.encoder, run.folder / "encoder.safetensors", **made)
     trained = look() if marks is None else marks
-    found = {"trained": trained, "untrained": untrained, "chance": exam.by_chance(judged.sizes)}
+    found = {"trained": trained, "untrained": untrained}
+    found |= {"majority": exam.by_majority(), "chance": exam.by_chance(judged.sizes)}
     run.finish(table(**found), f"the hierarchy on photographs: {run.folder / 'pictures'}", **found)
 
 

@@ -124,6 +124,7 @@ def main(cfg: Config) -> None:
         "trained": (scores or test.sit(objective, device)) | frozen,
         "best": best(run.folder, "top1"),
         "untrained": unlearned,
+        "majority": test.by_majority() | exam.by_majority(),
         "chance": test.by_chance() | exam.by_chance(encoder.sizes),
     }
     if accelerator.is_main_process:

@@ -11,6 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from castssl.contracts import Objective
 from castssl.errors import ConfigError
+from castssl.evaluation.balanced import BalancedAccuracy, majority
 from castssl.evaluation.held_out import HeldOut
 from castssl.evaluation.neighbours import Device
 from castssl.modes import evaluating
@@ -48,7 +49,7 @@ class Recognition(HeldOut):
         return tuple(top for top in TOP if top < self.classes)
 
     def sit(self, objective: Objective, device: Device, **options: Any) -> dict[str, float]:
-        """``top1`` and ``top5``, each in [0, 1]; the second only where there are more than five classes.
+        """``top1``, ``top5`` where there are more than five classes, and ``top1_balanced``, in [0, 1].
 
         Neither where no image has a label.
 
@@ -68,6 +69,7 @@ class Recognition(HeldOut):
             ).to(device)
             for top in self.tops
         }
+        balanced = BalancedAccuracy(self.classes).to(device)
         labeled = SumMetric().to(device)
         with evaluating(objective), torch.no_grad():
             for batch in self.batches(device):
@@ -79,12 +81,24 @@ class Recognition(HeldOut):
                     )
                 target = batch.target[:, self.level]
                 labeled.update((target >= 0).sum())
+                balanced.update(logits.argmax(1), target)
                 for meter in meters.values():
                     meter.update(logits.float(), target)
         # torchmetrics gives 0 for an accuracy over no image.
         counted = bool(labeled.compute())
-        return {name: float(meter.compute()) for name, meter in meters.items()} if counted else {}
+        if not counted:
+            return {}
+        found = {name: float(meter.compute()) for name, meter in meters.items()}
+        return found | {"top1_balanced": float(balanced.compute())}
 
     def by_chance(self) -> dict[str, float]:
         """The same marks for who guesses."""
-        return {f"top{top}": top / self.classes for top in self.tops}
+        found = {f"top{top}": top / self.classes for top in self.tops}
+        return found | ({"top1_balanced": 1 / self.classes} if found else {})
+
+    def by_majority(self) -> dict[str, float]:
+        """``top1`` of the most frequent class as a constant answer; nothing where labels are not known."""
+        if not self.tops:
+            return {}
+        share = majority(self.labels()).get(self.level % self.tree.levels)
+        return {} if share is None else {"top1": share}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan, prod
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from castssl.contracts import Objective
 from castssl.errors import ConfigError
+from castssl.evaluation.balanced import BalancedAccuracy, majority
 from castssl.evaluation.held_out import HeldOut
 from castssl.evaluation.hie import hie as amend
 from castssl.evaluation.hierarchy import (
@@ -30,8 +32,9 @@ class PathMarks:
     """Counts logits of all levels, and gives the marks by name.
 
     ``fpa`` (the whole path is right), ``tice`` (the classes are no path of the tree), ``wap``, and
-    ``level0``, ``level1``, ... (accuracies, coarse to fine) are shares in [0, 1].  ``severity_levels`` and
-    ``distance1_levels``, ``distance5_levels``, ``distance20_levels`` are heights in the tree, 0 to L; see
+    ``level0``, ``level1``, ... (accuracies, coarse to fine; ``level0_balanced``, ... by
+    class) are shares in [0, 1].  ``severity_levels`` and ``distance1_levels``, ``distance5_levels``,
+    ``distance20_levels`` are heights in the tree, 0 to L; see
     :mod:`castssl.evaluation.hierarchy` and :mod:`castssl.evaluation.mistakes`.
 
     Args:
@@ -49,6 +52,7 @@ class PathMarks:
         self.tice = TreeInconsistency(tree).to(device)
         self.wap = WeightedAveragePrecision(tree).to(device)
         self.levels = LevelAccuracy(tree).to(device)
+        self.balanced = [BalancedAccuracy(classes).to(device) for classes in tree.sizes]
         self.severity = MistakeSeverity(tree).to(device)
         self.distance = HierarchicalDistance(tree).to(device)
 
@@ -63,12 +67,15 @@ class PathMarks:
         predicted = torch.stack([each.argmax(1) for each in logits], dim=1)
         for meter in (self.fpa, self.tice, self.wap, self.levels, self.severity):
             meter.update(predicted, target, valid)
+        for level, by_class in enumerate(self.balanced):
+            by_class.update(predicted[:, level], target[:, level], valid)
         self.distance.update(logits[-1], target, valid)
 
     def compute(self) -> dict[str, float]:
         """The marks over all processes, less those that no image decides, as severity without mistakes."""
         found = {"fpa": self.fpa.compute(), "tice": self.tice.compute(), "wap": self.wap.compute()}
         found |= {f"level{level}": share for level, share in enumerate(self.levels.compute().flatten())}
+        found |= {f"level{level}_balanced": meter.compute() for level, meter in enumerate(self.balanced)}
         found["severity_levels"] = self.severity.compute()
         heights = zip(self.distance.top_k, self.distance.compute().flatten(), strict=True)
         found |= {f"distance{k}_levels": height for k, height in heights}
@@ -118,12 +125,22 @@ class HierarchicalRecognition(HeldOut):
             return {}
         marks = {"fpa": 1 / prod(sizes), "tice": 1 - sizes[-1] / prod(sizes), "wap": len(sizes) / sum(sizes)}
         marks |= {f"level{level}": 1 / classes for level, classes in enumerate(sizes)}
+        marks |= {f"level{level}_balanced": 1 / classes for level, classes in enumerate(sizes)}
         paths = self.tree.paths()
         shared = sum(float(column.bincount().square().sum()) for column in paths.unbind(1))
         height = len(sizes) - shared / sizes[-1] ** 2
         if sizes[-1] > 1:
             marks["severity_levels"] = height / (1 - 1 / sizes[-1])
         return marks | {f"distance{k}_levels": height for k in HierarchicalDistance(self.tree).top_k}
+
+    def by_majority(self) -> dict[str, float]:
+        """Each level's accuracy of its most frequent class as a constant answer, and ``fpa`` of the path."""
+        shares = {f"level{level}": share for level, share in majority(self.labels()).items()}
+        whole = self.labels()[(self.labels() >= 0).all(1)]
+        if len(whole):
+            paths = Counter(map(tuple, whole.tolist()))
+            shares["fpa"] = max(paths.values()) / len(whole)
+        return shares
 
 
 def _named(mark: str, suffix: str) -> str:

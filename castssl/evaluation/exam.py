@@ -20,6 +20,7 @@ from castssl.data.loader import Loader, load
 from castssl.data.masks import open_masks
 from castssl.data.readers import Stream
 from castssl.errors import DataError
+from castssl.evaluation.balanced import majority
 from castssl.evaluation.neighbours import Device, features, knn, match
 from castssl.evaluation.objects import Pair, known_to, objects, overlaps, random_overlaps
 from castssl.marks import scale
@@ -132,6 +133,14 @@ class Exam:
         if self._pairs:
             marks |= _by_size(random_overlaps(self._pairs, self.superpixels, sizes, seed=self.seed), sizes)
         return marks
+
+    def by_majority(self) -> dict[str, float]:
+        """``knn`` of the most frequent held-out class as a constant answer; nothing without known labels."""
+        if self.splits is None or not _classes(self.splits[0]) or self.splits[1].targets is None:
+            return {}
+        shares = majority(self.splits[1].targets)
+        last = self.splits[1].tree.levels - 1
+        return {"knn": shares[last]} if last in shares else {}
 
     def _loader(self, images: Images) -> Loader:
         return load(

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from castssl import ranks
 from castssl.contracts import Superpixels
 from castssl.data.augment import CenterView
@@ -63,6 +66,12 @@ class HeldOut:
     def tree(self) -> LabelTree:
         """The label tree of the images; without levels if there is nothing to ask."""
         return self.images.tree if self.images else LabelTree.none()
+
+    def labels(self) -> Tensor:
+        """Label paths int64 (n, L) where they are known before the images are read; else (0, L)."""
+        if isinstance(self.images, Images) and self.images.targets is not None:
+            return self.images.targets
+        return torch.empty(0, self.tree.levels, dtype=torch.int64)
 
     def batches(self, device: Device) -> Iterator[Batch]:
         """The images of this rank, in batches with one view, on the device."""

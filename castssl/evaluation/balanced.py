@@ -1,0 +1,63 @@
+"""What an unbalanced set of images asks for: accuracy by class, and the share of the most frequent class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+def majority(labels: Tensor) -> dict[int, float]:
+    """The share of the most frequent class at each level: what a constant answer scores.
+
+    Args:
+        labels: int64 (n, L), coarse to fine; -1 is unknown and does not count.
+
+    Returns:
+        The share in (0, 1] by level; a level without a label is left out.
+    """
+    columns = [column[column >= 0] for column in labels.unbind(1)] if labels.dim() == 2 else []
+    counted = {level: known for level, known in enumerate(columns) if len(known)}
+    return {level: float(known.bincount().max()) / len(known) for level, known in counted.items()}
+
+
+class BalancedAccuracy(Metric):
+    """The mean over the classes that occur of the share of their images that are right: a float32 scalar.
+
+    Not a number without a labeled image.  A class that no image belongs to does not count.
+
+    Args:
+        classes: how many there are.
+        options: of :class:`torchmetrics.Metric`.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    right: Tensor
+    total: Tensor
+
+    def __init__(self, classes: int, **options: Any) -> None:
+        super().__init__(**options)
+        for name in ("right", "total"):
+            self.add_state(name, torch.zeros(classes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, predicted: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
+        """Count a batch.
+
+        Args:
+            predicted: int64 (B,).
+            target: int64 (B,); -1 is unknown.
+            valid: bool (B,), False for rows that only fill the batch.
+        """
+        known = target >= 0 if valid is None else (target >= 0) & valid
+        at = target.clamp(min=0)
+        self.right = self.right.index_add(0, at, ((predicted == target) & known).long())
+        self.total = self.total.index_add(0, at, known.long())
+
+    def compute(self) -> Tensor:
+        """float32 scalar."""
+        occurs = self.total > 0
+        return (self.right / self.total.clamp(min=1)).sum() / occurs.sum()
