@@ -68,7 +68,7 @@ class RunConfig:
     """Optimizer steps between two lines of log.jsonl."""
     max_bad: float = field(default=0.01, metadata=FREE)
     """Stop when more than this share of the data set's images proved unreadable; they are listed in
-    unreadable.txt, and the next readable ones take their places. 0 = the first one stops, 1 = none does."""
+    log.jsonl, and the next readable ones take their places. 0 = the first one stops, 1 = none does."""
     start_method: Literal["auto", "fork", "spawn", "forkserver"] = field(default="auto", metadata=FREE)
     """How the data-loading processes begin; auto is the system's own. fork is the fastest; spawn and
     forkserver copy no state of the main process, and take seconds to start."""

@@ -47,6 +47,7 @@ class Report:
         """Say that the run is new, or goes on ``after`` so many steps."""
         self._log.write(
             event="start",
+            after=after or 0,
             castssl=version("castssl"),
             torch=torch.__version__,
             device=str(self._accelerator.device),

@@ -1,16 +1,21 @@
-"""A run's unreadable images: listed in its folder, and the end of it when they are too many.
+"""A run's unreadable images: listed in its log, and the end of it when they are too many.
 
 Images are met by one rank only, so the ranks exchange what they met where they wait for each other anyway: at
 reports and before checkpoints.  All of them then know the same, and stop together.
+
+``log.jsonl`` has a line for each, ``{"event": "unreadable", "step": ..., "image": ..., "reason": ...}``,
+and the same with the event ``clipped`` for one that was read but has values outside its declared range.
+The log is rewound to the checkpoint that a run goes on from, and the list with it.
 """
 
 from __future__ import annotations
 
+import json
 import math
-import os
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -18,14 +23,20 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from castssl import ranks
 from castssl.config import RunConfig
-from castssl.errors import CastError, DataError
-from castssl.training.log import Log
+from castssl.data.unreadable import Ledger
+from castssl.errors import DataError
+from castssl.training.log import FILE, Log
 
-FILE = "unreadable.txt"
-"""One line an image, in the order in which they were met: name, reason, step; a tab between, and a tab, line
-break or backslash of a name as ``\\t``, ``\\n``, ``\\r``, ``\\\\``."""
 NAMED = 5
-"""So many images the error names."""
+"""The number of images that the error names."""
+UNREADABLE, CLIPPED = "unreadable", "clipped"
+"""Events of the log."""
+
+
+class _Met(NamedTuple):
+    event: str
+    image: str
+    reason: str
 
 
 class UnreadableList:
@@ -41,29 +52,33 @@ class UnreadableList:
     def __init__(self, cfg: RunConfig, folder: Path, accelerator: Accelerator, log: Log) -> None:
         self.path = folder / FILE
         self._limit, self._accelerator, self._log = cfg.max_bad, accelerator, log
-        self._lines: dict[str, str] = {}
-        self._met: Mapping[str, str] = {}
-        self._taken = self._images = 0
+        self._listed: dict[str, dict[str, str]] = {UNREADABLE: {}, CLIPPED: {}}
+        self._met: dict[str, Mapping[str, str]] = {}
+        self._taken = {UNREADABLE: 0, CLIPPED: 0}
+        self._images = 0
 
     def begin(self, after: int | None) -> None:
-        """Read the list as it was ``after`` so many steps; begin anew if None.  For all ranks together."""
-        lines: dict[str, str] = {}
-        if self._accelerator.is_main_process and self.path.is_file():
-            lines = {} if after is None else _read(self.path, after)
-            _rewrite(self.path, lines)
-        self._lines = broadcast_object_list([lines])[0]
+        """Take the list from the log, already rewound to step ``after``; begin anew if None.
+
+        All ranks call this together.
+        """
+        listed = self._listed
+        if self._accelerator.is_main_process and after is not None and self.path.is_file():
+            listed = _read(self.path)
+        self._listed = broadcast_object_list([listed])[0]
 
     def open(self, loader: object, step: int) -> None:
-        """Look at a loader's ``bad`` (name -> reason, in the order met) and number of ``images`` from now on.
+        """Look at a loader's ``bad`` (a ledger, or name -> reason) and number of ``images`` from now on.
 
         A loader without the two has no unreadable images.
 
         Raises:
             DataError: as :meth:`check`.
         """
-        self._met = getattr(loader, "bad", {})
+        bad: Mapping[str, str] = getattr(loader, "bad", {})
+        self._met = {UNREADABLE: bad, CLIPPED: bad.clipped if isinstance(bad, Ledger) else {}}
         self._images = getattr(loader, "images", 0)
-        self._taken = 0
+        self._taken = {UNREADABLE: 0, CLIPPED: 0}
         self.check(step)
 
     def check(self, step: int) -> None:
@@ -73,11 +88,10 @@ class UnreadableList:
             DataError: on all ranks, if there are more unreadable images than ``--max-bad`` allows.
             CastError: if the list cannot be written.
         """
-        own = list(islice(self._met.items(), self._taken, None))
-        self._taken += len(own)
+        own = self._new()
         if self._anyone(own):
             self._add(gather_object(own), step)
-        if self._images and len(self._lines) > math.floor(self._limit * self._images + 1e-6):
+        if self._images and len(self._listed[UNREADABLE]) > math.floor(self._limit * self._images + 1e-6):
             self._accelerator.wait_for_everyone()  # Whoever ends first ends the others; the list comes first.
             told = (
                 "" if self._accelerator.is_main_process else "too many unreadable images, as process 0 tells"
@@ -85,76 +99,66 @@ class UnreadableList:
             raise DataError(told or self._story())
 
     def summary(self) -> tuple[str, ...]:
-        """A line for the end of a run, if there is something to tell."""
-        if not self._lines:
-            return ()
-        return (f"{len(self._lines)} images could not be read and others took their place: {self.path}",)
+        """Lines for the end of a run."""
+        ends = {
+            UNREADABLE: "images could not be read and others took their place",
+            CLIPPED: "images hold values outside their declared range, which were clipped",
+        }
+        return tuple(
+            f'{len(self._listed[event])} {text}: the lines with "{event}" in {self.path}'
+            for event, text in ends.items()
+            if self._listed[event]
+        )
 
-    def _anyone(self, own: list[tuple[str, str]]) -> bool:
+    def _new(self) -> list[_Met]:
+        """What this rank met since the last call."""
+        found = []
+        for event, met in self._met.items():
+            some = [_Met(event, *pair) for pair in islice(met.items(), self._taken[event], None)]
+            self._taken[event] += len(some)
+            found += some
+        return found
+
+    def _anyone(self, own: list[_Met]) -> bool:
         """True if any rank has met something."""
         if ranks.world() == 1:
             return bool(own)
         share = ranks.mean(torch.tensor(float(bool(own)), device=self._accelerator.device))
         return float(share) > 0
 
-    def _add(self, met: list[tuple[str, str]], step: int) -> None:
-        new: dict[str, str] = {}
-        for name, reason in met:
-            key = _escape(name)
-            if key not in self._lines:
-                new[key] = f"{key}\t{_escape(reason)}\t{step}"
-        self._lines |= new
-        if new and self._accelerator.is_main_process:
-            _append(self.path, new)
-            self._log.write(event="unreadable", step=step, images=len(self._lines), of=self._images)
+    def _add(self, met: list[_Met], step: int) -> None:
+        for event, image, reason in met:
+            if image not in self._listed[event]:
+                self._listed[event][image] = reason
+                self._log.write(event=event, step=step, image=image, reason=reason)
 
     def _story(self) -> str:
-        lines = [line.split("\t") for line in islice(self._lines.values(), NAMED)]
-        shown = [f"  {name} ({reason})" for name, reason, _ in lines]
-        more = len(self._lines) - len(shown)
+        listed = self._listed[UNREADABLE]
+        shown = [f"  {name} ({reason})" for name, reason in islice(listed.items(), NAMED)]
+        more = len(listed) - len(shown)
         shown += [f"  and {more} more"] if more else []
         told = "\n".join(shown)
         return (
-            f"{len(self._lines)} unreadable images, in a data set of {self._images}, are more than --max-bad"
-            f" {self._limit:g} allows:\n{told}\nall are listed in {self.path}. Mend or replace these files,"
-            " or raise --max-bad, and give the same command again: it goes on from the last checkpoint, which"
-            " was written while they were fewer"
+            f"{len(listed)} unreadable images, in a data set of {self._images}, are more than --max-bad"
+            f' {self._limit:g} allows:\n{told}\nall are in {self.path}, in the lines with "{UNREADABLE}".'
+            " Repair or replace these files, or raise --max-bad, and give the same command again: it goes on"
+            " from the last checkpoint, which was written while they were fewer"
         )
 
 
-def _read(path: Path, after: int) -> dict[str, str]:
-    """The lines of a list by name, of steps up to ``after``; a last one that was cut off does not count."""
-    found: dict[str, str] = {}
-    for line in path.read_bytes().decode("utf-8", "surrogateescape").split("\n"):
-        name, _, rest = line.partition("\t")
-        step = rest.rpartition("\t")[2]
-        if step.isdecimal() and int(step) <= after:
-            found[name] = line
+def _read(path: Path) -> dict[str, dict[str, str]]:
+    """What a log lists, by event and name, since the run began; a line that is damaged does not count."""
+    found: dict[str, dict[str, str]] = {UNREADABLE: {}, CLIPPED: {}}
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(values, dict):
+            continue
+        event, image = values.get("event"), values.get("image")
+        if event == "start" and values.get("after") == 0:
+            found = {UNREADABLE: {}, CLIPPED: {}}
+        elif event in found and isinstance(image, str):
+            found[event][image] = str(values.get("reason"))
     return found
-
-
-def _rewrite(path: Path, lines: Mapping[str, str]) -> None:
-    if not lines:
-        path.unlink(missing_ok=True)
-        return
-    aside = path.with_name(f".{path.name}.partial")
-    aside.unlink(missing_ok=True)
-    _append(aside, lines)
-    os.replace(aside, path)
-
-
-def _append(path: Path, lines: Mapping[str, str]) -> None:
-    text = "".join(f"{line}\n" for line in lines.values())
-    try:
-        with path.open("ab") as file:
-            file.write(text.encode("utf-8", "surrogateescape"))
-    except OSError as error:
-        raise CastError(
-            f"cannot write {path} ({error.strerror}); mend this and run the same command again"
-        ) from error
-
-
-def _escape(text: str) -> str:
-    for plain, written in (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r")):
-        text = text.replace(plain, written)
-    return text

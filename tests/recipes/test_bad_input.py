@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -37,8 +38,8 @@ def spoilt(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
 
 def names(out: Path) -> list[str]:
     """The last parts of the listed paths."""
-    lines = (out / "unreadable.txt").read_text(encoding="utf-8").splitlines()
-    return [Path(line.split("\t")[0]).name for line in lines]
+    lines = map(json.loads, (out / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    return [Path(line["image"]).name for line in lines if line.get("event") == "unreadable"]
 
 
 def test_a_few_broken_files_are_replaced_and_listed(tmp_path: Path, spoilt: Path, recipe: Runner) -> None:

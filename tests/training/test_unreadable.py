@@ -7,9 +7,10 @@ import pytest
 from accelerate import Accelerator
 
 from castssl.config import RunConfig
+from castssl.data.unreadable import Clipped, Ledger, Unreadable
 from castssl.errors import DataError
-from castssl.training.log import Log
-from castssl.training.unreadable import FILE, UnreadableList
+from castssl.training.log import FILE, Log
+from castssl.training.unreadable import UnreadableList
 from tests.training.processes import QUICK, Toy, agree, finished, lines, state
 
 BROKEN = "--broken 3 7 20"
@@ -21,7 +22,7 @@ class Loader:
 
     def __init__(self, images: int) -> None:
         self.images = images
-        self.bad: dict[str, str] = {}
+        self.bad = Ledger()
 
 
 def _list(folder: Path, limit: float, after: int | None = None) -> UnreadableList:
@@ -30,27 +31,39 @@ def _list(folder: Path, limit: float, after: int | None = None) -> UnreadableLis
     return made
 
 
-def _lines(folder: Path) -> list[str]:
-    path = folder / FILE
-    return path.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1] if path.exists() else []
+def _listed(folder: Path, event: str = "unreadable") -> list[tuple[str, str, int]]:
+    """Name, reason and step of the images that a log lists."""
+    if not (folder / FILE).exists():
+        return []
+    found = [line for line in lines(folder) if line.get("event") == event]
+    return [(line["image"], line["reason"], line["step"]) for line in found]
 
 
 def test_each_image_is_listed_once_with_reason_and_step(tmp_path: Path) -> None:
     loader, listed = Loader(100), _list(tmp_path, 1.0)
     listed.open(loader, 0)
-    assert _lines(tmp_path) == []
+    assert _listed(tmp_path) == []
     assert listed.summary() == ()
     loader.bad["/data/a b.jpg"] = "the file is empty"
     listed.check(10)
     listed.check(20)
     loader.bad |= {"/data/a b.jpg": "still", "/data/c.jpg": "torn"}
     listed.check(30)
-    assert _lines(tmp_path) == ["/data/a b.jpg\tthe file is empty\t10", "/data/c.jpg\ttorn\t30"]
+    assert _listed(tmp_path) == [("/data/a b.jpg", "the file is empty", 10), ("/data/c.jpg", "torn", 30)]
     assert str(tmp_path / FILE) in listed.summary()[0]
-    assert [(line["step"], line["images"], line["of"]) for line in lines(tmp_path)] == [
-        (10, 1, 100),
-        (30, 2, 100),
-    ]
+
+
+def test_clipped_images_are_listed_and_do_not_count(tmp_path: Path) -> None:
+    loader, listed = Loader(2), _list(tmp_path, 0.0)
+    loader.bad.note([Clipped("a.tif", "clipped 3 values outside 0:1 (they reach from 0 to 2)")])
+    listed.open(loader, 0)
+    ((name, reason, step),) = _listed(tmp_path, "clipped")
+    assert (name, step, "outside 0:1" in reason) == ("a.tif", 0, True)
+    assert _listed(tmp_path) == []
+    assert "1 images hold values outside their declared range" in listed.summary()[0]
+    loader.bad.note([Unreadable("b.tif", "torn")])
+    with pytest.raises(DataError, match=r"^1 unreadable images, in a data set of 2, "):
+        listed.check(1)
 
 
 def test_any_name_is_one_line(tmp_path: Path) -> None:
@@ -58,26 +71,35 @@ def test_any_name_is_one_line(tmp_path: Path) -> None:
     loader, listed = Loader(9), _list(tmp_path, 1.0)
     loader.bad |= {strange: "not\nan image", "/d/\\n": "torn", "/d/\n": "torn"}
     listed.open(loader, 4)
-    first, *others = _lines(tmp_path)
-    assert os.fsencode(first) == b"/d/\xff\xfe\\n\\t\\\\n \xc3\xa9'\".jpg\tnot\\nan image\t4"
-    assert others == ["/d/\\\\n\ttorn\t4", "/d/\\n\ttorn\t4"]
+    expected = [(strange, "not\nan image", 4), ("/d/\\n", "torn", 4), ("/d/\n", "torn", 4)]
+    assert _listed(tmp_path) == expected
     again = _list(tmp_path, 1.0, after=4)
     again.open(loader, 4)
-    assert _lines(tmp_path) == [first, *others]
+    assert _listed(tmp_path) == expected
 
 
 def test_goes_on_from_a_checkpoint_with_what_was_known_there(tmp_path: Path) -> None:
-    loader, listed = Loader(9), _list(tmp_path, 1.0)
+    loader, listed, positions = Loader(9), _list(tmp_path, 1.0), []
     listed.open(loader, 0)
     for step in (5, 10, 12):
         loader.bad[f"{step}.jpg"] = "torn"
         listed.check(step)
+        positions.append(Log(tmp_path).position())
     with (tmp_path / FILE).open("a") as file:
-        file.write("cut off.jpg\tto")
-    _list(tmp_path, 1.0, after=10)
-    assert _lines(tmp_path) == ["5.jpg\ttorn\t5", "10.jpg\ttorn\t10"]
-    _list(tmp_path, 1.0)
-    assert _lines(tmp_path) == []
+        file.write('{"event": "unreadable", "ima')
+    Log(tmp_path).rewind(positions[1])
+    goes_on = _list(tmp_path, 1.0, after=10)
+    assert "2 images could not be read" in goes_on.summary()[0]
+    assert _listed(tmp_path) == [("5.jpg", "torn", 5), ("10.jpg", "torn", 10)]
+
+
+def test_a_run_that_begins_anew_does_not_count_what_an_earlier_one_met(tmp_path: Path) -> None:
+    loader, first = Loader(9), _list(tmp_path, 1.0)
+    loader.bad["a.jpg"] = "torn"
+    first.open(loader, 0)
+    assert _list(tmp_path, 1.0).summary() == ()
+    Log(tmp_path).write(event="start", after=0)
+    assert _list(tmp_path, 1.0, after=3).summary() == ()
 
 
 @pytest.mark.parametrize(
@@ -106,24 +128,24 @@ def test_the_error_says_what_to_do(tmp_path: Path) -> None:
     assert "and 6 more" in told
     assert str(tmp_path / FILE) in told
     assert "raise --max-bad" in told
-    assert len(_lines(tmp_path)) == 11
+    assert len(_listed(tmp_path)) == 11
 
 
 def test_a_loader_may_know_nothing_of_it(tmp_path: Path) -> None:
     listed = _list(tmp_path, 0.0)
     listed.open(object(), 0)
     listed.check(1)
-    assert not (tmp_path / FILE).exists()
+    assert _listed(tmp_path) == []
 
 
 def test_a_run_lists_them_and_goes_on(tmp_path: Path) -> None:
     toy = Toy(tmp_path / "run", f"{QUICK} {BROKEN} --max-bad 0.2")
     assert toy.code() == 0, toy.told()
-    listed = [line.split("\t") for line in _lines(tmp_path / "run")]
+    listed = _listed(tmp_path / "run")
     assert sorted(name for name, _, _ in listed) == ["picture 20", "picture 3", "picture 7"]
     assert {reason for _, reason, _ in listed} == {"torn"}
-    assert [int(step) for _, _, step in listed] == sorted(int(step) for _, _, step in listed)
-    assert int(listed[-1][2]) <= 6
+    assert [step for _, _, step in listed] == sorted(step for _, _, step in listed)
+    assert listed[-1][2] <= 6
     assert "3 images could not be read" in toy.told()
 
 
@@ -133,10 +155,10 @@ def test_after_mending_the_run_ends_as_if_nothing_had_been_broken(tmp_path: Path
     assert toy.code() == 1
     assert "unreadable images, in a data set of 24" in toy.told()
     assert "Traceback" not in toy.told()
-    assert 0 < state(out)["step"] < int(_lines(out)[0].split("\t")[2])
+    assert 0 < state(out)["step"] < _listed(out)[0][2]
     mended = Toy(out, f"{QUICK} --max-bad 0")
     assert mended.code() == 0, mended.told()
-    assert _lines(out) == []
+    assert _listed(out) == []
     agree(out, unbroken)
 
 
@@ -151,11 +173,12 @@ def test_ranks_stop_together(tmp_path: Path, every: int) -> None:
     assert [process.exitcode for process in toy.processes] == [1, 1]
     assert toy.told().count("3 unreadable images, in a data set of 24") == 1
     assert "Traceback" not in toy.told()
-    assert len(_lines(out)) == 3
+    assert len(_listed(out)) == 3
     assert not list(out.glob("checkpoints/step*"))
     more = Toy(out, f"{flags} {BROKEN} --max-bad 0.2", world=2)
     assert more.code() == 0, more.told()
-    assert len(_lines(out)) == 3
+    assert len(_listed(out)) == 2 * 3  # The log keeps what the first run met.
+    assert "3 images could not be read" in more.told()
     assert state(out)["step"] == 18
 
 
@@ -164,4 +187,4 @@ def test_killed_and_continued_it_lists_what_a_run_never_killed_does(tmp_path: Pa
     finished(tmp_path / "whole", flags)
     finished(tmp_path / "parts", f"{flags} --max-steps 3")
     finished(tmp_path / "parts", flags)
-    assert _lines(tmp_path / "parts") == _lines(tmp_path / "whole")
+    assert _listed(tmp_path / "parts") == _listed(tmp_path / "whole")
