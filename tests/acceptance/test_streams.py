@@ -239,9 +239,7 @@ def test_labels_in_json(tmp_path: Path) -> None:
     assert colors(evaluated(spec)) == {0: [2], 1: [-1], 2: [-1], 3: [0]}
 
 
-@pytest.mark.parametrize(
-    ("label", "workers"), [(b"7", 0), (b"7", 1), (b"-2", 0), (b"1.5", 0), (b"cat", 0)]
-)
+@pytest.mark.parametrize(("label", "workers"), [(b"7", 0), (b"7", 1), (b"-2", 0), (b"1.5", 0), (b"cat", 0)])
 def test_labels_that_are_no_class(label: bytes, workers: int, tmp_path: Path) -> None:
     tar(tmp_path / "a.tar", [*samples("abcd"), ("e.png", picture(5)), ("e.cls", label)])
     stream = open_images(f"wds/x:{tmp_path}?num_classes=3")
