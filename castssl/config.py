@@ -25,6 +25,7 @@ import tyro
 from castssl.errors import CastError, ConfigError
 from castssl.faults import explain
 from castssl.fields import build, flag_problems
+from castssl.files import write_text
 from castssl.output import outlive_readers
 
 if TYPE_CHECKING:
@@ -230,12 +231,13 @@ def load_plain(path: Path) -> dict[str, Any]:
     return found
 
 
-def save(config: Any, path: str | Path) -> None:
-    """Write a config as JSON; an existing file is replaced whole or not at all."""
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(json.dumps(plain(config), indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+def save(config: Any, path: str | Path, what: str = "settings") -> None:
+    """Write a config as JSON; an existing file is replaced whole or not at all.
+
+    Raises:
+        CastError: if the system refuses to write it; ``what`` names the content.
+    """
+    write_text(Path(path), json.dumps(plain(config), indent=2) + "\n", what)
 
 
 def plain(value: Any) -> Any:

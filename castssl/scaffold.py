@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from castssl.errors import ConfigError
+from castssl.files import write_text
 from castssl.registry import KINDS, check_kind, names
 
 HERE = Path(__file__).parent
@@ -42,9 +43,7 @@ def write(kind: str, name: str, into: Path) -> Path:
     if folder.exists():
         raise ConfigError(f"{folder} exists; choose another name, or another place with --into")
     for path, text in render(kind, name).items():
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
+        write_text(folder / path, text)
     return folder
 
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from safetensors.torch import save_file
-
 from castssl.config import FREE, launch
 from castssl.contracts import Superpixels
 from castssl.data.augment import OneView
@@ -25,6 +23,7 @@ from castssl.data.loader import load
 from castssl.data.readers import Stream
 from castssl.evaluation.classify import Recognition
 from castssl.evaluation.exam import Exam, table
+from castssl.files import write_tensors
 from castssl.models.resized import resized
 from castssl.models.untrained import untrained
 from castssl.objectives.probe import LinearProbe
@@ -128,7 +127,7 @@ def main(cfg: Config) -> None:
         "chance": test.by_chance() | exam.by_chance(encoder.sizes),
     }
     if accelerator.is_main_process:
-        save_file(dict(objective.head.state_dict()), run.folder / "probe.safetensors")
+        write_tensors(run.folder / "probe.safetensors", objective.head.state_dict(), {})
     run.finish(table(**found), f"the hierarchy on photographs: {run.folder / 'pictures'}", **found)
 
 

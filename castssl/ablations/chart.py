@@ -7,6 +7,7 @@ from pathlib import Path
 
 from castssl.ablations.table import Row, columns
 from castssl.errors import PluginError
+from castssl.files import atomic_write
 from castssl.installer import install
 from castssl.marks import scale
 
@@ -43,5 +44,6 @@ def draw(title: str, made: Sequence[Row], path: Path) -> Path:
     axes[0].set_yticks(places, names)
     axes[0].invert_yaxis()
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    with atomic_write(path, "picture") as aside:
+        figure.savefig(aside, dpi=120, format="png")
     return path

@@ -20,6 +20,7 @@ from castssl.ablations import chart, cost, engine, table
 from castssl.ablations.flags import add_flags
 from castssl.ablations.grid import Step, Study
 from castssl.errors import CastError, PluginError
+from castssl.files import write_text
 from castssl.output import outlive_readers
 
 
@@ -118,8 +119,8 @@ def write(study: Study, out: Path, *, measure: bool) -> str:
     known = cost.kept(study, out)
     made = table.rows(study, out, cost.numbers(known))
     text = table.markdown(study, out, made, cost.conditions(known))
-    (out / "table.md").write_text(text, encoding="utf-8")
-    (out / "cells.csv").write_text(table.comma_separated(study, out), encoding="utf-8")
+    write_text(out / "table.md", text, "table")
+    write_text(out / "cells.csv", table.comma_separated(study, out), "table")
     if any(row.finished for row in made):
         try:
             chart.draw(study.title, made, out / "table.png")

@@ -33,11 +33,11 @@ from castssl.data.depth import Range
 from castssl.data.fine import Fine
 from castssl.data.images import Images
 from castssl.data.readers import Stream
-from castssl.errors import ConfigError
+from castssl.errors import CastError, ConfigError
+from castssl.files import PARTIAL, atomic_write, refusal
 
 SHARDS = 4096
 """Sub-folders.  Each may hold an equal share of the bound, so that nobody has to know the whole."""
-_PART = ".part-"
 _STALE = 3600  # seconds after which a file written aside has lost its writer
 
 _log = logging.getLogger(__name__)
@@ -96,20 +96,20 @@ class Cache:
             if _held(path.parent, besides=path.name) + len(entry) > self.share:
                 return False
             _replace(path, entry)
-        except OSError as error:
+        except (OSError, CastError) as error:
             self._full = True
             _log.warning(
                 "cannot write to the superpixel cache %s (%s): superpixels that it lacks are computed each"
                 " time from here on",
                 self.folder,
-                error.strerror,
+                refusal(error),
             )
             return False
         return True
 
     def describe(self, method: str, described: dict[str, Any]) -> None:
         """Leave ``method.json`` for people who wonder what the entries of a method are."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(CastError):
             _replace(self.folder / f"{method}.json", json.dumps(described, indent=2).encode())
 
 
@@ -119,7 +119,7 @@ def _held(shard: Path, besides: str) -> int:
     for file in os.scandir(shard):
         with contextlib.suppress(FileNotFoundError):  # renamed or removed meanwhile
             found = file.stat()
-            if file.name.startswith(_PART) and time.time() - found.st_mtime > _STALE:
+            if file.name.endswith(PARTIAL) and time.time() - found.st_mtime > _STALE:
                 os.unlink(file.path)
             elif file.name != besides:
                 held += found.st_size
@@ -127,15 +127,9 @@ def _held(shard: Path, besides: str) -> int:
 
 
 def _replace(path: Path, entry: bytes) -> None:
-    handle, aside = tempfile.mkstemp(prefix=_PART, dir=path.parent)
-    try:
-        with open(handle, "wb") as file:
-            file.write(entry)
-        os.chmod(aside, 0o644)  # mkstemp's files are their maker's alone; a cache may be shared
-        os.replace(aside, path)
-    except BaseException:
-        os.unlink(aside)
-        raise
+    # An entry that a power cut has torn is noticed by its checksum, and computed again.
+    with atomic_write(path, "superpixels", shared=True, sync=False) as aside:
+        aside.write_bytes(entry)
 
 
 class Cached:

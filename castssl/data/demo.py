@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +27,7 @@ from numpy.typing import NDArray
 from castssl.data.demo_objects import PARTS
 from castssl.data.demo_paint import KINDS, Kind, paint
 from castssl.errors import ConfigError
+from castssl.files import atomic_folder
 from castssl.types import LabelTree
 
 VERSION = 2
@@ -66,15 +65,8 @@ def root(size: int = 96, per_class: int = 300, seed: int = 0) -> Path:
         )
     place = cache() / f"demo-v{VERSION}-{size}px-{per_class}each-seed{seed}"
     if not place.is_dir():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-        try:
+        with atomic_folder(place, "demo data set") as aside:
             _write(aside, size, per_class, seed)
-            # mkdtemp's folders are its maker's alone; a cache may be shared.
-            aside.chmod(0o755)
-            _settle(aside, place)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
     return place
 
 
@@ -98,15 +90,6 @@ def tree() -> LabelTree:
         parents=(tuple(coarse.index(above) for above, _ in fine),),
         names=(tuple(coarse), tuple(name for _, name in fine)),
     )
-
-
-def _settle(aside: Path, place: Path) -> None:
-    """Give the finished folder its name, unless another process was faster: then its folder is as good."""
-    try:
-        aside.rename(place)
-    except OSError:
-        if not place.is_dir():
-            raise
 
 
 def _write(folder: Path, size: int, per_class: int, seed: int) -> None:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, cast
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from castssl.errors import ConfigError, DataError
+from castssl.files import write_tensors
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -108,12 +109,8 @@ class Shareable(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         state = cast(nn.Module, self).state_dict()
-        metadata = {METADATA: json.dumps(self.settings), "format": "pt"}
-        save_file(
-            {name: value.detach().cpu().contiguous() for name, value in state.items()},
-            save_directory / SAFETENSORS_SINGLE_FILE,
-            metadata=metadata,
-        )
+        metadata = {METADATA: json.dumps(self.settings)}
+        write_tensors(save_directory / SAFETENSORS_SINGLE_FILE, state, metadata)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, config: dict[str, Any] | None = None, **options: Any) -> Self:

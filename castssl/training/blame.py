@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from castssl import ranks
+from castssl.errors import CastError
+from castssl.files import write_text
 from castssl.training.place import Loader
 
 SHOWN = 4
@@ -26,7 +28,7 @@ def blame(loader: Loader, batches: Sequence[int], folder: Path) -> str:
         return "Its images are not known: the data is a stream."
     path = folder / ("diverged.txt" if ranks.world() == 1 else f"diverged-{ranks.rank()}.txt")
     told = ", ".join(names[:SHOWN])
-    with suppress(OSError):
-        path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8", errors="surrogateescape")
+    with suppress(CastError):
+        write_text(path, "".join(f"{name}\n" for name in names))
         told += f" ... ({len(names)} in all, listed in {path})"
     return f"Its images on this process: {told}."

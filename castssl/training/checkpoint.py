@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from castssl.errors import DataError
-from castssl.training.writing import remove, replacing, told
+from castssl.files import PARTIAL, aside_of, atomic_write, remove, sync_folder, translated
 
 State = dict[str, Any]
 NAME = re.compile(r"step-\d{8,}(\.pt)?")
@@ -46,7 +46,7 @@ def save(folder: Path, state: Mapping[str, Any], *, step: int, keep: int) -> Pat
         CastError: if it cannot be written, for example on a full disk; what was there before is still there.
     """
     path = path_of(folder, step)
-    with replacing(path, "checkpoint") as aside:
+    with atomic_write(path, "checkpoint") as aside:
         _write(aside, state)
     _prune(folder, keep)
     return path
@@ -63,17 +63,18 @@ def save_sharded(folder: Path, accelerator: Any, place: Mapping[str, Any], *, st
     Every process calls this.
     """
     path = path_of(folder, step).with_suffix("")
-    aside = path.with_name(f".{path.name}.partial")
+    aside = aside_of(path)
     if accelerator.is_main_process:
         remove(aside)  # A run of more processes may have been killed here.
     accelerator.wait_for_everyone()
-    with told(path, "checkpoint"):
+    with translated(path, "checkpoint"):
         accelerator.save_state(str(aside))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             _write(aside / PLACE, place)
             remove(path)
             os.replace(aside, path)
+            sync_folder(folder)
             _prune(folder, keep)
     accelerator.wait_for_everyone()
     return path
@@ -168,5 +169,5 @@ def _is_whole(path: Path) -> bool:
 def _prune(folder: Path, keep: int) -> None:
     every = _all(folder)
     kept = [path for path in every if _is_whole(path)][-max(keep, 1) :]
-    for path in [*(path for path in every if path not in kept), *folder.glob(".step-*.partial")]:
+    for path in [*(path for path in every if path not in kept), *folder.glob(f".step-*{PARTIAL}")]:
         remove(path)

@@ -33,6 +33,7 @@ from torch.optim import Optimizer
 from castssl import config, ranks
 from castssl.config import RunConfig
 from castssl.errors import DataError
+from castssl.files import atomic_write, write_text
 from castssl.objectives.probe import LinearProbe
 from castssl.objectives.supervised import Supervised
 from castssl.training import again
@@ -43,7 +44,6 @@ from castssl.training.place import Loader, Place
 from castssl.training.report import Report
 from castssl.training.unreadable import UnreadableList
 from castssl.training.watch import REQUEUE, Watch
-from castssl.training.writing import replacing, told
 from castssl.types import Batch
 
 STOPPED = 75
@@ -283,7 +283,7 @@ class Run:
         """
         if self._accelerator.is_main_process:
             path = self.folder / "pictures" / f"step-{self.step:08d}.png"
-            with replacing(path, "picture") as aside, open(aside, "wb") as file:
+            with atomic_write(path, "picture") as aside, open(aside, "wb") as file:
                 picture.save(file, format="png")
 
     def once(self, name: str, make: Callable[[], Mapping[str, float]]) -> dict[str, float]:
@@ -294,8 +294,7 @@ class Run:
         if name not in known:
             known[name] = dict(make())
             if self._accelerator.is_main_process:
-                with replacing(path, "file") as aside:
-                    aside.write_text(json.dumps(known, indent=2), encoding="utf-8")
+                write_text(path, json.dumps(known, indent=2))
         return known[name]
 
     def finish(self, *results: object, **found: Mapping[str, float]) -> None:
@@ -305,8 +304,7 @@ class Run:
         says that the run is finished.
         """
         if self._accelerator.is_main_process:
-            with told(self.folder / RESULTS, "results"):
-                config.save(found, self.folder / RESULTS)
+            config.save(found, self.folder / RESULTS, "results")
         lines = (*self._unreadable.summary(), f"everything lies in {self.folder}")
         self._report.conclude(*results, *lines)
         self._free()

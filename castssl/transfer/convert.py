@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from castssl.errors import DataError
+from castssl.files import atomic_write, write_tensors
 from castssl.transfer.adapt import Stage, adapt
 from castssl.transfer.encoders import save_encoder
 from castssl.transfer.layout import Layout, State
@@ -82,13 +82,11 @@ def convert(
 
 def _write_official(published: Published, out: Path) -> Report:
     state = official_state(published)
-    aside = out.with_name(out.name + ".partial")
     if out.suffix == ".safetensors":
-        # safetensors refuses the two names of one tensor.
-        save_file({name: value.clone().contiguous() for name, value in state.items()}, aside)
+        write_tensors(out, state, {})
     else:
-        torch.save(_wrapped(published.layout, state), aside)
-    aside.replace(out)
+        with atomic_write(out, "weights", shared=True) as aside, open(aside, "wb") as file:
+            torch.save(_wrapped(published.layout, state), file)
     published.report.notes.append(f"{len(state)} tensors in the published layout; no optimizer state")
     return published.report
 

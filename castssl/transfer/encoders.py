@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from castssl import ranks
 from castssl.contracts import Encoder
-from castssl.errors import CastError, DataError
+from castssl.errors import DataError
+from castssl.files import write_tensors
 from castssl.models.create import Preset, assemble, create, unloaded
 from castssl.models.hub import remember
 
@@ -44,17 +44,8 @@ def save_encoder(
     path = Path(path)
     if not ranks.is_main():
         return path
-    state = {name: value.detach().contiguous().cpu() for name, value in encoder.state_dict().items()}
-    state |= {BESIDE + name: value.detach().clone().contiguous() for name, value in (beside or {}).items()}
-    aside = path.with_suffix(".partial")
-    try:
-        save_file(state, aside, metadata={SETTINGS: json.dumps(settings), "format": "pt"})
-        aside.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise CastError(
-            f"cannot write the encoder {path} ({error}); checkpoints are whole: mend this and run the same"
-            " command again"
-        ) from error
+    state = dict(encoder.state_dict()) | {BESIDE + name: value for name, value in (beside or {}).items()}
+    write_tensors(path, state, {SETTINGS: json.dumps(settings)}, "encoder")
     return path
 
 

@@ -6,7 +6,6 @@ Superpixels stay outside: they are an input, as they are for the encoder itself.
 from __future__ import annotations
 
 import json
-import os
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from castssl.contracts import Encoder
 from castssl.data.finish import MEAN, STD
 from castssl.errors import ConfigError, DataError, PluginError
+from castssl.files import atomic_write
 from castssl.installer import install
 from castssl.models.cast import CAST
 from castssl.models.fuse import FusedCAST
@@ -132,15 +132,12 @@ def export(traced: Traced, path: str | Path, *, to: To, about: Mapping[str, Any]
         **(about or {}),
     }
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}{SUFFIXES[to]}")
-    try:
+    with atomic_write(path, "exported model", shared=True) as aside:
         if to == "onnx":
             _write_onnx(traced, aside, json.dumps(known))
         else:
-            torch.export.save(traced.program, aside, extra_files={SETTINGS: json.dumps(known)})
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+            with open(aside, "wb") as file:
+                torch.export.save(traced.program, file, extra_files={SETTINGS: json.dumps(known)})
     return path
 
 

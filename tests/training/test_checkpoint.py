@@ -62,7 +62,7 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path: Path) -> None:
     with pytest.raises(CastError) as caught:
         _save(tmp_path, 2, weights=torch.rand(100_000))
     assert "step-00000002.pt (No space left on device)" in str(caught.value)
-    assert "earlier checkpoints are whole" in str(caught.value)
+    assert "earlier files are whole" in str(caught.value)
     assert _names(tmp_path) == ["step-00000001.pt"]
     assert before.read_bytes() == content
 

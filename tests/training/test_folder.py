@@ -8,7 +8,7 @@ import pytest
 
 from castssl import config
 from castssl.config import RunConfig
-from castssl.errors import ConfigError
+from castssl.errors import CastError, ConfigError
 from castssl.training.folder import claim, folder_of
 from tests.training.toy import Config
 
@@ -94,5 +94,5 @@ def test_a_place_that_is_no_folder_is_told(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_is_told_before_any_work(tmp_path: Path) -> None:
     (tmp_path / ".config.json.partial").symlink_to("/dev/full")
-    with pytest.raises(ConfigError, match=r"cannot write into .* \(No space left"):
+    with pytest.raises(CastError, match=r"cannot write the settings .* \(No space left"):
         claim(tmp_path, Config())

@@ -122,7 +122,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, unbroken: Path
     told = toy.told()
     assert "cannot write the checkpoint" in told
     assert "File too large" in told
-    assert "earlier checkpoints are whole" in told
+    assert "earlier files are whole" in told
     assert {path.name: path.read_bytes() for path in (out / "checkpoints").iterdir()} == before
     assert same(finished(out)["module"], state(unbroken)["module"])
 

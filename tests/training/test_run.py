@@ -156,7 +156,7 @@ def test_a_disk_too_full_for_a_small_file_is_told(name: str, tmp_path: Path) -> 
     (out / f"{name}.partial").symlink_to("/dev/full")
     toy = Toy(out, f"{QUICK} --save-every 2 --max-steps 4")
     assert toy.code() == 1
-    assert f"{out / name.replace('.', '', 1)} (No space left on device); earlier checkpoints" in toy.told()
+    assert f"{out / name.replace('.', '', 1)} (No space left on device); earlier files" in toy.told()
     assert "Traceback" not in toy.told()
     if "step" in name:
         assert state(out)["step"] == 2

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from castssl.errors import CastError
-from castssl.training.writing import remove, replacing
+from castssl.files import atomic_write, remove
 
 
 def _write(path: Path, text: str, error: Exception | KeyboardInterrupt | None = None) -> None:
-    with replacing(path, "map") as aside:
+    with atomic_write(path, "map") as aside:
         aside.write_text(text)
         if error is not None:
             raise error
@@ -27,7 +27,7 @@ def test_a_file_takes_its_name_when_it_is_whole(tmp_path: Path) -> None:
 def test_the_systems_own_words_are_found_behind_other_errors(tmp_path: Path) -> None:
     hidden = RuntimeError("unexpected position")
     hidden.__context__ = OSError(28, "No space left on device")
-    with pytest.raises(CastError, match=r"the map .*name \(No space left on device\); earlier checkpoints"):
+    with pytest.raises(CastError, match=r"the map .*name \(No space left on device\); earlier files"):
         _write(tmp_path / "name", "one", hidden)
 
 
