@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import castssl
-from castssl.models.hub import Shareable
+from castssl.models.cast import CAST
 from tests.acceptance.conftest import Command
 
 
@@ -24,10 +24,10 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
         os.umask(before)
 
 
-def encoder() -> Shareable:
+def encoder() -> CAST:
     """A small untrained model."""
     built = castssl.create("nano", image_size=32)
-    assert isinstance(built, Shareable)
+    assert isinstance(built, CAST)
     return built
 
 
