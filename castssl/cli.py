@@ -16,7 +16,7 @@ from castssl.output import outlive_readers
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; the exit code is 0, 1 if something failed, or 2 if the command line is wrong."""
     outlive_readers()
-    given = _parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     try:
         code: int = given.run(given)
     except CastError as error:
@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The whole command line, with a parser for each subcommand."""
     parser = argparse.ArgumentParser(
         "castssl", description="Vision transformers whose tokens are superpixels."
     )

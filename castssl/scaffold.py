@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from castssl.errors import ConfigError
-from castssl.files import write_text
+from castssl.files import check_outputs, write_text
 from castssl.registry import KINDS, check_kind, names
 
 HERE = Path(__file__).parent
@@ -25,24 +25,25 @@ def template() -> Path:
     raise ConfigError(f"the plugin template is missing beside {HERE}; install castssl again")
 
 
-def write(kind: str, name: str, into: Path) -> Path:
+def write(kind: str, name: str, into: Path, *, overwrite: bool = False) -> Path:
     """Write the distribution ``castssl-<name>`` into a folder of that name.
 
     Args:
         kind: which door the plugin is for.
         name: what it will be called by; lower-case letters, digits, ``-`` and ``_``.
         into: where its folder is put.
+        overwrite: replace files of an earlier one.
 
     Returns:
         The new folder.
 
     Raises:
-        ConfigError: if the kind does not exist, the name is malformed or taken, or the folder exists.
+        ConfigError: if the kind does not exist, the name is malformed or taken, or one of the files exists.
     """
     folder = into / f"castssl-{_check_name(check_kind(kind), name)}"
-    if folder.exists():
-        raise ConfigError(f"{folder} exists; choose another name, or another place with --into")
-    for path, text in render(kind, name).items():
+    files = render(kind, name)
+    check_outputs([folder / path for path in files], overwrite=overwrite)
+    for path, text in files.items():
         write_text(folder / path, text)
     return folder
 

@@ -86,7 +86,7 @@ def test_a_taken_name_or_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="registered by castssl already"):
         scaffold.write("pooling", "graph", tmp_path)
     scaffold.write("pooling", "mine", tmp_path)
-    with pytest.raises(ConfigError, match="exists"):
+    with pytest.raises(ConfigError, match="these files exist"):
         scaffold.write("pooling", "mine", tmp_path)
 
 

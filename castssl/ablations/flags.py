@@ -12,6 +12,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add what every study understands."""
     parser.epilog = LEAVES
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/ablations/NAME")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that no study made")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
     parser.add_argument("--cluster", choices=("slurm", "local"), help="submit the runs as jobs, by submitit")
     parser.add_argument(

@@ -20,8 +20,12 @@ from castssl.ablations import chart, cost, engine, table
 from castssl.ablations.flags import add_flags
 from castssl.ablations.grid import Step, Study
 from castssl.errors import CastError, PluginError
-from castssl.files import write_text
+from castssl.files import check_outputs, write_text
 from castssl.output import outlive_readers
+
+MARK = ".castssl-study"
+"""An empty file in the folder of a study, whose tables later calls may replace."""
+WRITTEN = ("table.md", "cells.csv", "table.png")
 
 
 def conduct(study: Study, given: argparse.Namespace, name: str) -> int:
@@ -41,7 +45,9 @@ def conduct(study: Study, given: argparse.Namespace, name: str) -> int:
         for step in steps:
             print(shlex.join(step.command(out, launcher or ["python"])))
         return 0
-    out.mkdir(parents=True, exist_ok=True)
+    if not (out / MARK).is_file():
+        check_outputs([out / name for name in WRITTEN], overwrite=given.overwrite)
+        write_text(out / MARK, "")
     if given.cluster:
         from castssl.ablations.cluster import Cluster
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from castssl.commands.picture import add_output
+from castssl.files import check_outputs
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add it to the command line."""
     purpose = "published weights become ours, and ours the published layout"
     command = commands.add_parser("convert", help=purpose, description=purpose.capitalize() + ".")
     command.add_argument("source", metavar="IN", type=Path, help="a checkpoint, or a run's folder")
-    command.add_argument("out", metavar="OUT", type=Path, help="the file to write")
+    add_output(command, "out", metavar="OUT", type=Path, help="the file to write")
     command.add_argument(
         "--layout",
         choices=("castssl", "official"),
@@ -31,6 +34,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _convert(given: argparse.Namespace) -> int:
+    check_outputs([given.out], overwrite=given.overwrite)
     from castssl.transfer.convert import convert
 
     report = convert(

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 
 from castssl.commands.model import MODEL, add_shape, open_model
+from castssl.commands.picture import add_output
+from castssl.files import check_outputs
 
 NOTES = """The file takes `image` (float32, B x 3 x H x W, normalised) and `segments` (int32, B x H x W) and
 returns `features`, `logits` where the weights have a classifier, and of each stage `tokens0`, `mass0`,
@@ -26,7 +28,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     command.add_argument("model", metavar="MODEL", help=MODEL)
     command.add_argument("--to", choices=("onnx", "torch-export"), default="onnx", help="default: onnx")
-    command.add_argument("--out", required=True, type=Path, metavar="FILE", help="such as model.onnx")
+    add_output(command, "--out", required=True, type=Path, metavar="FILE", help="such as model.onnx")
     command.add_argument("--sizes", nargs="+", type=int, metavar="N", help="tokens per stage, fine to coarse")
     add_shape(command)
     command.set_defaults(run=_export)
@@ -41,13 +43,13 @@ def _export(given: argparse.Namespace) -> int:
     require(given.to)
     if given.out.suffix != SUFFIXES[given.to]:
         raise ConfigError(f"--out: a {given.to} file ends in {SUFFIXES[given.to]}, got {given.out.name!r}")
+    check_outputs([given.out], overwrite=given.overwrite)
     console = Console(stderr=True)
     with console.status("reading the model"):
         trained = open_model(given.model, given, given.sizes)
         flat = Flat(trained.encoder, heads_of(given.model)).float()
     with console.status("tracing the model"):
         traced = trace(flat, trained.image_size)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
     with console.status(f"writing {given.out}; ONNX takes a minute or more"):
         about = {"superpixels": trained.superpixels, "model": given.model}
         export(traced, given.out, to=given.to, about=about)

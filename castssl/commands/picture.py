@@ -1,15 +1,34 @@
-"""Where commands put pictures, and how they read deep ones."""
+"""Where commands write, and how they read pictures of more than 8 bits."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from castssl.files import atomic_write
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from castssl.data.depth import Range
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def add_output(command: argparse.ArgumentParser, *flags: str, **options: Any) -> None:
+    """Add an argument that names what is written, and ``--overwrite``, which means the same everywhere.
+
+    The command passes all paths that it will write to :func:`castssl.files.check_outputs` before the first
+    write.
+
+    Args:
+        command: the parser of a subcommand or a study.
+        flags: as those of ``add_argument``.
+        options: likewise.
+    """
+    command.add_argument(*flags, **options)
+    command.add_argument("--overwrite", action="store_true", help="replace files that are there")
 
 
 def picture(text: str) -> Path:
@@ -24,6 +43,13 @@ def picture(text: str) -> Path:
             f"got {text!r}, expected a file that ends in {', '.join(ENDINGS)}, such as picture.png"
         )
     return path
+
+
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Write a picture in the format of its ending, by :func:`castssl.files.atomic_write`."""
+    kind = "jpeg" if path.suffix.lower() == ".jpg" else path.suffix[1:].lower()
+    with atomic_write(path, "picture") as aside:
+        image.save(aside, format=kind)
 
 
 def add_range(command: argparse.ArgumentParser) -> None:

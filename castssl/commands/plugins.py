@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from castssl import registry
+from castssl.commands.picture import add_output
 from castssl.errors import CastError
 from castssl.installer import install
 
@@ -29,7 +30,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command.set_defaults(run=_check)
 
     command = _about_plugin(commands, "new-plugin", "write an installable plugin with its test")
-    command.add_argument("--into", type=Path, default=Path(), help="folder to put it in (default: here)")
+    add_output(command, "--into", type=Path, default=Path(), help="folder to put it in (default: here)")
     command.set_defaults(run=_new_plugin)
 
 
@@ -101,7 +102,7 @@ def _verdicts(title: str, results: list[Result]) -> Table:
 def _new_plugin(given: argparse.Namespace) -> int:
     from castssl.scaffold import write
 
-    folder = write(given.kind, given.name, given.into)
+    folder = write(given.kind, given.name, given.into, overwrite=given.overwrite)
     print(f"{folder}: castssl-{given.name}, a {given.kind} plugin that works.  Next:")
     print(f"  {install(str(folder), options='-e')}")
     print(f"  castssl check {given.kind} {given.name}")

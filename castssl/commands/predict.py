@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from castssl.commands.picture import add_range, picture, value_range
-from castssl.errors import CastError, DataError
+from castssl.commands.picture import add_output, add_range, picture, save_picture, value_range
+from castssl.errors import DataError
+from castssl.files import check_outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,8 +49,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--min-confidence", type=float, metavar="P", help="back off to the parent below this, 0 to 1"
     )
-    command.add_argument(
-        "--out", type=picture, metavar="PICTURE.png", help="draw the segments, a row an image"
+    add_output(
+        command, "--out", type=picture, metavar="PICTURE.png", help="draw the segments, a row an image"
     )
     command.add_argument("--tree", metavar="DATA", help="names and parents of the classes, such as cub:/path")
     command.add_argument("--json", action="store_true", help="a JSON list in place of the table")
@@ -62,6 +63,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _predict(given: argparse.Namespace) -> int:
+    check_outputs([given.out] if given.out else [], overwrite=given.overwrite)
     import torch
 
     from castssl.transfer.predict import predict, with_superpixels
@@ -181,11 +183,7 @@ def _draw(found: dict[Path, Prediction], out: Path) -> None:
         if each.consistent is False:
             title += "  (a contradiction)" if each.answer == len(each.path) else "  (backed off)"
         rows.append(draw_path(each.seen, panels, f"{_short(image, found)}: {title}"))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        sheet(rows).save(out)
-    except (OSError, ValueError) as error:
-        raise CastError(f"cannot write the picture {out}: {error}; name it PICTURE.png") from error
+    save_picture(sheet(rows), out)
     print(f"the picture: {out}", file=sys.stderr)
 
 

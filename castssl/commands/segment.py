@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from castssl.commands.model import with_count
-from castssl.commands.picture import add_range, value_range
-from castssl.errors import ConfigError, DataError
+from castssl.commands.picture import add_output, add_range, value_range
+from castssl.errors import DataError
+from castssl.files import atomic_write, check_outputs
 
 if TYPE_CHECKING:
     from castssl.transfer.segment import Segmentation
@@ -39,7 +40,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files of any size")
     command.add_argument("--weights", required=True, help="a run's folder, encoder.safetensors or checkpoint")
-    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the results go")
+    add_output(command, "--out", required=True, type=Path, metavar="DIR", help="where the results go")
     command.add_argument(
         "--superpixels", metavar="SPEC", help="such as seeds:count=324 (default: trained with)"
     )
@@ -52,10 +53,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _segment(given: argparse.Namespace) -> int:
-    names = [image.stem for image in given.images]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"images of the same name would overwrite each other in {given.out}: {twice[:5]}")
     import torch
     from rich.console import Console
     from rich.progress import track
@@ -64,7 +61,9 @@ def _segment(given: argparse.Namespace) -> int:
     from castssl.transfer.source import open_trained
 
     trained = open_trained(given.weights)
-    given.out.mkdir(parents=True, exist_ok=True)
+    stages = len(trained.encoder.sizes)
+    outputs = [path for image in given.images for path in _outputs(given.out, image.stem, stages)]
+    check_outputs(outputs, overwrite=given.overwrite)
     device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     spec = given.superpixels or trained.superpixels
     if given.segments is not None:
@@ -75,7 +74,7 @@ def _segment(given: argparse.Namespace) -> int:
         _try(partial(ask, image, trained, **options), given.out, image.stem)
         for image in track(given.images, "segmenting", console=Console(stderr=True))
     ]
-    print(f"{sum(done)} of {len(names)} images segmented, in {given.out}")
+    print(f"{sum(done)} of {len(done)} images segmented, in {given.out}")
     return 0 if all(done) else 1
 
 
@@ -89,20 +88,28 @@ def _try(work: Callable[[], Segmentation], folder: Path, name: str) -> bool:
     return True
 
 
+def _outputs(folder: Path, name: str, stages: int) -> list[Path]:
+    """The files of one image: picture, arrays, and a label map of each stage, finest first."""
+    maps = [folder / f"{name}-stage{stage}.png" for stage in range(stages)]
+    return [folder / f"{name}.png", folder / f"{name}.npz", *maps]
+
+
 def _write(found: Segmentation, folder: Path, name: str) -> None:
     import numpy as np
     from PIL import Image
 
     from castssl.pictures.draw import draw_hierarchy
 
+    picture, bundle, *maps = _outputs(folder, name, len(found))
     arrays: dict[str, Any] = {}
-    for stage in range(len(found)):
+    for stage, path in enumerate(maps):
         labels = found.labels(stage).numpy()
-        Image.fromarray(np.where(labels < 0, NONE, labels).astype(np.uint16)).save(
-            folder / f"{name}-stage{stage}.png"
-        )
+        with atomic_write(path, "label map") as aside:
+            Image.fromarray(np.where(labels < 0, NONE, labels).astype(np.uint16)).save(aside, format="png")
         arrays[f"features{stage}"] = found.features(stage).cpu().numpy()
         if stage < len(found) - 1:
             arrays[f"parents{stage}"] = found.parents(stage).cpu().numpy()
-    np.savez_compressed(folder / f"{name}.npz", **arrays)
-    draw_hierarchy(found.seen, found.hierarchy).save(folder / f"{name}.png")
+    with atomic_write(bundle, "features") as aside, open(aside, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    with atomic_write(picture, "picture") as aside:
+        draw_hierarchy(found.seen, found.hierarchy).save(aside, format="png")

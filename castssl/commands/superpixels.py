@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from castssl.commands.picture import add_range, picture, value_range
+from castssl.commands.picture import add_output, add_range, picture, save_picture, value_range
 from castssl.errors import ConfigError, DataError
+from castssl.files import check_outputs
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -63,13 +64,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--limit", type=int, default=8, metavar="N", help="images of a folder or the demo (default: 8)"
     )
     command.add_argument("--rounds", type=int, default=5, metavar="N", help="that are timed (default: 5)")
-    command.add_argument("--out", type=picture, metavar="FILE.png", help="where the picture goes")
+    add_output(command, "--out", type=picture, metavar="FILE.png", help="where the picture goes")
     command.add_argument("--device", help="such as cuda (default: cuda if there is one, else cpu)")
     add_range(command)
     command.set_defaults(run=_superpixels)
 
 
 def _superpixels(given: argparse.Namespace) -> int:
+    check_outputs([given.out] if given.out else [], overwrite=given.overwrite)
     for flag in ("segments", "image_size", "limit", "rounds"):
         value = getattr(given, flag)
         if value is not None and value < 1:
@@ -95,8 +97,7 @@ def _superpixels(given: argparse.Namespace) -> int:
         if trial.fault:
             console.print(f"{trial.name} is broken: {trial.fault}", markup=False, highlight=False)
     if given.out:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        _picture(trials, sights, images).save(given.out)
+        save_picture(_picture(trials, sights, images), given.out)
         print(f"picture: {given.out}")
     working = [trial for trial in trials if not trial.fault]
     return 0 if working and (len(working) == len(trials) or not given.backends) else 1

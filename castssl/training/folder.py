@@ -21,6 +21,9 @@ except ImportError:  # Windows has no such locks; two runs in one folder go unno
 
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
+"""Every run makes this file in its folder and leaves it there."""
+WRITTEN = (config.FILE, log.FILE, "once.json", "results.json", "encoder.safetensors", "probe.safetensors")
+"""Files that a run writes, beside those in folders of its own."""
 
 
 def folder_of(cfg: RunConfig, recipe: str | None = None) -> Path:
@@ -39,8 +42,10 @@ def claim(folder: Path, cfg: RunConfig) -> IO[Any]:
     """Make or enter a run's folder and write ``config.json``; the folder is locked while the result is open.
 
     Raises:
-        ConfigError: if another process trains in it, it holds a run with other settings, or nobody may write.
+        ConfigError: if another process trains in it, it holds a run with other settings or files of somebody
+            else that the run would replace, or nobody may write.
     """
+    check_foreign(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder)
@@ -57,6 +62,25 @@ def claim(folder: Path, cfg: RunConfig) -> IO[Any]:
             f"--out: cannot write into {folder} ({error.strerror}); choose another one"
         ) from error
     return lock
+
+
+def check_foreign(folder: Path) -> None:
+    """Nothing, if a run made ``folder``, or it has none of the files that a run writes.
+
+    Raises:
+        ConfigError: naming the files that the run would replace.
+    """
+    written = folder / log.FILE
+    # A copied run may lack the lock, as hidden files are easily left out.
+    if (folder / LOCK).exists() or (written.is_file() and written.read_bytes()[:8] == b'{"time":'):
+        return
+    there = [name for name in WRITTEN if os.path.lexists(folder / name)]
+    there += [name for name in (CHECKPOINTS, "pictures") if any((folder / name).glob("step-*"))]
+    if there:
+        raise ConfigError(
+            f"--out: {folder} holds {', '.join(there)}, which no run of castssl made and this one would"
+            " replace; choose another --out"
+        )
 
 
 def check_same(saved: dict[str, Any], cfg: RunConfig, folder: Path) -> None:

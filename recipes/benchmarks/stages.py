@@ -28,6 +28,7 @@ from castssl import Tokens, create
 from castssl.config import launch
 from castssl.doctor import machine
 from castssl.errors import ConfigError
+from castssl.files import check_outputs, write_text
 from castssl.models.cast import CAST
 from castssl.pooling.centroids import farthest
 
@@ -66,6 +67,8 @@ class Config:
     """Of the random tokens and weights."""
     out: Path | None = None
     """A folder that gets results.json: the ms of all that was measured, summed over stages."""
+    overwrite: bool = False
+    """Replace a file that is there."""
 
 
 Job = tuple[int, str]
@@ -122,6 +125,8 @@ def main(cfg: Config) -> None:
     """Print the table."""
     torch.set_num_threads(cfg.threads)
     torch.set_default_device(cfg.device)
+    if cfg.out:
+        check_outputs([cfg.out / "results.json"], overwrite=cfg.overwrite)
     torch.manual_seed(cfg.seed)
     model = cast(CAST, create(cfg.model, sizes=cfg.sizes, pooling=cfg.pooling)).eval()
     took = measure(cfg, parts(cfg, model))
@@ -139,8 +144,7 @@ def main(cfg: Config) -> None:
         table.add_row(str(size), *shown, share, *(f"{each:g}" for each in known))
     Console(width=130).print(table)
     if cfg.out:
-        cfg.out.mkdir(parents=True, exist_ok=True)
-        (cfg.out / "results.json").write_text(json.dumps({"trained": sums(took)}), encoding="utf-8")
+        write_text(cfg.out / "results.json", json.dumps({"trained": sums(took)}), "results")
 
 
 if __name__ == "__main__":

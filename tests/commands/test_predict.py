@@ -92,7 +92,7 @@ def test_the_picture_has_a_row_an_image(
     out = tmp_path / "new" / "paths.png"
     shown(capsys, photo, "--weights", weights, "--out", out)
     one = Image.open(out)
-    text, said = shown(capsys, photo, again, "--weights", weights, "--out", out)
+    text, said = shown(capsys, photo, again, "--weights", weights, "--out", out, "--overwrite")
     two = Image.open(out)
     assert f"the picture: {out}" in said
     assert str(again)[:30] in text, "files of the same name are told apart"
