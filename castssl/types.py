@@ -161,27 +161,57 @@ class LabelTree:
 
     @classmethod
     def from_paths(cls, paths: Iterable[Sequence[str]], *, first_seen: bool = False) -> LabelTree:
-        """The tree that named label paths spell, coarse to fine; each level's classes told apart by name.
+        """The tree that named label paths spell, coarse to fine.
+
+        A class is its whole path, so that one name may stand below two parents: ``fruit/orange`` and
+        ``color/orange`` are two classes.  Class folders and tables are numbered by this one rule.
 
         Args:
             paths: class names; an empty name, and all that follow it, is unknown.
-            first_seen: number each level's classes as they are met, instead of by alphabet.
+            first_seen: number each level's classes as they are met, instead of by alphabet of their paths.
 
         Raises:
-            DataError: if the paths differ in length, a class has two parents, or no path goes below one.
+            DataError: if the paths differ in length, or no path goes below a class.
         """
-        above = _parents_by_name(list(dict.fromkeys(map(tuple, paths))))
+        levels = _prefixes(list(dict.fromkeys(map(tuple, paths))))
         if not first_seen:
-            above = [dict(sorted(found.items())) for found in above]
-        numbers = [{name: number for number, name in enumerate(found)} for found in above]
+            levels = [sorted(level) for level in levels]
+        index = [{prefix: number for number, prefix in enumerate(level)} for level in levels]
         return cls(
-            sizes=tuple(map(len, above)),
+            sizes=tuple(map(len, levels)),
             parents=tuple(
-                tuple(numbers[level][parent] for parent in found.values())
-                for level, found in enumerate(above[1:])
+                tuple(above[prefix[:-1]] for prefix in level)
+                for above, level in zip(index, levels[1:], strict=False)
             ),
-            names=tuple(map(tuple, above)),
+            names=tuple(tuple(prefix[-1] for prefix in level) for level in levels),
         )
+
+    def number(self, paths: Iterable[Sequence[str]]) -> Tensor:
+        """The label paths of named paths, as :meth:`from_paths` takes them: int64 (n, L), -1 where unknown.
+
+        Raises:
+            DataError: if a path is not in the tree; names up to five of them.
+        """
+        known: list[dict[tuple[str, ...], int]] = []
+        full: list[tuple[str, ...]] = [()]
+        for level, names in enumerate(self.names):
+            above = self.parents[level - 1] if level else (0,) * len(names)
+            full = [(*full[parent], name) for parent, name in zip(above, names, strict=True)]
+            known.append({path: number for number, path in enumerate(full)})
+        rows: dict[tuple[str, ...], list[int]] = {}
+        listed = [tuple(path) for path in paths]
+        for path in dict.fromkeys(listed):
+            named = path[: path.index("")] if "" in path else path
+            numbers = [known[end].get(named[: end + 1], -1) for end in range(min(len(named), len(known)))]
+            if len(path) == len(known) and -1 not in numbers:
+                rows[path] = numbers + [-1] * (len(known) - len(numbers))
+        strange = sorted({"/".join(path) for path in listed if path not in rows})
+        if strange:
+            raise DataError(
+                f"{len(strange)} classes are not in the label tree: {', '.join(strange[:5])}"
+                + (", ..." if len(strange) > 5 else "")
+            )
+        return torch.tensor([rows[path] for path in listed], dtype=torch.int64).view(len(listed), self.levels)
 
     def paths(self) -> Tensor:
         """The label path of each finest class: int64 (C, L), coarse to fine; (0, 0) if unlabelled.
@@ -244,26 +274,19 @@ class LabelTree:
         )
 
 
-def _parents_by_name(paths: Sequence[tuple[str, ...]]) -> list[dict[str, str]]:
-    """For each level the name of each class's parent ("" at the coarsest), in the order of first sight."""
+def _prefixes(paths: Sequence[tuple[str, ...]]) -> list[list[tuple[str, ...]]]:
+    """The classes of each level as paths from the root, in the order of first sight."""
     depths = {len(path) for path in paths}
     if len(depths) > 1:
         raise DataError(f"label paths of {sorted(depths)} levels, expected equally many in each")
-    above: list[dict[str, str]] = []
+    levels: list[list[tuple[str, ...]]] = []
     for level in range(max(depths, default=0)):
-        found: dict[str, str] = {}
-        for path in paths:
-            parent = path[level - 1] if level else ""
-            if all(path[: level + 1]) and found.setdefault(path[level], parent) != parent:
-                raise DataError(
-                    f"class {path[level]!r} of level {level} lies below {found[path[level]]!r} and below"
-                    f" {parent!r}, so the classes are no tree; give it one parent, or two names"
-                )
-        childless = sorted(set(above[-1]) - set(found.values())) if level else []
+        found = list(dict.fromkeys(path[: level + 1] for path in paths if all(path[: level + 1])))
+        childless = sorted(set(levels[-1]) - {prefix[:-1] for prefix in found}) if level else []
         if childless:
             raise DataError(
                 f"{len(childless)} classes of level {level - 1} have no class below them, as"
-                f" {childless[0]!r}; name the finer class of one image of each at least"
+                f" {'/'.join(childless[0])!r}; name the finer class of one image of each at least"
             )
-        above.append(found)
-    return above
+        levels.append(found)
+    return levels

@@ -83,10 +83,21 @@ def test_a_tree_from_named_paths() -> None:
     assert LabelTree.from_paths([]) == LabelTree.none()
 
 
+def test_one_name_below_two_parents_is_two_classes() -> None:
+    paths = [("fruit", "orange"), ("color", "orange"), ("color", "red"), ("fruit", "")]
+    tree = LabelTree.from_paths(paths)
+    assert tree.names == (("color", "fruit"), ("orange", "red", "orange"))
+    assert tree.parents == ((0, 0, 1),)
+    assert tree.number(paths).tolist() == [[1, 2], [0, 0], [0, 1], [1, -1]]
+    assert LabelTree.none().number([(), ()]).shape == (2, 0)
+    with pytest.raises(DataError, match="2 classes are not in the label tree: color/blue, fruit/red"):
+        tree.number([("fruit", "red"), ("color", "blue"), ("color", "red")])
+
+
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        ([("a", "x"), ("b", "x")], "'x' of level 1 lies below 'a' and below 'b'"),
+        ([("a", "x", ""), ("b", "x", "y")], "1 classes of level 1 have no class below them, as 'a/x'"),
         ([("a", "x"), ("b", "")], "1 classes of level 0 have no class below them, as 'b'"),
         ([("a", "x"), ("b",)], r"label paths of \[1, 2\] levels"),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from castssl.data import trees
 from castssl.data.folders import Files, is_image
 from castssl.data.listing import Listing, listing
 from castssl.data.places import HOMES, choose, require
@@ -64,6 +65,8 @@ def _classes(folder: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _tree(classes: dict[str, tuple[str, ...]]) -> LabelTree:
-    named = LabelTree.from_paths([(own[4], own[5], name) for name, own in classes.items()], first_seen=True)
+    paths = [(own[4], own[5], name) for name, own in classes.items()]
+    trees.check_parents(paths)
+    named = LabelTree.from_paths(paths, first_seen=True)
     species = tuple(f"{own[6]} {own[7]}" for own in classes.values())
     return replace(named, names=(*named.names[:2], species))

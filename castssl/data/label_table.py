@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from castssl.data.folders import Files, NoSplit, is_image, split_name, stand_ins
 from castssl.data.listing import Listing, listing
+from castssl.data.text import read_text
 from castssl.errors import DataError
 from castssl.types import LabelTree
 
 EXAMPLE = "path,split,family,species"
 """A header."""
+SEPARATORS = (",", ";", "\t", "|")
+"""What may stand between two cells."""
+INDEX = ("", "index", "unnamed: 0")
+"""How pandas heads the column that counts the rows, in lower case."""
+_EXCEL = re.compile(r'"?sep=(.|\\t)"?', re.IGNORECASE)
+_Line = tuple[int, list[str]]
 
 
 class _Row(NamedTuple):
@@ -24,25 +30,25 @@ class _Row(NamedTuple):
 
 
 def open_table(path: Path, split: str) -> Listing:
-    """The images of a split; the label tree is that of all rows, so that all splits share it.
+    """The images of a split; the label tree is that of the train rows, or of all rows if none is of train.
 
     The first row names the columns: the image's path relative to the file, a column called ``split`` if
     there is one (train, val, test; without it all rows are train), and the levels.  An empty cell means that
-    the label is unknown from there on, and gives -1; the coarsest must be known.
+    the label is unknown from there on, and gives -1; the coarsest must be known.  Cells are separated by
+    commas, semicolons, tabs or bars; a first column without a name that counts the rows, as pandas writes it,
+    is left out; for encodings see :func:`castssl.data.text.read_text`.
 
     Raises:
         DataError: if the file is missing or not as described, the split has no row, the first image is not
-            there, or a class has two parents.
+            there, or the split has a class that the train rows lack.
     """
     rows = _read(path)
-    tree = LabelTree.from_paths(row.labels for row in rows)
-    numbers = [{name: number for number, name in enumerate(level)} for level in tree.names]
     present = {row.split for row in rows}
     word = next((word for word in stand_ins(split) if word in present), None)
     if word is None:
         raise NoSplit(
             f"{path} has no {split} rows: its splits are {', '.join(sorted(present))}; add a column called"
-            " split, or ask for the split that is there"
+            " split"
         )
     chosen = [row for row in rows if row.split == word]
     if not (path.parent / chosen[0].path).is_file():
@@ -50,16 +56,20 @@ def open_table(path: Path, split: str) -> Listing:
             f"there is no image {path.parent / chosen[0].path}; the first column of {path} must hold paths"
             f" relative to {path.parent}"
         )
-    targets = [
-        [numbers[level][name] if name else -1 for level, name in enumerate(row.labels)] for row in chosen
-    ]
-    return listing(Files(path.parent, [row.path for row in chosen]), torch.tensor(targets), tree)
+    trained = [row.labels for row in rows if row.split == "train"]
+    tree = LabelTree.from_paths(trained or [row.labels for row in rows])
+    try:
+        targets = tree.number([row.labels for row in chosen])
+    except DataError as error:
+        raise DataError(
+            f"the {split} rows of {path} have classes that the train rows lack: {error}; every class needs"
+            " a train row"
+        ) from error
+    return listing(Files(path.parent, [row.path for row in chosen]), targets, tree)
 
 
 def _read(path: Path) -> list[_Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = [(number, [cell.strip() for cell in line]) for number, line in enumerate(csv.reader(file), 1)]
-    lines = [(number, line) for number, line in lines if any(line)]
+    lines = _without_index(_cells(path))
     if len(lines) < 2:
         raise DataError(f"{path} has no rows, expected a header such as {EXAMPLE} and a row for each image")
     header = lines[0][1]
@@ -77,6 +87,29 @@ def _read(path: Path) -> list[_Row]:
         _row(f"{path}, line {number}", line, "train" if at is None else line[at], levels)
         for number, line in lines[1:]
     ]
+
+
+def _cells(path: Path) -> list[_Line]:
+    """The rows that are not empty, with their line numbers, cut where the header has most cells."""
+    text = read_text(path).splitlines(keepends=True)
+    skipped = 1 if text and _EXCEL.fullmatch(text[0].strip()) else 0
+    header = next((line for line in text[skipped:] if line.strip()), "")
+    try:
+        separator = max(SEPARATORS, key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
+        reader = csv.reader(text[skipped:], delimiter=separator)
+        lines = [(reader.line_num + skipped, [cell.strip() for cell in line]) for line in reader]
+    except csv.Error as error:
+        raise DataError(f"{path} cannot be read as a table: {error}; save it as CSV in UTF-8") from error
+    return [(number, line) for number, line in lines if any(line)]
+
+
+def _without_index(lines: list[_Line]) -> list[_Line]:
+    """The rows without a first column that only counts them, which pandas writes without a name."""
+    header = lines[0][1] if lines else []
+    counted = all(line and line[0].isdigit() for _, line in lines[1:])
+    if len(header) < 3 or header[0].lower() not in INDEX or not counted:
+        return lines
+    return [(number, line[1:]) for number, line in lines]
 
 
 def _row(where: str, line: list[str], split: str, levels: list[int]) -> _Row:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from castssl.data import trees
+from castssl.data.text import read_text
 from castssl.errors import DataError
 from castssl.types import LabelTree
 
@@ -69,7 +70,7 @@ def read_subset(subset: str) -> Subset:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in shipped.glob("*.txt")))
         raise DataError(f"there is no subset {subset!r}: expected {known}, or a text file of class names")
-    lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    lines = (line.split("#")[0].strip() for line in read_text(path).splitlines())
     names = frozenset(line for line in lines if line)
     if not names:
         raise DataError(f"subset file {path} names no class; write one class name a line")

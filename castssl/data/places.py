@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from castssl.data.folders import NoSplit, split_name
+from castssl.data.text import read_text
 from castssl.errors import DataError
 
 HOMES = {
@@ -47,7 +48,7 @@ def pairs(path: Path, holds: str, home: str) -> list[tuple[str, str]]:
     Raises:
         DataError: if the file is missing, a line has no value, or there is no line.
     """
-    lines = require(path, holds, home).read_text(encoding="utf-8-sig").splitlines()
+    lines = read_text(require(path, holds, home)).splitlines()
     cut = [
         (number, *line.strip().partition(" ")) for number, line in enumerate(lines, start=1) if line.strip()
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,6 +82,7 @@ def aircraft(paths: Sequence[tuple[str, str, str]]) -> LabelTree:
     Raises:
         DataError: if a variant has two families, or a family two manufacturers.
     """
+    check_parents(paths)
     tree = LabelTree.from_paths(paths)
     published = {
         row[0]: (row[2], row[1], number) for number, row in enumerate(_table("aircraft")["variants"])
@@ -92,6 +94,22 @@ def aircraft(paths: Sequence[tuple[str, str, str]]) -> LabelTree:
         for level, number in enumerate(published[tree.names[-1][path[-1]]]):
             first[level][path[level]] = min(number, first[level].get(path[level], number))
     return pick(tree, [sorted(numbers, key=numbers.__getitem__) for numbers in first])
+
+
+def check_parents(paths: Sequence[Sequence[str]]) -> None:
+    """Refuse a class with two parents, in data sets whose published lists give each name one parent.
+
+    Raises:
+        DataError: with the first such class.
+    """
+    above: dict[tuple[int, str], str] = {}
+    for path in paths:
+        for level, (parent, name) in enumerate(pairwise(path), start=1):
+            if above.setdefault((level, name), parent) != parent:
+                raise DataError(
+                    f"class {name!r} of level {level} lies below {above[level, name]!r} and below {parent!r},"
+                    " but the data set gives each class one parent; copy its lists anew"
+                )
 
 
 def pick(tree: LabelTree, classes: Sequence[Sequence[int]]) -> LabelTree:

@@ -25,7 +25,7 @@ def test_the_lists_spell_the_tree(tmp_path: Path, inside: str) -> None:
     assert train.tree.names == (
         ("Airbus", "Boeing", "McDonnell Douglas"),
         ("A320", "Boeing 707", "Boeing 737", "F/A-18"),
-        ("707-320", "737-400", "A319", "A320", "F/A-18"),
+        ("A319", "A320", "707-320", "737-400", "F/A-18"),
     )
     for images, rows in ((train, AIRCRAFT[:3]), (test, AIRCRAFT[3:])):
         assert [images.name(i) for i in range(len(images))] == [f"{row[0]}.jpg" for row in rows]

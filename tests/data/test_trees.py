@@ -77,7 +77,7 @@ def test_aircraft_is_numbered_as_published_whatever_the_order_of_the_lists() -> 
 
 def test_other_aircraft_are_numbered_by_alphabet() -> None:
     tree = trees.aircraft([("b", "y", "737-400"), ("a", "x", "A300B4"), ("b", "w", "A310")])
-    assert tree.names == (("a", "b"), ("w", "x", "y"), ("737-400", "A300B4", "A310"))
+    assert tree.names == (("a", "b"), ("x", "w", "y"), ("A300B4", "A310", "737-400"))
     with pytest.raises(DataError, match="'y' of level 1 lies below 'b' and below 'a'"):
         trees.aircraft([("b", "y", "v"), ("a", "y", "w")])
 

@@ -1,0 +1,36 @@
+"""Text files of unknown encoding, as editors and spreadsheets write them."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+
+from castssl.errors import DataError
+
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, in UTF-16, or else in Windows-1252, of which Latin-1 is a part.
+
+    A byte order mark decides; without one, zero bytes mean UTF-16, and bytes that are not UTF-8 Windows-1252.
+
+    Raises:
+        DataError: if the file cannot be read, or holds bytes that none of these encodings has.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; check path and permissions") from error
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in content:
+        encoding = "utf-16-be" if content[:1] == b"\0" else "utf-16-le"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        if encoding != "utf-8":
+            raise DataError(f"{path} is no text in {encoding}: {error.reason}; save it as UTF-8") from error
+    try:
+        return content.decode("cp1252")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
