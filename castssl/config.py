@@ -1,10 +1,11 @@
 """A recipe's settings: frozen dataclass <-> command line flags (tyro) <-> JSON beside the run.
 
 A field's docstring is its help text.  ``--config run.json`` (or the folder of a run) starts from saved
-settings, and every other flag overrides them.  Wrong flags and wrong JSON are reported all at once.  A config
-may have a method ``problems() -> Iterable[str]`` for what its types cannot say; those are reported together,
-too; and a class method ``starting(argv) -> config`` for defaults that depend on other flags (:func:`asked`
-finds these), which must bear any command line.  This module does not import torch.
+settings, and every other flag overrides them.  The folder that holds a run's ``config.json`` is the run,
+wherever it was copied to, unless ``--out`` names another.  Wrong flags and wrong JSON are reported all at
+once.  A config may have a method ``problems() -> Iterable[str]`` for what its types cannot say; those are
+reported together, too; and a class method ``starting(argv) -> config`` for defaults that depend on other
+flags (:func:`asked` finds these), which must bear any command line.  This module does not import torch.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -70,6 +71,8 @@ class RunConfig:
     max_bad: float = field(default=0.01, metadata=FREE)
     """Stop when more than this share of the data set's images proved unreadable; they are listed in
     log.jsonl, and the next readable ones take their places. 0 = the first one stops, 1 = none does."""
+    other_images: bool = field(default=False, metadata=FREE)
+    """Continue the run in --out although the data holds other images than it began with."""
     start_method: Literal["auto", "fork", "spawn", "forkserver"] = field(default="auto", metadata=FREE)
     """How the data-loading processes begin; auto is the system's own. fork is the fastest; spawn and
     forkserver copy no state of the main process, and take seconds to start."""
@@ -158,7 +161,7 @@ def read(config: type[C], argv: Sequence[str] | None = None, *, description: str
     made: C | None
     if path is not None:
         try:
-            start = load(config, path)
+            start = _at(load(config, path), path)
         except ConfigError as error:
             problems.append(str(error))
     elif starting := getattr(config, "starting", None):
@@ -199,6 +202,14 @@ def _given(argv: Sequence[str]) -> set[str]:
     return {*flags, *(flag.removeprefix("no_") for flag in flags)}
 
 
+def _at(settings: C, path: Path) -> C:
+    """The settings with the run's folder where its ``config.json`` lies now."""
+    folder = path if path.is_dir() else path.parent
+    if not isinstance(settings, RunConfig) or not (path.is_dir() or path.name == FILE):
+        return settings
+    return replace(settings, out=str(folder))
+
+
 def load(config: type[C], path: str | Path) -> C:
     """The settings saved in a JSON file, or in the ``config.json`` of a run's folder.
 
@@ -221,7 +232,13 @@ def load_plain(path: Path) -> dict[str, Any]:
         ConfigError: if there is no such file, or it holds no JSON object.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if not text.strip("\0 \n"):
+            raise ConfigError(
+                f"{path} is empty, as a power cut may leave a file; give the flags of the run and --out"
+                f" {path.parent} instead of --config (the first line of its log.jsonl has them)"
+            )
+        found = json.loads(text)
     except OSError as error:
         raise ConfigError(f"cannot read {path} ({error.strerror}); --config takes a run's {FILE}") from error
     except ValueError as error:
@@ -280,7 +297,10 @@ def _whose() -> str:
 
 def _help(config: type[Any], description: str | None) -> str:
     text = description or config.__doc__ or config.__name__
-    return f"{text.strip()}\n\n--config PATH starts from the settings of an earlier run."
+    return (
+        f"{text.strip()}\n\n--config PATH starts from the settings of an earlier run, and"
+        " continues it in the folder of PATH unless --out names another."
+    )
 
 
 def _own_problems(config: Any) -> list[str]:

@@ -178,10 +178,32 @@ def test_launch_hands_over_the_config_and_leaves_bugs_alone() -> None:
         launch(main, Config, ["--data", "x"])
 
 
+def test_the_folder_that_holds_a_config_is_the_run_unless_out_is_given(tmp_path: Path) -> None:
+    path = _write(tmp_path, data="demo", out="/the/original")
+    assert read(Config, ["--config", str(path)]).out == str(tmp_path)
+    assert read(Config, ["--config", str(tmp_path)]).out == str(tmp_path)
+    assert read(Config, ["--config", str(path), "--out", "new"]).out == "new"
+    other = path.rename(tmp_path / "mine.json")
+    assert read(Config, ["--config", str(other)]).out == "/the/original"
+
+
+@pytest.mark.parametrize("content", [b"", bytes(64)])
+def test_an_emptied_config_names_what_to_do(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"config.json is empty.*give the flags of the run and --out"):
+        read(Config, ["--config", str(tmp_path)])
+
+
 def test_later_flags_override_the_saved_config_from_file_or_folder(tmp_path: Path) -> None:
     path = _write(tmp_path, data="demo", lr=1, sizes=[3, 2], path="/a/b", crop={"low": 0.2}, weights={"a": 1})
     expected = Config(
-        data="demo", lr=1.0, sizes=(3, 2), path=Path("/a/b"), crop=Crop(low=0.2), weights={"a": 1.0}
+        out=str(tmp_path),
+        data="demo",
+        lr=1.0,
+        sizes=(3, 2),
+        path=Path("/a/b"),
+        crop=Crop(low=0.2),
+        weights={"a": 1.0},
     )
     assert read(Config, ["--config", str(path)]) == expected
     assert read(Config, [f"--config={tmp_path}", "--lr", "2"]).lr == 2.0

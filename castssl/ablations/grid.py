@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from castssl.errors import ConfigError, DataError
+from castssl.errors import ConfigError
 
 SEED = "seed"
 """The key whose values are repetitions of one cell, and not rows of their own."""
@@ -46,19 +46,15 @@ class Step:
         return [*start, _short(self.recipe), *self.flags, *weights, "--out", str(self.folder(out))]
 
     def results(self, out: Path) -> dict[str, dict[str, float]] | None:
-        """What the run found, or None if it is not finished.
-
-        Raises:
-            DataError: if the file is damaged.
-        """
+        """What the run found; None if it is not finished, or a power cut left the file damaged."""
         path = self.folder(out) / RESULTS
         if not path.is_file():
             return None
         try:
             found: Any = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(f"{path} is damaged ({error}); delete it to run the cell again") from error
-        return dict(found)
+        except ValueError:
+            return None
+        return dict(found) if isinstance(found, dict) else None
 
 
 @dataclass(frozen=True)

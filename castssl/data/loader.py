@@ -27,6 +27,7 @@ from castssl.data.cache import Cache, Cached, cached
 from castssl.data.chance import forked
 from castssl.data.feed import Turn
 from castssl.data.images import Images
+from castssl.data.inventory import Inventory, inventory
 from castssl.data.readers import Stream
 from castssl.data.unreadable import Clipped, Ledger, Unreadable
 from castssl.errors import ConfigError, DataError
@@ -178,6 +179,10 @@ class Loader:
         batches = copy(self.batches)
         batches.epoch, batches.start = epoch, batch
         return [self._source.name(index % self.images) for index in next(iter(batches), [])]
+
+    def inventory(self) -> Inventory:
+        """Which images there are: see :mod:`castssl.data.inventory`."""
+        return inventory(self._source)
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches whose views hold uint8 (B, 3, H, W) and int32 (B, H, W), or (B, 0, 0) segments.

@@ -11,29 +11,55 @@ libraries read their own files, with pickle among them: go on only from folders 
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import random
 import re
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from castssl.errors import DataError
+from castssl.errors import CastError, DataError
 from castssl.files import PARTIAL, aside_of, atomic_write, remove, sync_folder, translated
 
 State = dict[str, Any]
 NAME = re.compile(r"step-\d{8,}(\.pt)?")
 PLACE = "place.pt"
 """The file, in a sharded checkpoint's folder, of what Accelerate does not save."""
+SUMS = "files"
+"""The entry of :data:`PLACE` that holds size and CRC-32 of each file that Accelerate saved."""
+
+DAMAGE = (errno.EIO, errno.EINVAL, errno.EOVERFLOW)
+"""The system's errors that tell of damage: a failing disk, and places that damaged headers point to."""
 
 
-def save(folder: Path, state: Mapping[str, Any], *, step: int, keep: int) -> Path:
+class Latest(NamedTuple):
+    """The checkpoint to continue from."""
+
+    path: Path | None
+    """None if there is no checkpoint at all."""
+    damaged: dict[Path, str]
+    """The later checkpoints that are damaged, each with the reason."""
+
+    def story(self) -> list[str]:
+        """One sentence for each damaged checkpoint."""
+        return [
+            f"the checkpoint {path} is damaged ({reason}) and is passed over; it is deleted when the next one"
+            " is written"
+            for path, reason in self.damaged.items()
+        ]
+
+
+def save(
+    folder: Path, state: Mapping[str, Any], *, step: int, keep: int, damaged: Collection[Path] = ()
+) -> Path:
     """Write ``state`` to ``folder/step-XXXXXXXX.pt``, then delete all but the latest ``keep`` checkpoints.
 
     Args:
@@ -41,6 +67,7 @@ def save(folder: Path, state: Mapping[str, Any], *, step: int, keep: int) -> Pat
         state: tensors, numbers, text, and lists, tuples and dicts of these.
         step: optimizer steps done.
         keep: at least 1.
+        damaged: checkpoints that are deleted whatever their step.
 
     Raises:
         CastError: if it cannot be written, for example on a full disk; what was there before is still there.
@@ -48,7 +75,7 @@ def save(folder: Path, state: Mapping[str, Any], *, step: int, keep: int) -> Pat
     path = path_of(folder, step)
     with atomic_write(path, "checkpoint") as aside:
         _write(aside, state)
-    _prune(folder, keep)
+    _prune(folder, keep, {*damaged} - {path})
     return path
 
 
@@ -57,7 +84,15 @@ def path_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.pt"
 
 
-def save_sharded(folder: Path, accelerator: Any, place: Mapping[str, Any], *, step: int, keep: int) -> Path:
+def save_sharded(
+    folder: Path,
+    accelerator: Any,
+    place: Mapping[str, Any],
+    *,
+    step: int,
+    keep: int,
+    damaged: Collection[Path] = (),
+) -> Path:
     """Let each process write its share of model and optimizer; for the rest as :func:`save`.
 
     Every process calls this.
@@ -71,18 +106,62 @@ def save_sharded(folder: Path, accelerator: Any, place: Mapping[str, Any], *, st
         accelerator.save_state(str(aside))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            _write(aside / PLACE, place)
+            _write(aside / PLACE, {**place, SUMS: _sums(aside)})
             remove(path)
             os.replace(aside, path)
             sync_folder(folder)
-            _prune(folder, keep)
+            _prune(folder, keep, {*damaged} - {path})
     accelerator.wait_for_everyone()
     return path
 
 
-def latest(folder: Path) -> Path | None:
-    """The whole checkpoint with the most steps, or None; files that are half written are passed over."""
-    return max((path for path in _all(folder) if _is_whole(path)), default=None)
+def latest(folder: Path) -> Latest:
+    """The whole checkpoint with the most steps, by the check sums of all its bytes.
+
+    Raises:
+        DataError: if there are checkpoints and none of them is whole.
+        CastError: if the system refuses to read one.
+    """
+    damaged: dict[Path, str] = {}
+    for path in reversed(_all(folder)):
+        reason = damage(path)
+        if not reason:
+            return Latest(path, damaged)
+        damaged[path] = reason
+    if damaged:
+        shown = "".join(f"\n  {path.name}: {reason}" for path, reason in damaged.items())
+        raise DataError(
+            f"no checkpoint in {folder} is whole:{shown}\nrestore one from a copy; or delete {folder.parent},"
+            " or choose another --out, to start anew"
+        )
+    return Latest(None, {})
+
+
+def exist(folder: Path) -> bool:
+    """True if there is a checkpoint, whole or not."""
+    return bool(_all(folder))
+
+
+def damage(path: Path) -> str:
+    """What is wrong with the bytes of a checkpoint, by its check sums; empty if it is whole.
+
+    Raises:
+        CastError: if the system refuses to read it.
+    """
+    try:
+        if not path.is_dir():
+            return _damage_of_zip(path)
+        reason = _damage_of_zip(path / PLACE)
+        saved = {} if reason else read(path).get(SUMS, {})
+        now = _sums(path) if saved else {}
+        wrong = [name for name in saved if saved[name] != now.get(name)]
+        return reason or (f"{', '.join(wrong)} changed since it was written" if wrong else "")
+    except OSError as error:
+        if error.errno in DAMAGE:
+            return str(error.strerror)
+        raise CastError(
+            f"cannot read the checkpoint {path} ({error.strerror}); fix this and run the same command again"
+        ) from error
 
 
 def read(path: Path) -> State:
@@ -162,12 +241,44 @@ def _all(folder: Path) -> list[Path]:
 
 
 def _is_whole(path: Path) -> bool:
-    """False for a file that lost its end: the zip format keeps its directory there."""
+    """False for a file that lost its end, where the zip format keeps its directory; costs no reading."""
     return (path / PLACE).is_file() if path.is_dir() else zipfile.is_zipfile(path)
 
 
-def _prune(folder: Path, keep: int) -> None:
+def _damage_of_zip(path: Path) -> str:
+    """What is wrong with a file that ``torch.save`` wrote."""
+    if not path.is_file():
+        return f"{path.name} is missing"
+    if not path.stat().st_size:
+        return f"{path.name} is empty"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+        if wrong is None:  # torch demands more of the headers; the tensors are not read here
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except OSError:
+        raise
+    except pickle.UnpicklingError:
+        return ""  # not damaged, but no checkpoint: read() says why
+    except Exception as error:  # damaged headers lead both readers astray in many ways
+        return str(error).split(". ", 1)[0] or type(error).__name__
+    return f"the check sum of {wrong} does not fit" if wrong else ""
+
+
+def _sums(folder: Path) -> dict[str, list[int]]:
+    """Size and CRC-32 of every file in a folder but :data:`PLACE`."""
+    found: dict[str, list[int]] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != PLACE):
+        sum_, size = 0, 0
+        with open(path, "rb") as file:
+            while piece := file.read(2**24):
+                sum_, size = zlib.crc32(piece, sum_), size + len(piece)
+        found[path.relative_to(folder).as_posix()] = [size, sum_]
+    return found
+
+
+def _prune(folder: Path, keep: int, damaged: Collection[Path]) -> None:
     every = _all(folder)
-    kept = [path for path in every if _is_whole(path)][-max(keep, 1) :]
+    kept = [path for path in every if path not in damaged and _is_whole(path)][-max(keep, 1) :]
     for path in [*(path for path in every if path not in kept), *folder.glob(f".step-*{PARTIAL}")]:
         remove(path)

@@ -50,10 +50,10 @@ def claim(folder: Path, cfg: RunConfig) -> IO[Any]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder)
         try:
-            path = folder / config.FILE
-            if path.is_file() and _has_work(folder):
-                check_same(config.load_plain(path), cfg, folder)
-            config.save(cfg, path)
+            saved = _settings(folder)
+            if saved is not None and _has_work(folder):
+                check_same(saved, cfg, folder)
+            config.save(cfg, folder / config.FILE)
         except BaseException:
             lock.close()
             raise
@@ -67,15 +67,20 @@ def claim(folder: Path, cfg: RunConfig) -> IO[Any]:
 def check_foreign(folder: Path) -> None:
     """Nothing, if a run made ``folder``, or it has none of the files that a run writes.
 
+    The ``config.json`` of a run may lie there alone, for a new run with its settings.
+
     Raises:
         ConfigError: naming the files that the run would replace.
     """
     written = folder / log.FILE
     # A copied run may lack the lock, as hidden files are easily left out.
-    if (folder / LOCK).exists() or (written.is_file() and written.read_bytes()[:8] == b'{"time":'):
+    ours = (folder / LOCK).exists() or checkpoint.exist(folder / CHECKPOINTS)
+    if ours or (written.is_file() and written.read_bytes()[:8] == b'{"time":'):
         return
     there = [name for name in WRITTEN if os.path.lexists(folder / name)]
-    there += [name for name in (CHECKPOINTS, "pictures") if any((folder / name).glob("step-*"))]
+    there += ["pictures"] if any((folder / "pictures").glob("step-*")) else []
+    if there == [config.FILE] and "out" in (_settings(folder) or {}):
+        return
     if there:
         raise ConfigError(
             f"--out: {folder} holds {', '.join(there)}, which no run of castssl made and this one would"
@@ -95,10 +100,21 @@ def check_same(saved: dict[str, Any], cfg: RunConfig, folder: Path) -> None:
         raise ConfigError(f"{told}\nuse its settings to go on with it, or another --out to start anew")
 
 
+def _settings(folder: Path) -> dict[str, Any] | None:
+    """The settings of the run in a folder; None if it has none, or a power cut left the file damaged.
+
+    The checkpoint holds them, too, and they are compared there.
+    """
+    try:
+        return config.load_plain(folder / config.FILE)
+    except ConfigError:
+        return None
+
+
 def _has_work(folder: Path) -> bool:
     """True if something would be lost: a checkpoint, or a report in the log."""
     written = folder / log.FILE
-    return checkpoint.latest(folder / CHECKPOINTS) is not None or (
+    return checkpoint.exist(folder / CHECKPOINTS) or (
         written.is_file() and '"step"' in written.read_text(encoding="utf-8", errors="replace")
     )
 

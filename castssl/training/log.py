@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -112,8 +113,11 @@ def best(folder: Path, name: str) -> dict[str, float]:
     A run that went on from a checkpoint has the reports before it, and none that were given up.
     """
     path = folder / FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    found = [value for line in lines if (value := json.loads(line).get(name)) is not None]
+    found: list[float] = []
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        with suppress(ValueError):  # A power cut may leave zeros in place of a line.
+            report = json.loads(line)
+            found += [report[name]] if isinstance(report.get(name), (int, float)) else []
     return {name: max(found)} if found else {}
 
 

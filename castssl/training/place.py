@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -18,12 +18,14 @@ from torch.optim import Optimizer
 
 from castssl import config, ranks
 from castssl.config import RunConfig
-from castssl.errors import ConfigError, DataError, Diverged
+from castssl.data.inventory import Inventory, differences
+from castssl.errors import CastError, ConfigError, DataError, Diverged
 from castssl.training import checkpoint
 from castssl.training.folder import CHECKPOINTS, check_same
 from castssl.training.log import Log
 from castssl.types import Batch
 
+T = TypeVar("T")
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
@@ -52,6 +54,10 @@ class Loader(Protocol):
         """What the images of that batch are called; empty if nobody knows."""
         ...
 
+    def inventory(self) -> Inventory:
+        """Which images there are."""
+        ...
+
 
 class Place:
     """Counts steps and batches, and saves and restores everything that a run's future depends on."""
@@ -68,6 +74,12 @@ class Place:
         self._started = False
         self._model: nn.Module | None = None
         self._optimizer: Any = None
+        self._damaged: dict[Path, str] = {}
+        self._images: Inventory | None = None
+        self._data: str | None = None
+        """What the checkpoint says of its data; None in a new run."""
+        self.notes: list[str] = []
+        """What the user should know of how the run continues."""
 
     @property
     def epoch(self) -> tuple[int, int]:
@@ -84,24 +96,35 @@ class Place:
         """The learning rate of the first parameter group."""
         return float(self._optimizer.param_groups[0]["lr"])
 
-    def plan(self, batches: int) -> int:
-        """The optimizer steps of all epochs, given the batches of one.
+    def plan(self, loader: Loader) -> int:
+        """The optimizer steps of all epochs; all ranks call this together.
 
         Raises:
-            DataError: if there is none.
-            ConfigError: if an epoch had another length before, or an optimizer step takes all epochs.
+            DataError: if the loader has no batch.
+            ConfigError: if an epoch had another length before, the images are not those that the run began
+                with, or an optimizer step takes all epochs.
         """
+        batches = len(loader)
         if self._model is None:
             raise ConfigError("run.steps came before run.prepare(objective, optimizer); call that first")
         if not batches:
             raise DataError("the loader has no batch: it has fewer images than a batch; lower --batch-size")
+        found = self._on_main(loader.inventory)
+        other = self._other_images(found)
         if self._batches not in (0, batches):
+            told = "\n  ".join(["", *other, ""]) if other else " "
             raise ConfigError(
                 f"{self._folder} has a run with {self._batches} batches an epoch, now there are {batches}:"
-                " the images, or --batch-size times the number of processes, changed; restore them or choose"
-                " another --out"
+                f" the images, or --batch-size times the number of processes, changed;{told}restore them or"
+                " choose another --out"
             )
-        self._batches = batches
+        if other and not self._cfg.other_images:
+            told = "\n  ".join([f"{self._folder} has a run that began with other images:", *other])
+            raise ConfigError(
+                f"{told}\nrestore them, choose another --out, or continue with these: --other-images"
+            )
+        self.notes += [f"continues with other images: {'; '.join(other)}"] if other else []
+        self._batches, self._images = batches, found
         total = self._cfg.epochs * batches // self._cfg.accumulate
         if self._cfg.epochs and not total:
             every = self._cfg.epochs * batches
@@ -138,25 +161,32 @@ class Place:
             # Between optimizer steps, so nothing of a half accumulated one is taken for done.
             "batch": self.step * self._cfg.accumulate,
             "batches": self._batches,
+            "images": self._images,
             "log": self._log.position(),
             "random": gather_object([checkpoint.random_state(self._accelerator.device)]),
         }
-        folder, keep = self._folder / CHECKPOINTS, self._cfg.keep
+        folder = self._folder / CHECKPOINTS
+        how: dict[str, Any] = {"step": self.step, "keep": self._cfg.keep, "damaged": self._damaged}
+        self._damaged = {}  # From here on a file of that name is a new one.
         if self._accelerator.distributed_type in SHARDED:
-            return checkpoint.save_sharded(folder, self._accelerator, place, step=self.step, keep=keep)
+            return checkpoint.save_sharded(folder, self._accelerator, place, **how)
         if self._accelerator.is_main_process:
-            checkpoint.save(folder, {**place, **self._weights()}, step=self.step, keep=keep)
+            checkpoint.save(folder, {**place, **self._weights()}, **how)
         self._accelerator.wait_for_everyone()
         return checkpoint.path_of(folder, self.step)
 
     def resume(self, model: nn.Module, optimizer: Optimizer) -> bool:
         """Take the prepared pair, filled from the last checkpoint if there is one: True if there was."""
         self._model, self._optimizer = model, optimizer
-        path: Path | None = broadcast_object_list([checkpoint.latest(self._folder / CHECKPOINTS)])[0]
+        latest = self._on_main(lambda: checkpoint.latest(self._folder / CHECKPOINTS))
+        path, self._damaged = latest
+        self.notes += latest.story()
         if path is None:
             return False
         state = checkpoint.read(path)
-        check_same(json.loads(state["config"]), self._cfg, self._folder)
+        saved = json.loads(state["config"])
+        check_same(saved, self._cfg, self._folder)
+        self._images, self._data = state.get("images"), saved.get("data")
         if path.is_dir() != (self._accelerator.distributed_type in SHARDED):
             told = "by" if path.is_dir() else "without"
             raise ConfigError(f"{path} was written {told} FSDP or DeepSpeed; go on with the same launch file")
@@ -169,6 +199,27 @@ class Place:
             self._random = state["random"][ranks.rank()]
         self._log.rewind(state["log"])
         return True
+
+    def _other_images(self, now: Inventory) -> list[str]:
+        """What differs between the images of now and those that the run began with."""
+        if self._images is not None:
+            return differences(self._images, now)
+        data = getattr(self._cfg, "data", None)
+        moved = self._data is not None and data != self._data
+        return [f"{self._data} then, {data} now; the checkpoint does not list its images"] if moved else []
+
+    def _on_main(self, make: Callable[[], T]) -> T:
+        """What ``make`` returns or raises on the main process, on all processes."""
+        made: T | CastError | None = None
+        if self._accelerator.is_main_process:
+            try:
+                made = make()
+            except CastError as error:
+                made = error
+        made = broadcast_object_list([made])[0]
+        if isinstance(made, CastError):
+            raise made
+        return cast(T, made)
 
     def _weights(self) -> dict[str, Any]:
         scaler = self._accelerator.scaler

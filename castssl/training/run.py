@@ -107,6 +107,7 @@ class Run:
         self._saved = self._place.step if found else -1
         self._unreadable.begin(self._place.step if found else None)
         self._report.begin(self._place.step if found else None)
+        self._tell()
         if apart and self._accelerator.device.type != "cuda":
             self._report.remark("batch norm", BATCH_NORM.format(world=ranks.world()))
         return model, optimizer
@@ -119,16 +120,17 @@ class Run:
         run finishes the step on all ranks, saves and exits with :data:`STOPPED`.
 
         Raises:
-            ConfigError: if the loader has another number of batches than the run had before.
+            ConfigError: if the loader has another number of batches or other images than the run had before.
             DataError: if the loader has no batch, or another number than it says, or if more of its images
                 are unreadable than ``--max-bad`` allows (found at reports and before checkpoints).
             Diverged: if a loss or a weight is not finite; this never reaches a checkpoint.
             SystemExit: :data:`STOPPED`.
         """
-        self.total, self._loader = self._place.plan(len(loader)), loader
+        self.total, self._loader = self._place.plan(loader), loader
         self._end = min(self.total, self._cfg.max_steps or self.total)
         if self._place.step < self._end and self._accelerator.is_main_process:
             (self.folder / RESULTS).unlink(missing_ok=True)  # A finished run that goes on is not finished.
+        self._tell()
         self._unreadable.open(loader, self._place.step)
         self._report.open(loader, self._place.step, self._end)
         try:
@@ -139,6 +141,13 @@ class Run:
                     self.save()
         finally:
             self._report.shut()
+
+    def _tell(self) -> None:
+        """Write and show what the user should know of how the run continues."""
+        for note in self._place.notes:
+            self._report.event("note", step=self._place.step, told=note)
+            self._report.shut(note)
+        self._place.notes = []
 
     def _epoch(self, loader: Loader) -> Iterator[tuple[int, Batch]]:
         epoch, begin = self._place.epoch
@@ -289,8 +298,7 @@ class Run:
     def once(self, name: str, make: Callable[[], Mapping[str, float]]) -> dict[str, float]:
         """What ``make`` returned when this run first asked for ``name``; kept in ``once.json``."""
         path = self.folder / ONCE
-        known: dict[str, dict[str, float]]
-        known = broadcast_object_list([json.loads(path.read_text()) if path.is_file() else {}])[0]
+        known: dict[str, dict[str, float]] = broadcast_object_list([_read(path)])[0]
         if name not in known:
             known[name] = dict(make())
             if self._accelerator.is_main_process:
@@ -314,3 +322,13 @@ class Run:
         self._log.close()
         if self._lock is not None:
             self._lock.close()
+
+
+def _read(path: Path) -> dict[str, dict[str, float]]:
+    """The JSON object of objects in a file; what is missing or damaged, as by a power cut, is left out."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    made = found if isinstance(found, dict) else {}
+    return {name: values for name, values in made.items() if isinstance(values, dict)}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class ImageConfig(RunConfig):
     """What is looked at, and how it is watched."""
 
-    data: str = ""
+    data: str = field(default="", metadata=MOVES)
     """What to train on: folder:/path, tar:/path.tar, wds/NAME:/path, hfds/NAME, hfids/NAME, tfds/NAME,
     breeds:living17:/imagenet, cub:/path, aircraft:/path, inat21-mini:/path, tree:/path, tree:/labels.csv, or
     demo (generated). A folder with train/ and val/ is examined on val/."""

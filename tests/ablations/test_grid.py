@@ -24,6 +24,14 @@ def test_a_comma_inside_options_belongs_to_them() -> None:
     }
 
 
+@pytest.mark.parametrize("content", [b"", bytes(40), b'{"trained": {'])
+def test_results_that_a_power_cut_damaged_are_not_finished(content: bytes, tmp_path: Path) -> None:
+    (step,) = steps_of(Study(title="", recipe=RECIPE, grid={"seed": ["0"]}).cells())
+    step.folder(tmp_path).mkdir(parents=True)
+    (step.folder(tmp_path) / "results.json").write_bytes(content)
+    assert step.results(tmp_path) is None
+
+
 @pytest.mark.parametrize("texts", [["pooling"], ["pooling="], ["=graph"], ["seed=0", "seed=1"]])
 def test_what_is_no_grid_is_refused(texts: list[str]) -> None:
     with pytest.raises(ConfigError, match="--grid"):

@@ -77,6 +77,20 @@ def test_settings_of_a_run_that_has_reports_are_kept(tmp_path: Path) -> None:
     assert config.load(Config, tmp_path).epochs == 500
 
 
+def test_a_config_of_another_program_is_not_replaced_and_an_emptied_one_is(tmp_path: Path) -> None:
+    other, ours = tmp_path / "other", tmp_path / "ours"
+    other.mkdir()
+    (other / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ConfigError, match=r"config\.json, which no run of castssl made"):
+        claim(other, Config())
+    assert (other / "config.json").read_text() == '{"model_type": "bert"}'
+    claim(ours, Config(lr=1.0)).close()
+    for damaged in (b"", bytes(100), b'{"lr": 1', b"\xff"):
+        (ours / "config.json").write_bytes(damaged)
+        claim(ours, Config(lr=1.0)).close()
+        assert config.load(Config, ours).lr == 1.0
+
+
 def test_a_refused_claim_lets_the_folder_go(tmp_path: Path) -> None:
     claim(tmp_path, Config(lr=1.0)).close()
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n')

@@ -108,3 +108,6 @@ def test_the_best_report_is_found_among_those_that_count(tmp_path: Path) -> None
     told.rewind(position)
     assert best(tmp_path, "top1") == {"top1": 0.5}
     assert best(tmp_path, "top5") == {}
+    with (tmp_path / "log.jsonl").open("ab") as file:
+        file.write(bytes(100) + b'\n{"top1": 0.75}\n{"to')
+    assert best(tmp_path, "top1") == {"top1": 0.75}

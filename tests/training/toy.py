@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from castssl import ranks
 from castssl.config import FREE, RunConfig, launch
+from castssl.data.inventory import Inventory
 from castssl.training.beginning import start
 from castssl.training.optimizer import build_optimizer, set_rate
 from castssl.training.schedule import warmup_cosine
@@ -51,6 +52,8 @@ class Config(RunConfig):
     """Batches that the loader adds to the true number of an epoch."""
     broken: tuple[int, ...] = field(default=(), metadata=FREE)
     """Images that cannot be read; the next one takes the place of each."""
+    other: int = field(default=0, metadata=FREE)
+    """Which images there are: another number, others."""
     stream: bool = False
     """Whether the loader is a stream, whose length is a guess."""
 
@@ -82,6 +85,9 @@ class Loader:
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         self.epoch, self.first = epoch, 0 if self.cfg.stream else start
+
+    def inventory(self) -> Inventory:
+        return {"images": self.images, "source": f"toy{self.cfg.other}"}
 
     def names(self, epoch: int, batch: int) -> list[str]:
         return [] if self.cfg.stream else [f"picture {epoch}.{batch} of {ranks.rank()}"]

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from castssl.data.images import Images, open_images
+from castssl.data.inventory import differences, inventory
+
+
+@pytest.fixture
+def data(tmp_path: Path, pictures: Path) -> Path:
+    return Path(shutil.copytree(pictures, tmp_path / "data"))
+
+
+def test_a_moved_data_set_has_the_same_inventory(data: Path, pictures: Path) -> None:
+    old, new = (inventory(open_images(f"folder:{path}", split="train")) for path in (pictures, data))
+    assert old == new
+    assert differences(old, new) == []
+    assert old["images"] == sum(count for count, _ in old["classes"].values()) == 48
+    assert all(count == 6 for count, _ in old["classes"].values())
+    assert len(old["classes"]) == 8
+
+
+def test_what_differs_is_said_by_class(data: Path, pictures: Path) -> None:
+    old = inventory(open_images(f"folder:{pictures}", split="train"))
+    first, second, third, *_ = sorted(path for path in (data / "train").glob("*/*"))
+    (first / "0000.png").unlink()
+    (second / "0000.png").rename(second / "9.png")
+    third.rename(third.with_name("zebra"))
+    found = differences(old, inventory(open_images(f"folder:{data}", split="train")))
+    names = [path.relative_to(data / "train").as_posix() for path in (first, second, third)]
+    assert sorted(found) == sorted(
+        [
+            "48 images then, 47 now",
+            f"class {names[0]!r}: 6 images then, 5 now",
+            f"class {names[1]!r}: 6 images then and now, of other names",
+            f"class {names[2]!r}: 6 images then, none now",
+            f"class {Path(names[2]).with_name('zebra').as_posix()!r}: no images then, 6 now",
+        ]
+    )
+
+
+def test_another_order_and_hidden_labels_differ(pictures: Path) -> None:
+    images = open_images(f"folder:{pictures}", split="train")
+    assert isinstance(images, Images)
+    old = inventory(images)
+    assert differences(old, inventory(images.take([1, 0, *range(2, 48)]))) != []
+    assert differences(old, inventory(images.hide_fine(0.5))) != []
+
+
+def test_streams_are_compared_by_spec_and_count() -> None:
+    old = {"images": 5, "source": "wds/a/train"}
+    assert differences(old, {"images": 6, "source": "wds/a/train"}) == ["5 images then, 6 now"]
+    assert differences(old, {"images": 5, "source": "wds/b/train"}) == ["wds/a/train then, wds/b/train now"]
