@@ -71,7 +71,7 @@ class Hierarchy(NamedTuple):
     """All stages of one forward pass, and how each token was handed to the next stage."""
 
     segments: Tensor
-    """int32 (B, H, W)."""
+    """int32 (B, H, W); -1 where a label was out of range, see :mod:`castssl.partition`."""
     stages: tuple[Tokens, ...]
     """Fine to coarse."""
     assigns: tuple[Tensor, ...]
@@ -91,7 +91,7 @@ class Hierarchy(NamedTuple):
         """The segmentation at ``stage``: int64 (B, H, W); -1 where a pixel's segment has no token."""
         at = self.parents(stage).masked_fill(self.stages[0].mass <= 0, -1)
         flat = self.segments.flatten(1).long()
-        return at.gather(1, flat).view(self.segments.shape)
+        return at.gather(1, flat.clamp(min=0)).masked_fill(flat < 0, -1).view(self.segments.shape)
 
 
 class Outcome(NamedTuple):

@@ -54,7 +54,7 @@ def model_options(cfg: Config) -> dict[str, Any]:
 
 def make_objective(cfg: Config, labels: LabelTree) -> DeiT:
     """The encoder with its classifier, and the average of both."""
-    encoder = create(cfg.model, **model_options(cfg))
+    encoder = create(cfg.model, advance=True, **model_options(cfg))
     mixing = {"mixup": cfg.mixup, "cutmix": cfg.cutmix, "smoothing": cfg.smoothing}
     return DeiT(encoder, labels, level=cfg.level, bce=cfg.bce, ema=cfg.ema, **mixing)
 

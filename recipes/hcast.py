@@ -60,7 +60,7 @@ def training_images(cfg: Config) -> Images:
 
 def make_objective(cfg: Config, labels: LabelTree) -> Supervised:
     """The encoder with a classifier for each level."""
-    encoder = create(cfg.model, **model_options(cfg))
+    encoder = create(cfg.model, advance=True, **model_options(cfg))
     options: dict[str, Any] = {"mixup": cfg.mixup, "cutmix": cfg.cutmix, "smoothing": cfg.smoothing}
     options["ema"] = cfg.ema
     made = cast(Supervised, build("objectives", cfg.chosen().objective, encoder, labels, **options))

@@ -66,7 +66,7 @@ class Config(PretrainConfig):
 
 def make_objective(cfg: Config, labels: LabelTree) -> MoCoV3:
     """The encoder with projector, predictor and momentum twin."""
-    encoder = create(cfg.model, **cfg.shape())
+    encoder = create(cfg.model, advance=True, **cfg.shape())
     return MoCoV3(
         encoder,
         labels,

@@ -75,7 +75,8 @@ def make_views(cfg: Config, objective: Objective) -> TwoViews:
 
 def make_objective(cfg: Config, labels: LabelTree) -> Objective:
     """The objective around a new encoder."""
-    made: Objective = build("objectives", cfg.objective, create(cfg.model, **cfg.shape()), labels)
+    encoder = create(cfg.model, advance=True, **cfg.shape())
+    made: Objective = build("objectives", cfg.objective, encoder, labels)
     return made
 
 

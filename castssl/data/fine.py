@@ -29,6 +29,7 @@ from torch import Tensor
 from castssl.contracts import Superpixels
 from castssl.data.augment import Box
 from castssl.errors import ConfigError
+from castssl.partition import partition as superpixels_of
 
 TILES = 12
 """A picture is partitioned in about so many pieces, each with as many superpixels as the backend gives: with
@@ -158,7 +159,7 @@ def _tiles(pixels: NDArray[np.uint8], superpixels: Superpixels) -> NDArray[np.in
     for top, bottom in pairwise(height * row // rows for row in range(rows + 1)):
         for left, right in pairwise(width * column // columns for column in range(columns + 1)):
             tile = torch.from_numpy(pixels[top:bottom, left:right].transpose(2, 0, 1).copy())
-            labels[top:bottom, left:right] = superpixels(tile[None])[0].numpy() + used
+            labels[top:bottom, left:right] = superpixels_of(superpixels, tile[None])[0].numpy() + used
             used += superpixels.capacity(bottom - top, right - left)
     return np.unique(labels, return_inverse=True)[1].reshape(height, width)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from castssl.contracts import Superpixels
 from castssl.errors import ContractError
+from castssl.partition import partition
 from castssl.types import Batch, View
 
 MEAN = (0.485, 0.456, 0.406)
@@ -27,7 +28,8 @@ def finish(
         Views with float32 images, normalised with ImageNet's mean and standard deviation, and int32 segments.
 
     Raises:
-        ContractError: if the superpixels run in workers but the loader has not run them.
+        ContractError: if the superpixels run in workers but the loader has not run them; on a processor also
+            if a label is not below their capacity, see :mod:`castssl.partition`.
     """
     return Batch(
         views=[_finish(view, superpixels, device) for view in batch.views],
@@ -39,7 +41,7 @@ def _finish(view: View, superpixels: Superpixels | None, device: torch.device | 
     image, segments = _move(view.image, device), _move(view.segments, device)
     if superpixels is not None and superpixels.runs_on == "device":
         with torch.no_grad():
-            segments = superpixels(image)
+            segments = partition(superpixels, image)
     elif superpixels is not None and segments.shape[-2:] != image.shape[-2:]:
         raise ContractError(
             f"superpixels that run in workers must be given to the loader: got segments of shape"

@@ -30,8 +30,9 @@ from castssl.data.images import Images
 from castssl.data.inventory import Inventory, inventory
 from castssl.data.readers import Stream
 from castssl.data.unreadable import Clipped, Ledger, Unreadable
-from castssl.errors import ConfigError, DataError
+from castssl.errors import ConfigError, ContractError, DataError
 from castssl.output import outlive_readers
+from castssl.partition import partition
 from castssl.types import Batch, LabelTree, View
 
 __all__ = ["EpochBatches", "Loader", "load"]
@@ -78,7 +79,7 @@ class _Prepare:
     def _segmented(self, placed: list[Placed]) -> list[tuple[Tensor, Tensor]]:
         if self.superpixels is None:
             return [(view.image, torch.empty((0, 0), dtype=torch.int32)) for view in placed]
-        return [(view.image, self.superpixels(view.image[None])[0]) for view in placed]
+        return [(view.image, partition(self.superpixels, view.image[None])[0]) for view in placed]
 
 
 class _Indexed(Dataset[_Ready]):
@@ -188,6 +189,7 @@ class Loader:
         """Batches whose views hold uint8 (B, 3, H, W) and int32 (B, H, W), or (B, 0, 0) segments.
 
         Raises:
+            ContractError: if superpixels return labels out of range.
             DataError: if too many images in a row cannot be read, or a stream breaks.
         """
         began = time.perf_counter()
@@ -279,11 +281,12 @@ def _collate(samples: list[_Ready]) -> _Sent:
 
 
 def _plainly(batches: Iterable[_Sent]) -> Iterator[_Sent]:
-    """The same, but a worker's DataError without the traceback that torch writes into its message."""
+    """The same, but a worker's own errors without the traceback that torch writes into their message."""
     try:
         yield from batches
-    except DataError as error:
-        raise DataError(str(error).rpartition("errors.DataError: ")[2].strip()) from None
+    except (ContractError, DataError) as error:
+        kind = ContractError if isinstance(error, ContractError) else DataError
+        raise kind(str(error).rpartition(f"errors.{kind.__name__}: ")[2].strip()) from None
 
 
 def _calm(worker: int) -> None:

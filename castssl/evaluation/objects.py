@@ -21,6 +21,7 @@ from castssl.evaluation.neighbours import Device
 from castssl.evaluation.regions import region_iou
 from castssl.evaluation.segment import best_overlap, merge_at_random
 from castssl.modes import evaluating
+from castssl.partition import partition
 from castssl.types import Batch, Hierarchy, RawView, View
 
 
@@ -133,7 +134,7 @@ def random_overlaps(
     """
     scores = []
     for i, (image, inside, parts) in enumerate(_batches(pairs, 1)):
-        segments = superpixels(image.to(device))[0].cpu()
+        segments = partition(superpixels, image.to(device))[0].cpu()
         merged = torch.stack([merge_at_random(segments, size, seed * 1_000_003 + i) for size in sizes])
         scores.append(_scores(merged, inside.expand_as(merged), parts.expand_as(merged)).unsqueeze(1))
     return _mean(scores)
@@ -169,7 +170,7 @@ def _batches(pairs: Iterable[Pair], size: int) -> Iterator[tuple[Tensor, Tensor,
 
 def _view(images: Tensor, superpixels: Superpixels, device: Device) -> View:
     worker = superpixels.runs_on == "worker"
-    segments = superpixels(images) if worker else torch.empty(len(images), 0, 0, dtype=torch.int32)
+    segments = partition(superpixels, images) if worker else torch.empty(len(images), 0, 0, dtype=torch.int32)
     target = torch.empty(len(images), 0, dtype=torch.int64)
     return finish(Batch([RawView(images, segments)], target), superpixels, device).views[0]
 

@@ -21,6 +21,7 @@ from castssl.evaluation.segment import (
     explained_variation,
     undersegmentation_error,
 )
+from castssl.partition import bounded
 
 TRUTHS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "recall": boundary_recall,
@@ -136,11 +137,7 @@ def _checked(superpixels: Superpixels, labels: Tensor, images: Tensor) -> Tensor
     shape, most = (len(images), *images.shape[2:]), superpixels.capacity(*images.shape[2:])
     if labels.dtype != torch.int32 or labels.shape != shape:
         raise ContractError(f"expected labels int32 {shape}, got {labels.dtype} {tuple(labels.shape)}")
-    if labels.min() < 0 or labels.max() >= most:
-        raise ContractError(
-            f"expected labels 0 to {most - 1}, got {int(labels.min())} to {int(labels.max())}"
-        )
-    return labels.cpu()
+    return bounded(labels.cpu(), most, f"the capacity of {superpixels!r}")
 
 
 def _score(

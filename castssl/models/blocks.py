@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+from timm.models import checkpoint
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -30,6 +31,8 @@ class Stage(nn.Module):
     def __init__(self, dim: int, heads: int, drop_path: Sequence[float], *, masked: bool = True) -> None:
         super().__init__()
         self.masked = masked
+        self.checkpointing = False
+        """Compute the blocks again in the backward pass instead of keeping what they computed."""
         # timm types norm_layer as a class; a partial of one is what its own models pass.
         norm = cast(type[nn.Module], layer_norm)
         self.blocks = nn.ModuleList(
@@ -48,7 +51,12 @@ class Stage(nn.Module):
         for depth, block in enumerate(cast("Iterable[Block]", self.blocks), start=1):
             if needs and depth == len(self.blocks):
                 recorded = record(block, x, mask)
-            x = block(x, attn_mask=mask) if prompts is None else prompts.through(block, x, mask)
+            if prompts is not None:
+                x = prompts.through(block, x, mask)
+            elif self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, attn_mask=mask)
+            else:
+                x = block(x, attn_mask=mask)
         kept = {need: recorded[need] for need in needs if need in recorded}
         return Tokens(x[:, 1:], x[:, :1], tokens.mass, kept.get("keys"), kept.get("received"))
 

@@ -17,8 +17,10 @@ from castssl.contracts import Need, Pooling
 from castssl.models.blocks import Stage, layer_norm
 from castssl.models.hub import Shareable
 from castssl.models.prompted import Prompts
+from castssl.partition import bounded
+from castssl.tokens.inputs import check_view
 from castssl.tokens.positions import resize, sin_cos
-from castssl.tokens.segments import Membership, segment_mean
+from castssl.tokens.segments import Membership, sample_labels, segment_mean
 from castssl.tokens.stem import ConvStem
 from castssl.types import Hierarchy, Pooled, Tokens, View
 
@@ -92,6 +94,9 @@ class CAST(nn.Module, Shareable):
         # the first row of the position table.  Both get the same gradient, so their sum moves twice as far.
         self.summands = {"cls_token": 2 if positions == "learned" else 1}
 
+    resized_segments = False
+    """Whether the label map may have another size than the image."""
+
     @property
     def prompt_blocks(self) -> int:
         """How many attention blocks there are, from 0, for ``prompts`` to join."""
@@ -125,8 +130,15 @@ class CAST(nn.Module, Shareable):
         stages: int,
         prompts: Mapping[int, Tensor] | None = None,
     ) -> tuple[Hierarchy, tuple[Pooled, ...]]:
-        """The hierarchy of the first ``stages`` stages, and what each pooling between them returned."""
+        """The hierarchy of the first ``stages`` stages, and what each pooling between them returned.
+
+        Raises:
+            ContractError: if this is no view, its shapes do not fit, or (on a processor) a label is
+                not below ``sizes[0]``; see :mod:`castssl.partition`.
+        """
+        check_view(view, resized=self.resized_segments)
         sizes = self.sizes if sizes is None else tuple(sizes)
+        view = view._replace(segments=self.labels_of(view, sizes[0]))
         joining = None if prompts is None else Prompts(prompts, self.prompt_blocks)
         tokens = self.tokenise(view, sizes[0])
         seen: list[Tokens] = []
@@ -142,6 +154,20 @@ class CAST(nn.Module, Shareable):
             seen.append(tokens._replace(cls=normed))
         assigns, after = tuple(p.assign for p in pooled), tuple(joining.after) if joining else ()
         return Hierarchy(view.segments, tuple(seen), assigns, after), tuple(pooled)
+
+    def labels_of(self, view: View, size: int) -> Tensor:
+        """The view's labels int (B, H, W); -1 in place of those that no token stands for.
+
+        Raises:
+            ContractError: on a processor, if a label that joins a token is not in [0, size).
+        """
+        segments, whose = view.segments, f"the first size of {type(self).__name__}"
+        if self.membership == "area" or self.resized_segments:
+            return bounded(segments, size, whose)
+        # The published models count the sampled labels only, so that others may be beyond their size.
+        height, width = (-(-side // self.stem.stride) for side in view.image.shape[-2:])
+        bounded(sample_labels(segments, height, width), size, whose)
+        return segments.masked_fill((segments < 0) | (segments >= size), -1)
 
     def tokenise(self, view: View, size: int) -> Tokens:
         """Segment means of features and positions: ``size`` tokens per image; an absent label is padding."""

@@ -20,6 +20,7 @@ from castssl.errors import ConfigError, DataError, PluginError
 from castssl.installer import install
 from castssl.models.hub import Shareable
 from castssl.modes import evaluating
+from castssl.tokens.inputs import check_image
 from castssl.types import Hierarchy, Tokens, View
 
 QUICK = "-quickgelu"
@@ -84,6 +85,7 @@ class ClipEncoder(nn.Module, Shareable):
 
     def forward(self, view: View) -> Hierarchy:
         """One stage; its segments are the cells of the last feature map, not the view's superpixels."""
+        check_image(view)
         features, feature = self._run(view.image)
         rows, cols = features.shape[2:]
         x = features.flatten(2).transpose(1, 2)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from castssl.errors import ConfigError
+from castssl.modes import kept_random_state
 from castssl.registry import build
 
 if TYPE_CHECKING:
@@ -94,8 +96,12 @@ def create(
     padding: Literal["mask", "reference"] = "mask",
     positions: Literal["sincos", "learned"] = "sincos",
     drop_path: float = 0.0,
+    advance: bool = False,
 ) -> Encoder:
     """Build an encoder by name.
+
+    The weights are a function of torch's global random state (``torch.manual_seed``), which is left as it
+    was; two calls in a row therefore give the same weights.
 
     Args:
         name: a key of :data:`PRESETS`, ``timm:NAME``, or ``clip:ARCHITECTURE/WEIGHTS`` (see
@@ -109,16 +115,12 @@ def create(
         padding: ``"mask"`` or ``"reference"``.
         positions: ``"sincos"`` or ``"learned"``.
         drop_path: stochastic depth of the last block.
+        advance: leave the global random state behind the numbers drawn, as torch's own modules do; for a
+            recipe, which draws its heads after the encoder from the same stream.
 
     Raises:
         ConfigError: if the name is unknown or the sizes do not fit the depths.
     """
-    from castssl.models.hub import remember
-
-    if name.startswith("timm:"):
-        return cast("Encoder", _timm(name, sizes, image_size, drop_path))
-    if name.startswith("clip:"):
-        return cast("Encoder", _clip(name, image_size))
     options: dict[str, Any] = {
         "pooling": pooling,
         "sizes": sizes,
@@ -127,6 +129,17 @@ def create(
         "padding": padding,
         "positions": positions,
     }
+    with nullcontext() if advance else kept_random_state():
+        return _draw(name, options, drop_path)
+
+
+def _draw(name: str, options: dict[str, Any], drop_path: float) -> Encoder:
+    from castssl.models.hub import remember
+
+    if name.startswith("timm:"):
+        return cast("Encoder", _timm(name, options["sizes"], options["image_size"], drop_path))
+    if name.startswith("clip:"):
+        return cast("Encoder", _clip(name, options["image_size"]))
     encoder = assemble(preset(name), drop_path=drop_path, **options)
     remember(encoder, name=name, superpixels=preset(name).superpixels, **options)
     return encoder

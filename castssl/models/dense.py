@@ -23,6 +23,8 @@ class DenseCAST(FusedCAST):
     ``membership`` has no meaning here.
     """
 
+    resized_segments = True
+
     def tokenise(self, view: View, size: int) -> Tokens:
         """Means of bilinearly resized features and bicubically resized positions.
 

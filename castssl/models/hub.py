@@ -19,6 +19,7 @@ from torch import nn
 
 from castssl.errors import ConfigError, DataError
 from castssl.files import write_tensors
+from castssl.modes import kept_random_state
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -149,6 +150,7 @@ def remember(encoder: object, **settings: Any) -> None:
         encoder._hub_mixin_config = json.loads(json.dumps(kept))
 
 
+@kept_random_state()
 def rebuild(settings: Mapping[str, Any]) -> object:
     """The encoder of these settings, with weights of its own.
 

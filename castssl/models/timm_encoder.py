@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from castssl.models.hub import Shareable
+from castssl.tokens.inputs import check_image
 from castssl.types import Hierarchy, Tokens, View
 
 
@@ -64,6 +65,7 @@ class TimmEncoder(nn.Module, Shareable):
 
     def forward(self, view: View) -> Hierarchy:
         """The stages; their segments are the cells of the last feature map, not the view's superpixels."""
+        check_image(view)
         features, feature, earlier = self._run(view.image)
         batch, rows, cols, _ = features.shape
         x = features.flatten(1, 2)

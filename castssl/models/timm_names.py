@@ -7,7 +7,7 @@ outside of a compiled graph.  Where that is too slow, compute the segments in th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -15,11 +15,19 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from castssl.errors import ConfigError
+from castssl.errors import ConfigError, DataError
+from castssl.models.blocks import Stage
 from castssl.models.cast import CAST
 from castssl.models.create import PRESETS, create, preset
+from castssl.models.hub import remember
+from castssl.partition import is_tracing, partition
 from castssl.registry import build
+from castssl.tokens.positions import resize
+from castssl.tokens.segments import sample_labels
 from castssl.types import Hierarchy, View
+
+_BESIDE = "published."
+"""What a run's file has before the names of tensors that are no part of the encoder."""
 
 
 class TimmCAST(nn.Module):
@@ -58,7 +66,8 @@ class TimmCAST(nn.Module):
         super().__init__()
         side = img_size if isinstance(img_size, int) else max(img_size)
         _refuse(in_chans, global_pool)
-        self.encoder = cast(CAST, create(model, image_size=side, drop_path=drop_path_rate, **options))
+        made = create(model, image_size=side, drop_path=drop_path_rate, advance=True, **options)
+        self.encoder = cast(CAST, made)
         self.spec = superpixels or preset(model).superpixels
         self.superpixels = build("superpixels", self.spec)
         self.num_features = self.head_hidden_size = self.embed_dim = self.encoder.dim
@@ -97,10 +106,16 @@ class TimmCAST(nn.Module):
         """Normalised images with their superpixels.
 
         Raises:
-            ConfigError: if the superpixels may be more than the encoder has room for.
+            ConfigError: if the superpixels may be more than the encoder has room for, or ``torch.jit.trace``
+                would keep those of its example for every other image.
         """
         if segments is not None:
             return View(x, segments)
+        if is_tracing():
+            raise ConfigError(
+                "torch.jit.trace would keep the superpixels of its example image for all images: trace with"
+                " (images, segments) as example inputs, or use `castssl export RUN --to onnx`"
+            )
         most, room = self.superpixels.capacity(x.shape[-2], x.shape[-1]), self.encoder.sizes[0]
         if most > room:
             raise ConfigError(
@@ -114,8 +129,8 @@ class TimmCAST(nn.Module):
     def _partition(self, x: Tensor) -> Tensor:
         pixels = to_pixels(x, self.pretrained_cfg["mean"], self.pretrained_cfg["std"])
         if self.superpixels.runs_on == "device":
-            return self.superpixels(pixels)
-        return self.superpixels(pixels.cpu()).to(x.device)
+            return partition(self.superpixels, pixels)
+        return partition(self.superpixels, pixels.cpu()).to(x.device)
 
     def get_classifier(self) -> nn.Module:
         """The classifier; the identity if there is none."""
@@ -125,22 +140,122 @@ class TimmCAST(nn.Module):
         """Another classifier, freshly initialised; none with 0 classes.
 
         Raises:
-            ConfigError: if ``global_pool`` is neither "token" nor "".
+            ConfigError: if ``global_pool`` is neither "token" nor ""; the model stays as it was.
         """
-        self.global_pool = self.global_pool if global_pool is None else global_pool
-        _refuse(3, self.global_pool)
-        self.num_classes = num_classes
+        pool = self.global_pool if global_pool is None else global_pool
+        _refuse(3, pool)
+        self.global_pool, self.num_classes = pool, num_classes
         like = next(self.encoder.parameters())
         self.head = _classifier(self.num_features, num_classes).to(like.device, like.dtype)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Not there: a CAST needs a third less memory than a ViT to begin with.
+        """Compute attention blocks again in the backward pass, which needs less memory and more time."""
+        for stage in self.encoder.stages:
+            cast(Stage, stage).checkpointing = enable
+
+    def set_input_size(
+        self, img_size: int | Sequence[int] | None = None, patch_size: int | Sequence[int] | None = None
+    ) -> None:
+        """Resize the position table (bicubic) for another image side.
+
+        Images of that size get the same features as before: the table was resized in each forward pass.
+
+        Args:
+            img_size: side in pixels; None leaves the table.  Of two sides the longer one counts.
+            patch_size: None, as tokens are superpixels.
 
         Raises:
-            ConfigError: if asked for.
+            ConfigError: if ``patch_size`` is given, or ``img_size`` is below 1; the model stays as it was.
         """
-        if enable:
-            raise ConfigError("CAST has no gradient checkpointing; accumulate smaller batches instead")
+        if patch_size is not None:
+            raise ConfigError(
+                "CAST has no patches, its tokens are superpixels: leave patch_size out, and choose sizes and"
+                " superpixels in create_model"
+            )
+        if img_size is None:
+            return
+        side = img_size if isinstance(img_size, int) else max(img_size)
+        if side < 1:
+            raise ConfigError(f"img_size is a side in pixels, at least 1, got {img_size}")
+        encoder = self.encoder
+        grid, table = -(-side // encoder.stem.stride), encoder.positions
+        encoder.positions = nn.Parameter(
+            resize(table.detach(), grid, grid), requires_grad=table.requires_grad
+        )
+        if encoder.settings is not None:
+            remember(encoder, **{**encoder.settings, "image_size": side})
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        *,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        output_dict: bool = False,
+        segments: Tensor | None = None,
+    ) -> Any:
+        """The tokens after each stage, as timm's models return those of their blocks.
+
+        Args:
+            x: as in :meth:`forward`.
+            indices: which stages: None all, an int the last so many, or their numbers.
+            return_prefix_tokens: return pairs of intermediates and class tokens float (B, 1, D).
+            norm: apply the final norm to the intermediates; the last class token is normed in any case.
+            stop_early: has no effect, the stages after the last index are computed.
+            output_fmt: "NLC", tokens float (B, N, D), where a token without pixels is padding; or "NCHW",
+                float (B, D, h, w), the token of each stem cell's segment, zeros where it has none.
+            intermediates_only: leave out the result of :meth:`forward_features`.
+            output_dict: return a dict of ``image_intermediates``, ``image_intermediates_prefix`` and
+                ``image_features``.
+            segments: as in :meth:`forward`.
+
+        Returns:
+            The result of :meth:`forward_features` and a list of intermediates.
+
+        Raises:
+            ConfigError: if ``output_fmt`` is another one, or there is no such stage.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ConfigError(f"output_fmt is NCHW or NLC, got {output_fmt!r}")
+        hierarchy = self.encoder(self.view(x, segments))
+        count = len(hierarchy.stages)
+        found, prefix = [], []
+        for stage in _stages(indices, count):
+            tokens, last = hierarchy.stages[stage], stage == count - 1
+            rows = self.encoder.norm(tokens.x) if norm else tokens.x
+            prefix.append(self.encoder.norm(tokens.cls) if norm and not last else tokens.cls)
+            found.append(rows if output_fmt == "NLC" else self._paint(rows, hierarchy.labels(stage)))
+        features = torch.cat([hierarchy.stages[-1].cls, hierarchy.stages[-1].x], 1)
+        if output_dict:
+            named = {"image_intermediates": found}
+            named |= {"image_intermediates_prefix": prefix} if return_prefix_tokens else {}
+            return named if intermediates_only else {**named, "image_features": features}
+        out = list(zip(found, prefix, strict=True)) if return_prefix_tokens else found
+        return out if intermediates_only else (features, out)
+
+    def _paint(self, rows: Tensor, labels: Tensor) -> Tensor:
+        """The row of each stem cell's label: (B, N, D), (B, H, W) -> (B, D, h, w)."""
+        height, width = (-(-side // self.encoder.stem.stride) for side in labels.shape[-2:])
+        at = sample_labels(labels, height, width).flatten(1)[..., None]
+        painted = rows.gather(1, at.clamp(min=0).expand(-1, -1, rows.shape[-1])).masked_fill(at < 0, 0)
+        return painted.transpose(1, 2).reshape(len(rows), -1, height, width)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As torch's, and also of a run's ``encoder.safetensors``, and for images of another size.
+
+        A file without a classifier, or with one of other classes, leaves the model's own; a position table of
+        another grid is resized.
+
+        Raises:
+            DataError: if it holds no encoder at all.
+        """
+        return super().load_state_dict(_fitted(dict(state_dict), self, strict), strict, assign)
 
     def no_weight_decay(self) -> set[str]:
         """What timm's optimizers must not decay."""
@@ -163,6 +278,18 @@ def to_pixels(x: Tensor, mean: Iterable[float], std: Iterable[float]) -> Tensor:
     return ((x.float() * scale + shift) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
+def _stages(indices: int | Sequence[int] | None, count: int) -> list[int]:
+    """The numbers of the stages that timm's ``indices`` name."""
+    if isinstance(indices, int) and 0 < indices <= count:
+        return list(range(count - indices, count))
+    wanted = range(count) if indices is None else [indices] if isinstance(indices, int) else indices
+    if isinstance(indices, int) or not all(-count <= stage < count for stage in wanted):
+        raise ConfigError(
+            f"indices are the last 1 to {count} stages, or a list of numbers 0 to {count - 1}, got {indices}"
+        )
+    return [stage % count for stage in wanted]
+
+
 def _refuse(in_chans: int, global_pool: str) -> None:
     if in_chans != 3:
         raise ConfigError(f"superpixels need RGB images: in_chans is 3, got {in_chans}")
@@ -178,12 +305,27 @@ def _classifier(dim: int, classes: int) -> nn.Module:
     return head
 
 
-def _with_prefix(state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
-    """A castssl encoder's file has no ``encoder.``, and no classifier."""
-    if any(key.startswith("encoder.") for key in state):
-        return state
-    head = {f"head.{key}": value for key, value in cast(TimmCAST, model).head.state_dict().items()}
-    return {**head, **{f"encoder.{key}": value for key, value in state.items()}}
+def _fitted(state: dict[str, Any], model: nn.Module, strict: bool = True) -> dict[str, Any]:
+    """What a file holds, by the names and in the shapes of the model.
+
+    A castssl encoder's file has no ``encoder.``; beside the encoder it may hold a classifier.
+    """
+    named, ours = cast(TimmCAST, model), "stem.layers.0.weight"
+    if ours in state:
+        own = named.head.state_dict()
+        beside = {key: state.get(f"{_BESIDE}head.{key}") for key in own}
+        fits = all(value is not None and value.shape == own[key].shape for key, value in beside.items())
+        encoder = {f"encoder.{key}": v for key, v in state.items() if not key.startswith(_BESIDE)}
+        state = {**encoder, **{f"head.{key}": v for key, v in (beside if fits else own).items()}}
+    elif strict and f"encoder.{ours}" not in state:
+        raise DataError(
+            f"the weights hold no castssl encoder, but {sorted(state)[:3]} ...; published weights become one"
+            " by `castssl convert CHECKPOINT encoder.safetensors`"
+        )
+    table, wanted = state.get("encoder.positions"), named.encoder.positions
+    if table is not None and table.shape[:2] == wanted.shape[:2]:
+        state["encoder.positions"] = resize(table, *wanted.shape[2:])
+    return state
 
 
 def _entry(name: str, model: str) -> Callable[..., nn.Module]:
@@ -194,7 +336,7 @@ def _entry(name: str, model: str) -> Callable[..., nn.Module]:
                 " .hierarchy(images), whose stages hold the tokens and labels(stage) the pixels"
             )
         built: nn.Module = build_model_with_cfg(
-            TimmCAST, name, pretrained, model=model, pretrained_filter_fn=_with_prefix, **options
+            TimmCAST, name, pretrained, model=model, pretrained_filter_fn=_fitted, **options
         )
         return built
 

@@ -11,6 +11,7 @@ from castssl.contracts import Encoder, Superpixels
 from castssl.data.augment import CenterView
 from castssl.data.finish import finish
 from castssl.modes import evaluating
+from castssl.partition import partition
 from castssl.pictures.draw import draw_hierarchy, sheet
 from castssl.types import Batch, Hierarchy, RawView, View
 
@@ -30,7 +31,7 @@ def gallery(
     """
     pixels = torch.stack([CenterView(image_size)(image)[0] for image in images])
     worker = superpixels.runs_on == "worker"
-    segments = superpixels(pixels) if worker else torch.empty(len(pixels), 0, 0, dtype=torch.int32)
+    segments = partition(superpixels, pixels) if worker else torch.empty(len(pixels), 0, 0, dtype=torch.int32)
     raw = Batch([RawView(pixels, segments)], torch.empty(len(pixels), 0, dtype=torch.int64))
     segment: Callable[[View], Hierarchy] = getattr(encoder, "segment", encoder)
     with evaluating(encoder), torch.no_grad():

@@ -43,8 +43,9 @@ class Seeds:
         scale: the image is resized by this before SEEDS, and its labels back to full size by nearest.
         mode: whose pixels SEEDS sees.  "moco": the image as it is.  "deit": the image after the
             supervised and H-CAST code's round trip through normalisation, which truncates many values by
-            one.  "segmenter": after mmsegmentation's round trip and the published Segmenter code's
-            overflow, which inverts the image: v -> (256 - v) mod 256.  For the published weights only.
+            one.  "segmenter": after mmsegmentation's round trip in single precision, which lowers 2, 1
+            and 3 of the red, green and blue values by one, and the published Segmenter code's overflow, which
+            inverts the image: v -> (256 - v) mod 256.  For the published weights only.
         prior: how much borders are smoothed, 0 to 5; 2 as published.
 
     Raises:
@@ -198,9 +199,12 @@ def _table(mode: Mode) -> NDArray[np.uint8] | None:
         normalised = (values / np.float32(255) - mean.astype(np.float32)) / std.astype(np.float32)
         return np.asarray(((normalised * std + mean) * 255).astype(np.uint8))
     if mode == "segmenter":
-        mean, std = np.array([123.68, 116.28, 103.53]), np.array([58.40, 57.12, 57.38])
-        normalised = ((values - mean).astype(np.float32) * (1 / std)).astype(np.float32)
-        exact = (normalised * std.astype(np.float32) + mean.astype(np.float32)).astype(np.uint8)
+        mean, std = (
+            np.array(numbers, np.float32) for numbers in ([123.68, 116.28, 103.53], [58.40, 57.12, 57.38])
+        )
+        # mmcv widens the rounded std: the factor is a double, the difference and the way back are single
+        normalised = ((values - mean) * (1 / std.astype(np.float64))).astype(np.float32)
+        exact = (normalised * std + mean).astype(np.uint8)
         return np.asarray(0 - exact, np.uint8)
     return None
 

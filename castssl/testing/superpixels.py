@@ -22,6 +22,8 @@ from castssl.testing.samples import pixels
 
 SIZES = ((64, 64), (65, 81), (96, 64), (127, 93))
 """Height and width of the images that are tried: square, odd, tall, and odd and wide."""
+FULL = ((224, 224), (512, 512))
+"""Height and width of what models are trained on: there, a backend finds more in an image."""
 
 
 def _make(subject: Subject) -> Superpixels:
@@ -79,17 +81,28 @@ def check_partitions(subject: Subject) -> None:
 
 
 def check_flat_images(subject: Subject) -> None:
-    """Images of one colour are partitioned too."""
+    """Images of one color are partitioned too, also at the sizes of training."""
     superpixels = _make(subject)
+    for height, width in FULL:
+        _claim_partition(superpixels, torch.full((1, 3, height, width), 128, dtype=torch.uint8))
     for value in (0, 128, 255):
         _claim_partition(superpixels, torch.full((1, 3, 64, 64), value, dtype=torch.uint8))
 
 
 def check_noise(subject: Subject) -> None:
-    """Pure noise stays below capacity: no backend may count on smooth images."""
-    draw = torch.Generator().manual_seed(0)
-    noise = torch.randint(256, (2, 3, 96, 80), generator=draw, dtype=torch.uint8)
-    _claim_partition(_make(subject), noise)
+    """Pure noise stays below capacity, also at the sizes of training: images need not be smooth."""
+    superpixels, draw = _make(subject), torch.Generator().manual_seed(0)
+    for count, size in ((2, (96, 80)), *((1, size) for size in FULL)):
+        noise = torch.randint(256, (count, 3, *size), generator=draw, dtype=torch.uint8)
+        _claim_partition(superpixels, noise)
+
+
+def check_stripes(subject: Subject) -> None:
+    """Fine black and white stripes, each a region of its own, stay below capacity."""
+    superpixels = _make(subject)
+    for height, width in FULL:
+        dark = (torch.arange(width) // 2 % 2).to(torch.uint8) * 255
+        _claim_partition(superpixels, dark.expand(1, 3, height, width).contiguous())
 
 
 def check_remembers_nothing(subject: Subject) -> None:
@@ -185,6 +198,7 @@ checks: list[Check] = [
     check_partitions,
     check_flat_images,
     check_noise,
+    check_stripes,
     check_remembers_nothing,
     check_batch_equals_singles,
     check_leaves_input_alone,

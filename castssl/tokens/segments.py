@@ -32,7 +32,7 @@ def segment_mean(
 
     Args:
         features: float (B, D, h, w).
-        segments: int (B, H, W), labels in [0, size).
+        segments: int (B, H, W), labels in [0, size); a pixel with another label joins no segment.
         size: number of tokens N.
         membership: how a cell belongs to a segment, see the module's docstring.
 
@@ -51,10 +51,12 @@ def _by_samples(features: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Te
     rows = features.flatten(2).transpose(1, 2).reshape(-1, dim).to(wide)
     # One flat index for the whole batch: a single scatter, whatever the batch size.
     offset = torch.arange(batch, device=labels.device)[:, None] * size
-    index = (labels.flatten(1).long() + offset).flatten()
-    total = rows.new_zeros(batch * size, dim).index_add(0, index, rows)
+    flat = labels.flatten(1).long()
+    # The last row takes labels out of range: without it they would join tokens of the next image.
+    index = torch.where((flat >= 0) & (flat < size), flat + offset, batch * size).flatten()
+    total = rows.new_zeros(batch * size + 1, dim).index_add(0, index, rows)[:-1]
     ones = torch.ones_like(index, dtype=torch.float32)
-    mass = ones.new_zeros(batch * size).index_add(0, index, ones)
+    mass = ones.new_zeros(batch * size + 1).index_add(0, index, ones)[:-1]
     means = total / mass.clamp(min=1).to(wide)[:, None]
     return means.view(batch, size, dim).to(features.dtype), mass.view(batch, size)
 
@@ -71,13 +73,14 @@ def _by_area(features: Tensor, segments: Tensor, size: int) -> tuple[Tensor, Ten
 
 
 def cell_shares(segments: Tensor, height: int, width: int, size: int) -> Tensor:
-    """Each cell's pixels by segment: float32 (B, height * width, N), rows sum to 1."""
+    """Each cell's pixels by segment: float32 (B, height * width, N), rows sum to 1; 0 without labels."""
     batch, tall, wide = segments.shape
     rows = torch.arange(tall, device=segments.device) * height // tall
     cols = torch.arange(wide, device=segments.device) * width // wide
     cell = (rows[:, None] * width + cols).flatten()
-    index = cell * size + segments.flatten(1).long()
+    flat = segments.flatten(1).long()
+    index = torch.where((flat >= 0) & (flat < size), cell * size + flat, height * width * size)
     ones = torch.ones_like(index, dtype=torch.float32)
-    count = ones.new_zeros(batch, height * width * size).scatter_add(1, index, ones)
-    count = count.view(batch, height * width, size)
+    count = ones.new_zeros(batch, height * width * size + 1).scatter_add(1, index, ones)[:, :-1]
+    count = count.reshape(batch, height * width, size)
     return count / count.sum(-1, keepdim=True).clamp(min=1)

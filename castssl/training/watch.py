@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, distributed
 
 from castssl import ranks
-from castssl.errors import Diverged
+from castssl.errors import ContractError, Diverged
+from castssl.partition import ADVICE, take_strays
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 REQUEUE = "SIGUSR1"
@@ -40,8 +41,8 @@ def launched() -> bool:
 class _Look(NamedTuple):
     step: int
     value: Tensor
-    """(3 + n,) on the host: the loss summed over ranks and batches, how many ranks were told to stop, how
-    many by :data:`REQUEUE`, and this rank's own n losses."""
+    """(4 + n,) on the host: the loss summed over ranks and batches, how many ranks were told to stop, how
+    many by :data:`REQUEUE`, how many pixels have labels out of range, and this rank's own n losses."""
     batches: tuple[int, ...]
     done: torch.cuda.Event | None
 
@@ -73,6 +74,7 @@ class Watch:
         """Close optimizer step ``step``: True if all ranks shall stop now.  Called by all ranks.
 
         Raises:
+            ContractError: if a segment of this or an earlier step was out of range on a device.
             Diverged: if a loss of this or an earlier step was not finite, on whichever rank.
         """
         if self._launcher is not None and os.getppid() != self._launcher:
@@ -93,7 +95,8 @@ class Watch:
         stopping = bool(self.reason)
         own = torch.stack([loss for _, loss in self._losses] or [torch.zeros((), device=self._device)])
         requeue = self.reason == REQUEUE
-        value = torch.stack([own.sum(), *(own.new_full((), float(told)) for told in (stopping, requeue))])
+        flags = (own.new_full((), float(told)) for told in (stopping, requeue))
+        value = torch.stack([own.sum(), *flags, take_strays(self._device)])
         if ranks.world() > 1:
             distributed.all_reduce(value)
         value, done = torch.cat([value, own]), None
@@ -111,7 +114,12 @@ class Watch:
             look = self._looks.popleft()
             if look.done is not None:
                 look.done.synchronize()
-            total, stopping, requeue, *own = look.value.tolist()
+            total, stopping, requeue, strays, *own = look.value.tolist()
+            if strays:
+                raise ContractError(
+                    f"{strays:.0f} pixels of the images of step {look.step} have segments beyond the capacity"
+                    f" of the superpixels, or of the model, and joined no token; {ADVICE}"
+                )
             if not math.isfinite(total):
                 pairs = zip(look.batches, own, strict=False)
                 bad = [batch for batch, loss in pairs if not math.isfinite(loss)]

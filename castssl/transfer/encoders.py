@@ -17,6 +17,7 @@ from castssl.errors import DataError
 from castssl.files import write_tensors
 from castssl.models.create import Preset, assemble, create, unloaded
 from castssl.models.hub import remember
+from castssl.modes import kept_random_state
 
 SETTINGS = "castssl"
 """The metadata key under which the settings lie, as JSON."""
@@ -49,6 +50,7 @@ def save_encoder(
     return path
 
 
+@kept_random_state()
 def load_encoder(path: str | Path) -> tuple[Encoder, dict[str, Any]]:
     """The encoder of a file, in evaluation mode, and the settings that it was saved with.
 

@@ -32,6 +32,7 @@ from castssl.models.cast import CAST
 from castssl.models.create import PRESETS, Preset, assemble
 from castssl.models.fuse import FusedCAST
 from castssl.models.hub import remember
+from castssl.modes import kept_random_state
 from castssl.tokens.segments import sample_labels
 from castssl.transfer.adapt import Stage, adapt
 from castssl.transfer.heads import classifier, head_of
@@ -89,6 +90,8 @@ class Official(nn.Module):
         """
         view = View(image, segments)
         sizes = self.sizes(view)
+        # Labels above the largest sampled one belong to no cell; the released code never looks at them.
+        view = View(image, segments.clamp(max=sizes[0] - 1))
         if self.stage == "segmentation":
             _, fused = cast(FusedCAST, self.encoder).fuse(view, sizes)
             logits: Tensor = fused if self.variant == "cast_seg_deit" else _each(self.head, fused[:, 1:])
@@ -152,6 +155,7 @@ def load_official(
     return model
 
 
+@kept_random_state()
 def make(published: Published, *, sizes: Sequence[int] | None = None, stage: Stage | None = None) -> Official:
     """The module of a checkpoint that was taken apart; options as in :func:`load_official`."""
     layout, state, report = published.layout, published.state, published.report

@@ -21,6 +21,7 @@ from castssl.models.cast import CAST
 from castssl.models.resized import sizes_for
 from castssl.modes import evaluating
 from castssl.objectives.supervised import Supervised
+from castssl.partition import partition
 from castssl.registry import build
 from castssl.transfer.recogniser import Recogniser
 from castssl.transfer.segment import Photo, read_photo
@@ -103,7 +104,8 @@ def predict(
     seen = CenterView(recogniser.image_size, interpolation="bicubic")(read_photo(image, value_range))[0]
     backend = build("superpixels", recogniser.superpixels)
     _check_room(objective, backend, recogniser)
-    segments = backend(seen[None]) if backend.runs_on == "worker" else torch.empty(1, 0, 0, dtype=torch.int32)
+    worker = backend.runs_on == "worker"
+    segments = partition(backend, seen[None]) if worker else torch.empty(1, 0, 0, dtype=torch.int32)
     raw = Batch([RawView(seen[None], segments)], torch.empty(1, 0, dtype=torch.int64))
     view = finish(raw, backend, next(iter(objective.parameters())).device).views[0]
     logits, found = explained(objective, view) if explain else (_logits(objective, view), ())

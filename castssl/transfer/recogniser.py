@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from castssl.contracts import Encoder
 from castssl.errors import DataError
 from castssl.models.create import preset
+from castssl.modes import kept_random_state
 from castssl.objectives.deit import DeiT
 from castssl.objectives.supervised import Branch, Supervised
 from castssl.objectives.tree_kl import TreeKL
@@ -156,6 +157,7 @@ def _bare(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
     return {"objective": "deit", "options": {}, "labels": _numbered([len(weight)]).to_dict()}
 
 
+@kept_random_state()
 def _rebuild(
     tensors: Mapping[str, Tensor],
     settings: Mapping[str, Any],

@@ -23,7 +23,8 @@ from castssl.data.finish import finish
 from castssl.data.unreadable import why
 from castssl.errors import DataError
 from castssl.models.resized import sizes_for
-from castssl.modes import evaluating
+from castssl.modes import evaluating, kept_random_state
+from castssl.partition import partition
 from castssl.registry import build
 from castssl.transfer.source import Trained, open_trained
 from castssl.types import Batch, Hierarchy, RawView, View
@@ -94,6 +95,7 @@ class Segmentation:
         return f"Segmentation({self.image.width} x {self.image.height} pixels; {sizes} segments)"
 
 
+@kept_random_state()
 def segment(
     image: Photo,
     model: str | Path | nn.Module | Encoder | Trained,
@@ -107,13 +109,15 @@ def segment(
     """The fine-to-coarse segmentation of one image of any size.
 
     The image is resized so that its shorter side is ``image_size`` (its ratio of sides is kept up to
-    4 : 1), cut into superpixels and handed to the encoder; labels come back at the image's own size.
+    4 : 1), cut into superpixels and handed to the encoder; labels come back at the image's own size.  Global
+    random states are left as they were.
 
     Args:
         image: a PIL image, an array uint8 (H, W), (H, W, 3) or (H, W, 4), or a file's path.  A picture
             is turned upright as its EXIF says, as viewers do.
-        model: an encoder; or what :func:`castssl.transfer.source.open_trained` takes, such as a run's folder
-            or a checkpoint file.  To segment many images, open it once and give what that returns.
+        model: an encoder; or what :func:`castssl.transfer.source.open_trained` takes, such as a run's folder,
+            a checkpoint file or ``timm.create_model("cast_small")``.  To segment many images, open it once
+            and give what that returns.
         superpixels: another backend than the model was trained with, such as ``seeds:count=324``.
         sizes: other token budgets per stage, with the same weights (Table 5d), such as 324 128 64 32 16; by
             default the model's own, the first with room for the superpixels.
@@ -135,11 +139,13 @@ def segment(
         sizes = sizes_for(encoder, capacity if sizes else max(capacity, encoder.sizes[0]), sizes)
     if device is not None:
         encoder.to(device)  # type: ignore[attr-defined]
-    segments = backend(seen) if backend.runs_on == "worker" else torch.empty(1, 0, 0, dtype=torch.int32)
+    worker = backend.runs_on == "worker"
+    segments = partition(backend, seen) if worker else torch.empty(1, 0, 0, dtype=torch.int32)
     raw = Batch([RawView(seen, segments)], torch.empty(1, 0, dtype=torch.int64))
     trace: Callable[..., Hierarchy] = getattr(encoder, "segment", encoder)
-    with evaluating(encoder), torch.no_grad():
-        view = finish(raw, backend, next(iter(encoder.parameters())).device).views[0]
+    place = next(iter(encoder.parameters())).device
+    with evaluating(encoder), torch.no_grad(), kept_random_state(place):
+        view = finish(raw, backend, place).views[0]
         hierarchy = _run(trace, view, sizes)
     return Segmentation(picture, seen[0], hierarchy)
 
@@ -151,6 +157,7 @@ def read_photo(image: Photo, declared: tuple[float, float] | None = None) -> Ima
         DataError: saying what was expected.
     """
     values = None if declared is None else Range(*declared)
+    _refuse_other(image)
     if isinstance(image, Image.Image):
         return to_rgb(image, values)
     if isinstance(image, np.ndarray):
@@ -170,6 +177,18 @@ def read_photo(image: Photo, declared: tuple[float, float] | None = None) -> Ima
     if decoded.remark:
         _log.warning("the image %s: %s", image, decoded.remark)
     return decoded.image
+
+
+def _refuse_other(image: object) -> None:
+    expected = "expected one picture: a PIL image, an array uint8 (H, W, 3), or a file's path"
+    if isinstance(image, Tensor):
+        turn = "give image.permute(1, 2, 0).cpu().numpy() of an image (3, H, W) with values 0 to 255"
+        raise DataError(f"{expected}; got a tensor {image.dtype} of shape {tuple(image.shape)}: {turn}")
+    if isinstance(image, list | tuple | set | dict):
+        each = "open the model once by castssl.transfer.source.open_trained, call segment for each picture"
+        raise DataError(f"{expected}; got a {type(image).__name__} of {len(image)}: {each}")
+    if not isinstance(image, Image.Image | np.ndarray | str | Path):
+        raise DataError(f"{expected}; got a {type(image).__name__}")
 
 
 def _run(trace: Callable[..., Hierarchy], view: View, sizes: Sequence[int] | None) -> Hierarchy:

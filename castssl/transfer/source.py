@@ -11,6 +11,7 @@ from castssl.contracts import Encoder
 from castssl.errors import DataError
 from castssl.models.cast import CAST
 from castssl.models.create import preset
+from castssl.models.timm_names import TimmCAST
 from castssl.transfer.encoders import load_encoder
 from castssl.transfer.official import Official, load_official
 
@@ -36,10 +37,10 @@ def open_trained(source: str | Path | nn.Module | Encoder) -> Trained:
     Args:
         source: the folder of a finished run or of ``save_pretrained``, an ``encoder.safetensors``, a
             published checkpoint (see :func:`castssl.transfer.official.load_official`), what that returned,
-            ``hf:USER/NAME`` on the Hugging Face hub, or an encoder.
+            ``hf:USER/NAME`` on the Hugging Face hub, an encoder, or a CAST of ``timm.create_model``.
 
     Raises:
-        DataError: if there is no such file, or it holds no encoder.
+        DataError: if there is no such file, or it holds no encoder; if ``source`` is none of these.
     """
     if isinstance(source, str) and source.startswith("hf:"):
         source = CAST.from_pretrained(source.removeprefix("hf:"))
@@ -54,8 +55,23 @@ def open_trained(source: str | Path | nn.Module | Encoder) -> Trained:
         source = load_official(path)
     if isinstance(source, Official):
         source = source.encoder
+    if isinstance(source, TimmCAST):
+        return Trained(cast(Encoder, source.encoder), source.spec, side(source.encoder))
+    _refuse(source)
     settings = getattr(source, "settings", None) or {}
     return Trained(cast(Encoder, source), settings.get("superpixels", SEGMENTS), side(source))
+
+
+def _refuse(source: object) -> None:
+    if isinstance(source, nn.Module) and hasattr(source, "dim") and hasattr(source, "sizes"):
+        return
+    hint = ""
+    if isinstance(source, nn.Module):
+        hint = "; an objective has .encoder, and castssl.create('timm:NAME') makes an encoder of a timm model"
+    raise DataError(
+        "expected an encoder, a finished run's folder, a checkpoint file or hf:USER/NAME as the model, got"
+        f" a {type(source).__name__}{hint}"
+    )
 
 
 def locate(source: str | Path) -> Path | None:

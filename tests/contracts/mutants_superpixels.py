@@ -71,6 +71,24 @@ class CountsOnSmoothImages(Bands):
         return found
 
 
+class CountsOnSmallImages(Bands):
+    """A label for each noisy cell of 64 pixels: too many of them from 512 pixels on."""
+
+    def partition(self, image: NDArray[np.uint8]) -> NDArray[Any]:
+        y, x = (np.arange(side) // 64 for side in image.shape[:2])
+        cells: NDArray[np.int64] = y[:, None] * (x[-1] + 1) + x
+        return cells if image.std() > 70 else cells * 0
+
+
+class CountsStripes(Bands):
+    """One label more at each column that differs from the one before it in all its pixels."""
+
+    def partition(self, image: NDArray[np.uint8]) -> NDArray[Any]:
+        bright = image.mean(-1)
+        edges = np.abs(np.diff(bright, axis=1, prepend=bright[:, :1])).min(0) > 45
+        return np.broadcast_to(edges.cumsum(), bright.shape)
+
+
 class WarmStart(Bands):
     level = 0.0
 
@@ -152,6 +170,8 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_partitions, Transposed, r"shape \(B, H, W\)"),
     (room.check_flat_images, StretchesContrast, "labels start at 0"),
     (room.check_noise, CountsOnSmoothImages, "raise capacity"),
+    (room.check_noise, CountsOnSmallImages, r"capacity\(512, 512\)"),
+    (room.check_stripes, CountsStripes, "raise capacity"),
     (room.check_remembers_nothing, WarmStart, "no state"),
     (room.check_remembers_nothing, KeepsFirstOfEachSize, "no state"),
     (room.check_batch_equals_singles, NormalisesTheBatch, "influence each other"),

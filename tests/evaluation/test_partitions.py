@@ -83,8 +83,8 @@ def test_without_truth_there_is_only_variation() -> None:
         (missing, "ImportError: no such library"),
         (lambda: Faulty(at=1), "RuntimeError: call 1"),
         (lambda: Faulty(at=3), "RuntimeError: call 3"),
-        (lambda: Faulty(plus=1), "ContractError: expected labels 0 to 15, got 1 to 16"),
-        (lambda: Faulty(plus=-1), "ContractError: expected labels 0 to 15, got -1 to 14"),
+        (lambda: Faulty(plus=1), "ContractError: segments have labels from 1 to 16, expected 0 to 15"),
+        (lambda: Faulty(plus=-1), "ContractError: segments have labels from -1 to 14, expected 0 to 15"),
         (lambda: Faulty(dtype=torch.int64), "ContractError: expected labels int32"),
     ],
 )

@@ -9,7 +9,8 @@ import pytest
 from tests.house import source
 
 GROUND = [
-    *("errors", "files", "installer", "output", "faults", "types", "contracts", "modes", "ranks", "marks"),
+    *("errors", "files", "installer", "output", "faults", "types", "contracts", "partition"),
+    *("modes", "ranks", "marks"),
     *("docstrings", "signatures", "options", "fields", "config", "registry"),
 ]
 """The ground floor; each only from those to its left."""

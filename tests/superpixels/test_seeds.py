@@ -88,8 +88,14 @@ def _deit_round_trip(image: Tensor) -> Tensor:
 
 
 def _segmenter_round_trip(image: Tensor) -> Tensor:
-    """mmcv's normalisation in units of 0 to 255, back in float32, and the product with 255 that overflows."""
-    mean, std = np.array([[123.68, 116.28, 103.53]]), np.array([[58.40, 57.12, 57.38]])
+    """mmcv's normalisation in units of 0 to 255, back in float32, and the product with 255 that overflows.
+
+    mmseg keeps mean and std in float32, and mmcv widens what was rounded.
+    """
+    mean, std = (
+        np.array([values], np.float32).astype(np.float64)
+        for values in ([123.68, 116.28, 103.53], [58.40, 57.12, 57.38])
+    )
     pixels = image[0].permute(1, 2, 0).numpy().astype(np.float32)
     cv2.subtract(pixels, mean, pixels)
     cv2.multiply(pixels, 1 / std, pixels)

@@ -177,6 +177,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["convert", ours, back, "--layout", "official"]) == 0
     assert main(["convert", source, str(tmp_path / "ours.pth")]) == 1
     assert "files of ours end in .safetensors" in capsys.readouterr().err
-    assert main(["convert", source, back, "--layout", "official", "--sizes", "9"]) == 1
-    assert main(["convert", ours, back, "--layout", "official", "--ema"]) == 1
+    assert main(["convert", source, back, "--overwrite", "--layout", "official", "--sizes", "9"]) == 1
+    assert main(["convert", ours, back, "--overwrite", "--layout", "official", "--ema"]) == 1
     assert "no moving average" in capsys.readouterr().err
