@@ -35,8 +35,13 @@ class _Outliving(io.FileIO):
 def outlive_readers() -> None:
     """Let this process go on when the reader of its standard output or error has gone.
 
-    Streams that were replaced, such as those of a notebook, stay as they are.
+    Characters that the encoding of a stream lacks, and bytes of file names that are no UTF-8, are printed as
+    escapes, so that no name ends a command.  Streams that were replaced, such as those of a notebook, keep
+    their descriptors.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout is sys.__stdout__:
         sys.stdout = _outliving(sys.stdout)
     if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr is sys.__stderr__:

@@ -145,7 +145,13 @@ def _folder(
     folder: Path, masks: Path | None, given: argparse.Namespace, extensions: Sequence[str]
 ) -> list[Sight]:
     """At most ``limit`` images below a folder, spread evenly over them by name."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in extensions)
+    from castssl.data.folders import ignored
+
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in extensions and not any(map(ignored, path.relative_to(folder).parts))
+    )
     if not files:
         raise DataError(f"no images below {folder}: expected files named {', '.join(extensions)}")
     count = min(given.limit, len(files))

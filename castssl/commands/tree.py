@@ -57,7 +57,7 @@ def _one(spec: str, *, whole: bool) -> int:
 
     from castssl.data.folders import NoSplit
     from castssl.data.images import open_images
-    from castssl.data.tree_checks import Finding, counts, findings, labels
+    from castssl.data.tree_checks import Finding, counts, findings, labels, losses
     from castssl.errors import DataError
 
     splits: dict[str, Images | Stream] = {"train": open_images(spec)}
@@ -67,7 +67,9 @@ def _one(spec: str, *, whole: bool) -> int:
     except DataError as error:
         found.append(Finding(str(error), breaks=not isinstance(error, NoSplit)))
     tree = splits["train"].tree
-    found = sorted([*found, *findings(splits["train"], splits.get("val"))], key=lambda one: not one.breaks)
+    found += findings(splits["train"], splits.get("val"))
+    found += [loss for split, images in splits.items() for loss in losses(split, images)]
+    found = sorted(found, key=lambda one: not one.breaks)
     console = Console(emoji=False)
     per_class: dict[str, list[Tensor] | None] = {}
     for split, images in splits.items():

@@ -8,19 +8,31 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 import numpy as np
 
 from castssl import ranks
-from castssl.data.folders import ClassPath, find_split, is_image, no_split, pack, split_name, stand_ins
+from castssl.data.folders import (
+    ClassPath,
+    find_split,
+    ignored,
+    is_image,
+    left_out,
+    no_split,
+    pack,
+    split_name,
+    stand_ins,
+)
 from castssl.data.tarfiles import Lost, entries
 from castssl.errors import DataError
 
 NESTED = 3
 """So many tars may lie inside one another within an archive."""
+Skip = Callable[[str, str], None]
+"""Takes a folder that is left out, or else the name of a file."""
 
 
 class Member(NamedTuple):
@@ -36,8 +48,11 @@ class Member(NamedTuple):
 class Tar:
     """Encoded images by row, out of one or more tar files."""
 
-    def __init__(self, archives: Sequence[Path], members: Sequence[Member]) -> None:
+    def __init__(
+        self, archives: Sequence[Path], members: Sequence[Member], left_out: tuple[str, ...] = ()
+    ) -> None:
         self.archives = tuple(archives)
+        self.left_out = left_out
         self.names = pack(["/".join(member.parts) for member in members])
         self.spans = np.array([member[1:] for member in members], dtype=np.int64)
 
@@ -69,12 +84,20 @@ def open_tar(path: Path, split: str) -> tuple[Tar, list[ClassPath]]:
             another more than :data:`NESTED` deep, or there are no images.
     """
     archives, as_folders = _archives(path, split)
-    read = [_scan(at, number, (at.stem,) if as_folders else ()) for number, at in enumerate(archives)]
+    folders, others = dict[str, None](), list[str]()
+
+    def skip(folder: str, name: str) -> None:
+        if folder:
+            folders[folder] = None
+        elif name:
+            others.append(name)
+
+    read = [_scan(at, number, (at.stem,) if as_folders else (), skip) for number, at in enumerate(archives)]
     members = sorted(member for part in read for member in part)
     if not members:
         raise DataError(f"{path} holds no images; expected <class>/<image> inside")
     members = _of_split(members, path, split)
-    return Tar(archives, members), [member.parts[:-1] for member in members]
+    return Tar(archives, members, left_out(folders, others)), [member.parts[:-1] for member in members]
 
 
 def _archives(path: Path, split: str) -> tuple[list[Path], bool]:
@@ -96,11 +119,12 @@ def _archives(path: Path, split: str) -> tuple[list[Path], bool]:
     no_split(folder, split, [tar.name for tar in tars])
 
 
-def _scan(archive: Path, number: int, around: ClassPath) -> list[Member]:
+def _scan(archive: Path, number: int, around: ClassPath, skip: Skip) -> list[Member]:
     lost: list[Lost] = []
     try:
         with archive.open("rb") as file:
-            members = list(_members(file, Member(around, number, 0, archive.stat().st_size), 0, lost))
+            whole = Member(around, number, 0, archive.stat().st_size)
+            members = list(_members(file, whole, 0, lost, skip))
     except OSError as error:
         raise DataError(f"cannot read {archive}: {error.strerror or error}; check the disk") from error
     torn = [part for part in lost if part.torn]
@@ -116,8 +140,11 @@ def _scan(archive: Path, number: int, around: ClassPath) -> list[Member]:
     return members
 
 
-def _members(file: IO[bytes], around: Member, depth: int, lost: list[Lost]) -> Iterator[Member]:
-    """The images of the archive that lies at ``around``, with what cannot be read added to ``lost``."""
+def _members(file: IO[bytes], around: Member, depth: int, lost: list[Lost], skip: Skip) -> Iterator[Member]:
+    """The images of the archive that lies at ``around``, with what cannot be read added to ``lost``.
+
+    What is left out goes to ``skip``: a folder, or else the name of a file.
+    """
     if depth > NESTED:
         raise DataError(
             f"{'/'.join(around.parts)} lies in more than {NESTED} tars inside one another; unpack the outer"
@@ -126,7 +153,9 @@ def _members(file: IO[bytes], around: Member, depth: int, lost: list[Lost]) -> I
     for entry in entries(file, around.offset, around.offset + around.size):
         own = [part for part in PurePosixPath(entry.name).parts if part not in (".", "/")]
         inner = entry.name.lower().endswith(".tar")
-        if any(part.startswith(".") for part in own[:-1]):
+        hidden = next((end for end, part in enumerate(own[:-1], start=1) if ignored(part)), 0)
+        if hidden:
+            skip("/".join(own[:hidden]), "")
             continue
         if isinstance(entry, Lost):
             if entry.torn or not entry.name or inner or is_image(entry.name):
@@ -135,14 +164,16 @@ def _members(file: IO[bytes], around: Member, depth: int, lost: list[Lost]) -> I
         member = Member((*around.parts, *own), around.archive, entry.offset, entry.size)
         if inner:
             stem = (*member.parts[:-1], PurePosixPath(entry.name).stem)
-            yield from _members(file, member._replace(parts=stem), depth + 1, lost)
+            yield from _members(file, member._replace(parts=stem), depth + 1, lost, skip)
         elif is_image(entry.name):
             yield member
+        else:
+            skip("", own[-1] if own else "")
 
 
 def _of_split(members: list[Member], path: Path, split: str) -> list[Member]:
     """The members below the split's folder, if there are such; without the folders common to all."""
-    members = _without_common(members)
+    members = _without_common([member for member in members if not _is_mask(member)])
     heads = {member.parts[0] if len(member.parts) > 1 else "" for member in members}
     if len(heads) < 2 or not all(map(split_name, heads)):
         if split_name(split) != "train" and path.is_file() and not split_name(path.stem):
@@ -153,6 +184,11 @@ def _of_split(members: list[Member], path: Path, split: str) -> list[Member]:
         if found:
             return [member._replace(parts=member.parts[1:]) for member in found]
     no_split(path, split, sorted(heads))
+
+
+def _is_mask(member: Member) -> bool:
+    """True for an image below ``masks/train/`` and the like."""
+    return len(member.parts) > 2 and member.parts[0] == "masks" and split_name(member.parts[1]) is not None
 
 
 def _without_common(members: list[Member]) -> list[Member]:

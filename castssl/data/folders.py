@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from castssl.data.decode import EXTENSIONS
+from castssl import installer
+from castssl.data.decode import EXTENSIONS, PACKAGES
 from castssl.errors import DataError
-from castssl.types import LabelTree
 
 _SPLITS = {
     "train": re.compile(r"train(ing)?[-_]?\d*"),
@@ -26,6 +27,14 @@ _SPLITS = {
     "test": re.compile(r"test(ing)?[-_]?\d*"),
 }
 _STAND_INS = {"val": ("val", "test")}
+_SYSTEM = {
+    *("@eadir", "#recycle", "#snapshot", "lost+found", "$recycle.bin", "system volume information"),
+    *("__macosx", "__pycache__"),
+}
+"""Folders that systems and programs make, in lower case."""
+_PICTURES = {"image", "images", "img", "imgs", "photos", "pictures", "jpegimages"}
+SHOWN = 5
+"""So many names or extensions of what is left out are listed."""
 
 ClassPath = tuple[str, ...]
 """The class folders of an image, coarse to fine; () if it has none."""
@@ -44,6 +53,15 @@ class Split(NamedTuple):
     """The train split's folder, whose classes are the data set's; None if there is only this folder."""
     masks: Path | None
     """Where the object masks of this split lie, in the same sub-folders, as ``.png``."""
+
+
+class Found(NamedTuple):
+    """The image files below a folder, and what is left out there."""
+
+    names: list[str]
+    """Paths below the folder with ``/``, sorted."""
+    left_out: tuple[str, ...]
+    """A sentence for each kind of folder and file that is left out."""
 
 
 class Files:
@@ -81,7 +99,7 @@ def find_split(root: Path, split: str) -> Split:
     """
     if not root.is_dir():
         raise DataError(_missing(root))
-    inside = sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] != "." and p.name != "masks")
+    inside = sorted(p for p in root.iterdir() if p.is_dir() and not ignored(p.name) and not holds_masks(p))
     splits = [p for p in inside if split_name(p.name)]
     words = {split_name(p.name) for p in splits}
     if not splits or (splits != inside and not {"train"} < words):
@@ -108,7 +126,7 @@ def no_split(root: Path, split: str, inside: Sequence[str]) -> NoReturn:
     seen = ", ".join(inside[:5]) + (", ..." if len(inside) > 5 else "")
     raise NoSplit(
         f"{root} has no {split} split: inside are [{seen}], expected {' or '.join(stand_ins(split))}; put"
-        " some images into one, or ask for the split that is there"
+        " some images into one"
     )
 
 
@@ -135,30 +153,101 @@ def _masks(root: Path, folder: Path, split: str) -> Path | None:
     return next((place for place in places if place.is_dir()), None)
 
 
+def ignored(name: str) -> bool:
+    """True for the name of a hidden folder, or of one that a system or program makes: no class, no split."""
+    return name.startswith(".") or name.lower() in _SYSTEM
+
+
+def holds_masks(place: Path) -> bool:
+    """True if ``place`` is called ``masks`` and is no class: it holds masks for the folders beside it.
+
+    It is a class if images lie in it, unless the only other folder is called ``images`` or the like; without
+    images it is a class if its folders are called neither as splits nor as the folders beside or around it.
+    """
+    if place.name != "masks":
+        return False
+    beside = {path.name for path in place.parent.iterdir() if path.is_dir() and path != place}
+    beside = {name for name in beside if not ignored(name)}
+    inside = [path for path in place.iterdir() if not path.name.startswith(".")]
+    if any(is_image(path.name) and path.is_file() for path in inside):
+        return bool(beside) and {name.lower() for name in beside} <= _PICTURES
+    names = {path.name for path in inside if path.is_dir()}
+    return all(split_name(name) or name in beside or name == place.parent.name for name in names)
+
+
 def find_images(folder: Path) -> list[str]:
-    """The image files below ``folder``, relative with ``/``, sorted; hidden files and ``masks/`` left out.
+    """The image files below ``folder``, as :func:`look_through` finds them."""
+    return look_through(folder).names
+
+
+def look_through(folder: Path) -> Found:
+    """The image files below ``folder``, and what is left out there.
 
     Links to folders are followed, but not into a folder that one is in already.
 
     Raises:
-        DataError: if there is none, or a folder cannot be read.
+        DataError: if there is no image, or a folder cannot be read.
     """
 
     def refuse(error: OSError) -> None:
         raise DataError(f"cannot read {error.filename}: {error.strerror}; check its permissions") from error
 
-    files = []
+    files, skipped, others = [], list[str](), list[str]()
     for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         at = os.path.relpath(place, folder).replace(os.sep, "/")
-        folders[:] = [f for f in folders if f[0] != "." and (f != "masks" or at != ".")]
-        folders[:] = [f for f in folders if not _loops(os.path.join(place, f))]
         prefix = "" if at == "." else at + "/"
+        out = {f for f in folders if ignored(f) or (at == "." and holds_masks(folder / f))}
+        skipped += [prefix + f for f in sorted(out)]
+        folders[:] = [f for f in folders if f not in out and not _loops(os.path.join(place, f))]
         files += [prefix + name for name in names if is_image(name)]
+        others += [name for name in names if not is_image(name)]
+    told = left_out(skipped, others)
     if not files:
         raise DataError(
             f"{folder} holds no images; looked in all sub-folders for {' '.join(EXTENSIONS)}; check the path"
+            + "".join(f"; {sentence}" for sentence in told)
         )
-    return sorted(files)
+    return Found(sorted(files), told)
+
+
+def left_out(folders: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:
+    """Sentences about folders and files that are left out: what, how many, and why.
+
+    Args:
+        folders: paths of folders that are :func:`ignored`, or that hold masks.
+        files: names of files that count as no images.
+    """
+    names = list(folders)
+    masks = [name for name in names if name == "masks"]
+    system = [name for name in names if name != "masks"]
+    sentences = [f"left out the folder {_some(masks)}: it holds object masks"] if masks else []
+    if system:
+        sentences.append(
+            f"left out {_count(len(system), 'folder')}, hidden or made by a system: {_some(system)}"
+        )
+    counts = Counter(os.path.splitext(name)[1].lower() or "without extension" for name in files)
+    sentences += [
+        f"left out {_count(counts.pop(extension), f'{extension} file')}: to read them install the package"
+        f" {package}: {installer.install(package)}"
+        for extension, package in PACKAGES.items()
+        if extension in counts
+    ]
+    if counts:
+        kinds = [f"{count:,} {extension}" for extension, count in sorted(counts.items(), key=_rank)]
+        sentences.append(f"left out {_count(counts.total(), 'file')} by extension: {_some(kinds)}")
+    return tuple(sentences)
+
+
+def _rank(counted: tuple[str, int]) -> tuple[int, str]:
+    return -counted[1], counted[0]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def _loops(place: str) -> bool:
@@ -194,7 +283,7 @@ def class_folders(folder: Path, depth: int) -> set[ClassPath]:
             (*path, entry.name)
             for path in found
             for entry in os.scandir(folder.joinpath(*path))
-            if entry.is_dir() and entry.name[0] != "."
+            if entry.is_dir() and not ignored(entry.name) and (path or not holds_masks(folder / entry.name))
         }
     return found
 
@@ -207,37 +296,41 @@ def classes_of(split: Split, paths: Collection[ClassPath]) -> set[ClassPath]:
     Raises:
         DataError: if the split has a class that train lacks.
     """
-    own = set(paths)
-    depth = len(next(iter(own)))
-    if split.train is None or not depth:
-        if split.train is not None and class_folders(split.train, 1):
+    if split.train is None:
+        return set(paths)
+    depth = len(next(iter(paths)))
+    return known_classes(
+        set(paths), class_folders(split.train, depth or 1), str(split.folder), str(split.train)
+    )
+
+
+def known_classes(own: set[ClassPath], known: set[ClassPath], split: str, train: str) -> set[ClassPath]:
+    """The classes that number the labels of a split: those of the train split.
+
+    Args:
+        own: the class folders of the images of the split.
+        known: those of the train split.
+        split: where the split lies, for messages.
+        train: where the train split lies.
+
+    Raises:
+        DataError: if the split has a class that train lacks.
+    """
+    if own == {()}:
+        if known - {()}:
             warnings.warn(
-                f"the images in {split.folder} have no class folders as those in {split.train} have, so this"
-                " split is unlabelled; sort them into folders of the same names to have classes",
+                f"the images in {split} have no class folders as those in {train} have, so this split is"
+                " unlabelled; sort them into folders of the same names to have classes",
                 stacklevel=2,
             )
         return own
-    known = class_folders(split.train, depth)
     strange = sorted("/".join(path) for path in own - known)
     if strange:
         raise DataError(
-            f"{split.folder} has {len(strange)} classes that {split.train} lacks: {', '.join(strange[:5])};"
-            " both splits need the same class folders"
+            f"{split} has {len(strange)} classes that {train} lacks: {_some(strange)}; both splits need the"
+            " same class folders"
         )
     return known
-
-
-def label_tree(classes: Collection[ClassPath]) -> tuple[LabelTree, dict[ClassPath, tuple[int, ...]]]:
-    """The tree that class folders spell, classes in alphabetical order, and each one's label path."""
-    depth = max(map(len, classes), default=0)
-    levels = [sorted({path[:end] for path in classes}) for end in range(1, depth + 1)]
-    index = [{path: number for number, path in enumerate(level)} for level in levels]
-    tree = LabelTree(
-        sizes=tuple(map(len, levels)),
-        parents=tuple(tuple(index[i][path[:-1]] for path in levels[i + 1]) for i in range(depth - 1)),
-        names=tuple(tuple(path[-1] for path in level) for level in levels),
-    )
-    return tree, {path: tuple(index[i][path[: i + 1]] for i in range(depth)) for path in classes}
 
 
 def pack(names: Sequence[str]) -> NDArray[np.bytes_]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -61,6 +61,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         masks: where the object is, and its parts: a folder, or what
             :func:`castssl.data.masks.open_masks` gives; None if unknown.
         declared: the values of black and white in pictures of more than 8 bits, where their files do not say.
+        left_out: sentences about files and folders beside the images that are no part of the data set.
     """
 
     bad: Ledger
@@ -75,6 +76,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         *,
         masks: Path | Masks | None = None,
         declared: Range | None = None,
+        left_out: tuple[str, ...] = (),
     ) -> None:
         self.source = source
         self.rows = rows
@@ -82,6 +84,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         self.tree = tree
         self.masks = MaskFolder(masks) if isinstance(masks, Path) else masks
         self.declared = declared
+        self.left_out = left_out
         self.bad = Ledger()
 
     def __len__(self) -> int:
@@ -131,11 +134,22 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
             f" {bad[-1].name} ({bad[-1].reason}); check the disk, its mount and the files"
         ) from cause
 
+    def inspect(self, index: int) -> Unreadable | None:
+        """Why one picture cannot be decoded, at a size that is cheap to decode; None if it can."""
+        try:
+            with self.source.open(int(self.rows[index])) as file:
+                opened = header(file, self.declared)
+                read(opened, (opened.width // 8, opened.height // 8), self.declared)
+        except Exception as error:  # as in fetch
+            return Unreadable(self.source.place(int(self.rows[index])), why(error))
+        return None
+
     def take(self, indices: Sequence[int]) -> Images:
         """The same data set with these images only, in this order."""
         chosen = np.asarray(indices, dtype=np.int64)
         rows, targets = self.rows[chosen], self.targets[torch.from_numpy(chosen)]
-        taken = Images(self.source, rows, targets, self.tree, masks=self.masks, declared=self.declared)
+        more: dict[str, Any] = {"masks": self.masks, "declared": self.declared, "left_out": self.left_out}
+        taken = Images(self.source, rows, targets, self.tree, **more)
         taken.bad = self.bad
         return taken
 
@@ -246,4 +260,5 @@ def open_images(spec: str, *, split: str = "train", subset: str | None = None) -
     found = OPENERS[kind](name, split)
     if only is not None:
         found = listing.narrow(found, only)
-    return Images(found.source, found.rows, found.targets, found.tree, masks=found.masks, declared=declared)
+    more: dict[str, Any] = {"masks": found.masks, "declared": declared, "left_out": found.left_out}
+    return Images(found.source, found.rows, found.targets, found.tree, **more)

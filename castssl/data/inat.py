@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from castssl.data import trees
-from castssl.data.folders import Files, is_image
+from castssl.data.folders import Files, ignored, is_image
 from castssl.data.listing import Listing, listing
 from castssl.data.places import HOMES, choose, require
 from castssl.errors import DataError
@@ -52,7 +52,7 @@ def open_inat(path: str, split: str) -> Listing:
 
 def _classes(folder: Path) -> dict[str, tuple[str, ...]]:
     """The parts of each class folder's name, by id."""
-    names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != "."]
+    names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not ignored(entry.name)]
     parts = {name: tuple(name.split("_", 7)) for name in names}
     wrong = sorted(name for name, own in parts.items() if len(own) < 8 or not own[0].isdigit())
     if wrong or not names:

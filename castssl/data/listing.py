@@ -43,6 +43,8 @@ class Listing(NamedTuple):
     tree: LabelTree
     masks: Path | None = None
     """A folder of object masks."""
+    left_out: tuple[str, ...] = ()
+    """Sentences about files and folders that are no part of it."""
 
 
 class Subset(NamedTuple):
@@ -52,9 +54,16 @@ class Subset(NamedTuple):
     classes: frozenset[str]
 
 
-def listing(source: Source, targets: Tensor, tree: LabelTree, *, masks: Path | None = None) -> Listing:
+def listing(
+    source: Source,
+    targets: Tensor,
+    tree: LabelTree,
+    *,
+    masks: Path | None = None,
+    left_out: tuple[str, ...] = (),
+) -> Listing:
     """All images of ``source``, which have these targets (n, L)."""
-    return Listing(source, np.arange(len(targets), dtype=np.int64), targets, tree, masks)
+    return Listing(source, np.arange(len(targets), dtype=np.int64), targets, tree, masks, left_out)
 
 
 def read_subset(subset: str) -> Subset:
@@ -104,6 +113,5 @@ def narrow(found: Listing, subset: Subset) -> Listing:
         numbers = torch.full((found.tree.sizes[level],), -1, dtype=torch.int64)
         numbers[torch.tensor(chosen)] = torch.arange(len(chosen))
         targets[:, level] = numbers[targets[:, level]]
-    return Listing(
-        found.source, found.rows[inside.numpy()], targets, trees.pick(found.tree, classes), found.masks
-    )
+    rows, tree = found.rows[inside.numpy()], trees.pick(found.tree, classes)
+    return found._replace(rows=rows, targets=targets, tree=tree)

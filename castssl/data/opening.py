@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
-
 from castssl.data import archives, folders
 from castssl.data.aircraft import open_aircraft
 from castssl.data.breeds import open_breeds
@@ -39,9 +37,10 @@ def open_demo(options: str, split: str) -> Listing:
 def open_folder(path: str, split: str) -> Listing:
     """Class folders; unlabelled, with a warning, if the images lie at different depths."""
     at = folders.find_split(Path(path).expanduser(), split)
-    files = folders.find_images(at.folder)
+    files, left_out = folders.look_through(at.folder)
     paths = folders.same_depth([tuple(name.split("/")[:-1]) for name in files])
-    return _spelt(folders.Files(at.folder, files), paths, folders.classes_of(at, paths), at.masks)
+    found = _spelt(folders.Files(at.folder, files), paths, folders.classes_of(at, paths))
+    return found._replace(masks=at.masks, left_out=left_out)
 
 
 def open_tree(path: str, split: str) -> Listing:
@@ -52,7 +51,7 @@ def open_tree(path: str, split: str) -> Listing:
             raise DataError(f"there is no table {place}; check the path after tree:")
         return open_table(place, split)
     at = folders.find_split(place, split)
-    files = folders.find_images(at.folder)
+    files, left_out = folders.look_through(at.folder)
     by_depth = {name.count("/"): name for name in files}
     if len(by_depth) > 1 or 0 in by_depth:
         examples = " and ".join(by_depth[depth] for depth in sorted(by_depth))
@@ -61,14 +60,25 @@ def open_tree(path: str, split: str) -> Listing:
             " as many folders as there are label levels, or give a table as tree:labels.csv"
         )
     paths = [tuple(name.split("/")[:-1]) for name in files]
-    return _spelt(folders.Files(at.folder, files), paths, folders.classes_of(at, paths), at.masks)
+    found = _spelt(folders.Files(at.folder, files), paths, folders.classes_of(at, paths))
+    return found._replace(masks=at.masks, left_out=left_out)
 
 
 def open_tar(path: str, split: str) -> Listing:
-    """Class folders inside tar files."""
-    source, members = archives.open_tar(Path(path).expanduser(), split)
+    """Class folders inside tar files; the classes are those of the train split."""
+    place = Path(path).expanduser()
+    source, members = archives.open_tar(place, split)
     paths = folders.same_depth(members)
-    return _spelt(source, paths, set(paths), None)
+    classes = set(paths)
+    if folders.split_name(split) != "train":
+        try:
+            _, trained = archives.open_tar(place, "train")
+        except folders.NoSplit:
+            pass  # This split alone is there, and has the classes that it shows.
+        else:
+            called = f"the {split} split of {place}"
+            classes = folders.known_classes(classes, set(folders.same_depth(trained)), called, "train")
+    return _spelt(source, paths, classes)._replace(left_out=source.left_out)
 
 
 def open_hub(name: str, split: str) -> Listing:
@@ -78,12 +88,9 @@ def open_hub(name: str, split: str) -> Listing:
     return listing(source, source.targets.view(-1, 1)[:, : tree.levels], tree)
 
 
-def _spelt(
-    source: Source, paths: list[folders.ClassPath], classes: set[folders.ClassPath], masks: Path | None
-) -> Listing:
-    tree, index = folders.label_tree(classes)
-    targets = torch.tensor([index[path] for path in paths], dtype=torch.int64)
-    return listing(source, targets.view(len(paths), tree.levels), tree, masks=masks)
+def _spelt(source: Source, paths: list[folders.ClassPath], classes: set[folders.ClassPath]) -> Listing:
+    tree = LabelTree.from_paths(classes)
+    return listing(source, tree.number(paths), tree)
 
 
 OPENERS: Mapping[str, Callable[[str, str], Listing]] = {

@@ -120,27 +120,6 @@ def test_different_depths_mean_unlabelled() -> None:
         assert folders.same_depth([("a",), (), ("a", "b")]) == [(), (), ()]
 
 
-_PATHS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz")), min_size=1)
-
-
-@settings(max_examples=50, deadline=None)
-@given(_PATHS)
-def test_the_tree_is_what_the_folders_spell(paths: list[tuple[str, str]]) -> None:
-    tree, index = folders.label_tree(set(paths))
-    for path in paths:
-        coarse, fine = index[path]
-        assert (tree.names[0][coarse], tree.names[1][fine]) == path
-        assert tree.parents[0][fine] == coarse
-    assert tree.sizes == (len({path[0] for path in paths}), len(set(paths)))
-    assert sorted(index.values()) == [index[path] for path in sorted(set(paths))]
-
-
-def test_no_folders_spell_no_labels() -> None:
-    tree, index = folders.label_tree({()})
-    assert tree.levels == 0
-    assert index == {(): ()}
-
-
 def test_lists_class_folders_of_a_depth(tree: Path) -> None:
     expected = {("animal", "cat"), ("animal", "dog"), ("plant", "oak")}
     assert folders.class_folders(tree / "train", 2) == expected
