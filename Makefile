@@ -19,7 +19,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 SEED ?= 0
 DEMO ?= --data demo --model nano --image-size 64 --crop-min 0.2 --blur 0.6 --epochs 8 --warmup-epochs 1 \
-  --batch-size 64 --lr 0.008 --momentum 0.95 --hidden 512 --out-dim 128 --workers 1 --knn-every 0 \
+  --batch-size 64 --lr 0.008 --momentum 0.95 --hidden 512 --out-dim 128 --workers 1 --knn-every 100 \
   --seed $(SEED) --out runs/demo-$(SEED)
 STAGES := lint types house unit contracts parity recipes soak
 PYTEST := $(BIN)/python -m pytest --durations=5 --durations-min=5

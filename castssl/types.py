@@ -186,18 +186,21 @@ class LabelTree:
             names=tuple(tuple(prefix[-1] for prefix in level) for level in levels),
         )
 
+    def named(self) -> list[list[tuple[str, ...]]]:
+        """The classes of each level as paths of names, coarse to fine; no levels without names."""
+        levels: list[list[tuple[str, ...]]] = []
+        for level, names in enumerate(self.names):
+            above = [levels[-1][parent] for parent in self.parents[level - 1]] if level else [()] * len(names)
+            levels.append([(*path, name) for path, name in zip(above, names, strict=True)])
+        return levels
+
     def number(self, paths: Iterable[Sequence[str]]) -> Tensor:
         """The label paths of named paths, as :meth:`from_paths` takes them: int64 (n, L), -1 where unknown.
 
         Raises:
             DataError: if a path is not in the tree; names up to five of them.
         """
-        known: list[dict[tuple[str, ...], int]] = []
-        full: list[tuple[str, ...]] = [()]
-        for level, names in enumerate(self.names):
-            above = self.parents[level - 1] if level else (0,) * len(names)
-            full = [(*full[parent], name) for parent, name in zip(above, names, strict=True)]
-            known.append({path: number for number, path in enumerate(full)})
+        known = [{path: number for number, path in enumerate(level)} for level in self.named()]
         rows: dict[tuple[str, ...], list[int]] = {}
         listed = [tuple(path) for path in paths]
         for path in dict.fromkeys(listed):

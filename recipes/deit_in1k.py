@@ -17,7 +17,7 @@ from typing import Any
 from castssl.config import launch
 from castssl.contracts import Superpixels
 from castssl.data.finish import finish
-from castssl.data.images import Images, open_images
+from castssl.data.images import Images
 from castssl.data.loader import load
 from castssl.data.readers import Stream
 from castssl.data.supervised import SupervisedView
@@ -71,24 +71,27 @@ def save(cfg: Config, objective: DeiT, labels: LabelTree, path: Path) -> None:
     save_recogniser(objective, path, spec="deit", options=options, labels=labels, branch=cfg.branch, **made)
 
 
-def examinations(cfg: Config, images: Images | Stream, superpixels: Superpixels) -> tuple[Exam, Recognition]:
+def examinations(
+    cfg: Config, images: Images | Stream, held_out: Images | Stream | None, superpixels: Superpixels
+) -> tuple[Exam, Recognition]:
     """What is asked about the encoder, and about the classifier, on held-out images."""
-    asked = (cfg.data, images, superpixels, cfg.image_size)
-    shared: dict[str, Any] = {"subset": cfg.subset, "workers": cfg.workers}
-    return Exam.on(*asked, **shared), Recognition.on(*asked, level=cfg.level, **shared)
+    size, workers = cfg.image_size, cfg.workers
+    shown = held_out if cfg.knn_every else None
+    exam = Exam.on(images, shown, superpixels, size, workers=workers, voters=cfg.knn_images)
+    return exam, Recognition(held_out, superpixels, size, workers=workers, level=cfg.level)
 
 
 def main(cfg: Config) -> None:
     """Train, examining the classifier and the encoder on held-out images as it goes."""
     run, accelerator = start(cfg)
     device = accelerator.device
-    images = open_images(cfg.data, split="train", subset=cfg.subset)
+    images, held_out = cfg.images()
     superpixels = build("superpixels", cfg.backend(SEEDS))
     objective = make_objective(cfg, images.tree).to(device)
     fits(superpixels, objective.encoder, cfg.image_size)
     check_batch(objective, cfg.batch_size // cfg.accumulate)
     loader = load(images, views=make_views(cfg), superpixels=superpixels, **cfg.loading())
-    exam, test = examinations(cfg, images, superpixels)
+    exam, test = examinations(cfg, images, held_out, superpixels)
     check_labels(objective, images, test.images)
     judged = objective.branch(cfg.branch)
     recognise = partial(test.sit, objective, device, branch=cfg.branch)

@@ -19,8 +19,9 @@ from castssl import ranks
 from castssl.config import launch
 from castssl.contracts import Superpixels
 from castssl.data.finish import finish
-from castssl.data.images import Images, open_images
+from castssl.data.images import Images
 from castssl.data.loader import load
+from castssl.data.readers import Stream
 from castssl.data.supervised import SupervisedView
 from castssl.errors import DataError
 from castssl.evaluation.classify_paths import HierarchicalRecognition
@@ -50,12 +51,12 @@ def model_options(cfg: Config) -> dict[str, Any]:
     return cfg.shape() | {"positions": "learned", "drop_path": cfg.drop_path}
 
 
-def training_images(cfg: Config) -> Images:
-    """The training images, of some of which only coarse labels are known if that is asked for."""
-    images = open_images(cfg.data, split="train", subset=cfg.subset)
+def open_both(cfg: Config) -> tuple[Images, Images | Stream | None]:
+    """Training images, some of them with coarse labels only if that is asked for, and held-out images."""
+    images, held_out = cfg.images()
     if not isinstance(images, Images):
         raise DataError(f"{cfg.data} is a stream, which has no taxonomy; take a folder or tree:/path")
-    return images.hide_fine(cfg.free_grain, seed=cfg.seed) if cfg.free_grain else images
+    return images.hide_fine(cfg.free_grain, seed=cfg.seed) if cfg.free_grain else images, held_out
 
 
 def make_objective(cfg: Config, labels: LabelTree) -> Supervised:
@@ -83,25 +84,26 @@ def save(cfg: Config, objective: Supervised, labels: LabelTree, path: Path) -> N
 
 
 def examinations(
-    cfg: Config, images: Images, superpixels: Superpixels
+    cfg: Config, images: Images, held_out: Images | Stream | None, superpixels: Superpixels
 ) -> tuple[Exam, HierarchicalRecognition]:
     """What is asked about the segments, and about the classifiers, on held-out images."""
-    asked = (cfg.data, images, superpixels, cfg.image_size)
-    shared: dict[str, Any] = {"subset": cfg.subset, "workers": cfg.workers}
-    return Exam.on(*asked, masks=cfg.masks, **shared), HierarchicalRecognition.on(*asked, **shared)
+    shown, size = held_out if cfg.knn_every else None, cfg.image_size
+    shared: dict[str, Any] = {"workers": cfg.workers}
+    exam = Exam.on(images, shown, superpixels, size, masks=cfg.masks, voters=cfg.knn_images, **shared)
+    return exam, HierarchicalRecognition(held_out, superpixels, size, **shared)
 
 
 def main(cfg: Config) -> None:
     """Train, examining paths and segments on held-out images as it goes."""
     run, accelerator = start(cfg)
     device, hie = accelerator.device, cfg.chosen().hie
-    images = training_images(cfg)
+    images, held_out = open_both(cfg)
     superpixels = build("superpixels", cfg.backend(SEEDS))
     objective = make_objective(cfg, images.tree).to(device)
     fits(superpixels, objective.encoder, cfg.image_size)
     check_batch(objective, cfg.batch_size // cfg.accumulate)
     loader = load(images, views=make_views(cfg), superpixels=superpixels, **cfg.loading())
-    exam, test = examinations(cfg, images, superpixels)
+    exam, test = examinations(cfg, images, held_out, superpixels)
     check_labels(objective, images, test.images)
     judged = objective.branch(cfg.branch)
     recognise = partial(test.sit, objective, device, hie=hie, branch=cfg.branch)

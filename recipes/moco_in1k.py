@@ -19,7 +19,6 @@ from torch.optim import Optimizer
 from castssl.config import FREE, launch
 from castssl.data.augment import TwoViews
 from castssl.data.finish import finish
-from castssl.data.images import open_images
 from castssl.data.loader import load
 from castssl.evaluation.exam import Exam, table
 from castssl.models.create import create, preset
@@ -88,7 +87,7 @@ def main(cfg: Config) -> None:
     """Pretrain, examining the encoder on held-out images as it goes."""
     run, accelerator = start(cfg)
     device = accelerator.device
-    images = open_images(cfg.data, split="train", subset=cfg.subset)
+    images, held_out = cfg.images(measured=cfg.knn_every > 0, streams=False)
     backend = preset(cfg.model).superpixels if cfg.superpixels == "auto" else cfg.superpixels
     superpixels = build("superpixels", backend)
     objective = make_objective(cfg, images.tree).to(device)
@@ -96,8 +95,8 @@ def main(cfg: Config) -> None:
     check_batch(objective, cfg.batch_size // cfg.accumulate)
     views = TwoViews(cfg.image_size, crop_min=cfg.crop_min, blur=cfg.blur)
     loader = load(images, views=views, superpixels=superpixels, **cfg.loading())
-    options = {"subset": cfg.subset, "workers": cfg.workers, "views": views}
-    exam = Exam.on(cfg.data, images, superpixels, cfg.image_size, **options)
+    options = {"workers": cfg.workers, "voters": cfg.knn_images, "views": views}
+    exam = Exam.on(images, held_out, superpixels, cfg.image_size, **options)
     judged = objective.branch(cfg.knn_branch)
     untrained = run.once("untrained", lambda: exam.sit(judged, device))
     optimizer = make_optimizer(cfg, objective)

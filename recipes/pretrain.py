@@ -20,7 +20,6 @@ from castssl.config import FREE, launch
 from castssl.contracts import Encoder, Objective
 from castssl.data.augment import MOCO, TwoViews
 from castssl.data.finish import finish
-from castssl.data.images import open_images
 from castssl.data.loader import load
 from castssl.errors import ConfigError
 from castssl.evaluation.exam import Exam, table
@@ -100,7 +99,7 @@ def main(cfg: Config) -> None:
     """Pretrain, examining the encoder on held-out images as it goes."""
     run, accelerator = start(cfg)
     device = accelerator.device
-    images = open_images(cfg.data, split="train", subset=cfg.subset)
+    images, held_out = cfg.images(measured=cfg.knn_every > 0, streams=False)
     superpixels = build("superpixels", cfg.backend())
     objective = make_objective(cfg, images.tree)
     module = cast(nn.Module, objective).to(device)
@@ -109,8 +108,8 @@ def main(cfg: Config) -> None:
     check_labels(objective, images)
     views, judged = make_views(cfg, objective), encoder_of(objective, cfg.branch)
     loader = load(images, views=views, superpixels=superpixels, **cfg.loading())
-    options = {"subset": cfg.subset, "workers": cfg.workers, "views": views if views.views == 2 else None}
-    exam = Exam.on(cfg.data, images, superpixels, cfg.image_size, **options)
+    options = {"workers": cfg.workers, "voters": cfg.knn_images, "views": views if views.views == 2 else None}
+    exam = Exam.on(images, held_out, superpixels, cfg.image_size, **options)
     untrained = run.once("untrained", lambda: exam.sit(judged, device))
     optimizer = make_optimizer(cfg, module)
     model, optimizer = run.prepare(module, optimizer)

@@ -18,7 +18,7 @@ from castssl.config import FREE, launch
 from castssl.contracts import Superpixels
 from castssl.data.augment import OneView
 from castssl.data.finish import finish
-from castssl.data.images import Images, open_images
+from castssl.data.images import Images
 from castssl.data.loader import load
 from castssl.data.readers import Stream
 from castssl.evaluation.classify import Recognition
@@ -62,28 +62,32 @@ class Config(ImageConfig):
     level: int = -1
     """The label level to learn, from 0, the coarsest; -1 = the finest."""
     eval_every: int = field(default=1, metadata=FREE)
-    """Epochs between two looks at the accuracy on held-out images; 0 = never."""
+    """Epochs between two looks at the accuracy on held-out images; 0 = only after training."""
 
     def problems(self) -> list[str]:
         """What the types cannot say."""
-        return [] if self.weights else ["--weights is missing: type --weights RUN/encoder.safetensors"]
+        found = [] if self.weights else ["--weights is missing: type --weights RUN/encoder.safetensors"]
+        return found + ["--val none: a probe is measured on held-out images"] * (self.val == "none")
 
 
 def examinations(
-    cfg: Config, images: Images | Stream, superpixels: Superpixels, size: int
+    cfg: Config,
+    images: Images | Stream,
+    held_out: Images | Stream | None,
+    superpixels: Superpixels,
+    size: int,
 ) -> tuple[Exam, Recognition]:
     """What is asked about the encoder, and about the probe, on held-out images."""
-    asked = (cfg.data, images, superpixels, size)
-    shared: dict[str, Any] = {"subset": cfg.subset, "workers": cfg.workers}
-    test = Recognition.on(*asked, interpolation="bilinear", level=cfg.level, **shared)
-    return Exam.on(*asked, **shared), test
+    test = Recognition(held_out, superpixels, size, "bilinear", workers=cfg.workers, level=cfg.level)
+    shared: dict[str, Any] = {"workers": cfg.workers, "voters": cfg.knn_images}
+    return Exam.on(images, held_out, superpixels, size, **shared), test
 
 
 def main(cfg: Config) -> None:
     """Examine the encoder, then train the probe, looking at its accuracy on held-out images as it goes."""
     run, accelerator = start(cfg)
     device = accelerator.device
-    images = open_images(cfg.data, split="train", subset=cfg.subset)
+    images, held_out = cfg.images()
     trained = open_trained(cfg.weights)
     size = cfg.image_size or trained.image_size
     superpixels = build("superpixels", trained.superpixels if cfg.superpixels == "auto" else cfg.superpixels)
@@ -92,7 +96,7 @@ def main(cfg: Config) -> None:
     objective = LinearProbe(encoder, images.tree, level=cfg.level).to(device)
     views = OneView(size, crop_min=cfg.crop_min)
     loader = load(images, views=views, superpixels=superpixels, **cfg.loading())
-    exam, test = examinations(cfg, images, superpixels, size)
+    exam, test = examinations(cfg, images, held_out, superpixels, size)
     check_labels(objective, images, test.images)
     frozen = run.once("encoder", lambda: exam.sit(encoder, device))
     unlearned = run.once("untrained", lambda: exam.sit(untrained(encoder), device))

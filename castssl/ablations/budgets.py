@@ -15,7 +15,7 @@ NANO = (
     *("--model", "nano", "--image-size", "64", "--batch-size", "32", "--workers", "0", "--schedule", "paper"),
     *("--lr", "0.03", "--warmup-lr", "1e-5", "--epochs", "4", "--warmup-epochs", "1", "--repeats", "1"),
     *("--augment", "none", "--erase", "0", "--crop-min", "0.35", "--mixup", "0", "--cutmix", "0"),
-    *("--drop-path", "0", "--ema", "0", "--eval-every", "0", "--knn-every", "0"),
+    *("--drop-path", "0", "--ema", "0", "--eval-every", "0", "--knn-every", "1000"),
 )
 NANO_PROBE = ("--epochs", "4", "--batch-size", "64", "--lr", "1", "--workers", "0", "--eval-every", "0")
 

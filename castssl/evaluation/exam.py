@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor
@@ -14,8 +15,9 @@ from torch import Tensor
 from castssl import ranks
 from castssl.contracts import Encoder, Superpixels
 from castssl.data.augment import Augment, CenterView, TwoViews
+from castssl.data.chance import scatter
 from castssl.data.finish import finish
-from castssl.data.images import Images, open_images
+from castssl.data.images import Images
 from castssl.data.loader import Loader, load
 from castssl.data.masks import open_masks
 from castssl.data.readers import Stream
@@ -43,6 +45,7 @@ class Exam:
         batch_size: images at a time and rank.
         workers: data-loading processes a rank.
         seed: of the two views and of the random merging.
+        voters: at most so many training images vote, drawn by ``seed``; 0 = all.
         masked: at most so many images with object masks are looked at.
         shown: images with masks; by default the held-out ones and the masks beside them.
     """
@@ -54,52 +57,62 @@ class Exam:
     batch_size: int = 64
     workers: int = 0
     seed: int = 0
+    voters: int = 0
     masked: int = 256
     shown: Images | None = None
     _pairs: list[Pair] = field(init=False, repr=False)
+    _voting: Images = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.splits is not None and _classes(self.splits[0]):
+            train, self._voting = self.splits[0], self._voters(self.splits[0])
+            if len(self._voting) < len(train):
+                _say(
+                    f"kNN: {len(self._voting):,} of {len(train):,} training images vote, the same ones in"
+                    " every run; --knn-images 0 takes all"
+                )
         shown = self.splits[1] if self.splits and self.shown is None else self.shown
         self._pairs = [] if shown is None else objects(shown, self.image_size, limit=self.masked)
 
     @classmethod
     def on(
-        cls, data: str, train: Images | Stream, superpixels: Superpixels, image_size: int, **options: Any
+        cls,
+        train: Images | Stream,
+        held_out: Images | Stream | None,
+        superpixels: Superpixels,
+        image_size: int,
+        **options: Any,
     ) -> Exam:
-        """An exam on the ``val`` split of a data set, or one without marks if it has none.
+        """An exam on held-out images, or one without marks if there are none, or if either is a stream.
 
         Args:
-            data: the spec that ``train`` was opened with.
             train: images whose features vote.
+            held_out: with labels by the classes of ``train``.
             superpixels: what the encoder builds on.
             image_size: side in pixels.
-            options: ``subset`` of :func:`castssl.data.images.open_images`; ``masks`` in place of the data's
-                own, a path as :func:`castssl.data.masks.open_masks` takes it (PartImageNet annotates
-                ImageNet's training images: if they know no held-out image, training images are shown);
-                and fields of the exam.
+            options: ``masks`` in place of the data's own, a path as :func:`castssl.data.masks.open_masks`
+                takes it (PartImageNet annotates ImageNet's training images: if they know no held-out image,
+                training images are shown); and fields of the exam.
 
         Raises:
             DataError: if the masks cannot be read, or belong to no image.
         """
-        subset, splits = options.pop("subset", None), None
         masks = None if (given := options.pop("masks", None)) is None else open_masks(given)
-        try:
-            held_out = open_images(data, split="val", subset=subset)
-            if isinstance(train, Stream) or isinstance(held_out, Stream):
-                raise DataError(f"{data} is a stream, which cannot be looked up by index")
-            held_out.bad = train.bad  # One list of all unreadable images, which the run looks at.
-            splits = (train, held_out)
-        except DataError as error:
-            if ranks.is_main():
-                warnings.warn(f"no examination on held-out images: {error}", stacklevel=2)
-        if masks is not None and splits is not None:
-            options["shown"] = known_to(masks, splits[1], splits[0])
+        if isinstance(train, Stream) or isinstance(held_out, Stream):
+            if held_out is not None:
+                _say("streams have no images by index: kNN, matching and IoU are not measured")
+            held_out = None
+        if held_out is None:
+            return cls(None, superpixels, image_size, **options)
+        assert isinstance(train, Images)
+        if masks is not None:
+            options["shown"] = known_to(masks, held_out, train)
             if options["shown"] is None:
                 raise DataError(
-                    f"the masks {given} know none of the images of {data}, such as {splits[1].name(0)};"
-                    " expected the same file names"
+                    f"the masks {given} know none of the images, such as {held_out.name(0)}; expected the"
+                    " same file names"
                 )
-        return cls(splits, superpixels, image_size, **options)
+        return cls((train, held_out), superpixels, image_size, **options)
 
     def sit(self, encoder: Encoder, device: Device) -> dict[str, float]:
         """Marks by name, each in [0, 1].
@@ -115,7 +128,8 @@ class Exam:
         train, held_out = self.splits
         marks = {"match": self._match(held_out, encoder, device)}
         if classes := _classes(train):
-            known, asked = (self._labelled(images, encoder, device) for images in (train, held_out))
+            known = self._labelled(self._voting, "training", encoder, device)
+            asked = self._labelled(held_out, "held-out", encoder, device)
             if len(known[0]) and len(asked[0]):
                 marks["knn"] = knn(*known, *asked, classes=classes)
         if self._pairs:
@@ -153,9 +167,19 @@ class Exam:
             train=False,
         )
 
-    def _labelled(self, images: Images, encoder: Encoder, device: Device) -> tuple[Tensor, Tensor]:
+    def _voters(self, train: Images) -> Images:
+        """The training images that vote: those with a finest label, or a sample of them."""
+        labeled = np.flatnonzero((train.targets[:, -1] >= 0).numpy())
+        if not self.voters or len(labeled) <= self.voters:
+            return train
+        word = int(np.random.SeedSequence(self.seed).generate_state(1, np.uint64)[0])
+        order = np.argsort(scatter(train.rows[labeled], word), kind="stable")
+        return train.take(np.sort(labeled[order[: self.voters]]).tolist())
+
+    def _labelled(self, images: Images, name: str, encoder: Encoder, device: Device) -> tuple[Tensor, Tensor]:
         """Features (n, D) and finest labels (n,) of the images that have such a label."""
-        rows, paths = features(encoder, self._loader(images), self.superpixels, device)
+        loader = self._loader(images)
+        rows, paths = features(encoder, loader, self.superpixels, device, what=f"kNN, {name} images")
         told = paths[:, -1] >= 0
         return rows[told], paths[told, -1]
 
@@ -195,8 +219,18 @@ def _classes(images: Images) -> int:
     return images.tree.sizes[-1] if images.tree.levels and images.tree.sizes[-1] > 1 else 0
 
 
-def table(**columns: Mapping[str, float]) -> Table:
-    """Marks side by side: a row a mark, shares in percent, a column for each subject; n/a without a value."""
+def _say(text: str) -> None:
+    if ranks.is_main():
+        print(text, file=sys.stderr)
+
+
+def table(**columns: Mapping[str, float]) -> Table | str:
+    """Marks side by side: a row a mark, shares in percent, a column for each subject; n/a without a value.
+
+    Without any mark, a sentence that says so.
+    """
+    if not any(columns.values()):
+        return "nothing was measured on held-out images"
     shown = Table(title="On held-out images, shares in %")
     shown.add_column("")
     for name in columns:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,15 +12,11 @@ from castssl import ranks
 from castssl.contracts import Superpixels
 from castssl.data.augment import CenterView
 from castssl.data.finish import finish
-from castssl.data.images import Images, open_images
+from castssl.data.images import Images
 from castssl.data.loader import load
 from castssl.data.readers import Stream
-from castssl.errors import DataError
 from castssl.evaluation.neighbours import Device
 from castssl.types import Batch, LabelTree
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 @dataclass
@@ -29,7 +24,8 @@ class HeldOut:
     """Held-out images, each looked at once whatever the number of ranks; every rank must take part.
 
     Args:
-        images: held-out images with labels; None: there are no marks.
+        images: held-out images with labels by the classes that were trained, as
+            :func:`castssl.data.splits.open_splits` gives them; None: there are no marks.
         superpixels: what the encoder builds on.
         image_size: side in pixels.
         interpolation: of :class:`castssl.data.augment.CenterView`.
@@ -43,24 +39,6 @@ class HeldOut:
     interpolation: str = "bicubic"
     batch_size: int = 64
     workers: int = 0
-
-    @classmethod
-    def on(cls, data: str, train: Images | Stream, *given: Any, **options: Any) -> Self:
-        """The ``val`` split of a data set, or nothing to be marked on if it has none.
-
-        Args:
-            data: the spec that ``train`` was opened with.
-            train: the training images; who has unreadable ones tells them.
-            given: superpixels and image size.
-            options: ``subset`` of :func:`castssl.data.images.open_images`, and fields of this class.
-        """
-        held_out = None
-        try:
-            held_out = open_images(data, split="val", subset=options.pop("subset", None))
-            held_out.bad = train.bad
-        except DataError:
-            pass  # The exam beside it has told so.
-        return cls(held_out, *given, **options)
 
     @property
     def tree(self) -> LabelTree:

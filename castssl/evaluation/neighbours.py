@@ -6,10 +6,15 @@ discrimination", https://arxiv.org/abs/1805.01978, section 3.4.
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
+from rich.console import Console
+from rich.file_proxy import FileProxy
+from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,6 +30,8 @@ CELLS = 2**27
 """How many float32 cells a temporary may have (512 MiB): bounds the rows that are compared at once."""
 SENT = 2**14
 """How many rows each rank sends at once."""
+EVERY = 10.0
+"""Seconds between two lines about progress."""
 
 
 class Loader(Protocol):
@@ -39,7 +46,7 @@ class Loader(Protocol):
 
 
 def features(
-    encoder: Encoder, loader: Loader, superpixels: Superpixels, device: Device
+    encoder: Encoder, loader: Loader, superpixels: Superpixels, device: Device, *, what: str = "images"
 ) -> tuple[Tensor, Tensor]:
     """The last stage's class token of every image, once each, in the data set's order.
 
@@ -54,6 +61,7 @@ def features(
         loader: yields raw batches; only their first view is looked at.
         superpixels: what the loader was given.
         device: where ``encoder`` is.
+        what: how the progress on stderr names the images.
 
     Returns:
         float32 (n, D) features, not normalised, and int64 (n, L) label paths, both on the CPU.
@@ -61,7 +69,7 @@ def features(
     rows: list[Tensor] = []
     paths: list[Tensor] = []
     with evaluating(encoder), torch.no_grad():
-        for raw in loader:
+        for raw in _tracked(loader, what):
             batch = finish(raw, superpixels, device)
             rows.append(encoder(batch.views[0]).stages[-1].cls.squeeze(1).float().cpu())
             paths.append(batch.target.cpu())
@@ -151,6 +159,25 @@ def match(a: Tensor, b: Tensor, *, device: Device | None = None) -> float:
     blocks = _blocks(len(a), len(b))
     nearest = torch.cat([(_unit(a[some], bank.device) @ bank).argmax(1).cpu() for some in blocks])
     return float((nearest == torch.arange(len(a))).float().mean())
+
+
+def _tracked(loader: Loader, what: str) -> Iterator[Batch]:
+    """The batches, with their progress on stderr: a bar on a terminal that shows no other, else lines."""
+    total = None if loader.batches is None else sum(1 for _ in loader.batches)
+    console = Console(stderr=True)
+    if not ranks.is_main():
+        yield from loader
+    elif console.is_terminal and not isinstance(sys.stderr, FileProxy):
+        yield from track(loader, what, total, console=console, transient=True)
+    else:
+        last = time.monotonic()
+        for number, batch in enumerate(loader):
+            if time.monotonic() - last >= EVERY:
+                last = time.monotonic()
+                print(
+                    f"{what}: {number:,} of {'?' if total is None else f'{total:,}'} batches", file=sys.stderr
+                )
+            yield batch
 
 
 def _blocks(rows: int, cells: int) -> Iterator[slice]:

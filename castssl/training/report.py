@@ -95,7 +95,9 @@ class Report:
             self._display.say(told)
 
     def note(self, done: int, **values: Any) -> None:
-        """Write one line to log and tracker."""
+        """Write one line to log and tracker, if there is something to write."""
+        if not values:
+            return
         self._log.write(step=done, **values)
         if self._accelerator.trackers:
             known = {key: value for key, value in values.items() if not _is_nan(value)}

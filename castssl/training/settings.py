@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from castssl import ranks
 from castssl.config import FREE, MOVES, RunConfig
 from castssl.data.cache import Cache
+from castssl.data.images import Images
+from castssl.data.readers import Stream
+from castssl.data.splits import open_splits
 from castssl.models.create import preset
 
 if TYPE_CHECKING:
@@ -21,7 +26,14 @@ class ImageConfig(RunConfig):
     data: str = field(default="", metadata=MOVES)
     """What to train on: folder:/path, tar:/path.tar, wds/NAME:/path, hfds/NAME, hfids/NAME, tfds/NAME,
     breeds:living17:/imagenet, cub:/path, aircraft:/path, inat21-mini:/path, tree:/path, tree:/labels.csv, or
-    demo (generated). A folder with train/ and val/ is examined on val/."""
+    demo (generated). Results are measured on its val split."""
+    val: str | None = field(default=None, metadata=FREE)
+    """Held-out images in place of the val split of --data: the val split of other data, or all of that if it
+    has none; "none" measures nothing."""
+    val_share: float = 0.0
+    """Hold out this share of the training images of each class, drawn by --seed, in place of a val split."""
+    knn_images: int = field(default=50_000, metadata=FREE)
+    """At most so many training images vote in kNN, the same ones in every run; 0 = all."""
     subset: str | None = None
     """Only these classes: imagenet100, or a text file of class names."""
     image_size: int = 224
@@ -51,7 +63,38 @@ class ImageConfig(RunConfig):
             found.append(f"--batch-size: got {self.batch_size}, expected a multiple of {self.accumulate}")
         if not self.superpixel_cache_gb > 0:
             found.append(f"--superpixel-cache-gb: got {self.superpixel_cache_gb}, expected more than 0")
+        if not 0 <= self.val_share < 1:
+            found.append(f"--val-share: got {self.val_share}, expected 0 to below 1, such as 0.1")
+        if self.val and self.val_share:
+            found.append("--val and --val-share both name held-out images: give one of them")
+        if self.knn_images < 0:
+            found.append(f"--knn-images: got {self.knn_images}, expected 0 or more")
         return found
+
+    def images(
+        self, *, measured: bool = True, streams: bool = True
+    ) -> tuple[Images | Stream, Images | Stream | None]:
+        """The training images and the held-out images; says what is held out and left out.
+
+        Args:
+            measured: False if nothing will be measured.
+            streams: False if what is measured needs images by index.
+
+        Raises:
+            DataError: as :func:`castssl.data.splits.open_splits`.
+        """
+        train, held_out, remarks = open_splits(
+            self.data,
+            val=self.val,
+            share=self.val_share,
+            seed=self.seed,
+            subset=self.subset,
+            measured=measured,
+            streams=streams,
+        )
+        for remark in remarks if ranks.is_main() else ():
+            print(remark, file=sys.stderr)
+        return train, held_out
 
     def loading(self) -> dict[str, Any]:
         """The options of :func:`castssl.data.loader.load`, for training, that are settings.
@@ -79,7 +122,8 @@ class PretrainConfig(ImageConfig):
     warmup_epochs: float = 10
     """Epochs of linear warm-up; a tenth of --epochs where that is not above the default."""
     knn_every: int = field(default=10, metadata=FREE)
-    """Epochs between examinations on held-out images (kNN, matching, object IoU); 0 = never."""
+    """Epochs between examinations on held-out images (kNN, matching, object IoU), besides one before and one
+    after training, which is all if it is above --epochs; 0 = never."""
 
     def problems(self) -> list[str]:
         """What the types cannot say."""

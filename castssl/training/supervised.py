@@ -66,7 +66,7 @@ class SupervisedConfig(PretrainConfig):
     branch: Literal["base", "ema"] = field(default="base", metadata=FREE)
     """What is examined and saved: the weights themselves (the released code), or their average."""
     eval_every: int = field(default=1, metadata=FREE)
-    """Epochs between two looks at the accuracy on held-out images; 0 = never."""
+    """Epochs between two looks at the accuracy on held-out images; 0 = only before and after training."""
 
     def problems(self) -> list[str]:
         """What the types cannot say."""

@@ -25,7 +25,7 @@ STUDY = Study(
     title="Recognition at all levels of a taxonomy",
     recipe=Path(__file__).parents[1] / "hcast.py",
     grid={"method": ALL, "seed": SEEDS},
-    flags=("--eval-every", "0", "--knn-every", "0"),
+    flags=("--eval-every", "0", "--knn-every", "1000"),
     show=(*MARKS, "region_iou_16", "region_iou_8", *(f"{mark}_hie" for mark in MARKS)),
 )
 DEMO = replace(STUDY, title=f"{STUDY.title}, on the embedded data set", grid={**STUDY.grid, "method": SMALL})

@@ -37,7 +37,7 @@ from castssl.pictures.photographs import photographs
 from castssl.registry import build
 
 DEMO = """--data demo --model nano --image-size 64 --crop-min 0.2 --blur 0.6 --warmup-epochs 1 --batch-size 64
-    --lr 0.008 --momentum 0.95 --hidden 512 --out-dim 128 --workers 1 --knn-every 0"""
+    --lr 0.008 --momentum 0.95 --hidden 512 --out-dim 128 --workers 1 --knn-every 100"""
 """The flags of ``make demo``."""
 
 

@@ -53,7 +53,7 @@ def toy(classes: int = 8) -> Any:
 def test_marks_are_those_counted_one_by_one(pictures: Path) -> None:
     data, judged = f"folder:{pictures}", toy().train()
     images = cast(Images, open_images(data, split="val"))
-    test = Recognition.on(data, open_images(data), Grid(8), 32, batch_size=5)
+    test = Recognition(open_images(data, split="val"), Grid(8), 32, batch_size=5)
     view = CenterView(32, interpolation="bicubic")
     first = five = 0
     for index in range(len(images)):
@@ -70,14 +70,13 @@ def test_marks_are_those_counted_one_by_one(pictures: Path) -> None:
     assert test.sit(judged, "cpu", branch="other") != test.sit(judged, "cpu")
 
 
-def test_without_a_second_split_nothing_is_asked(pictures: Path) -> None:
-    data = f"folder:{pictures / 'train'}"
-    test = Recognition.on(data, open_images(data), Grid(8), 32)
+def test_without_held_out_images_nothing_is_asked() -> None:
+    test = Recognition(None, Grid(8), 32)
     assert test.sit(toy(), "cpu") == test.by_chance() == {}
 
 
 def test_a_classifier_of_other_classes_is_refused(pictures: Path) -> None:
     data = f"folder:{pictures}"
-    test = Recognition.on(data, open_images(data), Grid(8), 32)
+    test = Recognition(open_images(data, split="val"), Grid(8), 32)
     with pytest.raises(ConfigError, match="11 classes were learnt, but the held-out images have 8"):
         test.sit(toy(11), "cpu")

@@ -55,7 +55,7 @@ def toy(sizes: tuple[int, ...] = SIZES) -> Any:
 
 def exam(pictures: str | Path) -> HierarchicalRecognition:
     data = f"folder:{pictures}"
-    return HierarchicalRecognition.on(data, open_images(data), Grid(8), 32, batch_size=5)
+    return HierarchicalRecognition(open_images(data, split="val"), Grid(8), 32, batch_size=5)
 
 
 def test_marks_are_those_counted_one_by_one(pictures: Path) -> None:
@@ -128,8 +128,8 @@ def test_rows_that_only_fill_a_batch_do_not_count() -> None:
     assert padded(0, 1, batch=4) == padded(0, 1, batch=9)
 
 
-def test_without_a_second_split_nothing_is_asked(pictures: Path) -> None:
-    test = exam(pictures / "train")
+def test_without_held_out_images_nothing_is_asked() -> None:
+    test = HierarchicalRecognition(None, Grid(8), 32)
     assert test.sit(toy(), "cpu") == test.by_chance() == {}
 
 

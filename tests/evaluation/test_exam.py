@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from rich.console import Console
 
 from castssl.data.images import Images, open_images
@@ -22,7 +21,7 @@ from castssl.superpixels.grid import Grid
 @pytest.fixture(scope="module")
 def exam(pictures: Path) -> Exam:
     data = f"folder:{pictures}"
-    return Exam.on(data, open_images(data), Grid(8), 32, batch_size=8)
+    return Exam.on(open_images(data), open_images(data, split="val"), Grid(8), 32, batch_size=8)
 
 
 def test_marks_are_shares_and_repeat_exactly(exam: Exam) -> None:
@@ -45,7 +44,9 @@ def test_broken_images_do_not_end_the_exam_and_are_known_to_who_trains(
     for path in broken:
         path.write_bytes(b"")
     train = open_images(f"folder:{root}")
-    exam = Exam.on(f"folder:{root}", train, Grid(8), 32, batch_size=8)
+    val = open_images(f"folder:{root}", split="val")
+    val.bad = train.bad
+    exam = Exam.on(train, val, Grid(8), 32, batch_size=8)
     assert list(train.bad) == [str(broken[1])]
     encoder = create("nano", image_size=32, sizes=(16, 8, 4))
     assert set(exam.sit(encoder, "cpu")) >= {"match", "knn", "object_iou_16"}
@@ -71,8 +72,9 @@ def test_images_of_which_only_coarse_labels_are_known_do_not_vote(pictures: Path
     images = open_images(data)
     assert isinstance(images, Images)
     encoder = create("nano", image_size=32, sizes=(16, 8, 4))
+    held_out = open_images(data, split="val")
     some, none = (
-        Exam.on(data, images.hide_fine(share), Grid(8), 32).sit(encoder, "cpu") for share in (0.5, 1)
+        Exam.on(images.hide_fine(share), held_out, Grid(8), 32).sit(encoder, "cpu") for share in (0.5, 1)
     )
     assert "knn" in some
     assert "knn" not in none
@@ -89,7 +91,7 @@ def test_other_masks_may_be_given(pictures: Path, tmp_path: Path) -> None:
     path = tmp_path / "masks.json"
     path.write_text(json.dumps(content))
     data = f"folder:{pictures}"
-    exam = Exam.on(data, open_images(data), Grid(8), 32, masks=path)
+    exam = Exam.on(open_images(data), open_images(data, split="val"), Grid(8), 32, masks=path)
     assert exam.shown is not None
     assert {Path(exam.shown.name(index)).name for index in range(len(exam.shown))} == {"0005.png"}
     marks = exam.by_chance((16,))
@@ -98,16 +100,23 @@ def test_other_masks_may_be_given(pictures: Path, tmp_path: Path) -> None:
     content["images"][0]["file_name"] = "other.png"
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match="know none of the images"):
-        Exam.on(data, open_images(data), Grid(8), 32, masks=path)
+        Exam.on(open_images(data), open_images(data, split="val"), Grid(8), 32, masks=path)
 
 
-def test_without_held_out_images_there_are_no_marks(tmp_path: Path) -> None:
-    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
-    data = f"folder:{tmp_path}"
-    with pytest.warns(UserWarning, match="no examination on held-out images"):
-        exam = Exam.on(data, open_images(data), Grid(8), 32)
+def test_without_held_out_images_there_are_no_marks(pictures: Path) -> None:
+    exam = Exam.on(open_images(f"folder:{pictures}"), None, Grid(8), 32)
     encoder = create("nano", image_size=32, sizes=(16, 8, 4))
     assert exam.sit(encoder, "cpu") == exam.by_chance(encoder.sizes) == {}
+    assert table(trained={}, chance={}) == "nothing was measured on held-out images"
+
+
+def test_a_sample_of_the_training_images_votes(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = f"folder:{pictures}"
+    both = open_images(data), open_images(data, split="val")
+    encoder = create("nano", image_size=32, sizes=(16, 8, 4))
+    every, sampled = (Exam.on(*both, Grid(8), 32, voters=count) for count in (48, 9))
+    assert capsys.readouterr().err.startswith("kNN: 9 of 48 training images vote")
+    assert every.sit(encoder, "cpu").keys() == sampled.sit(encoder, "cpu").keys()
 
 
 def test_the_table_shows_percent_and_gaps() -> None:

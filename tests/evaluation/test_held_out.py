@@ -17,7 +17,7 @@ from tests.evaluation import test_classify, test_classify_paths
 def marks(pictures: str | Path) -> dict[str, float]:
     """Of both exams."""
     data = f"folder:{pictures}"
-    test = Recognition.on(data, open_images(data), Grid(8), 32, batch_size=5)
+    test = Recognition(open_images(data, split="val"), Grid(8), 32, batch_size=5)
     found = test.sit(test_classify.toy(), "cpu")
     return found | test_classify_paths.exam(pictures).sit(test_classify_paths.toy(), "cpu", hie=True)
 
@@ -39,17 +39,7 @@ def as_one_of_two(rank: int, pictures: str, folder: str) -> None:
     torch.save(marks(pictures) | test_classify_paths.padded(rank, 2), Path(folder) / f"{rank}.pt")
 
 
-def test_without_a_second_split_there_is_nothing_to_look_at(pictures: Path) -> None:
-    data = f"folder:{pictures / 'train'}"
-    nothing = HeldOut.on(data, open_images(data), Grid(8), 32)
-    assert nothing.images is None
+def test_without_held_out_images_there_is_nothing_to_look_at() -> None:
+    nothing = HeldOut(None, Grid(8), 32)
     assert nothing.tree.levels == 0
     assert list(nothing.batches("cpu")) == []
-
-
-def test_who_has_unreadable_training_images_tells_those_held_out(pictures: Path) -> None:
-    data = f"folder:{pictures}"
-    train = open_images(data)
-    held_out = HeldOut.on(data, train, Grid(8), 32, batch_size=3).images
-    assert held_out is not None
-    assert held_out.bad is train.bad

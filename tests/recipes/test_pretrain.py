@@ -29,7 +29,7 @@ FLAGS = [
 def test_it_trains_is_continued_and_leaves_results(tmp_path: Path, pictures: Path, recipe: Runner) -> None:
     flags = ["--data", f"folder:{pictures}", *FLAGS, "--out", str(tmp_path), "--log-every", "1"]
     for limit in ("2", "4"):
-        done = recipe("pretrain", *flags, "--max-steps", limit, "--knn-every", "0")
+        done = recipe("pretrain", *flags, "--max-steps", limit, "--knn-every", "9")
         assert done.returncode == 0, done.stderr[-3000:]
     assert "goes on after step 2" in done.stderr
     told = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
