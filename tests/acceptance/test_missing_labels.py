@@ -129,8 +129,8 @@ class Always(nn.Module):
         return {f"level{n}": -torch.arange(float(c)).repeat(rows, 1) for n, c in enumerate(self.classes)}
 
 
-def of_val(data: str, path: Callable[[int], list[int]]) -> Images:
-    images = cast(Images, open_images(data, split="val"))
+def of_split(data: str, path: Callable[[int], list[int]], split: str = "val") -> Images:
+    images = cast(Images, open_images(data, split=split))
     images.targets = torch.tensor([path(index) for index in range(len(images))])
     return images
 
@@ -138,11 +138,11 @@ def of_val(data: str, path: Callable[[int], list[int]]) -> Images:
 def test_top_1_is_over_the_images_with_a_label(pictures: Path) -> None:
     data = f"folder:{pictures}"
     # Of three images the first is right, the second is not known, the third is wrong.
-    images = of_val(data, lambda index: [(0, -1, 1)[index % 3]]).take(range(6))
+    images = of_split(data, lambda index: [(0, -1, 1)[index % 3]]).take(range(6))
     judged = cast(Objective, Always(8))
     test = Recognition(images, build("superpixels", "grid:cell=8"), 32, batch_size=4)
-    assert test.sit(judged, "cpu") == {"top1": 0.5, "top5": 1.0}
-    unknown = Recognition(of_val(data, lambda _: [-1]), build("superpixels", "grid:cell=8"), 32)
+    assert test.sit(judged, "cpu") == {"top1": 0.5, "top5": 1.0, "top1_balanced": 0.5}
+    unknown = Recognition(of_split(data, lambda _: [-1]), build("superpixels", "grid:cell=8"), 32)
     assert unknown.sit(judged, "cpu") == {}
 
 
@@ -150,7 +150,7 @@ def test_a_level_without_labels_has_no_result(pictures: Path) -> None:
     data = f"tree:{pictures}"
     judged = cast(Objective, Always(4, 8))
     test = HierarchicalRecognition(
-        of_val(data, lambda _: [0, -1]), build("superpixels", "grid:cell=8"), 32, batch_size=8
+        of_split(data, lambda _: [0, -1]), build("superpixels", "grid:cell=8"), 32, batch_size=8
     )
     found = test.sit(judged, "cpu")
     assert found["level0"] == 1.0
@@ -187,10 +187,10 @@ def test_a_val_split_without_labels_is_refused(written: Written, tmp_path: Path,
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
-def test_a_train_split_without_labels_is_refused(written: Written) -> None:
-    images = open_images(written(lambda split, number: split == "val"))
-    probe = LinearProbe(samples.SampleEncoder(), images.tree)
+def test_a_train_split_without_labels_is_refused(written: Written, pictures: Path) -> None:
+    with pytest.raises(DataError, match="have no class below them"):
+        open_images(written(lambda split, number: split == "val"))
+    images = of_split(f"tree:{pictures}", lambda _: [0, -1], "train")
     with pytest.raises(DataError, match="training images has a label at level 1"):
-        check_labels(probe, images)
-    coarse = LinearProbe(samples.SampleEncoder(), images.tree, level=0)
-    check_labels(coarse, images)
+        check_labels(LinearProbe(samples.SampleEncoder(), images.tree), images)
+    check_labels(LinearProbe(samples.SampleEncoder(), images.tree, level=0), images)

@@ -122,18 +122,22 @@ class Process:
         """What it printed."""
         return self._told.read_text(errors="replace")
 
-    def wait_for(self, *patterns: str) -> None:
-        """Return when a file of one of these patterns lies in ``checkpoints/``.
+    def wait_for(self, pattern: str, step: int) -> None:
+        """Return when a file of this pattern lies in ``checkpoints/``, or a checkpoint of ``step`` or later.
+
+        The second because on a busy machine this process may sleep while a file is written and renamed.
 
         Raises:
             Failure: if the process ends before, or takes forever.
         """
         folder, end = self.out / "checkpoints", time.monotonic() + PATIENCE
-        while not any(next(folder.glob(pattern), None) for pattern in patterns):
+        while next(folder.glob(pattern), None) is None and not any(
+            int(path.stem.removeprefix("step-")) >= step for path in folder.glob("step-*.pt")
+        ):
             if self.popen.poll() is not None:
                 raise Failure(f"ended by itself with {self.popen.returncode}: {self.told()[-2000:]}")
             if time.monotonic() > end:
-                raise Failure(f"no {patterns} after {PATIENCE:.0f} s: {self.told()[-2000:]}")
+                raise Failure(f"no {pattern} after {PATIENCE:.0f} s: {self.told()[-2000:]}")
             time.sleep(0.001)
 
     def kill(self, *, group: bool) -> None:
@@ -167,7 +171,8 @@ class Soak:
         self._chance = random.Random(seed)
         self._seconds_to_start = 4.0
         self._orphans: list[tuple[float, Process]] = []
-        epochs = (rounds + 2) * (MOST + 1) // PER_EPOCH + 1
+        # Twice what the rounds need: on a busy machine a killed run makes some steps more.
+        epochs = 2 * (rounds + 2) * (MOST + 1) // PER_EPOCH + 1
         self._flags = (
             *("--data", f"folder:{_pictures(folder)}", "--epochs", str(epochs), "--seed", str(seed)),
             *RECIPES[recipe],
@@ -222,13 +227,14 @@ class Soak:
         steps = self._chance.randint(1, MOST)
         # The first save clears half-written files of the round before, which would be taken for its own.
         first = (before or 0) + 1
-        process.wait_for(f"step-{first:08d}.pt", f".step-{first:08d}.pt.partial")
+        process.wait_for(f".step-{first:08d}.pt.partial", first)
         self._seconds_to_start = time.monotonic() - began
         if kind == "checkpoint":
-            process.wait_for(f".step-{first + steps:08d}.pt.partial")
+            process.wait_for(f".step-{first + steps:08d}.pt.partial", first + steps)
             time.sleep(self._chance.uniform(0.0, 0.004))
         else:
-            process.wait_for(f"step-{first + steps - 1:08d}.pt")
+            last = first + steps - 1
+            process.wait_for(f"step-{last:08d}.pt", last)
             time.sleep(self._chance.uniform(0.0, 0.3))
 
     def _note(self, process: Process, *, mid: bool, group: bool, before: int | None) -> None:
