@@ -1,8 +1,23 @@
 """What castssl raises.  Every message says what, what it got, what it expected, and the next step."""
 
+import re
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    r"""The text with control characters, line breaks and tabs excepted, as escapes such as ``\x1b``.
+
+    Names of files and classes come from strangers: a terminal would obey the escape sequences in them.
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
 
 class CastError(Exception):
-    """The root of all errors that castssl raises on purpose."""
+    """The root of all errors that castssl raises on purpose; its text is :func:`printable`."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(CastError):

@@ -25,6 +25,8 @@ from castssl.errors import CastError, ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
+LFS = b"version https://git-lfs.github.com/spec/"
+"""How a pointer of Git LFS begins, which lies in place of a file that was not fetched."""
 PARTIAL = ".partial"
 """The end of the names of files that are being written."""
 _LONGEST = 255 - len(".12345678") - len(PARTIAL) - 1  # bytes of a name in the usual file systems
@@ -194,6 +196,14 @@ def sync_folder(folder: Path) -> None:
     """Make a renaming in ``folder`` outlive a power cut, where the file system can."""
     with suppress(OSError):  # Windows opens no folder, and some network file systems flush none.
         _sync(folder)
+
+
+def not_safetensors(path: str | Path, error: Exception) -> str:
+    """Why a file cannot be read as safetensors: a pointer of Git LFS, or what the library says."""
+    with suppress(OSError), open(path, "rb") as file:
+        if file.read(len(LFS)) == LFS:
+            return "it is a pointer of Git LFS in place of the file: run git lfs pull where it lies"
+    return str(error)
 
 
 def _sort_metadata(path: Path) -> None:

@@ -6,14 +6,18 @@ import errno
 import io
 import os
 import sys
+import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
+
+from castssl.errors import printable
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 GONE = (errno.EPIPE, errno.EIO)
 """What the system answers once nothing reads a pipe or a terminal any more."""
+_FORMAT = warnings.formatwarning
 
 
 class _Outliving(io.FileIO):
@@ -32,13 +36,21 @@ class _Outliving(io.FileIO):
             return memoryview(data).nbytes
 
 
+def safe_markup(text: str) -> str:
+    """A text from data for a rich table or tree: neither markup nor control characters."""
+    from rich.markup import escape
+
+    return escape(printable(text))
+
+
 def outlive_readers() -> None:
     """Let this process go on when the reader of its standard output or error has gone.
 
     Characters that the encoding of a stream lacks, and bytes of file names that are no UTF-8, are printed as
-    escapes, so that no name ends a command.  Streams that were replaced, such as those of a notebook, keep
-    their descriptors.
+    escapes, so that no name ends a command; so are control characters in warnings.  Streams that were
+    replaced, such as those of a notebook, keep their descriptors.
     """
+    warnings.formatwarning = _formatwarning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -46,6 +58,13 @@ def outlive_readers() -> None:
         sys.stdout = _outliving(sys.stdout)
     if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr is sys.__stderr__:
         sys.stderr = _outliving(sys.stderr)
+
+
+def _formatwarning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """As Python's own, without the control characters that a name may hold."""
+    return printable(_FORMAT(message, category, filename, lineno, line))
 
 
 def _outliving(stream: io.TextIOWrapper) -> TextIO:

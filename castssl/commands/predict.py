@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from castssl.commands.model import device_of
 from castssl.commands.picture import add_output, add_range, picture, save_picture, value_range
 from castssl.errors import DataError
 from castssl.files import check_outputs
@@ -64,15 +65,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _predict(given: argparse.Namespace) -> int:
     check_outputs([given.out] if given.out else [], overwrite=given.overwrite)
-    import torch
-
+    device = device_of(given)
     from castssl.transfer.predict import predict, with_superpixels
     from castssl.transfer.recogniser import load_recogniser
 
     recogniser = load_recogniser(given.weights, labels=_tree(given.tree))
     if given.superpixels:
         recogniser = with_superpixels(recogniser, given.superpixels)
-    device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     explain = given.out is not None
     ask = partial(predict, min_confidence=given.min_confidence, explain=explain, device=device)
     ask = partial(ask, value_range=value_range(given))
@@ -119,21 +118,23 @@ def _plain(image: Path, found: Prediction) -> dict[str, Any]:
 def _print(found: dict[Path, Prediction], recogniser: Recogniser, least: float | None) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from castssl.output import safe_markup
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in ("image", "level", "class", "probability", ""):
         table.add_column(column, justify="right" if column in {"level", "probability"} else "left")
     for image, each in found.items():
         for row, level in enumerate(each.path):
-            name = escape(_short(image, found)) if row == 0 else ""
+            name = safe_markup(_short(image, found)) if row == 0 else ""
             style = "bold" if row < each.answer else "dim"
             said = _remark(each, row, recogniser, least)
             number = f"{level.probability:.3f}"
-            table.add_row(name, str(level.level), f"[{style}]{escape(level.name)}[/]", number, escape(said))
+            label = f"[{style}]{safe_markup(level.name)}[/]"
+            table.add_row(name, str(level.level), label, number, safe_markup(said))
         if least is not None:
-            answer = " > ".join(escape(level.name) for level in each.path[: each.answer])
+            answer = " > ".join(safe_markup(level.name) for level in each.path[: each.answer])
             table.add_row("", "", f"[bold]= {answer or 'no answer'}[/]", "", "")
         table.add_section()
     Console().print(table)

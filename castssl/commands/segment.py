@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from castssl.commands.model import with_count
+from castssl.commands.model import device_of, with_count
 from castssl.commands.picture import add_output, add_range, value_range
 from castssl.errors import DataError
 from castssl.files import atomic_write, check_outputs
@@ -53,18 +53,17 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _segment(given: argparse.Namespace) -> int:
-    import torch
     from rich.console import Console
     from rich.progress import track
 
     from castssl.transfer.segment import segment
     from castssl.transfer.source import open_trained
 
+    device = device_of(given)
     trained = open_trained(given.weights)
     stages = len(trained.encoder.sizes)
     outputs = [path for image in given.images for path in _outputs(given.out, image.stem, stages)]
     check_outputs(outputs, overwrite=given.overwrite)
-    device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     spec = given.superpixels or trained.superpixels
     if given.segments is not None:
         spec = with_count(spec, given.segments)

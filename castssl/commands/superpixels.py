@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from castssl.commands.model import device_of
 from castssl.commands.picture import add_output, add_range, picture, save_picture, value_range
-from castssl.errors import ConfigError, DataError
+from castssl.errors import ConfigError, DataError, printable
 from castssl.files import check_outputs
 
 if TYPE_CHECKING:
@@ -72,11 +73,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _superpixels(given: argparse.Namespace) -> int:
     check_outputs([given.out] if given.out else [], overwrite=given.overwrite)
+    device = device_of(given)
     for flag in ("segments", "image_size", "limit", "rounds"):
         value = getattr(given, flag)
         if value is not None and value < 1:
             raise ConfigError(f"--{flag.replace('_', '-')} must be at least 1, got {value}")
-    import torch
     from rich.console import Console
 
     from castssl import registry
@@ -86,7 +87,6 @@ def _superpixels(given: argparse.Namespace) -> int:
     sights = [sight for source in given.images for sight in _open(source, given)]
     images, truth = _squares(sights, given.image_size)
     specs = given.backends or sorted({entry.name for entry in registry.names("superpixels")})
-    device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     backends = {spec: _builder(spec, given.segments, given.image_size) for spec in specs}
     trials = compare(backends, images, truth, rounds=given.rounds, device=device)
     table = _table(trials, f"{len(sights)} images of {given.image_size} x {given.image_size} pixels")
@@ -179,7 +179,7 @@ def _sight(path: Path, mask: Path | None, declared: Range | None) -> Sight:
     except Exception as error:  # decoders raise almost anything on a broken file
         raise DataError(f"cannot read {at} as an image: {why(error)}") from error
     if decoded.remark:
-        print(f"castssl: {path}: {decoded.remark}", file=sys.stderr)
+        print(printable(f"castssl: {path}: {decoded.remark}"), file=sys.stderr)
     return Sight(path.stem, decoded.image, truth)
 
 
@@ -216,8 +216,9 @@ def _squares(sights: Sequence[Sight], size: int) -> tuple[Tensor, list[Tensor | 
 
 def _table(trials: Sequence[Trial], title: str) -> Table:
     from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
     from rich.table import Table
+
+    from castssl.output import safe_markup
 
     table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("superpixels", overflow="fold", min_width=13)
@@ -225,13 +226,13 @@ def _table(trials: Sequence[Trial], title: str) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for trial in trials:
         if trial.scores is None:
-            table.add_row(escape(trial.name), "[red]broken[/]")
+            table.add_row(safe_markup(trial.name), "[red]broken[/]")
             continue
         scores = trial.scores
         counts = "-" if scores.asked is None else str(scores.asked), f"{scores.got:.1f}"
         shares = (scores.variation, scores.recall, scores.undersegmentation, scores.accuracy)
         cells = ("-" if share is None else f"{share:.3f}" for share in shares)
-        table.add_row(escape(trial.name), f"{scores.milliseconds:.1f}", *counts, *cells)
+        table.add_row(safe_markup(trial.name), f"{scores.milliseconds:.1f}", *counts, *cells)
     return table
 
 

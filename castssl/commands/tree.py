@@ -53,12 +53,12 @@ def _tree(given: argparse.Namespace) -> int:
 
 def _one(spec: str, *, whole: bool) -> int:
     from rich.console import Console
-    from rich.markup import escape
 
     from castssl.data.folders import NoSplit
     from castssl.data.images import open_images
     from castssl.data.tree_checks import Finding, counts, findings, labels, losses
     from castssl.errors import DataError
+    from castssl.output import safe_markup
 
     splits: dict[str, Images | Stream] = {"train": open_images(spec)}
     found: list[Finding] = []
@@ -80,9 +80,8 @@ def _one(spec: str, *, whole: bool) -> int:
         console.print(_drawn(spec, tree, known, whole=whole or sum(tree.sizes) <= WHOLE))
     console.print(_levels(tree, splits, per_class))
     for one in found:
-        console.print(
-            f"[red]wrong[/]  {escape(one.text)}" if one.breaks else f"[yellow]note[/]   {escape(one.text)}"
-        )
+        kind = "[red]wrong[/]  " if one.breaks else "[yellow]note[/]   "
+        console.print(kind + safe_markup(one.text))
     if not found:
         console.print("[green]nothing wrong[/]")
     return int(any(one.breaks for one in found))
@@ -90,10 +89,10 @@ def _one(spec: str, *, whole: bool) -> int:
 
 def _drawn(spec: str, tree: LabelTree, per_class: Sequence[Sequence[Tensor]], *, whole: bool) -> Tree:
     """The tree as rich draws it, with the images of each class and split."""
-    from rich.markup import escape
     from rich.tree import Tree
 
     from castssl.data.tree_checks import called
+    from castssl.output import safe_markup
 
     children: list[list[list[int]]] = [[[] for _ in range(size)] for size in tree.sizes[:-1]]
     for level, table in enumerate(tree.parents):
@@ -105,14 +104,14 @@ def _drawn(spec: str, tree: LabelTree, per_class: Sequence[Sequence[Tensor]], *,
         # One line that says "1 more" is no shorter than the class itself.
         for number in numbers[: shown if shown < len(numbers) - 1 else None]:
             images = " / ".join(str(int(own[level][number])) for own in per_class)
-            text = f"{escape(called(tree, level, number))}  [dim]{images}[/]"
+            text = f"{safe_markup(called(tree, level, number))}  [dim]{images}[/]"
             grown = branch.add(text, highlight=False)
             if level < tree.levels - 1:
                 grow(grown, level + 1, children[level][number])
         if shown < len(numbers) - 1:
             branch.add(f"[dim]... and {len(numbers) - shown} more[/]", highlight=False)
 
-    root = Tree(escape(spec), highlight=False)
+    root = Tree(safe_markup(spec), highlight=False)
     grow(root, 0, range(tree.sizes[0]))
     return root
 

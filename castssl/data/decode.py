@@ -14,6 +14,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from castssl.data.depth import Range, eight_bits, is_deep, refuse_range
 from castssl.errors import DataError
+from castssl.files import LFS
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"),
@@ -23,7 +24,6 @@ EXTENSIONS = (
 PACKAGES = {} if find_spec("pillow_heif") else {".heic": "pillow-heif", ".heif": "pillow-heif"}
 """The package to install for images of other file names, which are left out without it."""
 
-LFS = b"version https://git-lfs.github.com/spec/"
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT,

@@ -7,18 +7,19 @@ huggingface_hub's mixin does the work; what is ours is that ``config.json`` hold
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
-from castssl.errors import ConfigError, DataError
-from castssl.files import write_tensors
+from castssl.errors import CastError, ConfigError, DataError
+from castssl.files import not_safetensors, write_tensors
 from castssl.modes import kept_random_state
 
 if TYPE_CHECKING:
@@ -123,19 +124,28 @@ class Shareable(
             raise DataError(f"no {SAFETENSORS_SINGLE_FILE} in {model_id}; castssl reads no other weights")
         path = local if local.is_file() else hf_hub_download(model_id, SAFETENSORS_SINGLE_FILE, **where)
         settings = {**config, **options}
+        state = _tensors(path)
+        check_settings(settings, {name: tuple(t.shape) for name, t in state.items()}, path, rebuild)
         encoder = rebuild(settings)
         if not isinstance(encoder, cls):
             raise ConfigError(
                 f"{model_id} holds a {type(encoder).__name__}: call {type(encoder).__name__}.from_pretrained"
             )
         try:
-            cast(nn.Module, encoder).load_state_dict(load_file(path))
-        except (SafetensorError, RuntimeError) as error:
+            cast(nn.Module, encoder).load_state_dict(state)
+        except RuntimeError as error:
             raise DataError(
                 f"{path} does not hold the weights that config.json describes: {error}"
             ) from error
         cast(nn.Module, encoder).eval()
         return encoder
+
+
+def _tensors(path: str | Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise DataError(f"{path} is no whole safetensors file: {not_safetensors(path, error)}") from error
 
 
 _PASSING = {"drop_path", "published", "recogniser"}
@@ -148,6 +158,47 @@ def remember(encoder: object, **settings: Any) -> None:
     if isinstance(encoder, Shareable):
         kept = {key: value for key, value in settings.items() if key not in _PASSING}
         encoder._hub_mixin_config = json.loads(json.dumps(kept))
+
+
+def check_settings(
+    settings: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    source: object,
+    build: Callable[[Mapping[str, Any]], object],
+) -> None:
+    """Refuse settings whose encoder is not the one that the tensors of a file are of.
+
+    Settings come from strangers: without this, a few bytes of them could ask for any amount of memory.
+
+    Args:
+        settings: of the file.
+        shapes: of its tensors, by name.
+        source: the file, for the message.
+        build: makes the encoder of settings; it is called where tensors have shapes and no memory.
+
+    Raises:
+        DataError: with the first difference.
+    """
+    shape = settings.get("shape")
+    depths = shape.get("depths", ()) if isinstance(shape, dict) else ()
+    try:
+        if sum(depths) > len(shapes):
+            raise ValueError(f"{sum(depths)} blocks in {len(shapes)} tensors")
+        with torch.device("meta"):
+            wanted = cast(nn.Module, build(settings)).state_dict()
+    except CastError:
+        raise
+    except Exception as error:  # a stranger's numbers fail in many ways
+        raise DataError(
+            f"the settings in {source} describe no encoder ({error}); it is damaged, or of a newer castssl"
+        ) from error
+    differ = [name for name, value in wanted.items() if shapes.get(name) != tuple(value.shape)]
+    if differ:
+        name = differ[0]
+        raise DataError(
+            f"{source} does not hold the weights that its settings describe: {name} has shape"
+            f" {shapes.get(name)}, expected {tuple(wanted[name].shape)} ({len(differ)} tensors differ)"
+        )
 
 
 @kept_random_state()

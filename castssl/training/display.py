@@ -8,6 +8,8 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from castssl.errors import printable
+
 EVERY = 10.0
 """Seconds between two plain lines."""
 
@@ -91,7 +93,7 @@ class Display:
     def say(self, text: str) -> None:
         """Print a line above the bar."""
         if self._shown:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
         """Leave the bar as it is and give the terminal back."""

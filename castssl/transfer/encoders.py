@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from castssl import ranks
 from castssl.contracts import Encoder
 from castssl.errors import DataError
-from castssl.files import write_tensors
+from castssl.files import not_safetensors, write_tensors
 from castssl.models.create import Preset, assemble, create, unloaded
-from castssl.models.hub import remember
+from castssl.models.hub import check_settings, remember
 from castssl.modes import kept_random_state
 
 SETTINGS = "castssl"
@@ -60,7 +60,8 @@ def load_encoder(path: str | Path) -> tuple[Encoder, dict[str, Any]]:
         DataError: if the file is missing, damaged, or was not written by :func:`save_encoder`.
     """
     state, settings = read_encoder(path)
-    encoder, own = encoder_of(settings), {n: value for n, value in state.items() if not n.startswith(BESIDE)}
+    own = {name: value for name, value in state.items() if not name.startswith(BESIDE)}
+    encoder = encoder_of(settings, own, path)
     if any(value.dtype == torch.float64 for value in own.values()):
         cast(nn.Module, encoder).double()
     encoder.load_state_dict(own)
@@ -68,8 +69,24 @@ def load_encoder(path: str | Path) -> tuple[Encoder, dict[str, Any]]:
     return encoder, settings
 
 
-def encoder_of(settings: Mapping[str, Any]) -> Encoder:
+def encoder_of(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], source: object) -> Encoder:
     """An encoder as the settings of a file say, with weights of its own.
+
+    Args:
+        settings: of the file.
+        tensors: of the file; those that are beside the encoder do not matter.
+        source: the file, for messages.
+
+    Raises:
+        ConfigError: if a setting is unknown or does not fit.
+        DataError: if the settings are of another encoder than the tensors.
+    """
+    check_settings(settings, {name: tuple(t.shape) for name, t in tensors.items()}, source, build_encoder)
+    return build_encoder(settings)
+
+
+def build_encoder(settings: Mapping[str, Any]) -> Encoder:
+    """An encoder of these settings, which nothing has checked, with weights of its own.
 
     Raises:
         ConfigError: if a setting is unknown or does not fit.
@@ -102,7 +119,13 @@ def read_encoder(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             text = (file.metadata() or {}).get(SETTINGS)
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
-        raise DataError(f"{path} is no whole safetensors file: {error}") from error
+        raise DataError(f"{path} is no whole safetensors file: {not_safetensors(path, error)}") from error
     if text is None:
         raise DataError(f"{path} has no castssl settings; castssl.load_official reads published weights")
-    return state, json.loads(text)
+    try:
+        settings = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"the settings in {path} are no JSON ({error}); copy it again") from error
+    if not isinstance(settings, dict) or not {"name", "shape"} & settings.keys():
+        raise DataError(f"the settings in {path} name no model; copy it again")
+    return state, settings

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from castssl.errors import DataError
+from castssl.files import not_safetensors
 
 
 def read(path: str | Path) -> Mapping[str, Any]:
@@ -30,6 +31,8 @@ def read(path: str | Path) -> Mapping[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        if (why := not_safetensors(path, error)) != str(error):
+            raise DataError(f"{path}: {why}") from error
         raise DataError(
             f"{path} cannot be read as weights only ({type(error).__name__}: {_cause(error)})."
             " castssl never unpickles objects from a file; convert it to safetensors where you trust it"

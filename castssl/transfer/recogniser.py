@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import torch
 from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
@@ -23,7 +24,14 @@ from castssl.objectives.supervised import Branch, Supervised
 from castssl.objectives.tree_kl import TreeKL
 from castssl.options import parse, values
 from castssl.registry import build, load
-from castssl.transfer.encoders import BESIDE, RECOGNISER, encoder_of, read_encoder, save_encoder
+from castssl.transfer.encoders import (
+    BESIDE,
+    RECOGNISER,
+    build_encoder,
+    encoder_of,
+    read_encoder,
+    save_encoder,
+)
 from castssl.transfer.official import Official, load_official
 from castssl.transfer.source import is_ours, locate, side
 from castssl.types import LabelTree
@@ -110,11 +118,11 @@ def load_recogniser(
         return _of_official(load_official(path, sizes=sizes), labels, str(path))
     if about is None:
         about = _bare(tensors, str(path))
-    return _rebuild(tensors, settings, about, labels)
+    return _rebuild(tensors, settings, about, labels, path)
 
 
-def take_heads(objective: Supervised, heads: Mapping[str, Tensor]) -> None:
-    """Fill all that is trained beside the encoder, from tensors named as ``objective.heads()`` names them.
+def check_heads(objective: Supervised, heads: Mapping[str, Tensor]) -> None:
+    """Nothing, if tensors have the names and shapes of ``objective.heads()``.
 
     Raises:
         DataError: if names or shapes differ; the message has the first of them.
@@ -128,6 +136,15 @@ def take_heads(objective: Supervised, heads: Mapping[str, Tensor]) -> None:
             f" {differ[0]} has shape {given.get(differ[0])}, expected {wanted.get(differ[0])}"
             f" ({len(differ)} tensors differ); None: there is no such tensor"
         )
+
+
+def take_heads(objective: Supervised, heads: Mapping[str, Tensor]) -> None:
+    """Fill all that is trained beside the encoder, from tensors named as ``objective.heads()`` names them.
+
+    Raises:
+        DataError: as :func:`check_heads`.
+    """
+    check_heads(objective, heads)
     for name, part in objective.trained().items():
         if name != "encoder":
             start = f"{name}."
@@ -163,15 +180,20 @@ def _rebuild(
     settings: Mapping[str, Any],
     about: Mapping[str, Any],
     labels: LabelTree | None,
+    path: Path,
 ) -> Recogniser:
     saved = LabelTree.from_dict(about["labels"])
-    encoder = encoder_of(settings)
+    encoder = encoder_of(settings, tensors, path)
     # The average would be a second copy that nobody asks for.
     chosen = {key: value for key, value in about["options"].items() if key != "ema"}
+    heads = {k.removeprefix(BESIDE): v for k, v in tensors.items() if k.startswith(BESIDE)}
+    with torch.device("meta"):  # A stranger's numbers of classes could ask for any amount of memory.
+        draft = build("objectives", about["objective"], build_encoder(settings), saved, **chosen)
+    check_heads(cast(Supervised, draft), heads)
     objective = cast(Supervised, build("objectives", about["objective"], encoder, saved, **chosen))
     own = {name: value for name, value in tensors.items() if not name.startswith(BESIDE)}
     objective.branch("base").load_state_dict(own)
-    take_heads(objective, {k.removeprefix(BESIDE): v for k, v in tensors.items() if k.startswith(BESIDE)})
+    take_heads(objective, heads)
     objective.eval()
     spec = settings.get("superpixels") or preset(settings["name"]).superpixels
     size = settings.get("image_size") or side(encoder)

@@ -21,7 +21,7 @@ from castssl.data.decode import header, read, to_rgb
 from castssl.data.depth import Range
 from castssl.data.finish import finish
 from castssl.data.unreadable import why
-from castssl.errors import DataError
+from castssl.errors import DataError, printable
 from castssl.models.resized import sizes_for
 from castssl.modes import evaluating, kept_random_state
 from castssl.partition import partition
@@ -175,7 +175,7 @@ def read_photo(image: Photo, declared: tuple[float, float] | None = None) -> Ima
             f"cannot read the image {image}: {why(error)}; expected a file that PIL reads"
         ) from error
     if decoded.remark:
-        _log.warning("the image %s: %s", image, decoded.remark)
+        _log.warning("%s", printable(f"the image {image}: {decoded.remark}"))
     return decoded.image
 
 

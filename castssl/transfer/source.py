@@ -9,6 +9,7 @@ from torch import nn
 
 from castssl.contracts import Encoder
 from castssl.errors import DataError
+from castssl.files import not_safetensors
 from castssl.models.cast import CAST
 from castssl.models.create import preset
 from castssl.models.timm_names import TimmCAST
@@ -101,4 +102,6 @@ def is_ours(path: Path) -> bool:
         with safe_open(path, "pt") as file:
             return "castssl" in (file.metadata() or {})
     except SafetensorError as error:
-        raise DataError(f"{path} is no whole safetensors file: {error}; copy it again") from error
+        raise DataError(
+            f"{path} is no whole safetensors file: {not_safetensors(path, error)}; copy it again"
+        ) from error

@@ -1,0 +1,157 @@
+"""Weights and names from strangers: no memory is asked for, no terminal is controlled, causes are named."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import castssl
+from castssl.models.cast import CAST
+from castssl.objectives.deit import DeiT
+from castssl.transfer.recogniser import save_recogniser
+from castssl.types import LabelTree
+from tests.acceptance.conftest import Command
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12345\n"
+ESCAPE = "a\x1b]0;owned\x07\x1b[31mb"
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A folder of ``save_pretrained``."""
+    model = castssl.create("nano", image_size=32)
+    assert isinstance(model, CAST)
+    model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    Image.effect_noise((40, 40), 60).convert("RGB").save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def settings_of(path: Path) -> dict[str, Any]:
+    with safe_open(path, "pt") as file:
+        return dict(json.loads(file.metadata()["castssl"]))
+
+
+def with_settings(path: Path, settings: object) -> None:
+    text = settings if isinstance(settings, str) else json.dumps(settings)
+    save_file(load_file(path), path, metadata={"castssl": text, "format": "pt"})
+
+
+@pytest.fixture
+def little_memory() -> Any:
+    """So little address space beyond what is in use that a hostile allocation fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**31, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.mark.usefixtures("little_memory")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: {**s, "image_size": 10**8},
+        lambda s: {**s, "name": "cast_base"},
+        lambda s: {**s, "shape": {"depths": [10**9], "dim": 64}},
+        lambda s: [],
+        lambda s: {},
+        lambda s: '{"name":',
+        lambda s: "[" * 100_000,
+    ],
+)
+def test_settings_of_another_encoder_are_refused_before_memory_is_asked_for(
+    change: Callable[[dict[str, Any]], object], tmp_path: Path, weights: Path, photo: Path, command: Command
+) -> None:
+    file = weights / "model.safetensors"
+    with_settings(file, change(settings_of(file)))
+    done = command("segment", photo, "--weights", file, "--out", tmp_path / "out")
+    assert done.code == 1, done
+    assert "settings" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_a_pretrained_folder_of_another_encoder_is_refused(weights: Path) -> None:
+    config = json.loads((weights / "config.json").read_text())
+    (weights / "config.json").write_text(json.dumps({**config, "image_size": 10**8}))
+    with pytest.raises(castssl.DataError, match="does not hold the weights that its settings describe"):
+        CAST.from_pretrained(weights)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_a_classifier_of_other_classes_is_refused(tmp_path: Path, photo: Path, command: Command) -> None:
+    encoder = castssl.create("nano", image_size=32)
+    tree = LabelTree((3,), (), (("a", "b", "c"),))
+    path = tmp_path / "encoder.safetensors"
+    save_recogniser(DeiT(encoder, tree), path, spec="deit", labels=tree, name="nano", image_size=32)
+    settings = settings_of(path)
+    settings["recogniser"]["labels"] = LabelTree((10**11,)).to_dict()
+    with_settings(path, settings)
+    done = command("predict", photo, "--weights", path)
+    assert done.code == 1
+    assert "do not fit" in done.err
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "checkpoint.pth.tar"])
+def test_a_pointer_of_git_lfs_in_place_of_weights(
+    name: str, tmp_path: Path, photo: Path, command: Command
+) -> None:
+    (tmp_path / name).write_text(LFS)
+    for arguments in (
+        ("segment", photo, "--weights", tmp_path / name, "--out", tmp_path / "out"),
+        ("predict", photo, "--weights", tmp_path / name),
+        ("convert", tmp_path / name, tmp_path / "new.safetensors"),
+        ("export", tmp_path / name, "--to", "torch-export", "--out", tmp_path / "new.pt2"),
+    ):
+        done = command(*arguments)
+        assert done.code == 1
+        assert "run git lfs pull" in done.err, done
+
+
+def test_names_do_not_control_the_terminal(tmp_path: Path, weights: Path, command: Command) -> None:
+    folder = tmp_path / "data"
+    for split in ("train", "val"):
+        for name in (ESCAPE, "other"):
+            (folder / split / name).mkdir(parents=True)
+            Image.effect_noise((32, 32), 60).convert("RGB").save(folder / split / name / "x.png")
+    (folder / "train" / "other" / f"{ESCAPE}.txt").write_text("no image")
+    (tmp_path / f"{ESCAPE}.png").write_bytes(b"no image")
+    printed = [
+        command("tree", f"folder:{folder}"),
+        command("tree", f"folder:{tmp_path / ESCAPE}"),
+        command("segment", tmp_path / f"{ESCAPE}.png", "--weights", weights, "--out", tmp_path / "out"),
+        command("superpixels", tmp_path / f"{ESCAPE}.png", "--backends", "grid"),
+    ]
+    for done in printed:
+        assert "\x1b" not in done.out + done.err
+        assert "\x07" not in done.out + done.err
+        assert "\\x1b" in done.out + done.err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "gpu"])
+def test_a_device_that_is_not_there_is_refused_first(device: str, tmp_path: Path, command: Command) -> None:
+    missing = tmp_path / "none"
+    for arguments in (
+        ("segment", missing, "--weights", missing, "--out", tmp_path / "out"),
+        ("predict", missing, "--weights", missing),
+        ("superpixels", missing),
+    ):
+        done = command(*arguments, "--device", device)
+        assert done.code == 1
+        assert "--device" in done.err
+        assert device in done.err
