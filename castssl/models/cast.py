@@ -162,6 +162,7 @@ class CAST(nn.Module, Shareable):
             ContractError: on a processor, if a label that joins a token is not in [0, size).
         """
         segments, whose = view.segments, f"the first size of {type(self).__name__}"
+        segments = segments.int() if segments.dtype == torch.uint8 else segments  # -1 must fit
         if self.membership == "area" or self.resized_segments:
             return bounded(segments, size, whose)
         # The published models count the sampled labels only, so that others may be beyond their size.

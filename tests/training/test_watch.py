@@ -8,7 +8,8 @@ import time
 import pytest
 import torch
 
-from castssl.errors import Diverged
+from castssl import partition
+from castssl.errors import ContractError, Diverged
 from castssl.training import watch as watching
 from castssl.training.watch import LAG, Watch
 
@@ -112,3 +113,18 @@ def test_on_a_gpu_the_loss_is_looked_at_later_but_before_a_save() -> None:
     assert not watch.step(LAG + 2)
     with pytest.raises(Diverged):
         watch.settle()
+
+
+def test_a_label_beyond_capacity_on_a_device_ends_the_run_with_the_loss_check(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The processor is treated as a device, on which the labels are not read at once."""
+    monkeypatch.setattr(partition, "_at_once", lambda _: False)
+    partition.take_strays(CPU)
+    watch = Watch(CPU)
+    partition.bounded(torch.zeros(1, 4, 4, dtype=torch.int32), 4, "the size")
+    assert not _step(watch, 1, 1.0)
+    partition.bounded(torch.full((1, 4, 4), 4, dtype=torch.int32), 4, "the size")
+    with pytest.raises(ContractError, match=r"16 pixels of the images of step 2 .*castssl check superpixels"):
+        _step(watch, 2, 1.0)
+    assert not _step(watch, 3, 1.0)
