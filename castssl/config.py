@@ -203,11 +203,14 @@ def _given(argv: Sequence[str]) -> set[str]:
 
 
 def _at(settings: C, path: Path) -> C:
-    """The settings with the run's folder where its ``config.json`` lies now."""
+    """The settings with the run's folder where its ``config.json`` lies now.
+
+    Leave to continue with other images is given for one start only.
+    """
     folder = path if path.is_dir() else path.parent
     if not isinstance(settings, RunConfig) or not (path.is_dir() or path.name == FILE):
         return settings
-    return replace(settings, out=str(folder))
+    return replace(settings, out=str(folder), other_images=False)
 
 
 def load(config: type[C], path: str | Path) -> C:

@@ -179,7 +179,8 @@ def test_launch_hands_over_the_config_and_leaves_bugs_alone() -> None:
 
 
 def test_the_folder_that_holds_a_config_is_the_run_unless_out_is_given(tmp_path: Path) -> None:
-    path = _write(tmp_path, data="demo", out="/the/original")
+    path = _write(tmp_path, data="demo", out="/the/original", other_images=True)
+    assert not read(Config, ["--config", str(path)]).other_images, "it is given for one start only"
     assert read(Config, ["--config", str(path)]).out == str(tmp_path)
     assert read(Config, ["--config", str(tmp_path)]).out == str(tmp_path)
     assert read(Config, ["--config", str(path), "--out", "new"]).out == "new"

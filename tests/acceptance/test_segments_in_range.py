@@ -126,7 +126,7 @@ def test_a_picture_with_too_many_superpixels_is_refused(
         castssl.segment(light, encoder, superpixels="many")
 
 
-PLUGIN = '''
+PLUGIN = """
 import torch
 
 class TooMany:
@@ -139,7 +139,7 @@ class TooMany:
         bright = images.float().mean((1, 2, 3)).int() % 4 == 0
         rows, columns = (torch.arange(side, dtype=torch.int32) * 8 // side for side in images.shape[2:])
         return (rows[:, None] * 8 + columns).repeat(len(images), 1, 1) + 8 * bright.int()[:, None, None]
-'''
+"""
 
 
 def test_a_run_ends_with_words_where_a_worker_makes_too_many_superpixels(

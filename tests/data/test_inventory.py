@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import io
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from castssl.data.images import Images, open_images
 from castssl.data.inventory import differences, inventory
@@ -48,6 +51,19 @@ def test_another_order_and_hidden_labels_differ(pictures: Path) -> None:
     old = inventory(images)
     assert differences(old, inventory(images.take([1, 0, *range(2, 48)]))) != []
     assert differences(old, inventory(images.hide_fine(0.5))) != []
+
+
+def test_a_stream_is_known_by_its_spec(tmp_path: Path) -> None:
+    image = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(image, "png")
+    with tarfile.open(tmp_path / "train-0.tar", "w") as shard:
+        for name, content in (("a.png", image.getvalue()), ("a.cls", b"0")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            shard.addfile(member, io.BytesIO(content))
+    spec = f"wds/x:{tmp_path}"
+    found = inventory(open_images(f"{spec}?num_classes=1", split="train"))
+    assert found == {"images": 1, "source": spec}
 
 
 def test_streams_are_compared_by_spec_and_count() -> None:
