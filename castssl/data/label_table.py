@@ -32,6 +32,8 @@ class _Row(NamedTuple):
 def open_table(path: Path, split: str) -> Listing:
     """The images of a split; the label tree is that of the train rows, or of all rows if none is of train.
 
+    Where all train rows of a class lack the finer label, its finer classes are those of the other rows.
+
     The first row names the columns: the image's path relative to the file, a column called ``split`` if
     there is one (train, val, test; without it all rows are train), and the levels.  An empty cell means that
     the label is unknown from there on, and gives -1; the coarsest must be known.  Cells are separated by
@@ -56,8 +58,7 @@ def open_table(path: Path, split: str) -> Listing:
             f"there is no image {path.parent / chosen[0].path}; the first column of {path} must hold paths"
             f" relative to {path.parent}"
         )
-    trained = [row.labels for row in rows if row.split == "train"]
-    tree = LabelTree.from_paths(trained or [row.labels for row in rows])
+    tree = LabelTree.from_paths(_classes(rows))
     try:
         targets = tree.number([row.labels for row in chosen])
     except DataError as error:
@@ -66,6 +67,16 @@ def open_table(path: Path, split: str) -> Listing:
             " a train row"
         ) from error
     return listing(Files(path.parent, [row.path for row in chosen]), targets, tree)
+
+
+def _classes(rows: list[_Row]) -> list[tuple[str, ...]]:
+    """The label paths that define the classes."""
+    trained = [row.labels for row in rows if row.split == "train"]
+    known = {path[:end] for path in trained for end in range(1, len(path) + 1) if all(path[:end])}
+    open_ended = known - {path[:-1] for path in known}
+    others = [row.labels for row in rows if not trained or row.split != "train"]
+    finer = [path for path in others if any(path[:end] in open_ended for end in range(1, len(path)))]
+    return trained + finer if trained else others
 
 
 def _read(path: Path) -> list[_Row]:

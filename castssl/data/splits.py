@@ -88,7 +88,7 @@ def _open_val(data: str, val: str | None, subset: str | None) -> Images | Stream
             raise NoSplit(
                 f"{error}; results are measured on held-out images: give them with --val DATA, hold out a"
                 " share of the training images with --val-share 0.1, or measure nothing with --val none"
-            ) from error
+            ) from None
     return open_images(val, subset=subset)
 
 

@@ -105,3 +105,11 @@ def test_a_class_that_the_train_rows_lack_is_an_error_that_names_it(tmp_path: Pa
     assert opened(f"tree:{path}").tree.names == NAMES
     with pytest.raises(DataError, match=r"val rows .* lack: 1 classes .*Lurche/Kauz, groß"):
         open_images(f"tree:{path}", split="val")
+
+
+def test_finer_classes_that_no_train_row_names_are_those_of_other_rows(tmp_path: Path) -> None:
+    path = write(tmp_path, table().replace('train,Vögel,"Kauz, groß"', "train,Vögel,").encode())
+    train = opened(f"tree:{path}")
+    assert train.tree.names == NAMES
+    assert train.targets.tolist() == [[1, -1], [0, 0]]
+    assert opened(f"tree:{path}", "val").targets.tolist() == [[1, 1]]

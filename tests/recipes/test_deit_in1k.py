@@ -100,7 +100,16 @@ def test_pictures_without_labels_are_refused_before_any_work(
 ) -> None:
     folder = next(path for path in sorted((pictures / "train").rglob("*")) if any(path.glob("*.png")))
     done = recipe(
-        "deit_in1k", "--data", f"folder:{folder}", *FLAGS, "--batch-size", "4", "--out", str(tmp_path)
+        "deit_in1k",
+        "--data",
+        f"folder:{folder}",
+        "--val",
+        "none",
+        *FLAGS,
+        "--batch-size",
+        "4",
+        "--out",
+        str(tmp_path),
     )
     assert done.returncode == 2
     assert "no labels" in done.stderr
