@@ -68,8 +68,9 @@ def bounded(labels: Tensor, size: int, whose: str) -> Tensor:
     beyond = (labels < 0) | (labels >= size)
     if plain and labels.device.type != "meta":
         count = beyond.sum()
-        before = _strays.get(labels.device)
-        _strays[labels.device] = count if before is None else before + count
+        if type(count) is Tensor:
+            before = _strays.get(labels.device)
+            _strays[labels.device] = count if before is None else before + count
     return labels.masked_fill(beyond, -1)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from castssl.contracts import Encoder
 from castssl.errors import DataError
 from castssl.models.create import preset
+from castssl.models.hub import is_clip
 from castssl.modes import kept_random_state
 from castssl.objectives.deit import DeiT
 from castssl.objectives.supervised import Branch, Supervised
@@ -187,9 +188,10 @@ def _rebuild(
     # The average would be a second copy that nobody asks for.
     chosen = {key: value for key, value in about["options"].items() if key != "ema"}
     heads = {k.removeprefix(BESIDE): v for k, v in tensors.items() if k.startswith(BESIDE)}
-    with torch.device("meta"):  # A stranger's numbers of classes could ask for any amount of memory.
-        draft = build("objectives", about["objective"], build_encoder(settings), saved, **chosen)
-    check_heads(cast(Supervised, draft), heads)
+    if not is_clip(settings):
+        with torch.device("meta"):  # A stranger's numbers of classes could ask for any amount of memory.
+            draft = build("objectives", about["objective"], build_encoder(settings), saved, **chosen)
+        check_heads(cast(Supervised, draft), heads)
     objective = cast(Supervised, build("objectives", about["objective"], encoder, saved, **chosen))
     own = {name: value for name, value in tensors.items() if not name.startswith(BESIDE)}
     objective.branch("base").load_state_dict(own)

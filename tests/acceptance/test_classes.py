@@ -112,7 +112,7 @@ def test_what_is_left_out_is_named_by_extension_and_by_damage(tmp_path: Path, co
     shown = oneline(command("tree", f"folder:{tmp_path}").out)
     assert "left out 2 files by extension: 1 .txt, 1 without extension" in shown
     assert "1 of 4 images that were looked at cannot be read" in shown
-    assert "4.png" in shown
+    assert "4.png" in shown.replace(" ", "")  # a long path is wrapped within a name
 
 
 def test_an_image_format_without_its_package_names_the_package(
