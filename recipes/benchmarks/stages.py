@@ -125,11 +125,12 @@ def main(cfg: Config) -> None:
     """Print the table."""
     torch.set_num_threads(cfg.threads)
     torch.set_default_device(cfg.device)
-    if cfg.out:
-        check_outputs([cfg.out / "results.json"], overwrite=cfg.overwrite)
     torch.manual_seed(cfg.seed)
     model = cast(CAST, create(cfg.model, sizes=cfg.sizes, pooling=cfg.pooling)).eval()
-    took = measure(cfg, parts(cfg, model))
+    jobs = parts(cfg, model)
+    if cfg.out:
+        check_outputs([cfg.out / "results.json"], overwrite=cfg.overwrite)
+    took = measure(cfg, jobs)
     columns = ("blocks, ms", "pooling, ms", "sampling in it, ms", "sampling of pooling")
     table = Table("tokens", *columns, "paper: blocks", "pooling", "sampling", title=machine(cfg.device))
     table.caption = f"{cfg.model}, batches of {cfg.batch}, {cfg.precision}, median of {cfg.rounds} rounds"
