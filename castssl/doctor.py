@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from packaging.requirements import Requirement
 
 from castssl import registry
-from castssl.errors import PluginError
+from castssl.errors import ConfigError, PluginError
 from castssl.installer import install, uninstall
 
 State = Literal["ok", "note", "broken"]
@@ -102,6 +102,30 @@ def accelerator() -> Finding:
     return Finding(
         "device", "note", f"no GPU is visible: torch runs on {torch.get_num_threads()} CPU threads"
     )
+
+
+def check_device(name: str) -> str:
+    """The device's name, if this machine has it.
+
+    Raises:
+        ConfigError: if it has not.
+    """
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device: got {name!r}, expected cpu, cuda or cuda:0") from error
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= there:
+        why = f"{there} GPUs are visible" if torch.version.cuda else "torch is for CPUs"
+        raise ConfigError(f"--device {name}: there is none ({why}); leave it out, or see `castssl doctor`")
+    if device.type not in ("cpu", "cuda"):
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise ConfigError(f"--device {name}: there is none; give cpu or cuda") from error
+    return name
 
 
 def machine(device: str = "cpu") -> str:

@@ -63,24 +63,11 @@ def device_of(given: argparse.Namespace) -> str:
     """
     import torch
 
-    there = torch.cuda.is_available()
+    from castssl.doctor import check_device
+
     if given.device is None:
-        return "cuda" if there else "cpu"
-    try:
-        device = torch.device(given.device)
-    except RuntimeError as error:
-        raise ConfigError(f"--device: got {given.device!r}, expected cpu, cuda or cuda:0") from error
-    if device.type == "cuda" and (not there or (device.index or 0) >= torch.cuda.device_count()):
-        why = f"{torch.cuda.device_count()} GPUs are visible" if torch.version.cuda else "torch is for CPUs"
-        raise ConfigError(
-            f"--device {given.device}: there is none ({why}); leave it out, or see `castssl doctor`"
-        )
-    if device.type not in ("cpu", "cuda"):
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise ConfigError(f"--device {given.device}: there is none; give cpu or cuda") from error
-    return str(given.device)
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return check_device(given.device)
 
 
 def with_count(spec: str, segments: int) -> str:

@@ -7,7 +7,7 @@ huggingface_hub's mixin does the work; what is ours is that ``config.json`` hold
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from castssl.contracts import Encoder
 from castssl.errors import CastError, ConfigError, DataError
 from castssl.files import not_safetensors, write_tensors
 from castssl.modes import kept_random_state
@@ -25,6 +26,8 @@ from castssl.modes import kept_random_state
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+SIDE = 224
+"""Pixels of an image's side, where settings do not say."""
 METADATA = "castssl"
 """Under this key the weights file, too, holds the settings, so that it can be used without its folder."""
 CARD = """---
@@ -192,7 +195,9 @@ def check_settings(
         if sum(depths) > len(shapes):
             raise ValueError(f"{sum(depths)} blocks in {len(shapes)} tensors")
         with torch.device("meta"):
-            wanted = cast(nn.Module, build(settings)).state_dict()
+            built = build(settings)
+        _check_values(settings, cast(Encoder, built).sizes)
+        wanted = cast(nn.Module, built).state_dict()
     except CastError:
         raise
     except Exception as error:  # a stranger's numbers fail in many ways
@@ -205,6 +210,17 @@ def check_settings(
         raise DataError(
             f"{source} does not hold the weights that its settings describe: {name} has shape"
             f" {shapes.get(name)}, expected {tuple(wanted[name].shape)} ({len(differ)} tensors differ)"
+        )
+
+
+def _check_values(settings: Mapping[str, Any], sizes: Sequence[object]) -> None:
+    """Refuse what no tensor's shape depends on, and a forward would ask memory for."""
+    spec, side = settings.get("superpixels"), settings.get("image_size") or SIDE
+    if not isinstance(spec, str | None):
+        raise ValueError(f"superpixels are a name, got {spec!r}")
+    if not isinstance(side, int) or not all(isinstance(size, int) and size <= side**2 for size in sizes):
+        raise ValueError(
+            f"sizes are whole numbers up to the {side} x {side} pixels of an image, got {tuple(sizes)}"
         )
 
 
@@ -239,7 +255,7 @@ def _card(encoder: Shareable, settings: Mapping[str, Any]) -> dict[str, Any]:
         "model_name": model,
         "model": model,
         "parameters": f"{sum(p.numel() for p in module.parameters()):,}",
-        "image_size": settings.get("image_size", 224),
+        "image_size": settings.get("image_size", SIDE),
         "superpixels": settings.get("superpixels", "seeds"),
         "sizes": ", ".join(map(str, module.sizes)),
         "pooling": settings.get("pooling", "none"),

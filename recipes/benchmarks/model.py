@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import castssl
 from castssl.config import launch
-from castssl.doctor import machine
+from castssl.doctor import check_device, machine
 from castssl.pooling.centroids import farthest
 
 VIT, SWIN = "timm:vit_small_patch16_224", "timm:swin_tiny_patch4_window7_224"
@@ -124,7 +124,7 @@ def measure(jobs: Sequence[Job], cfg: Config) -> dict[tuple[str, str, str], floa
 def main(cfg: Config) -> None:
     """Print the table."""
     torch.set_num_threads(cfg.threads)
-    torch.set_default_device(cfg.device)
+    torch.set_default_device(check_device(cfg.device))
     jobs = [job for name in cfg.models for job in passes(cfg, name)]
     for what, method in (("64 of 196 tokens", farthest), ("the same, one by one", one_by_one)):
         jobs.append(sampling(what, method, cfg.batch, [(196, 64)]))

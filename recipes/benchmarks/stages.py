@@ -26,7 +26,7 @@ from rich.table import Table
 
 from castssl import Tokens, create
 from castssl.config import launch
-from castssl.doctor import machine
+from castssl.doctor import check_device, machine
 from castssl.errors import ConfigError
 from castssl.files import check_outputs, write_text
 from castssl.models.cast import CAST
@@ -124,7 +124,7 @@ def sums(took: dict[Job, float]) -> dict[str, float]:
 def main(cfg: Config) -> None:
     """Print the table."""
     torch.set_num_threads(cfg.threads)
-    torch.set_default_device(cfg.device)
+    torch.set_default_device(check_device(cfg.device))
     torch.manual_seed(cfg.seed)
     model = cast(CAST, create(cfg.model, sizes=cfg.sizes, pooling=cfg.pooling)).eval()
     jobs = parts(cfg, model)

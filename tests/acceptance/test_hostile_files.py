@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from castssl.models.cast import CAST
 from castssl.objectives.deit import DeiT
 from castssl.transfer.recogniser import save_recogniser
 from castssl.types import LabelTree
-from tests.acceptance.conftest import Command
+from tests.acceptance.conftest import ROOT, Command
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12345\n"
 ESCAPE = "a\x1b]0;owned\x07\x1b[31mb"
@@ -67,6 +68,9 @@ def little_memory() -> Any:
         lambda s: {**s, "image_size": 10**8},
         lambda s: {**s, "name": "cast_base"},
         lambda s: {**s, "shape": {"depths": [10**9], "dim": 64}},
+        lambda s: {**s, "sizes": [10**13, 8, 4, 2]},
+        lambda s: {**s, "sizes": [1e30, 8, 4, 2]},
+        lambda s: {**s, "superpixels": [1]},
         lambda s: [],
         lambda s: {},
         lambda s: '{"name":',
@@ -87,9 +91,13 @@ def test_settings_of_another_encoder_are_refused_before_memory_is_asked_for(
 @pytest.mark.usefixtures("little_memory")
 def test_a_pretrained_folder_of_another_encoder_is_refused(weights: Path) -> None:
     config = json.loads((weights / "config.json").read_text())
-    (weights / "config.json").write_text(json.dumps({**config, "image_size": 10**8}))
-    with pytest.raises(castssl.DataError, match="does not hold the weights that its settings describe"):
-        CAST.from_pretrained(weights)
+    for change, words in (
+        ({"image_size": 10**8}, "does not hold the weights that its settings describe"),
+        ({"sizes": [10**13, 8, 4, 2]}, "sizes are whole numbers up to the 32 x 32 pixels"),
+    ):
+        (weights / "config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(castssl.DataError, match=words):
+            CAST.from_pretrained(weights)
 
 
 @pytest.mark.usefixtures("little_memory")
@@ -155,3 +163,15 @@ def test_a_device_that_is_not_there_is_refused_first(device: str, tmp_path: Path
         assert done.code == 1
         assert "--device" in done.err
         assert device in done.err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize("name", ["stages", "model"])
+def test_a_benchmark_refuses_a_device_that_is_not_there(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = ROOT / "recipes" / "benchmarks" / f"{name}.py"
+    monkeypatch.setattr("sys.argv", [str(script), "--device", "cuda"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(script), run_name="__main__")
+    assert "--device cuda: there is none" in capsys.readouterr().err
