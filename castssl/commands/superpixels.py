@@ -95,7 +95,7 @@ def _superpixels(given: argparse.Namespace) -> int:
     console.print(table)
     for trial in trials:
         if trial.fault:
-            console.print(f"{trial.name} is broken: {trial.fault}", markup=False, highlight=False)
+            console.print(printable(f"{trial.name} is broken: {trial.fault}"), markup=False, highlight=False)
     if given.out:
         save_picture(_picture(trials, sights, images), given.out)
         print(f"picture: {given.out}")

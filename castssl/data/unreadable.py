@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import UnidentifiedImageError
 
-from castssl.errors import CastError
+from castssl.errors import CastError, printable
 
 TRIES = 100
 """So many unreadable images in a row are a broken disk, not broken files."""
@@ -58,21 +58,23 @@ class Ledger(dict[str, str]):
                 continue
             self[name] = reason
             if len(self) <= TOLD:
-                shown = _shown(name)
-                _log.warning("cannot read the image %s (%s); another one takes its place", shown, reason)
+                shown = _shown(name), _shown(reason)
+                _log.warning("cannot read the image %s (%s); another one takes its place", *shown)
             elif len(self) == TOLD + 1:
                 _log.warning("more images cannot be read; from here on they are listed, but not told")
 
     def _note_clipped(self, name: str, reason: str) -> None:
         if name not in self.clipped and len(self.clipped) <= TOLD:
             more = "; further images like this are listed without a warning"
-            _log.warning("the image %s: %s%s", _shown(name), reason, more * (len(self.clipped) == TOLD))
+            _log.warning(
+                "the image %s: %s%s", _shown(name), _shown(reason), more * (len(self.clipped) == TOLD)
+            )
         self.clipped.setdefault(name, reason)
 
 
-def _shown(name: str) -> str:
-    """A name whose undecodable bytes are spelt out: not every place where logs go can take them."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def _shown(text: str) -> str:
+    """A text from data, with undecodable bytes and control characters as escapes: logs go to terminals."""
+    return printable(text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
 
 
 def why(error: Exception) -> str:

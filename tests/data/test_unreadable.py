@@ -6,7 +6,7 @@ import logging
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from castssl.data.unreadable import TOLD, Ledger, Unreadable, why
+from castssl.data.unreadable import TOLD, Clipped, Ledger, Unreadable, why
 from castssl.errors import DataError
 
 
@@ -56,3 +56,12 @@ def test_a_ledger_keeps_all_and_tells_a_few(caplog: pytest.LogCaptureFixture) ->
     assert len(told) == TOLD + 1
     assert all(f"{index}.jpg (torn)" in told[index] for index in range(TOLD))
     assert "more images" in told[-1]
+
+
+@pytest.mark.parametrize("kind", [Unreadable, Clipped])
+def test_a_warning_does_not_control_the_terminal(
+    kind: type[Unreadable | Clipped], caplog: pytest.LogCaptureFixture
+) -> None:
+    Ledger().note([kind("a\x1b]0;x\x07.png", "bad \x1b[31m")])
+    assert "\x1b" not in caplog.text
+    assert "a\\x1b]0;x\\x07.png" in caplog.text
