@@ -11,6 +11,7 @@ from typing import Any
 from castssl.ablations.engine import OUTPUT, Job, busy
 from castssl.ablations.grid import Step
 from castssl.errors import ConfigError, PluginError
+from castssl.installer import install
 
 
 class Cluster:
@@ -33,7 +34,7 @@ class Cluster:
         try:
             import submitit
         except ImportError as error:
-            raise PluginError("--cluster needs submitit: pip install 'castssl[ablations]'") from error
+            raise PluginError(f"--cluster needs submitit: {install('castssl[ablations]')}") from error
         self._out, self._launcher = out, tuple(launcher)
         try:
             self._executor: Any = submitit.AutoExecutor(folder=out / "submitit", cluster=kind)

@@ -15,6 +15,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from castssl.data.depth import Range, eight_bits, is_deep, refuse_range
 from castssl.errors import DataError
 from castssl.files import LFS
+from castssl.installer import install
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"),
@@ -87,8 +88,8 @@ def _explain(begin: bytes) -> None:
             "a pointer of Git LFS in place of the image: run git lfs pull where it lies"
         ) from None
     if begin[4:8] == b"ftyp":
-        package = "'pillow>=11.3'" if b"avif" in begin else "pillow-heif"
-        raise DataError(f"of a format that needs another package: pip install {package}") from None
+        package = "pillow>=11.3" if b"avif" in begin else "pillow-heif"
+        raise DataError(f"of a format that needs another package: {install(package)}") from None
 
 
 def orientation(image: Image.Image) -> int:

@@ -15,6 +15,7 @@ from PIL import Image
 from castssl.data.folders import NoSplit
 from castssl.data.unreadable import Unreadable
 from castssl.errors import DataError
+from castssl.installer import install
 
 SHUFFLED = 4096
 """Encoded images among which the next one is drawn, unless the data's name says otherwise."""
@@ -110,14 +111,14 @@ def read_spec(kind: str, name: str, known: Sequence[str]) -> Spec:
     return Spec(f"{kind}/{base}", base, str(Path(root).expanduser()) if root[:1] == "~" else root, options)
 
 
-def need(package: str, called: str, install: str) -> None:
+def need(package: str, called: str, *requirements: str) -> None:
     """Refuse to go on without an optional package.
 
     Raises:
         DataError: if it is not installed; names the command that installs it.
     """
     if importlib.util.find_spec(package) is None:
-        raise DataError(f"{called} needs the package {package}; install it with: pip install {install}")
+        raise DataError(f"{called} needs the package {package}; install it with: {install(*requirements)}")
 
 
 def address(text: str) -> str:

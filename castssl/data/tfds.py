@@ -27,7 +27,7 @@ class TensorFlow:
     """
 
     def __init__(self, name: str, split: str) -> None:
-        need("tensorflow_datasets", f"tfds/{name.partition(':')[0]}", "tensorflow-datasets tensorflow-cpu")
+        need("tensorflow_datasets", f"tfds/{name.partition(':')[0]}", "tensorflow-datasets", "tensorflow-cpu")
         self.spec = read_spec("tfds", name, OPTIONS)
         self.split, reader = first_split(
             f"tfds/{name}", split, self.spec.options, lambda called: (called, self._reader(called))

@@ -119,3 +119,17 @@ def test_make_is_the_only_program_that_setup_needs() -> None:
     assert shutil.which("make")
     assert re.search(r"(?m)^slow: setup", text)
     assert '"pip"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_messages_take_the_installing_command_from_one_place() -> None:
+    """A literal ``pip install`` is wrong in an environment that has no pip of its own."""
+    sources = [*ROOT.glob("castssl/**/*.py"), *ROOT.glob("plugins/*/src/**/*.py")]
+    assert len(sources) > 100
+    bare = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in sources
+        if path.name != "installer.py"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if re.search(r"pip3? install", line)
+    ]
+    assert not bare, f"use castssl.installer.install: {bare}"
