@@ -269,12 +269,13 @@ class LabelTree:
         wanted = {"sizes", "parents", "names", "exclusive"}
         if set(saved) != wanted:
             raise DataError(f"a saved label tree has the fields {sorted(wanted)}, got {sorted(saved)}")
-        return cls(
-            sizes=tuple(map(int, saved["sizes"])),
-            parents=tuple(tuple(map(int, table)) for table in saved["parents"]),
-            names=tuple(tuple(map(str, level)) for level in saved["names"]),
-            exclusive=bool(saved["exclusive"]),
-        )
+        try:
+            sizes = tuple(map(int, saved["sizes"]))
+            parents = tuple(tuple(map(int, table)) for table in saved["parents"])
+            names = tuple(tuple(map(str, level)) for level in saved["names"])
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"a saved label tree has lists of numbers and of names: {error}") from error
+        return cls(sizes=sizes, parents=parents, names=names, exclusive=bool(saved["exclusive"]))
 
 
 def _prefixes(paths: Sequence[tuple[str, ...]]) -> list[list[tuple[str, ...]]]:

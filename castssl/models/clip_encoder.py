@@ -17,6 +17,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPE
 from torch import Tensor, nn
 
 from castssl.errors import ConfigError, DataError, PluginError
+from castssl.files import not_safetensors
 from castssl.installer import install
 from castssl.models.hub import Shareable
 from castssl.modes import evaluating
@@ -149,7 +150,12 @@ def load_clip(name: str, *, image_size: int = 224) -> ClipEncoder:
     own = {key: normalised[key] for key in ("mean", "std") if key in normalised}
     try:
         network = open_clip.create_model(
-            architecture, path or None, force_image_size=image_size, force_preprocess_cfg=own
+            architecture,
+            path or None,
+            # Moving from torch's default device fails where that is the one without memory.
+            device=torch.empty(0).device,
+            force_image_size=image_size,
+            force_preprocess_cfg=own,
         )
     except Exception as error:
         if not path:
@@ -158,7 +164,7 @@ def load_clip(name: str, *, image_size: int = 224) -> ClipEncoder:
             ) from error
         raise DataError(
             f"{path} does not hold the weights of {architecture} as a state dict (.safetensors, .bin or .pt;"
-            f" TorchScript archives are not read): {error}"
+            f" TorchScript archives are not read): {not_safetensors(path, error)}"
         ) from error
     return ClipEncoder(network, _Tokenizer(architecture))
 

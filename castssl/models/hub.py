@@ -163,11 +163,6 @@ def remember(encoder: object, **settings: Any) -> None:
         encoder._hub_mixin_config = json.loads(json.dumps(kept))
 
 
-def is_clip(settings: Mapping[str, Any]) -> bool:
-    """Whether the encoder is one of open_clip, which cannot be built without memory and says so itself."""
-    return str(settings.get("name", "")).startswith("clip:")
-
-
 def check_settings(
     settings: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]],
@@ -180,15 +175,13 @@ def check_settings(
 
     Args:
         settings: of the file.
-        shapes: of its tensors, by name.
+        shapes: of the encoder's tensors in it, by name.
         source: the file, for the message.
         build: makes the encoder of settings; it is called where tensors have shapes and no memory.
 
     Raises:
         DataError: with the first difference.
     """
-    if is_clip(settings):
-        return
     shape = settings.get("shape")
     depths = shape.get("depths", ()) if isinstance(shape, dict) else ()
     try:
@@ -204,12 +197,14 @@ def check_settings(
         raise DataError(
             f"the settings in {source} describe no encoder ({error}); it is damaged, or of a newer castssl"
         ) from error
-    differ = [name for name, value in wanted.items() if shapes.get(name) != tuple(value.shape)]
+    asked = {name: tuple(value.shape) for name, value in wanted.items()}
+    differ = [name for name in {**asked, **shapes} if shapes.get(name) != asked.get(name)]
     if differ:
         name = differ[0]
         raise DataError(
             f"{source} does not hold the weights that its settings describe: {name} has shape"
-            f" {shapes.get(name)}, expected {tuple(wanted[name].shape)} ({len(differ)} tensors differ)"
+            f" {shapes.get(name)}, expected {asked.get(name)} ({len(differ)} tensors differ); None:"
+            " there is no such tensor"
         )
 
 

@@ -81,7 +81,8 @@ def encoder_of(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], sourc
         ConfigError: if a setting is unknown or does not fit.
         DataError: if the settings are of another encoder than the tensors.
     """
-    check_settings(settings, {name: tuple(t.shape) for name, t in tensors.items()}, source, build_encoder)
+    shapes = {name: tuple(t.shape) for name, t in tensors.items() if not name.startswith(BESIDE)}
+    check_settings(settings, shapes, source, build_encoder)
     return build_encoder(settings)
 
 
@@ -128,4 +129,25 @@ def read_encoder(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DataError(f"the settings in {path} are no JSON ({error}); copy it again") from error
     if not isinstance(settings, dict) or not {"name", "shape"} & settings.keys():
         raise DataError(f"the settings in {path} name no model; copy it again")
+    _check(settings, path)
     return state, settings
+
+
+def _check(settings: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse settings whose superpixels or classifier have not the types that :func:`save_encoder` writes."""
+    if not isinstance(settings.get("superpixels") or "", str):
+        raise DataError(
+            f"the settings in {path} have superpixels {settings['superpixels']!r}, expected a name;"
+            " copy it again"
+        )
+    about = settings.get(RECOGNISER)
+    if about is not None and not (
+        isinstance(about, dict)
+        and isinstance(about.get("objective"), str)
+        and isinstance(about.get("options"), dict)
+        and isinstance(about.get("labels"), dict)
+    ):
+        raise DataError(
+            f"the settings in {path} describe no classifier: expected its objective, options and labels; copy"
+            " it again"
+        )

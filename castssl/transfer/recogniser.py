@@ -16,9 +16,8 @@ from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
 from castssl.contracts import Encoder
-from castssl.errors import DataError
+from castssl.errors import CastError, DataError
 from castssl.models.create import preset
-from castssl.models.hub import is_clip
 from castssl.modes import kept_random_state
 from castssl.objectives.deit import DeiT
 from castssl.objectives.supervised import Branch, Supervised
@@ -188,10 +187,14 @@ def _rebuild(
     # The average would be a second copy that nobody asks for.
     chosen = {key: value for key, value in about["options"].items() if key != "ema"}
     heads = {k.removeprefix(BESIDE): v for k, v in tensors.items() if k.startswith(BESIDE)}
-    if not is_clip(settings):
+    try:
         with torch.device("meta"):  # A stranger's numbers of classes could ask for any amount of memory.
             draft = build("objectives", about["objective"], build_encoder(settings), saved, **chosen)
-        check_heads(cast(Supervised, draft), heads)
+    except CastError:
+        raise
+    except Exception as error:  # a stranger's options fail in many ways
+        raise DataError(f"the settings in {path} describe no classifier ({error}); copy it again") from error
+    check_heads(cast(Supervised, draft), heads)
     objective = cast(Supervised, build("objectives", about["objective"], encoder, saved, **chosen))
     own = {name: value for name, value in tensors.items() if not name.startswith(BESIDE)}
     objective.branch("base").load_state_dict(own)

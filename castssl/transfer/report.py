@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from castssl.errors import printable
+
 
 @dataclass
 class Report:
@@ -37,7 +39,7 @@ class Report:
         ]
         lines += [f"changed: {name}: {how}" for name, how in self.changed.items()]
         lines += [f"ignored: {name}: {why}" for name, why in self.ignored.items()]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        return printable("\n".join([*lines, *(f"note: {note}" for note in self.notes)]))
 
 
 def _examples(renamed: dict[str, str]) -> str:

@@ -14,10 +14,13 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import castssl
+from castssl.data.unreadable import Clipped, Ledger, Unreadable
 from castssl.models.cast import CAST
 from castssl.objectives.deit import DeiT
+from castssl.transfer.encoders import load_encoder, save_encoder
 from castssl.transfer.recogniser import save_recogniser
 from castssl.types import LabelTree
 from tests.acceptance.conftest import ROOT, Command
@@ -71,6 +74,9 @@ def little_memory() -> Any:
         lambda s: {**s, "sizes": [10**13, 8, 4, 2]},
         lambda s: {**s, "sizes": [1e30, 8, 4, 2]},
         lambda s: {**s, "superpixels": [1]},
+        lambda s: {**s, "sizes": [10**11, 1, 1, 1]},
+        lambda s: {**s, "superpixels": 5},
+        lambda s: {**s, "recogniser": {}},
         lambda s: [],
         lambda s: {},
         lambda s: '{"name":',
@@ -107,11 +113,46 @@ def test_a_classifier_of_other_classes_is_refused(tmp_path: Path, photo: Path, c
     path = tmp_path / "encoder.safetensors"
     save_recogniser(DeiT(encoder, tree), path, spec="deit", labels=tree, name="nano", image_size=32)
     settings = settings_of(path)
-    settings["recogniser"]["labels"] = LabelTree((10**11,)).to_dict()
-    with_settings(path, settings)
-    done = command("predict", photo, "--weights", path)
-    assert done.code == 1
-    assert "do not fit" in done.err
+    labels = {**tree.to_dict(), "sizes": [10**11], "names": []}
+    for part, value, words in (
+        ("labels", labels, "do not fit"),
+        ("labels", {**labels, "sizes": 3}, "label tree"),
+        ("labels", None, "describe no classifier"),
+        ("objective", 5, "describe no classifier"),
+        ("options", "x", "describe no classifier"),
+        ("options", {"smoothing": "x"}, "smoothing"),
+    ):
+        with_settings(path, {**settings, "recogniser": {**settings["recogniser"], part: value}})
+        done = command("predict", photo, "--weights", path)
+        assert done.code == 1, (part, value, done)
+        assert words in done.err, (part, value, done)
+
+
+@pytest.mark.parametrize("name", ["clip:ViT-S-32-alt", "timm:vit_tiny_patch16_224", "nano_vit"])
+def test_settings_of_every_kind_of_model_pass(name: str, tmp_path: Path) -> None:
+    if name.startswith("clip:"):
+        pytest.importorskip("open_clip")
+    encoder = castssl.create(name, image_size=64)
+    save_encoder(encoder, tmp_path / "encoder.safetensors", name=name, image_size=64)
+    loaded, _ = load_encoder(tmp_path / "encoder.safetensors")
+    assert isinstance(encoder, nn.Module)
+    assert isinstance(loaded, nn.Module)
+    torch.testing.assert_close(loaded.state_dict(), encoder.state_dict(), rtol=0, atol=0)
+
+
+def test_a_pointer_of_git_lfs_in_place_of_weights_of_clip(tmp_path: Path) -> None:
+    pytest.importorskip("open_clip")
+    (tmp_path / "clip.safetensors").write_text(LFS)
+    with pytest.raises(castssl.DataError, match="run git lfs pull"):
+        castssl.create(f"clip:ViT-S-32-alt/{tmp_path / 'clip.safetensors'}")
+
+
+def test_warnings_about_images_do_not_control_the_terminal(caplog: pytest.LogCaptureFixture) -> None:
+    Ledger().note([Unreadable(ESCAPE, ESCAPE), Clipped(ESCAPE, ESCAPE)])
+    assert len(caplog.messages) == 2
+    for message in caplog.messages:
+        assert "\x1b" not in message
+        assert message.count(r"\x1b") == 4
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "checkpoint.pth.tar"])
@@ -151,7 +192,7 @@ def test_names_do_not_control_the_terminal(tmp_path: Path, weights: Path, comman
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-@pytest.mark.parametrize("device", ["cuda", "cuda:1", "gpu"])
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "gpu", "meta"])
 def test_a_device_that_is_not_there_is_refused_first(device: str, tmp_path: Path, command: Command) -> None:
     missing = tmp_path / "none"
     for arguments in (
