@@ -95,6 +95,18 @@ def test_settings_of_another_encoder_are_refused_before_memory_is_asked_for(
 
 
 @pytest.mark.usefixtures("little_memory")
+def test_settings_of_a_larger_clip_are_refused(
+    tmp_path: Path, weights: Path, photo: Path, command: Command
+) -> None:
+    pytest.importorskip("open_clip")
+    file = weights / "model.safetensors"
+    with_settings(file, {**settings_of(file), "name": "clip:ViT-bigG-14"})
+    done = command("segment", photo, "--weights", file, "--out", tmp_path / "out")
+    assert done.code == 1, done
+    assert "does not hold the weights that its settings describe" in done.err
+
+
+@pytest.mark.usefixtures("little_memory")
 def test_a_pretrained_folder_of_another_encoder_is_refused(weights: Path) -> None:
     config = json.loads((weights / "config.json").read_text())
     for change, words in (
