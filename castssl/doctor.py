@@ -120,6 +120,8 @@ def check_device(name: str) -> str:
     if device.type == "cuda" and (device.index or 0) >= there:
         why = f"{there} GPUs are visible" if torch.version.cuda else "torch is for CPUs"
         raise ConfigError(f"--device {name}: there is none ({why}); leave it out, or see `castssl doctor`")
+    if device.type == "meta":
+        raise ConfigError("--device meta: it computes nothing; give cpu or cuda")
     if device.type not in ("cpu", "cuda"):
         try:
             torch.empty(0, device=device)
