@@ -8,6 +8,7 @@ import pytest
 from castssl.config import RunConfig
 from castssl.training.patience import LIMIT, Patience, advice, free_cores
 from castssl.training.settings import PretrainConfig
+from castssl.training.supervised import SupervisedConfig
 from tests.plugins.packages import Package
 from tests.training.processes import QUICK, Toy, lines
 
@@ -71,6 +72,9 @@ def test_the_first_report_does_not_count_and_the_rest_adds_up() -> None:
         (Recipe(workers=6, superpixel_cache="kept"), 6, "faster disk"),
         (Recipe(workers=6, model="vit_small"), 6, "faster disk"),
         (RunConfig(), 6, "faster disk"),
+        # RandAugment refuses cached superpixels, so they must not be recommended with it.
+        (SupervisedConfig(data="demo", workers=6, model="nano"), 6, "faster disk"),
+        (SupervisedConfig(data="demo", workers=6, model="nano", augment="none"), 6, "--superpixel-cache DIR"),
     ],
 )
 def test_the_flag_that_helps(
