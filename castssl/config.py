@@ -3,9 +3,10 @@
 A field's docstring is its help text.  ``--config run.json`` (or the folder of a run) starts from saved
 settings, and every other flag overrides them.  The folder that holds a run's ``config.json`` is the run,
 wherever it was copied to, unless ``--out`` names another.  Wrong flags and wrong JSON are reported all at
-once.  A config may have a method ``problems() -> Iterable[str]`` for what its types cannot say; those are
-reported together, too; and a class method ``starting(argv) -> config`` for defaults that depend on other
-flags (:func:`asked` finds these), which must bear any command line.  This module does not import torch.
+once.  A field marked :data:`TYPED` gets its value from the command line alone.  A config may have a method
+``problems() -> Iterable[str]`` for what its types cannot say; those are reported together, too; and a class
+method ``starting(argv) -> config`` for defaults that depend on other flags (:func:`asked` finds these), which
+must bear any command line.  This module does not import torch.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ GROWS = {"resume": "grows"}
 """Field metadata: a run may be continued with a larger value."""
 MOVES = {"resume": "moves"}
 """Field metadata: a run may be continued with another value, but not with None for some or some for None."""
+TYPED = {"resume": "typed"}
+"""Field metadata: only the command line gives it a value, for one start; no file of settings may hold it or
+keeps it, and no preset sets it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,8 @@ class RunConfig:
 
     out: str = field(default="", metadata=FREE)
     """Folder of the run; by default runs/RECIPE-DATA-SEED. The same command continues what it finds there."""
+    overwrite: bool = field(default=False, metadata=TYPED)
+    """Replace files in --out that castssl did not make."""
     seed: int = 0
     """Seed of weights, data order, augmentation and dropout, 0 to 2^32 - 1."""
     epochs: int = field(default=100, metadata=GROWS)
@@ -166,6 +172,7 @@ def read(config: type[C], argv: Sequence[str] | None = None, *, description: str
             problems.append(str(error))
     elif starting := getattr(config, "starting", None):
         start = starting(rest)
+    start = _untyped(start)
     heard = io.StringIO()
     default: dict[str, Any] = {} if start is None else {"default": start}
     try:
@@ -213,16 +220,27 @@ def _at(settings: C, path: Path) -> C:
     return replace(settings, out=str(folder), other_images=False)
 
 
+def typed(settings: Any) -> list[str]:
+    """The switches of these settings that no file keeps, to be typed again at another start."""
+    return [_flag(part) for part in _typed(settings) if getattr(settings, part.name) is True]
+
+
 def load(config: type[C], path: str | Path) -> C:
     """The settings saved in a JSON file, or in the ``config.json`` of a run's folder.
 
     Raises:
-        ConfigError: if it cannot be read, or with every unknown key, missing key and misfitting value.
+        ConfigError: if it cannot be read, or with every unknown key, missing key and misfitting value, and
+            every key that only the command line may give.
     """
     path = Path(path)
     path = path / FILE if path.is_dir() else path
-    problems: list[str] = []
-    made: C = build(config, load_plain(path), "", problems)
+    saved = load_plain(path)
+    problems = [
+        f"{part.name}: no file of settings may give this; remove it, and type {_flag(part)} if you mean it"
+        for part in _typed(config)
+        if part.name in saved
+    ]
+    made: C = build(config, saved, "", problems)
     if problems:
         raise ConfigError("\n  ".join([f"{path}:", *problems]))
     return made
@@ -261,9 +279,10 @@ def save(config: Any, path: str | Path, what: str = "settings") -> None:
 
 
 def plain(value: Any) -> Any:
-    """``value`` as JSON has it: dataclasses become objects, tuples lists, paths text."""
+    """``value`` as JSON has it: dataclasses become objects (less :data:`TYPED`), tuples lists, paths text."""
     if is_dataclass(value):
-        return {part.name: plain(getattr(value, part.name)) for part in fields(value)}
+        left_out = _typed(value)
+        return {part.name: plain(getattr(value, part.name)) for part in fields(value) if part not in left_out}
     if isinstance(value, Mapping):
         return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -274,20 +293,33 @@ def plain(value: Any) -> Any:
 def differences(saved: Mapping[str, Any], config: Any) -> list[str]:
     """What of ``config`` forbids to continue a run that was saved with other settings; empty if nothing does.
 
-    Fields marked :data:`FREE` never do, those marked :data:`GROWS` only if the value is smaller than the
-    saved one, those marked :data:`MOVES` only if one of both is None.  A field that the saved settings lack
-    had its default then.
+    Fields marked :data:`FREE` or :data:`TYPED` never do, those marked :data:`GROWS` only if the value is
+    smaller than the saved one, those marked :data:`MOVES` only if one of both is None.  A field that the
+    saved settings lack had its default then.
     """
     found = []
     for part in fields(config):
         new, old = plain(getattr(config, part.name)), saved.get(part.name, _default(part))
         rule = part.metadata.get("resume")
-        if new == old or rule == "free" or old is MISSING or (rule == "grows" and new >= old):
+        if new == old or rule in ("free", "typed") or old is MISSING or (rule == "grows" and new >= old):
             continue
         if rule == "moves" and new is not None and old is not None:
             continue
-        found.append(f"--{part.name.replace('_', '-')}: the run has {old!r}, asked for {new!r}")
+        found.append(f"{_flag(part)}: the run has {old!r}, asked for {new!r}")
     return found
+
+
+def _typed(config: Any) -> list[Field[Any]]:
+    return [part for part in fields(config) if part.metadata.get("resume") == TYPED["resume"]]
+
+
+def _untyped(settings: Any) -> Any:
+    """The settings without what only the command line gives, whatever a preset says; None as it is."""
+    return settings and replace(settings, **{part.name: _default(part) for part in _typed(settings)})
+
+
+def _flag(part: Field[Any]) -> str:
+    return f"--{part.name.replace('_', '-')}"
 
 
 def _default(part: Field[Any]) -> Any:
@@ -299,9 +331,11 @@ def _whose() -> str:
 
 
 def _help(config: type[Any], description: str | None) -> str:
-    text = description or config.__doc__ or config.__name__
+    text = (description or config.__doc__ or config.__name__).strip()
+    if not issubclass(config, RunConfig):
+        return f"{text}\n\n--config PATH starts from the settings in a JSON file."
     return (
-        f"{text.strip()}\n\n--config PATH starts from the settings of an earlier run, and"
+        f"{text}\n\n--config PATH starts from the settings of an earlier run, and"
         " continues it in the folder of PATH unless --out names another."
     )
 

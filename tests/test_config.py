@@ -4,7 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -311,11 +311,22 @@ def test_what_may_change_is_marked_on_the_field() -> None:
     assert rules["out"] == FREE["resume"]
 
 
+def test_no_preset_sets_what_is_to_be_typed() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Preset(RunConfig):
+        @classmethod
+        def starting(cls, argv: Sequence[str]) -> Preset:
+            return cls(overwrite=True, epochs=3)
+
+    assert read(Preset, []) == Preset(epochs=3)
+    assert read(Preset, ["--overwrite"]).overwrite
+
+
 def test_plain_is_json() -> None:
     config = Config(data="a", path=Path("/x"))
     assert json.loads(json.dumps(plain(config))) == plain(config)
     assert plain(config)["sizes"] == [196, 64]
-    assert set(plain(config)) == set(asdict(config))
+    assert set(plain(config)) == set(asdict(config)) - {"overwrite"}
 
 
 def test_torch_is_not_imported() -> None:

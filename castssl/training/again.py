@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from castssl.training.watch import launched
@@ -15,12 +16,14 @@ PATIENCE = 60.0
 """Seconds that SLURM's controller has to answer."""
 
 
-def command(config: Path) -> str:
+def command(config: Path, typed: Sequence[str] = ()) -> str:
     """What to type to continue the run with the settings in ``config``, from the same working folder.
+
+    ``typed`` are the flags that ``config`` does not keep.
 
     It begins as the command did that started this run, with the launcher and its options.
     """
-    return shlex.join([*_starter(), sys.argv[0], "--config", str(config)])
+    return shlex.join([*_starter(), sys.argv[0], "--config", str(config), *typed])
 
 
 def requeue() -> str:

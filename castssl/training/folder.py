@@ -24,6 +24,8 @@ LOCK = ".lock"
 """Every run makes this file in its folder and leaves it there."""
 WRITTEN = (config.FILE, log.FILE, "once.json", "results.json", "encoder.safetensors", "probe.safetensors")
 """Files that a run writes, beside those in folders of its own."""
+STATE = {config.FILE, log.FILE, "once.json", "results.json"}
+"""Those that it also reads."""
 
 
 def folder_of(cfg: RunConfig, recipe: str | None = None) -> Path:
@@ -42,14 +44,21 @@ def claim(folder: Path, cfg: RunConfig) -> IO[Any]:
     """Make or enter a run's folder and write ``config.json``; the folder is locked while the result is open.
 
     Raises:
-        ConfigError: if another process trains in it, it holds a run with other settings or files of somebody
-            else that the run would replace, or nobody may write.
+        ConfigError: if another process trains in it, it holds a run with other settings, or without
+            ``cfg.overwrite`` files of somebody else that the run would replace, or nobody may write.
     """
-    check_foreign(folder)
+    there = foreign(folder)
+    if there and not cfg.overwrite:
+        raise ConfigError(
+            f"--out: {folder} holds {', '.join(there)}, which no run of castssl made and this one would"
+            " replace; choose another --out, or give --overwrite"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder)
         try:
+            for name in STATE & set(there):  # Else the run would take them for its own.
+                (folder / name).unlink()
             saved = _settings(folder)
             if saved is not None and _has_work(folder):
                 check_same(saved, cfg, folder)
@@ -64,28 +73,20 @@ def claim(folder: Path, cfg: RunConfig) -> IO[Any]:
     return lock
 
 
-def check_foreign(folder: Path) -> None:
-    """Nothing, if a run made ``folder``, or it has none of the files that a run writes.
+def foreign(folder: Path) -> list[str]:
+    """The files in ``folder`` that a run would replace and no run made; none if a run made the folder.
 
     The ``config.json`` of a run may lie there alone, for a new run with its settings.
-
-    Raises:
-        ConfigError: naming the files that the run would replace.
     """
     written = folder / log.FILE
     # A copied run may lack the lock, as hidden files are easily left out.
     ours = (folder / LOCK).exists() or checkpoint.exist(folder / CHECKPOINTS)
     if ours or (written.is_file() and written.read_bytes()[:8] == b'{"time":'):
-        return
+        return []
     there = [name for name in WRITTEN if os.path.lexists(folder / name)]
+    there += sorted(path.name for path in folder.glob("diverged*.txt"))
     there += ["pictures"] if any((folder / "pictures").glob("step-*")) else []
-    if there == [config.FILE] and "out" in (_settings(folder) or {}):
-        return
-    if there:
-        raise ConfigError(
-            f"--out: {folder} holds {', '.join(there)}, which no run of castssl made and this one would"
-            " replace; choose another --out"
-        )
+    return [] if there == [config.FILE] and "out" in (_settings(folder) or {}) else there
 
 
 def check_same(saved: dict[str, Any], cfg: RunConfig, folder: Path) -> None:

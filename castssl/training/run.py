@@ -217,10 +217,11 @@ class Run:
     def _stop(self) -> NoReturn:
         reason = self._watch.reason or "another rank"
         path = self.save()
+        goes_on = again.command(self.folder / config.FILE, config.typed(self._cfg))
         self._report.event("stopped", step=self._place.step, reason=reason)
         self._report.shut(
             f"stopped by {reason} after step {self._place.step}, saved in {path}",
-            f"the same command goes on from there, and so does: {again.command(self.folder / config.FILE)}",
+            f"the same command goes on from there, and so does: {goes_on}",
         )
         if reason == REQUEUE and self._accelerator.is_main_process:
             self._report.shut(*filter(None, [again.requeue()]))

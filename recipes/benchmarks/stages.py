@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from castssl import Tokens, create
-from castssl.config import launch
+from castssl.config import TYPED, launch
 from castssl.doctor import check_device, machine
 from castssl.errors import ConfigError
 from castssl.files import check_outputs, write_text
@@ -67,7 +67,7 @@ class Config:
     """Of the random tokens and weights."""
     out: Path | None = None
     """A folder that gets results.json: the ms of all that was measured, summed over stages."""
-    overwrite: bool = False
+    overwrite: bool = field(default=False, metadata=TYPED)
     """Replace a file that is there."""
 
 

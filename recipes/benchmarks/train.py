@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -29,7 +29,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from castssl.config import launch
+from castssl.config import TYPED, launch
 from castssl.doctor import machine
 from castssl.errors import CastError
 
@@ -42,9 +42,9 @@ class Config:
 
     data: str = "demo"
     """What to train on, as the recipe's --data."""
-    recipe: str = "moco_in1k"
+    recipe: str = field(default="moco_in1k", metadata=TYPED)
     """The recipe, a file beside this folder."""
-    flags: str = ""
+    flags: str = field(default="", metadata=TYPED)
     """Its other flags, as one word: --flags="--model nano --workers 2"."""
     processes: tuple[int, ...] = (1, 2)
     """Numbers of training processes, each measured in a run of its own."""

@@ -6,6 +6,7 @@ They hold what a file, a folder or a flag must lead to, so that they outlive any
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,6 +44,24 @@ def command(capfd: pytest.CaptureFixture[str]) -> Command:
             code = main([str(argument) for argument in arguments])
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
+        captured = capfd.readouterr()
+        return Finished(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def script(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run ``python recipes/SCRIPT ARGUMENTS`` within this process; a failed run keeps its folder locked."""
+
+    def run(name: str | Path, *arguments: str | Path) -> Finished:
+        capfd.readouterr()
+        path, code = str(ROOT / "recipes" / name), 0
+        monkeypatch.setattr(sys, "argv", [path, *map(str, arguments)])
+        try:
+            runpy.run_path(path, run_name="__main__")
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
         captured = capfd.readouterr()
         return Finished(code, captured.out, captured.err)
 

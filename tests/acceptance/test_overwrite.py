@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from castssl.models.cast import CAST
 from castssl.training import start
 from tests.acceptance.conftest import ROOT, Command, Finished
 
+RECIPES = ROOT / "recipes"
+SCRIPTS = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.py"))
 OUTPUTS = {"out", "into"}
 """What arguments that name an output are called in every command."""
 
@@ -148,3 +152,58 @@ def test_a_run_leaves_the_files_of_others(
             launch(start, RunConfig, ["--out", str(tmp_path)])
         assert f"{name.split('/', maxsplit=1)[0]}, which no run of castssl made" in capsys.readouterr().err
         assert hashes(tmp_path) == before
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Path:
+    """A folder with a file of each name that a run or a study writes, none of them theirs."""
+    for name in ("config.json", "log.jsonl", "once.json", "results.json", "diverged.txt", "table.md"):
+        (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "out" / name).write_text('{"untrained": {"knn": 7}}')
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_recipe_and_benchmark_that_writes_replaces_nothing_without_the_flag(
+    name: str, stranger: Path, script: Command
+) -> None:
+    usage = script(name, "--help").out
+    flags = set(re.findall(r"(?m)^[^\w-]*(--[a-z-]+)", usage))
+    assert ("--out" in flags) == ("--overwrite" in flags)
+    if "--out" not in flags:
+        assert name.startswith("benchmarks/"), "a recipe that writes nothing"
+        return
+    given = {"--data": "folder:/nowhere", "--weights": "x", "--model": "nano", "--out": str(stranger)}
+    arguments = [word for flag, value in given.items() if flag in flags for word in (flag, value)]
+    before = hashes(stranger)
+    done = script(name, *arguments)
+    assert done.code == 2, done
+    assert "--overwrite" in done.err
+    assert str(stranger) in done.err
+    assert hashes(stranger) == before
+    if not name.startswith("ablations/"):  # Those read no file of settings.
+        (stranger / "mine.json").write_text('{"overwrite": true}')
+        done = script(name, "--config", stranger / "mine.json", *arguments)
+        assert "overwrite: no file of settings may give this" in done.err
+
+
+def test_the_flag_of_a_recipe_replaces_what_others_left_and_is_not_kept(
+    stranger: Path, place: Path, script: Command
+) -> None:
+    (stranger / "mine.txt").write_text("of a name that no run writes")
+    data = place / "data" / "train" / "a"
+    data.mkdir(parents=True)
+    for number in range(2):
+        Image.effect_noise((32, 32), 60).convert("RGB").save(data / f"{number}.png")
+    flags = ["--model", "nano", "--image-size", "32", "--sizes", "16", "8", "4", "--hidden", "16"]
+    flags += ["--superpixels", "grid:cell=8", "--epochs", "0", "--workers", "0", "--batch-size", "2"]
+    flags += ["--data", f"folder:{place / 'data'}", "--val", "none", "--out", str(stranger), "--overwrite"]
+    done = script("moco_in1k.py", *flags)
+    assert done.code == 0, done.err
+    settings = json.loads((stranger / "config.json").read_text())
+    assert settings["image_size"] == 32
+    assert "overwrite" not in settings
+    for name in ("log.jsonl", "once.json", "results.json"):
+        assert '{"untrained": {"knn": 7}' not in (stranger / name).read_text()
+    assert (stranger / "mine.txt").read_text() == "of a name that no run writes"
+    assert script("moco_in1k.py", *flags[:-1]).code == 0, "the folder is the run's from now on"
