@@ -17,7 +17,7 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from castssl.ablations import chart, cost, engine, table
-from castssl.ablations.flags import add_flags
+from castssl.ablations.flags import ALLOW, add_flags
 from castssl.ablations.grid import Step, Study
 from castssl.errors import CastError, PluginError
 from castssl.files import check_outputs, write_text
@@ -37,6 +37,8 @@ def conduct(study: Study, given: argparse.Namespace, name: str) -> int:
         name: of the folder, if ``--out`` does not say.
     """
     out = given.out or Path("runs") / "ablations" / name
+    if given.allow_commands and study.data:
+        study = replace(study, flags=[*study.flags, ALLOW], then_flags=[*study.then_flags, ALLOW])
     steps = engine.steps_of(study.cells())
     launcher = shlex.split(given.launcher)
     if given.dry_run:

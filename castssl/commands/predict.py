@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from castssl.ablations.flags import add_commands
 from castssl.commands.model import device_of
 from castssl.commands.picture import add_output, add_range, picture, save_picture, value_range
 from castssl.errors import DataError
@@ -54,6 +55,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         command, "--out", type=picture, metavar="PICTURE.png", help="draw the segments, a row an image"
     )
     command.add_argument("--tree", metavar="DATA", help="names and parents of the classes, such as cub:/path")
+    add_commands(command)
     command.add_argument("--json", action="store_true", help="a JSON list in place of the table")
     command.add_argument(
         "--superpixels", metavar="SPEC", help="such as seeds:count=256 (default: trained with)"
@@ -69,7 +71,7 @@ def _predict(given: argparse.Namespace) -> int:
     from castssl.transfer.predict import predict, with_superpixels
     from castssl.transfer.recogniser import load_recogniser
 
-    recogniser = load_recogniser(given.weights, labels=_tree(given.tree))
+    recogniser = load_recogniser(given.weights, labels=_tree(given.tree, commands=given.allow_commands))
     if given.superpixels:
         recogniser = with_superpixels(recogniser, given.superpixels)
     explain = given.out is not None
@@ -97,12 +99,12 @@ def _try(work: Callable[[], Prediction]) -> Prediction | None:
         return None
 
 
-def _tree(spec: str | None) -> LabelTree | None:
+def _tree(spec: str | None, *, commands: bool) -> LabelTree | None:
     if spec is None:
         return None
     from castssl.data.images import open_images
 
-    return open_images(spec).tree
+    return open_images(spec, commands=commands).tree
 
 
 def _plain(image: Path, found: Prediction) -> dict[str, Any]:

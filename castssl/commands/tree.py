@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from castssl.ablations.flags import add_commands
+
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.tree import Tree
@@ -43,15 +45,16 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="demo, breeds:living17:/imagenet, cub:/path, aircraft:/path, inat21-mini:/path, tree:/path,"
         " tree:/path/labels.csv, folder:/path, ...",
     )
+    add_commands(command)
     command.add_argument("--all", action="store_true", help="every class, however long that is")
     command.set_defaults(run=_tree)
 
 
 def _tree(given: argparse.Namespace) -> int:
-    return max([_one(spec, whole=given.all) for spec in given.data])
+    return max([_one(spec, whole=given.all, commands=given.allow_commands) for spec in given.data])
 
 
-def _one(spec: str, *, whole: bool) -> int:
+def _one(spec: str, *, whole: bool, commands: bool) -> int:
     from rich.console import Console
 
     from castssl.data.folders import NoSplit
@@ -60,10 +63,10 @@ def _one(spec: str, *, whole: bool) -> int:
     from castssl.errors import DataError
     from castssl.output import safe_markup
 
-    splits: dict[str, Images | Stream] = {"train": open_images(spec)}
+    splits: dict[str, Images | Stream] = {"train": open_images(spec, commands=commands)}
     found: list[Finding] = []
     try:
-        splits["val"] = open_images(spec, split="val")
+        splits["val"] = open_images(spec, split="val", commands=commands)
     except DataError as error:
         found.append(Finding(str(error), breaks=not isinstance(error, NoSplit)))
     tree = splits["train"].tree

@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple, Protocol, SupportsInt, TypeVar
+from typing import IO, Any, NamedTuple, Protocol, SupportsInt, TypeVar
 from urllib.parse import parse_qsl
 
 from PIL import Image
@@ -21,6 +24,8 @@ SHUFFLED = 4096
 """Encoded images among which the next one is drawn, unless the data's name says otherwise."""
 SCHEMES = ("file", "http", "https", "ftp", "s3", "gs", "gcs", "hf", "az", "abfs")
 """Addresses that are read, by fsspec; none of them starts a command."""
+PIPE = "pipe:"
+"""How an address begins that is a shell command, which prints a file."""
 ARCHIVES = ("zip", "tar", "gzip", "bz2", "xz", "zstd")
 """What may be chained before an address where ``datasets`` names a file of an archive, as fsspec does."""
 
@@ -121,22 +126,35 @@ def need(package: str, called: str, *requirements: str) -> None:
         raise DataError(f"{called} needs the package {package}; install it with: {install(*requirements)}")
 
 
-def address(text: str) -> str:
-    """``text`` if it is a local path or an address of :data:`SCHEMES`.
+class Command(str):
+    """A ``pipe:`` address that may be run; a text that only looks like it, as a file's name may, is none."""
+
+    __slots__ = ()
+
+
+def address(text: str, *, commands: bool = False) -> str:
+    """``text`` if it is a local path or an address of :data:`SCHEMES`; a :class:`Command` if that is allowed.
 
     A name of data may come from a configuration or from a file beside the data, so it must not be able to
     start a command: ``pipe:`` and other schemes that webdataset hands to programs are refused.
 
+    Args:
+        text: as the data's name or a file beside the data has it.
+        commands: the user's ``--allow-commands``, for what stands in the name itself: ``pipe:`` passes.
+
     Raises:
-        DataError: if it is neither.
+        DataError: if it is none of these.
     """
+    if commands and text.startswith(PIPE):
+        return Command(text)
     scheme = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]+):", text)
     remote = scheme is not None and scheme[1].lower() in SCHEMES
     if "::" in text or (scheme and not remote) or (remote and "://" not in text):
         raise DataError(
             f"{text!r} is refused as an address of data: the name of data cannot start a command; expected a"
             f" path or an address that begins with {', '.join(f'{name}://' for name in SCHEMES)}; download"
-            " what a command prints, and give the folder"
+            " what a command prints, and give the folder. A pipe: command that stands in the name itself, and"
+            " not in files beside the data, runs with --allow-commands, which no file of settings can give"
         )
     return text
 
@@ -159,6 +177,29 @@ def fetch(place: str) -> IO[bytes]:
         file: IO[bytes] = fsspec.open(place, "rb").open()
     except ImportError as error:
         raise DataError(f"cannot read {place}: {error}") from error
+    return file
+
+
+def printed(command: Command) -> IO[bytes]:
+    """What a command writes to its standard output, as a temporary file at its beginning.
+
+    Raises:
+        DataError: if it fails: its exit code is not 0.
+        OSError: if it cannot be started, or the disk is full.
+    """
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
+    # In a session of its own: Ctrl-C reaches the run alone, which then finishes its step.
+    line = command.removeprefix(PIPE)
+    with subprocess.Popen(line, shell=True, start_new_session=True, **options) as child:
+        shutil.copyfileobj(child.stdout, file)  # type: ignore[arg-type]
+    if child.returncode:
+        file.close()
+        raise DataError(
+            f"the command {line!r} ended with exit code {child.returncode}, expected 0: what it printed is"
+            " not used; run it in a shell to see what is wrong"
+        )
+    file.seek(0)
     return file
 
 

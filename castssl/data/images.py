@@ -227,7 +227,9 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
             return None
 
 
-def open_images(spec: str, *, split: str = "train", subset: str | None = None) -> Images | readers.Stream:
+def open_images(
+    spec: str, *, split: str = "train", subset: str | None = None, commands: bool = False
+) -> Images | readers.Stream:
     """The data set that ``spec`` names.
 
     Args:
@@ -243,6 +245,8 @@ def open_images(spec: str, *, split: str = "train", subset: str | None = None) -
         split: "train", "val" or "test".
         subset: "imagenet100", or a text file with one class name a line ("#" begins a comment): only
             these classes are kept and numbered.
+        commands: run commands that ``spec`` itself holds, such as ``wds/NAME:pipe:cat a.tar``, and read what
+            they print; only ever what the user said, as by ``--allow-commands``.
 
     Raises:
         DataError: if the spec is unknown, the path or split is missing, there are no images, a class of the
@@ -256,7 +260,7 @@ def open_images(spec: str, *, split: str = "train", subset: str | None = None) -
             raise DataError(
                 f"{spec} is a stream: no subset {subset} can be picked from it; use folder: or hfds/ data"
             )
-        return readers.Stream(kind, name, split, declared)
+        return readers.Stream(kind, name, split, declared, commands=commands)
     found = OPENERS[kind](name, split)
     if only is not None:
         found = listing.narrow(found, only)

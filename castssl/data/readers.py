@@ -26,7 +26,7 @@ TREES = ("breeds", "cub", "aircraft", "inat21-mini", "tree")
 KINDS = ("folder", "tar", "wds", "hfds", "hfids", "tfds", "demo", *TREES)
 """What a data spec may begin with."""
 
-_FEEDS: Mapping[str, Callable[[str, str], Feed]] = {"wds": Shards, "hfids": HubStream, "tfds": TensorFlow}
+_FEEDS: Mapping[str, Callable[[str, str], Feed]] = {"hfids": HubStream, "tfds": TensorFlow}
 
 
 def parse(spec: str) -> tuple[str, str]:
@@ -61,14 +61,18 @@ class Stream:
         name: ``NAME[:root][?option=value&...]``; ``num_classes`` gives a WebDataset its label tree.
         split: "train", "val" or "test".
         declared: the values of black and white in pictures of more than 8 bits; None if their files say.
+        commands: see :func:`castssl.data.images.open_images`.
 
     Raises:
         DataError: if the package is missing or the split cannot be opened.
     """
 
-    def __init__(self, kind: str, name: str, split: str, declared: Range | None = None) -> None:
+    def __init__(
+        self, kind: str, name: str, split: str, declared: Range | None = None, *, commands: bool = False
+    ) -> None:
         self.called = f"{kind}/{name.partition('?')[0]}"
-        self.feed = _FEEDS[kind](name, split)
+        wds = kind == "wds"
+        self.feed: Feed = Shards(name, split, commands=commands) if wds else _FEEDS[kind](name, split)
         self.tree = LabelTree.flat(self.feed.classes) if self.feed.classes else LabelTree.none()
         self.length = self.feed.length
         self.declared = declared

@@ -21,7 +21,19 @@ from typing import IO, NamedTuple
 
 from castssl import ranks
 from castssl.data.decode import EXTENSIONS
-from castssl.data.feed import SHUFFLED, Item, Turn, address, fetch, first_split, need, read_spec
+from castssl.data.feed import (
+    PIPE,
+    SHUFFLED,
+    Command,
+    Item,
+    Turn,
+    address,
+    fetch,
+    first_split,
+    need,
+    printed,
+    read_spec,
+)
 from castssl.data.folders import NoSplit, split_name
 from castssl.data.tarfiles import Entry, Lost, entries
 from castssl.data.unreadable import Unreadable, why
@@ -48,17 +60,20 @@ class Shards:
             ``input_key`` which members are images ("jpg;png"), and ``target_key`` which field of the
             ``.json`` is the label.
         split: "train", "val" or "test".
+        commands: run ``pipe:COMMAND`` in place of an address, in the root (the train split) or in the list of
+            shards: what it prints is a shard.  Never in ``_info.json``.
 
     Raises:
         DataError: if the address is refused or missing, or the split cannot be opened.
     """
 
-    def __init__(self, name: str, split: str) -> None:
+    def __init__(self, name: str, split: str, *, commands: bool = False) -> None:
         need("webdataset", f"wds/{name.partition(':')[0]}", "webdataset")
         self.spec = read_spec("wds", name, OPTIONS)
         if not self.spec.root:
             raise DataError("wds needs the folder or address of the shards: wds/NAME:/path")
-        address(self.spec.root)
+        address(self.spec.root, commands=commands)
+        self.commands = commands
         keys = self.spec.options.get("input_key", "")
         self.kinds = tuple(keys.lower().split(";")) if keys else tuple(kind[1:] for kind in EXTENSIONS)
         self.classes = tuple(map(str, range(self.spec.number("num_classes"))))
@@ -129,9 +144,16 @@ class Shards:
     # which shards there are
 
     def _split(self, split: str) -> _Split:
-        info = self._info()
-        if ".tar" in split:
+        if self.spec.root.startswith(PIPE):
+            if "split" in self.spec.options or split_name(split) != "train":
+                raise NoSplit(
+                    "the root is a command, which counts as the train split; name other data by itself, or"
+                    " give the commands as ?split=pipe:..."
+                )
+            return self._listed(self.spec.root)
+        if ".tar" in split or split.startswith(PIPE):
             return self._listed(split)
+        info = self._info()
         if info is not None:
             return self._described(split, info)
         if "://" in self.spec.root:
@@ -144,12 +166,19 @@ class Shards:
     def _listed(self, split: str) -> _Split:
         from webdataset.shardlists import expand_urls  # type: ignore[import-untyped]
 
-        names, _, count = split.partition("|")
+        names, _, count = split.rpartition("|")  # A command may have bars of its own.
+        names, count = (names, count) if count.isdecimal() else (split, "0")
         try:
-            shards = expand_urls(names)
+            found = expand_urls(names)
         except Exception as error:
             raise DataError(f"cannot read the list of shards {names!r}: {error}") from error
-        return _Split(tuple(map(self._path, shards)), int(count) if count.isdecimal() else 0, "")
+        shards = tuple(self._path(shard, commands=self.commands) for shard in found)
+        if "${" in names and any(isinstance(shard, Command) for shard in shards):
+            raise DataError(
+                f"{names!r} starts a command and has a variable in ${{}}, whose content is not in the name:"
+                " write it out, or leave it to the shell, without {}"
+            )
+        return _Split(shards, int(count), "")
 
     def _info(self) -> Mapping[str, object] | None:
         for name in ("_info.json", "info.json"):
@@ -188,15 +217,15 @@ class Shards:
             )
         return _Split(tuple(map(str, named or shards)), 0, "")
 
-    def _path(self, name: str) -> str:
-        address(name)
-        if "://" in name or Path(name).is_absolute():
-            return name
+    def _path(self, name: str, *, commands: bool = False) -> str:
+        found = address(name, commands=commands)
+        if isinstance(found, Command) or "://" in name or Path(name).is_absolute():
+            return found
         return f"{self.spec.root.rstrip('/')}/{name}"
 
     def _count(self) -> int:
         images = labels = 0
-        if any("://" in shard for shard in self.files):
+        if any("://" in shard or isinstance(shard, Command) for shard in self.files):
             raise DataError(f"{self.spec.called}: the number of samples is not known; give ?num_samples=N")
         for shard in self.files:
             try:
@@ -230,16 +259,21 @@ class Shards:
 
 
 class _Local:
-    """A shard as an uncompressed file that can be read by position; remote ones are copied for that."""
+    """A shard as an uncompressed file that can be read by position; others are copied for that."""
 
     def __init__(self, shard: str) -> None:
         self.shard = shard
 
     def __enter__(self) -> tuple[IO[bytes], str]:
         """The file, and why its rest is missing if it is."""
-        file = fetch(self.shard)
-        packed = self.shard.endswith((".gz", ".tgz"))
-        if "://" not in self.shard and not packed:
+        if isinstance(self.shard, Command):
+            file = printed(self.shard)
+            packed, local = file.read(2) == b"\x1f\x8b", True
+            file.seek(0)
+        else:
+            file = fetch(self.shard)
+            packed, local = self.shard.endswith((".gz", ".tgz")), "://" not in self.shard
+        if local and not packed:
             self.file = file
             return file, ""
         self.file, cut = tempfile.TemporaryFile(), ""

@@ -39,6 +39,7 @@ def open_splits(
     subset: str | None = None,
     measured: bool = True,
     streams: bool = True,
+    commands: bool = False,
 ) -> Splits:
     """Training images and held-out images.
 
@@ -51,12 +52,13 @@ def open_splits(
         subset: only these classes, of both.
         measured: False opens no held-out images, but takes the share out of the training images.
         streams: False if what is measured needs images by index, so that a stream has no held-out images.
+        commands: see :func:`castssl.data.images.open_images`.
 
     Raises:
         DataError: if there are no held-out images, they have classes that the training images lack, or the
             data cannot be opened.
     """
-    train = open_images(data, subset=subset)
+    train = open_images(data, subset=subset, commands=commands)
     remarks = [f"train: {sentence}" for sentence in _left_out(train)]
     held_out: Images | Stream | None = None
     if share:
@@ -73,23 +75,23 @@ def open_splits(
         remarks.append(f"{data} is a stream, whose images have no index: kNN, matching and IoU are n/a")
         return Splits(train, None, tuple(remarks))
     if held_out is None:
-        held_out = _open_val(data, val, subset)
+        held_out = _open_val(data, val, subset, commands)
         remarks += [f"val: {sentence}" for sentence in _left_out(held_out)]
         held_out = numbered(held_out, train.tree, val or f"the val split of {data}")
     held_out.bad = train.bad  # One list of all unreadable images, which the run looks at.
     return Splits(train, held_out, tuple(remarks))
 
 
-def _open_val(data: str, val: str | None, subset: str | None) -> Images | Stream:
+def _open_val(data: str, val: str | None, subset: str | None, commands: bool) -> Images | Stream:
     try:
-        return open_images(val or data, split="val", subset=subset)
+        return open_images(val or data, split="val", subset=subset, commands=commands)
     except NoSplit as error:
         if val is None or val == data:
             raise NoSplit(
                 f"{error}; results are measured on held-out images: give them with --val DATA, hold out a"
                 " share of the training images with --val-share 0.1, or measure nothing with --val none"
             ) from None
-    return open_images(val, subset=subset)
+    return open_images(val, subset=subset, commands=commands)
 
 
 def _left_out(images: Images | Stream) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from castssl import ranks
-from castssl.config import FREE, MOVES, RunConfig
+from castssl.config import FREE, MOVES, TYPED, RunConfig
 from castssl.data.cache import Cache
 from castssl.data.images import Images
 from castssl.data.readers import Stream
@@ -34,6 +34,8 @@ class ImageConfig(RunConfig):
     """Hold out this share of the training images of each class, drawn by --seed, in place of a val split."""
     knn_images: int = field(default=50_000, metadata=FREE)
     """At most so many training images vote in kNN, the same ones in every run; 0 = all."""
+    allow_commands: bool = field(default=False, metadata=TYPED)
+    """Run pipe:COMMAND in --data and --val, and read what it prints; see recipes/README.md."""
     subset: str | None = None
     """Only these classes: imagenet100, or a text file of class names."""
     image_size: int = 224
@@ -91,6 +93,7 @@ class ImageConfig(RunConfig):
             subset=self.subset,
             measured=measured,
             streams=streams,
+            commands=self.allow_commands,
         )
         for remark in remarks if ranks.is_main() else ():
             print(remark, file=sys.stderr)
