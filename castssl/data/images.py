@@ -134,14 +134,21 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
             f" {bad[-1].name} ({bad[-1].reason}); check the disk, its mount and the files"
         ) from cause
 
-    def inspect(self, index: int) -> Unreadable | None:
-        """Why one picture cannot be decoded, at a size that is cheap to decode; None if it can."""
+    def inspect(self, index: int, *, decoded: bool = False) -> Unreadable | None:
+        """Why one picture cannot be read; None if it can, or the system is at fault.
+
+        Args:
+            index: which image.
+            decoded: read its pixels, too, at a size that is cheap to decode.
+        """
         try:
             with self.source.open(int(self.rows[index])) as file:
                 opened = header(file, self.declared)
-                read(opened, (opened.width // 8, opened.height // 8), self.declared)
+                if decoded:
+                    read(opened, (opened.width // 8, opened.height // 8), self.declared)
         except Exception as error:  # as in fetch
-            return Unreadable(self.source.place(int(self.rows[index])), why(error))
+            if not explain(error):
+                return Unreadable(self.source.place(int(self.rows[index])), why(error))
         return None
 
     def take(self, indices: Sequence[int]) -> Images:

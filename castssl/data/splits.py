@@ -7,7 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from castssl import ranks
 from castssl.data.chance import scatter
+from castssl.data.damage import left_out
 from castssl.data.folders import NoSplit
 from castssl.data.images import Images, open_images
 from castssl.data.readers import Stream
@@ -59,7 +61,7 @@ def open_splits(
             data cannot be opened.
     """
     train = open_images(data, subset=subset, commands=commands)
-    remarks = [f"train: {sentence}" for sentence in _left_out(train)]
+    remarks = _left_out("train", train)
     held_out: Images | Stream | None = None
     if share:
         if not isinstance(train, Images):
@@ -76,7 +78,7 @@ def open_splits(
         return Splits(train, None, tuple(remarks))
     if held_out is None:
         held_out = _open_val(data, val, subset, commands)
-        remarks += [f"val: {sentence}" for sentence in _left_out(held_out)]
+        remarks += _left_out("val", held_out)
         held_out = numbered(held_out, train.tree, val or f"the val split of {data}")
     held_out.bad = train.bad  # One list of all unreadable images, which the run looks at.
     return Splits(train, held_out, tuple(remarks))
@@ -94,8 +96,9 @@ def _open_val(data: str, val: str | None, subset: str | None, commands: bool) ->
     return open_images(val, subset=subset, commands=commands)
 
 
-def _left_out(images: Images | Stream) -> tuple[str, ...]:
-    return images.left_out if isinstance(images, Images) else ()
+def _left_out(split: str, images: Images | Stream) -> list[str]:
+    """Sentences for the process that prints; the others need not look."""
+    return [f"{split}: {sentence}" for sentence in left_out(images)] if ranks.is_main() else []
 
 
 def hold_out(images: Images, share: float, *, seed: int = 0) -> tuple[Images, Images]:

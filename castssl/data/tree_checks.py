@@ -9,14 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from castssl.data.damage import left_out
 from castssl.data.images import Images
 from castssl.data.readers import Stream
 from castssl.types import LabelTree
 
 NAMED = 5
 """Classes that a finding names."""
-DECODED = 256
-"""So many images of a split are decoded, spread evenly."""
 
 
 class Finding(NamedTuple):
@@ -55,17 +54,7 @@ def findings(train: Images | Stream, val: Images | Stream | None = None) -> list
 
 def losses(split: str, images: Images | Stream) -> list[Finding]:
     """What a split leaves out, by folder, by extension, and by damage among some images that are decoded."""
-    if isinstance(images, Stream):
-        return []
-    found = [Finding(f"{split}: {sentence}", breaks=False) for sentence in images.left_out]
-    count = min(DECODED, len(images))
-    chosen = [number * len(images) // count for number in range(count)]
-    damaged = [sample for index in chosen if (sample := images.inspect(index)) is not None]
-    if damaged:
-        text = f"{split}: {len(damaged)} of {count} images that were looked at cannot be read, such as"
-        more = "; others stand in for them in training"
-        found.append(Finding(f"{text} {damaged[0].name} ({damaged[0].reason}){more}", breaks=False))
-    return found
+    return [Finding(f"{split}: {sentence}", breaks=False) for sentence in left_out(images, decoded=True)]
 
 
 def _shape(tree: LabelTree) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from castssl.data.cache import Cache
 from castssl.data.images import Images
 from castssl.data.readers import Stream
 from castssl.data.splits import open_splits
+from castssl.errors import printable
 from castssl.models.create import preset
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class ImageConfig(RunConfig):
             commands=self.allow_commands,
         )
         for remark in remarks if ranks.is_main() else ():
-            print(remark, file=sys.stderr)
+            print(printable(remark), file=sys.stderr)
         return train, held_out
 
     def loading(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +145,13 @@ def test_a_probe_without_held_out_images_is_refused_before_it_trains(
     assert not list(tmp_path.glob("probe/checkpoints/*"))
 
 
-def test_a_run_measures_on_its_share_and_a_sample_votes(flat: Path, tmp_path: Path, process: Command) -> None:
-    (flat / "@eaDir").mkdir()
+def test_a_run_measures_on_its_share_and_tells_what_is_left_out_as_tree_does(
+    flat: Path, tmp_path: Path, process: Command, command: Command
+) -> None:
+    data = Path(shutil.copytree(flat, tmp_path / "set"))
+    (data / "@eaDir").mkdir()
+    (data / "b" / "\x1b[2J.png").write_bytes((data / "b" / "3.png").read_bytes()[:20])
+    (data / "b" / "3.png").unlink()
     flags = [
         *NANO,
         "--lr",
@@ -160,10 +166,15 @@ def test_a_run_measures_on_its_share_and_a_sample_votes(flat: Path, tmp_path: Pa
         tmp_path / "run",
     ]
     more = ["--val-share", "0.2", "--knn-images", "15"]
-    done = process("recipes/deit_in1k.py", "--data", f"folder:{flat}", *flags, *more)
+    done = process("recipes/deit_in1k.py", "--data", f"folder:{data}", *flags, *more, "--max-bad", "0.1")
     assert done.code == 0, done.err[-3000:]
     assert "held out 6 of 31 training images: 0.2 of each class, seed 0" in done.err
     assert "kNN: 15 of 25 training images vote" in done.err
     assert "train: left out 1 folder" in done.err
+    damage = f"train: 1 of 31 images that were looked at cannot be read, such as {data}/b/\\x1b[2J.png ("
+    assert damage in done.err
+    assert "\x1b[2J" not in done.err
+    shown = command("tree", f"folder:{data}").out
+    assert "".join(damage.split()) in "".join(shown.split())
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert {"top1", "knn", "match"} <= results["trained"].keys()
