@@ -3,19 +3,31 @@
 Importing ``castssl.models`` registers them.  They take images alone, as all of timm's models do, and make
 their superpixels themselves: on the CPU where the backend runs there, which waits for the device and stays
 outside of a compiled graph.  Where that is too slow, compute the segments in the data loader and pass them.
+
+``checkpoint_path=FILE`` of ``timm.create_model`` takes the file of a run.  timm opens FILE when the model is
+made, and castssl sees neither the path nor the error: of a file that holds no weights, such as a pointer of
+Git LFS, timm's or safetensors' own error tells.  A file, or a folder of timm's ``save_for_hf``, that comes as
+``pretrained_cfg`` is opened within castssl's part, which names a pointer and what to do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import (
+    build_model_with_cfg,
+    generate_default_cfgs,
+    register_model,
+    resolve_pretrained_cfg,
+)
 from torch import Tensor, nn
 
 from castssl.errors import ConfigError, DataError
+from castssl.files import not_safetensors
 from castssl.models.blocks import Stage
 from castssl.models.cast import CAST
 from castssl.models.create import PRESETS, create, preset
@@ -335,14 +347,29 @@ def _entry(name: str, model: str) -> Callable[..., nn.Module]:
                 f"{name} has no feature maps for features_only: its tokens are segments; call"
                 " .hierarchy(images), whose stages hold the tokens and labels(stage) the pixels"
             )
-        built: nn.Module = build_model_with_cfg(
-            TimmCAST, name, pretrained, model=model, pretrained_filter_fn=_fitted, **options
-        )
+        try:
+            built: nn.Module = build_model_with_cfg(
+                TimmCAST, name, pretrained, model=model, pretrained_filter_fn=_fitted, **options
+            )
+        except Exception as error:  # the library of each format has its own
+            _name_pointers(name, options, error)
+            raise
         return built
 
     make.__name__ = make.__qualname__ = name
     make.__doc__ = f"castssl's {model} with a classifier; see :class:`TimmCAST`."
     return make
+
+
+def _name_pointers(name: str, options: Mapping[str, Any], error: Exception) -> None:
+    """Raise DataError if the weights that timm was to read are a pointer of Git LFS."""
+    chosen = resolve_pretrained_cfg(
+        name, options.get("pretrained_cfg"), options.get("pretrained_cfg_overlay")
+    ).file
+    place = Path(chosen or "none")
+    for path in sorted(place.iterdir()) if place.is_dir() else [place]:
+        if (why := not_safetensors(path, error)) != str(error):
+            raise DataError(f"{path}: {why}") from error
 
 
 NAMES: dict[str, str] = {

@@ -14,11 +14,12 @@ import castssl
 import castssl.models
 from castssl.errors import ConfigError, DataError
 from castssl.transfer.encoders import save_encoder
+from tests.acceptance.test_hostile_files import LFS
 
 
 def make(**options: Any) -> Any:
     torch.manual_seed(0)
-    return timm.create_model("cast_nano", pretrained=False, **{"img_size": 64, "num_classes": 5, **options})
+    return timm.create_model("cast_nano", **{"img_size": 64, "num_classes": 5, **options})
 
 
 def images(side: int = 64) -> Tensor:
@@ -60,6 +61,32 @@ def test_a_strange_checkpoint_is_refused_in_words(tmp_path: Path) -> None:
     torch.save({"state_dict": {"blocks.0.weight": torch.zeros(1)}}, tmp_path / "x.pth")
     with pytest.raises(DataError, match=r"no castssl encoder.*castssl convert"):
         make(checkpoint_path=str(tmp_path / "x.pth"))
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.pth"])
+def test_a_pointer_of_git_lfs_as_pretrained_weights(
+    name: str, file: tuple[Any, Path], tmp_path: Path
+) -> None:
+    encoder, path = file
+    held = make(pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+    assert torch.equal(held.encoder.norm.weight, encoder.norm.weight)
+    (tmp_path / name).write_text(LFS)
+    with pytest.raises(DataError, match=rf"{name}: it is a pointer of Git LFS.*run git lfs pull"):
+        make(pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path / name)})
+    (tmp_path / name).write_bytes(b"no weights at all")
+    with pytest.raises(Exception, match=r"header too large|weights_only") as caught:
+        make(pretrained=True, pretrained_cfg={"file": str(tmp_path / name), "num_classes": 5})
+    assert not isinstance(caught.value, DataError)
+
+
+def test_a_pointer_of_git_lfs_in_a_folder_of_timm(tmp_path: Path) -> None:
+    timm.models.save_for_hf(make(), str(tmp_path), model_args={"img_size": 64, "num_classes": 5})
+    kept: Any = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert torch.equal(kept.head.weight, make().head.weight)
+    (weights,) = {path for path in tmp_path.iterdir() if path.name != "config.json"}
+    weights.write_text(LFS)
+    with pytest.raises(DataError, match="run git lfs pull"):
+        timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
 
 
 def test_set_input_size_keeps_what_images_of_that_size_give() -> None:
