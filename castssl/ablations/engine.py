@@ -8,38 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from castssl.ablations.grid import RESULTS, Cell, Step
+from castssl.ablations.jobs import OUTPUT, PAUSE, STOPPED, Jobs, code
+
+if TYPE_CHECKING:
+    from submitit import Job
 
 State = Literal["finished", "failed", "stopped", "waits", "runs"]
-OUTPUT = "output.txt"
-"""What a run printed, in its folder."""
 CLOCK = "seconds.json"
 LOCK = ".lock"
-STOPPED = 75
-PAUSE = 0.2
-
-
-class Job(Protocol):
-    """A step that was started."""
-
-    def poll(self) -> int | None:
-        """The exit code, or None while it runs."""
-        ...
-
-    def stop(self) -> None:
-        """Ask it to save and end."""
-        ...
-
-
-Start = Callable[[Step], Job]
 
 
 class Told(NamedTuple):
@@ -52,62 +34,28 @@ class Told(NamedTuple):
     total: int
 
 
-class Local:
-    """Starts runs as processes of this machine, ``jobs`` of them sharing its cores.
-
-    Args:
-        out: the study's folder.
-        jobs: how many run at once.
-        launcher: in place of the interpreter, such as ``accelerate launch``.
-    """
-
-    def __init__(self, out: Path, jobs: int = 1, launcher: Sequence[str] = ()) -> None:
-        self._out, self._launcher = out, tuple(launcher)
-        # Threads of several runs that wait for each other on one core would spin.
-        share = max(1, (os.cpu_count() or 1) // jobs)
-        defaults = {"OMP_NUM_THREADS": str(share), "OMP_WAIT_POLICY": "PASSIVE"}
-        self._environment = defaults | dict(os.environ)
-
-    def __call__(self, step: Step) -> Job:
-        """Start one step; what it prints goes to its folder."""
-        folder = step.folder(self._out)
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / OUTPUT).open("a", encoding="utf-8") as output:
-            process = subprocess.Popen(
-                step.command(self._out, self._launcher),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=self._environment,
-                start_new_session=True,  # Ctrl-C reaches this process alone, which then stops its runs.
-            )
-        return _Process(process)
-
-
-class _Process:
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
-
-    def poll(self) -> int | None:
-        return self._process.poll()
-
-    def stop(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGTERM)
-
-
 def steps_of(cells: Sequence[Cell]) -> list[Step]:
     """The steps of all cells, each once, none before the one that it follows."""
     return list(dict.fromkeys(step for cell in cells for step in cell.steps))
 
 
-def run(steps: Sequence[Step], out: Path, start: Start, *, jobs: int = 1) -> Iterator[Told]:
-    """Run what is not finished, ``jobs`` at once, telling each change of state.
+def run(
+    steps: Sequence[Step], out: Path, jobs: Jobs, *, at_once: int = 1, stop: Callable[[], object] = bool
+) -> Iterator[Told]:
+    """Run what is not finished, ``at_once`` steps together, telling each change of state.
 
-    On KeyboardInterrupt (Ctrl-C) all runs are asked to save and end, and waited for.
+    Args:
+        steps: none before the one that it follows.
+        out: the study's folder.
+        jobs: of this study.
+        at_once: how many run together.
+        stop: true once all runs shall save and end.
+
+    Raises:
+        KeyboardInterrupt: when they have.
     """
     states: dict[Step, State] = dict.fromkeys(steps, "waits")
-    running: dict[Step, tuple[Job, float]] = {}
+    running: dict[Step, tuple[Job[int], float]] = {}
 
     def told(step: Step, state: State) -> Told:
         states[step] = state
@@ -117,28 +65,24 @@ def run(steps: Sequence[Step], out: Path, start: Start, *, jobs: int = 1) -> Ite
     for step in steps:
         if step.results(out) is not None:
             yield told(step, "finished")
-    try:
-        while "waits" in states.values() or running:
-            for step in [step for step, state in states.items() if state == "waits"]:
-                before = states[step.after] if step.after else "finished"
-                if before in ("failed", "stopped"):
-                    yield told(step, before)
-                elif before == "finished" and len(running) < jobs and not busy(step.folder(out)):
-                    running[step] = (start(step), time.monotonic())
-                    yield told(step, "runs")
-            for step, (job, began) in list(running.items()):
-                code = job.poll()
-                if code is not None:
-                    del running[step]
-                    _clock(step.folder(out), time.monotonic() - began)
-                    yield told(step, _state(step, out, code))
-            time.sleep(PAUSE)
-    except KeyboardInterrupt:
-        for job, _ in running.values():
-            job.stop()
-        while any(job.poll() is None for job, _ in running.values()):
-            time.sleep(PAUSE)
-        raise
+    while "waits" in states.values() or running:
+        for step in [step for step, state in states.items() if state == "waits"]:
+            before = states[step.after] if step.after else "finished"
+            if before in ("failed", "stopped"):
+                yield told(step, before)
+            elif before == "finished" and len(running) < at_once and not (stop() or busy(step.folder(out))):
+                running[step] = (jobs.start(step), time.monotonic())
+                yield told(step, "runs")
+        if stop():
+            jobs.stop()
+            raise KeyboardInterrupt
+        for step, (job, began) in list(running.items()):
+            ended = code(job, step.folder(out))
+            if ended is not None:
+                del running[step]
+                _clock(step.folder(out), time.monotonic() - began)
+                yield told(step, _state(step, out, ended))
+        time.sleep(PAUSE)
 
 
 def busy(folder: Path) -> bool:

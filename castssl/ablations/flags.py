@@ -23,7 +23,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/ablations/NAME")
     parser.add_argument("--overwrite", action="store_true", help="replace files that no study made")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
-    parser.add_argument("--cluster", choices=("slurm", "local"), help="submit the runs as jobs, by submitit")
+    parser.add_argument(
+        "--cluster",
+        choices=("local", "slurm"),
+        default="local",
+        help="where submitit runs them (default: local, this machine)",
+    )
     parser.add_argument(
         "--job", action="append", default=[], metavar="KEY=VALUE", help="submitit's, as gpus_per_node=8"
     )

@@ -6,10 +6,12 @@ import argparse
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -19,12 +21,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from castssl.ablations import chart, cost, engine, table
 from castssl.ablations.flags import ALLOW, add_flags
 from castssl.ablations.grid import Step, Study
+from castssl.ablations.jobs import TELLING, Jobs
 from castssl.errors import CastError, PluginError
 from castssl.files import check_outputs, write_text
 from castssl.output import outlive_readers
 
 MARK = ".castssl-study"
 """An empty file in the folder of a study, whose tables later calls may replace."""
+APART = 1.0
+"""Seconds between two Ctrl-C that were both meant; a terminal and a launcher pass on the same one."""
 WRITTEN = ("table.md", "cells.csv", "table.png")
 
 
@@ -42,7 +47,7 @@ def conduct(study: Study, given: argparse.Namespace, name: str) -> int:
     steps = engine.steps_of(study.cells())
     launcher = shlex.split(given.launcher)
     if given.dry_run:
-        if given.cluster:
+        if given.cluster != "local":
             print(f"# each a job of the {given.cluster} cluster with {_parameters(given.job)}")
         for step in steps:
             print(shlex.join(step.command(out, launcher or ["python"])))
@@ -50,17 +55,15 @@ def conduct(study: Study, given: argparse.Namespace, name: str) -> int:
     if not (out / MARK).is_file():
         check_outputs([out / name for name in WRITTEN], overwrite=given.overwrite)
         write_text(out / MARK, "")
-    if given.cluster:
-        from castssl.ablations.cluster import Cluster
-
-        start: engine.Start = Cluster(out, given.cluster, _parameters(given.job), launcher)
-    else:
-        start = engine.Local(out, given.jobs, launcher)
+    jobs = Jobs(out, given.cluster, given.jobs, _parameters(given.job), launcher)
     console = Console(stderr=True)
     at_once = len(steps) if given.cluster == "slurm" else given.jobs
     try:
-        with _told_to_stop():
-            _watch(study, out, engine.run(steps, out, start, jobs=at_once), console)
+        with _told_to_stop() as told:
+            events = engine.run(steps, out, jobs, at_once=at_once, stop=lambda: told)
+            _watch(study, out, events, console)
+            if told:  # While the last table was written.
+                raise KeyboardInterrupt
     except KeyboardInterrupt:
         console.print(f"stopped; the same command goes on, and {out / 'table.md'} has what is finished")
         write(study, out, measure=False)
@@ -72,13 +75,24 @@ def conduct(study: Study, given: argparse.Namespace, name: str) -> int:
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[None]:
-    """SIGTERM does as Ctrl-C does, and that also where a shell has put this process into the background."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, signal.default_int_handler)
+def _told_to_stop() -> Iterator[list[float]]:
+    """When this process was told to stop; also where a shell has put it into the background.
+
+    A second Ctrl-C leaves at once, and leaves the runs to save and end by themselves.
+    """
+    told: list[float] = []
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        if told and number == signal.SIGINT and time.monotonic() - told[0] > APART:
+            raise KeyboardInterrupt
+        told.append(time.monotonic())
+
+    before = {number: signal.getsignal(number) for number in TELLING}
+    for number, handler in before.items():
+        if number != signal.SIGHUP or handler != signal.SIG_IGN:  # Else nohup started it.
+            signal.signal(number, tell)
     try:
-        yield
+        yield told
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -12,8 +12,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from castssl.ablations.engine import OUTPUT, last_words, seconds_of
+from castssl.ablations.engine import last_words, seconds_of
 from castssl.ablations.grid import SEED, Cell, Study
+from castssl.ablations.jobs import OUTPUT
 from castssl.marks import scale
 
 REFERENCES = ("untrained", "majority", "chance")

@@ -1,19 +1,16 @@
-"""Real processes: what is finished is skipped, what failed is shown and tried again, Ctrl-C loses nothing."""
+"""Real processes: what is finished is skipped, what failed is shown and tried again."""
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from castssl.ablations import engine
-from castssl.ablations.cluster import Cluster
 from castssl.ablations.grid import Study
+from castssl.ablations.jobs import Jobs
 from castssl.errors import ConfigError
 
 RECIPE = Path(__file__).with_name("recipe.py")
@@ -24,9 +21,9 @@ def study(**changes: object) -> Study:
     return Study(**{**options, **changes})  # type: ignore[arg-type]
 
 
-def states(found: Study, out: Path, start: engine.Start, jobs: int = 2) -> dict[str, str]:
+def states(found: Study, out: Path, jobs: Jobs) -> dict[str, str]:
     last = {}
-    for told in engine.run(engine.steps_of(found.cells()), out, start, jobs=jobs):
+    for told in engine.run(engine.steps_of(found.cells()), out, jobs, at_once=2):
         last[told.step.name] = str(told.state)
     assert told.done == told.total == len(last)
     return last
@@ -38,19 +35,19 @@ def starts(out: Path) -> list[int]:
 
 def test_finished_runs_are_not_started_again(tmp_path: Path) -> None:
     for _ in range(2):
-        assert set(states(study(), tmp_path, engine.Local(tmp_path, 2)).values()) == {"finished"}
+        assert set(states(study(), tmp_path, Jobs(tmp_path, at_once=2)).values()) == {"finished"}
     assert starts(tmp_path) == [1, 1, 1, 1]
     assert all(engine.seconds_of(path.parent) > 0 for path in tmp_path.glob("*/results.json"))
 
 
 def test_a_failure_leaves_the_others_alone_and_is_tried_again(tmp_path: Path) -> None:
     broken = study(flags=["--fail", "tome"], then=RECIPE)
-    found = states(broken, tmp_path, engine.Local(tmp_path, 2))
+    found = states(broken, tmp_path, Jobs(tmp_path, at_once=2))
     assert sorted(found.values()) == ["failed"] * 4 + ["finished"] * 4
     steps = engine.steps_of(broken.cells())
     failed = next(step for step in steps if "pooling=tome" in step.name)
     assert "the reason why" in engine.last_words(failed.folder(tmp_path))
-    states(broken, tmp_path, engine.Local(tmp_path, 2))
+    states(broken, tmp_path, Jobs(tmp_path, at_once=2))
     assert starts(tmp_path) == [1, 1, 1, 1, 2, 2]
 
 
@@ -68,36 +65,16 @@ def test_a_run_that_another_process_works_on_is_waited_for(tmp_path: Path) -> No
         assert other.stdout is not None
         other.stdout.readline()
         assert engine.busy(folder)
-        list(engine.run([step], tmp_path, engine.Local(tmp_path)))
+        list(engine.run([step], tmp_path, Jobs(tmp_path)))
         assert other.poll() is not None
     assert not engine.busy(folder)
     assert step.results(tmp_path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_asks_the_runs_to_save_and_the_same_command_goes_on(tmp_path: Path, number: int) -> None:
-    command = [sys.executable, "-m", "castssl.cli", "ablate", "--recipe", str(RECIPE), "--out", str(tmp_path)]
-    command += ["--grid", "seed=0,1", "--jobs", "2", "--no-cost", "--"]
-    first = subprocess.Popen([*command, "--wait", "60"], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 30
-    while len(list(tmp_path.glob("*/starts.txt"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(first.pid, number)
-    _, told = first.communicate(timeout=20)
-    assert first.returncode == 130
-    assert "the same command goes on" in told
-    assert not list(tmp_path.glob("*/results.json"))
-    done = subprocess.run([*command, "--wait", "0"], capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "5.5 ± 0.7" in (tmp_path / "table.md").read_text()
-
-
-def test_submitit_runs_the_same_cells(tmp_path: Path) -> None:
-    start = Cluster(tmp_path, "local", {"timeout_min": 2})
-    small = study(grid={"pooling": ["graph", "bad"]}, flags=["--fail", "bad"])
-    assert sorted(states(small, tmp_path, start).values()) == ["failed", "finished"]
-    with pytest.raises(ConfigError, match="--cluster"):
-        Cluster(tmp_path, "local", {"no_such_thing": 1})
+def test_what_submitit_refuses_is_said(tmp_path: Path) -> None:
+    for wrong in ({"no_such_thing": 1}, {"timeout_min": "long"}):
+        with pytest.raises(ConfigError, match="--cluster local: .*" + next(iter(wrong))):
+            states(study(), tmp_path, Jobs(tmp_path, parameters=wrong))
 
 
 def test_damaged_results_are_computed_again(tmp_path: Path) -> None:

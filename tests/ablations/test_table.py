@@ -15,6 +15,7 @@ from PIL import Image
 
 from castssl.ablations import engine, table
 from castssl.ablations.grid import Study
+from castssl.ablations.jobs import Jobs
 from castssl.ablations.study import main, write
 from castssl.cli import main as castssl
 
@@ -30,7 +31,7 @@ def study() -> Study:
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory, study: Study) -> Path:
     folder = tmp_path_factory.mktemp("study")
-    list(engine.run(engine.steps_of(study.cells()), folder, engine.Local(folder, 2), jobs=2))
+    list(engine.run(engine.steps_of(study.cells()), folder, Jobs(folder, at_once=2), at_once=2))
     write(study, folder, measure=False)
     return folder
 
