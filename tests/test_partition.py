@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -17,11 +20,32 @@ def labels() -> torch.Tensor:
     return torch.tensor([[[0, 3], [4, -2]]], dtype=torch.int32)
 
 
-@pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processor is treated as a device."""
-    monkeypatch.setattr(partition, "_at_once", lambda _: False)
-    partition.take_strays(CPU)
+CUDA = pytest.param(
+    "cuda",
+    marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+)
+
+
+@pytest.fixture(params=["cpu", CUDA])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """A device; the processor is treated as one."""
+    found = torch.device(request.param)
+    if found == CPU:
+        monkeypatch.setattr(partition, "_at_once", lambda _: False)
+    partition.take_strays(found)
+    return found
+
+
+@contextmanager
+def no_waiting(device: torch.device) -> Iterator[None]:
+    """To wait for a GPU is an error."""
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_processor_refuses_at_once_and_returns_what_is_in_range() -> None:
@@ -31,15 +55,16 @@ def test_a_processor_refuses_at_once_and_returns_what_is_in_range() -> None:
     assert partition.bounded(good, 4, "the size of x") is good
 
 
-@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
-def test_a_device_marks_and_counts(dtype: torch.dtype) -> None:
-    found = partition.bounded(labels().to(dtype), 4, "")
+def test_a_device_marks_and_counts(device: torch.device, dtype: torch.dtype) -> None:
+    first, second = labels().to(device, dtype), labels().to(device)
+    with no_waiting(device):
+        found = partition.bounded(first, 4, "")
+        partition.bounded(second, 4, "")
+        count, then = partition.take_strays(device), partition.take_strays(device)
     assert found.tolist() == [[[0, 3], [-1, -1]]]
     assert found.dtype == dtype
-    partition.bounded(labels(), 4, "")
-    assert partition.take_strays(CPU).item() == 4
-    assert partition.take_strays(CPU).item() == 0
+    assert (count.item(), then.item()) == (4, 0)
 
 
 def test_fake_tensors_pass() -> None:

@@ -134,11 +134,12 @@ class CAST(nn.Module, Shareable):
 
         Raises:
             ContractError: if this is no view, its shapes do not fit, or (on a processor) a label is
-                not below ``sizes[0]``; see :mod:`castssl.partition`.
+                not below ``sizes[0]``, see :meth:`labels_of` and :mod:`castssl.partition`.
         """
         check_view(view, resized=self.resized_segments)
+        sampled = sizes is not None
         sizes = self.sizes if sizes is None else tuple(sizes)
-        view = view._replace(segments=self.labels_of(view, sizes[0]))
+        view = view._replace(segments=self.labels_of(view, sizes[0], sampled=sampled))
         joining = None if prompts is None else Prompts(prompts, self.prompt_blocks)
         tokens = self.tokenise(view, sizes[0])
         seen: list[Tokens] = []
@@ -155,17 +156,23 @@ class CAST(nn.Module, Shareable):
         assigns, after = tuple(p.assign for p in pooled), tuple(joining.after) if joining else ()
         return Hierarchy(view.segments, tuple(seen), assigns, after), tuple(pooled)
 
-    def labels_of(self, view: View, size: int) -> Tensor:
+    def labels_of(self, view: View, size: int, *, sampled: bool = False) -> Tensor:
         """The view's labels int (B, H, W); -1 in place of those that no token stands for.
 
+        Args:
+            view: what is looked at.
+            size: how many tokens there are.
+            sampled: with ``membership="nearest"`` only the labels that the stem's grid samples must be in
+                range: the published models have as many tokens as the largest of these says, so that a
+                superpixel between the samples may have a larger number.
+
         Raises:
-            ContractError: on a processor, if a label that joins a token is not in [0, size).
+            ContractError: on a processor, if a label is not in [0, size).
         """
         segments, whose = view.segments, f"the first size of {type(self).__name__}"
         segments = segments.int() if segments.dtype == torch.uint8 else segments  # -1 must fit
-        if self.membership == "area" or self.resized_segments:
+        if not sampled or self.membership == "area" or self.resized_segments:
             return bounded(segments, size, whose)
-        # The published models count the sampled labels only, so that others may be beyond their size.
         height, width = (-(-side // self.stem.stride) for side in view.image.shape[-2:])
         bounded(sample_labels(segments, height, width), size, whose)
         return segments.masked_fill((segments < 0) | (segments >= size), -1)

@@ -44,6 +44,71 @@ def test_a_label_beyond_the_tokens_is_refused_in_any_image(encoder: Any, image: 
         encoder(castssl.View(images(), segments))
 
 
+def test_a_label_beyond_the_tokens_is_refused_on_a_pixel_that_no_token_samples(encoder: Any) -> None:
+    segments = grid()
+    segments[0, 1, 1] = 64
+    with pytest.raises(ContractError, match="labels from 0 to 64, expected 0 to 63"):
+        encoder(castssl.View(images(), segments))
+
+
+def test_sizes_that_are_given_count_the_sampled_labels_as_the_published_models_do(encoder: Any) -> None:
+    """They have as many tokens as the largest sampled label says; others may lie between the samples."""
+    segments, x = grid(), images()
+    with torch.no_grad():
+        whole = encoder(castssl.View(x, segments), encoder.sizes)
+        segments[0, 1, 1] = 64
+        same = encoder(castssl.View(x, segments), encoder.sizes)
+    assert torch.equal(same.stages[-1].cls, whole.stages[-1].cls)
+    assert (same.labels(0) == -1).nonzero().tolist() == [[0, 1, 1]]
+    segments[0, 0, 0] = 64
+    with pytest.raises(ContractError, match="labels from 0 to 64, expected 0 to 63"):
+        encoder(castssl.View(x, segments), encoder.sizes)
+
+
+CUDA = pytest.param(
+    "cuda",
+    marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+)
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("membership", ["nearest", "area"])
+def test_on_a_device_it_changes_no_other_image_and_ends_the_run_with_the_loss_check(
+    device: str, membership: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processor is treated as a device, whose labels are not waited for."""
+    from castssl import partition
+    from castssl.training.watch import LAG, Watch
+
+    if device == "cpu":
+        monkeypatch.setattr(partition, "_at_once", lambda _: False)
+    partition.take_strays(torch.device(device))
+    torch.manual_seed(0)
+    model: Any = castssl.create("nano", image_size=SIDE, membership=membership).eval().to(device)
+    watch, seen = Watch(torch.device(device)), list[Tensor]()
+    lag = LAG if device == "cuda" else 0
+
+    def step(number: int, change: int = 0) -> None:
+        segments = grid()
+        segments[0] += change
+        with torch.no_grad():
+            found = model(castssl.View(images().to(device), segments.to(device)))
+        seen.append(found.stages[-1].cls)
+        watch.add(seen[-1].sum())
+        watch.step(number)
+
+    step(1)
+    told = pytest.raises(ContractError, match="2048 pixels of the images of step 2 have segments beyond")
+    for number in range(2, 2 + lag):
+        step(number, change=32 * (number == 2))
+    with told:
+        step(2 + lag, change=0 if lag else 32)
+    assert torch.isfinite(seen[1]).all()
+    # The order of sums is not the same in each call on a GPU.
+    torch.testing.assert_close(seen[1][1], seen[0][1], rtol=0, atol=1e-4)
+    assert (seen[1][0] - seen[0][0]).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("membership", ["nearest", "area"])
 def test_in_a_compiled_graph_it_joins_no_token_and_changes_no_other_image(membership: Any) -> None:
     """A compiled graph takes the way of a device, which cannot raise without waiting."""
