@@ -13,7 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from castssl.config import FREE, GROWS, MOVES, RunConfig, differences, launch, load, parse, plain, read, save
+from castssl.config import (
+    FREE,
+    GROWS,
+    MOVES,
+    RunConfig,
+    differences,
+    launch,
+    load,
+    parse,
+    plain,
+    read,
+    save,
+    typed,
+)
 from castssl.errors import ConfigError, DataError
 
 
@@ -319,7 +332,10 @@ def test_no_preset_sets_what_is_to_be_typed() -> None:
             return cls(overwrite=True, epochs=3)
 
     assert read(Preset, []) == Preset(epochs=3)
-    assert read(Preset, ["--overwrite"]).overwrite
+    made = read(Preset, ["--overwrite"])
+    assert made.overwrite
+    assert typed(made) == ["--overwrite"]
+    assert typed(read(Preset, [])) == []
 
 
 def test_plain_is_json() -> None:

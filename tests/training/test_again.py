@@ -39,12 +39,12 @@ def test_the_command_begins_as_the_launcher_did(tmp_path: Path) -> None:
     script = tmp_path / "my recipe.py"
     script.write_text(
         "from pathlib import Path\nfrom castssl.training.again import command\n"
-        "print('>', command(Path('a b/config.json')))\n"
+        "print('>', command(Path('a b/config.json'), ['--overwrite']))\n"
     )
     started = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1", "--master-port", "0"]
     for launcher in (started, [sys.executable]):
         told = subprocess.run([*launcher, script, "--lr", "1"], capture_output=True, text=True, check=True)
         words = shlex.split(told.stdout.partition("> ")[2])
-        if len(words) == 4:
+        if len(words) == 5:
             words[0] = sys.executable  # It is called python where that is the same.
-        assert words == [*launcher, str(script), "--config", "a b/config.json"]
+        assert words == [*launcher, str(script), "--config", "a b/config.json", "--overwrite"]
