@@ -121,6 +121,13 @@ def launch(main: Callable[[C], object], config: type[C], argv: Sequence[str] | N
         SystemExit: 2 for a :class:`ConfigError`, 1 for any other :class:`CastError` and for such a fault.
     """
     settings = parse(config, argv)
+    from castssl.ranks import leaving  # It imports torch, and wrong flags shall be told at once.
+
+    with leaving():
+        _run(main, settings)
+
+
+def _run(main: Callable[[C], object], settings: C) -> None:
     try:
         main(settings)
     except CastError as error:

@@ -1,17 +1,28 @@
-"""What differs between processes: gathering rows, the first row, the main rank.
+"""What differs between processes: gathering rows, the first row, the main rank, the way out.
 
 Everything is the identity when torch.distributed is not initialised.
 """
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
 import torch
 from torch import Tensor, distributed
+
+_seen = {1}
+"""The numbers of processes that :func:`world` has found; a group may be gone when the program ends."""
 
 
 def world() -> int:
     """How many processes take part."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    found = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    _seen.add(found)
+    return found
 
 
 def rank() -> int:
@@ -45,3 +56,43 @@ def mean(value: Tensor) -> Tensor:
     total = value.detach().clone()
     distributed.all_reduce(total)
     return total / world()
+
+
+@contextmanager
+def leaving() -> Iterator[None]:
+    """Around all that a program does: a process of several ends without the end of its interpreter.
+
+    A thread of gloo may still hold the tensors of the last collective, and asks for the interpreter's lock to
+    free them.  Once the interpreter has begun to end, Python ends such a thread, and with it the process by
+    SIGABRT ("terminate called without an active exception").  ``destroy_process_group`` does not help: the
+    threads live as long as a model under DistributedDataParallel.
+
+    What is registered with :mod:`atexit` is called and standard streams are flushed as ever, the exit code is
+    that of the error that leaves this context, and no other process is waited for.
+    """
+    code = 0
+    try:
+        yield
+    except BaseException as error:
+        code = _code(error)
+        raise
+    finally:
+        world()
+        if max(_seen) > 1:
+            atexit.register(_leave, code)  # As the last one, so that it is called first.
+
+
+def _code(error: BaseException) -> int:
+    """The exit code to which an error leads."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _leave(code: int) -> None:
+    atexit.unregister(_leave)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # Nobody may be listening any more.
+            stream.flush()
+    os._exit(code)

@@ -23,6 +23,7 @@ def test_every_installed_objective_is_tried() -> None:
     assert installed <= {spec.partition(":")[0] for spec in two_ranks.SPECS.values()}
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("hidden", [1, 0])
 @pytest.mark.parametrize("name", two_ranks.SPECS)
 def test_two_processes_have_the_gradient_of_one(name: str, hidden: int, found: two_ranks.Found) -> None:

@@ -50,4 +50,5 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    with ranks.leaving():
+        main(sys.argv[1])

@@ -8,6 +8,22 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+WORKERS = """
+import atexit, sys
+from castssl.data.augment import CenterView
+from castssl.data.images import open_images
+from castssl.data.loader import load
+
+if __name__ == "__mp_main__":
+    print("a worker has begun", flush=True)
+    atexit.register(print, "its interpreter has ended", flush=True)
+else:
+    import multiprocessing
+
+    multiprocessing.set_start_method("spawn")
+    images = open_images(sys.argv[1])
+    list(load(images, views=CenterView(16), superpixels=None, batch_size=8, workers=1, train=False))
+"""
 
 
 def test_a_run_trains_with_spawned_workers(pictures: Path, tmp_path: Path) -> None:
@@ -22,3 +38,12 @@ def test_a_run_trains_with_spawned_workers(pictures: Path, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "config.json").read_text())["start_method"] == "spawn"
     assert (tmp_path / "results.json").is_file()
+
+
+def test_spawned_workers_end_without_the_end_of_their_interpreter(pictures: Path, tmp_path: Path) -> None:
+    # Once that has begun, the thread that sends batches may abort the process, and the run with it.
+    script = tmp_path / "script.py"
+    script.write_text(WORKERS)
+    command = [sys.executable, str(script), f"folder:{pictures}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "a worker has begun\n"), done.stderr

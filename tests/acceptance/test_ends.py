@@ -1,0 +1,59 @@
+"""How a process of several ends: with its own exit code, whatever its threads still do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import ENVIRONMENT, ROOT, TIMEOUT
+
+SCRIPT = """
+import atexit, sys
+import torch
+from torch import distributed, nn
+from castssl import ranks
+from castssl.config import RunConfig, launch
+
+rank, meeting = sys.argv[1:]
+torch.set_num_threads(1)
+distributed.init_process_group("gloo", init_method=meeting, rank=int(rank), world_size=2)
+model = nn.parallel.DistributedDataParallel(nn.Linear(3, 3))
+atexit.register(print, "the exit functions were called")
+
+
+def main(cfg):
+    # The threads of gloo, which DDP's model keeps, have these to do while the program ends.
+    for _ in range(1000):
+        distributed.all_reduce(torch.ones(100_000), async_op=True)
+    assert ranks.world() == 2
+    distributed.destroy_process_group()
+    raise SystemExit(75)
+
+
+launch(main, RunConfig, [])
+"""
+
+
+@pytest.mark.distributed
+def test_threads_of_a_process_group_do_not_abort_the_end_of_a_run(tmp_path: Path) -> None:
+    meeting = (tmp_path / "meeting").as_uri()
+    environment = os.environ | ENVIRONMENT | {"GLOO_SOCKET_IFNAME": "lo"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(rank), meeting],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in both:
+        out, err = process.communicate(timeout=TIMEOUT)
+        assert process.returncode == 75, err
+        assert out == "the exit functions were called\n"
