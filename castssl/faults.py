@@ -72,7 +72,8 @@ def _free() -> int:
 
 def _size() -> str:
     with suppress(OSError):
-        return f" ({shutil.disk_usage(SHARED).total / 2**30:.1f} GiB)"
+        total = shutil.disk_usage(SHARED).total
+        return f" ({total / 2**30:.1f} GiB)" if total >= 2**30 else f" ({total / 2**20:.1f} MiB)"
     return ""
 
 
