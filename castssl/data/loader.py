@@ -294,8 +294,8 @@ def _plainly(batches: Iterable[_Sent]) -> Iterator[_Sent]:
 def _calm(worker: int) -> None:
     """One thread per worker, no chat about odd files, and Ctrl-C left to the main process."""
     outlive_readers()
-    # A spawned worker, unlike others, ends its interpreter, while the thread that sends batches may still be in
-    # native code: that aborts the worker, and the run with it.
+    # A spawned worker, unlike others, ends its interpreter, while the thread that sends batches may still be
+    # in native code: that aborts the worker, and the run with it.
     atexit.register(os._exit, 0)
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

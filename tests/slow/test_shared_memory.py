@@ -1,4 +1,4 @@
-"""A recipe whose /dev/shm is truly full, in a mount namespace of its own, which takes rights of the system."""
+"""A recipe whose /dev/shm is truly full, in a mount namespace of its own, which takes rights."""
 
 from __future__ import annotations
 
