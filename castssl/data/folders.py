@@ -29,7 +29,7 @@ _SPLITS = {
 _STAND_INS = {"val": ("val", "test")}
 _SYSTEM = {
     *("@eadir", "#recycle", "#snapshot", "lost+found", "$recycle.bin", "system volume information"),
-    *("__macosx", "__pycache__"),
+    *("@recycle", "@recently-snapshot", "@__thumb", "@tmp", "__macosx", "__pycache__"),
 }
 """Folders that systems and programs make, in lower case."""
 _PICTURES = {"image", "images", "img", "imgs", "photos", "pictures", "jpegimages"}
@@ -225,7 +225,7 @@ def left_out(folders: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:
         sentences.append(
             f"left out {_count(len(system), 'folder')}, hidden or made by a system: {_some(system)}"
         )
-    counts = Counter(os.path.splitext(name)[1].lower() or "without extension" for name in files)
+    counts = Counter(map(_kind, files))
     sentences += [
         f"left out {_count(counts.pop(extension), f'{extension} file')}: to read them install the package"
         f" {package}: {installer.install(package)}"
@@ -236,6 +236,12 @@ def left_out(folders: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:
         kinds = [f"{count:,} {extension}" for extension, count in sorted(counts.items(), key=_rank)]
         sentences.append(f"left out {_count(counts.total(), 'file')} by extension: {_some(kinds)}")
     return tuple(sentences)
+
+
+def _kind(name: str) -> str:
+    """The extension by which a file is left out, in lower case; a hidden file is left out whatever it has."""
+    hidden = os.path.basename(name).startswith(".")
+    return "hidden" if hidden else os.path.splitext(name)[1].lower() or "without extension"
 
 
 def _rank(counted: tuple[str, int]) -> tuple[int, str]:

@@ -13,6 +13,8 @@ import tarfile
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
+_CHAIN = 8
+"""So many links may lead to one another, and the last to a file."""
 _BLOCK = tarfile.BLOCKSIZE
 _CHECKSUM = re.compile(rb"[ 0-7]{6,7}[\0 ]")
 
@@ -67,11 +69,18 @@ def entries(file: IO[bytes], start: int = 0, end: int | None = None) -> Iterator
             yield target._replace(name=member.name)
         elif member.islnk() or member.issym():
             links.append(member)
+    for _ in range(_CHAIN):
+        found = [(link, list(_follow(link, files))) for link in links]
+        links = [link for link, entries in found if not entries]
+        yield from (entry for _, entries in found for entry in entries)
+        # Links to folders are followed once: folders in folders would double the files each time.
+        ends = [entries[0] for _, entries in found if len(entries) == 1]
+        files |= {posixpath.normpath(entry.name): entry for entry in ends}
     for link in links:
-        yield from _follow(link, files)
+        yield Lost(link.name, f"a link to {link.linkname}, which leads to no file in the archive", torn=False)
 
 
-def _follow(link: tarfile.TarInfo, files: dict[str, Entry]) -> Iterator[Entry | Lost]:
+def _follow(link: tarfile.TarInfo, files: dict[str, Entry]) -> Iterator[Entry]:
     folder = posixpath.dirname(link.name) if link.issym() else ""
     target = posixpath.normpath(posixpath.join(folder, link.linkname))
     inside = [name for name in files if name.startswith(target + "/")]
@@ -79,8 +88,6 @@ def _follow(link: tarfile.TarInfo, files: dict[str, Entry]) -> Iterator[Entry | 
         yield files[target]._replace(name=link.name)
     elif inside:
         yield from (files[name]._replace(name=link.name + name[len(target) :]) for name in inside)
-    else:
-        yield Lost(link.name, f"a link to {link.linkname}, which is not in the archive", torn=False)
 
 
 def _headers(file: IO[bytes], at: int, end: int) -> Iterator[tarfile.TarInfo | Lost]:

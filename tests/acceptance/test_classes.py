@@ -27,6 +27,8 @@ SYSTEM = (
     ".ipynb_checkpoints",
     "__MACOSX",
     "System Volume Information",
+    "@Recycle",
+    "@__thumb",
 )
 
 
@@ -108,9 +110,10 @@ def test_what_is_left_out_is_named_by_extension_and_by_damage(tmp_path: Path, co
     (tmp_path / "dog" / "4.png").write_bytes(b"")
     (tmp_path / "dog" / "notes.txt").write_bytes(b"x")
     (tmp_path / "dog" / "LICENSE").write_bytes(b"x")
+    (tmp_path / "cat" / "._2.jfif").write_bytes(b"x")
     assert len(opened(f"folder:{tmp_path}")) == 4
     shown = oneline(command("tree", f"folder:{tmp_path}").out)
-    assert "left out 2 files by extension: 1 .txt, 1 without extension" in shown
+    assert "left out 3 files by extension: 1 .txt, 1 hidden, 1 without extension" in shown
     assert "1 of 4 images that were looked at cannot be read" in shown
     assert "4.png" in shown.replace(" ", "")  # a long path is wrapped within a name
 
