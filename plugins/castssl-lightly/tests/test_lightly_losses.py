@@ -143,6 +143,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     return cast("dict[str, dict[str, Any]]", torch.load(path, weights_only=True))
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("name", SPECS)
 def test_two_processes_have_the_gradient_of_one(name: str, found: dict[str, dict[str, Any]]) -> None:
     objective, halves = make(SPECS[name]), [batch(2, NONE, 6, seed=rank) for rank in range(2)]
