@@ -1,4 +1,4 @@
-"""The three plugin doors, and the encoder between them.
+"""The four plugin doors, and the encoder between them.
 
 A Protocol declares both ``forward`` and ``__call__``: ``nn.Module.__call__`` is typed so loosely that
 with ``__call__`` alone a type checker would accept every module.
@@ -7,15 +7,17 @@ Shape letters: B images, N tokens, K pooled tokens, D channels, H x W pixels, L 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+from PIL import Image
 from torch import Tensor, nn
 
-from castssl.types import Batch, Hierarchy, Outcome, Pooled, Tokens, View
+from castssl.types import Batch, Hierarchy, LabelTree, Outcome, Pooled, Tokens, View
 
-Kind = Literal["superpixels", "pooling", "objectives"]
-KINDS: tuple[Kind, ...] = ("superpixels", "pooling", "objectives")
+Kind = Literal["superpixels", "pooling", "objectives", "datasets"]
+KINDS: tuple[Kind, ...] = ("superpixels", "pooling", "objectives", "datasets")
 Need = Literal["keys", "received"]
 Target = Literal["none", "path", "multihot"]
 
@@ -92,3 +94,148 @@ class Objective(Module, Protocol):
     def predict(self, view: View) -> Mapping[str, Tensor]:
         """Logits (B, C) by name; {} if it predicts nothing."""
         ...
+
+
+class Source(Protocol):
+    """Encoded images by row.  It is pickled into data-loader workers, so it holds no open file."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def open(self, row: int) -> IO[bytes]:
+        """An open binary file with the encoded image."""
+        ...
+
+    def name(self, row: int) -> str:
+        """What to call the image: its path below the split if it is a file."""
+        ...
+
+    def path(self, row: int) -> str:
+        """Where the user finds the image, for messages."""
+        ...
+
+
+class Listing(NamedTuple):
+    """One split whose images can be opened in any order."""
+
+    source: Source
+    targets: Tensor
+    """One row for each row of ``source``.  Of target "path": int64 (n, L), label paths coarse to fine, -1
+    from the level on at which a label is unknown; L is 0 if the images have no labels."""
+    tree: LabelTree
+    """The classes, the same for all splits; ``LabelTree.none()`` if the images have no labels."""
+    masks: Path | None = None
+    """A folder of object masks, ``.png`` files with the names of the images."""
+    left_out: tuple[str, ...] = ()
+    """Sentences about files and folders that are no part of the data set."""
+
+
+class Unreadable(NamedTuple):
+    """An image that could not be read."""
+
+    name: str
+    """Where it is: the path of a file, or what its source calls it."""
+    reason: str
+    """One line."""
+
+
+class Item(NamedTuple):
+    """One image of a stream."""
+
+    name: str
+    """Where it comes from, for messages."""
+    open: Callable[[], IO[bytes] | Image.Image]
+    """The encoded image, or a decoded one; raises almost anything if it is broken."""
+    label: object
+    """A class number as a number, text or bytes; None, NaN, "" or -1 if it is unknown."""
+
+
+class Turn(NamedTuple):
+    """Which items of a stream a reader gets, and in which order."""
+
+    train: bool
+    """Shuffled."""
+    seed: int
+    epoch: int
+    lap: int = 0
+    """How often the reader has read all of its items in this epoch."""
+    rank: int = 0
+    world: int = 1
+    worker: int = 0
+    workers: int = 1
+
+
+@runtime_checkable
+class Feed(Protocol):
+    """One split that can only be read in order.  It is pickled into data-loader workers."""
+
+    classes: tuple[str, ...]
+    """Names; () if the items have no labels."""
+    length: int
+    """How many items the split says that it has."""
+    lost: list[Unreadable]
+    """What was found to be unreadable when the items were counted."""
+
+    def workers(self, world: int) -> int | None:
+        """How many workers each of ``world`` processes can have items for; None if that is not limited."""
+        ...
+
+    def items(self, turn: Turn) -> Iterator[Item | Unreadable]:
+        """The items of one reader, each once, and what cannot be read."""
+        ...
+
+
+class DataSet:
+    """Turn what follows ``--data NAME:`` into the images and labels of a split.
+
+    A subclass defines :meth:`open`, and changes those attributes that do not fit; it is registered by its
+    name as an entry point of the group ``castssl.datasets``, and imports from :mod:`castssl.datasets`.  A
+    folder of pictures with ``train.txt`` and ``val.txt``, which hold lines ``name.jpg class``, is::
+
+        class Labels(DataSet):
+            location = "/folder"
+            splits = ("train", "val")
+
+            def open(self, location: str, split: str) -> Listing:
+                root = Path(location)
+                train, own = (read_text(root / f"{name}.txt").splitlines() for name in ("train", split))
+                tree = LabelTree.from_paths([line.split()[1:] for line in train])
+                targets = tree.number([line.split()[1:] for line in own])
+                return Listing(Files(root, [line.split()[0] for line in own]), targets, tree)
+
+    ``castssl check datasets NAME:LOCATION`` says which promise is broken; ``castssl new-plugin datasets
+    NAME`` writes a package to start from.
+    """
+
+    location: str = "/path"
+    """What a location looks like, for messages; "" if the data set needs none."""
+    splits: tuple[str, ...] = ("train", "val", "test")
+    """The splits that it may have; only these are asked for.  Training needs "train"."""
+    indexed: bool = True
+    """True if :meth:`open` returns a :class:`Listing`, False if it returns a :class:`Feed`."""
+    target: Target = "path"
+    """What its targets are."""
+    commands: bool = False
+    """Set by castssl: True if the user allows that commands which the location holds are run."""
+
+    def open(self, location: str, split: str) -> Listing | Feed:
+        """One split.  Decodes no image, and writes nothing into the data's folder.
+
+        Args:
+            location: what follows ``NAME:``, such as the path of a folder.
+            split: one of :attr:`splits`.
+
+        Raises:
+            DataError: if there is no data at ``location``, or it is not as expected; the message says where.
+            NoSplit: if the data is there, but has no such split.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.open")
+
+    def example(self, folder: Path) -> str:
+        """Write a tiny data set into an empty folder and return its location, for ``castssl check``.
+
+        It should have a train and a val split, and more than one class.  "": there is no example, and the
+        check needs the location of real data.
+        """
+        return ""

@@ -28,6 +28,10 @@ class DataError(CastError):
     """An image, a label, a mask or a file list is missing or unusable."""
 
 
+class NoSplit(DataError):
+    """The data set is there, but has no such split."""
+
+
 class ContractError(CastError):
     """A plugin, or a batch, breaks a promise of :mod:`castssl.contracts`."""
 

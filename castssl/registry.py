@@ -2,8 +2,8 @@
 
 A plugin is an entry point of the group ``castssl.<kind>`` in any installed distribution; castssl's own are no
 different.  A factory is called ``factory(**options)`` for superpixels, ``factory(dim, **options)`` for
-poolings and ``factory(encoder, labels, **options)`` for objectives.  This module does not import torch, and
-listing imports no plugin.
+poolings, ``factory(encoder, labels, **options)`` for objectives and ``factory()`` for data sets.  This module
+does not import torch, and listing imports no plugin.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from castssl.docstrings import first_line
 from castssl.errors import AmbiguousPlugin, BrokenPlugin, CastError, ConfigError, ContractError, UnknownPlugin
 from castssl.installer import uninstall
 from castssl.options import Spec, accepted, did_you_mean, misfits, parse, values
-from castssl.signatures import Written, written
 
 if TYPE_CHECKING:
-    from castssl.contracts import Objective, Pooling, Superpixels
+    from castssl.contracts import DataSet, Objective, Pooling, Superpixels
 
-Kind = Literal["superpixels", "pooling", "objectives"]
+Kind = Literal["superpixels", "pooling", "objectives", "datasets"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """The doors.  ``castssl.contracts`` names them too, but imports torch."""
 
@@ -31,6 +30,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "superpixels": (),
     "pooling": ("dim",),
     "objectives": ("encoder", "labels"),
+    "datasets": (),
 }
 """What a factory of each kind is called with, before its options."""
 
@@ -38,6 +38,7 @@ PROMISED: dict[str, tuple[str, ...]] = {
     "superpixels": ("runs_on", "capacity", "__call__"),
     "pooling": ("needs", "forward", "state_dict"),
     "objectives": ("views", "target", "encoder", "forward", "after_step", "predict", "state_dict"),
+    "datasets": ("location", "splits", "indexed", "target", "open", "example"),
 }
 """The attributes that what a factory of each kind returns must have."""
 
@@ -107,6 +108,8 @@ def build(kind: Literal["pooling"], spec: str, *args: Any, **options: Any) -> Po
 @overload
 def build(kind: Literal["objectives"], spec: str, *args: Any, **options: Any) -> Objective: ...
 @overload
+def build(kind: Literal["datasets"], spec: str, *args: Any, **options: Any) -> DataSet: ...
+@overload
 def build(kind: str, spec: str, *args: Any, **options: Any) -> Any: ...
 def build(kind: str, spec: str, *args: Any, **options: Any) -> Any:
     """Build a plugin from ``"name"`` or ``"name:key=value,key=value"``.
@@ -145,26 +148,28 @@ def bind(
 
 
 def describe(kind: str, name: str) -> str:
-    """Distribution, options with their defaults, and docstring, as text.
-
-    They are read from the plugin's source; it is imported only where that does not tell.
+    """Distribution, options with their defaults, and docstring, as text; imports this one plugin.
 
     Raises:
-        ConfigError, UnknownPlugin, AmbiguousPlugin: as :func:`load` does.
-        BrokenPlugin: likewise, if it has to be imported.
+        ConfigError, UnknownPlugin, AmbiguousPlugin, BrokenPlugin: as :func:`load` does.
     """
-    found, count = _one(kind, name), len(ARGUMENTS[kind])
-    told = written(*_target(found.point), count)
-    if told is None:
-        factory = load(kind, name)
-        told = Written(accepted(factory, count), inspect.getdoc(factory) or "")
-    lines = [
-        f"{kind} {name}: {found}",
-        f"called with ({', '.join([*ARGUMENTS[kind], '**options'])})",
-        "options:" if told.options else "no options",
-        *(f"  {option}" for option in told.options),
-    ]
-    return "\n".join([*lines, "", told.docstring or "It has no docstring."])
+    found, factory = _one(kind, name), load(kind, name)
+    if kind == "datasets":
+        data = build(kind, name)
+        lines = [
+            f"written as {name}:{data.location}" if data.location else f"written as {name}",
+            f"splits: {', '.join(data.splits)}",
+            "read by index" if data.indexed else "read in order, as a stream",
+        ]
+    else:
+        options = accepted(factory, len(ARGUMENTS[kind]))
+        lines = [
+            f"called with ({', '.join([*ARGUMENTS[kind], '**options'])})",
+            "options:" if options else "no options",
+            *(f"  {option}" for option in options),
+        ]
+    text = inspect.getdoc(factory) or "It has no docstring."
+    return "\n".join([f"{kind} {name}: {found}", *lines, "", text])
 
 
 def faults() -> list[str]:

@@ -17,10 +17,10 @@ from typing import Any
 from castssl.config import launch
 from castssl.contracts import Superpixels
 from castssl.data.finish import finish
-from castssl.data.images import Images
 from castssl.data.loader import load
-from castssl.data.readers import Stream
 from castssl.data.supervised import SupervisedView
+from castssl.datasets.images import Images
+from castssl.datasets.stream import Stream
 from castssl.evaluation.classify import Recognition
 from castssl.evaluation.exam import Exam, table
 from castssl.models.create import create

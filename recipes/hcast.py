@@ -19,10 +19,10 @@ from castssl import ranks
 from castssl.config import launch
 from castssl.contracts import Superpixels
 from castssl.data.finish import finish
-from castssl.data.images import Images
 from castssl.data.loader import load
-from castssl.data.readers import Stream
 from castssl.data.supervised import SupervisedView
+from castssl.datasets.images import Images
+from castssl.datasets.stream import Stream
 from castssl.errors import DataError
 from castssl.evaluation.classify_paths import HierarchicalRecognition
 from castssl.evaluation.exam import Exam, table

@@ -18,9 +18,9 @@ from castssl.config import FREE, launch
 from castssl.contracts import Superpixels
 from castssl.data.augment import OneView
 from castssl.data.finish import finish
-from castssl.data.images import Images
 from castssl.data.loader import load
-from castssl.data.readers import Stream
+from castssl.datasets.images import Images
+from castssl.datasets.stream import Stream
 from castssl.evaluation.classify import Recognition
 from castssl.evaluation.exam import Exam, table
 from castssl.files import write_tensors

@@ -1,4 +1,4 @@
-"""A small generated data set that several rooms look at."""
+"""Small data sets that several rooms look at."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from castssl.data import demo
+from castssl.datasets.demo import dataset as demo
+from tests.datasets.pictures import LAYOUT, write
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +16,15 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CASTSSL_CACHE", str(tmp_path_factory.mktemp("cache")))
         return demo.root(size=32, per_class=6)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Two splits of two label levels; val lacks the class dog."""
+    return write(tmp_path / "set", [*LAYOUT, "val/animal/cat/e.png", "val/plant/oak/f.png"])
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """Twelve pictures of three classes, no splits."""
+    return write(tmp_path / "flat", [f"{'abc'[i % 3]}/{i:02}.png" for i in range(12)])

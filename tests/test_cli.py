@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from castssl.cli import main
-from castssl.registry import KINDS, names
 from castssl.testing import pooling, superpixels
 from tests.plugins.packages import DUPLICATE, HEALTHY, UNIMPORTABLE
 
@@ -23,7 +22,6 @@ HEAVY = {"torch", "numpy", "timm", "lightly", "accelerate", "cv2", "tyro", "rich
         ["list"],
         ["list", "pooling"],
         ["check", "-h"],
-        *(["describe", kind, entry.name] for kind in KINDS for entry in names(kind)),
     ],
     ids=" ".join,
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import itertools
 import os
 import subprocess
@@ -17,6 +18,7 @@ from castssl.errors import (
     ContractError,
     UnknownPlugin,
 )
+from castssl.options import accepted
 from castssl.superpixels.grid import Grid
 from tests.plugins.packages import DUPLICATE, HEALTHY, SECOND, UNIMPORTABLE, WRONG_SIGNATURE, Package
 
@@ -206,3 +208,14 @@ def test_describe_shows_options_defaults_and_docstring(installed: Path) -> None:
         "",
         "Pools nothing.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, entry.name) for kind in registry.KINDS for entry in registry.names(kind)]
+)
+def test_every_installed_plugin_is_described_as_it_is(kind: str, name: str) -> None:
+    factory = registry.load(kind, name)
+    shown = registry.describe(kind, name)
+    for option in accepted(factory, len(registry.ARGUMENTS[kind])):
+        assert f"  {option}\n" in shown
+    assert shown.endswith(inspect.getdoc(factory) or "")

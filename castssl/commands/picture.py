@@ -11,7 +11,7 @@ from castssl.files import atomic_write
 if TYPE_CHECKING:
     from PIL import Image
 
-    from castssl.data.depth import Range
+    from castssl.datasets.depth import Range
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -66,7 +66,7 @@ def value_range(given: argparse.Namespace) -> Range | None:
     Raises:
         DataError: if it is no range or no number of bits.
     """
-    from castssl.data.depth import parse_range, range_of_bits
+    from castssl.datasets.depth import parse_range, range_of_bits
 
     if given.range is not None:
         return parse_range(given.range)

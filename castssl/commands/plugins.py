@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from castssl import registry
 from castssl.commands.picture import add_output
-from castssl.errors import CastError
+from castssl.errors import CastError, ConfigError
 from castssl.installer import install
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def _about_plugin(
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=purpose, description=purpose.capitalize() + ".")
     command.add_argument("kind", choices=registry.KINDS)
-    command.add_argument("name", help="such as graph; check also takes options, graph:centroids=random")
+    more = "check also takes options, graph:centroids=random, and the location of data, folder:/path"
+    command.add_argument("name", help=f"such as graph; {more}")
     return command
 
 
@@ -68,7 +69,7 @@ def _check(given: argparse.Namespace) -> int:
     from rich.console import Console
 
     # Before the checks: what does not import, or fit, is one error and not one per check.
-    registry.bind(given.kind, given.name)
+    registry.bind(given.kind, given.name.partition(":")[0] if given.kind == "datasets" else given.name)
     console = Console()
     with console.status("importing torch"):
         from castssl.testing import claims
@@ -79,6 +80,8 @@ def _check(given: argparse.Namespace) -> int:
         for check in checks:
             status.update(check.__name__)
             results += claims.run([check], given.name)
+            if isinstance(results[-1].error, ConfigError):
+                raise results[-1].error  # Nothing was checked.
     console.print(_verdicts(f"{given.kind} {given.name}", results))
     failed = sum(result.error is not None for result in results)
     console.print(f"{len(results) - failed} of {len(results)} checks passed")

@@ -102,7 +102,7 @@ def _try(work: Callable[[], Prediction]) -> Prediction | None:
 def _tree(spec: str | None, *, commands: bool) -> LabelTree | None:
     if spec is None:
         return None
-    from castssl.data.images import open_images
+    from castssl.datasets.open import open_images
 
     return open_images(spec, commands=commands).tree
 

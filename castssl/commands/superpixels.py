@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from castssl.contracts import Superpixels
-    from castssl.data.depth import Range
+    from castssl.datasets.depth import Range
     from castssl.evaluation.partitions import Trial
 
 NOTES = """IMAGE is a file, a folder, "photographs" (four that castssl ships) or "demo" (generated, with
@@ -125,13 +125,13 @@ def _builder(spec: str, segments: int | None, side: int) -> Callable[[], Superpi
 
 def _open(source: str, given: argparse.Namespace) -> list[Sight]:
     """The pictures that one argument names."""
-    from castssl.data.decode import EXTENSIONS
+    from castssl.datasets.decode import EXTENSIONS
     from castssl.pictures.photographs import photographs
 
     if source == "photographs":
         return [Sight(name, image, None) for name, image in photographs()]
     if source == "demo":
-        from castssl.data import demo
+        from castssl.datasets.demo import dataset as demo
 
         root = demo.root(size=given.image_size, per_class=40)
         return _folder(root / "val", root / "parts" / "val", given, (".png",))
@@ -145,7 +145,7 @@ def _folder(
     folder: Path, masks: Path | None, given: argparse.Namespace, extensions: Sequence[str]
 ) -> list[Sight]:
     """At most ``limit`` images below a folder, spread evenly over them by name."""
-    from castssl.data.folders import ignored
+    from castssl.datasets.folder import ignored
 
     files = sorted(
         path
@@ -161,8 +161,8 @@ def _folder(
 
 def _sight(path: Path, mask: Path | None, declared: Range | None) -> Sight:
     """An upright picture, and its true regions as they lie on it."""
-    from castssl.data.decode import fitted, header, orientation, read, turned
-    from castssl.data.unreadable import why
+    from castssl.datasets.decode import fitted, header, orientation, read, turned
+    from castssl.datasets.unreadable import why
 
     at = path
     try:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.tree import Tree
     from torch import Tensor
 
-    from castssl.data.images import Images
-    from castssl.data.readers import Stream
+    from castssl.datasets.images import Images
+    from castssl.datasets.stream import Stream
     from castssl.types import LabelTree
 
 NOTES = """Numbers after a class are its images in train / val.  Levels are counted from 0, the coarsest.
@@ -57,10 +57,9 @@ def _tree(given: argparse.Namespace) -> int:
 def _one(spec: str, *, whole: bool, commands: bool) -> int:
     from rich.console import Console
 
-    from castssl.data.folders import NoSplit
-    from castssl.data.images import open_images
-    from castssl.data.tree_checks import Finding, counts, findings, labels, losses
-    from castssl.errors import DataError
+    from castssl.datasets.open import open_images
+    from castssl.datasets.tree_checks import Finding, counts, findings, labels, losses
+    from castssl.errors import DataError, NoSplit
     from castssl.output import safe_markup
 
     splits: dict[str, Images | Stream] = {"train": open_images(spec, commands=commands)}
@@ -94,7 +93,7 @@ def _drawn(spec: str, tree: LabelTree, per_class: Sequence[Sequence[Tensor]], *,
     """The tree as rich draws it, with the images of each class and split."""
     from rich.tree import Tree
 
-    from castssl.data.tree_checks import called
+    from castssl.datasets.tree_checks import called
     from castssl.output import safe_markup
 
     children: list[list[list[int]]] = [[[] for _ in range(size)] for size in tree.sizes[:-1]]

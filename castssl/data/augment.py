@@ -19,9 +19,10 @@ from torchvision import transforms as T
 from torchvision.transforms import functional as V
 
 from castssl.data.look import MOCO, Look, Pixels, change
+from castssl.datasets.images import Box, Plan
 from castssl.errors import ConfigError
 
-__all__ = ["MOCO", "Augment", "CenterView", "Look", "OneView", "Placed", "Plan", "TwoViews", "Views"]
+__all__ = ["MOCO", "Augment", "CenterView", "Look", "OneView", "Placed", "TwoViews", "Views"]
 
 SLIM = 8
 """Of a picture with a larger ratio of its sides only the part that is used is resized."""
@@ -32,8 +33,6 @@ _FILTERS = {
 }
 Views = list[Tensor]
 """One uint8 (3, size, size) tensor per view."""
-Box = tuple[float, float, float, float]
-"""Left, top, right and bottom, as shares of a picture's width and height: 0 to 1."""
 
 
 class Placed(NamedTuple):
@@ -45,15 +44,6 @@ class Placed(NamedTuple):
     """The part of the picture that the view shows."""
     flipped: bool
     """Whether left and right were exchanged after the cut."""
-
-
-class Plan(NamedTuple):
-    """What is known of the views before the picture is decoded."""
-
-    boxes: tuple[Box, ...]
-    """One a view; none if the augmentation needs the whole picture."""
-    shrink: int
-    """1, 2, 4 or 8: decoded at this fraction of its size, the picture still has all that the views show."""
 
 
 class Augment(Protocol):

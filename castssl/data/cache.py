@@ -27,12 +27,13 @@ from typing import Any
 from torch import Tensor
 
 from castssl.contracts import Superpixels
-from castssl.data import decode, depth, fine
+from castssl.data import fine
 from castssl.data.augment import Augment, Placed
-from castssl.data.depth import Range
 from castssl.data.fine import Fine
-from castssl.data.images import Images
-from castssl.data.readers import Stream
+from castssl.datasets import decode, depth
+from castssl.datasets.depth import Range
+from castssl.datasets.images import Images
+from castssl.datasets.stream import Stream
 from castssl.errors import CastError, ConfigError
 from castssl.files import PARTIAL, atomic_write, refusal
 

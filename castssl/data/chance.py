@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
 
@@ -36,21 +35,3 @@ def forked(*key: int) -> Iterator[None]:
             random.setstate(before[0])
             np.random.set_state(before[1])  # noqa: NPY002
             torch.set_rng_state(before[2])
-
-
-def scatter(numbers: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
-    """A random-looking 64-bit word for each number, which depends on it and the seed alone.
-
-    The finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014),
-    a bijection: different numbers give different words.
-
-    Args:
-        numbers: int64 (n,).
-        seed: in [0, 2**64).
-    """
-    word = numbers.astype(np.uint64) + np.uint64(seed)
-    word = (word + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: NDArray[np.uint64] = word ^ (word >> np.uint64(31))
-    return mixed

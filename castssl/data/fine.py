@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from castssl.contracts import Superpixels
-from castssl.data.augment import Box
+from castssl.datasets.images import Box
 from castssl.errors import ConfigError
 from castssl.partition import partition as superpixels_of
 

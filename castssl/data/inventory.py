@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from castssl.data.images import Images
-from castssl.data.readers import Stream
+from castssl.datasets.images import Images
+from castssl.datasets.stream import Stream
 from castssl.types import LabelTree
 
 Inventory = Mapping[str, Any]

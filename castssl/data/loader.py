@@ -22,16 +22,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
 from castssl import ranks
-from castssl.contracts import Superpixels
+from castssl.contracts import Superpixels, Turn, Unreadable
 from castssl.data.augment import Augment, Placed
 from castssl.data.batches import EpochBatches, Stamped
 from castssl.data.cache import Cache, Cached, cached
 from castssl.data.chance import forked
-from castssl.data.feed import Turn
-from castssl.data.images import Images
 from castssl.data.inventory import Inventory, inventory
-from castssl.data.readers import Stream
-from castssl.data.unreadable import Clipped, Ledger, Unreadable
+from castssl.datasets.images import Images
+from castssl.datasets.stream import Stream
+from castssl.datasets.unreadable import Clipped, Ledger
 from castssl.errors import ConfigError, ContractError, DataError
 from castssl.output import outlive_readers
 from castssl.partition import partition

@@ -8,12 +8,11 @@ import numpy as np
 import torch
 
 from castssl import ranks
-from castssl.data.chance import scatter
-from castssl.data.damage import left_out
-from castssl.data.folders import NoSplit
-from castssl.data.images import Images, open_images
-from castssl.data.readers import Stream
-from castssl.errors import DataError
+from castssl.datasets.damage import left_out
+from castssl.datasets.images import Images, scatter
+from castssl.datasets.open import open_images
+from castssl.datasets.stream import Stream
+from castssl.errors import DataError, NoSplit
 from castssl.types import LabelTree
 
 NONE = "none"
@@ -46,7 +45,7 @@ def open_splits(
     """Training images and held-out images.
 
     Args:
-        data: a name of data as :func:`castssl.data.images.open_images` takes it.
+        data: a name of data as :func:`castssl.datasets.open.open_images` takes it.
         val: the name of the held-out data, whose val split is taken if it has one, else all of it;
             "none": nothing is measured; by default the val split of ``data``.
         share: hold out this share of the training images of each class instead, drawn by ``seed``.
@@ -54,7 +53,7 @@ def open_splits(
         subset: only these classes, of both.
         measured: False opens no held-out images, but takes the share out of the training images.
         streams: False if what is measured needs images by index, so that a stream has no held-out images.
-        commands: see :func:`castssl.data.images.open_images`.
+        commands: see :func:`castssl.datasets.open.open_images`.
 
     Raises:
         DataError: if there are no held-out images, they have classes that the training images lack, or the

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from castssl.data.augment import OneView, Placed, Plan, Views, to_uint8
+from castssl.data.augment import OneView, Placed, Views, to_uint8
 from castssl.data.finish import MEAN, STD
+from castssl.datasets.images import Plan
 from castssl.errors import ConfigError
 
 Policy = Literal["randaugment", "three", "none"]

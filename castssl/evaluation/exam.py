@@ -15,12 +15,11 @@ from torch import Tensor
 from castssl import ranks
 from castssl.contracts import Encoder, Superpixels
 from castssl.data.augment import Augment, CenterView, TwoViews
-from castssl.data.chance import scatter
 from castssl.data.finish import finish
-from castssl.data.images import Images
 from castssl.data.loader import Loader, load
-from castssl.data.masks import open_masks
-from castssl.data.readers import Stream
+from castssl.datasets.images import Images, scatter
+from castssl.datasets.masks import open_masks
+from castssl.datasets.stream import Stream
 from castssl.errors import DataError
 from castssl.evaluation.balanced import majority
 from castssl.evaluation.neighbours import Device, features, knn, match
@@ -90,7 +89,7 @@ class Exam:
             held_out: with labels by the classes of ``train``.
             superpixels: what the encoder builds on.
             image_size: side in pixels.
-            options: ``masks`` in place of the data's own, a path as :func:`castssl.data.masks.open_masks`
+            options: ``masks`` in place of the data's own, a path as :func:`castssl.datasets.masks.open_masks`
                 takes it (PartImageNet annotates ImageNet's training images: if they know no held-out image,
                 training images are shown); and fields of the exam.
 

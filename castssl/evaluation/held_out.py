@@ -12,9 +12,9 @@ from castssl import ranks
 from castssl.contracts import Superpixels
 from castssl.data.augment import CenterView
 from castssl.data.finish import finish
-from castssl.data.images import Images
 from castssl.data.loader import load
-from castssl.data.readers import Stream
+from castssl.datasets.images import Images
+from castssl.datasets.stream import Stream
 from castssl.evaluation.neighbours import Device
 from castssl.types import Batch, LabelTree
 

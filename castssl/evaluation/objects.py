@@ -14,8 +14,8 @@ from torchvision.transforms import functional as V
 from castssl.contracts import Encoder, Superpixels
 from castssl.data.augment import resized_part, resized_size
 from castssl.data.finish import finish
-from castssl.data.images import Images
-from castssl.data.masks import Masks
+from castssl.datasets.images import Images
+from castssl.datasets.masks import Masks
 from castssl.errors import DataError
 from castssl.evaluation.neighbours import Device
 from castssl.evaluation.regions import region_iou
@@ -37,7 +37,7 @@ class Pair(NamedTuple):
 
 
 class Masked(Protocol):
-    """Images that may have an object mask: ``castssl.data.images.Images`` is one."""
+    """Images that may have an object mask: ``castssl.datasets.images.Images`` is one."""
 
     def __len__(self) -> int: ...
     def pair(self, index: int, /) -> tuple[Image.Image, Image.Image] | None:

@@ -1,4 +1,4 @@
-"""The contract checks of the three doors, for castssl's own plugins and for yours.
+"""The contract checks of the four doors, for castssl's own plugins and for yours.
 
 ``from castssl.testing import pooling, parametrize``; each room's module holds ``checks``, a list of functions
 ``check_xxx(subject)``, and :func:`parametrize` turns them into pytest cases.
@@ -10,13 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from castssl.testing import datasets as datasets
     from castssl.testing import objectives as objectives
     from castssl.testing import pooling as pooling
     from castssl.testing import superpixels as superpixels
     from castssl.testing.claims import Check, Subject
     from castssl.testing.pytest import parametrize
 
-__all__ = ["Check", "Subject", "objectives", "parametrize", "pooling", "superpixels"]
+__all__ = ["Check", "Subject", "datasets", "objectives", "parametrize", "pooling", "superpixels"]
 _HOMES = {"Check": "claims", "Subject": "claims", "parametrize": "pytest"}
 
 

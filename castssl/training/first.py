@@ -11,8 +11,8 @@ from torch import nn
 
 from castssl import ranks
 from castssl.contracts import Encoder, Objective, Superpixels
-from castssl.data.images import Images
-from castssl.data.readers import Stream
+from castssl.datasets.images import Images
+from castssl.datasets.stream import Stream
 from castssl.errors import ConfigError, ContractError, DataError
 from castssl.modes import evaluating
 from castssl.objectives.probe import LinearProbe

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from castssl import ranks
 from castssl.config import FREE, MOVES, TYPED, RunConfig
 from castssl.data.cache import Cache
-from castssl.data.images import Images
-from castssl.data.readers import Stream
 from castssl.data.splits import open_splits
+from castssl.datasets.images import Images
+from castssl.datasets.stream import Stream
 from castssl.errors import printable
 from castssl.models.create import preset
 
@@ -25,9 +25,9 @@ class ImageConfig(RunConfig):
     """What is looked at, and how it is watched."""
 
     data: str = field(default="", metadata=MOVES)
-    """What to train on: folder:/path, tar:/path.tar, wds/NAME:/path, hfds/NAME, hfids/NAME, tfds/NAME,
-    breeds:living17:/imagenet, cub:/path, aircraft:/path, inat21-mini:/path, tree:/path, tree:/labels.csv, or
-    demo (generated). Results are measured on its val split."""
+    """What to train on: folder:/path, tar:/path.tar, wds/NAME:/path, hfds/NAME, breeds:living17:/path,
+    tree:/labels.csv, demo (generated), or another name of `castssl list datasets` and its location.
+    Results are measured on its val split."""
     val: str | None = field(default=None, metadata=FREE)
     """Held-out images in place of the val split of --data: the val split of other data, or all of that if it
     has none; "none" measures nothing."""

@@ -23,7 +23,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from castssl import ranks
 from castssl.config import RunConfig
-from castssl.data.unreadable import Ledger
+from castssl.datasets.unreadable import Ledger
 from castssl.errors import DataError
 from castssl.training.log import FILE, Log
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from castssl.contracts import Encoder, Superpixels
 from castssl.data.augment import to_uint8
-from castssl.data.decode import header, read, to_rgb
-from castssl.data.depth import Range
 from castssl.data.finish import finish
-from castssl.data.unreadable import why
+from castssl.datasets.decode import header, read, to_rgb
+from castssl.datasets.depth import Range
+from castssl.datasets.unreadable import why
 from castssl.errors import DataError, printable
 from castssl.models.resized import sizes_for
 from castssl.modes import evaluating, kept_random_state

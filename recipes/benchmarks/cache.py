@@ -29,8 +29,9 @@ from castssl.config import launch
 from castssl.contracts import Superpixels
 from castssl.data.augment import TwoViews
 from castssl.data.cache import Cache
-from castssl.data.images import Images, open_images
 from castssl.data.loader import load
+from castssl.datasets.images import Images
+from castssl.datasets.open import open_images
 from castssl.doctor import machine
 from castssl.evaluation.segment import explained_variation
 from castssl.pictures.photographs import photographs

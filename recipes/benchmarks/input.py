@@ -34,8 +34,9 @@ from castssl import build
 from castssl.config import launch
 from castssl.data.augment import CenterView, TwoViews
 from castssl.data.chance import forked
-from castssl.data.decode import decode, header, pixels
-from castssl.data.images import Images, open_images
+from castssl.datasets.decode import decode, header, pixels
+from castssl.datasets.images import Images
+from castssl.datasets.open import open_images
 from castssl.doctor import machine
 from castssl.evaluation.segment import boundary_recall, explained_variation
 from castssl.pictures import photographs

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from castssl.data.augment import CenterView
-from castssl.data.images import open_images
 from castssl.data.loader import Loader, load
+from castssl.datasets.open import open_images
 from castssl.errors import DataError
 from tests.acceptance.conftest import Command
 from tests.acceptance.test_overwrite import parsers

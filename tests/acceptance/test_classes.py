@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 import castssl
-from castssl.data.images import Images, open_images
+from castssl.datasets.images import Images
+from castssl.datasets.open import open_images
 from castssl.errors import DataError
 from castssl.objectives.tree_kl import TreeKL
 from castssl.transfer.recogniser import save_recogniser
@@ -121,7 +122,7 @@ def test_what_is_left_out_is_named_by_extension_and_by_damage(tmp_path: Path, co
 def test_an_image_format_without_its_package_names_the_package(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from castssl.data import folders
+    from castssl.datasets import folder as folders
 
     monkeypatch.setattr(folders, "PACKAGES", {".heic": "pillow-heif"})
     monkeypatch.setattr(folders, "EXTENSIONS", (".png",))

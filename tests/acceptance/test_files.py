@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import castssl
-from castssl.data import demo
+from castssl.datasets.demo import dataset as demo
 from castssl.models.cast import CAST
 from tests.acceptance.conftest import Command
 

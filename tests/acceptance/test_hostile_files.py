@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import castssl
-from castssl.data.unreadable import Clipped, Ledger, Unreadable
+from castssl.contracts import Unreadable
+from castssl.datasets.unreadable import Clipped, Ledger
 from castssl.models.cast import CAST
 from castssl.objectives.deit import DeiT
 from castssl.transfer.encoders import load_encoder, save_encoder

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import castssl
 from castssl.contracts import Objective
-from castssl.data.images import Images, open_images
+from castssl.datasets.images import Images
+from castssl.datasets.open import open_images
 from castssl.errors import DataError
 from castssl.evaluation.classify import Recognition
 from castssl.evaluation.classify_paths import HierarchicalRecognition

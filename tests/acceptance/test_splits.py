@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from castssl.config import read
-from castssl.data.images import Images
 from castssl.data.splits import open_splits
+from castssl.datasets.images import Images
 from castssl.errors import DataError
 from tests.acceptance.conftest import Command, Finished
 

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from castssl.data.augment import CenterView
-from castssl.data.images import Images, open_images
 from castssl.data.loader import Loader, load
+from castssl.datasets.images import Images
+from castssl.datasets.open import open_images
 from castssl.errors import DataError
 from tests.acceptance.conftest import Command
 

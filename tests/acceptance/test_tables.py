@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from castssl.data.images import Images, open_images
+from castssl.datasets.images import Images
+from castssl.datasets.open import open_images
 from castssl.errors import DataError
 from tests.acceptance.conftest import Command
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from castssl.cli import main
-from castssl.data import trees
-from castssl.data.images import open_images
-from castssl.data.tree_checks import findings
-from tests.data.pictures import write
-from tests.data.tree_layouts import AIRCRAFT, write_aircraft, write_cub, write_imagenet, write_inat
+from castssl.datasets import taxonomies
+from castssl.datasets.open import open_images
+from castssl.datasets.tree_checks import findings
+from tests.datasets.pictures import write
+from tests.datasets.tree_layouts import AIRCRAFT, write_aircraft, write_cub, write_imagenet, write_inat
 
 BIRDS = [(i + 1, i % 200 + 1, int(i < 200)) for i in range(400)]
 
@@ -48,7 +48,7 @@ def test_a_long_tree_is_shortened(capsys: pytest.CaptureFixture[str], tmp_path: 
 
 
 def test_other_layouts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    write_imagenet(tmp_path / "in", dict.fromkeys(trees.breeds("living17-target").wnids, (2, 1)))
+    write_imagenet(tmp_path / "in", dict.fromkeys(taxonomies.breeds("living17-target").wnids, (2, 1)))
     lines = shown(capsys, f"breeds:living17-target:{tmp_path}/in")
     assert {"1 34 2 68 34", "nothing wrong", "common newt, Triturus vulgaris 2 / 1"} <= set(lines)
     write_inat(tmp_path / "inat")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from typing import Any, Literal
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castssl.contracts import Encoder, Need, Target
+from castssl.datasets import DataError, DataSet, Files, Item, Listing, Turn, Unreadable, read_text
 from castssl.pooling.arithmetic import check_size, gather, weighted_mean
 from castssl.superpixels.lift import per_image
 from castssl.types import Batch, LabelTree, Outcome, Pooled, Tokens, View
@@ -102,3 +106,77 @@ class Classifier(nn.Module):
 
     def predict(self, view: View) -> Mapping[str, Tensor]:
         return {"finest": self.head(self.read(view))}
+
+
+class Labels(DataSet):
+    """Data set: a folder with lists of images and their label paths."""
+
+    location = "/folder"
+    splits: tuple[str, ...] = ("train", "val")
+    refusal = DataError
+
+    def open(self, location: str, split: str) -> Listing:
+        root = Path(location)
+        rows, tree = self.rows(root / f"{split}.txt"), self.classes(root, split)
+        return Listing(Files(root, [name for name, _ in rows]), tree.number(_paths(rows)), tree)
+
+    def classes(self, root: Path, split: str) -> LabelTree:
+        return LabelTree.from_paths(_paths(self.rows(root / "train.txt")))
+
+    def rows(self, path: Path) -> list[tuple[str, str]]:
+        name, _, label = zip(*(line.partition(" ") for line in read_text(path).splitlines()), strict=True)
+        return list(zip(name, label, strict=True))
+
+    def example(self, folder: Path) -> str:
+        for split in self.splits:
+            lines = [f"{split}-{n}.png {('animal/cat', 'plant/oak', 'plant/birch')[n % 3]}" for n in range(6)]
+            (folder / f"{split}.txt").write_text("\n".join(lines))
+            for number, line in enumerate(lines):
+                Image.new("RGB", (24, 20), (40 * number, 90, 0)).save(folder / line.partition(" ")[0])
+        return str(folder)
+
+
+def _paths(rows: list[tuple[str, str]]) -> list[list[str]]:
+    return [label.split("/") for _, label in rows]
+
+
+class Reel:
+    """The images of a listing in order, as a stream."""
+
+    lost: list[Unreadable] = []  # noqa: RUF012
+    first = 0
+
+    def __init__(self, files: list[str], labels: list[int], classes: tuple[str, ...]) -> None:
+        self.files, self.labels, self.classes = files, labels, classes
+        self.length = len(files)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.files, self.labels, self.classes))
+
+    def workers(self, world: int) -> int | None:
+        return None
+
+    def items(self, turn: Turn) -> Iterator[Item]:
+        reader, readers = turn.rank * turn.workers + turn.worker, turn.world * turn.workers
+        for file, label in list(zip(self.files, self.labels, strict=True))[reader::readers]:
+            yield Item(file, partial(_open, file), label + self.first)
+
+
+def _open(file: str) -> IO[bytes]:
+    return open(file, "rb")
+
+
+class Frames(DataSet):
+    """Data set: the same as a stream of one level."""
+
+    location = "/folder"
+    splits = ("train", "val")
+    indexed = False
+
+    def open(self, location: str, split: str) -> Reel:
+        found = Labels().open(location, split)
+        files = [found.source.path(row) for row in range(len(found.source))]
+        return Reel(files, found.targets[:, -1].tolist(), found.tree.names[-1])
+
+    def example(self, folder: Path) -> str:
+        return Labels().example(folder)

@@ -6,10 +6,17 @@ But those of plugins/ here: their own tests run the checks, with the options and
 from __future__ import annotations
 
 import re
+import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from castssl import registry
-from castssl.testing import Check, Subject, objectives, parametrize, pooling, superpixels
+from castssl.datasets.taxonomies import breeds
+from castssl.testing import Check, Subject, datasets, objectives, parametrize, pooling, superpixels
+from tests.datasets.pictures import write
+from tests.datasets.tree_layouts import AIRCRAFT, write_aircraft, write_cub, write_imagenet, write_inat
 
 SMALLER = {"moco": "moco:hidden=64,out=16"}
 """The same objective with fewer weights than its default, which take a minute to check."""
@@ -54,7 +61,57 @@ def test_objectives(check: Check, subject: Subject) -> None:
     check(subject)
 
 
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Where a small data set of each kind lies that writes no example itself."""
+    root = tmp_path_factory.mktemp("places")
+    pets = write(
+        root / "pets", [f"{split}/{c}/{i}.png" for split in ("train", "val") for c in "ab" for i in "12"]
+    )
+    write(
+        root / "hub",
+        [f"{split}/{c}/{i}.png" for split in ("train", "validation") for c in "ab" for i in "12"],
+    )
+    with tarfile.open(root / "pets.tar", "w") as archive:
+        archive.add(pets, "pets")
+    for split in ("train", "val"):
+        (root / "shards").mkdir(exist_ok=True)
+        with tarfile.open(root / "shards" / f"pets-{split}-0.tar", "w") as shard:
+            for number, file in enumerate(sorted((pets / split).rglob("*.png"))):
+                shard.add(file, f"{number}.png")
+                (root / "class").write_text(str(number % 2))
+                shard.add(root / "class", f"{number}.cls")
+    rows = [
+        f"{file.relative_to(root)},{file.parts[-3]},{file.parts[-2]}" for file in sorted(pets.rglob("*.png"))
+    ]
+    (root / "labels.csv").write_text("\n".join(["path,split,class", *rows]))
+    write_cub(root, [(1, 7, 1), (2, 9, 1), (3, 7, 0)])
+    write_aircraft(root, AIRCRAFT[:3], AIRCRAFT[3:])
+    write_inat(root / "inat")
+    write_imagenet(root / "imagenet", dict.fromkeys(breeds("living17").wnids, (1, 1)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CASTSSL_CACHE", str(root / "cache"))
+        patch.setenv("HF_DATASETS_CACHE", str(root / "hub-cache"))
+        yield {
+            "aircraft": f":{root}",
+            "breeds": f":living17:{root}/imagenet",
+            "csv": f":{root}/labels.csv",
+            "cub": f":{root}",
+            "hfds": f":{root}/hub",
+            "hfids": f":{root}/hub?num_samples=4",
+            "inat21-mini": f":{root}/inat",
+            "tar": f":{root}/pets.tar",
+            "wds": f":pets:{root}/shards?num_classes=2",
+        }
+
+
+@parametrize(datasets.checks, [name for name in installed("datasets") if name != "tfds"])
+def test_datasets(check: Check, subject: Subject, places: dict[str, str]) -> None:
+    check(f"{subject}{places.get(str(subject), '')}")
+
+
 def test_the_built_ins_are_among_them() -> None:
+    assert {"folder", "tree", "wds", "demo"} <= set(installed("datasets"))
     assert {"grid", "seeds"} <= set(installed("superpixels"))
     assert {"graph", "random"} <= set(installed("pooling"))
     assert SMALLER["moco"] in installed("objectives")

@@ -7,13 +7,20 @@ from types import ModuleType
 import pytest
 
 from castssl.errors import ContractError
-from castssl.testing import Check, Subject, objectives, parametrize, pooling, superpixels
-from tests.contracts import healthy, mutants_objectives, mutants_pooling, mutants_superpixels
+from castssl.testing import Check, Subject, datasets, objectives, parametrize, pooling, superpixels
+from tests.contracts import (
+    healthy,
+    mutants_datasets,
+    mutants_objectives,
+    mutants_pooling,
+    mutants_superpixels,
+)
 
 ROOMS = [
     (superpixels, mutants_superpixels),
     (pooling, mutants_pooling),
     (objectives, mutants_objectives),
+    (datasets, mutants_datasets),
 ]
 
 
@@ -50,4 +57,9 @@ def test_a_healthy_pooling_passes(check: Check, subject: Subject) -> None:
 
 @parametrize(objectives.checks, [healthy.Classifier])
 def test_a_healthy_objective_passes(check: Check, subject: Subject) -> None:
+    check(subject)
+
+
+@parametrize(datasets.checks, [healthy.Labels, healthy.Frames])
+def test_healthy_data_sets_pass(check: Check, subject: Subject) -> None:
     check(subject)

@@ -16,7 +16,7 @@ from castssl.data.augment import MOCO, CenterView, Look, OneView, Placed, TwoVie
 from castssl.data.chance import forked
 from castssl.errors import ConfigError
 from castssl.pictures.photographs import photographs
-from tests.data.pictures import picture
+from tests.datasets.pictures import picture
 
 DRAWS = 1200
 NEVER = Look(0, 0, 0, 0, 0)

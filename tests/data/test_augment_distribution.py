@@ -23,7 +23,7 @@ from torchvision import transforms as T
 from castssl.data import augment, look
 from castssl.data.augment import MOCO, Look, TwoViews, to_uint8
 from castssl.data.chance import forked
-from castssl.data.decode import header, pixels
+from castssl.datasets.decode import header, pixels
 from castssl.pictures.photographs import photographs
 
 SIZE = 48

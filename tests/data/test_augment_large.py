@@ -9,8 +9,9 @@ import torch
 
 from castssl.data.augment import CenterView, TwoViews
 from castssl.data.chance import forked
-from castssl.data.images import Images, open_images
 from castssl.data.loader import load
+from castssl.datasets.images import Images
+from castssl.datasets.open import open_images
 from castssl.pictures.photographs import photographs
 
 

@@ -17,14 +17,15 @@ from castssl.data import fine
 from castssl.data.augment import CenterView, TwoViews
 from castssl.data.cache import SHARDS, Cache, Cached, encoded, method
 from castssl.data.chance import forked
-from castssl.data.images import Images, open_images
 from castssl.data.loader import load
 from castssl.data.supervised import SupervisedView
+from castssl.datasets.images import Images
+from castssl.datasets.open import open_images
 from castssl.errors import ConfigError
 from castssl.superpixels.grid import Grid
 from castssl.superpixels.seeds import Seeds
 from castssl.types import Batch
-from tests.data.pictures import write
+from tests.datasets.pictures import write
 
 SEEDS = Seeds(16, bins=4, iterations=2)
 FORK = multiprocessing.get_context("fork")

@@ -5,7 +5,8 @@ import random
 import numpy as np
 import torch
 
-from castssl.data.chance import forked, scatter
+from castssl.data.chance import forked
+from castssl.datasets.images import scatter
 
 
 def _draws() -> tuple[float, float, float]:

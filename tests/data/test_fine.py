@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from castssl.data import fine
-from castssl.data.augment import Box
 from castssl.data.fine import Fine
+from castssl.datasets.images import Box
 from castssl.errors import ConfigError
 from castssl.evaluation.segment import explained_variation
 from castssl.pictures.photographs import photographs
 from castssl.superpixels.grid import Grid
 from castssl.superpixels.seeds import Seeds
-from tests.data.pictures import picture
+from tests.datasets.pictures import picture
 
 CELLS = Grid(4, runs_on="worker")
 WHOLE = (0.0, 0.0, 1.0, 1.0)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from castssl.data.images import Images, open_images
 from castssl.data.inventory import differences, inventory
+from castssl.datasets.images import Images
+from castssl.datasets.open import open_images
 
 
 @pytest.fixture

@@ -14,14 +14,15 @@ import torch
 from PIL import Image
 
 from castssl.contracts import Superpixels
-from castssl.data.augment import CenterView, Placed, Plan, TwoViews, Views
-from castssl.data.images import Images, open_images
+from castssl.data.augment import CenterView, Placed, TwoViews, Views
 from castssl.data.loader import Loader, load
+from castssl.datasets.images import Images, Plan
+from castssl.datasets.open import open_images
 from castssl.errors import ConfigError
 from castssl.superpixels.grid import Grid
 from castssl.superpixels.seeds import Seeds
 from castssl.types import Batch
-from tests.data.pictures import write
+from tests.datasets.pictures import write
 
 SEEDS = Seeds(16, bins=4, iterations=2)
 

@@ -16,7 +16,7 @@ from torchvision.transforms import functional as F
 from castssl.data.chance import forked
 from castssl.data.look import Jitter, Look, Pixels, change, soften, turn_hue
 from castssl.pictures.photographs import photographs
-from tests.data.pictures import picture
+from tests.datasets.pictures import picture
 
 PHOTOGRAPH = photographs()[2][1].resize((96, 64))
 

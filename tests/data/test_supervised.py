@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from castssl.data.augment import Plan
 from castssl.data.chance import forked
 from castssl.data.supervised import Policy, SupervisedView
+from castssl.datasets.images import Plan
 from castssl.errors import ConfigError
-from tests.data.pictures import picture
+from tests.datasets.pictures import picture
 
 POLICIES: tuple[Policy, ...] = ("randaugment", "three", "none")
 PHOTO = picture(3, (90, 70))

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from castssl.contracts import Encoder
 from castssl.data.augment import CenterView
 from castssl.data.finish import normalise
-from castssl.data.images import Images, open_images
+from castssl.datasets.images import Images
+from castssl.datasets.open import open_images
 from castssl.errors import ConfigError
 from castssl.evaluation.classify import Recognition
 from castssl.superpixels.grid import Grid

@@ -11,7 +11,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from castssl.data.images import Images, open_images
+from castssl.datasets.images import Images
+from castssl.datasets.open import open_images
 from castssl.errors import DataError
 from castssl.evaluation.exam import Exam, table
 from castssl.models.create import create

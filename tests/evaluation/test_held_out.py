@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from castssl import ranks
-from castssl.data.images import open_images
+from castssl.datasets.open import open_images
 from castssl.evaluation.classify import Recognition
 from castssl.evaluation.held_out import HeldOut
 from castssl.superpixels.grid import Grid

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from castssl.data.augment import CenterView
-from castssl.data.images import open_images
 from castssl.data.loader import EpochBatches, load
+from castssl.datasets.open import open_images
 from castssl.evaluation import neighbours
 from castssl.evaluation.neighbours import features, knn, match
 from castssl.superpixels.grid import Grid

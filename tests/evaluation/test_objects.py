@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from castssl.data.images import Images
+from castssl.datasets.images import Images
 from castssl.errors import DataError
 from castssl.evaluation.objects import MEASURES, Pair, known_to, objects, overlaps, random_overlaps
 from castssl.evaluation.segment import best_overlap
@@ -67,10 +67,13 @@ class Listed:
     def __init__(self, names: list[str]) -> None:
         self.names = names
 
+    def __len__(self) -> int:
+        return len(self.names)
+
     def name(self, row: int) -> str:
         return self.names[row]
 
-    place = name
+    path = name
 
     def open(self, row: int) -> IO[bytes]:
         raise FileNotFoundError(self.names[row])

@@ -43,7 +43,7 @@ def tree(path: Path) -> ast.Module:
 
 
 def module(path: Path) -> str:
-    """The dotted name of a file of the package: ``castssl/data/demo.py`` -> ``castssl.data.demo``."""
+    """The dotted name of a file of the package: ``castssl/types.py`` -> ``castssl.types``."""
     parts = path.with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

@@ -6,27 +6,29 @@ from pathlib import Path
 
 import pytest
 
+from castssl import datasets
 from tests.house import source
 
 GROUND = [
     *("errors", "files", "installer", "output", "faults", "types", "contracts", "partition"),
     *("modes", "ranks", "marks"),
-    *("docstrings", "signatures", "options", "fields", "config", "registry"),
+    *("docstrings", "options", "fields", "config", "registry"),
 ]
 """The ground floor; each only from those to its left."""
 FLOORS = [
     set(GROUND),
-    {"data", "superpixels", "tokens", "pooling", "objectives"},
-    {"models"},
+    {"datasets", "superpixels", "tokens", "pooling", "objectives"},
+    {"data", "models"},
     {"training", "evaluation", "transfer", "testing", "pictures", "doctor"},
     {"scaffold", "ablations"},
     {"commands"},
     {"cli", "__main__", "__init__"},
 ]
-ONLY = {"models": {"tokens"}, "testing": set[str]()}
+ONLY = {"models": {"tokens"}, "data": {"datasets"}, "testing": {"datasets"}}
 """Rooms that may enter fewer lower rooms than their floor would allow."""
 PLUGINS_MAY = {
     *(f"castssl.{name}" for name in ("types", "contracts", "errors", "installer", "ranks", "testing")),
+    *(f"castssl.datasets.{name}" for name in datasets.__all__),
     *("castssl.pooling.arithmetic", "castssl.pooling.centroids", "castssl.superpixels.lift"),
 }
 STRANGERS = {"mmseg", "mmcv", "mmengine"}
@@ -81,6 +83,9 @@ def test_only_from_a_lower_floor(path: Path) -> None:
         ("types", "errors", True),
         ("errors", "types", False),
         ("data", "superpixels", False),
+        ("data", "datasets", True),
+        ("datasets", "data", False),
+        ("testing", "datasets", True),
         ("evaluation", "training", False),
         ("evaluation", "data", True),
         ("testing", "models", False),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from castssl import registry
 from tests.house import source
 
 README = (source.ROOT / "README.md").read_text(encoding="utf-8")
@@ -81,7 +82,7 @@ def test_command_exists(command: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_python_name_exists(name: str) -> None:
     parts = name.split(".")
-    if any(name == f"castssl.{kind}" for kind in ("superpixels", "pooling", "objectives")):
+    if any(name == f"castssl.{kind}" for kind in registry.KINDS):
         return
     for cut in range(len(parts), 0, -1):
         try:

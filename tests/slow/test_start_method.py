@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 WORKERS = """
 import atexit, sys
 from castssl.data.augment import CenterView
-from castssl.data.images import open_images
+from castssl.datasets.open import open_images
 from castssl.data.loader import load
 
 if __name__ == "__mp_main__":

@@ -263,7 +263,7 @@ class Soak:
 
 def _pictures(folder: Path) -> Path:
     os.environ["CASTSSL_CACHE"] = str(folder / "cache")
-    from castssl.data import demo
+    from castssl.datasets.demo import dataset as demo
 
     return demo.root(size=32, per_class=6)
 

@@ -3,8 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from castssl.data.augment import CenterView
-from castssl.data.images import Images, open_images
 from castssl.data.loader import load
+from castssl.datasets.images import Images
+from castssl.datasets.open import open_images
 from castssl.training.blame import blame
 
 

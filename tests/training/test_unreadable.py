@@ -7,7 +7,8 @@ import pytest
 from accelerate import Accelerator
 
 from castssl.config import RunConfig
-from castssl.data.unreadable import Clipped, Ledger, Unreadable
+from castssl.contracts import Unreadable
+from castssl.datasets.unreadable import Clipped, Ledger
 from castssl.errors import DataError
 from castssl.training.log import FILE, Log
 from castssl.training.unreadable import UnreadableList

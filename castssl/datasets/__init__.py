@@ -1,0 +1,27 @@
+"""Data sets, castssl's own and what a plugin needs to bring another: :class:`DataSet` says how."""
+
+from castssl.contracts import DataSet, Feed, Item, Listing, Source, Turn, Unreadable
+from castssl.datasets.folder import Files, classes_of, find_split, is_image, look_through, same_depth
+from castssl.datasets.text import read_text
+from castssl.errors import DataError, NoSplit
+from castssl.types import LabelTree
+
+__all__ = [
+    "DataError",
+    "DataSet",
+    "Feed",
+    "Files",
+    "Item",
+    "LabelTree",
+    "Listing",
+    "NoSplit",
+    "Source",
+    "Turn",
+    "Unreadable",
+    "classes_of",
+    "find_split",
+    "is_image",
+    "look_through",
+    "read_text",
+    "same_depth",
+]

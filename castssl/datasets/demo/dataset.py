@@ -1,0 +1,153 @@
+"""The embedded demo data set: generated pictures of objects made of parts, each in its own surroundings.
+
+Eight fine classes in four coarse ones.  What an object is, and the pattern around it, belong together; the
+light, the colours of the object, its place, size and pose vary from picture to picture and say nothing of the
+class.  Written once, as folders that :class:`castssl.datasets.folder.Folder` reads like any other's:
+
+    <root>/{train,val}/<coarse>/<fine>/0000.png        RGB
+    <root>/masks/{train,val}/<coarse>/<fine>/0000.png  255 on the object
+    <root>/parts/{train,val}/<coarse>/<fine>/0000.png  1, 2, ... on its parts, 0 elsewhere
+    <root>/tree.json                                   the label tree, and what the parts are called
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from castssl.contracts import Listing
+from castssl.datasets.demo.objects import PARTS
+from castssl.datasets.demo.paint import KINDS, Kind, paint
+from castssl.datasets.folder import Folder
+from castssl.errors import ConfigError, DataError
+from castssl.files import atomic_folder
+from castssl.types import LabelTree
+
+VERSION = 2
+"""Goes up whenever the same seed gives other pictures, so that no old folder is taken for a new one."""
+SPLITS = ("train", "val")
+
+
+class _Task(NamedTuple):
+    """One picture to be painted."""
+
+    number: int
+    split: str
+    kind: Kind
+    seed: tuple[int, ...]
+
+
+def root(size: int = 96, per_class: int = 300, seed: int = 0) -> Path:
+    """The folder of the demo data set; generated on the first call, in a few seconds, and kept.
+
+    It lies in the folder that the environment variable CASTSSL_CACHE names, or in the user's cache folder.
+    Two processes may ask at once: each sees a whole folder.
+
+    Args:
+        size: side of the pictures in pixels.
+        per_class: training pictures of each fine class; a fifth as many (at least one) are held out.
+        seed: the same seed gives the same bytes.
+
+    Raises:
+        ConfigError: if ``size`` is below 16, ``per_class`` below 1 or ``seed`` negative.
+    """
+    if size < 16 or per_class < 1 or seed < 0:
+        raise ConfigError(
+            f"the demo data set takes size >= 16, per_class >= 1 and seed >= 0, got {size}, {per_class}"
+            f" and {seed}"
+        )
+    place = cache() / f"demo-v{VERSION}-{size}px-{per_class}each-seed{seed}"
+    if not place.is_dir():
+        with atomic_folder(place, "demo data set") as aside:
+            _write(aside, size, per_class, seed)
+    return place
+
+
+class Demo(Folder):
+    """The embedded, generated data set; ``size=96,per_class=300,seed=0`` changes it."""
+
+    location = ""
+    splits = SPLITS
+
+    def open(self, location: str, split: str) -> Listing:
+        """See :class:`castssl.contracts.DataSet`."""
+        try:
+            pairs = (pair.partition("=") for pair in location.split(",") if pair)
+            folder = root(**{key: int(value) for key, _, value in pairs})
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"cannot make the demo data of {location!r}: {error}; expected demo, or something like"
+                " demo:size=96,per_class=300,seed=0"
+            ) from error
+        return super().open(str(folder), split)
+
+    def example(self, folder: Path) -> str:
+        """See :class:`castssl.contracts.DataSet`."""
+        return "size=16,per_class=2"
+
+
+def cache() -> Path:
+    """Where generated data is kept: CASTSSL_CACHE, or ``castssl`` in the user's cache folder."""
+    chosen = os.environ.get("CASTSSL_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "castssl"
+    usual = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+    return (Path(usual) if usual else Path.home() / ".cache") / "castssl"
+
+
+def tree() -> LabelTree:
+    """The two label levels: 4 coarse classes, 8 fine ones; numbered in alphabetical order, as folders are."""
+    coarse = sorted({kind.coarse for kind in KINDS})
+    fine = sorted((kind.coarse, kind.fine) for kind in KINDS)
+    return LabelTree(
+        sizes=(len(coarse), len(fine)),
+        parents=(tuple(coarse.index(above) for above, _ in fine),),
+        names=(tuple(coarse), tuple(name for _, name in fine)),
+    )
+
+
+def _write(folder: Path, size: int, per_class: int, seed: int) -> None:
+    for kind in KINDS:
+        for split in SPLITS:
+            for top in ("", "masks", "parts"):
+                (folder / top / split / kind.coarse / kind.fine).mkdir(parents=True)
+    # Painting is mostly cv2 and numpy, which let other threads run.
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(lambda task: _write_one(folder, size, task), _tasks(per_class, seed)))
+    names = tree()
+    content = {"names": names.names, "parents": names.parents, "parts": PARTS}
+    (folder / "tree.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _tasks(per_class: int, seed: int) -> Iterator[_Task]:
+    """Every picture, with a seed of its own: neither order nor number of the others matters."""
+    for split, count in zip(SPLITS, (per_class, max(per_class // 5, 1)), strict=True):
+        for index, kind in enumerate(KINDS):
+            for number in range(count):
+                yield _Task(number, split, kind, (seed, SPLITS.index(split), index, number))
+
+
+def _write_one(folder: Path, size: int, task: _Task) -> None:
+    picture, parts = paint(np.random.default_rng(task.seed), task.kind, size)
+    below = Path(task.split, task.kind.coarse, task.kind.fine, f"{task.number:04d}.png")
+    mask = np.where(parts > 0, 255, 0).astype(np.uint8)
+    for top, pixels in (("", picture[..., ::-1]), ("masks", mask), ("parts", parts)):
+        (folder / top / below).write_bytes(_png(pixels))
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    done, content = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise OSError("OpenCV could not encode a PNG")
+    return content.tobytes()

@@ -1,0 +1,373 @@
+"""Class folders: which sub-folder is the split, which files are images, which label tree the folders spell.
+
+A folder of images is read as ``<root>/[<split>/]<coarse>/.../<fine>/<image>``: as many label levels as
+there are folders between the split and the image.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from castssl import installer
+from castssl.contracts import DataSet, Listing
+from castssl.datasets.decode import EXTENSIONS, PACKAGES
+from castssl.errors import DataError, NoSplit
+from castssl.types import LabelTree
+
+_SPLITS = {
+    "train": re.compile(r"train(ing)?[-_]?\d*"),
+    "val": re.compile(r"val(id(ation)?)?[-_]?\d*"),
+    "test": re.compile(r"test(ing)?[-_]?\d*"),
+}
+_STAND_INS = {"val": ("val", "test")}
+_SYSTEM = {
+    *("@eadir", "#recycle", "#snapshot", "lost+found", "$recycle.bin", "system volume information"),
+    *("@recycle", "@recently-snapshot", "@__thumb", "@tmp", "__macosx", "__pycache__"),
+}
+"""Folders that systems and programs make, in lower case."""
+_PICTURES = {"image", "images", "img", "imgs", "photos", "pictures", "jpegimages"}
+SHOWN = 5
+"""So many names or extensions of what is left out are listed."""
+
+ClassPath = tuple[str, ...]
+"""The class folders of an image, coarse to fine; () if it has none."""
+
+
+class Split(NamedTuple):
+    """Where one split of a data set lies."""
+
+    folder: Path
+    """Holds the class folders."""
+    train: Path | None
+    """The train split's folder, whose classes are the data set's; None if there is only this folder."""
+    masks: Path | None
+    """Where the object masks of this split lie, in the same sub-folders, as ``.png``."""
+
+
+class Found(NamedTuple):
+    """The image files below a folder, and what is left out there."""
+
+    names: list[str]
+    """Paths below the folder with ``/``, sorted."""
+    left_out: tuple[str, ...]
+    """A sentence for each kind of folder and file that is left out."""
+
+
+class Files:
+    """Encoded images by row: files below a folder."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self.folder = str(folder)
+        self.names = pack(names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def open(self, row: int) -> IO[bytes]:
+        """An open file."""
+        return open(self.path(row), "rb")
+
+    def name(self, row: int) -> str:
+        """The path below the folder."""
+        return os.fsdecode(bytes(self.names[row]))
+
+    def path(self, row: int) -> str:
+        """The whole path."""
+        return os.path.join(self.folder, self.name(row))
+
+
+def split_name(name: str) -> str | None:
+    """The house's word (train, val, test) for a split called ``name``; None if it is no split."""
+    return next((word for word, pattern in _SPLITS.items() if pattern.fullmatch(name.lower())), None)
+
+
+def find_split(root: Path, split: str) -> Split:
+    """The folder of ``split`` under ``root``; ``root`` itself is the train split if it has no split folders.
+
+    ``val`` may be called val, valid, validation or val2017, and test stands in for a missing one.
+
+    Raises:
+        DataError: if ``root`` is missing or no folder, or has no such split, or two.
+    """
+    if not root.is_dir():
+        raise DataError(_missing(root))
+    inside = sorted(p for p in root.iterdir() if p.is_dir() and not ignored(p.name) and not holds_masks(p))
+    splits = [p for p in inside if split_name(p.name)]
+    words = {split_name(p.name) for p in splits}
+    if not splits or (splits != inside and not {"train"} < words):
+        if split_name(split) != "train":
+            no_split(root, split, [p.name for p in inside])
+        return Split(root, None, _masks(root, root, split))
+    folder = _choose(root, split, splits)
+    trains = (
+        [folder] if split_name(split) == "train" else [p for p in splits if split_name(p.name) == "train"]
+    )
+    return Split(folder, trains[0] if len(trains) == 1 else None, _masks(root, folder, split))
+
+
+def _missing(root: Path) -> str:
+    if root.is_file():
+        hint = f"did you mean tar:{root} ?" if root.suffix == ".tar" else "give the folder that holds it"
+        return f"{root} is a file, expected a folder of images; {hint}"
+    parent = next(p for p in root.absolute().parents if p.exists())
+    return f"there is no folder {root}; the path exists up to {parent}: check the spelling and the mount"
+
+
+def no_split(root: Path, split: str, inside: Sequence[str]) -> NoReturn:
+    """Raise the error for a split that is not there."""
+    seen = ", ".join(inside[:5]) + (", ..." if len(inside) > 5 else "")
+    raise NoSplit(
+        f"{root} has no {split} split: inside are [{seen}], expected {' or '.join(stand_ins(split))}; put"
+        " some images into one"
+    )
+
+
+def stand_ins(split: str) -> tuple[str, ...]:
+    """Which splits may serve as ``split``, best first."""
+    word = split_name(split) or split
+    return _STAND_INS.get(word, (word,))
+
+
+def _choose(root: Path, split: str, splits: Sequence[Path]) -> Path:
+    for wanted in stand_ins(split):
+        found = [p for p in splits if split_name(p.name) == wanted]
+        exact = [p for p in found if p.name == split]
+        if len(exact or found) == 1:
+            return (exact or found)[0]
+        if found:
+            names = ", ".join(p.name for p in found)
+            raise DataError(f"{root} has several {split} splits, {names}; give the folder of one")
+    no_split(root, split, [p.name for p in splits])
+
+
+def _masks(root: Path, folder: Path, split: str) -> Path | None:
+    places = (folder.parent / "masks" / folder.name, root / "masks" / split)
+    return next((place for place in places if place.is_dir()), None)
+
+
+def ignored(name: str) -> bool:
+    """True for the name of a hidden folder, or of one that a system or program makes: no class, no split."""
+    return name.startswith(".") or name.lower() in _SYSTEM
+
+
+def holds_masks(place: Path) -> bool:
+    """True if ``place`` is called ``masks`` and is no class: it holds masks for the folders beside it.
+
+    It is a class if images lie in it, unless the only other folder is called ``images`` or the like; without
+    images it is a class if its folders are called neither as splits nor as the folders beside or around it.
+    """
+    if place.name != "masks":
+        return False
+    beside = {path.name for path in place.parent.iterdir() if path.is_dir() and path != place}
+    beside = {name for name in beside if not ignored(name)}
+    inside = [path for path in place.iterdir() if not path.name.startswith(".")]
+    if any(is_image(path.name) and path.is_file() for path in inside):
+        return bool(beside) and {name.lower() for name in beside} <= _PICTURES
+    names = {path.name for path in inside if path.is_dir()}
+    return all(split_name(name) or name in beside or name == place.parent.name for name in names)
+
+
+def find_images(folder: Path) -> list[str]:
+    """The image files below ``folder``, as :func:`look_through` finds them."""
+    return look_through(folder).names
+
+
+def look_through(folder: Path) -> Found:
+    """The image files below ``folder``, and what is left out there.
+
+    Links to folders are followed, but not into a folder that one is in already.
+
+    Raises:
+        DataError: if there is no image, or a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}; check its permissions") from error
+
+    files, skipped, others = [], list[str](), list[str]()
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        at = os.path.relpath(place, folder).replace(os.sep, "/")
+        prefix = "" if at == "." else at + "/"
+        out = {f for f in folders if ignored(f) or (at == "." and holds_masks(folder / f))}
+        skipped += [prefix + f for f in sorted(out)]
+        folders[:] = [f for f in folders if f not in out and not _loops(os.path.join(place, f))]
+        files += [prefix + name for name in names if is_image(name)]
+        others += [name for name in names if not is_image(name)]
+    told = left_out(skipped, others)
+    if not files:
+        raise DataError(
+            f"{folder} holds no images; looked in all sub-folders for {' '.join(EXTENSIONS)}; check the path"
+            + "".join(f"; {sentence}" for sentence in told)
+        )
+    return Found(sorted(files), told)
+
+
+def left_out(folders: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:
+    """Sentences about folders and files that are left out: what, how many, and why.
+
+    Args:
+        folders: paths of folders that are :func:`ignored`, or that hold masks.
+        files: names of files that count as no images.
+    """
+    names = list(folders)
+    masks = [name for name in names if name == "masks"]
+    system = [name for name in names if name != "masks"]
+    sentences = [f"left out the folder {_some(masks)}: it holds object masks"] if masks else []
+    if system:
+        sentences.append(
+            f"left out {_count(len(system), 'folder')}, hidden or made by a system: {_some(system)}"
+        )
+    counts = Counter(map(_kind, files))
+    sentences += [
+        f"left out {_count(counts.pop(extension), f'{extension} file')}: to read them install the package"
+        f" {package}: {installer.install(package)}"
+        for extension, package in PACKAGES.items()
+        if extension in counts
+    ]
+    if counts:
+        kinds = [f"{count:,} {extension}" for extension, count in sorted(counts.items(), key=_rank)]
+        sentences.append(f"left out {_count(counts.total(), 'file')} by extension: {_some(kinds)}")
+    return tuple(sentences)
+
+
+def _kind(name: str) -> str:
+    """The extension by which a file is left out, in lower case; a hidden file is left out whatever it has."""
+    hidden = os.path.basename(name).startswith(".")
+    return "hidden" if hidden else os.path.splitext(name)[1].lower() or "without extension"
+
+
+def _rank(counted: tuple[str, int]) -> tuple[int, str]:
+    return -counted[1], counted[0]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def _loops(place: str) -> bool:
+    """True if ``place`` is a link to one of the folders on the way to it."""
+    return os.path.islink(place) and os.path.realpath(place) in {
+        os.path.realpath(parent) for parent in Path(place).absolute().parents
+    }
+
+
+def is_image(name: str) -> bool:
+    """True if a file of this name counts as an image."""
+    return name.lower().endswith(EXTENSIONS) and not os.path.basename(name).startswith(".")
+
+
+def same_depth(paths: list[ClassPath]) -> list[ClassPath]:
+    """The class folders of each image; all () with a warning if the images lie at different depths."""
+    if len(set(map(len, paths))) > 1:
+        examples = ["/".join((*min(paths, key=len), "*")), "/".join((*max(paths, key=len), "*"))]
+        warnings.warn(
+            f"images lie at different depths ({' and '.join(examples)}), so their folders spell no labels:"
+            " the data set counts as unlabelled; put every image equally deep to have classes",
+            stacklevel=2,
+        )
+        return [()] * len(paths)
+    return paths
+
+
+def class_folders(folder: Path, depth: int) -> set[ClassPath]:
+    """The class folders below a split, without listing their images."""
+    found: set[ClassPath] = {()}
+    for _ in range(depth):
+        found = {
+            (*path, entry.name)
+            for path in found
+            for entry in os.scandir(folder.joinpath(*path))
+            if entry.is_dir() and not ignored(entry.name) and (path or not holds_masks(folder / entry.name))
+        }
+    return found
+
+
+def classes_of(split: Split, paths: Collection[ClassPath]) -> set[ClassPath]:
+    """The classes of the data set that a split with these class folders belongs to.
+
+    They are the train split's, so that a class which another split happens to lack keeps its number.
+
+    Raises:
+        DataError: if the split has a class that train lacks.
+    """
+    if split.train is None:
+        return set(paths)
+    depth = len(next(iter(paths)))
+    return known_classes(
+        set(paths), class_folders(split.train, depth or 1), str(split.folder), str(split.train)
+    )
+
+
+def known_classes(own: set[ClassPath], known: set[ClassPath], split: str, train: str) -> set[ClassPath]:
+    """The classes that number the labels of a split: those of the train split.
+
+    Args:
+        own: the class folders of the images of the split.
+        known: those of the train split.
+        split: where the split lies, for messages.
+        train: where the train split lies.
+
+    Raises:
+        DataError: if the split has a class that train lacks.
+    """
+    if own == {()}:
+        if known - {()}:
+            warnings.warn(
+                f"the images in {split} have no class folders as those in {train} have, so this split is"
+                " unlabelled; sort them into folders of the same names to have classes",
+                stacklevel=2,
+            )
+        return own
+    strange = sorted("/".join(path) for path in own - known)
+    if strange:
+        raise DataError(
+            f"{split} has {len(strange)} classes that {train} lacks: {_some(strange)}; both splits need the"
+            " same class folders"
+        )
+    return known
+
+
+def pack(names: Sequence[str]) -> NDArray[np.bytes_]:
+    """File names as one array: a Python list of a million would be copied into every worker, page by page."""
+    return np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
+
+
+class Folder(DataSet):
+    """Class folders, ``[SPLIT/]COARSE/.../FINE/IMAGE``; without labels if the images lie at other depths."""
+
+    location = "/path/to/images"
+
+    def open(self, location: str, split: str) -> Listing:
+        """See :class:`castssl.contracts.DataSet`."""
+        at = find_split(Path(location).expanduser(), split)
+        files, left_out = look_through(at.folder)
+        paths = self.class_paths(at.folder, files)
+        tree = LabelTree.from_paths(classes_of(at, paths))
+        return Listing(Files(at.folder, files), tree.number(paths), tree, at.masks, left_out)
+
+    def class_paths(self, folder: Path, files: list[str]) -> list[ClassPath]:
+        """The class folders of each of these files below ``folder``; all () if their depths differ."""
+        return same_depth([tuple(name.split("/")[:-1]) for name in files])
+
+    def example(self, folder: Path) -> str:
+        """See :class:`castssl.contracts.DataSet`."""
+        for number, name in enumerate(("a/x/0", "a/y/0", "b/z/0", "b/z/1")):
+            for split in ("train", "val"):
+                place = folder / split / f"{name}.png"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (16 + number, 16), (64 * number, 128, 0)).save(place)
+        return str(folder)

@@ -1,0 +1,89 @@
+"""Where the object of an image is, and its parts: from folders of masks, or from one file of annotations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from castssl.datasets.coco_masks import Annotations
+from castssl.datasets.decode import header, orientation, turned
+from castssl.errors import DataError
+
+
+class Masks(Protocol):
+    """Masks by the name of the image, its path below the split."""
+
+    def knows(self, name: str) -> bool:
+        """Whether there is a mask of that image's object."""
+        ...
+
+    def whole(self, name: str) -> Image.Image | None:
+        """The object, mode "L", 255 on it and 0 elsewhere, at the file's full size; None if unknown."""
+        ...
+
+    def parts(self, name: str) -> Image.Image | None:
+        """Its parts, mode "L" or "I", 1, 2, ... on them and 0 elsewhere; None if unknown."""
+        ...
+
+
+class MaskFolder:
+    """Masks as ``.png`` files in the same sub-folders as the images.
+
+    Args:
+        folder: of the object masks.  If ``masks`` is the last or last but one name of its path, as in
+            ``masks/val``, those of the parts lie in a folder that has ``parts`` there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def knows(self, name: str) -> bool:
+        """See :class:`Masks`."""
+        return _file(self.folder, name).is_file()
+
+    def whole(self, name: str) -> Image.Image | None:
+        """See :class:`Masks`."""
+        mask = _read(self.folder, name)
+        return None if mask is None else mask.convert("L")
+
+    def parts(self, name: str) -> Image.Image | None:
+        """See :class:`Masks`."""
+        *rest, above, last = ("", *self.folder.parts)
+        if "masks" not in (above, last):
+            return None
+        beside = (above, "parts") if last == "masks" else ("parts", last)
+        return _read(Path(*rest, *beside), name)
+
+
+def _file(folder: Path, name: str) -> Path:
+    return (folder / name).with_suffix(".png")
+
+
+def _read(folder: Path, name: str) -> Image.Image | None:
+    path = _file(folder, name)
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        mask = header(file)
+        mask.load()
+        return turned(mask, orientation(mask))
+
+
+def open_masks(path: Path | str) -> Masks:
+    """The masks at ``path``: a folder, or a ``.json`` file of annotations in COCO's layout.
+
+    Raises:
+        DataError: if there is neither, or the file is not in that layout.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return MaskFolder(place)
+    if place.is_file() and place.suffix.lower() == ".json":
+        return Annotations.read(place)
+    got = "a file of another kind" if place.exists() else "nothing"
+    raise DataError(
+        f"masks at {place}: got {got}, expected a folder of .png masks, or a .json file of annotations such"
+        " as PartImageNet's; check the path"
+    )

@@ -1,0 +1,87 @@
+"""Data sets by name: :func:`open_images`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from castssl.contracts import Listing
+from castssl.datasets.depth import split_range
+from castssl.datasets.folder import split_name
+from castssl.datasets.images import Images
+from castssl.datasets.stream import Stream
+from castssl.datasets.subset import narrow, read_subset
+from castssl.errors import DataError, NoSplit
+from castssl.options import did_you_mean
+from castssl.registry import build, names
+
+SLASHED = ("wds", "hfds", "hfids", "tfds")
+"""Data sets that may also be written with a slash behind their name, as timm does: ``hfds/NAME``."""
+
+
+def open_images(
+    spec: str, *, split: str = "train", subset: str | None = None, commands: bool = False
+) -> Images | Stream:
+    """The data set that ``spec`` names.
+
+    Args:
+        spec: ``NAME:LOCATION``, where NAME is a registered data set (``castssl list datasets``), such as
+            ``folder:/path``, ``tar:/path.tar``, ``breeds:living17:/imagenet``, ``tree:/path/labels.csv`` or
+            ``hfds/cifar100?input_key=img&target_key=fine_label``.  Behind any of them ``?range=LOW:HIGH`` or
+            ``?bits=N`` declares the values of black and white in pictures of more than 8 bits, as in
+            ``folder:/path?bits=12``; it takes precedence over what the files say.
+        split: "train", "val" or "test".
+        subset: "imagenet100", or a text file with one class name a line ("#" begins a comment): only
+            these classes are kept and numbered.
+        commands: run commands that ``spec`` itself holds, such as ``wds/NAME:pipe:cat a.tar``, and read what
+            they print; only ever what the user said, as by ``--allow-commands``.
+
+    Raises:
+        DataError: if the spec is unknown, the path or split is missing, there are no images, a class of the
+            subset is missing, the classes are no tree, or an optional package is not installed.
+        PluginError: if the data set's plugin cannot be imported, or two have its name.
+    """
+    spec, declared = split_range(spec)
+    kind, location = parse(spec)
+    data = build("datasets", kind)
+    data.commands = commands
+    if data.location and not location:
+        raise DataError(f"{kind} does not say which data: expected {kind}:{data.location}")
+    only = None if subset is None else read_subset(subset)
+    if only is not None and not data.indexed:
+        raise DataError(
+            f"{spec} is a stream: no subset {subset} can be picked from it; use folder: or hfds/ data"
+        )
+    if (split_name(split) or split) not in data.splits:
+        raise NoSplit(f"{spec} has no {split} split with labels, expected {' or '.join(data.splits)}")
+    found = data.open(location, split)
+    if not isinstance(found, Listing):
+        return Stream(found, f"{kind}/{location.partition('?')[0]}", declared)
+    rows, targets, tree = np.arange(len(found.targets), dtype=np.int64), found.targets, found.tree
+    if only is not None:
+        rows, targets, tree = narrow(targets, tree, only)
+    return Images(
+        found.source, rows, targets, tree, masks=found.masks, declared=declared, left_out=found.left_out
+    )
+
+
+def parse(spec: str) -> tuple[str, str]:
+    """The registered name that a data spec begins with, and the rest of it.
+
+    Raises:
+        DataError: if it begins with none; names what was likely meant, and all that are registered.
+    """
+    known = sorted({entry.name for entry in names("datasets")})
+    kind, _, location = spec.partition(":")
+    if "/" in kind and kind.partition("/")[0] in SLASHED:
+        kind, _, location = spec.partition("/")
+    if kind in known:
+        return kind, location
+    hint = did_you_mean(kind, known)
+    if Path(spec).expanduser().exists():
+        hint = f"; did you mean folder:{spec} ?"
+    raise DataError(
+        f"unknown data {spec!r}{hint or ':'} expected NAME:LOCATION with one of these names:"
+        f" {', '.join(known)}; `castssl list datasets` says what each of them is"
+    )

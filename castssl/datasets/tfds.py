@@ -1,0 +1,82 @@
+"""TensorFlow data sets as a stream, by timm's reader; TensorFlow decodes their images itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from PIL import Image
+
+from castssl.contracts import DataSet, Item, Turn, Unreadable
+from castssl.datasets.feed import first_split, need, read_spec
+
+OPTIONS = ("split", "input_key", "target_key", "shuffle_size", "prefetch_size", "download")
+"""What may follow the name."""
+
+
+class TensorFlowData(DataSet):
+    """A TensorFlow data set, read as a stream."""
+
+    location = "NAME"
+    indexed = False
+
+    def open(self, location: str, split: str) -> TensorFlow:
+        """See :class:`castssl.contracts.DataSet`."""
+        return TensorFlow(location, split)
+
+
+class TensorFlow:
+    """A split of a TensorFlow data set; an image that TensorFlow cannot decode ends it.
+
+    Args:
+        name: ``NAME[:root][?option=value&...]``.
+        split: "train", "val" or "test".
+
+    Raises:
+        DataError: if the package is missing or the split cannot be opened.
+    """
+
+    def __init__(self, name: str, split: str) -> None:
+        need("tensorflow_datasets", f"tfds/{name.partition(':')[0]}", "tensorflow-datasets", "tensorflow-cpu")
+        self.spec = read_spec("tfds", name, OPTIONS)
+        self.split, reader = first_split(
+            f"tfds/{name}", split, self.spec.options, lambda called: (called, self._reader(called))
+        )
+        self.classes = tuple(reader.class_to_idx)
+        self.length = int(reader.num_samples)
+        self.lost: list[Unreadable] = []
+        self._kept: tuple[tuple[object, ...], Any] | None = None
+
+    def workers(self, world: int) -> int | None:
+        return None
+
+    def items(self, turn: Turn) -> Iterator[Item | Unreadable]:
+        place = (turn.train, turn.seed, turn.rank, turn.world, turn.worker, turn.workers)
+        if self._kept is None or self._kept[0] != place:
+            reader = self._reader(self.split, is_training=turn.train, seed=turn.seed)
+            reader.set_loader_cfg(num_workers=turn.workers)
+            self._kept = place, reader
+        reader = self._kept[1]
+        reader.set_epoch(turn.epoch + (turn.lap << 20))
+        for number, (image, label) in enumerate(reader):
+            yield Item(f"{self.spec.called}#{number}", partial(_same, image), label)
+
+    def _reader(self, split: str, **settings: Any) -> Any:
+        from timm.data import create_reader  # type: ignore[attr-defined]
+
+        numbers = {name: self.spec.number(name) for name in ("shuffle_size", "prefetch_size")}
+        settings |= {name: number for name, number in numbers.items() if number}
+        keys = {name: self.spec.options.get(name) for name in ("input_key", "target_key")}
+        settings |= {name: key for name, key in keys.items() if key}
+        return create_reader(
+            f"tfds/{self.spec.name}",
+            root=self.spec.root or None,
+            split=split,
+            download=self.spec.options.get("download") == "True",
+            **settings,
+        )
+
+
+def _same(image: Image.Image) -> Image.Image:
+    return image

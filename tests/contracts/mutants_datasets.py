@@ -1,0 +1,238 @@
+"""Seeded faults of data sets, each with the check that must catch it and words of its message."""
+
+from __future__ import annotations
+
+import io
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, cast
+
+from torch.utils.data import get_worker_info
+
+from castssl.contracts import Target
+from castssl.datasets import DataSet, Files, Item, LabelTree, Listing, Turn
+from castssl.testing import datasets as room
+from castssl.testing.claims import Check, Subject
+from tests.contracts.healthy import Frames, Labels, Reel
+
+
+class UnknownTarget(Labels):
+    target = cast(Target, "paths")
+
+
+class NoTrain(Labels):
+    splits = ("val",)
+
+
+class Unlike:
+    """No subclass: castssl could add nothing to it."""
+
+    location, splits, indexed, target = "/folder", ("train", "val"), True, "path"
+    open, example = Labels.open, Labels.example
+
+
+class StreamsAList(Labels):
+    indexed = False
+
+
+class Shuffles(Labels):
+    def rows(self, path: Path) -> list[tuple[str, str]]:
+        return random.sample(rows := super().rows(path), len(rows))
+
+
+class RelabelsAtRandom(Labels):
+    def open(self, location: str, split: str) -> Listing:
+        found = super().open(location, split)
+        order = random.sample(range(len(found.targets)), len(found.targets))
+        return found._replace(targets=found.targets[order])
+
+
+class DropsLabel(Labels):
+    def open(self, location: str, split: str) -> Listing:
+        found = super().open(location, split)
+        return found._replace(targets=found.targets[:-1])
+
+
+class EmptyVal(Labels):
+    def rows(self, path: Path) -> list[tuple[str, str]]:
+        return [] if path.stem == "val" else super().rows(path)
+
+
+class PromisesMore(Frames):
+    def open(self, location: str, split: str) -> Reel:
+        reel = super().open(location, split)
+        reel.length += 1
+        return reel
+
+
+class Floats(Labels):
+    def open(self, location: str, split: str) -> Listing:
+        found = super().open(location, split)
+        return found._replace(targets=found.targets.float())
+
+
+class FlatTargets(Labels):
+    def open(self, location: str, split: str) -> Listing:
+        found = super().open(location, split)
+        return found._replace(targets=found.targets[:, -1])
+
+
+class CountsFromOne(Labels):
+    def open(self, location: str, split: str) -> Listing:
+        found = super().open(location, split)
+        return found._replace(targets=found.targets + 1)
+
+
+class StreamCountsFromOne(Frames):
+    def open(self, location: str, split: str) -> Reel:
+        reel = super().open(location, split)
+        reel.first = 1
+        return reel
+
+
+class OtherParents(Labels):
+    def open(self, location: str, split: str) -> Listing:
+        found = super().open(location, split)
+        targets = found.targets.clone()
+        targets[:, 0] = targets[:, 0].flip(0)
+        return found._replace(targets=targets)
+
+
+class TreeOfEachSplit(Labels):
+    def classes(self, root: Path, split: str) -> LabelTree:
+        return LabelTree.from_paths([label.split("/") for _, label in self.rows(root / f"{split}.txt")])
+
+    def example(self, folder: Path) -> str:
+        location = super().example(folder)
+        lines = (folder / "val.txt").read_text().splitlines(keepends=True)
+        (folder / "val.txt").write_text("".join(line for line in lines if "birch" not in line))
+        return location
+
+
+class OpenedOnce(Files):
+    """Hands out one open file for each row."""
+
+    def open(self, row: int) -> IO[bytes]:
+        kept: dict[int, IO[bytes]] = self.__dict__.setdefault("kept", {})
+        return kept.setdefault(row, super().open(row))
+
+
+class NeighborAtRandom(Files):
+    def open(self, row: int) -> IO[bytes]:
+        return super().open(random.randrange(len(self)))
+
+
+class Text(Files):
+    def open(self, row: int) -> IO[bytes]:
+        return io.BytesIO(b"no picture")
+
+
+class Locked(Files):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.lock = threading.Lock()
+
+
+class ForgetsFolder(Files):
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"folder": "elsewhere"}
+
+
+class OtherInWorker(Files):
+    def open(self, row: int) -> IO[bytes]:
+        return super().open(row if get_worker_info() is None else 0)
+
+
+def with_source(source: type[Files]) -> type[DataSet]:
+    """The healthy data set with another source."""
+
+    class Mutant(Labels):
+        def open(self, location: str, split: str) -> Listing:
+            found = super().open(location, split)
+            names = [found.source.name(row) for row in range(len(found.source))]
+            return found._replace(source=source(Path(location), names))
+
+    Mutant.__name__ = source.__name__
+    return Mutant
+
+
+class RaisesOSError(Labels):
+    def rows(self, path: Path) -> list[tuple[str, str]]:
+        path.stat()
+        return super().rows(path)
+
+
+class NamesNoPlace(Labels):
+    def open(self, location: str, split: str) -> Listing:
+        if not Path(location).exists():
+            raise self.refusal("the data is missing")
+        return super().open(location, split)
+
+
+class OpensNothing(Labels):
+    def rows(self, path: Path) -> list[tuple[str, str]]:
+        return super().rows(path) if path.parent.exists() else []
+
+
+class TrainForAll(Labels):
+    def open(self, location: str, split: str) -> Listing:
+        return super().open(location, split if split in self.splits else "train")
+
+
+class SplitByKey(Labels):
+    def open(self, location: str, split: str) -> Listing:
+        return super().open(location, {"train": "train", "val": "val"}[split])
+
+
+class KeepsIndex(Labels):
+    def open(self, location: str, split: str) -> Listing:
+        found = super().open(location, split)
+        (Path(location) / "index.cache").write_text(str(len(found.targets)))
+        return found
+
+
+class CountsReads(Frames):
+    def open(self, location: str, split: str) -> Reel:
+        return _CountingReel(*super().open(location, split))
+
+
+class _CountingReel(Reel):
+    def items(self, turn: Turn) -> Iterator[Item]:
+        for item in super().items(turn):
+            with (Path(item.name).parent / "reads.log").open("a") as log:
+                log.write(f"{item.name}\n")
+            yield item
+
+
+MUTANTS: list[tuple[Check, Subject, str]] = [
+    (room.check_conforms, UnknownTarget, "set target"),
+    (room.check_conforms, NoTrain, "'train' among them"),
+    (room.check_conforms, Unlike, "a subclass of"),
+    (room.check_conforms, StreamsAList, "returns a Feed, not Listing"),
+    (room.check_order, Shuffles, "another order"),
+    (room.check_order, RelabelsAtRandom, "another order"),
+    (room.check_lengths, DropsLabel, "has 6 images, and says or labels 5"),
+    (room.check_lengths, EmptyVal, "val split has no image"),
+    (room.check_lengths, PromisesMore, "has 6 images, and says or labels 7"),
+    (room.check_targets, Floats, "int64, not torch.float32"),
+    (room.check_targets, FlatTargets, r"shape \(n, 2\)"),
+    (room.check_targets, CountsFromOne, "number them from 0"),
+    (room.check_targets, StreamCountsFromOne, "expected 0 to 2"),
+    (room.check_label_paths, OtherParents, "do not allow"),
+    (room.check_splits_agree, TreeOfEachSplit, "classes of val differ"),
+    (room.check_pictures, with_source(OpenedOnce), "cannot be read"),
+    (room.check_pictures, with_source(NeighborAtRandom), "another picture"),
+    (room.check_pictures, with_source(Text), "cannot be read"),
+    (room.check_travels_to_workers, with_source(Locked), "pickling fails"),
+    (room.check_travels_to_workers, with_source(ForgetsFolder), "cannot read what was pickled"),
+    (room.check_travels_to_workers, with_source(OtherInWorker), "other images"),
+    (room.check_missing_place, RaisesOSError, "not FileNotFoundError"),
+    (room.check_missing_place, NamesNoPlace, "should name"),
+    (room.check_missing_place, OpensNothing, "data that is not there opens"),
+    (room.check_unknown_split, TrainForAll, "raise NoSplit where there is no such split"),
+    (room.check_unknown_split, SplitByKey, "not KeyError"),
+    (room.check_writes_nothing, KeepsIndex, "index.cache"),
+    (room.check_writes_nothing, CountsReads, "reads.log"),
+]

@@ -1,0 +1,201 @@
+"""A file in PartImageNet's layout, its masks beside another library's, and what is wrong with broken ones."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from skimage.draw import polygon2mask
+
+from castssl.datasets.coco_masks import Annotations, fill
+from castssl.datasets.images import Images
+from castssl.datasets.masks import open_masks
+from castssl.datasets.open import open_images
+from castssl.errors import DataError, PluginError
+
+Json = dict[str, Any]
+
+
+def partimagenet() -> Json:
+    """As PartImageNet's ``val.json``, cut down: categories are parts and begin at 0."""
+    return {
+        "info": {"description": "PartImageNet"},
+        "images": [
+            {"file_name": "n02484322/n02484322_1234.JPEG", "height": 30, "width": 40, "id": 7},
+            {"file_name": "n02484322_99.JPEG", "height": 10, "width": 10, "id": 8},
+        ],
+        "categories": [
+            {"id": 1, "name": "Quadruped Body", "supercategory": "Quadruped"},
+            {"id": 0, "name": "Quadruped Head", "supercategory": "Quadruped"},
+        ],
+        "annotations": [
+            part(1, 7, 0, [[2, 2, 12, 2, 12, 12, 2, 12]]),
+            part(2, 7, 1, [[10, 2, 30, 2, 30, 22, 10, 22], [35.0, -5.5, 99.5, -5.5, 99.5, 3.0, 35.0, 3.0]]),
+        ],
+    }
+
+
+def part(number: int, image: int, category: int, segmentation: Any) -> Json:
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "segmentation": segmentation,
+        "area": 1.0,
+        "bbox": [0, 0, 1, 1],
+        "iscrowd": 0,
+    }
+
+
+def written(tmp_path: Path, content: Any) -> Path:
+    path = tmp_path / "val.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_parts_and_their_union(tmp_path: Path) -> None:
+    masks = open_masks(written(tmp_path, partimagenet()))
+    assert isinstance(masks, Annotations)
+    assert masks.names == ("Quadruped Head", "Quadruped Body")
+    # The head is the smaller one and lies on top; the second polygon of the body is cut at the border.
+    expected = np.zeros((30, 40), np.uint8)
+    expected[2:22, 10:30] = 2
+    expected[:3, 35:] = 2
+    expected[2:12, 2:12] = 1
+    parts, whole = masks.parts("val/n02484322_1234.JPEG"), masks.whole("n02484322_1234.JPEG")
+    assert parts is not None
+    assert parts.mode == "L"
+    assert np.array_equal(np.array(parts), expected)
+    assert whole is not None
+    assert np.array_equal(np.array(whole), np.where(expected > 0, 255, 0))
+
+
+def test_pictures_are_known_by_the_last_part_of_their_name(tmp_path: Path) -> None:
+    masks = Annotations.read(written(tmp_path, partimagenet()))
+    assert masks.knows("any/folder/n02484322_1234.JPEG")
+    assert not masks.knows("n02484322_1234.png")
+    assert masks.whole("n02484322_1235.JPEG") is masks.parts("x") is None
+    empty = masks.whole("n02484322_99.JPEG")
+    assert empty is not None
+    assert empty.getextrema() == (0, 0)
+
+
+def test_runs_go_down_the_columns(tmp_path: Path) -> None:
+    content = partimagenet()
+    content["annotations"] = [part(1, 8, 1, {"size": [10, 10], "counts": [3, 2, 10, 5, 80]})]
+    parts = Annotations.read(written(tmp_path, content)).parts("n02484322_99.JPEG")
+    expected = np.zeros((10, 10), np.uint8)
+    expected[3:5, 0] = expected[5:, 1] = 2
+    assert np.array_equal(np.array(parts), expected)
+
+
+def test_more_parts_than_a_byte_holds(tmp_path: Path) -> None:
+    content = partimagenet()
+    content["categories"] = [{"id": i, "name": str(i)} for i in range(300)]
+    content["annotations"] = [part(1, 8, 299, [[0, 0, 10, 0, 10, 10, 0, 10]])]
+    parts = Annotations.read(written(tmp_path, content)).parts("n02484322_99.JPEG")
+    assert parts is not None
+    assert (parts.mode, parts.getextrema()) == ("I", (300, 300))
+
+
+COMPRESSED = {"size": [10, 10], "counts": "32:3V2"}
+"""The runs of the test above, as pycocotools writes them."""
+
+
+def compressed(tmp_path: Path) -> Path:
+    content = partimagenet()
+    content["annotations"] = [part(1, 8, 1, COMPRESSED)]
+    return written(tmp_path, content)
+
+
+def test_compressed_runs_need_pycocotools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    with pytest.raises(PluginError, match="pip install pycocotools"):
+        Annotations.read(compressed(tmp_path))
+
+
+def test_compressed_runs_are_those_of_pycocotools(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools")
+    parts = np.array(Annotations.read(compressed(tmp_path)).parts("n02484322_99.JPEG"))
+    assert np.argwhere(parts).tolist() == [[3, 0], [4, 0], [5, 1], [6, 1], [7, 1], [8, 1], [9, 1]]
+
+
+def broken(**changes: Any) -> Json:
+    content = partimagenet()
+    for key, value in changes.items():
+        first = content[key][0]
+        content[key][0] = {**first, **value} if isinstance(value, dict) else value
+    return content
+
+
+FAULTS: dict[str, tuple[Any, str]] = {
+    "no JSON": ("{", "is not JSON"),
+    "no object": ([], "images is missing"),
+    "no list": (partimagenet() | {"categories": {}}, "categories is no list"),
+    "no object in a list": (broken(images=3), "images is no list of objects"),
+    "no id": (broken(images={"id": None}), "whole number as id, got None"),
+    "no name": (broken(images={"file_name": None}), "got None of 40 x 30"),
+    "no size": (broken(images={"height": 0}), "of 40 x 0 pixels"),
+    "too large": (broken(images={"height": 10**30}), "expected pictures of 1 to"),
+    "same name": (broken(images={"file_name": "b/n02484322_99.JPEG"}), "is there twice"),
+    "same id": (broken(images={"id": 8}), "is there twice"),
+    "strange image": (broken(annotations={"image_id": 9}), "annotation 1 has image_id 9"),
+    "strange category": (broken(annotations={"category_id": 9}), "annotation 1 has category_id 9"),
+    "no segmentation": (broken(annotations={"segmentation": None}), "annotation 1: got the segm"),
+    "half a point": (broken(annotations={"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}), "expected polygons"),
+    "two points": (broken(annotations={"segmentation": [[1, 2, 3, 4]]}), "expected polygons"),
+    "words": (broken(annotations={"segmentation": [["1"] * 6]}), "expected polygons"),
+    "far away": (broken(annotations={"segmentation": [[1e300] * 6]}), "within 1e.06 pixels"),
+    "not a number": (broken(annotations={"segmentation": [[float("nan")] * 6]}), "expected polygons"),
+    "other size": (broken(annotations={"segmentation": {"size": [3, 3], "counts": [9]}}), r"\[30, 40\]"),
+    "short runs": (broken(annotations={"segmentation": {"size": [30, 40], "counts": [9]}}), "fill the"),
+    "negative runs": (broken(annotations={"segmentation": {"size": [30, 40], "counts": [-1, 1201]}}), "fill"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_broken_files_say_where_and_what(tmp_path: Path, fault: str) -> None:
+    content, message = FAULTS[fault]
+    path = written(tmp_path, content)
+    with pytest.raises(DataError, match=message) as error:
+        open_masks(path)
+    assert str(path) in str(error.value)
+
+
+@given(
+    corners=st.lists(st.tuples(st.floats(-5, 25), st.floats(-5, 20)), min_size=3, max_size=9),
+    height=st.integers(1, 14),
+    width=st.integers(1, 19),
+)
+@settings(deadline=None, max_examples=100)
+def test_a_pixel_belongs_to_the_polygon_that_holds_its_centre(
+    corners: list[tuple[float, float]], height: int, width: int
+) -> None:
+    # Off the pixels' centres, where either answer is right; both axes alike would leave diagonals on them.
+    polygon = np.array(corners) + np.array([0.123456, 0.0271828])
+    # Theirs takes (row, column), with centres at whole numbers, and any larger picture gives the same.
+    theirs = polygon2mask((height, width), polygon[:, ::-1] - 0.5)  # type: ignore[no-untyped-call]
+    assert np.array_equal(fill(polygon, height, width), theirs)
+
+
+def test_images_take_them_in_place_of_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "imagenet" / "train" / "n02484322"
+    folder.mkdir(parents=True)
+    for name in ("n02484322_1234.JPEG", "n02484322_5.JPEG"):
+        Image.new("RGB", (40, 30), "green").save(folder / name)
+    images = open_images(f"folder:{tmp_path / 'imagenet'}")
+    assert isinstance(images, Images)
+    images.masks = open_masks(written(tmp_path, partimagenet()))
+    pair, parts = images.pair(0), images.parts(0)
+    assert pair is not None
+    assert parts is not None
+    assert pair[0].size == pair[1].size == parts.size == (40, 30)
+    assert (images.pair(1), images.parts(1)) == (None, None)
+    assert images.take([0]).parts(0) is not None

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from castssl.datasets.images import Images
+from castssl.datasets.open import open_images
+from castssl.errors import DataError
+from tests.datasets.tree_layouts import write_jpegs
+
+ROWS = """\
+path,order,split,family,species
+img/1.jpg,song,train,crow,raven
+img/2.jpg,song,train,crow,
+img/3.jpg,prey,val,hawk,"buzzard, common"
+img/7.jpg,prey,train,hawk,"buzzard, common"
+img/4.jpg,song,train,lark,skylark
+img/5.jpg,prey,train,,
+img/6.jpg,song,test,lark,
+"""
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    write_jpegs(tmp_path, [f"img/{i}.jpg" for i in range(1, 8)])
+    (tmp_path / "labels.csv").write_text(ROWS)
+    return tmp_path / "labels.csv"
+
+
+def _open(path: Path, split: str = "train") -> Images:
+    images = open_images(f"tree:{path}", split=split)
+    assert isinstance(images, Images)
+    return images
+
+
+def test_columns_are_levels_and_empty_cells_unknown(table: Path) -> None:
+    train, val = _open(table), _open(table, "val")
+    assert train.tree == val.tree
+    assert train.tree.names == (
+        ("prey", "song"),
+        ("hawk", "crow", "lark"),
+        ("buzzard, common", "raven", "skylark"),
+    )
+    assert train.targets is not None
+    assert train.targets.tolist() == [[1, 1, 1], [1, 1, -1], [0, 0, 0], [1, 2, 2], [0, -1, -1]]
+    assert [train.name(i) for i in range(5)] == [f"img/{i}.jpg" for i in (1, 2, 7, 4, 5)]
+    assert val[0][1].tolist() == [0, 0, 0]
+    assert _open(table, "test")[0][1].tolist() == [1, 2, -1]
+    assert bool(train.tree.valid(train.targets).all())
+
+
+def test_without_a_split_column_all_is_train(table: Path) -> None:
+    table.write_text("\ufefffile,species\nimg/1.jpg,raven\nimg/2.jpg,lark\n", encoding="utf-8")
+    train = _open(table)
+    assert (len(train), train.tree.names) == (2, (("lark", "raven"),))
+    with pytest.raises(DataError, match="has no val rows: its splits are train"):
+        _open(table, "val")
+
+
+def test_test_stands_in_for_val(table: Path) -> None:
+    table.write_text(ROWS.replace(",val,", ",train,"))
+    assert _open(table, "val").name(0) == "img/6.jpg"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (ROWS, "", "no rows, expected a header such as path,split"),
+        ("path,order,split,family,species\n", "", r"begins with 'img/1.jpg,song.*expected a header"),
+        ("lark,skylark", "lark", "line 6: 4 cells, expected 5"),
+        ("song,train,lark", "song,trian,lark", "line 6: split 'trian', expected train, val or test"),
+        ("train,crow,raven", "train,,raven", r"line 2: labels \('song', '', 'raven'\); a cell may only"),
+        ("prey,train,,", ",train,,", "line 7: .*the coarsest must be known"),
+        ("lark,skylark", "lark,", "1 classes of level 1 have no class below them, as 'song/lark'"),
+        ("img/1.jpg", "img/0.jpg", "no image .*img/0.jpg; the first column"),
+    ],
+)
+def test_what_is_wrong_is_named(table: Path, old: str, new: str, message: str) -> None:
+    assert old in ROWS
+    table.write_text(ROWS.replace(old, new))
+    with pytest.raises(DataError, match=message):
+        _open(table)
+
+
+def test_no_table(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no table .*labels.csv"):
+        _open(tmp_path / "labels.csv")

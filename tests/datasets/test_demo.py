@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from castssl.datasets.demo import dataset as demo
+from castssl.datasets.demo.objects import PARTS
+from castssl.datasets.demo.paint import KINDS, paint
+from castssl.datasets.images import Images
+from castssl.datasets.open import open_images
+from castssl.errors import ConfigError
+
+SIZE, EACH = 32, 5
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CASTSSL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(_own_cache: object) -> Path:
+    return demo.root(SIZE, EACH)
+
+
+def digest(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    parts = [str(path.relative_to(folder)).encode() + path.read_bytes() for path in files]
+    return sha256(b"".join(parts)).hexdigest()
+
+
+def pixels(path: Path) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(path), np.uint8)
+
+
+def test_same_seed_same_bytes_other_seed_other_pictures(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CASTSSL_CACHE", str(tmp_path))
+    again, other = demo.root(SIZE, EACH), demo.root(SIZE, EACH, seed=1)
+    assert again != folder
+    assert digest(again) == digest(folder)
+    first = Path("train", "sky", "plane", "0000.png")
+    assert (other / first).read_bytes() != (folder / first).read_bytes()
+
+
+def test_a_picture_does_not_depend_on_how_many_there_are(folder: Path) -> None:
+    name = Path("val", "water", "fish", "0000.png")
+    assert (demo.root(SIZE, 2) / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_others_may_read_a_shared_cache(folder: Path) -> None:
+    assert folder.stat().st_mode & 0o055 == 0o055
+
+
+def test_an_image_folder_reads_it(folder: Path) -> None:
+    train, val = ImageFolder(str(folder / "train")), ImageFolder(str(folder / "val"))
+    assert train.classes == val.classes == ["meadow", "sky", "street", "water"]
+    assert (len(train), len(val)) == (8 * EACH, 8)
+    assert {train[i][0].size for i in range(len(train))} == {(SIZE, SIZE)}
+
+
+def test_the_loader_reads_it_with_its_tree_and_masks(folder: Path) -> None:
+    images = open_images(f"folder:{folder}", split="val")
+    assert isinstance(images, Images)
+    assert images.tree == demo.tree()
+    assert images.tree.sizes == (4, 8)
+    for i in range(len(images)):
+        picture, path = images[i]
+        mask = images.mask(i)
+        assert mask is not None
+        assert mask.size == picture.size
+        names = (images.tree.names[0][path[0]], images.tree.names[1][path[1]])
+        assert images.name(i).startswith("/".join(names))
+
+
+def test_the_tree_file_says_the_same(folder: Path) -> None:
+    content = json.loads((folder / "tree.json").read_text(encoding="utf-8"))
+    tree = demo.tree()
+    assert tuple(map(tuple, content["names"])) == tree.names
+    assert tuple(map(tuple, content["parents"])) == tree.parents
+    assert set(content["parts"]) == set(tree.names[1])
+
+
+def test_masks_and_parts_agree(folder: Path) -> None:
+    for picture in folder.glob("*/*/*/*.png"):
+        if picture.parts[len(folder.parts)] in demo.SPLITS:
+            below = picture.relative_to(folder)
+            mask, parts = pixels(folder / "masks" / below), pixels(folder / "parts" / below)
+            assert set(np.unique(mask)) == {0, 255}
+            assert np.array_equal(mask == 255, parts > 0)
+            assert parts.max() <= len(PARTS[below.parts[2]])
+
+
+def test_objects_are_large_and_each_of_their_parts_is_seen_somewhere() -> None:
+    for index, kind in enumerate(KINDS):
+        painted = [paint(np.random.default_rng((9, index, i)), kind, 64)[1] for i in range(12)]
+        shares = [(parts > 0).mean() for parts in painted]
+        assert min(shares) > 0.1
+        assert 0.18 < float(np.mean(shares)) < 0.45
+        assert set(np.unique(painted)) == set(range(len(PARTS[kind.fine]) + 1))
+
+
+def test_the_picture_changes_where_the_object_begins() -> None:
+    # An object that is not where its mask says would make no step in brightness at the mask's border.
+    steps: list[float] = []
+    for index, kind in enumerate(KINDS):
+        picture, parts = paint(np.random.default_rng((3, index)), kind, 96)
+        grey, inside = picture.astype(float).mean(-1), parts > 0
+        jump = np.abs(np.diff(grey, axis=1))
+        border = np.diff(inside.astype(int), axis=1) != 0
+        steps.append(jump[border].mean() / jump[~border].mean())
+    assert np.mean(steps) > 1.5, steps
+
+
+def test_the_light_says_nothing_of_the_class() -> None:
+    means = torch.tensor(
+        [
+            [paint(np.random.default_rng((5, index, i)), kind, 32)[0].mean() for i in range(25)]
+            for index, kind in enumerate(KINDS)
+        ]
+    )
+    assert means.mean(1).std() < 0.35 * means.std(1).mean()
+
+
+def test_two_processes_at_once_see_one_whole_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CASTSSL_CACHE", str(tmp_path))
+    program = f"from castssl.datasets.demo import dataset as demo; print(demo.root({SIZE}, 3))"
+    both = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    answers = {process.communicate(timeout=120)[0].strip() for process in both}
+    assert [process.returncode for process in both] == [0, 0]
+    (answer,) = answers
+    assert len(list(Path(answer).glob("train/*/*/*.png"))) == 24
+    assert [path.name for path in tmp_path.iterdir()] == [Path(answer).name]
+
+
+def test_a_stopped_generation_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CASTSSL_CACHE", str(tmp_path))
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(demo, "_write_one", stop)
+        with pytest.raises(KeyboardInterrupt):
+            demo.root(SIZE, 1)
+    assert list(tmp_path.iterdir()) == []
+    assert (demo.root(SIZE, 1) / "tree.json").is_file()
+
+
+@pytest.mark.parametrize("wrong", [{"size": 8}, {"per_class": 0}, {"seed": -1}])
+def test_refuses_what_it_cannot_paint(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="demo data set takes"):
+        demo.root(**wrong)

@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from castssl.datasets.folder import Files
+from castssl.datasets.images import Images
+from castssl.datasets.open import open_images
+from castssl.errors import DataError
+from castssl.types import LabelTree
+from tests.datasets.pictures import picture, write
+
+
+def _open(spec: str, **options: Any) -> Images:
+    images = open_images(spec, **options)
+    assert isinstance(images, Images)
+    return images
+
+
+def test_a_folder_of_two_levels(tree: Path) -> None:
+    images = _open(f"folder:{tree}")
+    assert len(images) == 4
+    assert images.tree.names == (("animal", "plant"), ("cat", "dog", "oak"))
+    assert images.tree.parents == ((0, 0, 1),)
+    assert [images.name(i) for i in (0, 3)] == ["animal/cat/a.png", "plant/oak/d.png"]
+    image, target = images[3]
+    assert (image.mode, image.size) == ("RGB", (20, 16))
+    assert np.array_equal(np.asarray(image), np.asarray(picture(3)))
+    assert target.dtype == torch.int64
+    assert target.tolist() == [1, 2]
+
+
+def test_masks_are_no_class(flat: Path) -> None:
+    write(flat, ["masks/train/a/00.png"])
+    images = _open(f"folder:{flat}")
+    assert images.tree.names == (("a", "b", "c"),)
+    assert len(images) == 12
+    assert images.mask(0) is not None
+
+
+def test_a_class_that_a_split_lacks_keeps_its_number(tree: Path) -> None:
+    val = _open(f"folder:{tree}", split="val")
+    assert val.tree == _open(f"folder:{tree}").tree
+    assert [val[i][1].tolist() for i in range(2)] == [[0, 0], [1, 2]]
+
+
+def test_pictures_without_folders_are_unlabelled(tmp_path: Path) -> None:
+    images = _open(f"folder:{write(tmp_path, ['a.png', 'b.png'])}")
+    assert images.tree.levels == 0
+    assert images[1][1].shape == (0,)
+    assert images[1][1].dtype == torch.int64
+
+
+def test_masks_lie_beside_the_splits(tree: Path) -> None:
+    path = tree / "masks/train/animal/cat/b.png"
+    path.parent.mkdir(parents=True)
+    Image.new("RGB", (20, 16), "white").save(path)
+    images = _open(f"folder:{tree}")
+    mask = images.mask(1)
+    assert mask is not None
+    assert (mask.mode, mask.size, mask.getpixel((3, 3))) == ("L", (20, 16), 255)
+    assert images.mask(0) is None
+    assert _open(f"folder:{tree}", split="val").mask(0) is None
+
+
+def test_a_subset_of_classes(tree: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "some.txt"
+    listed.write_text("# two of them\noak\n\ncat  # the first\n")
+    images = _open(f"folder:{tree}", subset=str(listed))
+    assert images.tree.names == (("animal", "plant"), ("cat", "oak"))
+    assert [images[i][1].tolist() for i in range(3)] == [[0, 0], [0, 0], [1, 1]]
+    assert images.name(2) == "plant/oak/d.png"
+    with pytest.raises(DataError, match=r"imagenet100 names 100 classes, 100 of which"):
+        _open(f"folder:{tree}", subset="imagenet100")
+
+
+def test_a_split_without_any_image_of_the_subset(tree: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "some.txt"
+    listed.write_text("dog\n")
+    with pytest.raises(DataError, match="no image of this split"):
+        _open(f"folder:{tree}", split="val", subset=str(listed))
+
+
+@pytest.mark.parametrize("spec", ["/tmp", "folder/x", "zip:/x.zip", "coco", ":x", ""])
+def test_an_unknown_spec_lists_the_known(spec: str) -> None:
+    with pytest.raises(DataError, match=r"unknown data.*NAME:LOCATION.*demo, folder,.*wds"):
+        open_images(spec)
+
+
+def test_a_bare_path_gets_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"did you mean folder:{tmp_path}"):
+        open_images(str(tmp_path))
+
+
+def test_the_demo_is_a_folder_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CASTSSL_CACHE", str(tmp_path))
+    train, val = (_open("demo:size=32,per_class=1", split=split) for split in ("train", "val"))
+    assert train.tree == val.tree
+    assert train.tree.levels == 2
+    assert train[0][0].size == (32, 32)
+    mask = train.mask(0)
+    assert mask is not None
+    assert mask.size == (32, 32)
+    with pytest.raises(DataError, match=r"demo:colour=3|colour"):
+        open_images("demo:colour=3")
+
+
+def test_pickles(tree: Path) -> None:
+    images = _open(f"folder:{tree}")
+    copy = pickle.loads(pickle.dumps(images))
+    assert np.array_equal(np.asarray(copy[2][0]), np.asarray(images[2][0]))
+
+
+def test_a_tar_gives_what_its_folder_gives(flat: Path, tmp_path: Path) -> None:
+    import tarfile
+
+    with tarfile.open(tmp_path / "flat.tar", "w") as archive:
+        archive.add(flat, arcname=".")
+    folder, tar = _open(f"folder:{flat}"), _open(f"tar:{tmp_path}/flat.tar")
+    assert tar.tree == folder.tree
+    for index in range(len(folder)):
+        assert tar.name(index) == folder.name(index)
+        assert torch.equal(tar[index][1], folder[index][1])
+        assert np.array_equal(np.asarray(tar[index][0]), np.asarray(folder[index][0]))
+
+
+# what may be wrong with a file
+
+
+def _ruin(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    broken = {
+        "empty": b"",
+        "truncated": content[: len(content) // 2],
+        "text": b"<html>404 not found</html>",
+        "garbled": content[:60] + bytes(60) + content[120:],
+    }
+    path.unlink() if how == "gone" else path.write_bytes(broken[how])
+
+
+@pytest.mark.parametrize("how", ["empty", "truncated", "text", "garbled", "gone"])
+def test_an_unreadable_file_is_replaced_by_the_next(flat: Path, how: str) -> None:
+    images = _open(f"folder:{flat}")
+    _ruin(flat / images.name(11), how)
+    sample = images.fetch(11)
+    assert [bad.name for bad in sample.bad] == [str(flat / images.name(11))]
+    assert sample.at == 0
+    assert torch.equal(sample.target, images[0][1])
+    assert np.array_equal(np.asarray(sample.image), np.asarray(images[0][0]))
+    assert images.fetch(3).bad == ()
+
+
+def test_a_mask_is_shown_with_its_own_picture_only(flat: Path) -> None:
+    images = _open(f"folder:{flat}")
+    write(flat, [f"masks/train/{images.name(i)}" for i in range(4)])
+    images = _open(f"folder:{flat}")
+    for index, spoilt in ((1, flat), (2, flat / "masks/train")):
+        _ruin(spoilt / images.name(index), "truncated")
+    whole = images.pair(0)
+    assert whole is not None
+    assert np.array_equal(np.asarray(whole[0]), np.asarray(images[0][0]))
+    assert images.pair(1) is images.pair(2) is images.pair(4) is None
+    assert list(images.bad) == [str(flat / images.name(1)), f"the mask of {images.name(2)}"]
+
+
+def test_nothing_readable_is_an_error(flat: Path) -> None:
+    images = _open(f"folder:{flat}")
+    for path in flat.rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=rf"12 images in a row.*{images.name(0)}.*check the disk"):
+        images[0]
+
+
+def test_an_index_out_of_range_is_an_index_error(flat: Path) -> None:
+    images = _open(f"folder:{flat}")
+    assert torch.equal(images[-1][1], images[11][1])
+    with pytest.raises(IndexError):
+        images[12]
+
+
+def _labelled(count: int) -> Images:
+    tree = LabelTree((2, 3, 4), ((0, 0, 1), (0, 1, 1, 2)))
+    targets = tree.paths()[torch.arange(count) % 4]
+    source = Files(Path("any"), [f"{i}.png" for i in range(count)])
+    return Images(source, np.arange(count), targets, tree)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 60), st.floats(0, 1), st.integers(0, 2**40))
+def test_hidden_labels(count: int, share: float, seed: int) -> None:
+    images = _labelled(count)
+    hidden = images.hide_fine(share, seed=seed)
+    assert hidden.targets is not None
+    assert images.targets is not None
+    before, after = images.targets.tolist(), hidden.targets.tolist()
+    first = [[*path, -1].index(-1) for path in after]
+    assert all(1 <= level <= 3 for level in first), "level 0 stays known"
+    assert sum(level < 3 for level in first) == round(share * count)
+    for level, old, new in zip(first, before, after, strict=True):
+        assert new == old[:level] + [-1] * (3 - level)
+    assert torch.equal(images.hide_fine(share, seed=seed).targets, hidden.targets)
+
+
+def test_hidden_labels_depend_on_seed_and_row_alone() -> None:
+    images = _labelled(400)
+    half, most = (images.hide_fine(share, seed=1).targets for share in (0.5, 0.9))
+    assert half is not None
+    assert most is not None
+    assert torch.equal(half.masked_fill(most == -1, -1), most), "a larger share hides the same and more"
+    chosen = list(range(399, 0, -3))
+    assert torch.equal(
+        images.take(chosen).hide_fine(1, seed=1).targets,
+        images.hide_fine(1, seed=1).take(chosen).targets,
+    )
+    whole = images.hide_fine(1, seed=1).targets
+    other = images.hide_fine(1, seed=2).targets
+    assert whole is not None
+    assert 150 < int((whole[:, 1] == -1).sum()) < 250, "both levels are drawn alike"
+    assert not torch.equal(whole, other)
+    assert images.targets is not None
+    assert int(images.targets.min()) == 0, "the data set itself is untouched"
+
+
+def test_labels_that_cannot_be_hidden(flat: Path) -> None:
+    with pytest.raises(DataError, match="of 1 levels, expected two"):
+        _open(f"folder:{flat}").hide_fine(0.5)
+    for share, seed in ((1.1, 0), (-0.1, 0), (float("nan"), 0), (0.5, -1)):
+        with pytest.raises(DataError, match=r"expected a share in \[0, 1\]"):
+            _labelled(4).hide_fine(share, seed=seed)

@@ -1,0 +1,69 @@
+"""Folders of masks, and what else a path of masks may be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from castssl.datasets.coco_masks import Annotations
+from castssl.datasets.images import Images
+from castssl.datasets.masks import MaskFolder, open_masks
+from castssl.datasets.open import open_images
+from castssl.errors import DataError
+
+
+def test_the_demo_has_parts_beside_its_masks() -> None:
+    images = open_images("demo:size=32,per_class=2", split="val")
+    assert isinstance(images, Images)
+    for index in range(len(images)):
+        mask, parts = images.mask(index), images.parts(index)
+        assert mask is not None
+        assert parts is not None
+        assert np.array_equal(np.array(mask) > 127, np.array(parts) > 0)
+        assert np.array(parts).max() > 1
+
+
+@pytest.mark.parametrize(("masks", "parts"), [("masks/val", "parts/val"), ("masks", "parts")])
+def test_parts_lie_where_masks_lie(tmp_path: Path, masks: str, parts: str) -> None:
+    for folder, value in ((masks, 255), (parts, 3)):
+        (tmp_path / folder / "cat").mkdir(parents=True)
+        Image.new("L", (3, 2), value).save(tmp_path / folder / "cat" / "a.png")
+    found = open_masks(tmp_path / masks)
+    assert isinstance(found, MaskFolder)
+    whole, part = found.whole("cat/a.jpg"), found.parts("cat/a.jpg")
+    assert whole is not None
+    assert whole.getextrema() == (255, 255)
+    assert part is not None
+    assert part.getextrema() == (3, 3)
+    assert found.knows("cat/a.jpg")
+    assert not found.knows("cat/b.jpg")
+    assert found.whole("cat/b.jpg") is found.parts("cat/b.jpg") is None
+
+
+def test_a_folder_of_another_name_has_no_parts(tmp_path: Path) -> None:
+    Image.new("L", (3, 2), 255).save(tmp_path / "a.png")
+    assert open_masks(tmp_path).parts("a.png") is None
+
+
+def test_an_unreadable_part_mask_is_noted(tmp_path: Path) -> None:
+    for folder in ("train/cat", "masks/train/cat", "parts/train/cat"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("L", (8, 8), 255).save(tmp_path / folder / "a.png")
+    (tmp_path / "parts/train/cat/a.png").write_bytes(b"no picture")
+    images = open_images(f"folder:{tmp_path / 'train'}")
+    assert isinstance(images, Images)
+    assert images.pair(0) is not None
+    assert images.parts(0) is None
+    assert list(images.bad) == ["the parts of cat/a.png"]
+
+
+def test_what_is_neither_folder_nor_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "masks.txt").write_text("{}")
+    for path, got in ((tmp_path / "masks.txt", "another kind"), (tmp_path / "none.json", "nothing")):
+        with pytest.raises(DataError, match=f"got .*{got}.*expected a folder"):
+            open_masks(path)
+    (tmp_path / "a.json").write_text('{"images": [], "categories": [], "annotations": []}')
+    assert isinstance(open_masks(tmp_path / "a.json"), Annotations)

@@ -1,0 +1,108 @@
+"""Real streams with broken images in them; skipped where the optional package is not installed."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from castssl.data.augment import CenterView
+from castssl.data.loader import Loader, load
+from castssl.datasets.open import open_images
+from castssl.datasets.stream import Stream
+from castssl.errors import DataError
+from tests.datasets.pictures import picture, write
+
+TORN = ("0001", "0004")
+
+
+def _image(kind: str, number: int) -> bytes:
+    stream = io.BytesIO()
+    picture(number, (48, 48)).save(stream, kind)
+    return stream.getvalue()
+
+
+def _shard(path: Path, members: Sequence[tuple[str, bytes]]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Two shards of six JPEGs; two of the second's are truncated, and one is empty."""
+    pytest.importorskip("webdataset")
+    for shard in ("a", "b"):
+        members = []
+        for number in range(6):
+            content = _image("jpeg", number)
+            if shard == "b" and f"{number:04}" in TORN:
+                content = content[:-200]
+            content = b"" if (shard, number) == ("b", 5) else content
+            members += [(f"{number:04}.jpg", content), (f"{number:04}.cls", b"1")]
+        _shard(tmp_path / f"{shard}.tar", members)
+    return tmp_path
+
+
+def _load(spec: str, *, workers: int = 0, train: bool = True) -> Loader:
+    stream = open_images(spec)
+    assert isinstance(stream, Stream)
+    return load(
+        stream, views=CenterView(8), superpixels=None, batch_size=3, workers=workers, train=train, rank=0
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_webdataset_goes_on_and_tells(
+    shards: Path, workers: int, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    loader = _load(f"wds/set:{shards}", workers=workers)
+    for epoch in range(2):
+        loader.set_epoch(epoch)
+        assert sum(len(batch.target) for batch in loader) == 12
+    assert sorted(loader.bad) == [f"{shards}/b.tar: {number}" for number in (*TORN, "0005")]
+    assert "truncated" in loader.bad[f"{shards}/b.tar: 0001"].lower()
+    assert "Ignoring" not in caplog.text + capfd.readouterr().err
+
+
+def test_webdataset_in_order_leaves_them_out(shards: Path) -> None:
+    assert sum(len(batch.target) for batch in _load(f"wds/set:{shards}", train=False)) == 9
+
+
+def test_a_torn_shard_is_told_by_its_address(shards: Path) -> None:
+    whole = (shards / "a.tar").read_bytes()
+    (shards / "a.tar").write_bytes(whole[:3100])
+    loader = _load(f"wds/set:{shards}?num_samples=12")
+    assert sum(len(batch.target) for batch in loader) == 12
+    assert loader.bad[f"{shards}/a.tar"] == "unexpected end of data (0001.jpg)"
+
+
+def test_a_wrong_option_is_no_broken_image(shards: Path) -> None:
+    with pytest.raises(DataError, match=r"a.tar: 0000 has no 'json'.*the option target_key"):
+        next(iter(_load(f"wds/set:{shards}?target_key=colour&num_samples=12")))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_but_broken_images_is_an_error(tmp_path: Path, workers: int) -> None:
+    pytest.importorskip("webdataset")
+    members = [(f"{i:04}.{kind}", b"1") for i in range(120) for kind in ("jpg", "cls")]
+    _shard(tmp_path / "a.tar", members)
+    with pytest.raises(DataError, match=r"^100 images in a row of wds/set.*check the shards") as caught:
+        next(iter(_load(f"wds/set:{tmp_path}", workers=workers)))
+    assert "Traceback" not in str(caught.value)
+
+
+def test_streams_of_the_hub_go_on_and_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    root = write(tmp_path / "pets", [f"train/{'cat' if i % 2 else 'dog'}/{i}.png" for i in range(6)])
+    (root / "train/cat/1.png").write_bytes(b"broken")
+    (root / "train/dog/2.png").write_bytes(b"")
+    loader = _load(f"hfids/{root}:{tmp_path}/cache?num_samples=6&target_key=label", train=False)
+    assert sum(len(batch.target) for batch in loader) == 4
+    assert sorted(loader.bad) == [str(root / "train/cat/1.png"), str(root / "train/dog/2.png")]
