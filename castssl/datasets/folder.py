@@ -177,11 +177,6 @@ def holds_masks(place: Path) -> bool:
     return all(split_name(name) or name in beside or name == place.parent.name for name in names)
 
 
-def find_images(folder: Path) -> list[str]:
-    """The image files below ``folder``, as :func:`look_through` finds them."""
-    return look_through(folder).names
-
-
 def look_through(folder: Path) -> Found:
     """The image files below ``folder``, and what is left out there.
 

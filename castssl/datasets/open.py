@@ -12,7 +12,7 @@ from castssl.datasets.folder import split_name
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
 from castssl.datasets.subset import narrow, read_subset
-from castssl.errors import DataError, NoSplit
+from castssl.errors import DataError, NoSplit, UnknownPlugin
 from castssl.options import did_you_mean
 from castssl.registry import build, names
 
@@ -44,7 +44,10 @@ def open_images(
     """
     spec, declared = split_range(spec)
     kind, location = parse(spec)
-    data = build("datasets", kind)
+    try:
+        data = build("datasets", kind or "?")
+    except UnknownPlugin as error:
+        raise _unknown(spec, kind) from error
     data.commands = commands
     if data.location and not location:
         raise DataError(f"{kind} does not say which data: expected {kind}:{data.location}")
@@ -67,21 +70,19 @@ def open_images(
 
 
 def parse(spec: str) -> tuple[str, str]:
-    """The registered name that a data spec begins with, and the rest of it.
-
-    Raises:
-        DataError: if it begins with none; names what was likely meant, and all that are registered.
-    """
-    known = sorted({entry.name for entry in names("datasets")})
+    """The name that a data spec begins with, and the location behind it; "" if it names none."""
     kind, _, location = spec.partition(":")
     if "/" in kind and kind.partition("/")[0] in SLASHED:
         kind, _, location = spec.partition("/")
-    if kind in known:
-        return kind, location
+    return kind, location
+
+
+def _unknown(spec: str, kind: str) -> DataError:
+    known = sorted({entry.name for entry in names("datasets")})
     hint = did_you_mean(kind, known)
     if Path(spec).expanduser().exists():
         hint = f"; did you mean folder:{spec} ?"
-    raise DataError(
+    return DataError(
         f"unknown data {spec!r}{hint or ':'} expected NAME:LOCATION with one of these names:"
         f" {', '.join(known)}; `castssl list datasets` says what each of them is"
     )

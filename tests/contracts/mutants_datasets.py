@@ -206,6 +206,16 @@ class _CountingReel(Reel):
             yield item
 
 
+class IgnoresTurn(Frames):
+    def open(self, location: str, split: str) -> Reel:
+        return _SameForAll(*super().open(location, split))
+
+
+class _SameForAll(Reel):
+    def items(self, turn: Turn) -> Iterator[Item]:
+        return super().items(turn._replace(rank=0, world=1))
+
+
 MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_conforms, UnknownTarget, "set target"),
     (room.check_conforms, NoTrain, "'train' among them"),
@@ -228,6 +238,7 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_travels_to_workers, with_source(Locked), "pickling fails"),
     (room.check_travels_to_workers, with_source(ForgetsFolder), "cannot read what was pickled"),
     (room.check_travels_to_workers, with_source(OtherInWorker), "other images"),
+    (room.check_readers_share, IgnoresTurn, "two processes read 12 items"),
     (room.check_missing_place, RaisesOSError, "not FileNotFoundError"),
     (room.check_missing_place, NamesNoPlace, "should name"),
     (room.check_missing_place, OpensNothing, "data that is not there opens"),

@@ -81,7 +81,7 @@ def test_finds_images_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "a" / "notes.txt").touch()
     (tmp_path / "elsewhere").mkdir()
     os.symlink(tmp_path / "b", tmp_path / "elsewhere" / "linked")
-    assert folders.find_images(tmp_path) == [
+    assert folders.look_through(tmp_path).names == [
         "a/x.JPEG",
         "a/y.webp",
         "b/10.jpg",
@@ -96,7 +96,7 @@ def test_links_in_a_circle_are_followed_once(tmp_path: Path) -> None:
     for link, target in {"a/up": ".", "a/self": "a", "a/over": "b", "b/back": "a"}.items():
         os.symlink(tmp_path / target, tmp_path / link)
     os.symlink(tmp_path / "nowhere", tmp_path / "a/dangling")
-    names = folders.find_images(tmp_path)
+    names = folders.look_through(tmp_path).names
     assert names == ["a/1.png", "a/over/2.png", "b/2.png", "b/back/1.png"]
 
 
@@ -111,7 +111,7 @@ def test_files_know_their_places(tmp_path: Path) -> None:
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
     with pytest.raises(DataError, match=r"holds no images.*\.jpg"):
-        folders.find_images(tmp_path)
+        folders.look_through(tmp_path)
 
 
 def test_different_depths_mean_unlabelled() -> None:
