@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import textwrap
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
+import castssl.datasets
 from castssl.errors import ContractError
 from castssl.testing import Check, Subject, datasets, objectives, parametrize, pooling, superpixels
 from tests.contracts import (
@@ -63,3 +68,12 @@ def test_a_healthy_objective_passes(check: Check, subject: Subject) -> None:
 @parametrize(datasets.checks, [healthy.Labels, healthy.Frames])
 def test_healthy_data_sets_pass(check: Check, subject: Subject) -> None:
     check(subject)
+
+
+@pytest.mark.parametrize("check", datasets.checks)
+def test_the_example_in_the_contract_of_data_sets_passes(check: Check) -> None:
+    text = inspect.getdoc(castssl.datasets.DataSet) or ""
+    code = text.partition("is::\n\n")[2].partition("\n\n``castssl check")[0]
+    names: dict[str, Any] = {"Path": Path, **vars(castssl.datasets)}
+    exec(textwrap.dedent(code), names)
+    check(type("Example", (names["Labels"],), {"example": healthy.Labels.example}))
