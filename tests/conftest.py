@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from castssl.datasets.demo import dataset as demo
 from tests.datasets.pictures import LAYOUT, write
+
+
+def pytest_sessionfinish() -> None:
+    """The server that processes are forked from ends with the tests."""
+    if forked := sys.modules.get("tests.forked"):
+        forked.stop()
 
 
 @pytest.fixture(scope="session")

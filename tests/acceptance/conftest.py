@@ -16,11 +16,8 @@ from typing import NamedTuple
 import pytest
 
 from castssl.cli import main
-
-ROOT = Path(__file__).parents[2]
-TIMEOUT = 280.0
-"""Seconds after which a process that should have ended is given up."""
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "ACCELERATE_USE_CPU": "true"}
+from tests import forked
+from tests.forked import ENVIRONMENT, ROOT, TIMEOUT
 
 
 class Finished(NamedTuple):
@@ -70,20 +67,27 @@ def script(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture(scope="session")
 def process() -> Command:
-    """Run ``python ARGUMENTS`` as a process at the project's root; keywords are environment variables."""
+    """Run ``python ARGUMENTS`` as a process at the project's root, by the server of :mod:`tests.forked`.
+
+    Keywords are environment variables; with any, the interpreter starts anew, since it reads some then.
+    """
 
     def run(*arguments: str | Path, **environment: str) -> Finished:
-        command = [sys.executable, *map(str, arguments)]
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=os.environ | ENVIRONMENT | environment,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT,
-            check=False,
-        )
+        words = [*map(str, arguments)]
+        done = _anew(words, environment) if environment else forked.run(words)
         return Finished(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+def _anew(words: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env=os.environ | ENVIRONMENT | environment,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=TIMEOUT,
+        check=False,
+    )

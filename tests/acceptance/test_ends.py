@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import ENVIRONMENT, ROOT, TIMEOUT
+from tests.forked import ENVIRONMENT, ROOT, TIMEOUT
 
 SCRIPT = """
 import atexit, sys

@@ -24,7 +24,8 @@ from castssl.objectives.deit import DeiT
 from castssl.transfer.encoders import load_encoder, save_encoder
 from castssl.transfer.recogniser import save_recogniser
 from castssl.types import LabelTree
-from tests.acceptance.conftest import ROOT, Command
+from tests.acceptance.conftest import Command
+from tests.forked import ROOT
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12345\n"
 ESCAPE = "a\x1b]0;owned\x07\x1b[31mb"

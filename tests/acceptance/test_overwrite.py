@@ -16,7 +16,8 @@ from castssl import cli
 from castssl.config import RunConfig, launch
 from castssl.models.cast import CAST
 from castssl.training import start
-from tests.acceptance.conftest import ROOT, Command, Finished
+from tests.acceptance.conftest import Command, Finished
+from tests.forked import ROOT
 
 RECIPES = ROOT / "recipes"
 SCRIPTS = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.py"))

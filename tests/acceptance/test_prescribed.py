@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import ROOT, Command
+from tests.acceptance.conftest import Command
+from tests.forked import ROOT
 
 BIN = Path(sys.executable).parent
 DOCUMENTS = sorted(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import ENVIRONMENT, ROOT
+from tests.forked import ENVIRONMENT, ROOT
 
 RECIPE = """
 import argparse, json, os, pathlib, signal, sys, time

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from castssl.config import RunConfig, launch
-from tests.acceptance.conftest import ENVIRONMENT, ROOT, TIMEOUT
+from tests.forked import ENVIRONMENT, ROOT, TIMEOUT
 
 
 def gone(*arguments: str, stream: str) -> tuple[int, str]:

@@ -11,23 +11,31 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PATIENCE = 280.0
-"""Seconds after which a process that should have ended is given up."""
-OWN = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "ACCELERATE_USE_CPU": "true"}
+from tests import forked
+from tests.forked import ENVIRONMENT, ROOT, TIMEOUT
+
 Runner = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
 def recipe() -> Runner:
-    """Start a recipe and wait for it; ``processes`` of them if more than one."""
+    """Run a recipe and wait for it; ``processes``: so many ranks, ``launcher``: started by torchrun."""
 
-    def run(name: str, *flags: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
-        many = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        command = [sys.executable, *(many if processes > 1 else []), f"recipes/{name}.py", *flags]
-        environment = os.environ | OWN
+    def run(
+        name: str, *flags: str, processes: int = 1, launcher: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        words = [f"recipes/{name}.py", *flags]
+        if not launcher:
+            return forked.run(words, processes=processes)
+        started = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         return subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+            [sys.executable, *started, *words],
+            cwd=ROOT,
+            env=os.environ | ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
         )
 
     return run
@@ -62,7 +70,7 @@ class Started:
 
     def code(self) -> int:
         """The exit code once it has ended."""
-        return self._process.wait(PATIENCE)
+        return self._process.wait(TIMEOUT)
 
     def told(self) -> str:
         """What it printed."""
@@ -90,7 +98,7 @@ def starter(tmp_path: Path) -> Iterator[Starter]:
     started: list[Started] = []
 
     def run(words: Sequence[str], *, python: bool = True, path: Path | None = None, **own: str) -> Started:
-        environment = os.environ | OWN | own
+        environment = os.environ | ENVIRONMENT | own
         environment["PATH"] = f"{path}{os.pathsep}{environment['PATH']}" if path else environment["PATH"]
         command = [*([sys.executable] if python else []), *words]
         started.append(Started(command, tmp_path / f"told-{len(started)}.txt", environment))

@@ -22,9 +22,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from castssl.training import STOPPED
+from tests.forked import free_port
 from tests.recipes.conftest import Started, Starter, children
 from tests.recipes.test_moco_in1k import FLAGS
-from tests.training.processes import PATIENCE, Toy, free_port, lines, same, state
+from tests.training.processes import PATIENCE, Toy, lines, same, state
 
 pytestmark = pytest.mark.recipe
 EVERY = ["--epochs", "2", "--save-every", "1", "--log-every", "1", "--keep", "9", "--knn-every", "0"]

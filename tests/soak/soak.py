@@ -17,8 +17,6 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 import zipfile
@@ -33,9 +31,9 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
 
+from tests.forked import Forked
 from tests.training.processes import same
 
-ROOT = Path(__file__).parents[2]
 SHAPE = ("--model", "nano", "--sizes", "16", "8", "4")
 COMMON = (
     *("--image-size", "32"),
@@ -111,16 +109,12 @@ class Process:
     def __init__(self, recipe: str, folder: Path, out: Path, *flags: str) -> None:
         self.out = out
         self._told = folder / f"{out.name}.txt"
-        command = [sys.executable, f"recipes/{recipe}.py", "--out", str(out), *flags]
-        own = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "ACCELERATE_USE_CPU": "true"}
-        with open(self._told, "wb") as told:
-            self.popen = subprocess.Popen(
-                command, cwd=ROOT, env=os.environ | own, stdout=told, stderr=told, start_new_session=True
-            )
+        self._told.unlink(missing_ok=True)
+        self.forked = Forked([f"recipes/{recipe}.py", "--out", str(out), *flags], self._told, self._told)
 
     def told(self) -> str:
         """What it printed."""
-        return self._told.read_text(errors="replace")
+        return self._told.read_text(errors="replace") if self._told.exists() else ""
 
     def wait_for(self, pattern: str, step: int) -> None:
         """Return when a file of this pattern lies in ``checkpoints/``, or a checkpoint of ``step`` or later.
@@ -134,8 +128,8 @@ class Process:
         while next(folder.glob(pattern), None) is None and not any(
             int(path.stem.removeprefix("step-")) >= step for path in folder.glob("step-*.pt")
         ):
-            if self.popen.poll() is not None:
-                raise Failure(f"ended by itself with {self.popen.returncode}: {self.told()[-2000:]}")
+            if (code := self.forked.poll()) is not None:
+                raise Failure(f"ended by itself with {code}: {self.told()[-2000:]}")
             if time.monotonic() > end:
                 raise Failure(f"no {pattern} after {PATIENCE:.0f} s: {self.told()[-2000:]}")
             time.sleep(0.001)
@@ -143,12 +137,12 @@ class Process:
     def kill(self, *, group: bool) -> None:
         """SIGKILL to the process, or to it and all its children."""
         with suppress(ProcessLookupError):
-            (os.killpg if group else os.kill)(self.popen.pid, signal.SIGKILL)
-        self.popen.wait()
+            (os.killpg if group else os.kill)(self.forked.pid, signal.SIGKILL)
+        self.forked.wait()
 
     def finish(self) -> None:
         """Wait until it ends well."""
-        if code := self.popen.wait():
+        if code := self.forked.wait(None):
             raise Failure(f"ended with {code}: {self.told()[-2000:]}")
 
     def children_left(self) -> list[int]:
@@ -157,7 +151,7 @@ class Process:
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with suppress(OSError):
                 state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
-                if int(session) == self.popen.pid and state != "Z":
+                if int(session) == self.forked.pid and state != "Z":
                     found.append(int(stat.parent.name))
         return found
 

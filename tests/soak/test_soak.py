@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak.soak import RECIPES, ROOT, soak
+from tests.forked import ROOT
+from tests.soak.soak import RECIPES, soak
 
 
 def test_every_recipe_can_be_killed() -> None:

@@ -1,17 +1,12 @@
-"""Runs of the toy recipe, or a real one, as real processes: they can be killed, signalled, starved of disk.
-
-They are forked from a server that has imported torch once, since the import takes longer than a run.
-"""
+"""Runs of the toy recipe, or a real one, as real processes: killed, signalled, starved of disk."""
 
 from __future__ import annotations
 
 import importlib
 import json
-import multiprocessing
 import os
 import resource
 import shlex
-import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -24,7 +19,8 @@ import torch
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 
-ROOT = Path(__file__).parents[2]
+from tests.forked import CONTEXT, ROOT, become, free_port
+
 TOY = "tests.training.toy"
 QUICK = "--epochs 3 --log-every 1"
 STEPS = 18
@@ -49,17 +45,12 @@ def _take_cpus_for_accelerators() -> None:
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_XPU
 
 
-def _main(recipe: str, argv: list[str], stderr: str, environment: Mapping[str, str], file_size: int) -> None:
+def _main(recipe: str, argv: list[str], told: str, environment: Mapping[str, str], file_size: int) -> None:
     from castssl.config import launch
 
     module = importlib.import_module(recipe)
-    multiprocessing.set_start_method("fork", force=True)  # Data workers as the recipes have them.
-    os.environ.update(environment)
-    os.setpgid(0, 0)
+    become(told, told, environment)
     torch.set_num_threads(1)
-    handle = os.open(stderr, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
     if file_size:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     if environment.keys() & SHARDED.keys():
@@ -92,8 +83,6 @@ class Toy:
         sharded: bool = False,
         recipe: str = TOY,
     ) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch._dynamo", TOY, recipe])
         self.out, self._told = out, out.with_suffix(".txt")
         self._told.unlink(missing_ok=True)
         argv = ["--out", str(out), *shlex.split(flags)]
@@ -105,7 +94,7 @@ class Toy:
             environment |= {"ACCELERATE_USE_CPU": str(cpu).lower(), "MASTER_ADDR": "127.0.0.1"}
             environment |= SHARDED if sharded else {}
             arguments = (recipe, argv, str(self._told), environment, file_size)
-            process = context.Process(target=_main, args=arguments)
+            process = CONTEXT.Process(target=_main, args=arguments)
             process.start()
             self.processes.append(process)
 
@@ -195,10 +184,3 @@ def agree(out: Path, unbroken: Path) -> None:
     for part in ("module", "optimizer", "random", "step", "batch", "batches"):
         assert same(ours[part], theirs[part]), part
     assert reports(out) == reports(unbroken)
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
