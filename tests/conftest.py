@@ -12,9 +12,10 @@ from tests.datasets.pictures import LAYOUT, write
 
 
 def pytest_sessionfinish() -> None:
-    """The server that processes are forked from ends with the tests."""
-    if forked := sys.modules.get("tests.forked"):
-        forked.stop()
+    """What processes are forked from ends with the tests."""
+    for name in ("tests.forked", "castssl.testing.processes"):
+        if module := sys.modules.get(name):
+            module.stop()
 
 
 @pytest.fixture(scope="session")

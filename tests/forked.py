@@ -1,8 +1,8 @@
 """``python ARGUMENTS`` as a process that does not import torch, which takes ten times as long as a small run.
 
 The processes are forked from a server that has imported what recipes import.  Each has its own arguments,
-environment, streams, session and signals, and runs its functions at exit.  What a test says about the start
-of the interpreter, a launcher or a variable that is read at import needs ``subprocess`` instead.
+environment, streams, session and signals, imports from PYTHONPATH, and runs its functions at exit.  What is
+about the start of the interpreter, a launcher or a variable that is read at import needs ``subprocess``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from multiprocessing import forkserver
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "ACCELERATE_USE_CPU": "true"}
 """Variables of all of them."""
+NONE: Mapping[str, str] = MappingProxyType({})
 TIMEOUT = 280.0
 """Seconds after which a process that should have ended is given up."""
 IMPORTED = [
@@ -42,10 +44,11 @@ def become(out: str | Path, err: str | Path, environment: Mapping[str, str]) -> 
     Args:
         out: what it prints is appended here.
         err: what it says on standard error, likewise.
-        environment: added to the variables that the server began with.
+        environment: all of its variables.
     """
     multiprocessing.set_start_method(None, force=True)
     os.setsid()
+    os.environ.clear()
     os.environ.update(environment)
     for stream, path in ((1, out), (2, err)):
         handle = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
@@ -56,6 +59,8 @@ def become(out: str | Path, err: str | Path, environment: Mapping[str, str]) -> 
 def _main(arguments: list[str], out: str, err: str, environment: dict[str, str]) -> None:
     become(out, err, environment)
     os.chdir(ROOT)
+    places = environment.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [place for place in places if place and place not in sys.path]
     sys.orig_argv = [sys.executable, *arguments]
     try:
         if arguments[0] == "-m":
@@ -76,11 +81,13 @@ class Forked:
         arguments: those of Python: ``-m MODULE`` or a script, and its own.
         out: the file that takes what it prints.
         err: the same for standard error.
-        environment: further variables.
+        environment: variables beside those of this process.
     """
 
-    def __init__(self, arguments: Sequence[str], out: Path, err: Path, **environment: str) -> None:
-        own = ENVIRONMENT | environment
+    def __init__(
+        self, arguments: Sequence[str], out: Path, err: Path, environment: Mapping[str, str] = NONE
+    ) -> None:
+        own = {**os.environ, **ENVIRONMENT, **environment}
         self.process = CONTEXT.Process(target=_main, args=(list(arguments), str(out), str(err), own))
         self.process.start()
         assert self.process.pid is not None
@@ -115,7 +122,7 @@ class Forked:
 
 
 def run(
-    arguments: Sequence[str], *, processes: int = 1, **environment: str
+    arguments: Sequence[str], *, processes: int = 1, environment: Mapping[str, str] = NONE
 ) -> subprocess.CompletedProcess[str]:
     """Wait for ``python ARGUMENTS``; ``processes`` of them are the ranks of one run."""
     with tempfile.TemporaryDirectory() as folder:
@@ -126,7 +133,7 @@ def run(
             ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
             ranks |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             more = ranks if processes > 1 else {}
-            started.append(Forked(arguments, out, err, **environment, **more))
+            started.append(Forked(arguments, out, err, {**environment, **more}))
         codes = [one.wait() for one in started]
         told = [path.read_text(errors="replace") for path in (out, err)]
         return subprocess.CompletedProcess(list(arguments), max(codes, key=abs), *told)

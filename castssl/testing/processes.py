@@ -21,13 +21,15 @@ from castssl.errors import ContractError
 WORLD = 2
 LIMIT = 240
 """Seconds after which two processes that wait for each other are given up."""
+START = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+_servers: list[subprocess.Popen[str]] = []
 
 
 def together(work: Callable[..., None], *args: Any) -> None:
     """Run ``work(rank, *args)`` in two processes of one gloo group, and wait for both.
 
-    They descend from a fresh interpreter: a fork of this one must not run autograd again, and a spawn would
-    run the caller's script again.
+    They descend from an interpreter of their own, which imports torch once for all calls: a fork of this one
+    must not run autograd again, and a spawn would run the caller's script again.
 
     Args:
         work: a function of a module, as it is pickled.
@@ -42,28 +44,68 @@ def together(work: Callable[..., None], *args: Any) -> None:
         raise ContractError(
             f"two processes need a registry spec, or a factory that pickles (no lambda): {fault}"
         ) from fault
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    path = [entry or os.getcwd() for entry in sys.path]
     with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "around").write_bytes(pickle.dumps((os.getcwd(), path, dict(os.environ))))
         (Path(folder) / "payload").write_bytes(payload)
-        command = [sys.executable, "-m", "castssl.testing.processes", folder]
+        answer = _ask(folder, os.pathsep.join(path))
+        told = Path(folder) / "told"
+        shown = told.read_text(errors="replace").strip()[-2000:] if told.exists() else ""
+    if answer == "None":
+        raise ContractError(f"two processes still wait for each other after {LIMIT} s")
+    if answer != "0":
+        raise ContractError(f"in two processes:\n{shown}")
+
+
+def stop() -> None:
+    """End the interpreter that the pairs descend from; the next call of :func:`together` begins another."""
+    while _servers:
+        with _servers.pop() as server:
+            server.terminate()
+
+
+def _ask(folder: str, path: str) -> str:
+    if _servers and _servers[0].poll() is not None:
+        stop()
+    if not _servers:
+        command = [sys.executable, "-m", "castssl.testing.processes"]
         environment = {**os.environ, "PYTHONPATH": path}
-        try:
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
-            )
-        except subprocess.TimeoutExpired as fault:
-            raise ContractError(f"two processes still wait for each other after {LIMIT} s") from fault
-    if done.returncode:
-        raise ContractError(f"in two processes:\n{done.stderr.strip()[-2000:]}")
+        pipe = subprocess.PIPE
+        _servers.append(subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True))
+    asked, answers = _servers[0].stdin, _servers[0].stdout
+    assert asked is not None
+    assert answers is not None
+    print(folder, file=asked, flush=True)
+    return answers.readline().strip()
 
 
-def main(folder: str) -> None:
-    """What the fresh interpreter does."""
-    start = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    # Before the fork, so that both load it once: the subject, and what the first optimizer step imports.
-    import_module("torch._dynamo")
+def main() -> None:
+    """What the interpreter does: a pair for each folder that it reads; it answers with the exit code."""
+    import_module("torch._dynamo")  # The first optimizer step would import it, in each process.
+    import_module("castssl.testing.objectives")
+    multiprocessing.set_start_method(START)
+    for line in sys.stdin:
+        pair = multiprocessing.Process(target=_pair, args=(line.strip(),))
+        pair.start()
+        pair.join(LIMIT)
+        code = pair.exitcode
+        pair.kill()
+        print(code, flush=True)
+
+
+def _pair(folder: str) -> None:
+    """Start the two processes, with the caller's surroundings."""
+    told = os.open(Path(folder) / "told", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(told, 1)  # The interpreter's own output is its answers.
+    os.dup2(told, 2)
+    place, path, environment = pickle.loads((Path(folder) / "around").read_bytes())
+    os.chdir(place)
+    sys.path[:] = path
+    os.environ.clear()
+    os.environ.update(environment)
+    # Before the fork, so that both load it once.
     pickle.loads((Path(folder) / "payload").read_bytes())
-    start_processes(join, (folder,), WORLD, start_method=start)  # type: ignore[no-untyped-call]
+    start_processes(join, (folder,), WORLD, start_method=START)  # type: ignore[no-untyped-call]
 
 
 def join(rank: int, folder: str) -> None:
@@ -82,4 +124,4 @@ def join(rank: int, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -5,9 +5,7 @@ They hold what a file, a folder or a flag must lead to, so that they outlive any
 
 from __future__ import annotations
 
-import os
 import runpy
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +15,7 @@ import pytest
 
 from castssl.cli import main
 from tests import forked
-from tests.forked import ENVIRONMENT, ROOT, TIMEOUT
+from tests.forked import ROOT
 
 
 class Finished(NamedTuple):
@@ -67,27 +65,13 @@ def script(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture(scope="session")
 def process() -> Command:
-    """Run ``python ARGUMENTS`` as a process at the project's root, by the server of :mod:`tests.forked`.
+    """Run ``python ARGUMENTS`` as a process at the project's root; keywords are environment variables.
 
-    Keywords are environment variables; with any, the interpreter starts anew, since it reads some then.
+    It is forked, see :mod:`tests.forked`: what is about the start of an interpreter needs one of its own.
     """
 
     def run(*arguments: str | Path, **environment: str) -> Finished:
-        words = [*map(str, arguments)]
-        done = _anew(words, environment) if environment else forked.run(words)
+        done = forked.run([*map(str, arguments)], environment=environment)
         return Finished(done.returncode, done.stdout, done.stderr)
 
     return run
-
-
-def _anew(words: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *words],
-        cwd=ROOT,
-        env=os.environ | ENVIRONMENT | environment,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=TIMEOUT,
-        check=False,
-    )

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests import forked
+
 SCRIPT = Path(__file__).with_name("ddp_step.py")
 
 
 def run(path: Path, processes: int) -> dict[str, torch.Tensor]:
-    # What `accelerate launch` starts underneath, with a port of its own for each run.
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *(launcher if processes > 1 else [])]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(
-        [*command, str(SCRIPT), str(path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = forked.run([str(SCRIPT), str(path)], processes=processes, environment={"GLOO_SOCKET_IFNAME": "lo"})
     assert done.returncode == 0, done.stderr[-3000:]
     saved: dict[str, torch.Tensor] = torch.load(path, weights_only=True)
     return saved

@@ -93,6 +93,7 @@ class Toy:
             environment = {name: str(value) for name, value in ranks.items()} if world > 1 else {}
             environment |= {"ACCELERATE_USE_CPU": str(cpu).lower(), "MASTER_ADDR": "127.0.0.1"}
             environment |= SHARDED if sharded else {}
+            environment = {**os.environ, **environment}
             arguments = (recipe, argv, str(self._told), environment, file_size)
             process = CONTEXT.Process(target=_main, args=arguments)
             process.start()
