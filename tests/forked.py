@@ -56,9 +56,9 @@ def become(out: str | Path, err: str | Path, environment: Mapping[str, str]) -> 
         os.close(handle)
 
 
-def _main(arguments: list[str], out: str, err: str, environment: dict[str, str]) -> None:
+def _main(arguments: list[str], out: str, err: str, environment: dict[str, str], cwd: str) -> None:
     become(out, err, environment)
-    os.chdir(ROOT)
+    os.chdir(cwd)
     places = environment.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:0] = [place for place in places if place and place not in sys.path]
     sys.orig_argv = [sys.executable, *arguments]
@@ -82,13 +82,20 @@ class Forked:
         out: the file that takes what it prints.
         err: the same for standard error.
         environment: variables beside those of this process.
+        cwd: its working folder.
     """
 
     def __init__(
-        self, arguments: Sequence[str], out: Path, err: Path, environment: Mapping[str, str] = NONE
+        self,
+        arguments: Sequence[str],
+        out: Path,
+        err: Path,
+        environment: Mapping[str, str] = NONE,
+        cwd: Path = ROOT,
     ) -> None:
         own = {**os.environ, **ENVIRONMENT, **environment}
-        self.process = CONTEXT.Process(target=_main, args=(list(arguments), str(out), str(err), own))
+        words = [*arguments]
+        self.process = CONTEXT.Process(target=_main, args=(words, str(out), str(err), own, str(cwd)))
         self.process.start()
         assert self.process.pid is not None
         self.pid: int = self.process.pid
@@ -122,7 +129,11 @@ class Forked:
 
 
 def run(
-    arguments: Sequence[str], *, processes: int = 1, environment: Mapping[str, str] = NONE
+    arguments: Sequence[str],
+    *,
+    processes: int = 1,
+    environment: Mapping[str, str] = NONE,
+    cwd: Path = ROOT,
 ) -> subprocess.CompletedProcess[str]:
     """Wait for ``python ARGUMENTS``; ``processes`` of them are the ranks of one run."""
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +144,7 @@ def run(
             ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
             ranks |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             more = ranks if processes > 1 else {}
-            started.append(Forked(arguments, out, err, {**environment, **more}))
+            started.append(Forked(arguments, out, err, {**environment, **more}, cwd))
         codes = [one.wait() for one in started]
         told = [path.read_text(errors="replace") for path in (out, err)]
         return subprocess.CompletedProcess(list(arguments), max(codes, key=abs), *told)

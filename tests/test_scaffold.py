@@ -11,6 +11,7 @@ import pytest
 from castssl import registry, scaffold
 from castssl.cli import main
 from castssl.errors import ConfigError
+from tests import forked
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,7 +53,9 @@ def test_a_new_plugin_installs_and_passes_as_it_is(
     assert f"castssl-{name}" in capsys.readouterr().out
     assert main(["check", kind, name]) == 0, capsys.readouterr().out
     # The checks have just run: of its own test, a part shows that it is collected and passes.
-    tested = run("-m", "pytest", "-q", "-k", "conforms or wrong", str(folder), site=site, cwd=folder)
+    words = ["-m", "pytest", "-q", "-k", "conforms or wrong", str(folder)]
+    path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+    tested = forked.run(words, environment={"PYTHONPATH": path}, cwd=folder)
     assert tested.returncode == 0, tested.stdout + tested.stderr
     assert " passed" in tested.stdout
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.test_scaffold import ROOT, wheel
 
 pytestmark = pytest.mark.recipe
@@ -26,16 +25,15 @@ def test_a_new_pooling_gets_its_row(tmp_path: Path) -> None:
     create, install, check, ablate = commands()
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     assert install == ["pip", "install", "-e", "castssl-mine"]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "wheel" / "site"), "OMP_NUM_THREADS": "1"}
+    path = [str(tmp_path / "wheel" / "site"), os.environ.get("PYTHONPATH", "")]
+    environment = {"PYTHONPATH": os.pathsep.join(path)}
     ablate[ablate.index("seed=0,1,2")] = "seed=0"
     ablate[ablate.index("demo")] = "demo:size=32,per_class=8"
     for command in (create, check, [*ablate, "--max-steps", "2"]):
         if command is check:
             wheel(tmp_path / "castssl-mine", tmp_path / "wheel")
-        words = [sys.executable, "-m", "castssl.cli", *command[1:]]
-        done = subprocess.run(
-            words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=250
-        )
+        words = ["-m", "castssl.cli", *command[1:]]
+        done = forked.run(words, environment=environment, cwd=tmp_path)
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
     table = (tmp_path / "mine-or-graph" / "table.md").read_text()
     rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]

@@ -12,40 +12,34 @@ from pathlib import Path
 import pytest
 
 from tests import forked
-from tests.forked import ENVIRONMENT, ROOT, TIMEOUT
+from tests.forked import ENVIRONMENT, ROOT, TIMEOUT, Forked
 
 Runner = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
 def recipe() -> Runner:
-    """Run a recipe and wait for it; ``processes``: so many ranks, ``launcher``: started by torchrun."""
+    """Run a recipe and wait for it; ``processes`` of them if more than one."""
 
-    def run(
-        name: str, *flags: str, processes: int = 1, launcher: bool = False
-    ) -> subprocess.CompletedProcess[str]:
-        words = [f"recipes/{name}.py", *flags]
-        if not launcher:
-            return forked.run(words, processes=processes)
-        started = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        return subprocess.run(
-            [sys.executable, *started, *words],
-            cwd=ROOT,
-            env=os.environ | ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT,
-            check=False,
-        )
+    def run(name: str, *flags: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
+        return forked.run([f"recipes/{name}.py", *flags], processes=processes)
 
     return run
 
 
 class Started:
-    """A command that runs in the background, in a process group of its own as a shell would start it."""
+    """A command that runs in the background, in a process group of its own as a shell would start it.
+
+    A recipe that Python alone would start is forked.
+    """
 
     def __init__(self, command: Sequence[str], told: Path, environment: dict[str, str]) -> None:
         self._told = told
+        self._process: Forked | subprocess.Popen[bytes]
+        if command[0] == sys.executable and command[1].startswith("recipes/"):
+            told.touch()
+            self._process = Forked(command[1:], told, told, environment)
+            return
         with open(told, "wb") as file:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True

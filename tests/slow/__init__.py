@@ -1,1 +1,4 @@
-"""What installs into a new environment: ``make slow``.  A missing program or network fails these tests."""
+"""What is slow by nature, or installs into a new environment: ``make slow``.
+
+A missing program or network fails the tests that install.
+"""

@@ -1,0 +1,57 @@
+"""The command that exports, and onnxruntime on what it wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from castssl.models.create import create
+from castssl.transfer.encoders import save_encoder
+from castssl.transfer.export import LIBRARIES, Flat, about, example, load
+from tests.acceptance.conftest import Command
+
+pytestmark = pytest.mark.recipe
+
+
+SPEC = "seeds:count=16"
+
+
+def save(name: str, sizes: tuple[int, ...], folder: Path) -> Flat:
+    """Save a model with a classifier of five classes into ``folder``, as a finished run does."""
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {"image_size": 32, "sizes": sizes}
+    encoder = create(name, **settings)
+    head = nn.Linear(encoder.dim, 5)
+    beside = {"head.weight": head.weight, "head.bias": head.bias}
+    save_encoder(
+        encoder, folder / "encoder.safetensors", beside=beside, name=name, superpixels=SPEC, **settings
+    )
+    return Flat(encoder, [head]).eval()
+
+
+def compare(flat: Flat, out: Path) -> None:
+    """The file computes what the model does, for one image and for more."""
+    assert about(out)["superpixels"] == SPEC
+    run = load(out)
+    for batch in (1, 3):
+        image, segments = example(flat, 32, batch)
+        with torch.no_grad():
+            expected = flat(image, segments)
+        found = run(image, segments)
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, atol=1e-4, rtol=0)
+
+
+def test_castssl_export_writes_what_onnxruntime_runs(tmp_path: Path, command: Command) -> None:
+    for library in LIBRARIES["onnx"]:
+        pytest.importorskip(library)
+    flat, out = save("nano", (16, 3, 3, 3), tmp_path), tmp_path / "model.onnx"
+    done = command("export", tmp_path, "--out", out)
+    assert done.code == 0, done.err[-2000:]
+    assert "0.00% other labels" in done.out
+    compare(flat, out)
