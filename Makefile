@@ -22,11 +22,13 @@ DEMO ?= --data demo --model nano --image-size 64 --crop-min 0.2 --blur 0.6 --epo
   --batch-size 64 --lr 0.008 --momentum 0.95 --hidden 512 --out-dim 128 --workers 1 --knn-every 100 \
   --seed $(SEED) --out runs/demo-$(SEED)
 STAGES := lint types house unit contracts parity recipes soak
+# In `make test` all tests are one session, so that torch is imported once for each core and not once for each stage.
+WHOLE := lint types tests
 PYTEST := $(BIN)/python -m pytest --durations=5 --durations-min=5
 # A process for each of two cores; each test keeps to one thread.
 TWICE := --numprocesses 2 --dist worksteal
 
-.PHONY: help setup demo test slow $(STAGES) constraints clean
+.PHONY: help setup demo test tests slow $(STAGES) constraints clean
 
 help:  ## say what each target does
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -52,7 +54,7 @@ demo: setup  ## pretrain a small CAST on generated pictures and show what it lea
 
 test: setup  ## every check that continuous integration runs
 	@began=$$SECONDS; failed=; \
-	for stage in $(STAGES); do $(MAKE) $$stage || failed="$$failed $$stage"; done; \
+	for stage in $(WHOLE); do $(MAKE) $$stage || failed="$$failed $$stage"; done; \
 	echo; echo "all stages: $$((SECONDS - began)) s; failed:$${failed:- none}"; test -z "$$failed"
 
 # $(call stage,name,command): say the name, run, say how long it took, keep the exit code.
@@ -66,6 +68,9 @@ lint: setup  ## ruff: style and format of imports
 
 types: setup  ## mypy, strict
 	$(call stage,types,$(BIN)/mypy)
+
+tests: setup  ## house to soak, below, in one session
+	$(call stage,tests,OMP_NUM_THREADS=1 $(PYTEST) $(TWICE) tests $(wildcard plugins/*/tests))
 
 house: setup  ## who imports whom, lengths, names, what the README promises
 	$(call stage,house,$(PYTEST) tests/house)
@@ -86,7 +91,7 @@ recipes: setup  ## each recipe for a few steps on generated pictures
 soak: setup  ## kill a small run at random moments; ROUNDS=200 is the long form (50 minutes)
 	$(call stage,soak,$(if $(ROUNDS),$(BIN)/python -m tests.soak.soak --rounds $(ROUNDS) --seed $(SEED),$(PYTEST) tests/soak))
 
-slow: setup  ## install into bare environments by the commands of documents and messages (downloads, minutes)
+slow: setup  ## what takes minutes: published sizes, SLURM, spawn, installs into bare environments (downloads)
 	$(call stage,slow,$(PYTEST) --timeout 3600 tests/slow)
 
 constraints: $(if $(SYSTEM_UV),,.uv/bin/uv)  ## resolve all versions anew into constraints.txt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -16,6 +17,12 @@ def pytest_sessionfinish() -> None:
     for name in ("tests.forked", "castssl.testing.processes"):
         if module := sys.modules.get(name):
             module.stop()
+
+
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what is made once by whichever process of the session is first; use it under a lock."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from castssl import registry
+from tests import forked
 from tests.house import source
 
 README = (source.ROOT / "README.md").read_text(encoding="utf-8")
@@ -45,7 +46,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @cache
 def usage(recipe: str) -> str:
     """The help text of a recipe."""
-    answer = run(recipe, "--help")
+    answer = forked.run([recipe, "--help"])
     assert answer.returncode == 0, answer.stderr[-2000:]
     return answer.stdout
 
@@ -75,7 +76,7 @@ def test_recipe_exists_and_knows_its_flags(recipe: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_exists(command: str) -> None:
-    answer = run("-m", "castssl.cli", command, "--help")
+    answer = forked.run(["-m", "castssl.cli", command, "--help"])
     assert answer.returncode == 0, answer.stdout + answer.stderr
 
 

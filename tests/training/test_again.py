@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from castssl.training import again
+from tests import forked
 
 
 def test_outside_of_slurm_nothing_is_requeued(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,8 +43,9 @@ def test_the_command_begins_as_the_launcher_did(tmp_path: Path) -> None:
         "print('>', command(Path('a b/config.json'), ['--overwrite']))\n"
     )
     started = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1", "--master-port", "0"]
-    for launcher in (started, [sys.executable]):
-        told = subprocess.run([*launcher, script, "--lr", "1"], capture_output=True, text=True, check=True)
+    launched = subprocess.run([*started, script, "--lr", "1"], capture_output=True, text=True, check=True)
+    alone = forked.run([str(script), "--lr", "1"])
+    for launcher, told in ((started, launched), ([sys.executable], alone)):
         words = shlex.split(told.stdout.partition("> ")[2])
         if len(words) == 5:
             words[0] = sys.executable  # It is called python where that is the same.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
 from castssl.cli import main
@@ -18,6 +19,7 @@ from castssl.transfer import export as room
 from castssl.transfer.encoders import save_encoder
 from castssl.transfer.export import LIBRARIES, Flat, Run, about, example, export, heads_of, load, trace
 from castssl.types import View
+from tests.conftest import shared
 
 SIZES = (16, 5, 3, 2)
 """Few tokens, because tracing takes a while for each that is sampled; and never one of two, which both lie
@@ -38,10 +40,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         pytest.importorskip(library)
     torch.manual_seed(0)
     encoder = create("nano", image_size=32, sizes=SIZES)
-    flat, folder = Flat(encoder, [nn.Linear(encoder.dim, 5)]).eval(), tmp_path_factory.mktemp("exported")
-    traced = trace(flat, 32)
-    export(traced, folder / "model.pt2", to="torch-export", about={"superpixels": "seeds"})
-    export(traced, folder / "model.onnx", to="onnx", about={"superpixels": "seeds"})
+    flat = Flat(encoder, [nn.Linear(encoder.dim, 5)]).eval()
+    folder = shared(tmp_path_factory) / "exported"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            traced = trace(flat, 32)
+            export(traced, folder / "model.pt2", to="torch-export", about={"superpixels": "seeds"})
+            export(traced, folder / "model.onnx", to="onnx", about={"superpixels": "seeds"})
     return Exported(flat, folder, {path.name: load(path) for path in folder.iterdir()})
 
 
