@@ -9,12 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from castssl.checkpoints.load import load_encoder
+    from castssl.checkpoints.official_model import load_official
     from castssl.contracts import Encoder, Objective, Pooling, Superpixels
+    from castssl.encoder_config import EncoderConfig
     from castssl.errors import CastError, ConfigError, DataError, Diverged, PluginError
+    from castssl.inference.segment import segment
     from castssl.models.create import create
     from castssl.registry import build
-    from castssl.transfer.official import load_official
-    from castssl.transfer.segment import segment
     from castssl.types import Batch, Hierarchy, LabelTree, Outcome, Pooled, Tokens, View
 
     __version__: str
@@ -26,6 +28,7 @@ __all__ = [
     "DataError",
     "Diverged",
     "Encoder",
+    "EncoderConfig",
     "Hierarchy",
     "LabelTree",
     "Objective",
@@ -38,6 +41,7 @@ __all__ = [
     "View",
     "build",
     "create",
+    "load_encoder",
     "load_official",
     "segment",
 ]
@@ -45,10 +49,12 @@ __all__ = [
 _HOMES = {
     "castssl.contracts": ("Encoder", "Objective", "Pooling", "Superpixels"),
     "castssl.errors": ("CastError", "ConfigError", "DataError", "Diverged", "PluginError"),
+    "castssl.checkpoints.load": ("load_encoder",),
+    "castssl.checkpoints.official_model": ("load_official",),
+    "castssl.inference.segment": ("segment",),
+    "castssl.encoder_config": ("EncoderConfig",),
     "castssl.models.create": ("create",),
     "castssl.registry": ("build",),
-    "castssl.transfer.official": ("load_official",),
-    "castssl.transfer.segment": ("segment",),
     "castssl.types": ("Batch", "Hierarchy", "LabelTree", "Outcome", "Pooled", "Tokens", "View"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -14,6 +14,7 @@ from typing import IO, Any, Literal, NamedTuple, Protocol, runtime_checkable
 from PIL import Image
 from torch import Tensor, nn
 
+from castssl.encoder_config import EncoderConfig
 from castssl.types import Batch, Hierarchy, LabelTree, Outcome, Pooled, Tokens, View
 
 Kind = Literal["superpixels", "pooling", "objectives", "datasets"]
@@ -71,6 +72,8 @@ class Encoder(Module, Protocol):
     dim: int
     sizes: tuple[int, ...]
     """Token budget per stage."""
+    config: EncoderConfig
+    """What it was built from."""
 
     def forward(self, view: View) -> Hierarchy: ...
     def __call__(self, view: View) -> Hierarchy: ...

@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from castssl.checkpoints.classifier import save_classifier
 from castssl.config import launch
-from castssl.contracts import Superpixels
+from castssl.contracts import Encoder, Superpixels
 from castssl.data.finish import finish
 from castssl.data.loader import load
 from castssl.data.supervised import SupervisedView
@@ -31,7 +31,6 @@ from castssl.registry import build
 from castssl.training import FirstBatch, build_optimizer, check_batch, check_labels, fits, set_rate, start
 from castssl.training.log import best
 from castssl.training.supervised import SupervisedConfig
-from castssl.transfer.recogniser import save_recogniser
 from castssl.types import LabelTree
 
 SEEDS = "seeds:bins=5,iterations=15"  # What the released DeiT has for SEEDS.
@@ -47,14 +46,14 @@ class Config(SupervisedConfig):
     """A binary loss for each class in place of cross entropy; no label smoothing then."""
 
 
-def model_options(cfg: Config) -> dict[str, Any]:
-    """How the encoder differs from its name."""
-    return cfg.shape() | {"positions": "learned", "drop_path": cfg.drop_path}
+def make_encoder(cfg: Config) -> Encoder:
+    """The encoder as DeiT trains it."""
+    return create(cfg.encoder(SEEDS, positions="learned", drop_path=cfg.drop_path), advance=True)
 
 
 def make_objective(cfg: Config, labels: LabelTree) -> DeiT:
     """The encoder with its classifier, and the average of both."""
-    encoder = create(cfg.model, advance=True, **model_options(cfg))
+    encoder = make_encoder(cfg)
     mixing = {"mixup": cfg.mixup, "cutmix": cfg.cutmix, "smoothing": cfg.smoothing}
     return DeiT(encoder, labels, level=cfg.level, bce=cfg.bce, ema=cfg.ema, **mixing)
 
@@ -66,9 +65,8 @@ def make_views(cfg: Config) -> SupervisedView:
 
 def save(cfg: Config, objective: DeiT, labels: LabelTree, path: Path) -> None:
     """Write the encoder with its classifier, as `castssl predict` reads them."""
-    made = model_options(cfg) | {"name": cfg.model, "superpixels": cfg.backend(SEEDS)}
     options = {"level": cfg.level, "bce": cfg.bce}
-    save_recogniser(objective, path, spec="deit", options=options, labels=labels, branch=cfg.branch, **made)
+    save_classifier(objective, path, spec="deit", options=options, labels=labels, branch=cfg.branch)
 
 
 def examinations(

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from castssl import ranks
+from castssl.checkpoints.classifier import save_classifier
+from castssl.checkpoints.initialize import initialize
 from castssl.config import launch
-from castssl.contracts import Superpixels
+from castssl.contracts import Encoder, Superpixels
 from castssl.data.finish import finish
 from castssl.data.loader import load
 from castssl.data.supervised import SupervisedView
@@ -34,8 +36,6 @@ from castssl.registry import build
 from castssl.training import FirstBatch, build_optimizer, check_batch, check_labels, fits, set_rate, start
 from castssl.training.hierarchy import HierarchyConfig
 from castssl.training.log import best
-from castssl.transfer.recogniser import save_recogniser
-from castssl.transfer.start import load_start
 from castssl.types import LabelTree
 
 SEEDS = "seeds:bins=5,iterations=15"  # What the released H-CAST has for SEEDS.
@@ -46,9 +46,9 @@ class Config(HierarchyConfig):
     """Recognise at all levels of a taxonomy; the defaults are those published for the data set."""
 
 
-def model_options(cfg: Config) -> dict[str, Any]:
-    """How the encoder differs from its name."""
-    return cfg.shape() | {"positions": "learned", "drop_path": cfg.drop_path}
+def make_encoder(cfg: Config) -> Encoder:
+    """The encoder as DeiT trains it."""
+    return create(cfg.encoder(SEEDS, positions="learned", drop_path=cfg.drop_path), advance=True)
 
 
 def open_both(cfg: Config) -> tuple[Images, Images | Stream | None]:
@@ -61,12 +61,12 @@ def open_both(cfg: Config) -> tuple[Images, Images | Stream | None]:
 
 def make_objective(cfg: Config, labels: LabelTree) -> Supervised:
     """The encoder with a classifier for each level."""
-    encoder = create(cfg.model, advance=True, **model_options(cfg))
+    encoder = make_encoder(cfg)
     options: dict[str, Any] = {"mixup": cfg.mixup, "cutmix": cfg.cutmix, "smoothing": cfg.smoothing}
     options["ema"] = cfg.ema
     made = cast(Supervised, build("objectives", cfg.chosen().objective, encoder, labels, **options))
     if cfg.weights:
-        told = load_start(made, cfg.weights)
+        told = initialize(made, cfg.weights)
         if ranks.is_main():
             print(told)
     return made
@@ -79,8 +79,7 @@ def make_views(cfg: Config) -> SupervisedView:
 
 def save(cfg: Config, objective: Supervised, labels: LabelTree, path: Path) -> None:
     """Write the encoder with its classifiers, as `castssl predict` reads them."""
-    made = model_options(cfg) | {"name": cfg.model, "superpixels": cfg.backend(SEEDS)}
-    save_recogniser(objective, path, spec=cfg.chosen().objective, labels=labels, branch=cfg.branch, **made)
+    save_classifier(objective, path, spec=cfg.chosen().objective, labels=labels, branch=cfg.branch)
 
 
 def examinations(

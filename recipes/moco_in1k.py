@@ -16,12 +16,15 @@ from typing import Literal
 
 from torch.optim import Optimizer
 
+from castssl import ranks
+from castssl.checkpoints.initialize import initialize
+from castssl.checkpoints.native import save_objective
 from castssl.config import FREE, launch
 from castssl.data.augment import TwoViews
 from castssl.data.finish import finish
 from castssl.data.loader import load
 from castssl.evaluation.exam import Exam, table
-from castssl.models.create import create, preset
+from castssl.models.create import create
 from castssl.objectives.moco import MoCoV3
 from castssl.pictures.gallery import gallery
 from castssl.pictures.photographs import photographs
@@ -29,7 +32,6 @@ from castssl.registry import build
 from castssl.training import FirstBatch, build_optimizer, check_batch, fits, scaled_rate, set_rate, start
 from castssl.training.schedule import warmup_cosine
 from castssl.training.settings import PretrainConfig
-from castssl.transfer.encoders import save_encoder
 from castssl.types import LabelTree
 
 
@@ -37,6 +39,9 @@ from castssl.types import LabelTree
 class Config(PretrainConfig):
     """Pretrain CAST with MoCo v3; the defaults are Table 11's for IN-1K."""
 
+    init: str = ""
+    """Weights to begin from: a run's folder or file, a published checkpoint, hf:USER/NAME; with projector,
+    predictor and momentum encoder where it has them."""
     crop_min: float = 0.08
     """Smallest share of an image's area that a view shows."""
     blur: float = 2.0
@@ -65,8 +70,8 @@ class Config(PretrainConfig):
 
 def make_objective(cfg: Config, labels: LabelTree) -> MoCoV3:
     """The encoder with projector, predictor and momentum twin."""
-    encoder = create(cfg.model, advance=True, **cfg.shape())
-    return MoCoV3(
+    encoder = create(cfg.encoder(), advance=True)
+    objective = MoCoV3(
         encoder,
         labels,
         temperature=cfg.temperature,
@@ -75,6 +80,11 @@ def make_objective(cfg: Config, labels: LabelTree) -> MoCoV3:
         hidden=cfg.hidden,
         out=cfg.out_dim,
     )
+    if cfg.init:
+        report = initialize(objective, cfg.init)
+        if ranks.is_main():
+            print(report)
+    return objective
 
 
 def make_optimizer(cfg: Config, objective: MoCoV3) -> Optimizer:
@@ -88,8 +98,7 @@ def main(cfg: Config) -> None:
     run, accelerator = start(cfg)
     device = accelerator.device
     images, held_out = cfg.images(measured=cfg.knn_every > 0, streams=False)
-    backend = preset(cfg.model).superpixels if cfg.superpixels == "auto" else cfg.superpixels
-    superpixels = build("superpixels", backend)
+    superpixels = build("superpixels", cfg.backend())
     objective = make_objective(cfg, images.tree).to(device)
     fits(superpixels, objective.encoder, cfg.image_size)
     check_batch(objective, cfg.batch_size // cfg.accumulate)
@@ -127,8 +136,7 @@ def main(cfg: Config) -> None:
         run.report(step, outcome.logs)
         if run.every(cfg.knn_every):
             marks = look()
-    made = cfg.shape() | {"name": cfg.model, "superpixels": backend}
-    save_encoder(objective.encoder, run.folder / "encoder.safetensors", **made)
+    save_objective(objective, objective.encoder, run.folder / "encoder.safetensors")
     trained = look() if marks is None else marks
     found = {"trained": trained, "untrained": untrained}
     found |= {"majority": exam.by_majority(), "chance": exam.by_chance(judged.sizes)}

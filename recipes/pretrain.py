@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 from torch import nn
 from torch.optim import Optimizer
 
+from castssl.checkpoints.native import save_objective
 from castssl.config import FREE, launch
 from castssl.contracts import Encoder, Objective
 from castssl.data.augment import MOCO, TwoViews
@@ -39,7 +40,6 @@ from castssl.training import (
 )
 from castssl.training.schedule import warmup_cosine
 from castssl.training.settings import PretrainConfig
-from castssl.transfer.encoders import save_encoder
 from castssl.types import LabelTree
 
 
@@ -74,7 +74,7 @@ def make_views(cfg: Config, objective: Objective) -> TwoViews:
 
 def make_objective(cfg: Config, labels: LabelTree) -> Objective:
     """The objective around a new encoder."""
-    encoder = create(cfg.model, advance=True, **cfg.shape())
+    encoder = create(cfg.encoder(), advance=True)
     made: Objective = build("objectives", cfg.objective, encoder, labels)
     return made
 
@@ -140,8 +140,7 @@ def main(cfg: Config) -> None:
         run.report(step, outcome.logs)
         if run.every(cfg.knn_every):
             marks = look()
-    made = cfg.shape() | {"name": cfg.model, "superpixels": cfg.backend()}
-    save_encoder(judged, run.folder / "encoder.safetensors", **made)
+    save_objective(objective, judged, run.folder / "encoder.safetensors")
     trained = look() if marks is None else marks
     found = {"trained": trained, "untrained": untrained}
     found |= {"majority": exam.by_majority(), "chance": exam.by_chance(judged.sizes)}

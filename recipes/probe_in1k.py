@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from castssl.checkpoints import load_encoder
 from castssl.config import FREE, launch
 from castssl.contracts import Superpixels
 from castssl.data.augment import OneView
@@ -42,7 +43,6 @@ from castssl.training import (
 )
 from castssl.training.log import best
 from castssl.training.settings import ImageConfig
-from castssl.transfer.source import open_trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +88,11 @@ def main(cfg: Config) -> None:
     run, accelerator = start(cfg)
     device = accelerator.device
     images, held_out = cfg.images()
-    trained = open_trained(cfg.weights)
-    size = cfg.image_size or trained.image_size
-    superpixels = build("superpixels", trained.superpixels if cfg.superpixels == "auto" else cfg.superpixels)
-    encoder = resized(trained.encoder, cfg.sizes) if cfg.sizes else trained.encoder
+    loaded = load_encoder(cfg.weights)
+    size = cfg.image_size or loaded.config.image_size
+    backend = loaded.config.superpixels if cfg.superpixels == "auto" else cfg.superpixels
+    superpixels = build("superpixels", backend)
+    encoder = resized(loaded, cfg.sizes) if cfg.sizes else loaded
     fits(superpixels, encoder, size)
     objective = LinearProbe(encoder, images.tree, level=cfg.level).to(device)
     views = OneView(size, crop_min=cfg.crop_min)

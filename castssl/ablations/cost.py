@@ -17,6 +17,8 @@ from castssl.doctor import machine
 if TYPE_CHECKING:
     import torch
 
+    from castssl.contracts import Encoder
+
 ROUNDS, BATCH = 9, 16
 KEPT = "cost.json"
 """What was measured of a cell's encoder, with its conditions, in the folder of the cell's last run."""
@@ -71,21 +73,22 @@ def measure(study: Study, out: Path) -> None:
         return
     import torch
 
+    from castssl.checkpoints import load_encoder
     from castssl.models.accounting import account
     from castssl.models.resized import resized
-    from castssl.transfer.source import Trained, open_trained
     from castssl.types import View
 
-    def opened(cell: Cell) -> Trained:
-        trained = open_trained(cell.steps[0].folder(out))
+    def opened(cell: Cell) -> Encoder:
+        encoder = load_encoder(cell.steps[0].folder(out))
         sizes = _sizes(cell)
-        return trained._replace(encoder=resized(trained.encoder, sizes)) if sizes else trained
+        return resized(encoder, sizes) if sizes else encoder
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = {row: opened(cell) for row, cell in cells.items()}
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     views = {}
-    for row, (encoder, _, side) in rows.items():
+    for row, encoder in rows.items():
+        side = encoder.config.image_size
         counted = account(encoder, image_size=side, classes=())
         found[row] = {"GFLOPs": (counted.macs + counted.sampling) / 1e9}
         encoder.eval()
@@ -96,9 +99,9 @@ def measure(study: Study, out: Path) -> None:
     taken: dict[tuple[str, ...], list[float]] = {row: [] for row in rows}
     with torch.no_grad():
         for _ in range(ROUNDS + 1):
-            for row, trained in rows.items():
+            for row, encoder in rows.items():
                 began = time.perf_counter()
-                trained.encoder(views[row])
+                encoder(views[row])
                 if device.type == "cuda":
                     torch.cuda.synchronize()
                 taken[row].append(time.perf_counter() - began)

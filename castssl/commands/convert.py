@@ -13,7 +13,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add it to the command line."""
     purpose = "published weights become ours, and ours the published layout"
     command = commands.add_parser("convert", help=purpose, description=purpose.capitalize() + ".")
-    command.add_argument("source", metavar="IN", type=Path, help="a checkpoint, or a run's folder")
+    command.add_argument("source", metavar="IN", help="a checkpoint, a run's folder, or hf:USER/NAME")
     add_output(command, "out", metavar="OUT", type=Path, help="the file to write")
     command.add_argument(
         "--layout",
@@ -22,7 +22,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="whose code is to load it (default: castssl)",
     )
     command.add_argument(
-        "--branch", choices=("base", "momentum"), default="base", help="of a MoCo checkpoint"
+        "--which", choices=("base", "momentum"), default="base", help="encoder of a MoCo checkpoint"
     )
     command.add_argument("--ema", action="store_true", help="take model_ema of a DeiT or H-CAST checkpoint")
     command.add_argument(
@@ -35,13 +35,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _convert(given: argparse.Namespace) -> int:
     check_outputs([given.out], overwrite=given.overwrite)
-    from castssl.transfer.convert import convert
+    from castssl.checkpoints.convert import convert
 
     report = convert(
         given.source,
         given.out,
         layout=given.layout,
-        branch=given.branch,
+        which=given.which,
         ema=given.ema,
         stage=given.stage,
         sizes=given.sizes,

@@ -37,8 +37,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _export(given: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from castssl.checkpoints.export import SUFFIXES, Flat, difference, example, export, require, trace
     from castssl.errors import ConfigError
-    from castssl.transfer.export import SUFFIXES, Flat, difference, example, export, heads_of, require, trace
 
     require(given.to)
     if given.out.suffix != SUFFIXES[given.to]:
@@ -46,15 +46,15 @@ def _export(given: argparse.Namespace) -> int:
     check_outputs([given.out], overwrite=given.overwrite)
     console = Console(stderr=True)
     with console.status("reading the model"):
-        trained = open_model(given.model, given, given.sizes)
-        flat = Flat(trained.encoder, heads_of(given.model)).float()
+        model = open_model(given.model, given, given.sizes)
+        flat = Flat(model.encoder, model.heads).float()
     with console.status("tracing the model"):
-        traced = trace(flat, trained.image_size)
+        traced = trace(flat, model.image_size)
     with console.status(f"writing {given.out}; ONNX takes a minute or more"):
-        about = {"superpixels": trained.superpixels, "model": given.model}
+        about = {"superpixels": model.superpixels, "model": given.model}
         export(traced, given.out, to=given.to, about=about)
     with console.status("comparing it with the model"):
-        most = difference(flat, given.out, *example(flat, trained.image_size, 1))
+        most = difference(flat, given.out, *example(flat, model.image_size, 1))
     print(f"{given.out}: {', '.join(traced.names)}")
     print(f"beside the model, on noise: numbers within {most.values:.1e}, {most.labels:.2%} other labels")
     return 0

@@ -59,11 +59,11 @@ def _flops(given: argparse.Namespace) -> int:
     for model in given.models:
         for sizes in given.sizes or [None]:
             options = {"pooling": given.pooling, "positions": given.positions}
-            trained = open_model(model, given, sizes, **options)
-            counted = account(trained.encoder, image_size=trained.image_size, classes=given.classes)
-            depths = getattr(trained.encoder, "depths", (1,))
-            served = trained.encoder.sizes[: -1 if depths[-1] == 0 else None]
-            known = PUBLISHED.get((model, served)) if trained.image_size == 224 else None
+            opened = open_model(model, given, sizes, **options)
+            counted = account(opened.encoder, image_size=opened.image_size, classes=given.classes)
+            depths = opened.encoder.config.depths or (1,)
+            served = opened.encoder.sizes[: -1 if depths[-1] == 0 else None]
+            known = PUBLISHED.get((model, served)) if opened.image_size == 224 else None
             rows.append((model, served, counted, known))
     console = Console()
     if len(rows) == 1:

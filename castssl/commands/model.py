@@ -5,16 +5,31 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from castssl.errors import CastError, ConfigError
+from castssl.errors import ConfigError
 
 if TYPE_CHECKING:
-    from castssl.transfer.source import Trained
+    from torch import nn
+
+    from castssl.contracts import Encoder
 
 MODEL = (
-    "cast_small, nano, timm:NAME, ..., or trained weights: a run's folder, encoder.safetensors, checkpoint"
+    "cast_small, nano, timm:NAME, ..., or trained weights: a run's folder, encoder.safetensors, checkpoint,"
+    " hf:USER/NAME"
 )
+
+
+class Model(NamedTuple):
+    """An encoder, how it is used, and its classifiers."""
+
+    encoder: Encoder
+    superpixels: str
+    """Spec of the backend."""
+    image_size: int
+    """Side in pixels."""
+    heads: list[nn.Linear]
+    """Classifiers, fine to coarse; empty where the weights have none."""
 
 
 def add_shape(command: argparse.ArgumentParser) -> None:
@@ -26,7 +41,7 @@ def add_shape(command: argparse.ArgumentParser) -> None:
     command.add_argument("--segments", type=int, metavar="N", help="superpixels of an image, such as 324")
 
 
-def open_model(model: str, given: argparse.Namespace, sizes: Sequence[int] | None, **options: str) -> Trained:
+def open_model(model: str, given: argparse.Namespace, sizes: Sequence[int] | None, **options: str) -> Model:
     """The encoder with its superpixels and image size, at the sizes that are asked for.
 
     Args:
@@ -40,19 +55,18 @@ def open_model(model: str, given: argparse.Namespace, sizes: Sequence[int] | Non
     """
     from castssl.models.resized import resized, sizes_for
 
-    trained = _named(model, given.image_size, options)
-    side = given.image_size or trained.image_size
-    spec = given.superpixels or trained.superpixels
+    encoder, heads = _open(model, given.image_size, options)
+    side = given.image_size or encoder.config.image_size
+    spec = given.superpixels or encoder.config.superpixels
     if given.segments is not None:
         spec = with_count(spec, given.segments)
-    encoder = trained.encoder
     if given.segments is not None or given.superpixels is not None:
         from castssl.registry import build
 
         sizes = sizes_for(encoder, build("superpixels", spec).capacity(side, side), sizes)
     if sizes is not None:
         encoder = resized(encoder, sizes)
-    return trained._replace(encoder=encoder, superpixels=spec, image_size=side)
+    return Model(encoder, spec, side, heads)
 
 
 def device_of(given: argparse.Namespace) -> str:
@@ -78,15 +92,19 @@ def with_count(spec: str, segments: int) -> str:
     return f"{name}:{','.join(f'{key}={value}' for key, value in {**options, 'count': segments}.items())}"
 
 
-def _named(model: str, image_size: int | None, options: dict[str, str]) -> Trained:
-    from castssl.models.create import create, preset
-    from castssl.transfer.source import Trained, open_trained
+def _open(
+    model: str, image_size: int | None, options: dict[str, str]
+) -> tuple[Encoder, list[nn.Linear]]:
+    from castssl.checkpoints import read
+    from castssl.checkpoints.official_model import classifiers
+    from castssl.models.create import create
 
-    if Path(model).expanduser().exists():
-        return open_trained(model)
+    if model.startswith("hf:") or Path(model).expanduser().exists():
+        checkpoint = read(model)
+        return checkpoint.build(), classifiers(checkpoint)
     try:
-        chosen = preset(model)
-    except CastError as error:
+        return create(model, image_size=image_size, advance=False, **options), []
+    except ConfigError as error:
+        if not str(error).startswith("no model"):
+            raise
         raise ConfigError(f"{error}\nnor is there a file or folder {model!r}") from None
-    side = image_size or 224
-    return Trained(create(model, image_size=side, **options), chosen.superpixels, side)  # type: ignore[arg-type]

@@ -19,8 +19,8 @@ from castssl.files import check_outputs
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from castssl.transfer.predict import Level, Prediction
-    from castssl.transfer.recogniser import Recogniser
+    from castssl.checkpoints.classifier import Classifier
+    from castssl.inference.predict import Level, Prediction
     from castssl.types import LabelTree
 
 NOTES = """Each level's class is the likeliest by itself, so a path may contradict the label tree; it says so.
@@ -68,23 +68,23 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _predict(given: argparse.Namespace) -> int:
     check_outputs([given.out] if given.out else [], overwrite=given.overwrite)
     device = device_of(given)
-    from castssl.transfer.predict import predict, with_superpixels
-    from castssl.transfer.recogniser import load_recogniser
+    from castssl.checkpoints.classifier import load_classifier
+    from castssl.inference.predict import predict, with_superpixels
 
-    recogniser = load_recogniser(given.weights, labels=_tree(given.tree, commands=given.allow_commands))
+    classifier = load_classifier(given.weights, labels=_tree(given.tree, commands=given.allow_commands))
     if given.superpixels:
-        recogniser = with_superpixels(recogniser, given.superpixels)
+        classifier = with_superpixels(classifier, given.superpixels)
     explain = given.out is not None
     ask = partial(predict, min_confidence=given.min_confidence, explain=explain, device=device)
     ask = partial(ask, value_range=value_range(given))
     found: dict[Path, Prediction] = {}
     for image in given.images:
-        if (answer := _try(partial(ask, image, recogniser))) is not None:
+        if (answer := _try(partial(ask, image, classifier))) is not None:
             found[image] = answer
     if given.json:
         print(json.dumps([_plain(image, each) for image, each in found.items()], indent=1))
     elif found:
-        _print(found, recogniser, given.min_confidence)
+        _print(found, classifier, given.min_confidence)
     if explain and found:
         _draw(found, given.out)
     return 0 if len(found) == len(set(given.images)) else 1
@@ -117,7 +117,7 @@ def _plain(image: Path, found: Prediction) -> dict[str, Any]:
     return {"image": str(image), "path": levels, "consistent": found.consistent, "answer": answer}
 
 
-def _print(found: dict[Path, Prediction], recogniser: Recogniser, least: float | None) -> None:
+def _print(found: dict[Path, Prediction], classifier: Classifier, least: float | None) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -131,7 +131,7 @@ def _print(found: dict[Path, Prediction], recogniser: Recogniser, least: float |
         for row, level in enumerate(each.path):
             name = safe_markup(_short(image, found)) if row == 0 else ""
             style = "bold" if row < each.answer else "dim"
-            said = _remark(each, row, recogniser, least)
+            said = _remark(each, row, classifier, least)
             number = f"{level.probability:.3f}"
             label = f"[{style}]{safe_markup(level.name)}[/]"
             table.add_row(name, str(level.level), label, number, safe_markup(said))
@@ -140,20 +140,20 @@ def _print(found: dict[Path, Prediction], recogniser: Recogniser, least: float |
             table.add_row("", "", f"[bold]= {answer or 'no answer'}[/]", "", "")
         table.add_section()
     Console().print(table)
-    if not recogniser.known and recogniser.labels.levels > 1:
+    if not classifier.known and classifier.labels.levels > 1:
         print(
             "the weights hold no label tree: classes are numbers, and paths are not checked; give --tree DATA"
         )
 
 
-def _remark(found: Prediction, row: int, recogniser: Recogniser, least: float | None) -> str:
+def _remark(found: Prediction, row: int, classifier: Classifier, least: float | None) -> str:
     """Why a level is not to be trusted, or nothing."""
     level, said = found.path[row], []
     if level.agrees is False:
-        parents = _ancestors(recogniser.labels, level.level, level.number)
+        parents = _ancestors(classifier.labels, level.level, level.number)
         wrong = [one for one in found.path[:row] if parents[one.level] != one.number]
         if wrong:
-            names = recogniser.labels.names
+            names = classifier.labels.names
             at = wrong[-1].level
             right = names[at][parents[at]] if names else str(parents[at])
             said.append(f"contradicts {wrong[-1].name}: it is in {right}")

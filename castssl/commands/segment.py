@@ -15,7 +15,7 @@ from castssl.errors import DataError
 from castssl.files import atomic_write, check_outputs
 
 if TYPE_CHECKING:
-    from castssl.transfer.segment import Segmentation
+    from castssl.inference.segment import Segmentation
 
 NONE = 65535
 """The value of a pixel without a segment in a label map."""
@@ -56,21 +56,21 @@ def _segment(given: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from castssl.transfer.segment import segment
-    from castssl.transfer.source import open_trained
+    from castssl.checkpoints.load import load_encoder
+    from castssl.inference.segment import segment
 
     device = device_of(given)
-    trained = open_trained(given.weights)
-    stages = len(trained.encoder.sizes)
+    encoder = load_encoder(given.weights)
+    stages = len(encoder.sizes)
     outputs = [path for image in given.images for path in _outputs(given.out, image.stem, stages)]
     check_outputs(outputs, overwrite=given.overwrite)
-    spec = given.superpixels or trained.superpixels
+    spec = given.superpixels or encoder.config.superpixels
     if given.segments is not None:
         spec = with_count(spec, given.segments)
     options = {"superpixels": spec, "sizes": given.sizes, "image_size": given.image_size}
     ask = partial(segment, device=device, value_range=value_range(given))
     done = [
-        _try(partial(ask, image, trained, **options), given.out, image.stem)
+        _try(partial(ask, image, encoder, **options), given.out, image.stem)
         for image in track(given.images, "segmenting", console=Console(stderr=True))
     ]
     print(f"{sum(done)} of {len(done)} images segmented, in {given.out}")

@@ -7,29 +7,33 @@ section 3 and Algorithm 2.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from castssl.contracts import Need, Pooling
+from castssl.encoder_config import BY_HAND, EncoderConfig, Membership, Padding, Positions
 from castssl.models.blocks import Stage, layer_norm
-from castssl.models.hub import Shareable
 from castssl.models.prompted import Prompts
 from castssl.partition import bounded
 from castssl.tokens.inputs import check_view
 from castssl.tokens.positions import resize, sin_cos
-from castssl.tokens.segments import Membership, sample_labels, segment_mean
+from castssl.tokens.segments import sample_labels, segment_mean
 from castssl.tokens.stem import ConvStem
 from castssl.types import Hierarchy, Pooled, Tokens, View
 
 
-class CAST(nn.Module, Shareable):
+class CAST(nn.Module):
     """Stages of attention blocks with poolings between; implements :class:`castssl.contracts.Encoder`.
 
     Equal sizes in a row mean no pooling there.  A trailing stage of depth 0 serves no class token: it exists
     for the segmentation alone, :meth:`forward` leaves it out, and its pooling is frozen.
+
+    Attributes:
+        config: what it was built from; its pooling is ``""`` if that was not :func:`castssl.create`.
 
     Args:
         depths: blocks per stage, fine to coarse.
@@ -61,8 +65,8 @@ class CAST(nn.Module, Shareable):
         image_size: int = 224,
         stride: int = 8,
         membership: Membership = "nearest",
-        padding: Literal["mask", "reference"] = "mask",
-        positions: Literal["sincos", "learned"] = "sincos",
+        padding: Padding = "mask",
+        positions: Positions = "sincos",
         drop_path: float = 0.0,
         final_norm: bool = True,
     ) -> None:
@@ -71,6 +75,9 @@ class CAST(nn.Module, Shareable):
         self.dim, self.sizes, self.depths = dim, tuple(sizes), tuple(depths)
         self.membership = membership
         self.padding = padding
+        self.config = EncoderConfig(type(self).__name__, self.depths, self.sizes, dim, heads, stride, BY_HAND)
+        self.config = replace(self.config, image_size=image_size, membership=membership, padding=padding)
+        self.config = replace(self.config, positions=positions, drop_path=drop_path)
         self.stem = ConvStem(dim, stride=stride)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         grid = -(-image_size // stride)

@@ -16,10 +16,11 @@ import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from torch import Tensor, nn
 
+from castssl.encoder_config import override
 from castssl.errors import ConfigError, DataError, PluginError
 from castssl.files import not_safetensors
 from castssl.installer import install
-from castssl.models.hub import Shareable
+from castssl.models.presets import find_config
 from castssl.modes import evaluating
 from castssl.tokens.inputs import check_image
 from castssl.types import Hierarchy, Tokens, View
@@ -37,7 +38,7 @@ class Named(NamedTuple):
     """A tag, a path, or nothing."""
 
 
-class ClipEncoder(nn.Module, Shareable):
+class ClipEncoder(nn.Module):
     """CLIP's image tower; the image's vector in the space that it shares with texts is the class token.
 
     Views are normalised with ImageNet's mean and standard deviation; here that is undone and the model's own
@@ -76,6 +77,8 @@ class ClipEncoder(nn.Module, Shareable):
             features, feature = self._run(torch.zeros(1, 3, height, width))
         self.dim = feature.shape[1]
         self.sizes: tuple[int, ...] = (features.shape[2] * features.shape[3],)
+        about = find_config(f"clip:{type(network).__name__}")
+        self.config = override(about, image_size=height, sizes=self.sizes, dim=self.dim)
 
     @property
     def scale(self) -> Tensor:

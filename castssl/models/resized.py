@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import replace
 from itertools import pairwise
 from typing import cast
 
 from castssl.contracts import Encoder
+from castssl.encoder_config import complete_sizes
 from castssl.errors import ConfigError
 from castssl.models.cast import CAST
-from castssl.models.hub import remember
 
 
 def resized(encoder: Encoder, sizes: Sequence[int]) -> Encoder:
@@ -31,9 +32,7 @@ def resized(encoder: Encoder, sizes: Sequence[int]) -> Encoder:
     """
     if not isinstance(encoder, CAST):
         raise ConfigError(f"only a CAST has sizes to change, got a {type(encoder).__name__}; leave them out")
-    wanted = tuple(sizes)
-    if len(wanted) == len(encoder.sizes) - 1 and encoder.depths[-1] == 0:
-        wanted = (*wanted, max(wanted[-1] // 2, 1))
+    wanted = complete_sizes(sizes, encoder.depths)
     if len(wanted) != len(encoder.sizes):
         raise ConfigError(f"this model has {len(encoder.sizes)} stages, sizes {encoder.sizes}; got {wanted}")
     if min(wanted) < 1 or any(coarse > fine for fine, coarse in pairwise(wanted)):
@@ -43,7 +42,7 @@ def resized(encoder: Encoder, sizes: Sequence[int]) -> Encoder:
             raise ConfigError(f"the model has no pooling from {old} to {new} tokens: give equal sizes there")
     again = copy(encoder)
     again.sizes = wanted
-    remember(again, **{**(encoder.settings or {}), "sizes": wanted})
+    again.config = replace(encoder.config, sizes=wanted)
     return cast(Encoder, again)
 
 

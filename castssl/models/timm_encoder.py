@@ -12,12 +12,13 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from castssl.models.hub import Shareable
+from castssl.encoder_config import override
+from castssl.models.presets import find_config
 from castssl.tokens.inputs import check_image
 from castssl.types import Hierarchy, Tokens, View
 
 
-class TimmEncoder(nn.Module, Shareable):
+class TimmEncoder(nn.Module):
     """A timm model without classifier; its pooled feature serves as the class token.
 
     Attributes:
@@ -51,6 +52,13 @@ class TimmEncoder(nn.Module, Shareable):
         self.network.train()
         self.dim = feature.shape[-1]
         self.sizes = (features.shape[1] * features.shape[2],) * stages
+        self.config = override(
+            find_config(f"timm:{name}"),
+            image_size=image_size,
+            sizes=self.sizes,
+            dim=self.dim,
+            drop_path=drop_path,
+        )
 
     @property
     def norm(self) -> nn.Module:

@@ -13,6 +13,7 @@ Git LFS, timm's or safetensors' own error tells.  A file, or a folder of timm's 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,16 +31,16 @@ from castssl.errors import ConfigError, DataError
 from castssl.files import not_safetensors
 from castssl.models.blocks import Stage
 from castssl.models.cast import CAST
-from castssl.models.create import PRESETS, create, preset
-from castssl.models.hub import remember
+from castssl.models.create import create
+from castssl.models.presets import PRESETS
 from castssl.partition import is_tracing, partition
 from castssl.registry import build
 from castssl.tokens.positions import resize
 from castssl.tokens.segments import sample_labels
 from castssl.types import Hierarchy, View
 
-_BESIDE = "published."
-"""What a run's file has before the names of tensors that are no part of the encoder."""
+_HEADS, _BESIDE = "heads.", ("heads.", "extra.")
+"""What castssl's files have before the names of tensors that are no part of the encoder."""
 
 
 class TimmCAST(nn.Module):
@@ -78,9 +79,10 @@ class TimmCAST(nn.Module):
         super().__init__()
         side = img_size if isinstance(img_size, int) else max(img_size)
         _refuse(in_chans, global_pool)
-        made = create(model, image_size=side, drop_path=drop_path_rate, advance=True, **options)
+        options |= {"superpixels": superpixels, "drop_path": drop_path_rate}
+        made = create(model, image_size=side, advance=True, **options)
         self.encoder = cast(CAST, made)
-        self.spec = superpixels or preset(model).superpixels
+        self.spec = made.config.superpixels
         self.superpixels = build("superpixels", self.spec)
         self.num_features = self.head_hidden_size = self.embed_dim = self.encoder.dim
         self.num_prefix_tokens = 1
@@ -194,8 +196,7 @@ class TimmCAST(nn.Module):
         encoder.positions = nn.Parameter(
             resize(table.detach(), grid, grid), requires_grad=table.requires_grad
         )
-        if encoder.settings is not None:
-            remember(encoder, **{**encoder.settings, "image_size": side})
+        encoder.config = replace(encoder.config, image_size=side)
 
     def forward_intermediates(
         self,
@@ -325,7 +326,7 @@ def _fitted(state: dict[str, Any], model: nn.Module, strict: bool = True) -> dic
     named, ours = cast(TimmCAST, model), "stem.layers.0.weight"
     if ours in state:
         own = named.head.state_dict()
-        beside = {key: state.get(f"{_BESIDE}head.{key}") for key in own}
+        beside = {key: state.get(f"{_HEADS}head.{key}") for key in own}
         fits = all(value is not None and value.shape == own[key].shape for key, value in beside.items())
         encoder = {f"encoder.{key}": v for key, v in state.items() if not key.startswith(_BESIDE)}
         state = {**encoder, **{f"head.{key}": v for key, v in (beside if fits else own).items()}}

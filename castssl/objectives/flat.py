@@ -23,7 +23,7 @@ class Flat(Supervised):
     The loss is the sum of the levels' cross entropies; no parameter is in two of them, so that the models
     learn what each would learn in a run of its own.  The coarser levels' encoders begin as copies of the one
     that is given: as runs with the same seed, or from the same trained weights, would.  Weights that are
-    loaded later have to reach all of them; :func:`castssl.transfer.start.load_start` does that.
+    loaded later have to reach all of them; :func:`castssl.checkpoints.initialize.initialize` does that.
 
     Attributes:
         encoder: the finest level's.

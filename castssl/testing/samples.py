@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castssl.contracts import Need
+from castssl.encoder_config import BY_HAND, EncoderConfig
 from castssl.types import Batch, Hierarchy, LabelTree, Tokens, View
 
 DIM = 192
@@ -100,6 +101,7 @@ class SampleEncoder(nn.Module):
         super().__init__()
         self.dim = dim
         self.sizes: tuple[int, ...] = (16, 8, 4)
+        self.config = EncoderConfig("sample", (1, 1, 1), self.sizes, dim, pooling=BY_HAND)
         self.embed = nn.Linear(3, dim)
         self.place = nn.Parameter(torch.randn(16, dim) * 0.5)
         self.cls = nn.Parameter(torch.zeros(1, 1, dim))

@@ -7,12 +7,10 @@ out by the pixels that it covers, and loses none.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-Membership = Literal["nearest", "area"]
+from castssl.encoder_config import Membership
 
 
 def sample_labels(segments: Tensor, height: int, width: int) -> Tensor:

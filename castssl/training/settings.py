@@ -13,8 +13,9 @@ from castssl.data.cache import Cache
 from castssl.data.splits import open_splits
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
+from castssl.encoder_config import EncoderConfig, override
 from castssl.errors import printable
-from castssl.models.create import preset
+from castssl.models.presets import find_config
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -146,9 +147,10 @@ class PretrainConfig(ImageConfig):
         """The superpixels' spec: the user's, or the model's own, with ``seeds`` where that is SEEDS."""
         if self.superpixels != "auto":
             return self.superpixels
-        own = preset(self.model).superpixels
+        own = find_config(self.model).superpixels
         return seeds if own == "seeds" else own
 
-    def shape(self) -> dict[str, Any]:
-        """The options of :func:`castssl.models.create.create`, beside the model's name."""
-        return {key: getattr(self, key) for key in ("pooling", "sizes", "image_size", "membership")}
+    def encoder(self, seeds: str = "seeds", **overrides: Any) -> EncoderConfig:
+        """The config of the encoder to train, with ``overrides``; ``seeds`` as in :meth:`backend`."""
+        own = {key: getattr(self, key) for key in ("pooling", "sizes", "image_size", "membership")}
+        return override(find_config(self.model), superpixels=self.backend(seeds), **own, **overrides)

@@ -6,18 +6,17 @@ import io
 import os
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 import castssl
+from castssl.checkpoints.classifier import save_classifier
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import DataError
 from castssl.objectives.tree_kl import TreeKL
-from castssl.transfer.recogniser import save_recogniser
 from castssl.types import LabelTree
 from tests.acceptance.conftest import Command
 
@@ -168,14 +167,12 @@ def test_names_that_are_not_utf_8_end_neither_tree_nor_predict(tmp_path: Path, c
     assert "dog" in shown.out
     assert r"c\udce9t" in shown.out
 
-    shape: dict[str, Any] = {"image_size": 32, "sizes": (16, 8, 4)}
     torch.manual_seed(0)
+    encoder = castssl.create("nano", image_size=32, sizes=(16, 8, 4), superpixels="grid:cell=8")
     tree = LabelTree.flat(("cat", os.fsdecode(b"d\xf6g")))
-    objective = TreeKL(castssl.create("nano", **shape), tree)
+    objective = TreeKL(encoder, tree)
     path = tmp_path / "encoder.safetensors"
-    save_recogniser(
-        objective, path, spec="tree-kl", labels=tree, name="nano", superpixels="grid:cell=8", **shape
-    )
+    save_classifier(objective, path, spec="tree-kl", labels=tree)
     image = tmp_path / "set" / os.fsdecode(b"c\xe9t/\xff1.png")
     shown = command("predict", image, "--weights", path, "--out", tmp_path / "sheet.png")
     assert (shown.code, "Traceback" in shown.err) == (0, False)

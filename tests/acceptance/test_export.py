@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from castssl.transfer.encoders import save_encoder
+from castssl.transfer.export import LIBRARIES, Flat, about, example, load
 from torch import nn
 
 from castssl.models.create import create
-from castssl.transfer.encoders import save_encoder
-from castssl.transfer.export import LIBRARIES, Flat, about, example, load
 from tests.acceptance.conftest import Command
 
 pytestmark = pytest.mark.recipe

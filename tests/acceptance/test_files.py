@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import castssl
+from castssl.checkpoints.hub import save_pretrained
 from castssl.datasets.demo import dataset as demo
 from castssl.models.cast import CAST
 from tests.acceptance.conftest import Command
@@ -44,7 +45,7 @@ def test_every_file_has_the_mode_of_the_umask(
     tmp_path: Path, umask: int, pictures: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CASTSSL_CACHE", str(tmp_path / "cache"))
-    encoder().save_pretrained(tmp_path / "pretrained")
+    save_pretrained(encoder(), tmp_path / "pretrained")
     photo = min((pictures / "val").rglob("*.png"))
     weights = tmp_path / "pretrained"
     assert command("segment", photo, "--weights", weights, "--out", tmp_path / "segments").code == 0
@@ -56,14 +57,14 @@ def test_equal_weights_are_equal_bytes(tmp_path: Path) -> None:
     model = encoder()
     written = set()
     for number in range(8):
-        model.save_pretrained(tmp_path / str(number))
+        save_pretrained(model, tmp_path / str(number))
         written.add((tmp_path / str(number) / "model.safetensors").read_bytes())
     assert len(written) == 1
 
 
 def test_a_failed_write_leaves_the_earlier_file(tmp_path: Path) -> None:
     model = encoder()
-    model.save_pretrained(tmp_path)
+    save_pretrained(model, tmp_path)
     before = (tmp_path / "model.safetensors").read_bytes()
     with torch.no_grad():
         next(model.parameters()).add_(1)
@@ -72,7 +73,7 @@ def test_a_failed_write_leaves_the_earlier_file(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # Python ignores SIGXFSZ, so that writes fail
     try:
         with pytest.raises(castssl.CastError, match=r"cannot write the .* \(File too large\)"):
-            model.save_pretrained(tmp_path)
+            save_pretrained(model, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (tmp_path / "model.safetensors").read_bytes() == before

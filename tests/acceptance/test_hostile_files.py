@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import castssl
+from castssl.checkpoints.classifier import save_classifier
+from castssl.checkpoints.hub import save_pretrained
+from castssl.checkpoints.native import save_encoder
 from castssl.contracts import Unreadable
 from castssl.datasets.unreadable import Clipped, Ledger
-from castssl.models.cast import CAST
 from castssl.objectives.deit import DeiT
-from castssl.transfer.encoders import load_encoder, save_encoder
-from castssl.transfer.recogniser import save_recogniser
 from castssl.types import LabelTree
 from tests.acceptance.conftest import Command
 from tests.forked import ROOT
@@ -35,8 +35,7 @@ ESCAPE = "a\x1b]0;owned\x07\x1b[31mb"
 def weights(tmp_path: Path) -> Path:
     """A folder of ``save_pretrained``."""
     model = castssl.create("nano", image_size=32)
-    assert isinstance(model, CAST)
-    model.save_pretrained(tmp_path / "model")
+    save_pretrained(model, tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -56,6 +55,10 @@ def with_settings(path: Path, settings: object) -> None:
     save_file(load_file(path), path, metadata={"castssl": text, "format": "pt"})
 
 
+def with_config(settings: dict[str, Any], **changes: object) -> dict[str, Any]:
+    return {**settings, "config": {**settings["config"], **changes}}
+
+
 @pytest.fixture
 def little_memory() -> Any:
     """So little address space beyond what is in use that a hostile allocation fails."""
@@ -70,15 +73,18 @@ def little_memory() -> Any:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda s: {**s, "image_size": 10**8},
-        lambda s: {**s, "name": "cast_base"},
-        lambda s: {**s, "shape": {"depths": [10**9], "dim": 64}},
-        lambda s: {**s, "sizes": [10**13, 8, 4, 2]},
-        lambda s: {**s, "sizes": [1e30, 8, 4, 2]},
-        lambda s: {**s, "superpixels": [1]},
-        lambda s: {**s, "sizes": [10**11, 1, 1, 1]},
-        lambda s: {**s, "superpixels": 5},
-        lambda s: {**s, "recogniser": {}},
+        lambda s: with_config(s, image_size=10**8),
+        lambda s: with_config(s, dim=768),
+        lambda s: with_config(s, depths=[10**9]),
+        lambda s: with_config(s, sizes=[10**13, 8, 4, 2]),
+        lambda s: with_config(s, sizes=[1e30, 8, 4, 2]),
+        lambda s: with_config(s, superpixels=[1]),
+        lambda s: with_config(s, sizes=[10**11, 1, 1, 1]),
+        lambda s: with_config(s, superpixels=5),
+        lambda s: with_config(s, color="blue"),
+        lambda s: {**s, "objective": {}},
+        lambda s: {**s, "config": []},
+        lambda s: {**s, "format": 3},
         lambda s: [],
         lambda s: {},
         lambda s: '{"name":',
@@ -102,7 +108,7 @@ def test_settings_of_a_larger_clip_are_refused(
 ) -> None:
     pytest.importorskip("open_clip")
     file = weights / "model.safetensors"
-    with_settings(file, {**settings_of(file), "name": "clip:ViT-bigG-14"})
+    with_settings(file, with_config(settings_of(file), name="clip:ViT-bigG-14"))
     done = command("segment", photo, "--weights", file, "--out", tmp_path / "out")
     assert done.code == 1, done
     assert "does not hold the weights that its settings describe" in done.err
@@ -110,14 +116,17 @@ def test_settings_of_a_larger_clip_are_refused(
 
 @pytest.mark.usefixtures("little_memory")
 def test_a_pretrained_folder_of_another_encoder_is_refused(weights: Path) -> None:
-    config = json.loads((weights / "config.json").read_text())
+    file = weights / "model.safetensors"
+    save_file(load_file(file), file)  # Without metadata, the settings beside it count.
+    settings = json.loads((weights / "config.json").read_text())
+    assert castssl.load_encoder(weights).config.name == "nano"
     for change, words in (
         ({"image_size": 10**8}, "does not hold the weights that its settings describe"),
-        ({"sizes": [10**13, 8, 4, 2]}, "sizes are whole numbers up to the 32 x 32 pixels"),
+        ({"sizes": [10**13, 8, 4, 2]}, "of 32 x 32 pixels"),
     ):
-        (weights / "config.json").write_text(json.dumps({**config, **change}))
+        (weights / "config.json").write_text(json.dumps(with_config(settings, **change)))
         with pytest.raises(castssl.DataError, match=words):
-            CAST.from_pretrained(weights)
+            castssl.load_encoder(weights)
 
 
 @pytest.mark.usefixtures("little_memory")
@@ -125,18 +134,18 @@ def test_a_classifier_of_other_classes_is_refused(tmp_path: Path, photo: Path, c
     encoder = castssl.create("nano", image_size=32)
     tree = LabelTree((3,), (), (("a", "b", "c"),))
     path = tmp_path / "encoder.safetensors"
-    save_recogniser(DeiT(encoder, tree), path, spec="deit", labels=tree, name="nano", image_size=32)
+    save_classifier(DeiT(encoder, tree), path, spec="deit", labels=tree)
     settings = settings_of(path)
     labels = {**tree.to_dict(), "sizes": [10**11], "names": []}
     for part, value, words in (
         ("labels", labels, "do not fit"),
         ("labels", {**labels, "sizes": 3}, "label tree"),
-        ("labels", None, "describe no classifier"),
-        ("objective", 5, "describe no classifier"),
-        ("options", "x", "describe no classifier"),
+        ("labels", None, "describe no model"),
+        ("objective", 5, "describe no model"),
+        ("options", "x", "describe no model"),
         ("options", {"smoothing": "x"}, "smoothing"),
     ):
-        with_settings(path, {**settings, "recogniser": {**settings["recogniser"], part: value}})
+        with_settings(path, {**settings, part: value})
         done = command("predict", photo, "--weights", path)
         assert done.code == 1, (part, value, done)
         assert words in done.err, (part, value, done)
@@ -147,8 +156,7 @@ def test_settings_of_every_kind_of_model_pass(name: str, tmp_path: Path) -> None
     if name.startswith("clip:"):
         pytest.importorskip("open_clip")
     encoder = castssl.create(name, image_size=64)
-    save_encoder(encoder, tmp_path / "encoder.safetensors", name=name, image_size=64)
-    loaded, _ = load_encoder(tmp_path / "encoder.safetensors")
+    loaded = castssl.load_encoder(save_encoder(encoder, tmp_path / "encoder.safetensors"))
     assert isinstance(encoder, nn.Module)
     assert isinstance(loaded, nn.Module)
     torch.testing.assert_close(loaded.state_dict(), encoder.state_dict(), rtol=0, atol=0)

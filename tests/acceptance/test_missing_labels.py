@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import castssl
+from castssl.checkpoints.native import save_encoder
 from castssl.contracts import Objective
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
@@ -25,7 +26,6 @@ from castssl.registry import build
 from castssl.testing import samples
 from castssl.training import check_labels
 from castssl.training.log import Log, Means
-from castssl.transfer.encoders import save_encoder
 from castssl.types import Batch, View
 from tests.acceptance.conftest import Command
 from tests.acceptance.two_ranks import SPECS, TREE, Reads
@@ -59,8 +59,7 @@ def weights(tmp_path: Path) -> Path:
     """An encoder as a finished run leaves it."""
     torch.manual_seed(0)
     path = tmp_path / "encoder.safetensors"
-    encoder = castssl.create("nano", **SHAPE)
-    return save_encoder(encoder, path, name="nano", superpixels=SUPERPIXELS, **SHAPE)
+    return save_encoder(castssl.create("nano", superpixels=SUPERPIXELS, **SHAPE), path)
 
 
 def objective(name: str, seed: int = 0) -> nn.Module:

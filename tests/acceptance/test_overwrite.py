@@ -13,8 +13,8 @@ from PIL import Image
 
 import castssl
 from castssl import cli
+from castssl.checkpoints.hub import save_pretrained
 from castssl.config import RunConfig, launch
-from castssl.models.cast import CAST
 from castssl.training import start
 from tests.acceptance.conftest import Command, Finished
 from tests.forked import ROOT
@@ -48,8 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with weights, photos, and a table that a user wrote."""
     folder = tmp_path_factory.mktemp("place")
     model = castssl.create("nano", image_size=32)
-    assert isinstance(model, CAST)
-    model.save_pretrained(folder / "model")
+    save_pretrained(model, folder / "model")
     for name in ("photo.png", "a.jpg", "a-stage0.jpg", "folder/photo.png"):
         (folder / name).parent.mkdir(exist_ok=True)
         Image.effect_noise((48, 40), 60).convert("RGB").save(folder / name)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 import castssl
+from castssl.checkpoints.hub import save_pretrained
 from castssl.errors import DataError
 from tests.acceptance.conftest import Command
 
@@ -37,7 +38,7 @@ def encoder() -> Any:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory, encoder: Any) -> Path:
     folder = tmp_path_factory.mktemp("weights")
-    encoder.save_pretrained(folder)
+    save_pretrained(encoder, folder)
     return folder
 
 

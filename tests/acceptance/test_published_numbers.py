@@ -21,7 +21,7 @@ from castssl.training import build_optimizer
 from castssl.training.hierarchy import HierarchyConfig
 from castssl.types import LabelTree
 from tests.acceptance.conftest import Command
-from tests.transfer import checkpoints
+from tests.checkpoints import checkpoints
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.01, 1e-4, 1e-30])

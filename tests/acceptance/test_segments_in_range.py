@@ -179,7 +179,7 @@ def test_a_picture_with_too_many_superpixels_is_refused(
     encoder: Any, runs_on: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from castssl import registry
-    from castssl.transfer import segment as home
+    from castssl.inference import segment as home
 
     build = registry.build
     monkeypatch.setattr(

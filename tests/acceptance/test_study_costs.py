@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import castssl
-from castssl.transfer.encoders import save_encoder
+from castssl.checkpoints.native import save_encoder
 from tests.acceptance.conftest import Command
 
 RECIPE = """
@@ -28,7 +28,7 @@ found = {"trained": {"top1": 0.5 + given.seed / 10}, "majority": {"top1": 0.4}, 
 def test_milliseconds_are_measured_once_and_chance_has_no_deviation(command: Command, tmp_path: Path) -> None:
     (tmp_path / "recipe.py").write_text(RECIPE)
     shape: dict[str, Any] = {"image_size": 32, "sizes": (16, 8, 4, 2)}
-    save_encoder(castssl.create("nano", **shape), tmp_path / "e.safetensors", name="nano", **shape)
+    save_encoder(castssl.create("nano", **shape), tmp_path / "e.safetensors")
     study = ["ablate", "--recipe", tmp_path / "recipe.py", "--out", tmp_path / "out", "--jobs", "2"]
     asked = [*study, "--grid", "seed=0,1", "--", "--encoder", tmp_path / "e.safetensors"]
     assert command(*asked).code == 0

@@ -12,8 +12,10 @@ from torch import Tensor
 
 import castssl
 import castssl.models
+from castssl.checkpoints.classifier import save_classifier
 from castssl.errors import ConfigError, DataError
-from castssl.transfer.encoders import save_encoder
+from castssl.objectives.deit import DeiT
+from castssl.types import LabelTree
 from tests.acceptance.test_hostile_files import LFS
 
 
@@ -31,9 +33,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """An encoder for 64 pixels, and its file as a run leaves it, with a head of five classes."""
     torch.manual_seed(7)
     encoder: Any = castssl.create("nano", image_size=64).eval()
-    head = {"head.weight": torch.randn(5, 64), "head.bias": torch.randn(5)}
-    path = tmp_path_factory.mktemp("run") / "encoder.safetensors"
-    save_encoder(encoder, path, beside=head, name="nano", image_size=64)
+    path, classes = tmp_path_factory.mktemp("run") / "encoder.safetensors", LabelTree.flat([*"abcde"])
+    save_classifier(DeiT(encoder, classes), path, spec="deit", labels=classes)
     return encoder, path
 
 
@@ -43,7 +44,7 @@ def test_checkpoint_path_takes_the_file_of_a_run(file: tuple[Any, Path]) -> None
     assert all(torch.equal(model.encoder.state_dict()[k], v) for k, v in encoder.state_dict().items())
     from safetensors.torch import load_file
 
-    assert torch.equal(model.head.weight, load_file(path)["published.head.weight"])
+    assert torch.equal(model.head.weight, load_file(path)["heads.head.weight"])
     other = make(checkpoint_path=str(path), num_classes=3)
     assert other.head.weight.shape == (3, 64)
     assert torch.equal(other.encoder.norm.weight, encoder.norm.weight)

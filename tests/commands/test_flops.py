@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from castssl.checkpoints.native import save_encoder
 from castssl.cli import main
 from castssl.models.create import create
-from castssl.transfer.encoders import save_encoder
 
 
 @pytest.fixture(autouse=True)
@@ -51,11 +50,8 @@ def test_superpixels_set_the_first_size(capsys: pytest.CaptureFixture[str], tmp_
     # OpenCV makes 16 x 16 of 324.
     assert "nano 256 32 16" in shown(capsys, "nano", "--superpixels", "seeds", "--segments", "324")
     assert "nano 49 32 16" in shown(capsys, "nano", "--superpixels", "grid:cell=32")
-    settings: dict[str, Any] = {"image_size": 64, "sizes": (64, 8, 4, 2)}
-    encoder = create("nano", **settings)
-    path = save_encoder(
-        encoder, tmp_path / "e.safetensors", name="nano", superpixels="grid:cell=8", **settings
-    )
+    encoder = create("nano", image_size=64, sizes=(64, 8, 4, 2), superpixels="grid:cell=8")
+    path = save_encoder(encoder, tmp_path / "e.safetensors")
     text = shown(capsys, str(path), "--superpixels", "grid:cell=4", "--classes", "7")
     assert "256 8 4" in text
     assert "head of 7 0.000 455 455" in text

@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from castssl.checkpoints.classifier import save_classifier
+from castssl.checkpoints.native import save_encoder
 from castssl.cli import main
 from castssl.models.create import create
 from castssl.objectives.tree_kl import TreeKL
-from castssl.transfer.encoders import save_encoder
-from castssl.transfer.recogniser import save_recogniser
 from castssl.types import LabelTree
-from tests.transfer import checkpoints
+from tests.checkpoints import checkpoints
 
 TREE = LabelTree((2, 3), ((0, 0, 1),), (("bird", "cat"), ("[blackbird]", "gull", "lion")))
 MADE: dict[str, Any] = {"image_size": 32, "sizes": (16, 8, 4)}
@@ -32,15 +32,14 @@ def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
 def weights(tmp_path: Path) -> Path:
     """A run's folder whose classifier says bird 0.8, lion 0.6, whatever it sees."""
     torch.manual_seed(0)
-    objective = TreeKL(create("nano", **MADE), TREE)
+    objective = TreeKL(create("nano", superpixels="grid:cell=8", **MADE), TREE)
     heads: Any = objective.level_heads
     for head, shares in zip(heads, ((0.8, 0.2), (0.3, 0.1, 0.6)), strict=True):
         head.weight.data.mul_(1e-6)
         head.bias.data.copy_(torch.tensor(shares).log())
     folder = tmp_path / "run"
     folder.mkdir()
-    about: dict[str, Any] = {"spec": "tree-kl", "labels": TREE, "name": "nano", "superpixels": "grid:cell=8"}
-    save_recogniser(objective, folder / "encoder.safetensors", **about, **MADE)
+    save_classifier(objective, folder / "encoder.safetensors", spec="tree-kl", labels=TREE)
     return folder
 
 
@@ -110,9 +109,9 @@ def test_what_cannot_be_done(
     assert "photo.png 0 bird" in text, "the others are done all the same"
     _, said = shown(capsys, photo, "--weights", tmp_path / "nowhere", code=1)
     assert "no weights at" in said
-    save_encoder(create("nano", **MADE), tmp_path / "bare.safetensors", name="nano", **MADE)
+    save_encoder(create("nano", **MADE), tmp_path / "bare.safetensors")
     _, said = shown(capsys, photo, "--weights", tmp_path / "bare.safetensors", code=1)
-    assert "encoder without a classifier; recipes/hcast.py" in said
+    assert "encoder without a classifier of images; recipes/hcast.py" in said
 
 
 def test_published_weights_and_the_tree_of_the_data(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from castssl.data.augment import CenterView
 from castssl.data.loader import EpochBatches, load
 from castssl.datasets.open import open_images
+from castssl.encoder_config import EncoderConfig
 from castssl.evaluation import neighbours
 from castssl.evaluation.neighbours import features, knn, match
 from castssl.superpixels.grid import Grid
@@ -28,6 +29,7 @@ class Toy(nn.Module):
         super().__init__()
         self.dim = 6
         self.sizes: tuple[int, ...] = (4, 4)
+        self.config = EncoderConfig("toy")
         self.project = nn.Linear(3, 6)
         self.norm = nn.BatchNorm1d(6)
         self.drop = nn.Dropout(0.5)

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 from castssl.datasets.images import Images
+from castssl.encoder_config import EncoderConfig
 from castssl.errors import DataError
 from castssl.evaluation.objects import MEASURES, Pair, known_to, objects, overlaps, random_overlaps
 from castssl.evaluation.segment import best_overlap
@@ -49,6 +50,7 @@ class Halves(nn.Module):
 
     dim = 2
     sizes: tuple[int, ...] = (16, 2)
+    config = EncoderConfig("halves")
 
     def forward(self, view: View) -> Hierarchy:
         assert not self.training

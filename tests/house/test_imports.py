@@ -10,8 +10,8 @@ from castssl import datasets
 from tests.house import source
 
 GROUND = [
-    *("errors", "files", "installer", "output", "faults", "types", "contracts", "partition"),
-    *("modes", "ranks", "marks"),
+    *("errors", "files", "installer", "output", "faults", "types", "encoder_config", "contracts"),
+    *("partition", "modes", "ranks", "marks"),
     *("docstrings", "options", "fields", "config", "registry"),
 ]
 """The ground floor; each only from those to its left."""
@@ -19,8 +19,8 @@ FLOORS = [
     set(GROUND),
     {"datasets", "superpixels", "tokens", "pooling", "objectives"},
     {"data", "models"},
-    {"training", "evaluation", "transfer", "testing", "pictures", "doctor"},
-    {"scaffold", "ablations"},
+    {"training", "evaluation", "checkpoints", "testing", "pictures", "doctor"},
+    {"scaffold", "ablations", "inference"},
     {"commands"},
     {"cli", "__main__", "__init__"},
 ]
@@ -29,6 +29,7 @@ ONLY = {"models": {"tokens"}, "data": {"datasets"}, "testing": {"datasets"}}
 PLUGINS_MAY = {
     *(f"castssl.{name}" for name in ("types", "contracts", "errors", "installer", "ranks", "testing")),
     *(f"castssl.datasets.{name}" for name in datasets.__all__),
+    "castssl.encoder_config",
     *("castssl.pooling.arithmetic", "castssl.pooling.centroids", "castssl.superpixels.lift"),
 }
 STRANGERS = {"mmseg", "mmcv", "mmengine"}

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from castssl.models.cast import CAST
-from castssl.models.create import PRESETS, create
+from castssl.models.create import create
 from castssl.models.fuse import FusedCAST
+from castssl.models.presets import PRESETS
 from castssl.pooling.graph import GraphPool
 from castssl.pooling.sample import RandomSampling
 from castssl.types import View

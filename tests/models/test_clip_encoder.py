@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from castssl.checkpoints import load_encoder
+from castssl.checkpoints.native import save_encoder
 from castssl.errors import ConfigError, DataError
 from castssl.models.clip_encoder import ClipEncoder, named
-from castssl.models.create import create, preset
-from castssl.transfer.encoders import load_encoder, save_encoder
+from castssl.models.create import create
 from castssl.types import View
 from tests.objectives.clips import CONFIG, SIDE, tiny
 
@@ -67,12 +68,12 @@ def test_by_name_from_a_checkpoint_and_back_from_our_file(architecture: str, tmp
     name = f"clip:{architecture}/{path}"
     encoder = create(name, image_size=SIDE)
     assert isinstance(encoder, ClipEncoder)
-    assert preset(name).superpixels == "grid:cell=16"
+    assert encoder.config.superpixels == "grid:cell=16"
     for key, value in encoder.network.state_dict().items():
         torch.testing.assert_close(value, weights[key])
-    save_encoder(encoder, tmp_path / "encoder.safetensors", name=name, image_size=SIDE)
+    save_encoder(encoder, tmp_path / "encoder.safetensors")
     path.unlink()
-    back, _ = load_encoder(tmp_path / "encoder.safetensors")
+    back = load_encoder(tmp_path / "encoder.safetensors")
     torch.testing.assert_close(back(view()).stages[0].cls, encoder.eval()(view()).stages[0].cls)
 
 

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from castssl.models.create import Preset, assemble
+from castssl.encoder_config import EncoderConfig
+from castssl.models.create import create
 from castssl.models.dense import DenseCAST
 from castssl.types import View
 
-SHAPE = Preset((1, 1, 0), (64, 9, 4), dim=48, fused=True, dense=True)
+SHAPE = EncoderConfig("mine", (1, 1, 0), (64, 9, 4), dim=48, fused=True, dense=True)
 
 
 def model(**options: Any) -> DenseCAST:
     torch.manual_seed(0)
-    built = assemble(SHAPE, sizes=(64, 9, 4), image_size=32, **options)
+    built = create(SHAPE, image_size=32, **options)
     assert isinstance(built, DenseCAST)
     return built.eval()
 

@@ -13,13 +13,13 @@ from torch import Tensor
 from torchvision.transforms.functional import normalize, to_tensor
 
 import castssl.models  # noqa: F401 - registers the names
+from castssl.checkpoints.native import save_encoder
 from castssl.data.finish import finish, normalise
 from castssl.errors import ConfigError
-from castssl.models.create import PRESETS
+from castssl.models.presets import PRESETS
 from castssl.models.timm_names import NAMES, to_pixels
 from castssl.pictures.photographs import photographs
 from castssl.registry import build
-from castssl.transfer.encoders import save_encoder
 from castssl.types import Batch, RawView
 
 data: Any = import_module("timm.data")
@@ -142,7 +142,7 @@ def test_timms_transform_optimizer_and_layer_decay_work() -> None:
 def test_a_castssl_file_is_a_pretrained_file(tmp_path: Path) -> None:
     source = nano().encoder
     torch.nn.init.normal_(source.norm.weight)
-    path = save_encoder(source, tmp_path / "encoder.safetensors", name="nano")
+    path = save_encoder(source, tmp_path / "encoder.safetensors")
     model: Any = timm.create_model("cast_nano", pretrained=True, pretrained_cfg_overlay={"file": str(path)})
     loaded = model.encoder.state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in source.state_dict().items())

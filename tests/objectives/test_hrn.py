@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError
 from castssl.objectives.hrn import HRN, finest, log_marginals
 from castssl.testing import samples
@@ -114,7 +115,7 @@ class Cells(nn.Module):
 
     def __init__(self, dim: int = 8) -> None:
         super().__init__()
-        self.dim, self.sizes = dim, (16,)
+        self.dim, self.sizes, self.config = dim, (16,), EncoderConfig("convolution")
         self.stem = nn.Conv2d(3, dim, 8, 8)
 
     def forward(self, view: View) -> Hierarchy:

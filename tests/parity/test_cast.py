@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from castssl.checkpoints.official_model import Official, load_official
 from castssl.pooling.graph import GraphPool
-from castssl.transfer.official import Official, load_official
 from castssl.types import View
 from tests.parity import filler, published
 

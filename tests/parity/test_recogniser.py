@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from castssl.checkpoints.classifier import load_classifier
+from castssl.checkpoints.official_parts import rename
 from castssl.objectives.tree_kl import TreeKL
-from castssl.transfer.official import load_official
-from castssl.transfer.recogniser import load_recogniser
-from castssl.transfer.weights import rename
 from castssl.types import View
 from tests.parity import stored
 from tests.parity.test_stored import SIZES, compare
@@ -19,7 +18,7 @@ LEVELS = {"hier2": ("family_head", "head"), "hier3": ("manufacturer_head", "fami
 
 
 def objective_of(run: stored.Run) -> TreeKL:
-    objective = load_recogniser(load_official(run.state, sizes=SIZES)).objective
+    objective = load_classifier(run.state, sizes=SIZES).objective
     assert isinstance(objective, TreeKL)
     assert not objective.training
     return objective

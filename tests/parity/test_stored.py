@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from castssl.checkpoints.official_model import Official, load_official
+from castssl.checkpoints.official_parts import rename
 from castssl.pooling.graph import GraphPool
-from castssl.transfer.official import Official, load_official
-from castssl.transfer.weights import rename
 from castssl.types import View
 from tests.parity import stored
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from castssl import registry
 from castssl.models.accounting import PUBLISHED, account
 from castssl.models.cast import CAST
-from castssl.models.create import PRESETS, create
+from castssl.models.create import create
+from castssl.models.presets import PRESETS
 from castssl.types import Hierarchy, Pooled, Tokens, View
 
 FILE = Path(__file__).parent / "golden" / "operators.safetensors"

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from castssl.transfer.adapt import Stage
-from castssl.transfer.official import Official, load_official
+from castssl.checkpoints.official import Stage
+from castssl.checkpoints.official_model import Official, load_official
 from castssl.types import View
 from tests.parity import filler, published
 from tests.parity.test_cast import DEPTHS, summary

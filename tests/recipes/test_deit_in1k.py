@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from castssl.transfer.encoders import load_encoder, read_encoder
+from castssl.checkpoints import read
 from tests.recipes.conftest import Runner
 
 pytestmark = pytest.mark.recipe
@@ -52,15 +52,14 @@ def test_a_run_leaves_what_the_readme_says(whole: Path) -> None:
 
 
 def test_the_average_that_was_examined_is_what_is_saved(whole: Path) -> None:
-    encoder, settings = load_encoder(whole / "encoder.safetensors")
-    assert settings["positions"] == "learned"
-    tensors, _ = read_encoder(whole / "encoder.safetensors")
+    saved = read(whole)
+    assert saved.config.positions == "learned"
     checkpoint = max((whole / "checkpoints").iterdir())
     state = torch.load(checkpoint, weights_only=True)["module"]
-    for name, value in encoder.state_dict().items():
+    for name, value in saved.encoder.items():
         assert torch.equal(value, state[f"average.module.encoder.{name}"])
-    assert torch.equal(tensors["published.head.weight"], state["average.module.head.weight"])
-    assert not torch.equal(tensors["published.head.weight"], state["head.weight"])
+    assert torch.equal(saved.heads["head.weight"], state["average.module.head.weight"])
+    assert not torch.equal(saved.heads["head.weight"], state["head.weight"])
 
 
 def test_stopped_and_continued_ends_where_it_would_have(

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from castssl.transfer.encoders import load_encoder
+from castssl.checkpoints import load_encoder
 from castssl.types import View
 from tests.recipes.conftest import Runner
 
@@ -50,8 +50,8 @@ def test_a_run_leaves_what_the_readme_says(whole: Path) -> None:
 
 
 def test_the_saved_encoder_is_built_again(whole: Path) -> None:
-    encoder, settings = load_encoder(whole / "encoder.safetensors")
-    assert settings["superpixels"].startswith("seeds")
+    encoder = load_encoder(whole)
+    assert encoder.config.superpixels.startswith("seeds")
     assert encoder.sizes == (16, 8, 4, 2)
     segments = (torch.arange(32) // 8)[:, None] * 4 + torch.arange(32) // 8
     view = View(torch.randn(1, 3, 32, 32), segments.int()[None])

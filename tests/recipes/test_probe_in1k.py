@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from castssl.checkpoints.native import save_encoder
 from castssl.models.create import create
-from castssl.transfer.encoders import save_encoder
 from tests.recipes.conftest import Runner
 
 pytestmark = pytest.mark.recipe
@@ -29,7 +29,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     superpixels = "seeds:count=16,bins=5,iterations=2"
     path = tmp_path_factory.mktemp("weights") / "encoder.safetensors"
-    return save_encoder(create("nano", **SHAPE), path, name="nano", superpixels=superpixels, **SHAPE)
+    return save_encoder(create("nano", superpixels=superpixels, **SHAPE), path)
 
 
 @pytest.fixture(scope="module")

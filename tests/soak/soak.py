@@ -264,15 +264,13 @@ def _pictures(folder: Path) -> Path:
 
 def _weights(folder: Path) -> Path:
     """An untrained encoder, as a finished run leaves it."""
+    from castssl.checkpoints.native import save_encoder
     from castssl.models.create import create
-    from castssl.transfer.encoders import save_encoder
 
     torch.manual_seed(0)
-    path, size, sizes = folder / "encoder.safetensors", 32, (16, 8, 4)
-    encoder = create("nano", image_size=size, sizes=sizes)
     superpixels = "seeds:count=16,bins=5,iterations=2"
-    save_encoder(encoder, path, name="nano", superpixels=superpixels, image_size=size, sizes=sizes)
-    return path
+    encoder = create("nano", image_size=32, sizes=(16, 8, 4), superpixels=superpixels)
+    return save_encoder(encoder, folder / "encoder.safetensors")
 
 
 def _latest(out: Path) -> int | None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from castssl.tokens.segments import Membership, cell_shares, sample_labels, segment_mean
+from castssl.encoder_config import Membership
+from castssl.tokens.segments import cell_shares, sample_labels, segment_mean
 
 
 def random_case(seed: int, size: int, side: int, cells: int) -> tuple[Tensor, Tensor]:

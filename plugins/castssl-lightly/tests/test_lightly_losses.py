@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError
 from castssl.testing import claims
 from castssl.testing.processes import together
@@ -247,7 +248,7 @@ class Apart(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.dim, self.sizes = 32, (1,)
+        self.dim, self.sizes, self.config = 32, (1,), EncoderConfig("apart")
         self.embed = nn.Sequential(nn.Flatten(), nn.Linear(48, 32), nn.LayerNorm(32))
 
     def forward(self, view: View) -> Hierarchy:

@@ -1,0 +1,141 @@
+"""What a file of weights holds: one value for run files, shared encoders and published models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from castssl.checkpoints.report import Report
+from castssl.contracts import Encoder
+from castssl.encoder_config import EncoderConfig
+from castssl.errors import CastError, DataError
+from castssl.models.create import create
+from castssl.modes import kept_random_state
+from castssl.types import LabelTree
+
+State = dict[str, Tensor]
+Which = Literal["base", "momentum"]
+TWIN = "twin."
+"""Before the names in ``extra`` of a momentum encoder and its projector."""
+
+
+@dataclass
+class Checkpoint:
+    """Weights and what is known about them; :func:`castssl.checkpoints.read` makes one of any source.
+
+    Attributes:
+        config: of the encoder.
+        encoder: its tensors.
+        heads: the classifiers' tensors, as ``objective.heads()`` names them; empty where there are none.
+        extra: other tensors: ``projector.*``, ``predictor.*``, ``twin.*`` (a momentum encoder and its
+            projector), and ``published.*``, which only the published layout has a place for.
+        objective: name of the objective that has trained the heads; ``""`` where there are none.
+        options: it was built with these.
+        labels: its classes; None where the file does not name them.
+        variant: the published model that this was, or ``""``.
+        source: where it comes from, for messages.
+        report: what became of the source's tensors.
+    """
+
+    config: EncoderConfig
+    encoder: State
+    heads: State = field(default_factory=dict)
+    extra: State = field(default_factory=dict)
+    objective: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    labels: LabelTree | None = None
+    variant: str = ""
+    source: str = "these weights"
+    report: Report = field(default_factory=Report)
+
+    @kept_random_state()
+    def build(self) -> Encoder:
+        """The encoder with its weights, in evaluation mode; float64 where the weights are.
+
+        Raises:
+            ConfigError: if the config names no encoder or pooling that is installed.
+            DataError: if the config describes another encoder than the tensors are of.
+        """
+        self.check()
+        encoder = create(self.config)
+        module = cast(nn.Module, encoder)
+        # Before the values go in: they would be rounded to float32 on the way.
+        module.to(next((v.dtype for v in self.encoder.values() if v.dtype == torch.float64), torch.float32))
+        module.load_state_dict(self.encoder)
+        module.eval()
+        return encoder
+
+    def check(self) -> None:
+        """Refuse a config whose encoder is not the one that the tensors are of.
+
+        Configs come from strangers: without this, a few bytes of them could ask for any amount of memory.
+
+        Raises:
+            DataError: with the first difference.
+        """
+        config, shapes = self.config, {name: tuple(value.shape) for name, value in self.encoder.items()}
+        try:
+            if sum(config.depths) > len(shapes):
+                raise ValueError(f"{sum(config.depths)} blocks in {len(shapes)} tensors")
+            # No tensor's shape depends on the sizes, but a forward asks for memory for them.
+            if max(config.sizes, default=0) > config.image_size**2:
+                raise ValueError(f"sizes {config.sizes} of {config.image_size} x {config.image_size} pixels")
+            with torch.device("meta"):
+                built = cast(nn.Module, create(config))
+        except CastError:
+            raise
+        except Exception as error:  # a stranger's numbers fail in many ways
+            raise DataError(
+                f"the settings in {self.source} describe no encoder ({error}); it is damaged, or of a newer"
+                " castssl"
+            ) from error
+        wanted = {name: tuple(value.shape) for name, value in built.state_dict().items()}
+        if differ := [name for name in {**wanted, **shapes} if shapes.get(name) != wanted.get(name)]:
+            name = differ[0]
+            raise DataError(
+                f"{self.source} does not hold the weights that its settings describe: {name} has shape"
+                f" {shapes.get(name)}, expected {wanted.get(name)} ({len(differ)} tensors differ); None:"
+                " there is no such tensor"
+            )
+
+    def choose(self, which: Which) -> Checkpoint:
+        """The same with the momentum encoder and its projector in front, or itself.
+
+        Raises:
+            DataError: if it has no momentum encoder.
+        """
+        if which == "base":
+            return self
+        if not (momentum := self.under(f"{TWIN}encoder.")):
+            raise DataError(
+                f"{self.source} has no {which} encoder; only MoCo's checkpoints have, leave which out"
+            )
+        other = {f"{TWIN}encoder.{name}": value for name, value in self.encoder.items()}
+        for name, value in self.extra.items():
+            if name.startswith(f"{TWIN}projector."):
+                other[name.removeprefix(TWIN)] = value
+            elif name.startswith("projector."):
+                other[TWIN + name] = value
+            elif not name.startswith(TWIN):
+                other[name] = value
+        return replace(self, encoder=momentum, extra=_swap_published(other))
+
+    def under(self, prefix: str) -> State:
+        """The tensors in ``extra`` whose names begin so, without that beginning."""
+        return {n.removeprefix(prefix): v for n, v in self.extra.items() if n.startswith(prefix)}
+
+
+def _swap_published(extra: State) -> State:
+    """Exchange what the published layout keeps of the two branches."""
+    base, twin = "published.", f"published.{TWIN}"
+    swapped = {n: v for n, v in extra.items() if not n.startswith(base)}
+    for name, value in extra.items():
+        if name.startswith(twin):
+            swapped[base + name.removeprefix(twin)] = value
+        elif name.startswith(base):
+            swapped[twin + name.removeprefix(base)] = value
+    return swapped

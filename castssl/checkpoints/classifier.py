@@ -1,0 +1,177 @@
+"""A trained classifier of label levels: the encoder, its heads, and the names of the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from castssl.checkpoints import native
+from castssl.checkpoints.checkpoint import Checkpoint
+from castssl.checkpoints.load import Source, read
+from castssl.checkpoints.official_model import adapt, classifiers
+from castssl.errors import CastError, DataError
+from castssl.models.create import create
+from castssl.modes import kept_random_state
+from castssl.objectives.supervised import Branch, Supervised
+from castssl.options import parse, values
+from castssl.registry import build, load
+from castssl.types import LabelTree
+
+TRAINS = "recipes/hcast.py and recipes/deit_in1k.py train one"
+"""The next step for who has no classifier."""
+
+
+class Classifier(NamedTuple):
+    """What classifies images, and what its images and its answers look like."""
+
+    objective: Supervised
+    """In evaluation mode; ``predict`` gives the logits of the levels ``objective.columns`` of ``labels``."""
+    labels: LabelTree
+    superpixels: str
+    """Spec of the backend that it was trained with."""
+    image_size: int
+    """Side of its training crops in pixels."""
+    known: bool = True
+    """False if ``labels`` are mere numbers whose parents are made up: a published file holds no tree."""
+
+
+def save_classifier(
+    objective: Supervised,
+    path: str | Path,
+    *,
+    spec: str,
+    labels: LabelTree,
+    options: Mapping[str, Any] | None = None,
+    branch: Branch = "base",
+) -> Path:
+    """Write a trained objective, so that :func:`load_classifier` builds it again; only the main rank writes.
+
+    Args:
+        objective: any that learns classes.
+        path: a ``.safetensors`` file; replaced only once the new one is whole.
+        spec: what the objective was built from, such as ``tree-kl`` or ``tree-kl:weight=0.5``.
+        labels: the label tree it was built with.
+        options: further options that it was built with; plain values, since they become JSON.
+        branch: the weights themselves, or their average.
+
+    Raises:
+        ConfigError: if no average is kept and ``branch`` asks for it.
+        CastError: if the file cannot be written.
+    """
+    name, _ = parsed = parse(spec)
+    merged = {**values(load("objectives", name), parsed), **(options or {})}
+    encoder = objective.branch(branch)
+    state = dict(encoder.state_dict())
+    made = Checkpoint(encoder.config, state, objective.heads(branch), {}, name, merged, labels)
+    return native.write(made, path)
+
+
+@kept_random_state()
+def load_classifier(
+    source: Source, *, labels: LabelTree | None = None, sizes: Sequence[int] | None = None
+) -> Classifier:
+    """A trained classifier, in evaluation mode.
+
+    Args:
+        source: as :func:`castssl.checkpoints.read`: the folder of a finished run, a published DeiT or H-CAST
+            checkpoint, ...
+        labels: the classes' names and parents in place of those in the file; a published file has none.
+        sizes: token budgets of a published model, which its file does not hold.
+
+    Returns:
+        Of a published checkpoint a :class:`castssl.objectives.tree_kl.TreeKL` (H-CAST) or a
+        :class:`castssl.objectives.deit.DeiT`.  Its encoder has the published padding, where empty tokens take
+        part: it predicts what the released code does where an image has as many superpixels as
+        ``encoder.sizes`` says, as SEEDS on 224 pixels have.
+
+    Raises:
+        DataError: if there is no such file, it holds no classifier, or ``labels`` have other classes.
+    """
+    checkpoint = read(source)
+    if sizes is not None:
+        if not checkpoint.variant:
+            own = checkpoint.config.sizes
+            raise DataError(f"{checkpoint.source} holds its sizes, {own}; leave sizes out")
+        checkpoint = adapt(checkpoint, None, None, sizes)
+    found = classifiers(checkpoint)
+    if not checkpoint.objective or not (checkpoint.labels or found):
+        what = f"is a {checkpoint.variant}" if checkpoint.variant else "holds an encoder"
+        raise DataError(f"{checkpoint.source} {what} without a classifier of images; {TRAINS}")
+    saved = checkpoint.labels or _numbered([head.out_features for head in reversed(found)])
+    # The average would be a second copy that nothing needs.
+    options = {key: value for key, value in checkpoint.options.items() if key != "ema"}
+    encoder = checkpoint.build()
+    try:
+        with torch.device("meta"):  # A stranger's numbers of classes could ask for any amount of memory.
+            draft = build("objectives", checkpoint.objective, create(checkpoint.config), saved, **options)
+    except CastError:
+        raise
+    except Exception as error:  # a stranger's options fail in many ways
+        raise DataError(
+            f"the settings in {checkpoint.source} describe no classifier ({error}); copy it again"
+        ) from error
+    check_heads(cast(Supervised, draft), checkpoint.heads)
+    objective = cast(Supervised, build("objectives", checkpoint.objective, encoder, saved, **options))
+    if any(value.dtype == torch.float64 for value in checkpoint.encoder.values()):
+        cast(nn.Module, objective).double()
+    objective.branch("base").load_state_dict(checkpoint.encoder)
+    take_heads(objective, checkpoint.heads)
+    objective.eval()
+    known = checkpoint.labels is not None or labels is not None or saved.levels == 1
+    config = checkpoint.config
+    return Classifier(objective, _renamed(saved, labels), config.superpixels, config.image_size, known)
+
+
+def check_heads(objective: Supervised, heads: Mapping[str, Tensor]) -> None:
+    """Nothing, if tensors have the names and shapes of ``objective.heads()``.
+
+    Raises:
+        DataError: if names or shapes differ; the message has the first of them.
+    """
+    wanted = {name: tuple(value.shape) for name, value in objective.heads().items()}
+    given = {name: tuple(value.shape) for name, value in heads.items()}
+    if wanted != given:
+        differ = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
+        raise DataError(
+            f"these classifiers do not fit a {type(objective).__name__} of {objective.classes} classes:"
+            f" {differ[0]} has shape {given.get(differ[0])}, expected {wanted.get(differ[0])}"
+            f" ({len(differ)} tensors differ); None: there is no such tensor"
+        )
+
+
+def take_heads(objective: Supervised, heads: Mapping[str, Tensor]) -> None:
+    """Fill all that is trained beside the encoder, from tensors named as ``objective.heads()`` names them.
+
+    Raises:
+        DataError: as :func:`check_heads`.
+    """
+    check_heads(objective, heads)
+    for name, part in objective.trained().items():
+        if name != "encoder":
+            start = f"{name}."
+            own = {key.removeprefix(start): value for key, value in heads.items() if key.startswith(start)}
+            part.load_state_dict(own)
+
+
+def _numbered(sizes: Sequence[int]) -> LabelTree:
+    """Classes named by their numbers; their parents are made up where there are several levels."""
+    names = tuple(tuple(map(str, range(size))) for size in sizes)
+    parents = tuple(tuple(min(i, coarse - 1) for i in range(fine)) for coarse, fine in pairwise(sizes))
+    return LabelTree(tuple(sizes), parents, names)
+
+
+def _renamed(saved: LabelTree, labels: LabelTree | None) -> LabelTree:
+    """The caller's tree if it has the same classes, else the file's."""
+    if labels is None:
+        return saved
+    if labels.sizes != saved.sizes:
+        raise DataError(
+            f"the weights tell {saved.sizes} classes apart, coarse to fine, but the label tree has"
+            f" {labels.sizes}; give the tree of the data that they were trained on"
+        )
+    return labels

@@ -1,0 +1,265 @@
+"""An encoder as one file for other runtimes: ONNX, or torch.export's archive.
+
+Superpixels stay outside: they are an input, as they are for the encoder itself.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from castssl.checkpoints.native import SETTINGS
+from castssl.contracts import Encoder
+from castssl.data.finish import MEAN, STD
+from castssl.errors import ConfigError, DataError, PluginError
+from castssl.files import atomic_write
+from castssl.installer import install
+from castssl.models.cast import CAST
+from castssl.models.fuse import FusedCAST
+from castssl.modes import evaluating
+from castssl.types import Hierarchy, View
+
+Run = Callable[[Tensor, Tensor], dict[str, Tensor]]
+"""(image, segments) -> outputs by name."""
+To = Literal["onnx", "torch-export"]
+SUFFIXES: dict[To, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
+LIBRARIES: dict[To, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch-export": ()}
+
+
+class Flat(nn.Module):
+    """An encoder and its classifiers with tensors as inputs and outputs, which all have names.
+
+    Args:
+        encoder: any encoder.
+        heads: classifiers, of the finest labels first; the last one reads the last stage, the one before it
+            the stage before it, as in H-CAST.
+    """
+
+    def __init__(self, encoder: Encoder, heads: Sequence[nn.Module] = ()) -> None:
+        super().__init__()
+        self.encoder = cast(nn.Module, encoder)
+        self.heads = nn.ModuleList(heads)
+
+    def forward(self, image: Tensor, segments: Tensor) -> dict[str, Tensor]:
+        """Class token, logits and the hierarchy.
+
+        Args:
+            image: normalised float32 (B, 3, H, W).
+            segments: int32 (B, H, W), below the encoder's first size.
+
+        Returns:
+            ``features`` (B, D), ``logits`` (B, C) if there is one classifier, ``logits0``, ... if there are
+            several; and of each stage i, fine to coarse: ``tokens{i}`` (B, N, D), ``mass{i}`` (B, N),
+            ``labels{i}`` int64 (B, H, W), -1 where a pixel has no token, and ``assign{i}`` (B, N, K) to the
+            next stage.
+        """
+        hierarchy, served = self._run(View(image, segments))
+        rows = [stage.cls[:, 0] for stage in served.stages]
+        found = {"features": rows[-1]}
+        for i, head in enumerate(self.heads):
+            name = "logits" if len(self.heads) == 1 else f"logits{i}"
+            found[name] = head(rows[i - len(self.heads)])
+        for i, stage in enumerate(hierarchy.stages):
+            found |= {f"tokens{i}": stage.x, f"mass{i}": stage.mass, f"labels{i}": hierarchy.labels(i)}
+        return found | {f"assign{i}": assign for i, assign in enumerate(hierarchy.assigns)}
+
+    def _run(self, view: View) -> tuple[Hierarchy, Hierarchy]:
+        """All stages, and those that serve the class token; nothing is computed twice."""
+        if isinstance(self.encoder, FusedCAST):
+            hierarchy, fused = self.encoder.fuse(view)
+            last = hierarchy.stages[self.encoder.served - 1]
+            served = (*hierarchy.stages[: self.encoder.served - 1], last)
+            served = (*served[:-1], last._replace(cls=self.encoder.mean(hierarchy, fused)))
+            return hierarchy, hierarchy._replace(stages=served)
+        if isinstance(self.encoder, CAST):
+            hierarchy = self.encoder.segment(view)
+            return hierarchy, hierarchy._replace(stages=hierarchy.stages[: self.encoder.served])
+        hierarchy = self.encoder(view)
+        return hierarchy, hierarchy
+
+
+class Traced(NamedTuple):
+    """A graph of :class:`Flat` for any number of images of one size."""
+
+    program: torch.export.ExportedProgram
+    names: tuple[str, ...]
+    """Of the outputs."""
+    image_size: int
+    sizes: tuple[int, ...]
+
+
+def trace(flat: Flat, image_size: int) -> Traced:
+    """Trace an encoder in evaluation mode; each centroid that is sampled makes the graph longer."""
+    inputs = example(flat, image_size)
+    with evaluating(flat), torch.no_grad():
+        # Strict tracing would take minutes for the sampling loops, and finds nothing more here.
+        program = torch.export.export(flat, inputs, dynamic_shapes=_batched(), strict=False)
+        names = tuple(flat(*inputs))
+    return Traced(program, names, image_size, cast(Encoder, flat.encoder).sizes)
+
+
+def export(traced: Traced, path: str | Path, *, to: To, about: Mapping[str, Any] | None = None) -> Path:
+    """Write one file, whose metadata ``castssl`` say as JSON what its images have to look like.
+
+    Args:
+        traced: from :func:`trace`.
+        path: where to; replaced only once the new file is whole.
+        to: the format.
+        about: what a user has to know beside sizes and normalisation, such as the superpixels.
+
+    Raises:
+        ConfigError: if there is no such format.
+        PluginError: if a library is missing; the message has the command that installs it.
+    """
+    require(to)
+    known = {
+        "image_size": traced.image_size,
+        "sizes": traced.sizes,
+        "mean": MEAN,
+        "std": STD,
+        **(about or {}),
+    }
+    path = Path(path)
+    with atomic_write(path, "exported model", shared=True) as aside:
+        if to == "onnx":
+            _write_onnx(traced, aside, json.dumps(known))
+        else:
+            with open(aside, "wb") as file:
+                torch.export.save(traced.program, file, extra_files={SETTINGS: json.dumps(known)})
+    return path
+
+
+def require(to: To) -> None:
+    """Refuse a format that cannot be written here, before the work.
+
+    Raises:
+        ConfigError, PluginError: as :func:`export` does.
+    """
+    if to not in get_args(To):
+        raise ConfigError(f"cannot export to {to!r}; expected one of {', '.join(get_args(To))}")
+    missing = [name for name in LIBRARIES[to] if find_spec(name) is None]
+    if missing:
+        command = install("onnx", "onnxscript", "onnxruntime")
+        raise PluginError(f"{', '.join(missing)} not installed: {command}")
+
+
+def load(path: str | Path) -> Run:
+    """What an exported file computes, by onnxruntime or by torch: (image, segments) -> :class:`Flat`'s dict.
+
+    Raises:
+        DataError: if there is no such file.
+        PluginError: if onnxruntime is missing; the message has the command that installs it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"no exported model at {path}; castssl export writes one")
+    if path.suffix != ".onnx":
+        archived: Any = torch.export.load(path).module()
+
+        @torch.no_grad()
+        def reload(image: Tensor, segments: Tensor) -> dict[str, Tensor]:
+            return dict(archived(image, segments))
+
+        return reload
+    session = _session(path)
+    inputs = {each.name for each in session.get_inputs()}
+    outputs = [each.name for each in session.get_outputs()]
+
+    def run(image: Tensor, segments: Tensor) -> dict[str, Tensor]:
+        fed = {"image": image.numpy(), "segments": segments.numpy()}
+        values = session.run(outputs, {name: value for name, value in fed.items() if name in inputs})
+        return {name: torch.from_numpy(value) for name, value in zip(outputs, values, strict=True)}
+
+    return run
+
+
+def about(path: str | Path) -> dict[str, Any]:
+    """What :func:`export` noted in a file: image size, sizes, normalisation, superpixels.
+
+    Raises:
+        DataError: if it is no file of :func:`export`.
+        PluginError: if onnxruntime is missing; the message has the command that installs it.
+    """
+    path = Path(path)
+    if path.suffix == ".onnx" and path.is_file():
+        held = _session(path).get_modelmeta().custom_metadata_map
+        if SETTINGS in held:
+            return dict(json.loads(held[SETTINGS]))
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith(f"/extra/{SETTINGS}"):
+                    return dict(json.loads(archive.read(name)))
+    raise DataError(f"{path} was not written by castssl export")
+
+
+class Difference(NamedTuple):
+    """How far two runs are apart."""
+
+    values: float
+    """The largest absolute difference of any number."""
+    labels: float
+    """The largest share of pixels, of any stage, that are in another segment."""
+
+
+def difference(flat: Flat, path: str | Path, image: Tensor, segments: Tensor) -> Difference:
+    """An exported file against the module itself.
+
+    Raises:
+        DataError, PluginError: as :func:`load` does.
+    """
+    found = load(path)(image, segments)
+    with evaluating(flat), torch.no_grad():
+        expected = flat(image, segments)
+    labels = {name for name, value in expected.items() if not value.is_floating_point()}
+    values = [float((found[name] - expected[name]).abs().max()) for name in expected.keys() - labels]
+    return Difference(max(values), max(float((found[n] != expected[n]).float().mean()) for n in labels))
+
+
+def _session(path: Path) -> Any:
+    require("onnx")
+    onnxruntime: Any = import_module("onnxruntime")
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def example(flat: Flat, image_size: int, batch: int = 2) -> tuple[Tensor, Tensor]:
+    """Smooth noise of unit variance, and cells of about equal size as its segments."""
+    first = cast(Encoder, flat.encoder).sizes[0]
+    side = max(int(first**0.5), 1)
+    cell = torch.arange(image_size) * min(side, image_size) // image_size
+    segments = (cell[:, None] * side + cell).int().expand(batch, -1, -1).contiguous()
+    coarse = torch.randn(batch, 3, side, side)
+    image = nn.functional.interpolate(coarse, (image_size, image_size)) + torch.randn(
+        batch, 3, image_size, image_size
+    )
+    return image, segments
+
+
+def _batched() -> dict[str, dict[int, Any]]:
+    batch = {0: torch.export.Dim("batch", min=1)}
+    return {"image": batch, "segments": batch}
+
+
+def _write_onnx(traced: Traced, path: Path, about: str) -> None:
+    with warnings.catch_warnings():
+        # torch says that the second tensor's "batch" names no axis of its own.
+        warnings.filterwarnings("ignore", message="# The axis name")
+        written: Any = torch.onnx.export(
+            traced.program,
+            dynamo=True,
+            input_names=["image", "segments"],
+            output_names=[*traced.names],
+            dynamic_shapes=_batched(),
+            verbose=False,
+        )
+    written.model.metadata_props[SETTINGS] = about
+    written.save(str(path))

@@ -1,0 +1,125 @@
+"""Encoders on the Hugging Face hub: a folder of weights, settings and a model card.
+
+``castssl.load_encoder("hf:USER/NAME")`` reads one.  Weights are safetensors only.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, ModelCard, ModelCardData
+
+from castssl.checkpoints.checkpoint import Checkpoint
+from castssl.checkpoints.load import NAMES, SETTINGS_FILE
+from castssl.checkpoints.native import settings_of, write
+from castssl.contracts import Encoder
+from castssl.encoder_config import BY_HAND
+from castssl.errors import ConfigError
+from castssl.files import write_text
+
+CARD = """---
+{{ card_data }}
+---
+
+# {{ model_name }}
+
+A [CAST](https://arxiv.org/abs/2210.00314) encoder, trained with castssl: a vision transformer whose tokens
+are superpixels.  In one pass it gives a feature of the image and a segmentation from fine to coarse.
+
+| | |
+| --- | --- |
+| model | `{{ model }}`, {{ parameters }} parameters |
+| image size | {{ image_size }} pixels, normalized with ImageNet's mean and standard deviation |
+| superpixels | `{{ superpixels }}` |
+| sizes | {{ sizes }} tokens, fine to coarse; others work with the same weights |
+| pooling | `{{ pooling }}` |
+{% if details %}
+{{ details }}
+{% endif %}
+## Use
+
+```python
+import castssl
+
+encoder = castssl.load_encoder("{{ source | default("hf:USER/NAME", true) }}")
+found = castssl.segment("photo.jpg", encoder)
+labels, features = found.labels(-1), found.features(-1)  # of the coarsest stage
+```
+
+`encoder(view).stages[-1].cls` is the image's feature.
+
+## Licence
+
+The weights: {{ licence }}.  castssl itself: Apache-2.0.
+"""
+
+
+def save_pretrained(encoder: Encoder, folder: str | Path, **card: str) -> Path:
+    """Write ``model.safetensors``, ``config.json`` and ``README.md`` into a folder.
+
+    Args:
+        encoder: made by :func:`castssl.create` or :func:`castssl.load_encoder`.
+        folder: made if need be; a README.md that is there stays.
+        card: fields of the model card: ``licence`` (default: Apache-2.0), ``details`` (Markdown),
+            ``model_name``, ``repo_id`` (``USER/NAME``).
+
+    Raises:
+        ConfigError: if the encoder was built from modules, so that no config describes it.
+    """
+    folder, config = Path(folder), encoder.config
+    if config.kind == "cast" and config.pooling == BY_HAND:
+        raise ConfigError(
+            f"this {type(encoder).__name__} was built by hand, so its config.json would not describe it:"
+            " make it with castssl.create"
+        )
+    checkpoint = Checkpoint(config, dict(encoder.state_dict()))
+    folder.mkdir(parents=True, exist_ok=True)
+    write(checkpoint, folder / NAMES[1])
+    write_text(folder / SETTINGS_FILE, json.dumps(settings_of(checkpoint), indent=2))
+    if not (folder / "README.md").exists():
+        write_text(folder / "README.md", str(make_card(encoder, **card)))
+    return folder
+
+
+def push_to_hub(
+    encoder: Encoder, repo_id: str, *, private: bool | None = None, token: str | None = None, **card: str
+) -> str:
+    """Upload what :func:`save_pretrained` writes to a repository, which is made if need be.
+
+    Args:
+        encoder: as there.
+        repo_id: ``USER/NAME``.
+        private: of a new repository.
+        token: by default the one of ``hf auth login``.
+        card: as there.
+
+    Returns:
+        The address of the commit.
+    """
+    api = HfApi(token=token, library_name="castssl")
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(encoder, folder, repo_id=repo_id, **card)
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+
+
+def make_card(encoder: Encoder, **fields: str) -> ModelCard:
+    """The model card of an encoder; ``fields`` as :func:`save_pretrained` takes them."""
+    config = encoder.config
+    known: dict[str, Any] = {
+        "model_name": config.name,
+        "model": config.name,
+        "parameters": f"{sum(p.numel() for p in encoder.parameters()):,}",
+        "image_size": config.image_size,
+        "superpixels": config.superpixels,
+        "sizes": ", ".join(map(str, config.sizes)),
+        "pooling": config.pooling if config.kind == "cast" else "none",
+        "licence": "Apache-2.0",
+        "source": f"hf:{fields['repo_id']}" if "repo_id" in fields else "",
+    }
+    data = ModelCardData(library_name="castssl", tags=["superpixels", "cast"])
+    card: ModelCard = ModelCard.from_template(data, template_str=CARD, **{**known, **fields})
+    return card

@@ -1,0 +1,204 @@
+"""Training begins from weights: an encoder or objective takes over what a checkpoint has of it.
+
+DeiT, https://arxiv.org/abs/2012.12877, section 5 (fine-tuning, and positions at another resolution); H-CAST
+starts from CAST-S that was trained as DeiT on CUB, Aircraft and iNaturalist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from castssl.checkpoints.checkpoint import TWIN, Checkpoint, State, Which
+from castssl.checkpoints.classifier import take_heads
+from castssl.checkpoints.load import Source, read
+from castssl.checkpoints.report import Report
+from castssl.contracts import Encoder
+from castssl.encoder_config import EncoderConfig
+from castssl.errors import ConfigError, DataError
+from castssl.models.presets import PRESETS
+from castssl.objectives.moco import MoCoV3
+from castssl.objectives.supervised import Supervised
+from castssl.tokens.positions import resize
+from castssl.types import LabelTree
+
+_MAY_DIFFER = ("norm.", "fusion.", "poolings.")
+"""Parts that one model has and another lacks: what only COCO's variant has, and poolings of another kind."""
+_COMPARED = ("pooling", "membership", "padding", "positions")
+"""Settings that change what weights do."""
+_SHOWN = 4
+
+
+def initialize(
+    target: Encoder | Supervised | MoCoV3,
+    source: Source,
+    *,
+    which: Which = "base",
+    heads: bool = False,
+    labels: LabelTree | None = None,
+) -> Report:
+    """Let an encoder begin from weights; call it before the model is moved to a device or wrapped.
+
+    Everything that the encoder has is taken over, or the weights are refused; only the last norm, a fusion,
+    and poolings of another kind may be missing on either side.  Positions are resized, bicubic.
+
+    Args:
+        target: an encoder; or an objective, whose encoder it is then.  An objective that keeps an average of
+            its weights has to be given whole, or the average would begin at random.  MoCo takes over
+            projector, predictor and momentum encoder, too, where the source has them.
+        source: as :func:`castssl.checkpoints.read`.
+        which: likewise.
+        heads: take over the classifiers, too.
+        labels: the label tree of ``target``, to be compared with that of the classifiers.
+
+    Returns:
+        What was used, resized and ignored, and what begins afresh; print it.
+
+    Raises:
+        DataError: if the source cannot be read, holds another model, or, with ``heads``, other classes.
+        ConfigError: if ``heads`` are asked for an encoder alone.
+    """
+    objective = target if isinstance(target, Supervised) else None
+    if heads and objective is None:
+        raise ConfigError("heads=True needs the objective that has the classifiers, got an encoder alone")
+    checkpoint = read(source, which=which)
+    report = checkpoint.report
+    if isinstance(target, MoCoV3):
+        _moco(target, checkpoint)
+        return report
+    encoder = cast(Encoder, objective.encoder if objective else target)
+    taken = _taken(encoder, checkpoint, checkpoint.encoder)
+    for each in objective.encoders() if objective else [cast(nn.Module, encoder)]:
+        each.load_state_dict(taken, strict=False)
+    if objective is None:
+        return report
+    if heads:
+        if not checkpoint.heads:
+            raise DataError(f"{checkpoint.source} has no classifiers to take over; leave heads out")
+        _same_classes(checkpoint, labels)
+        take_heads(objective, checkpoint.heads)
+        report.notes.append(f"the classifiers of {objective.classes} classes are taken over")
+    elif checkpoint.heads:
+        report.ignored["the classifiers"] = "heads=True takes them over"
+    objective.restart_average()
+    return report
+
+
+def _moco(objective: MoCoV3, checkpoint: Checkpoint) -> None:
+    """Encoder, projector, predictor and momentum encoder; without a momentum encoder it is a copy again."""
+    taken = _taken(objective.encoder, checkpoint, checkpoint.encoder)
+    momentum = checkpoint.under(f"{TWIN}encoder.")
+    twin = _taken(objective.encoder, checkpoint, momentum) if momentum else taken
+    copied, trained = f"{TWIN}projector", objective.projector
+    parts = {"projector": trained, "predictor": objective.predictor, copied: objective.twin["projector"]}
+    found = {name: tensors for name in parts if (tensors := checkpoint.under(f"{name}."))}
+    for name, tensors in found.items():
+        _check_widths(name, parts[name], tensors, checkpoint.source)
+    # Nothing is loaded before all of it fits.
+    cast(nn.Module, objective.encoder).load_state_dict(taken, strict=False)
+    objective.twin["encoder"].load_state_dict(twin, strict=False)
+    for name, part in parts.items():
+        if name in found:
+            part.load_state_dict(found[name])
+        elif name == copied:
+            part.load_state_dict(trained.state_dict())
+        else:
+            checkpoint.report.notes.append(f"not in the weights, begins afresh: {name}.*")
+
+
+def _check_widths(name: str, part: nn.Module, tensors: State, source: str) -> None:
+    own = {key: tuple(value.shape) for key, value in part.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in tensors.items()}
+    if own != given:
+        key = next(key for key in {**own, **given} if own.get(key) != given.get(key))
+        raise DataError(
+            f"the {name} in {source} has other widths: {key} has shape {given.get(key)}, expected"
+            f" {own.get(key)}; give --hidden and --out-dim of the weights"
+        )
+
+
+def _taken(encoder: Encoder, checkpoint: Checkpoint, tensors: State) -> State:
+    """The tensors to load, once it is clear that they are this model's."""
+    own, found, report = encoder.state_dict(), dict(tensors), checkpoint.report
+    if "positions" in own and "positions" in found:
+        found["positions"] = _table(own["positions"], found["positions"], report)
+    lacking = {name for name in own if name not in found}
+    spare = {name for name in found if name not in own}
+    for name in own.keys() & found.keys():
+        if own[name].shape != found[name].shape and name.startswith(_MAY_DIFFER):
+            lacking.add(name)
+            spare.add(name)
+    needed = sorted(name for name in lacking | spare if not name.startswith(_MAY_DIFFER))
+    wrong = sorted(n for n in own.keys() & found.keys() if own[n].shape != found[n].shape and n not in spare)
+    theirs, mine = checkpoint.config, encoder.config
+    if needed or wrong:
+        refusal = _refusal((theirs.name, mine.name), needed + wrong, own, found)
+        raise DataError(f"{checkpoint.source} holds a {refusal}")
+    if lacking:
+        report.notes.append(f"not in the weights, begin afresh: {_groups(lacking)}")
+    if spare:
+        report.ignored[_groups(spare)] = "the model has no such parts"
+    if theirs.name != mine.name:
+        report.notes.append(f"weights of a {theirs.name} in a {mine.name}")
+    _compare(theirs, mine, report)
+    return {name: value for name, value in found.items() if name not in spare}
+
+
+def _table(own: Tensor, found: Tensor, report: Report) -> Tensor:
+    height, width = own.shape[-2:]
+    if found.shape[-2:] != (height, width):
+        before = " x ".join(map(str, found.shape[-2:]))
+        report.changed["positions"] = f"grid {before} -> {height} x {width}, bicubic"
+    with torch.no_grad():
+        return resize(found, height, width)
+
+
+def _compare(theirs: EncoderConfig, mine: EncoderConfig, report: Report) -> None:
+    """Say which settings the weights were trained with that the model has otherwise."""
+    for name in _COMPARED if mine.kind == "cast" else ():
+        had, has = getattr(theirs, name), getattr(mine, name)
+        note = f"{name}: the weights had {had}, the model has {has}"
+        if had != has and note not in report.notes:
+            report.notes.append(note)
+
+
+def _refusal(
+    names: tuple[str, str], differ: list[str], own: Mapping[str, Tensor], found: Mapping[str, Tensor]
+) -> str:
+    """In words how the weights' tensors differ from the model's."""
+    theirs, mine = names
+    parts = [f"{theirs}, which cannot start a {mine}"]
+    if missing := [name for name in differ if name not in found]:
+        parts.append(f"it lacks {missing[:_SHOWN]} ({len(missing)})")
+    if left := [name for name in differ if name not in own]:
+        parts.append(f"it has {left[:_SHOWN]} ({len(left)}), which the model has not")
+    if wrong := [name for name in differ if name in own and name in found]:
+        shapes = f"{tuple(found[wrong[0]].shape)}, expected {tuple(own[wrong[0]].shape)}"
+        parts.append(f"{wrong[0]} has shape {shapes} ({len(wrong)} tensors differ)")
+    if theirs in PRESETS or ":" in theirs:
+        parts.append(f"build the model that the weights are of: --model {theirs}")
+    return "; ".join(parts)
+
+
+def _groups(names: set[str]) -> str:
+    """``poolings.0.*, norm.*`` for many tensors."""
+    cut = {".".join(name.split(".")[: 2 if name.startswith("poolings.") else 1]) for name in names}
+    return ", ".join(f"{name}.*" for name in sorted(cut))
+
+
+def _same_classes(checkpoint: Checkpoint, labels: LabelTree | None) -> None:
+    """Refuse classifiers whose classes have other names."""
+    saved = checkpoint.labels
+    if saved is None or labels is None:
+        return
+    if saved.names and labels.names and saved.names != labels.names:
+        theirs, ours = (set(chain(*tree.names)) for tree in (saved, labels))
+        strange = sorted(theirs ^ ours) or ["the same names in another order"]
+        raise DataError(
+            f"{checkpoint.source} has classifiers for other classes than this data: {strange[:_SHOWN]}; leave"
+            " heads out to train new ones"
+        )

@@ -1,0 +1,162 @@
+"""The only reader of weights: :func:`read` takes any source."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from torch import nn
+
+from castssl.checkpoints import native, official
+from castssl.checkpoints.checkpoint import Checkpoint, Which
+from castssl.contracts import Encoder
+from castssl.errors import DataError
+from castssl.files import not_safetensors
+
+NAMES = ("encoder.safetensors", "model.safetensors")
+"""The weights in the folder of a finished run, and in one of ``save_pretrained``."""
+SETTINGS_FILE = "config.json"
+HUB = "hf:"
+Source = str | Path | Mapping[str, Any] | Checkpoint
+
+
+def read(source: Source, *, which: Which = "base", ema: bool = False) -> Checkpoint:
+    """What a source of weights holds.
+
+    Args:
+        source: the folder of a finished run or of ``save_pretrained``; a file of castssl; a published CAST or
+            H-CAST checkpoint, by torch or safetensors; ``hf:USER/NAME`` on the Hugging Face hub; a state dict
+            in the published layout; or a checkpoint, which is returned.
+        which: the encoder of a MoCo checkpoint that comes first: ``"base"`` or ``"momentum"``.
+        ema: take ``model_ema``, the moving average in a published DeiT or H-CAST checkpoint.
+
+    Raises:
+        DataError: if there is no such file; if it is damaged, holds no weights of an encoder, or objects
+            other than tensors and plain values; if it has no momentum encoder or average where that is asked
+            for.
+    """
+    if isinstance(source, Checkpoint):
+        return source.choose(which)
+    if isinstance(source, Mapping):
+        return official.decode(source, ema=ema).choose(which)
+    path = locate(source)
+    if path.suffix == ".safetensors":
+        tensors, text = native.read_file(path)
+        beside = path.with_name(SETTINGS_FILE)
+        if not text and path.name == NAMES[1] and beside.is_file():
+            text = beside.read_text(errors="replace")  # Tools that write the file anew drop its metadata.
+        if text:
+            if ema:
+                raise DataError(f"{path} holds no moving average beside the model; leave ema out")
+            return native.decode(tensors, text, path).choose(which)
+        content: Mapping[str, Any] = tensors
+    else:
+        content = read_torch(path)
+    return official.decode(content, ema=ema, source=str(path)).choose(which)
+
+
+def locate(source: str | Path) -> Path:
+    """The file with the weights: ``source`` itself, or what is in that folder or on the hub.
+
+    Raises:
+        DataError: if there is none.
+    """
+    if isinstance(source, str) and source.startswith(HUB):
+        return _download(source.removeprefix(HUB))
+    path = Path(source).expanduser()
+    found = [path / name for name in NAMES] if path.is_dir() else [path]
+    if not (there := [each for each in found if each.is_file()]):
+        raise DataError(
+            f"no weights at {source}; expected a finished run's folder, a .safetensors, .pth, .pth.tar or .pt"
+            " file, or hf:USER/NAME"
+        )
+    return there[0]
+
+
+def _download(name: str) -> Path:
+    shared, trained = reversed(NAMES)
+    try:
+        try:
+            found = Path(hf_hub_download(name, shared))
+        except EntryNotFoundError:
+            return Path(hf_hub_download(name, trained))
+        with suppress(EntryNotFoundError):  # For weights without metadata.
+            hf_hub_download(name, SETTINGS_FILE)
+        return found
+    except Exception as error:  # the library raises its own, httpx's and the system's
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            neither = f"{HUB}{name} has neither {shared} nor {trained}, and no other is read"
+            raise DataError(neither) from error
+        raise DataError(
+            f"{HUB}{name} cannot be read from the Hugging Face hub ({type(error).__name__}: {error}); check"
+            " the name and the network, or download its folder and give the path"
+        ) from error
+
+
+def read_torch(path: Path) -> Mapping[str, Any]:
+    """Read a checkpoint of ``torch.save`` without running code from it.
+
+    Raises:
+        DataError: if it is no checkpoint, or holds objects other than tensors and plain values.
+            ``argparse.Namespace``, which the published DeiT file holds, is allowed by name.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        if (why := not_safetensors(path, error)) != str(error):
+            raise DataError(f"{path}: {why}") from error
+        raise DataError(
+            f"{path} cannot be read as weights only ({type(error).__name__}: {_cause(error)})."
+            " castssl never unpickles objects from a file; convert it to safetensors where you trust it"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise DataError(f"{path} holds a {type(content).__name__}, expected a dict of tensors")
+    return content
+
+
+def _cause(error: Exception) -> str:
+    """The line of torch's long message that names the object."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if re.search(r"GLOBAL|unsupported|Unsupported", line)]
+    return (named or lines or ["no message"])[0]
+
+
+def load_encoder(
+    source: Source | nn.Module | Encoder, *, which: Which = "base", ema: bool = False
+) -> Encoder:
+    """A trained encoder in evaluation mode; its ``config`` has its superpixels and image size.
+
+    Args:
+        source: as :func:`read`; an encoder, or a module with one as ``.encoder`` (what ``load_official`` and
+            ``timm.create_model`` return), is given back as it is.
+        which: as :func:`read`.
+        ema: as :func:`read`.
+
+    Raises:
+        DataError: as :func:`read`; if ``source`` is another object; if a file's settings describe another
+            encoder than its tensors.
+    """
+    if isinstance(source, str | Path | Mapping | Checkpoint):
+        return read(source, which=which, ema=ema).build()
+    from castssl.checkpoints.official_model import Official
+    from castssl.models.timm_names import TimmCAST
+
+    if isinstance(source, Official | TimmCAST):
+        return cast(Encoder, source.encoder)
+    if isinstance(source, nn.Module) and hasattr(source, "config") and hasattr(source, "sizes"):
+        return cast(Encoder, source)
+    hint = ""
+    if isinstance(source, nn.Module):
+        hint = "; an objective has .encoder, and castssl.create('timm:NAME') makes an encoder of a timm model"
+    raise DataError(
+        "expected an encoder, a finished run's folder, a checkpoint file or hf:USER/NAME as the model, got"
+        f" a {type(source).__name__}{hint}"
+    )

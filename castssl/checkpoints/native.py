@@ -1,0 +1,158 @@
+"""castssl's own files: safetensors, with what it takes to build the model again as JSON in the metadata.
+
+Tensors of the encoder have its own names, those of the classifiers ``heads.*``, others ``extra.*``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from castssl import ranks
+from castssl.checkpoints.checkpoint import TWIN, Checkpoint, State
+from castssl.checkpoints.report import Report
+from castssl.contracts import Encoder, Objective
+from castssl.encoder_config import EncoderConfig
+from castssl.errors import DataError
+from castssl.files import not_safetensors, write_tensors
+from castssl.types import LabelTree
+
+SETTINGS = "castssl"
+"""The metadata key under which the settings are, as JSON."""
+FORMAT = 2
+"""Files of castssl 0.1 before ``EncoderConfig`` had no number."""
+HEADS, EXTRA = "heads.", "extra."
+_FIELDS = {"format", "config", "objective", "options", "labels", "variant"}
+
+
+def write(checkpoint: Checkpoint, path: str | Path) -> Path:
+    """Write a ``.safetensors`` file, replaced only once the new one is whole; the main rank alone writes.
+
+    Raises:
+        CastError: if it cannot be written.
+    """
+    path = Path(path)
+    if ranks.is_main():
+        tensors = {
+            **checkpoint.encoder,
+            **{HEADS + name: value for name, value in checkpoint.heads.items()},
+            **{EXTRA + name: value for name, value in checkpoint.extra.items()},
+        }
+        write_tensors(path, tensors, {SETTINGS: json.dumps(settings_of(checkpoint))}, "encoder")
+    return path
+
+
+def save_encoder(encoder: Encoder, path: str | Path) -> Path:
+    """Write an encoder with its config, as :func:`write` does.
+
+    Raises:
+        CastError: if it cannot be written.
+    """
+    return write(Checkpoint(encoder.config, dict(encoder.state_dict())), path)
+
+
+def save_objective(objective: Objective, encoder: Encoder, path: str | Path) -> Path:
+    """Write an encoder with the other parts of the objective that trained it, so that training can go on.
+
+    Args:
+        objective: its tensors but the encoder's become ``extra``: projector, predictor, momentum encoder.
+        encoder: the objective's, or its momentum encoder, which comes first then.
+        path: as :func:`write`.
+
+    Raises:
+        CastError: if it cannot be written.
+    """
+    extra = {name: v for name, v in objective.state_dict().items() if not name.startswith("encoder.")}
+    made = Checkpoint(encoder.config, dict(objective.encoder.state_dict()), extra=extra)
+    if encoder is not objective.encoder:
+        made = made.choose("momentum") if made.under(f"{TWIN}encoder.") else replace(
+            made, encoder=dict(encoder.state_dict()), extra={}
+        )
+    return write(made, path)
+
+
+def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the metadata of a file say, and the ``config.json`` of a shared model."""
+    found: dict[str, Any] = {"format": FORMAT, "config": checkpoint.config.to_dict()}
+    if checkpoint.objective:
+        found |= {"objective": checkpoint.objective, "options": dict(checkpoint.options)}
+    if checkpoint.labels is not None:
+        found["labels"] = checkpoint.labels.to_dict()
+    return found | ({"variant": checkpoint.variant} if checkpoint.variant else {})
+
+
+def read_file(path: Path) -> tuple[State, str]:
+    """The tensors of a safetensors file, and its settings; ``""`` if castssl did not write it.
+
+    Raises:
+        DataError: if it is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(SETTINGS, "")
+            return {name: file.get_tensor(name) for name in file.keys()}, text  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise DataError(f"{path} is no whole safetensors file: {not_safetensors(path, error)}") from error
+
+
+def decode(tensors: Mapping[str, Any], text: str, path: str | Path) -> Checkpoint:
+    """The checkpoint in a file of :func:`write`.
+
+    Args:
+        tensors: of the file.
+        text: its settings, as JSON; they may come from a stranger.
+        path: for messages.
+
+    Raises:
+        DataError: if the settings cannot be read.
+    """
+    settings = _settings(text, path)
+    config = EncoderConfig.from_dict(settings["config"], path)
+    labels = settings.get("labels")
+    try:
+        tree = LabelTree.from_dict(labels) if labels is not None else None
+    except Exception as error:  # a stranger's values fail in many ways
+        raise DataError(f"the settings in {path} have no label tree ({error}); copy it again") from error
+    parts: dict[str, State] = {HEADS: {}, EXTRA: {}, "": {}}
+    for name, value in tensors.items():
+        prefix = next(prefix for prefix in parts if name.startswith(prefix))
+        parts[prefix][name.removeprefix(prefix)] = value
+    return Checkpoint(
+        config,
+        parts[""],
+        parts[HEADS],
+        parts[EXTRA],
+        settings.get("objective", ""),
+        settings.get("options", {}),
+        tree,
+        settings.get("variant", ""),
+        str(path),
+        Report(config.name, list(parts[""])),
+    )
+
+
+def _settings(text: str, path: str | Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"the settings in {path} are no JSON ({error}); copy it again") from error
+    if isinstance(settings, dict) and "format" not in settings and {"name", "shape"} & settings.keys():
+        raise DataError(
+            f"{path} was written before files held an EncoderConfig; train again, or convert the published"
+            " weights again"
+        )
+    types = {"config": dict, "objective": str, "options": dict, "labels": dict, "variant": str}
+    found: dict[str, Any] = settings if isinstance(settings, dict) else {}
+    wrong = [name for name, kind in types.items() if not isinstance(found.get(name, kind()), kind)]
+    if wrong or not found.get("config"):
+        what = ", ".join(wrong) or "no config"
+        raise DataError(f"the settings in {path} describe no model ({what}); copy it again")
+    if found.get("format") != FORMAT or (found.keys() - _FIELDS):
+        what = f"format {found.get('format')} and settings {sorted(found)}"
+        raise DataError(f"{path} has {what}; this castssl reads format {FORMAT}: update castssl")
+    return found

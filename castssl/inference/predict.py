@@ -1,0 +1,242 @@
+"""A photograph's label path, how sure each level is, and which segments spoke for it.
+
+H-CAST (Visually Consistent Hierarchical Image Classification, ICLR 2025) reads each level from the segments
+of a stage of its own; here is shown what it read there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from castssl.checkpoints.classifier import Classifier
+from castssl.contracts import Superpixels
+from castssl.data.augment import CenterView
+from castssl.data.finish import finish
+from castssl.errors import ConfigError
+from castssl.inference.segment import Photo, read_photo
+from castssl.models.cast import CAST
+from castssl.models.resized import sizes_for
+from castssl.modes import evaluating
+from castssl.objectives.supervised import Supervised
+from castssl.partition import partition
+from castssl.registry import build
+from castssl.types import Batch, Hierarchy, RawView, View
+
+
+class Evidence(NamedTuple):
+    """How much each segment of a stage moved a logit."""
+
+    labels: Tensor
+    """Which segment each pixel is in: int64 (H, W), -1 for none."""
+    moved: Tensor
+    """float32 (K,), in units of the logit; below 0 spoke against the class."""
+
+
+class Level(NamedTuple):
+    """The answer of one label level."""
+
+    level: int
+    """From 0, the coarsest of the label tree."""
+    number: int
+    """Of the class within its level."""
+    name: str
+    probability: float
+    """The class's share of the level's softmax, 0 to 1."""
+    agrees: bool | None
+    """Whether all coarser levels' classes are this one's ancestors; None if its parents are not known."""
+    sure: bool
+    """Whether the probability is high enough."""
+
+
+class Prediction(NamedTuple):
+    """What is known of one image."""
+
+    seen: Tensor
+    """What the encoder saw, uint8 (3, S, S)."""
+    path: tuple[Level, ...]
+    """The likeliest class of each level that was learnt, coarse to fine, each by itself."""
+    answer: int
+    """How many levels of the path, from the coarsest, are given as the answer; 0 is none."""
+    evidence: tuple[Evidence, ...]
+    """Of each level's class, on the segments that the level reads; empty if it was not asked for."""
+
+    @property
+    def consistent(self) -> bool | None:
+        """Whether the path is one of the label tree's; None if the parents are not known."""
+        return self.path[-1].agrees
+
+
+def predict(
+    image: Photo,
+    classifier: Classifier,
+    *,
+    min_confidence: float | None = None,
+    explain: bool = True,
+    device: torch.device | str | None = None,
+    value_range: tuple[float, float] | None = None,
+) -> Prediction:
+    """The label path of one image, which is cropped as in an evaluation: its centre, 224 of 256 parts.
+
+    With ``min_confidence`` the answer backs off to a parent: it ends at the finest level whose probability
+    reaches that and whose coarser levels are its ancestors.  Without, all levels are the answer, also where
+    they contradict each other.
+
+    Args:
+        image: a PIL image, an array uint8 (H, W, 3), or a file's path.
+        classifier: from :func:`castssl.checkpoints.classifier.load_classifier`.
+        min_confidence: 0 to 1; 0 backs off from contradictions alone.
+        explain: also find the evidence, at the cost of a backward pass for each level.
+        device: where to run; by default where the encoder is.
+        value_range: as in :func:`castssl.inference.segment.segment`.
+
+    Raises:
+        DataError: if the image cannot be read.
+        ConfigError: if ``min_confidence`` is no share, or the superpixels do not fit the encoder.
+    """
+    if min_confidence is not None and not 0 <= min_confidence <= 1:
+        raise ConfigError(f"min_confidence is a probability from 0 to 1, got {min_confidence}")
+    objective = classifier.objective.to(device) if device is not None else classifier.objective
+    seen = CenterView(classifier.image_size, interpolation="bicubic")(read_photo(image, value_range))[0]
+    backend = build("superpixels", classifier.superpixels)
+    _check_room(objective, backend, classifier)
+    worker = backend.runs_on == "worker"
+    segments = partition(backend, seen[None]) if worker else torch.empty(1, 0, 0, dtype=torch.int32)
+    raw = Batch([RawView(seen[None], segments)], torch.empty(1, 0, dtype=torch.int64))
+    view = finish(raw, backend, next(iter(objective.parameters())).device).views[0]
+    logits, found = explained(objective, view) if explain else (_logits(objective, view), ())
+    path = _path(classifier, logits, min_confidence)
+    kept = [i for i, level in enumerate(path, start=1) if level.sure and level.agrees is not False]
+    answer = len(path) if min_confidence is None else max(kept, default=0)
+    return Prediction(seen, path, answer, tuple(found))
+
+
+def with_superpixels(classifier: Classifier, spec: str) -> Classifier:
+    """The same classifier on other superpixels; its encoder's first size becomes what they need."""
+    side = classifier.image_size
+    room = build("superpixels", spec).capacity(side, side)
+    for encoder in classifier.objective.encoders():
+        if isinstance(encoder, CAST):
+            encoder.sizes = sizes_for(cast(Any, encoder), room)
+    return classifier._replace(superpixels=spec)
+
+
+def explained(objective: Supervised, view: View) -> tuple[list[Tensor], list[Evidence]]:
+    """Each level's logits (1, C) and the evidence for its likeliest class; one backward pass a level.
+
+    A segment's share is the gradient of the class's logit at its tokens times the tokens, as what they have
+    more than the image's mean token: to first order, the change of the logit if the finest segments in it
+    looked like the image's average.  (Gradient times input, https://arxiv.org/abs/1605.01713, with the mean
+    as its reference: the layer norm that comes first does not see how long a token is, so that the token
+    itself times its gradient hardly tells what happens without it.)  The finest tokens are those before the
+    first block; their shares are added up over the segments of the stage that the level reads.  Attention of
+    the class token would tell where it looked, in one block, and not what that meant for the class.
+
+    Encoders that do not take superpixels have no such tokens: there it is the gradient at the pixels, and
+    their difference from the mean colour.
+
+    Args:
+        objective: in any mode; used in evaluation mode, and left as it was, without gradients.
+        view: of one image.
+    """
+    image = view.image.detach().clone().requires_grad_()
+    with evaluating(objective), torch.enable_grad(), _watched(objective) as runs:
+        logits = list(objective.predict(view._replace(image=image)).values())
+    found = []
+    for logit, stage in zip(logits, _stages(objective, len(logits)), strict=True):
+        top = logit[0].max()
+        leaves = [run.tokens for run in runs if run.tokens is not None] or [image]
+        grads = torch.autograd.grad(top, leaves, retain_graph=True, allow_unused=True)
+        if leaves[0] is image:
+            found.append(_of_pixels(image, grads[0], runs[-1].hierarchy.labels(stage)[0]))
+            continue
+        # Only one encoder, where there are several, has a part in this level's logit.
+        run, grad = next((run, grad) for run, grad in zip(runs, grads, strict=True) if grad is not None)
+        found.append(_of_tokens(cast(Tensor, run.tokens), grad, run.hierarchy, stage))
+    return [logit.detach() for logit in logits], found
+
+
+class _Run(NamedTuple):
+    tokens: Tensor | None
+    """float (1, N, D) before the first block; None if there are no such tokens."""
+    hierarchy: Hierarchy
+
+
+@contextmanager
+def _watched(objective: Supervised) -> Iterator[list[_Run]]:
+    """What each encoder's forward passes take and return, in order; tokens are cut off what made them."""
+    leaves: list[Tensor] = []
+    runs: list[_Run] = []
+
+    def cut(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        leaves.append(args[0].x.detach().requires_grad_())
+        return (args[0]._replace(x=leaves[-1]), *args[1:])
+
+    def note(module: nn.Module, _: Any, hierarchy: Hierarchy) -> None:
+        runs.append(_Run(leaves.pop() if isinstance(module, CAST) else None, hierarchy))
+
+    hooks = []
+    for encoder in objective.encoders():
+        hooks.append(encoder.register_forward_hook(note))
+        if isinstance(encoder, CAST):
+            hooks.append(encoder.stages[0].register_forward_pre_hook(cut))
+    try:
+        yield runs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _of_tokens(tokens: Tensor, grad: Tensor, hierarchy: Hierarchy, stage: int) -> Evidence:
+    mass = hierarchy.stages[0].mass[0]
+    mean = (tokens[0] * mass[:, None]).sum(0) / mass.sum()
+    each = (grad[0] * (tokens[0] - mean)).sum(-1) * (mass > 0)
+    parents = hierarchy.parents(stage % len(hierarchy.stages))[0]
+    moved = each.new_zeros(hierarchy.stages[stage].x.shape[1]).index_add(0, parents, each)
+    return Evidence(hierarchy.labels(stage)[0], moved.detach().float())
+
+
+def _of_pixels(image: Tensor, grad: Tensor, labels: Tensor) -> Evidence:
+    each = (grad * (image - image.mean((2, 3), keepdim=True))).sum(1)[0]
+    moved = each.new_zeros(int(labels.max()) + 1).index_add(0, labels[labels >= 0], each[labels >= 0])
+    return Evidence(labels, moved.detach().float())
+
+
+def _stages(objective: Supervised, levels: int) -> Sequence[int]:
+    """The stage that each level reads; all the last, where the objective does not say."""
+    stages: Sequence[int] = getattr(objective, "stages", (-1,) * levels)
+    return stages
+
+
+def _logits(objective: Supervised, view: View) -> list[Tensor]:
+    with evaluating(objective), torch.no_grad():
+        return list(objective.predict(view).values())
+
+
+def _path(
+    classifier: Classifier, logits: Sequence[Tensor], min_confidence: float | None
+) -> tuple[Level, ...]:
+    labels, path = classifier.labels, torch.full((1, classifier.labels.levels), -1)
+    found = []
+    for column, logit in zip(classifier.objective.columns, logits, strict=True):
+        share, number = logit.float().softmax(1)[0].max(0)
+        path[0, column] = int(number)
+        agrees = bool(labels.valid(path)[0]) if classifier.known else None
+        name = labels.names[column][int(number)] if labels.names else str(int(number))
+        sure = float(share) >= (min_confidence or 0)
+        found.append(Level(column, int(number), name, float(share), agrees, sure))
+    return tuple(found)
+
+
+def _check_room(objective: Supervised, backend: Superpixels, classifier: Classifier) -> None:
+    most = backend.capacity(classifier.image_size, classifier.image_size)
+    for encoder in objective.encoders():
+        if isinstance(encoder, CAST) and most > encoder.sizes[0]:
+            raise ConfigError(
+                f"up to {most} superpixels of {classifier.superpixels}, but the encoder has room for"
+                f" {encoder.sizes[0]}; castssl.inference.predict.with_superpixels makes room"
+            )

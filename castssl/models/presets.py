@@ -1,0 +1,73 @@
+"""Encoders by name: CAST in its published sizes, and the ViT baselines of Table 3a."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any
+
+from castssl.encoder_config import EncoderConfig
+from castssl.errors import ConfigError
+
+SMALL = EncoderConfig("cast_small")
+DEEP = replace(SMALL, depths=(6, 3, 3, 3, 0))
+DENSE: dict[str, Any] = {
+    "sizes": (1024, 320, 160, 80, 40),
+    "superpixels": "seeds:count=1024,bins=5,iterations=15",
+    "fused": True,
+    "dense": True,
+}
+GRID = "grid:cell=16"
+VIT = replace(SMALL, depths=(11,), sizes=(196,), stride=16, superpixels=GRID)
+_NANO: dict[str, Any] = {"dim": 64, "heads": 2}
+_NANO_SEEDS = "seeds:count=64,bins=5,iterations=4"
+PRESETS: dict[str, EncoderConfig] = {
+    name: replace(config, name=name)
+    for name, config in {
+        "cast_small": SMALL,
+        "cast_small_deep": DEEP,
+        "cast_base": replace(SMALL, dim=768),
+        "cast_base_deep": replace(DEEP, dim=768),
+        "cast_small_seg": replace(SMALL, fused=True),
+        "cast_small_deep_seg": replace(DEEP, fused=True),
+        "cast_base_seg": replace(SMALL, dim=768, fused=True),
+        "cast_base_deep_seg": replace(DEEP, dim=768, fused=True),
+        "cast_small_dense": replace(SMALL, **DENSE),
+        "cast_small_deep_dense": replace(DEEP, **DENSE),
+        "cast_base_dense": replace(SMALL, dim=768, **DENSE),
+        "cast_base_deep_dense": replace(DEEP, dim=768, **DENSE),
+        "nano": replace(
+            SMALL, depths=(1, 1, 1, 0), sizes=(64, 32, 16, 8), stride=4, superpixels=_NANO_SEEDS, **_NANO
+        ),
+        "nano_vit": replace(
+            SMALL, depths=(1, 1, 1), sizes=(64, 64, 64), stride=8, superpixels="grid:cell=8", **_NANO
+        ),
+        "vit_small": VIT,
+        "vit_base": replace(VIT, dim=768),
+        "hier_vit_small": replace(VIT, depths=(3, 3, 3, 3), sizes=(196,) * 4),
+        "vit_small_superpixels": replace(VIT, stride=8, superpixels="seeds"),
+        "vit_small_pooling": replace(SMALL, stride=16, superpixels=GRID),
+        "tome_small": replace(SMALL, depths=(1,) * 11, sizes=tuple(range(196, 35, -16))),
+    }.items()
+}
+"""CAST-S, -S-deep, -B, -B-deep (Tables 4 and 11); ``*_seg`` for COCO; ``*_dense`` their segmentation stage
+(VOC, ADE20K, Pascal Context: ``image_size=512``); Table 3a's ablation of two factors: ViT, ViT with
+superpixels but no pooling, ViT patches with pooling, and CAST, which has both; ``hier_vit_small``: twelve
+blocks whose class token is read after every third (H-CAST's baseline Hier-ViT), and ``nano_vit``, the same
+for ``nano``; ``tome_small``: 16 tokens fewer after each layer, which is Table 5a's ToMe with
+``pooling="tome"`` (of castssl-clustering)."""
+
+
+def find_config(name: str) -> EncoderConfig:
+    """The config of a preset, or of ``KIND:NAME``, whose sizes and width the plugin KIND fills in.
+
+    Raises:
+        ConfigError: if the name is no preset and has no kind.
+    """
+    if ":" in name:
+        return replace(VIT, name=name, depths=(), sizes=())
+    if name not in PRESETS:
+        near = get_close_matches(name, PRESETS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"no model {name!r}{hint}  Models: {', '.join(PRESETS)}, timm:NAME, clip:NAME")
+    return PRESETS[name]

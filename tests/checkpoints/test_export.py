@@ -1,0 +1,177 @@
+"""Exported files beside the encoders that they came from."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from filelock import FileLock
+from torch import nn
+
+from castssl.checkpoints import Checkpoint, read
+from castssl.checkpoints import export as room
+from castssl.checkpoints.export import LIBRARIES, Flat, Run, about, example, export, load, trace
+from castssl.checkpoints.native import save_encoder, write
+from castssl.checkpoints.official_model import classifiers
+from castssl.cli import main
+from castssl.contracts import Encoder
+from castssl.errors import ConfigError, DataError, PluginError
+from castssl.models.create import create
+from castssl.types import View
+from tests.conftest import shared
+
+SIZES = (16, 5, 3, 2)
+"""Few tokens, because tracing takes a while for each that is sampled; and never one of two, which both lie
+equally far from their mean."""
+
+
+class Exported(NamedTuple):
+    """A model with a classifier, the folder with its files, and what they compute."""
+
+    flat: Flat
+    folder: Path
+    runs: dict[str, Run]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    for library in LIBRARIES["onnx"]:
+        pytest.importorskip(library)
+    torch.manual_seed(0)
+    encoder = create("nano", image_size=32, sizes=SIZES)
+    flat = Flat(encoder, [nn.Linear(encoder.dim, 5)]).eval()
+    folder = shared(tmp_path_factory) / "exported"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            traced = trace(flat, 32)
+            export(traced, folder / "model.pt2", to="torch-export", about={"superpixels": "seeds"})
+            export(traced, folder / "model.onnx", to="onnx", about={"superpixels": "seeds"})
+    return Exported(flat, folder, {path.name: load(path) for path in folder.iterdir()})
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_an_exported_file_computes_what_the_encoder_does(exported: Exported, name: str, batch: int) -> None:
+    torch.manual_seed(batch)
+    image, segments = example(exported.flat, 32, batch)
+    if batch > 1:
+        # A superpixel that is not there, and one that the stem's grid does not meet.
+        segments[0, segments[0] == 3] = 2
+        segments[1, segments[1] == 9] = 8
+        segments[1, 1, 1] = 9
+    found = exported.runs[name](image, segments)
+    with torch.no_grad():
+        expected = exported.flat(image, segments)
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, atol=1e-4, rtol=0)
+    assert found["labels0"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+def test_all_of_the_hierarchy_is_in_the_file(exported: Exported, name: str) -> None:
+    encoder: Any = exported.flat.encoder
+    found = exported.runs[name](*example(exported.flat, 32, 2))
+    shapes = {key: tuple(value.shape) for key, value in found.items()}
+    expected: dict[str, tuple[int, ...]] = {"features": (2, encoder.dim), "logits": (2, 5)}
+    for i, size in enumerate(encoder.sizes):
+        expected |= {f"tokens{i}": (2, size, encoder.dim), f"mass{i}": (2, size), f"labels{i}": (2, 32, 32)}
+    for i, pair in enumerate(pairwise(encoder.sizes)):
+        expected[f"assign{i}"] = (2, *pair)
+    assert shapes == expected
+
+
+def test_the_files_know_what_their_images_look_like(exported: Exported, tmp_path: Path) -> None:
+    for name in exported.runs:
+        known = about(exported.folder / name)
+        assert (known["superpixels"], known["image_size"]) == ("seeds", 32)
+        assert known["sizes"] == [16, 5, 3, 2]
+        assert known["mean"] == [0.485, 0.456, 0.406]
+    assert {path.name for path in exported.folder.iterdir()} == {"model.onnx", "model.pt2"}
+    torch.save({}, tmp_path / "other.pt2")
+    with pytest.raises(DataError, match="not written by castssl export"):
+        about(tmp_path / "other.pt2")
+
+
+def test_the_axis_that_may_vary_is_named(exported: Exported) -> None:
+    onnx: Any = import_module("onnx")
+    model = onnx.load(exported.folder / "model.onnx")
+    dimensions = {each.name: each.type.tensor_type.shape.dim[0].dim_param for each in model.graph.input}
+    assert dimensions == {"image": "batch", "segments": "batch"}
+
+
+def test_flat_outputs_are_the_encoders() -> None:
+    encoder = create("cast_small_seg", image_size=32, sizes=(16, 4, 3, 2))
+    flat = Flat(encoder, [nn.Linear(384, 3), nn.Linear(384, 2)]).eval()
+    image, segments = example(flat, 32)
+    with torch.no_grad():
+        found = flat(image, segments)
+        served = encoder(View(image, segments))
+    assert torch.equal(found["features"], served.stages[-1].cls[:, 0])
+    assert torch.equal(found["logits1"], flat.heads[1](found["features"]))
+    assert torch.equal(found["logits0"], flat.heads[0](served.stages[-2].cls[:, 0]))
+    assert "tokens4" in found
+
+
+def with_head(encoder: Encoder, head: nn.Linear) -> Checkpoint:
+    """An encoder and its classifier, as DeiT's recipe writes them."""
+    heads = {f"head.{name}": value for name, value in head.state_dict().items()}
+    return Checkpoint(encoder.config, dict(encoder.state_dict()), heads, objective="deit")
+
+
+def test_the_command_exports_a_trained_file_with_its_classifier(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings: dict[str, Any] = {"image_size": 32, "sizes": (16, 4, 3, 2), "pooling": "random"}
+    encoder, head = create("nano", superpixels="grid:cell=8", **settings), nn.Linear(64, 7)
+    write(with_head(encoder, head), tmp_path / "encoder.safetensors")
+    out = tmp_path / "made" / "model.pt2"
+    asked = [
+        "export",
+        str(tmp_path),
+        "--to",
+        "torch-export",
+        "--out",
+        str(out),
+        "--sizes",
+        "20",
+        "5",
+        "4",
+        "2",
+    ]
+    assert main(asked) == 0
+    assert "logits, tokens0" in capsys.readouterr().out
+    flat = Flat(encoder, [head])
+    found = load(out)(*example(flat, 32))
+    assert (found["logits"].shape, found["tokens0"].shape) == ((2, 7), (2, 20, 64))
+
+
+def test_heads_are_found_where_there_are_some(tmp_path: Path) -> None:
+    path = save_encoder(create("nano"), tmp_path / "encoder.safetensors")
+    assert classifiers(read(path)) == []
+    head = nn.Linear(64, 7)
+    write(with_head(create("nano"), head), path)
+    (found,) = classifiers(read(tmp_path))
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), head.parameters(), strict=True))
+
+
+def test_a_missing_library_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(room.LIBRARIES, "onnx", ("library_that_nobody_has",))
+    with pytest.raises(PluginError, match=r"library_that_nobody_has.*pip install onnx"):
+        room.require("onnx")
+
+
+def test_wrong_wishes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="cannot export to 'coreml'"):
+        room.require("coreml")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="no exported model"):
+        load(tmp_path / "no.onnx")
+    assert main(["export", "nano", "--to", "torch-export", "--out", str(tmp_path / "model.onnx")]) == 1
+    assert "ends in .pt2" in capsys.readouterr().err
+    assert main(["export", "nanno", "--to", "torch-export", "--out", str(tmp_path / "model.pt2")]) == 1
+    assert "did you mean 'nano'" in capsys.readouterr().err

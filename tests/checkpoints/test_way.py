@@ -1,0 +1,106 @@
+"""The way from a command's --weights to the encoder is short: few files, in few rooms."""
+
+from __future__ import annotations
+
+import sys
+from itertools import groupby
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from PIL import Image
+
+import castssl
+from castssl.checkpoints.native import save_encoder
+from castssl.cli import main
+from castssl.models.create import create
+from tests.checkpoints import checkpoints
+
+PACKAGE = Path(castssl.__file__).parent
+WHOLE = "checkpoints/load.py load_encoder"
+BUILDS = "models/create.py create"
+STAYS, ROOMS = 8, 4
+COMPREHENSIONS = {"<genexpr>", "<listcomp>", "<dictcomp>", "<setcomp>"}
+
+
+class Way:
+    """The functions of castssl that are entered from the call of ``load_encoder`` until it returns.
+
+    What runs within ``create`` builds the encoder, and what runs within an import follows no argument:
+    neither is on the way.  A comprehension is no function of its own; Python 3.12 has no frame for most.
+    """
+
+    def __init__(self) -> None:
+        self.functions: list[str] = []
+        self._inside: FrameType | None = None
+        self._done = False
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+        """For ``sys.setprofile``."""
+        if event == "return" and frame is self._inside:
+            self._inside = None
+        if event not in {"call", "return"} or self._inside or self._done:
+            return
+        name = self._name(frame)
+        if event == "return":
+            self._done = name == WHOLE
+        elif frame.f_code.co_name == "<module>":
+            self._inside = frame
+        elif name == WHOLE or (self.functions and name):
+            self.functions.append(name)
+            self._inside = frame if name == BUILDS else None
+
+    @staticmethod
+    def _name(frame: FrameType) -> str:
+        path = Path(frame.f_code.co_filename)
+        if not path.is_relative_to(PACKAGE) or frame.f_code.co_name in COMPREHENSIONS:
+            return ""
+        return f"{path.relative_to(PACKAGE).as_posix()} {frame.f_code.co_name}"
+
+    def stays(self) -> list[str]:
+        """The files in the order of the way; functions of one file in a row are one stay."""
+        return [file for file, _ in groupby(name.partition(" ")[0] for name in self.functions)]
+
+
+def follow(weights: Path, folder: Path) -> Way:
+    """The way of ``castssl segment --weights``."""
+    Image.effect_noise((40, 40), 60).convert("RGB").save(folder / "photo.png")
+    way = Way()
+    arguments = [
+        "segment",
+        str(folder / "photo.png"),
+        "--weights",
+        str(weights),
+        "--out",
+        str(folder / "out"),
+    ]
+    before = sys.getprofile()
+    sys.setprofile(way)
+    try:
+        code = main(arguments)
+    finally:
+        sys.setprofile(before)
+    assert code == 0
+    return way
+
+
+def check(way: Way, stays: list[str]) -> None:
+    shown = " -> ".join(way.stays())
+    assert BUILDS in way.functions, shown
+    rooms = {file.partition("/")[0] for file in stays}
+    assert len(stays) <= STAYS, f"{len(stays)} stays in {sorted(rooms)}: {shown}"
+    assert len(rooms) <= ROOMS, f"{sorted(rooms)}: {shown}"
+
+
+def test_few_stays_lie_between_a_runs_folder_and_its_encoder(tmp_path: Path) -> None:
+    save_encoder(create("nano", image_size=32), tmp_path / "encoder.safetensors")
+    way = follow(tmp_path, tmp_path)
+    check(way, way.stays())
+
+
+def test_few_files_lie_between_a_published_file_and_its_encoder(tmp_path: Path) -> None:
+    """Different files: the layout is asked once for each tensor, which makes a stay of each answer."""
+    torch.save({"model": checkpoints.state("cast_deit", 4)}, tmp_path / "in.pth")
+    way = follow(tmp_path / "in.pth", tmp_path)
+    check(way, list(dict.fromkeys(way.stays())))
