@@ -1,4 +1,4 @@
-"""The four plugin doors, and the encoder between them.
+"""The five plugin doors.
 
 A Protocol declares both ``forward`` and ``__call__``: ``nn.Module.__call__`` is typed so loosely that
 with ``__call__`` alone a type checker would accept every module.
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from castssl.encoder_config import EncoderConfig
 from castssl.types import Batch, Hierarchy, LabelTree, Outcome, Pooled, Tokens, View
 
-Kind = Literal["superpixels", "pooling", "objectives", "datasets"]
-KINDS: tuple[Kind, ...] = ("superpixels", "pooling", "objectives", "datasets")
+Kind = Literal["superpixels", "pooling", "objectives", "datasets", "encoders"]
+KINDS: tuple[Kind, ...] = ("superpixels", "pooling", "objectives", "datasets", "encoders")
 Need = Literal["keys", "received"]
 Target = Literal["none", "path", "multihot"]
 
@@ -67,15 +67,25 @@ class Pooling(Module, Protocol):
 
 @runtime_checkable
 class Encoder(Module, Protocol):
-    """Turn a view into a hierarchy of tokens."""
+    """Turn a view into a hierarchy of tokens.
+
+    A factory of the group ``castssl.encoders`` is registered as KIND and called with a config named
+    ``KIND:NAME``, where NAME means what the plugin likes.  It draws the weights from torch's global
+    generator.  The last class token depends on every parameter that is trained.  In evaluation mode two calls
+    give the same, and an image's result does not depend on the other images of the batch.
+    """
 
     dim: int
+    """Width of the class tokens."""
     sizes: tuple[int, ...]
     """Token budget per stage."""
     config: EncoderConfig
-    """What it was built from."""
+    """What builds an equal encoder: the factory's config with ``sizes`` and ``dim`` filled in."""
 
-    def forward(self, view: View) -> Hierarchy: ...
+    def forward(self, view: View) -> Hierarchy:
+        """The stages, fine to coarse; ``ContractError`` if ``view`` is no view of normalized images."""
+        ...
+
     def __call__(self, view: View) -> Hierarchy: ...
 
 

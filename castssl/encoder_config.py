@@ -106,6 +106,18 @@ def _fits(name: str, value: object) -> bool:
     return isinstance(value, bool if name in {"fused", "dense"} else str)
 
 
+def plugin_config(name: str, **overrides: Any) -> EncoderConfig:
+    """The config of ``KIND:NAME`` before the plugin KIND fills in ``depths``, ``sizes`` and ``dim``.
+
+    Its superpixels, which such an encoder may or may not read, are patches of 16 pixels.
+
+    Raises:
+        ConfigError: if there is no such field as one of ``overrides``.
+    """
+    config = EncoderConfig(name, depths=(), sizes=(), stride=16, superpixels="grid:cell=16")
+    return override(config, **overrides)
+
+
 def override(config: EncoderConfig, **overrides: Any) -> EncoderConfig:
     """The config with other values; None leaves a field as it is.
 

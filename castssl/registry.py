@@ -2,8 +2,8 @@
 
 A plugin is an entry point of the group ``castssl.<kind>`` in any installed distribution; castssl's own are no
 different.  A factory is called ``factory(**options)`` for superpixels, ``factory(dim, **options)`` for
-poolings, ``factory(encoder, labels, **options)`` for objectives and ``factory()`` for data sets.  This module
-does not import torch, and listing imports no plugin.
+poolings, ``factory(encoder, labels, **options)`` for objectives, ``factory()`` for data sets and
+``factory(config)`` for encoders.  This module does not import torch, and listing imports no plugin.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from castssl.installer import uninstall
 from castssl.options import Spec, accepted, did_you_mean, misfits, parse, values
 
 if TYPE_CHECKING:
-    from castssl.contracts import DataSet, Objective, Pooling, Superpixels
+    from castssl.contracts import DataSet, Encoder, Objective, Pooling, Superpixels
 
-Kind = Literal["superpixels", "pooling", "objectives", "datasets"]
+Kind = Literal["superpixels", "pooling", "objectives", "datasets", "encoders"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """The doors.  ``castssl.contracts`` names them too, but imports torch."""
 
@@ -31,6 +31,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "pooling": ("dim",),
     "objectives": ("encoder", "labels"),
     "datasets": (),
+    "encoders": ("config",),
 }
 """What a factory of each kind is called with, before its options."""
 
@@ -39,6 +40,7 @@ PROMISED: dict[str, tuple[str, ...]] = {
     "pooling": ("needs", "forward", "state_dict"),
     "objectives": ("views", "target", "encoder", "forward", "after_step", "predict", "state_dict"),
     "datasets": ("location", "splits", "indexed", "target", "open", "example"),
+    "encoders": ("dim", "sizes", "config", "forward", "state_dict"),
 }
 """The attributes that what a factory of each kind returns must have."""
 
@@ -110,6 +112,8 @@ def build(kind: Literal["objectives"], spec: str, *args: Any, **options: Any) ->
 @overload
 def build(kind: Literal["datasets"], spec: str, *args: Any, **options: Any) -> DataSet: ...
 @overload
+def build(kind: Literal["encoders"], spec: str, *args: Any, **options: Any) -> Encoder: ...
+@overload
 def build(kind: str, spec: str, *args: Any, **options: Any) -> Any: ...
 def build(kind: str, spec: str, *args: Any, **options: Any) -> Any:
     """Build a plugin from ``"name"`` or ``"name:key=value,key=value"``.
@@ -117,7 +121,8 @@ def build(kind: str, spec: str, *args: Any, **options: Any) -> Any:
     Args:
         kind: one of :data:`KINDS`.
         spec: name and options; values are Python literals, anything else is text.
-        args: what the kind's factories are called with: nothing, ``dim``, or ``encoder, labels``.
+        args: what the kind's factories are called with: nothing, ``dim``, ``encoder, labels``, or
+            ``config``, an :class:`castssl.EncoderConfig`.
         options: further options, as Python values.
 
     Raises:

@@ -48,6 +48,7 @@ def test_built_ins_come_through_the_door() -> None:
         ("pooling", "graph"),
         ("pooling", "random"),
         ("objectives", "moco"),
+        ("encoders", "timm"),
     }
     assert all(entry.summary and entry.version for _, entry in found)
 

@@ -39,7 +39,7 @@ def _about_plugin(
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=purpose, description=purpose.capitalize() + ".")
     command.add_argument("kind", choices=registry.KINDS)
-    more = "check also takes options, graph:centroids=random, and the location of data, folder:/path"
+    more = "check also takes options, graph:centroids=random, and what to open or build, timm:resnet18"
     command.add_argument("name", help=f"such as graph; {more}")
     return command
 
@@ -69,7 +69,8 @@ def _check(given: argparse.Namespace) -> int:
     from rich.console import Console
 
     # Before the checks: what does not import, or fit, is one error and not one per check.
-    registry.bind(given.kind, given.name.partition(":")[0] if given.kind == "datasets" else given.name)
+    whole = given.kind in ("datasets", "encoders")  # What follows the colon is no option.
+    registry.bind(given.kind, given.name.partition(":")[0] if whole else given.name)
     console = Console()
     with console.status("importing torch"):
         from castssl.testing import claims

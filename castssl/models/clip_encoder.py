@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +17,10 @@ import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from torch import Tensor, nn
 
-from castssl.encoder_config import override
+from castssl.encoder_config import BY_HAND, EncoderConfig, plugin_config
 from castssl.errors import ConfigError, DataError, PluginError
 from castssl.files import not_safetensors
 from castssl.installer import install
-from castssl.models.presets import find_config
 from castssl.modes import evaluating
 from castssl.tokens.inputs import check_image
 from castssl.types import Hierarchy, Tokens, View
@@ -77,8 +77,8 @@ class ClipEncoder(nn.Module):
             features, feature = self._run(torch.zeros(1, 3, height, width))
         self.dim = feature.shape[1]
         self.sizes: tuple[int, ...] = (features.shape[2] * features.shape[3],)
-        about = find_config(f"clip:{type(network).__name__}")
-        self.config = override(about, image_size=height, sizes=self.sizes, dim=self.dim)
+        shape: dict[str, Any] = {"sizes": self.sizes, "dim": self.dim, "pooling": BY_HAND}
+        self.config = plugin_config(f"clip:{type(network).__name__}", image_size=height, **shape)
 
     @property
     def scale(self) -> Tensor:
@@ -128,6 +128,21 @@ class ClipEncoder(nn.Module):
             image * self.factor + self.shift, indices=1, normalize_intermediates=True
         )
         return found["image_intermediates"][-1], found["image_features"]
+
+
+def from_config(config: EncoderConfig) -> ClipEncoder:
+    """CLIP's image tower by open_clip, ``clip:ARCHITECTURE/WEIGHTS``, which can also read class names.
+
+    Raises:
+        ConfigError, DataError, PluginError: as :func:`load_clip` does.
+    """
+    name = config.name.removeprefix("clip:")
+    encoder = load_clip(name, image_size=config.image_size)
+    # Without the weights' name: a file of this encoder has its own, and nothing is downloaded to read it.
+    architecture = f"clip:{named(name).architecture}"
+    shape: dict[str, Any] = {"sizes": encoder.sizes, "dim": encoder.dim, "pooling": BY_HAND}
+    encoder.config = replace(config, name=architecture, **shape)
+    return encoder
 
 
 def load_clip(name: str, *, image_size: int = 224) -> ClipEncoder:

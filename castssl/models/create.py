@@ -1,9 +1,8 @@
-"""Encoders by name or config: CAST, the ViT baselines of Table 3a, any timm model, CLIP."""
+"""Encoders by name or config: CAST, the ViT baselines of Table 3a, and those of plugins."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from castssl.encoder_config import BY_HAND, EncoderConfig, override
@@ -23,8 +22,8 @@ def create(model: str | EncoderConfig, *, advance: bool = False, **overrides: An
     was; two calls in a row therefore give the same weights.
 
     Args:
-        model: a key of :data:`castssl.models.presets.PRESETS`; ``timm:NAME``; ``clip:ARCHITECTURE/WEIGHTS``
-            (see :func:`castssl.models.clip_encoder.load_clip`); or a config.
+        model: a key of :data:`castssl.models.presets.PRESETS`; ``KIND:NAME``, such as ``timm:resnet50``,
+            where ``castssl list encoders`` shows the kinds; or a config.
         advance: leave the global random state behind the numbers drawn, as torch's own modules do; for a
             recipe, which draws its heads after the encoder from the same stream.
         overrides: fields of :class:`castssl.EncoderConfig` in place of the model's own, such as
@@ -34,14 +33,11 @@ def create(model: str | EncoderConfig, *, advance: bool = False, **overrides: An
 
     Raises:
         ConfigError: if the name or a field is unknown, or the sizes do not fit the depths.
+        UnknownPlugin: if no installed plugin builds encoders of this kind.
     """
     config = override(find_config(model) if isinstance(model, str) else model, **overrides)
     with nullcontext() if advance else kept_random_state():
-        if config.kind == "timm":
-            return _timm(config)
-        if config.kind == "clip":
-            return _clip(config)
-        return _cast(config)
+        return _cast(config) if config.kind == "cast" else build("encoders", config.kind, config)
 
 
 def _cast(config: EncoderConfig) -> Encoder:
@@ -49,8 +45,6 @@ def _cast(config: EncoderConfig) -> Encoder:
     from castssl.models.dense import DenseCAST
     from castssl.models.fuse import FusedCAST
 
-    if config.kind != "cast":
-        raise ConfigError(f"no encoders of the kind {config.kind!r}, got {config.name}; kinds: timm, clip")
     if config.pooling == BY_HAND:
         raise ConfigError(f"a {config.name} was built from modules, which its config does not describe")
 
@@ -77,37 +71,3 @@ def _cast(config: EncoderConfig) -> Encoder:
         raise ConfigError(f"{error}; got {config}") from error
     built.config = config
     return cast("Encoder", built)
-
-
-def _timm(config: EncoderConfig) -> Encoder:
-    from castssl.models.timm_encoder import TimmEncoder
-
-    try:
-        encoder = TimmEncoder(
-            config.name.removeprefix("timm:"),
-            image_size=config.image_size,
-            drop_path=config.drop_path,
-            stages=len(config.sizes or (0,)),
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    if config.sizes and config.sizes != encoder.sizes:
-        raise ConfigError(
-            f"{config.name} has {encoder.sizes[0]} tokens at {config.image_size} pixels in every stage, got"
-            f" sizes {config.sizes}: give {encoder.sizes[0]} once for each stage, or leave them out"
-        )
-    own: dict[str, Any] = {"sizes": encoder.sizes, "dim": encoder.dim, "pooling": BY_HAND}
-    encoder.config = replace(config, **own)
-    return cast("Encoder", encoder)
-
-
-def _clip(config: EncoderConfig) -> Encoder:
-    from castssl.models.clip_encoder import load_clip, named
-
-    name = config.name.removeprefix("clip:")
-    encoder = load_clip(name, image_size=config.image_size)
-    # Without the weights' name: a file of this encoder has its own, and nothing is downloaded to read it.
-    architecture = f"clip:{named(name).architecture}"
-    own: dict[str, Any] = {"sizes": encoder.sizes, "dim": encoder.dim, "pooling": BY_HAND}
-    encoder.config = replace(config, name=architecture, **own)
-    return cast("Encoder", encoder)

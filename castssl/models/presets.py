@@ -6,7 +6,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
-from castssl.encoder_config import EncoderConfig
+from castssl.encoder_config import EncoderConfig, plugin_config
 from castssl.errors import ConfigError
 
 SMALL = EncoderConfig("cast_small")
@@ -65,7 +65,7 @@ def find_config(name: str) -> EncoderConfig:
         ConfigError: if the name is no preset and has no kind.
     """
     if ":" in name:
-        return replace(VIT, name=name, depths=(), sizes=())
+        return plugin_config(name)
     if name not in PRESETS:
         near = get_close_matches(name, PRESETS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

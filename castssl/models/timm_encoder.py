@@ -6,14 +6,15 @@ H-CAST's baseline Hier-ViT: all stages have the same tokens, and class tokens of
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
 
-from castssl.encoder_config import override
-from castssl.models.presets import find_config
+from castssl.encoder_config import BY_HAND, EncoderConfig, plugin_config
+from castssl.errors import ConfigError
 from castssl.tokens.inputs import check_image
 from castssl.types import Hierarchy, Tokens, View
 
@@ -52,13 +53,8 @@ class TimmEncoder(nn.Module):
         self.network.train()
         self.dim = feature.shape[-1]
         self.sizes = (features.shape[1] * features.shape[2],) * stages
-        self.config = override(
-            find_config(f"timm:{name}"),
-            image_size=image_size,
-            sizes=self.sizes,
-            dim=self.dim,
-            drop_path=drop_path,
-        )
+        shape: dict[str, Any] = {"sizes": self.sizes, "dim": self.dim, "pooling": BY_HAND}
+        self.config = plugin_config(f"timm:{name}", image_size=image_size, drop_path=drop_path, **shape)
 
     @property
     def norm(self) -> nn.Module:
@@ -113,6 +109,33 @@ class TimmEncoder(nn.Module):
         elif features.shape[1] == self.network.num_features:
             features = features.permute(0, 2, 3, 1)
         return features, feature, earlier
+
+
+def from_config(config: EncoderConfig) -> TimmEncoder:
+    """Any timm model, ``timm:NAME``: an encoder of one stage, and a ViT also of several.
+
+    ``sizes`` are its number of patches, once for each stage; without them it has one stage.
+
+    Raises:
+        ConfigError: if timm knows no such model, or it cannot have these stages or sizes.
+    """
+    try:
+        encoder = TimmEncoder(
+            config.name.removeprefix("timm:"),
+            image_size=config.image_size,
+            drop_path=config.drop_path,
+            stages=len(config.sizes or (0,)),
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if config.sizes and config.sizes != encoder.sizes:
+        raise ConfigError(
+            f"{config.name} has {encoder.sizes[0]} tokens at {config.image_size} pixels in every stage, got"
+            f" sizes {config.sizes}: give {encoder.sizes[0]} once for each stage, or leave them out"
+        )
+    shape: dict[str, Any] = {"sizes": encoder.sizes, "dim": encoder.dim, "pooling": BY_HAND}
+    encoder.config = replace(config, **shape)
+    return encoder
 
 
 def _create(name: str, image_size: int, drop_path: float) -> nn.Module:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from castssl.testing import datasets as datasets
+    from castssl.testing import encoders as encoders
     from castssl.testing import objectives as objectives
     from castssl.testing import pooling as pooling
     from castssl.testing import superpixels as superpixels
     from castssl.testing.claims import Check, Subject
     from castssl.testing.pytest import parametrize
 
-__all__ = ["Check", "Subject", "datasets", "objectives", "parametrize", "pooling", "superpixels"]
+__all__ = ["Check", "Subject", "datasets", "encoders", "objectives", "parametrize", "pooling", "superpixels"]
 _HOMES = {"Check": "claims", "Subject": "claims", "parametrize": "pytest"}
 
 

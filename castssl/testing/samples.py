@@ -128,7 +128,7 @@ class SampleEncoder(nn.Module):
             stages.append(Tokens(x, cls, mass))
             if len(stages) < len(self.sizes):
                 pairs = torch.eye(x.shape[1] // 2, device=x.device).repeat_interleave(2, 0)
-                assigns.append(pairs.expand(len(x), -1, -1))
+                assigns.append(pairs * (mass > 0)[..., None])
                 x, mass = (x[:, ::2] + x[:, 1::2]) / 2, mass[:, ::2] + mass[:, 1::2]
         return Hierarchy(view.segments, tuple(stages), tuple(assigns), tuple(after))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -17,9 +18,12 @@ from torch.nn import functional as F
 
 from castssl.contracts import Encoder, Need, Target
 from castssl.datasets import DataError, DataSet, Files, Item, Listing, Turn, Unreadable, read_text
+from castssl.encoder_config import EncoderConfig
 from castssl.pooling.arithmetic import check_size, gather, weighted_mean
 from castssl.superpixels.lift import per_image
-from castssl.types import Batch, LabelTree, Outcome, Pooled, Tokens, View
+from castssl.testing.samples import SampleEncoder
+from castssl.tokens.inputs import check_view
+from castssl.types import Batch, Hierarchy, LabelTree, Outcome, Pooled, Tokens, View
 
 
 class Bands:
@@ -180,3 +184,15 @@ class Frames(DataSet):
 
     def example(self, folder: Path) -> str:
         return Labels().example(folder)
+
+
+class Pairs(SampleEncoder):
+    """Encoder: the samples' own, of a config."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = replace(config, sizes=self.sizes, dim=self.dim, pooling="")
+
+    def forward(self, view: View) -> Hierarchy:  # type: ignore[override]
+        check_view(view)
+        return super().forward(view)

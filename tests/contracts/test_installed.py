@@ -12,14 +12,19 @@ from pathlib import Path
 
 import pytest
 
+import castssl
 from castssl import registry
+from castssl.contracts import Encoder
 from castssl.datasets.taxonomies import breeds
-from castssl.testing import Check, Subject, datasets, objectives, parametrize, pooling, superpixels
+from castssl.encoder_config import EncoderConfig
+from castssl.testing import Check, Subject, datasets, encoders, objectives, parametrize, pooling, superpixels
 from tests.datasets.pictures import write
 from tests.datasets.tree_layouts import AIRCRAFT, write_aircraft, write_cub, write_imagenet, write_inat
 
 SMALLER = {"moco": "moco:hidden=64,out=16"}
 """The same objective with fewer weights than its default, which take a minute to check."""
+ARCHITECTURES = {"timm": ["timm:test_vit", "timm:test_resnet"], "clip": ["clip:ViT-S-32-alt"]}
+"""What to build with encoders that are no encoder by their name alone."""
 PLUGINS = Path(__file__).parents[2].glob("plugins/*/tests/test_*.py")
 TESTED = {
     name
@@ -110,8 +115,27 @@ def test_datasets(check: Check, subject: Subject, places: dict[str, str]) -> Non
     check(f"{subject}{places.get(str(subject), '')}")
 
 
+def nano(config: EncoderConfig) -> Encoder:
+    """CAST, which is built without a plugin."""
+    return castssl.create("nano", image_size=config.image_size)
+
+
+def fused(config: EncoderConfig) -> Encoder:
+    """CAST's variant for COCO."""
+    return castssl.create("nano", image_size=config.image_size, fused=True, padding="mask")
+
+
+BUILT = [spec for name in installed("encoders") for spec in ARCHITECTURES.get(str(name), [name])]
+
+
+@parametrize(encoders.checks, [*BUILT, nano, fused])
+def test_encoders(check: Check, subject: Subject) -> None:
+    check(subject)
+
+
 def test_the_built_ins_are_among_them() -> None:
     assert {"folder", "tree", "wds", "demo"} <= set(installed("datasets"))
     assert {"grid", "seeds"} <= set(installed("superpixels"))
     assert {"graph", "random"} <= set(installed("pooling"))
     assert SMALLER["moco"] in installed("objectives")
+    assert "timm:test_vit" in BUILT

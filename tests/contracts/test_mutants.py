@@ -12,10 +12,11 @@ import pytest
 
 import castssl.datasets
 from castssl.errors import ContractError
-from castssl.testing import Check, Subject, datasets, objectives, parametrize, pooling, superpixels
+from castssl.testing import Check, Subject, datasets, encoders, objectives, parametrize, pooling, superpixels
 from tests.contracts import (
     healthy,
     mutants_datasets,
+    mutants_encoders,
     mutants_objectives,
     mutants_pooling,
     mutants_superpixels,
@@ -26,6 +27,7 @@ ROOMS = [
     (pooling, mutants_pooling),
     (objectives, mutants_objectives),
     (datasets, mutants_datasets),
+    (encoders, mutants_encoders),
 ]
 
 
@@ -77,3 +79,8 @@ def test_the_example_in_the_contract_of_data_sets_passes(check: Check) -> None:
     names: dict[str, Any] = {"Path": Path, **vars(castssl.datasets)}
     exec(textwrap.dedent(code), names)
     check(type("Example", (names["Labels"],), {"example": healthy.Labels.example}))
+
+
+@parametrize(encoders.checks, [healthy.Pairs])
+def test_a_healthy_encoder_passes(check: Check, subject: Subject) -> None:
+    check(subject)

@@ -29,7 +29,7 @@ ONLY = {"models": {"tokens"}, "data": {"datasets"}, "testing": {"datasets"}}
 PLUGINS_MAY = {
     *(f"castssl.{name}" for name in ("types", "contracts", "errors", "installer", "ranks", "testing")),
     *(f"castssl.datasets.{name}" for name in datasets.__all__),
-    "castssl.encoder_config",
+    *("castssl.encoder_config", "castssl.tokens.inputs"),
     *("castssl.pooling.arithmetic", "castssl.pooling.centroids", "castssl.superpixels.lift"),
 }
 STRANGERS = {"mmseg", "mmcv", "mmengine"}

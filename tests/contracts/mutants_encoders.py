@@ -1,0 +1,270 @@
+"""Seeded faults of encoders, each with the check that must catch it and words of its message."""
+
+from __future__ import annotations
+
+import random
+import threading
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from castssl.encoder_config import EncoderConfig
+from castssl.errors import ConfigError
+from castssl.testing import encoders as room
+from castssl.testing.claims import Check, Subject
+from castssl.testing.samples import SampleEncoder
+from castssl.types import Hierarchy, Tokens, View
+from tests.contracts.healthy import Pairs
+
+
+class NoModule:
+    dim, sizes = 32, (16, 8, 4)
+
+    def __init__(self, config: EncoderConfig) -> None:
+        self.config = replace(config, dim=self.dim, sizes=self.sizes)
+
+
+class SizesAsList(Pairs):
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self.sizes = cast(tuple[int, ...], list(self.sizes))
+
+
+class KeepsTheConfigAsGiven(Pairs):
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self.config = config
+
+
+class Changed(Pairs):
+    """Changes the last stage of what it returns."""
+
+    def forward(self, view: View) -> Hierarchy:  # type: ignore[override]
+        found = super().forward(view)
+        return found._replace(stages=(*found.stages[:-1], self.change(found.stages[-1])))
+
+    def change(self, stage: Tokens) -> Tokens:
+        return stage
+
+
+class FlatClassToken(Changed):
+    def change(self, stage: Tokens) -> Tokens:
+        return stage._replace(cls=stage.cls[:, 0])
+
+
+class OneTokenMore(Changed):
+    def change(self, stage: Tokens) -> Tokens:
+        return stage._replace(x=torch.cat([stage.x, stage.x[:, :1]], 1))
+
+
+class WholeMass(Changed):
+    def change(self, stage: Tokens) -> Tokens:
+        return stage._replace(mass=stage.mass.long())
+
+
+class NoAssigns(Pairs):
+    def forward(self, view: View) -> Hierarchy:  # type: ignore[override]
+        return super().forward(view)._replace(assigns=())
+
+
+class PadsWithOne(Pairs):
+    """Rows of padding sum to 1."""
+
+    def forward(self, view: View) -> Hierarchy:  # type: ignore[override]
+        found = super().forward(view)
+        empty = (found.stages[0].mass == 0)[..., None] / found.assigns[0].shape[-1]
+        return found._replace(assigns=(found.assigns[0] + empty, *found.assigns[1:]))
+
+
+class PixelsOfPadding(Pairs):
+    """Returns the labels of another partition than that of its tokens."""
+
+    def forward(self, view: View) -> Hierarchy:  # type: ignore[override]
+        found = super().forward(view)
+        return found._replace(segments=torch.full_like(found.segments, self.sizes[0] - 1))
+
+
+class ForgetsMass(Changed):
+    def change(self, stage: Tokens) -> Tokens:
+        return stage._replace(mass=torch.ones_like(stage.mass))
+
+
+class DropsInEvaluation(Changed):
+    def change(self, stage: Tokens) -> Tokens:
+        return stage._replace(x=F.dropout(stage.x, 0.5))
+
+
+class Remembers(Changed):
+    calls = 0
+
+    def change(self, stage: Tokens) -> Tokens:
+        self.calls += 1
+        return stage._replace(cls=stage.cls + 0.1 * self.calls)
+
+
+class CentersTheBatch(Changed):
+    def change(self, stage: Tokens) -> Tokens:
+        return stage._replace(x=stage.x - stage.x.mean(0, keepdim=True))
+
+
+class RefusesItsConfig(Pairs):
+    def __init__(self, config: EncoderConfig) -> None:
+        if config.sizes:
+            raise ConfigError("sizes cannot be set")
+        super().__init__(config)
+
+
+class ForgetsImageSize(Pairs):
+    """A table of the image's size, which the config does not keep."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self.table = nn.Parameter(torch.zeros(config.image_size, self.dim))
+        self.config = replace(self.config, image_size=2 * config.image_size)
+
+    def forward(self, view: View) -> Hierarchy:  # type: ignore[override]
+        found = super().forward(view)
+        last = found.stages[-1]
+        return found._replace(stages=(*found.stages[:-1], last._replace(cls=last.cls + self.table.mean(0))))
+
+
+class WiderEachTime(ForgetsImageSize):
+    """Of one config it builds encoders of two shapes."""
+
+    built = 0
+
+    def __init__(self, config: EncoderConfig) -> None:
+        type(self).built += 1
+        super().__init__(replace(config, image_size=config.image_size + self.built % 2))
+        self.config = replace(self.config, image_size=config.image_size)
+
+
+class WeightsOutsideTheState(Changed):
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self.shift = [torch.randn(self.dim)]
+
+    def change(self, stage: Tokens) -> Tokens:
+        return stage._replace(cls=stage.cls + self.shift[0])
+
+
+class HoldsLock(Pairs):
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self.lock = threading.Lock()
+
+
+class KeepsItsResult(Changed):
+    def change(self, stage: Tokens) -> Tokens:
+        self.kept = stage.cls * 1
+        return stage
+
+
+class SharesWhenCopied(Pairs):
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharesWhenCopied:
+        twin = SharesWhenCopied(self.config)
+        twin.embed, twin.place, twin.cls, twin.mix, twin.read = (
+            self.embed,
+            self.place,
+            self.cls,
+            self.mix,
+            self.read,
+        )
+        return twin
+
+
+class SeededByPython(Pairs):
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        with torch.no_grad():
+            self.place.mul_(random.random())
+
+
+class SeedsItself(Pairs):
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        seed = int(hash(random.getstate()) % 1000)
+        self.place.data = torch.randn(self.place.shape, generator=torch.Generator().manual_seed(seed))
+
+
+class DrawsInEvaluation(Changed):
+    def change(self, stage: Tokens) -> Tokens:
+        torch.rand(1)
+        return stage
+
+
+class UnusedLayer(Pairs):
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self.extra = nn.Linear(self.dim, self.dim)
+
+
+class RootOfNothing(Changed):
+    def change(self, stage: Tokens) -> Tokens:
+        return stage._replace(cls=stage.cls + (0 * stage.cls).sqrt())
+
+
+class Overflows(Changed):
+    """Squares in the precision of autocast: what float32 holds, float16 does not."""
+
+    def change(self, stage: Tokens) -> Tokens:
+        wide: Tensor = self.read[0](1e4 * stage.x)
+        return stage._replace(x=(wide * 1e3).float() / 1e7)
+
+
+class HalfMass(Changed):
+    def change(self, stage: Tokens) -> Tokens:
+        enabled = torch.is_autocast_enabled("cpu")
+        return stage._replace(mass=stage.mass.bfloat16() if enabled else stage.mass)
+
+
+class Normalizes(Pairs):
+    def forward(self, view: View) -> Hierarchy:  # type: ignore[override]
+        found = super().forward(view)
+        view.image.sub_(view.image.mean())
+        return found
+
+
+class TakesAnything(SampleEncoder):
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = replace(config, sizes=self.sizes, dim=self.dim)
+
+    def forward(self, view: View) -> Hierarchy:  # type: ignore[override]
+        return super().forward(View(view.image.float(), view.segments))
+
+
+MUTANTS: list[tuple[Check, Subject, str]] = [
+    (room.check_conforms, NoModule, "inherit from torch.nn.Module"),
+    (room.check_conforms, SizesAsList, "set sizes to a tuple"),
+    (room.check_conforms, KeepsTheConfigAsGiven, "dataclasses.replace"),
+    (room.check_stages, FlatClassToken, r"stages\[2\]\.cls has shape \(3, 32\)"),
+    (room.check_stages, OneTokenMore, r"stages\[2\]\.x has shape \(3, 5\), not \(3, 4\)"),
+    (room.check_stages, WholeMass, "mass is torch.int64"),
+    (room.check_stages, NoAssigns, "3 stages need 2 assigns, got 0"),
+    (room.check_padding, PadsWithOne, r"multiply by \(mass > 0\)"),
+    (room.check_padding, PixelsOfPadding, "has pixels, but its token has mass 0"),
+    (room.check_padding, ForgetsMass, r"stages\[2\].mass is not the mass"),
+    (room.check_is_deterministic, DropsInEvaluation, "another stages.2..x: switch dropout off"),
+    (room.check_is_deterministic, Remembers, "another stages.2..cls.*keep no state"),
+    (room.check_images_are_independent, CentersTheBatch, "no statistic may run over the batch"),
+    (room.check_config_rebuilds, RefusesItsConfig, "refuses its encoder's config"),
+    (room.check_config_rebuilds, ForgetsImageSize, "keep what the factory reads in it"),
+    (room.check_config_rebuilds, WiderEachTime, "another state: table"),
+    (room.check_config_rebuilds, WeightsOutsideTheState, "keep weights in the state"),
+    (room.check_deep_copies, HoldsLock, "deepcopy fails"),
+    (room.check_deep_copies, KeepsItsResult, "store no result on self"),
+    (room.check_deep_copies, SharesWhenCopied, "a deep copy shares"),
+    (room.check_leaves_random_state_alone, SeededByPython, "building draws from Python"),
+    (room.check_leaves_random_state_alone, SeedsItself, "the same torch seed gives another place"),
+    (room.check_leaves_random_state_alone, DrawsInEvaluation, "evaluation moves the generator of torch"),
+    (room.check_gradients, UnusedLayer, "no gradient reaches extra.weight"),
+    (room.check_gradients, RootOfNothing, "is not finite"),
+    (room.check_half_precision, Overflows, "float16: stages.2..x is not finite"),
+    (room.check_half_precision, HalfMass, "mass is torch.bfloat16"),
+    (room.check_leaves_input_alone, Normalizes, "view.image was changed in place"),
+    (room.check_refuses_what_is_no_view, TakesAnything, "check_image"),
+]
