@@ -23,6 +23,12 @@ def install(*requirements: str, again: bool = False, options: str = "") -> str:
     return f"{_pip()} install {'--force-reinstall ' if again else ''}{words}"
 
 
+def install_plugin(name: str) -> str:
+    """The command that installs a distribution of ``plugins/``: from a checkout where this is one."""
+    folder = Path(__file__).parents[1] / "plugins" / name
+    return install(str(folder), options="-e") if folder.is_dir() else install(name)
+
+
 def uninstall(*names: str) -> str:
     """The command that removes packages that lie beside this interpreter, without a question."""
     words = " ".join(map(shlex.quote, names))

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, overload
 
 from castssl.docstrings import first_line
 from castssl.errors import AmbiguousPlugin, BrokenPlugin, CastError, ConfigError, ContractError, UnknownPlugin
-from castssl.installer import uninstall
+from castssl.installer import install_plugin, uninstall
 from castssl.options import Spec, accepted, did_you_mean, misfits, parse, values
 
 if TYPE_CHECKING:
@@ -43,6 +43,18 @@ PROMISED: dict[str, tuple[str, ...]] = {
     "encoders": ("dim", "sizes", "config", "forward", "state_dict"),
 }
 """The attributes that what a factory of each kind returns must have."""
+
+
+SHELF: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "castssl-baselines": {
+        "objectives": ("clip", "fgn", "flat", "hrn", "transhp"),
+        "encoders": ("clip",),
+    },
+    "castssl-clustering": {"pooling": ("ctm", "finch", "kmeans", "kmedoids", "token-pooling", "tome")},
+    "castssl-lightly": {"objectives": ("barlow-twins", "byol", "dino", "simclr", "vicreg")},
+    "castssl-slic": {"superpixels": ("device-slic", "skimage-slic", "slic")},
+}
+"""What the distributions of ``plugins/`` register, to say how one that is missing is installed."""
 
 
 class Entry(NamedTuple):
@@ -78,6 +90,15 @@ def names(kind: str) -> list[Entry]:
         Entry(p.point.name, p.distribution, p.version, first_line(*_target(p.point)), p.point.value)
         for p in _points(kind)
     ]
+
+
+def require(kind: str, name: str) -> None:
+    """Refuse a name that cannot be loaded, without importing it.
+
+    Raises:
+        ConfigError, UnknownPlugin, AmbiguousPlugin: as :func:`load` does.
+    """
+    _one(kind, name)
 
 
 def load(kind: str, name: str) -> Callable[..., Any]:
@@ -235,8 +256,10 @@ def _one(kind: str, name: str) -> _Point:
             f"remove all but one: {' or '.join(f'`{uninstall(owner)}`' for owner in owners)}"
         )
     known = [p.point.name for p in points]
+    owner = next((owner for owner, kinds in SHELF.items() if name in kinds.get(kind, ())), None)
+    remedy = f"; {owner} has it: `{install_plugin(owner)}`" if owner else did_you_mean(name, known)
     raise UnknownPlugin(
-        f"no {kind} is called {name!r}{did_you_mean(name, known)}\n"
+        f"no {kind} is called {name!r}{remedy}\n"
         f"installed: {', '.join(f'{p.point.name} ({p.distribution} {p.version})' for p in points) or 'none'}"
     )
 

@@ -76,8 +76,6 @@ class Hierarchy(NamedTuple):
     """Fine to coarse."""
     assigns: tuple[Tensor, ...]
     """One fewer than ``stages``."""
-    prompts: tuple[Tensor, ...] = ()
-    """What became of each prompt that the encoder was handed: float (B, M, D), in the order of its blocks."""
 
     def parents(self, stage: int) -> Tensor:
         """The token of ``stage`` that each finest token ended up in: int64 (B, N), hard (argmax) chain."""

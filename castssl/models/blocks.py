@@ -12,7 +12,6 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from castssl.contracts import Need
-from castssl.models.prompted import Prompts
 from castssl.types import Tokens
 
 layer_norm = partial(nn.LayerNorm, eps=1e-6)
@@ -39,11 +38,8 @@ class Stage(nn.Module):
             Block(dim, heads, qkv_bias=True, drop_path=rate, norm_layer=norm) for rate in drop_path
         )
 
-    def forward(self, tokens: Tokens, needs: Iterable[Need] = (), prompts: Prompts | None = None) -> Tokens:
-        """The tokens after the blocks, with what ``needs`` asks of the last block's attention.
-
-        ``prompts`` join the blocks that are theirs; what is recorded is the attention without them.
-        """
+    def forward(self, tokens: Tokens, needs: Iterable[Need] = ()) -> Tokens:
+        """The tokens after the blocks, with what ``needs`` asks of the last block's attention."""
         x = torch.cat([tokens.cls, tokens.x], 1)
         present = nn.functional.pad(tokens.mass > 0, (1, 0), value=True)
         mask = present[:, None, None] if self.masked else None
@@ -51,9 +47,7 @@ class Stage(nn.Module):
         for depth, block in enumerate(cast("Iterable[Block]", self.blocks), start=1):
             if needs and depth == len(self.blocks):
                 recorded = record(block, x, mask)
-            if prompts is not None:
-                x = prompts.through(block, x, mask)
-            elif self.checkpointing and torch.is_grad_enabled():
+            if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, attn_mask=mask)
             else:
                 x = block(x, attn_mask=mask)

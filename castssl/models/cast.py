@@ -6,7 +6,7 @@ section 3 and Algorithm 2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import cast
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from castssl.contracts import Need, Pooling
 from castssl.encoder_config import BY_HAND, EncoderConfig, Membership, Padding, Positions
 from castssl.models.blocks import Stage, layer_norm
-from castssl.models.prompted import Prompts
 from castssl.partition import bounded
 from castssl.tokens.inputs import check_view
 from castssl.tokens.positions import resize, sin_cos
@@ -104,38 +103,21 @@ class CAST(nn.Module):
     resized_segments = False
     """Whether the label map may have another size than the image."""
 
-    @property
-    def prompt_blocks(self) -> int:
-        """How many attention blocks there are, from 0, for ``prompts`` to join."""
-        return sum(self.depths)
-
-    def forward(
-        self,
-        view: View,
-        sizes: Sequence[int] | None = None,
-        prompts: Mapping[int, Tensor] | None = None,
-    ) -> Hierarchy:
+    def forward(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy:
         """The stages that serve the class token, which is normalised in the last.
 
         Args:
             view: image float32 (B, 3, H, W) and segments int32 (B, H, W) with labels below ``sizes[0]``.
             sizes: other token budgets than the model's own, with the same weights (Table 5d).
-            prompts: prompt tokens float (M, D) that take part in one block, by its number; what becomes of
-                them is in the hierarchy's ``prompts``.
         """
-        return self.trace(view, sizes, stages=self.served, prompts=prompts)[0]
+        return self.trace(view, sizes, stages=self.served)[0]
 
     def segment(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy:
         """All stages, also those that exist for the segmentation alone."""
         return self.trace(view, sizes, stages=len(self.sizes))[0]
 
     def trace(
-        self,
-        view: View,
-        sizes: Sequence[int] | None = None,
-        *,
-        stages: int,
-        prompts: Mapping[int, Tensor] | None = None,
+        self, view: View, sizes: Sequence[int] | None = None, *, stages: int
     ) -> tuple[Hierarchy, tuple[Pooled, ...]]:
         """The hierarchy of the first ``stages`` stages, and what each pooling between them returned.
 
@@ -147,7 +129,6 @@ class CAST(nn.Module):
         sampled = sizes is not None
         sizes = self.sizes if sizes is None else tuple(sizes)
         view = view._replace(segments=self.labels_of(view, sizes[0], sampled=sampled))
-        joining = None if prompts is None else Prompts(prompts, self.prompt_blocks)
         tokens = self.tokenise(view, sizes[0])
         seen: list[Tokens] = []
         pooled: list[Pooled] = []
@@ -157,11 +138,10 @@ class CAST(nn.Module):
                 # Not a matrix product: autocast would take it to half precision, and lose mass.
                 mass = (pooled[-1].assign.float() * tokens.mass[..., None]).sum(1)
                 tokens = Tokens(pooled[-1].x, pooled[-1].cls, mass)
-            tokens = self.stages[i](tokens, self.needs(i) if i < stages - 1 else (), joining)
+            tokens = self.stages[i](tokens, self.needs(i) if i < stages - 1 else ())
             normed = self.norm(tokens.cls) if i == self.served - 1 else tokens.cls
             seen.append(tokens._replace(cls=normed))
-        assigns, after = tuple(p.assign for p in pooled), tuple(joining.after) if joining else ()
-        return Hierarchy(view.segments, tuple(seen), assigns, after), tuple(pooled)
+        return Hierarchy(view.segments, tuple(seen), tuple(p.assign for p in pooled)), tuple(pooled)
 
     def labels_of(self, view: View, size: int, *, sampled: bool = False) -> Tensor:
         """The view's labels int (B, H, W); -1 in place of those that no token stands for.

@@ -6,7 +6,7 @@ dropout before it, and so does this.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -52,14 +52,9 @@ class FusedCAST(CAST):
         nn.init.zeros_(self.fusion.linear.bias)
         self.poolings.requires_grad_(True)
 
-    def forward(
-        self,
-        view: View,
-        sizes: Sequence[int] | None = None,
-        prompts: Mapping[int, Tensor] | None = None,
-    ) -> Hierarchy:
+    def forward(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy:
         """The served stages; the last one's class token is the mean of the fused tokens."""
-        hierarchy, fused = self.fuse(view, sizes, prompts)
+        hierarchy, fused = self.fuse(view, sizes)
         stages = hierarchy.stages[: self.served]
         stages = (*stages[:-1], stages[-1]._replace(cls=self.mean(hierarchy, fused)))
         return hierarchy._replace(stages=stages, assigns=hierarchy.assigns[: self.served - 1])
@@ -72,17 +67,12 @@ class FusedCAST(CAST):
         weight = valid[..., None].to(fused.dtype)
         return (fused[:, 1:] * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
 
-    def fuse(
-        self,
-        view: View,
-        sizes: Sequence[int] | None = None,
-        prompts: Mapping[int, Tensor] | None = None,
-    ) -> tuple[Hierarchy, Tensor]:
+    def fuse(self, view: View, sizes: Sequence[int] | None = None) -> tuple[Hierarchy, Tensor]:
         """All stages, and the fused class and segment tokens, float (B, 1 + N, D).
 
         The class tokens that are fused are those after each stage's pooling, as in the released code.
         """
-        hierarchy, pooled = self.trace(view, sizes, stages=len(self.sizes), prompts=prompts)
+        hierarchy, pooled = self.trace(view, sizes, stages=len(self.sizes))
         after = [p.cls for p in pooled] + [s.cls for s in hierarchy.stages[len(pooled) : self.served]]
         parents = self._parents(hierarchy, sizes)
         rows = [unpool(hierarchy.stages[stage].x, at) for stage, at in enumerate(parents)]

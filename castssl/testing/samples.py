@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -91,11 +91,8 @@ def tokens(
 class SampleEncoder(nn.Module):
     """A small encoder of three stages (16, 8 and 4 tokens) that merges its tokens in fixed pairs.
 
-    Implements :class:`castssl.contracts.Encoder`; every parameter has a part in the last class token.  As
-    CAST does, it takes prompt tokens (M, D) by the block that they join; a stage is a block here.
+    Implements :class:`castssl.contracts.Encoder`; every parameter has a part in the last class token.
     """
-
-    prompt_blocks = 3
 
     def __init__(self, dim: int = 32) -> None:
         super().__init__()
@@ -111,26 +108,21 @@ class SampleEncoder(nn.Module):
         )
         self.read = nn.ModuleList(nn.Linear(dim, dim) for _ in self.sizes)
 
-    def forward(self, view: View, prompts: Mapping[int, Tensor] | None = None) -> Hierarchy:
+    def forward(self, view: View) -> Hierarchy:
         """Stages of 16, 8 and 4 tokens."""
         x, mass = self._segment_means(view)
         cls = self.cls.expand(len(x), -1, -1)
         stages: list[Tokens] = []
         assigns: list[Tensor] = []
-        after: list[Tensor] = []
         for mix, read in zip(self.mix, self.read, strict=True):
             x = x + mix(x)
             cls = cls + read(x).mean(1, keepdim=True)
-            if prompts is not None and len(stages) in prompts:
-                own = prompts[len(stages)] + mix(prompts[len(stages)] * cls)
-                cls = cls + read(own).mean(1, keepdim=True)
-                after.append(own)
             stages.append(Tokens(x, cls, mass))
             if len(stages) < len(self.sizes):
                 pairs = torch.eye(x.shape[1] // 2, device=x.device).repeat_interleave(2, 0)
                 assigns.append(pairs * (mass > 0)[..., None])
                 x, mass = (x[:, ::2] + x[:, 1::2]) / 2, mass[:, ::2] + mass[:, 1::2]
-        return Hierarchy(view.segments, tuple(stages), tuple(assigns), tuple(after))
+        return Hierarchy(view.segments, tuple(stages), tuple(assigns))
 
     def _segment_means(self, view: View) -> tuple[Tensor, Tensor]:
         member = F.one_hot(view.segments.flatten(1).long(), self.sizes[0]).float()

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from castssl.config import FREE, asked
-from castssl.errors import ConfigError
+from castssl.errors import ConfigError, PluginError
 from castssl.options import did_you_mean, parse
+from castssl.registry import require
 from castssl.training.supervised import SupervisedConfig
 
 
@@ -94,8 +95,8 @@ class HierarchyConfig(SupervisedConfig):
         """What the types cannot say."""
         found = [] if 0 <= self.free_grain <= 1 else [f"--free-grain is a share, got {self.free_grain}"]
         try:
-            self.chosen()
-        except ConfigError as error:
+            require("objectives", parse(self.chosen().objective).name)
+        except (ConfigError, PluginError) as error:
             found.append(f"--method: {error}")
         return found
 

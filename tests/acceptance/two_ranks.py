@@ -11,9 +11,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from castssl import ranks
 from castssl.contracts import Objective
+from castssl.models.blocks import Stage
 from castssl.registry import build
 from castssl.testing import samples
-from castssl.types import Batch, LabelTree, View
+from castssl.types import Batch, Hierarchy, LabelTree, View
 
 TREE = LabelTree.from_paths([("a", "aa"), ("a", "ab"), ("b", "ba"), ("b", "bb")])
 IMAGES = 4
@@ -40,9 +41,18 @@ Found = dict[str, dict[str, Any]]
 
 
 class Reads(samples.SampleEncoder):
-    """A sample encoder that gives class names fixed vectors, as CLIP's objective asks."""
+    """A sample encoder with what objectives ask beside: fixed vectors for class names, blocks for prompts."""
 
     scale = torch.tensor(10.0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = Stage(self.dim, 2, (0.0, 0.0))
+
+    def forward(self, view: View) -> Hierarchy:
+        """The last stage passes two blocks of attention."""
+        found = super().forward(view)
+        return found._replace(stages=(*found.stages[:-1], self.last(found.stages[-1])))
 
     def zero_shot(self, names: list[str], templates: list[str]) -> Tensor:
         """Unit vectors float32 (C, D)."""

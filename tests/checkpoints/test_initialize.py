@@ -20,10 +20,10 @@ from castssl.errors import ConfigError, DataError
 from castssl.models.create import create
 from castssl.models.presets import PRESETS
 from castssl.objectives.deit import DeiT
-from castssl.objectives.flat import Flat
 from castssl.objectives.tree_kl import TreeKL
 from castssl.tokens.positions import resize
 from castssl.types import LabelTree, View
+from castssl_baselines.flat import Flat
 from tests.checkpoints import checkpoints
 from tests.checkpoints.checkpoints import SIZES
 from tests.parity import filler

@@ -23,7 +23,7 @@ from tests.datasets.tree_layouts import AIRCRAFT, write_aircraft, write_cub, wri
 
 SMALLER = {"moco": "moco:hidden=64,out=16"}
 """The same objective with fewer weights than its default, which take a minute to check."""
-ARCHITECTURES = {"timm": ["timm:test_vit", "timm:test_resnet"], "clip": ["clip:ViT-S-32-alt"]}
+ARCHITECTURES = {"timm": ["timm:test_vit", "timm:test_resnet"]}
 """What to build with encoders that are no encoder by their name alone."""
 PLUGINS = Path(__file__).parents[2].glob("plugins/*/tests/test_*.py")
 TESTED = {
@@ -32,8 +32,6 @@ TESTED = {
     for name in re.findall(r'(?m)^name = "(.+)"$', project.read_text(encoding="utf-8"))
 }
 """Distributions with tests of their own beside this file's."""
-READERS = {"clip"}
-"""Objectives whose encoder must read class names, as no sample encoder can: tests/objectives/test_clip.py."""
 REFERENCE = "graph:padding=reference"
 LEAKS = "the published models let padding take part; this option exists to reproduce them"
 
@@ -41,7 +39,7 @@ LEAKS = "the published models let padding take part; this option exists to repro
 def installed(kind: str) -> list[Subject]:
     """The name of each installed plugin of a kind that has no tests here."""
     found = {entry.name for entry in registry.names(kind) if entry.distribution not in TESTED}
-    return [SMALLER.get(name, name) for name in sorted(found - READERS)]
+    return [SMALLER.get(name, name) for name in sorted(found)]
 
 
 @parametrize(superpixels.checks, [*installed("superpixels"), "grid:runs_on=worker"])

@@ -15,10 +15,10 @@ from castssl.errors import ConfigError, DataError
 from castssl.inference.predict import Prediction, explained, predict, with_superpixels
 from castssl.models.create import create
 from castssl.objectives.deit import DeiT
-from castssl.objectives.flat import Flat
 from castssl.objectives.supervised import Supervised
 from castssl.objectives.tree_kl import TreeKL
 from castssl.types import LabelTree, View
+from castssl_baselines.flat import Flat
 
 TREE = LabelTree((2, 3, 5), ((0, 0, 1), (0, 0, 1, 2, 2)), (tuple("AB"), tuple("cde"), tuple("vwxyz")))
 SPEC = "grid:cell=8"

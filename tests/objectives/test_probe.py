@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from castssl.objectives.probe import LinearProbe
@@ -21,8 +19,8 @@ class Moody(samples.SampleEncoder):
         self.norm = nn.BatchNorm2d(3)
         self.drop = nn.Dropout(0.5)
 
-    def forward(self, view: View, prompts: Mapping[int, Tensor] | None = None) -> Hierarchy:
-        return super().forward(view._replace(image=self.drop(self.norm(view.image))), prompts)
+    def forward(self, view: View) -> Hierarchy:
+        return super().forward(view._replace(image=self.drop(self.norm(view.image))))
 
 
 def test_training_moves_the_head_and_nothing_else() -> None:

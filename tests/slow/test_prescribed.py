@@ -114,7 +114,9 @@ def test_a_plugin_names_the_commands_that_build_its_library(environment: Environ
     environment.succeed("python -c 'import fast_slic'")
 
 
-@pytest.mark.parametrize("command", ["pip install 'castssl[clip]'", "pip install pycocotools"])
+@pytest.mark.parametrize(
+    "command", ["pip install -e 'plugins/castssl-baselines[clip]'", "pip install pycocotools"]
+)
 def test_the_commands_of_recipes_hierarchy(environment: Environment, command: str) -> None:
     assert command in (environment.folder / "recipes" / "hierarchy.md").read_text(encoding="utf-8")
     environment.succeed(command)

@@ -15,26 +15,7 @@ from castssl.contracts import Encoder
 from castssl.errors import ConfigError
 from castssl.objectives.supervised import Supervised, cross_entropy, linear
 from castssl.types import LabelTree, View
-
-
-class Prompting(nn.Module):
-    """The prompt tokens and the prototypes of the classes of one coarse level.
-
-    Args:
-        dim: token width D.
-        classes: C of the level.
-    """
-
-    def __init__(self, dim: int, classes: int) -> None:
-        super().__init__()
-        self.tokens = nn.Parameter(torch.empty(classes, dim))
-        self.prototypes = nn.Parameter(torch.empty(classes, dim))
-        nn.init.trunc_normal_(self.tokens, std=0.02)
-        nn.init.trunc_normal_(self.prototypes, std=0.02)
-
-    def compare(self, after: Tensor) -> Tensor:
-        """Logits float32 (B, C): of each prompt's output float (B, C, D) with the prototype of its class."""
-        return (after.float() * self.prototypes.float()).sum(-1)
+from castssl_baselines.prompting import Prompting, blocks_of, prompted
 
 
 class TransHP(Supervised):
@@ -59,7 +40,7 @@ class TransHP(Supervised):
     - there is no prompt for "none of these classes": where a label is missing, its loss is left out.
 
     Args:
-        encoder: what is trained; its ``forward`` takes ``prompts``, as CAST's (and so our ViTs') does.
+        encoder: what is trained: a CAST, which our ViTs are, too.
         labels: the data set's label tree, of two levels or more.
         weight: of the coarse levels' cross entropies.
         blocks: the prompting blocks, coarse to fine, from 0, or from the end with -1 the last.
@@ -92,6 +73,9 @@ class TransHP(Supervised):
         self.blocks = prompting_blocks(encoder, len(self.classes), blocks)
         *coarse, finest = self.classes
         self.promptings = nn.ModuleList(Prompting(encoder.dim, count) for count in coarse)
+        hooked = blocks_of(cast(nn.Module, encoder))
+        for block, prompting in zip(self.blocks, self.promptings, strict=True):
+            cast(Prompting, prompting).hook(hooked[block])
         self.head = linear(encoder.dim, finest)
         self.keep_average(ema)
 
@@ -101,11 +85,10 @@ class TransHP(Supervised):
 
     def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:
         """Logits (B, C) of each level: ``level0``, the coarsest, ``level1``, ..."""
-        promptings = parts["promptings"]
-        tokens = [prompting.tokens for prompting in promptings]
-        hierarchy = parts["encoder"](view, prompts=dict(zip(self.blocks, tokens, strict=True)))
-        pairs = zip(promptings, hierarchy.prompts, strict=True)
-        found = [prompting.compare(after) for prompting, after in pairs]
+        encoder, promptings = parts["encoder"], parts["promptings"]
+        with prompted(encoder, promptings):
+            hierarchy = encoder(view)
+            found = [prompting.compare(prompting.after) for prompting in promptings]
         found.append(parts["head"](hierarchy.stages[-1].cls[:, 0]))
         return {f"level{level}": logits for level, logits in enumerate(found)}
 
@@ -124,11 +107,11 @@ def prompting_blocks(encoder: Encoder, levels: int, blocks: Sequence[int] | None
     Raises:
         ConfigError: if there is no such block, the order is another, or nothing to prompt or to be prompted.
     """
-    count: object = getattr(encoder, "prompt_blocks", None)
-    if not isinstance(count, int):
+    count = len(blocks_of(cast(nn.Module, encoder)))
+    if not count:
         raise ConfigError(
-            f"TransHP hands prompts to its encoder, and a {type(encoder).__name__} takes none; take a CAST,"
-            " or a ViT such as hier_vit_small"
+            f"TransHP hands prompts to its encoder's blocks, and a {type(encoder).__name__} takes none; take"
+            " a CAST, or a ViT such as hier_vit_small"
         )
     if levels < 2:
         raise ConfigError(

@@ -248,4 +248,4 @@ def _open_clip() -> Any:
     try:
         return importlib.import_module("open_clip")
     except ImportError as error:
-        raise PluginError(f"CLIP needs open_clip: {install('castssl[clip]')}") from error
+        raise PluginError(f"CLIP needs open_clip: {install('open_clip_torch')}") from error

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from castssl import build
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
-from castssl.objectives.deit import DeiT
-from castssl.objectives.flat import Flat
 from castssl.objectives.supervised import Supervised
 from castssl.testing import Check, objectives, samples
 from castssl.types import Batch, LabelTree
+from castssl_baselines.flat import Flat
 
 DEEP = LabelTree((2, 3, 5), ((0, 0, 1), (0, 0, 1, 1, 2)))
 
@@ -35,11 +35,11 @@ def test_the_contract_holds_with_several_levels(check: Check) -> None:
     check(of_several_levels)
 
 
-def alone(flat: Flat, level: int) -> DeiT:
+def alone(flat: Flat, level: int) -> Any:
     """The level's model as DeiT trains it by itself."""
-    single = DeiT(samples.SampleEncoder(), DEEP, level=level)
+    single: Any = build("objectives", "deit", samples.SampleEncoder(), DEEP, level=level)
     encoders = [*flat.coarser, cast(nn.Module, flat.encoder)]
-    cast(nn.Module, single.encoder).load_state_dict(encoders[level].state_dict())
+    single.encoder.load_state_dict(encoders[level].state_dict())
     single.head.load_state_dict(flat.level_heads[level].state_dict())
     return single
 

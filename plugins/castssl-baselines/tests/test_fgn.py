@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castssl.errors import ConfigError
-from castssl.objectives.fgn import FGN, answers
 from castssl.testing import samples
 from castssl.types import Batch, LabelTree
+from castssl_baselines.fgn import FGN, answers
 
 TREES = {
     1: LabelTree.flat(("ant", "bee", "cat", "dog")),

@@ -7,11 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from castssl import create
+from castssl.contracts import Encoder
 from castssl.errors import ConfigError
-from castssl.models.create import create
-from castssl.objectives.transhp import TransHP, prompting_blocks
+from castssl.models.blocks import Stage
 from castssl.testing import Check, objectives, samples
-from castssl.types import Batch, LabelTree, View
+from castssl.types import Batch, Hierarchy, LabelTree, Tokens, View
+from castssl_baselines.prompting import prompted
+from castssl_baselines.transhp import TransHP, prompting_blocks
 
 DEEP = LabelTree((2, 3, 5), ((0, 0, 1), (0, 0, 1, 1, 2)))
 SIDE = 32
@@ -32,9 +35,34 @@ def batch(seed: int = 0) -> Batch:
     return Batch([view(6, seed)], samples.batch(1, DEEP, 6, seed=seed).target)
 
 
+class Attending(samples.SampleEncoder):
+    """The samples' encoder with a block of attention after each stage, which the next one builds on."""
+
+    def __init__(self, *depths: int) -> None:
+        super().__init__()
+        self.attend(depths or (1, 1, 1))
+
+    def attend(self, depths: tuple[int, ...]) -> None:
+        self.blocks = nn.ModuleList(Stage(self.dim, 2, (0.0,) * depth) for depth in depths)
+
+    def forward(self, view: View) -> Hierarchy:
+        found, stages = super().forward(view), list[Tokens]()
+        for tokens, block in zip(found.stages, self.blocks, strict=True):
+            before = stages[-1].cls if stages else 0
+            stages.append(block(tokens._replace(cls=tokens.cls + before)))
+        return found._replace(stages=tuple(stages))
+
+
+def on_attending(encoder: Encoder, labels: LabelTree) -> TransHP:
+    """The objective on the encoder of the checks, which gets attention."""
+    encoder.__class__ = Attending
+    cast(Attending, encoder).attend((1, 1, 1))
+    return TransHP(encoder, labels)
+
+
 @pytest.mark.parametrize("check", [c for c in objectives.checks if "ranks" not in c.__name__])
 def test_the_contract_holds(check: Check) -> None:
-    check(TransHP)
+    check(on_attending)
 
 
 @pytest.mark.parametrize("model", ["nano_vit", "nano"])
@@ -72,8 +100,10 @@ def test_each_prompt_is_compared_with_its_own_prototype() -> None:
     encoder = cast(nn.Module, objective.encoder)
     promptings = cast(Any, objective.promptings)
     with torch.no_grad():
-        hierarchy = encoder(view(), prompts={at: promptings[at].tokens for at in range(2)})
-        for level, after in enumerate(hierarchy.prompts):
+        with prompted(encoder, promptings):
+            encoder(view())
+            both = [prompting.after for prompting in promptings]
+        for level, after in enumerate(both):
             logits = objective.predict(view())[f"level{level}"]
             for number, prototype in enumerate(promptings[level].prototypes):
                 torch.testing.assert_close(logits[:, number], after[:, number] @ prototype)
@@ -151,10 +181,6 @@ def test_the_average_has_prompts_of_its_own() -> None:
     }
 
 
-class Encoder(samples.SampleEncoder):
-    prompt_blocks = 12
-
-
 @pytest.mark.parametrize(
     ("levels", "given", "expected"),
     [
@@ -166,7 +192,7 @@ class Encoder(samples.SampleEncoder):
     ],
 )
 def test_the_blocks_before_the_last_prompt(levels: int, given: Any, expected: tuple[int, ...]) -> None:
-    assert prompting_blocks(Encoder(), levels, given) == expected
+    assert prompting_blocks(Attending(3, 9), levels, given) == expected
 
 
 @pytest.mark.parametrize(
@@ -183,7 +209,7 @@ def test_the_blocks_before_the_last_prompt(levels: int, given: Any, expected: tu
 )
 def test_blocks_that_cannot_prompt(levels: int, given: Any, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        prompting_blocks(Encoder(), levels, given)
+        prompting_blocks(Attending(3, 9), levels, given)
 
 
 def test_an_encoder_that_takes_no_prompts_is_refused() -> None:

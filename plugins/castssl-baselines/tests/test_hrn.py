@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError
-from castssl.objectives.hrn import HRN, finest, log_marginals
 from castssl.testing import samples
 from castssl.types import Batch, Hierarchy, LabelTree, Tokens, View
+from castssl_baselines.hrn import HRN, finest, log_marginals
 
 DEEP = LabelTree((2, 4), ((0, 0, 1, 1),))
 THREE = LabelTree((2, 3, 5), ((0, 1, 1), (0, 0, 1, 2, 2)))
