@@ -69,5 +69,8 @@ def find_config(name: str) -> EncoderConfig:
     if name not in PRESETS:
         near = get_close_matches(name, PRESETS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"no model {name!r}{hint}  Models: {', '.join(PRESETS)}, timm:NAME, clip:NAME")
+        raise ConfigError(
+            f"no model {name!r}{hint}  Models: {', '.join(PRESETS)}, and timm:NAME or another KIND:NAME of"
+            " `castssl list encoders`"
+        )
     return PRESETS[name]

@@ -62,9 +62,9 @@ class HierarchyConfig(SupervisedConfig):
     """Recognition at all levels of a taxonomy; defaults depend on --data and --method."""
 
     method: str = "hcast"
-    """hcast, hier-vit, flat-cast, flat-vit (one model a level, also told with HiE), transhp, fgn, hrn or clip
-    (zero-shot), with options of its objective, as in hcast:weight=0,order=fine-last; `castssl describe
-    objectives tree-kl` lists them."""
+    """hcast, hier-vit, and of castssl-baselines flat-cast, flat-vit (one model a level, also told with HiE),
+    transhp, fgn, hrn or clip (zero-shot), with options of its objective, such as hcast:weight=0,norm=each;
+    `castssl describe objectives tree-kl` lists them."""
     epochs: int = 100
     weights: str | None = None
     """Begin with a trained encoder: a run's folder, an encoder.safetensors, or a published checkpoint."""

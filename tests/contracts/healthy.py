@@ -193,6 +193,6 @@ class Pairs(SampleEncoder):
         super().__init__()
         self.config = replace(config, sizes=self.sizes, dim=self.dim, pooling="")
 
-    def forward(self, view: View) -> Hierarchy:  # type: ignore[override]
+    def forward(self, view: View) -> Hierarchy:
         check_view(view)
         return super().forward(view)

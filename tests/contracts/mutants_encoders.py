@@ -42,7 +42,7 @@ class KeepsTheConfigAsGiven(Pairs):
 class Changed(Pairs):
     """Changes the last stage of what it returns."""
 
-    def forward(self, view: View) -> Hierarchy:  # type: ignore[override]
+    def forward(self, view: View) -> Hierarchy:
         found = super().forward(view)
         return found._replace(stages=(*found.stages[:-1], self.change(found.stages[-1])))
 
@@ -66,14 +66,14 @@ class WholeMass(Changed):
 
 
 class NoAssigns(Pairs):
-    def forward(self, view: View) -> Hierarchy:  # type: ignore[override]
+    def forward(self, view: View) -> Hierarchy:
         return super().forward(view)._replace(assigns=())
 
 
 class PadsWithOne(Pairs):
     """Rows of padding sum to 1."""
 
-    def forward(self, view: View) -> Hierarchy:  # type: ignore[override]
+    def forward(self, view: View) -> Hierarchy:
         found = super().forward(view)
         empty = (found.stages[0].mass == 0)[..., None] / found.assigns[0].shape[-1]
         return found._replace(assigns=(found.assigns[0] + empty, *found.assigns[1:]))
@@ -82,7 +82,7 @@ class PadsWithOne(Pairs):
 class PixelsOfPadding(Pairs):
     """Returns the labels of another partition than that of its tokens."""
 
-    def forward(self, view: View) -> Hierarchy:  # type: ignore[override]
+    def forward(self, view: View) -> Hierarchy:
         found = super().forward(view)
         return found._replace(segments=torch.full_like(found.segments, self.sizes[0] - 1))
 
@@ -125,7 +125,7 @@ class ForgetsImageSize(Pairs):
         self.table = nn.Parameter(torch.zeros(config.image_size, self.dim))
         self.config = replace(self.config, image_size=2 * config.image_size)
 
-    def forward(self, view: View) -> Hierarchy:  # type: ignore[override]
+    def forward(self, view: View) -> Hierarchy:
         found = super().forward(view)
         last = found.stages[-1]
         return found._replace(stages=(*found.stages[:-1], last._replace(cls=last.cls + self.table.mean(0))))
@@ -222,7 +222,7 @@ class HalfMass(Changed):
 
 
 class Normalizes(Pairs):
-    def forward(self, view: View) -> Hierarchy:  # type: ignore[override]
+    def forward(self, view: View) -> Hierarchy:
         found = super().forward(view)
         view.image.sub_(view.image.mean())
         return found
@@ -233,7 +233,7 @@ class TakesAnything(SampleEncoder):
         super().__init__()
         self.config = replace(config, sizes=self.sizes, dim=self.dim)
 
-    def forward(self, view: View) -> Hierarchy:  # type: ignore[override]
+    def forward(self, view: View) -> Hierarchy:
         return super().forward(View(view.image.float(), view.segments))
 
 

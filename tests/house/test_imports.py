@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import castssl
 from castssl import datasets
 from tests.house import source
 
@@ -26,11 +29,20 @@ FLOORS = [
 ]
 ONLY = {"models": {"tokens"}, "data": {"datasets"}, "testing": {"datasets"}}
 """Rooms that may enter fewer lower rooms than their floor would allow."""
+MODULES_OF_PLUGINS = (
+    *("castssl.contracts", "castssl.encoder_config", "castssl.errors", "castssl.installer", "castssl.ranks"),
+    *("castssl.testing", "castssl.types", "castssl.tokens.inputs", "castssl.superpixels.lift"),
+    *("castssl.pooling.arithmetic", "castssl.pooling.centroids", "castssl.objectives.supervised"),
+)
+"""Modules that plugins may import from."""
+NAMES_OF_PLUGINS = (
+    *("castssl.checkpoints.read", "castssl.checkpoints.hub.save_pretrained", "castssl.files.not_safetensors"),
+    *("castssl.models.blocks.Stage", "castssl.modes.evaluating", "castssl.objectives.paths.over_children"),
+)
+"""What they may import from other modules, beside castssl's public names."""
 PLUGINS_MAY = {
-    *(f"castssl.{name}" for name in ("types", "contracts", "errors", "installer", "ranks", "testing")),
-    *(f"castssl.datasets.{name}" for name in datasets.__all__),
-    *("castssl.encoder_config", "castssl.tokens.inputs"),
-    *("castssl.pooling.arithmetic", "castssl.pooling.centroids", "castssl.superpixels.lift"),
+    *(*MODULES_OF_PLUGINS, *NAMES_OF_PLUGINS),
+    *(f"{package.__name__}.{name}" for package in (castssl, datasets) for name in package.__all__),
 }
 STRANGERS = {"mmseg", "mmcv", "mmengine"}
 """Heavy optional packages; only one file of the package may know them."""
@@ -125,6 +137,25 @@ def test_recipes_import_public_names_and_no_other_recipe(path: Path) -> None:
 @pytest.mark.parametrize("path", source.python("plugins"), ids=str)
 def test_plugins_import_only_the_doors(path: Path) -> None:
     for line, name in source.imports(path):
-        if name.split(".")[0] == "castssl":
+        if name.split(".")[0] == "castssl" and name != "castssl":
             fits = any(name == door or name.startswith(f"{door}.") for door in PLUGINS_MAY)
             assert fits, f"{path}:{line} imports {name}; plugins may import {sorted(PLUGINS_MAY)}"
+
+
+@pytest.mark.parametrize("name", [*MODULES_OF_PLUGINS, *NAMES_OF_PLUGINS, "castssl.datasets"])
+def test_what_plugins_may_import_is_documented(name: str) -> None:
+    readme = (source.ROOT / "plugins" / "README.md").read_text(encoding="utf-8")
+    surface = readme.partition("## What a plugin may import")[2].partition("\n## ")[0]
+    assert f"`{name}`" in surface
+    module, _, attribute = name.rpartition(".")
+    found: Any = getattr(import_module(module), attribute) if name in NAMES_OF_PLUGINS else import_module(name)
+    assert found.__doc__
+
+
+@pytest.mark.parametrize("name", MODULES_OF_PLUGINS)
+def test_public_names_of_those_modules_say_what_they_are(name: str) -> None:
+    module = import_module(name)
+    own = [value for key, value in vars(module).items() if not key.startswith("_")]
+    own = [value for value in own if callable(value) and getattr(value, "__module__", "") == name]
+    silent = [value.__name__ for value in own if not (value.__doc__ or "").strip()]
+    assert not silent, f"{name}: no docstring: {silent}"

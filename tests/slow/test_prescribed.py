@@ -114,6 +114,14 @@ def test_a_plugin_names_the_commands_that_build_its_library(environment: Environ
     environment.succeed("python -c 'import fast_slic'")
 
 
+def test_a_method_of_a_missing_plugin_names_the_command_that_installs_it(environment: Environment) -> None:
+    environment.succeed("pip uninstall -y castssl-baselines")
+    train = "python recipes/hcast.py --data demo:size=32,per_class=8 --method fgn --max-steps 1"
+    (command,) = re.findall(r"`(pip install -e [^`]*castssl-baselines)`", environment.run(train).stderr)
+    environment.succeed(command)
+    environment.succeed(train)
+
+
 @pytest.mark.parametrize(
     "command", ["pip install -e 'plugins/castssl-baselines[clip]'", "pip install pycocotools"]
 )
