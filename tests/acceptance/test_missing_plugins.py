@@ -18,7 +18,8 @@ from castssl.config import read
 from castssl.errors import ConfigError, UnknownPlugin
 from castssl.registry import SHELF
 from castssl.training.hierarchy import HierarchyConfig
-from tests.acceptance.conftest import ROOT, Command
+from tests.acceptance.conftest import Command
+from tests.forked import ROOT
 
 tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 installed = metadata.distributions
