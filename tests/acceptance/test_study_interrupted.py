@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -76,6 +76,14 @@ def start(folder: Path, *words: str, flags: str = "", **variables: str) -> subpr
         text=True,
         start_new_session=True,
     )
+
+
+@pytest.fixture(autouse=True)
+def _hangups() -> Iterator[None]:
+    """Tests that are started with nohup ignore this signal, and so would their studies."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def wait_until(true: Callable[[], bool], what: str) -> None:
