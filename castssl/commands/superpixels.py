@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from castssl.contracts import Superpixels
     from castssl.datasets.depth import Range
-    from castssl.evaluation.partitions import Trial
+    from castssl.evaluation.superpixels import Trial
 
 NOTES = """IMAGE is a file, a folder, "photographs" (four that castssl ships) or "demo" (generated, with
 true parts).  Times are of one core, or of the GPU for what runs there (DEVICE).
@@ -82,7 +82,7 @@ def _superpixels(given: argparse.Namespace) -> int:
 
     from castssl import registry
     from castssl.doctor import machine
-    from castssl.evaluation.partitions import compare
+    from castssl.evaluation.superpixels import compare
 
     sights = [sight for source in given.images for sight in _open(source, given)]
     images, truth = _squares(sights, given.image_size)

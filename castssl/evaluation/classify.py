@@ -11,9 +11,9 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from castssl.contracts import Objective
 from castssl.errors import ConfigError
-from castssl.evaluation.balanced import BalancedAccuracy, majority
 from castssl.evaluation.held_out import HeldOut
 from castssl.evaluation.neighbours import Device
+from castssl.metrics.balanced import BalancedAccuracy, majority
 from castssl.modes import evaluating
 
 TOP = (1, 5)

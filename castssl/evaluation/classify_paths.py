@@ -13,17 +13,17 @@ from torch import Tensor
 
 from castssl.contracts import Objective
 from castssl.errors import ConfigError
-from castssl.evaluation.balanced import BalancedAccuracy, majority
 from castssl.evaluation.held_out import HeldOut
-from castssl.evaluation.hie import hie as amend
-from castssl.evaluation.hierarchy import (
+from castssl.evaluation.neighbours import Device
+from castssl.metrics.balanced import BalancedAccuracy, majority
+from castssl.metrics.hie import hie as amend
+from castssl.metrics.hierarchy import (
     FullPathAccuracy,
     LevelAccuracy,
     TreeInconsistency,
     WeightedAveragePrecision,
 )
-from castssl.evaluation.mistakes import HierarchicalDistance, MistakeSeverity
-from castssl.evaluation.neighbours import Device
+from castssl.metrics.mistakes import HierarchicalDistance, MistakeSeverity
 from castssl.modes import evaluating
 from castssl.types import LabelTree
 
@@ -35,7 +35,7 @@ class PathMarks:
     ``level0``, ``level1``, ... (accuracies, coarse to fine; ``level0_balanced``, ... by
     class) are shares in [0, 1].  ``severity_levels`` and ``distance1_levels``, ``distance5_levels``,
     ``distance20_levels`` are heights in the tree, 0 to L; see
-    :mod:`castssl.evaluation.hierarchy` and :mod:`castssl.evaluation.mistakes`.
+    :mod:`castssl.metrics.hierarchy` and :mod:`castssl.metrics.mistakes`.
 
     Args:
         tree: the label tree.
@@ -99,7 +99,7 @@ class HierarchicalRecognition(HeldOut):
         Args:
             objective: its ``predict`` must give the logits of all levels of the images, coarse to fine.
             device: where it is.
-            hie: give all marks a second time, for the same logits after :func:`castssl.evaluation.hie.hie`:
+            hie: give all marks a second time, for the same logits after :func:`castssl.metrics.hie.hie`:
                 ``fpa_hie``, ``severity_hie_levels``, ...
             options: for ``predict``, such as ``branch="ema"``.
 

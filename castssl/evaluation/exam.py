@@ -21,10 +21,10 @@ from castssl.datasets.images import Images, scatter
 from castssl.datasets.masks import open_masks
 from castssl.datasets.stream import Stream
 from castssl.errors import DataError
-from castssl.evaluation.balanced import majority
 from castssl.evaluation.neighbours import Device, features, knn, match
 from castssl.evaluation.objects import Pair, known_to, objects, overlaps, random_overlaps
 from castssl.marks import scale
+from castssl.metrics.balanced import majority
 from castssl.modes import evaluating
 
 MATCHED = 256

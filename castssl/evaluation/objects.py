@@ -18,8 +18,8 @@ from castssl.datasets.images import Images
 from castssl.datasets.masks import Masks
 from castssl.errors import DataError
 from castssl.evaluation.neighbours import Device
-from castssl.evaluation.regions import region_iou
-from castssl.evaluation.segment import best_overlap, merge_at_random
+from castssl.metrics.partition import best_overlap, merge_at_random
+from castssl.metrics.regions import region_iou
 from castssl.modes import evaluating
 from castssl.partition import partition
 from castssl.types import Batch, Hierarchy, RawView, View
@@ -102,8 +102,8 @@ def overlaps(
         batch: images at a time.
 
     Returns:
-        Means over images of ``object_iou`` (:func:`castssl.evaluation.segment.best_overlap`), of
-        ``region_iou`` (:func:`castssl.evaluation.regions.region_iou` of object and background), and of
+        Means over images of ``object_iou`` (:func:`castssl.metrics.partition.best_overlap`), of
+        ``region_iou`` (:func:`castssl.metrics.regions.region_iou` of object and background), and of
         ``part_iou`` (the same of the parts and what is none), if any image has part masks.
 
     Raises:

@@ -33,7 +33,7 @@ from castssl.data.loader import load
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.doctor import machine
-from castssl.evaluation.segment import explained_variation
+from castssl.metrics.partition import explained_variation
 from castssl.pictures.photographs import photographs
 from castssl.registry import build
 

@@ -38,7 +38,7 @@ from castssl.datasets.decode import decode, header, pixels
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.doctor import machine
-from castssl.evaluation.segment import boundary_recall, explained_variation
+from castssl.metrics.partition import boundary_recall, explained_variation
 from castssl.pictures import photographs
 
 

@@ -15,7 +15,7 @@ from castssl.data import fine
 from castssl.data.fine import Fine
 from castssl.datasets.images import Box
 from castssl.errors import ConfigError
-from castssl.evaluation.segment import explained_variation
+from castssl.metrics.partition import explained_variation
 from castssl.pictures.photographs import photographs
 from castssl.superpixels.grid import Grid
 from castssl.superpixels.seeds import Seeds

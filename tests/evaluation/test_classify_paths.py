@@ -15,11 +15,11 @@ from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import ConfigError
 from castssl.evaluation.classify_paths import HierarchicalRecognition, PathMarks
-from castssl.evaluation.hie import hie
+from castssl.metrics.hie import hie
 from castssl.superpixels.grid import Grid
 from castssl.testing import samples
 from castssl.types import Batch, LabelTree, Outcome, View
-from tests.evaluation.trees import BIRDS, Case, accuracies, full_path, height, inconsistency, severity
+from tests.metrics.trees import BIRDS, Case, accuracies, full_path, height, inconsistency, severity
 
 SIZES = (4, 8)
 SEED = 38

@@ -12,7 +12,7 @@ from castssl.datasets.images import Images
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import DataError
 from castssl.evaluation.objects import MEASURES, Pair, known_to, objects, overlaps, random_overlaps
-from castssl.evaluation.segment import best_overlap
+from castssl.metrics.partition import best_overlap
 from castssl.superpixels.grid import Grid
 from castssl.types import Hierarchy, LabelTree, Tokens, View
 

@@ -20,7 +20,7 @@ GROUND = [
 """The ground floor; each only from those to its left."""
 FLOORS = [
     set(GROUND),
-    {"datasets", "superpixels", "tokens", "pooling", "objectives"},
+    {"datasets", "superpixels", "tokens", "pooling", "objectives", "metrics"},
     {"data", "models"},
     {"training", "evaluation", "checkpoints", "testing", "pictures", "doctor"},
     {"scaffold", "ablations", "inference"},

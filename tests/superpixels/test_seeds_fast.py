@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from castssl.data.augment import CenterView
-from castssl.evaluation.segment import explained_variation
+from castssl.metrics.partition import explained_variation
 from castssl.pictures.photographs import photographs
 from castssl.superpixels.seeds import Seeds
 from castssl.superpixels.seeds_fast import SeedsFast, exchange

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from castssl.evaluation.segment import shared_pixels
+from castssl.metrics.partition import shared_pixels
 
 
 def region_iou(labels: Tensor, truth: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassPrecision
 
 from castssl.errors import ConfigError
-from castssl.evaluation.hierarchy import (
+from castssl.metrics.hierarchy import (
     Consistency,
     FullPathAccuracy,
     LevelAccuracy,
@@ -21,9 +21,9 @@ from castssl.evaluation.hierarchy import (
     WeightedAveragePrecision,
     WeightedHierarchicalPrecision,
 )
-from castssl.evaluation.mistakes import HierarchicalDistance, MistakeSeverity
+from castssl.metrics.mistakes import HierarchicalDistance, MistakeSeverity
 from castssl.types import LabelTree
-from tests.evaluation.trees import BIRDS, Case, accuracies, cases, full_path, inconsistency
+from tests.metrics.trees import BIRDS, Case, accuracies, cases, full_path, inconsistency
 
 PREDICTED = torch.tensor([[0, 0, 1], [0, 1, 3], [1, 2, 4], [0, 2, 4], [1, 0, 1]])
 TARGET = torch.tensor([[0, 0, 1], [0, 1, 2], [1, 2, 5], [1, 2, 4], [0, 0, 1]])

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from castssl.evaluation.hie import hie
+from castssl.metrics.hie import hie
 from castssl.types import LabelTree
-from tests.evaluation.trees import BIRDS, trees
+from tests.metrics.trees import BIRDS, trees
 
 
 def softmax(row: list[float]) -> list[float]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from castssl.errors import DataError
-from castssl.evaluation.partitions import compare
-from castssl.evaluation.segment import (
+from castssl.evaluation.superpixels import compare
+from castssl.metrics.partition import (
     achievable_accuracy,
     boundary_recall,
     explained_variation,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from castssl.evaluation.hierarchy import PathMetric
+from castssl.metrics.hierarchy import PathMetric
 from castssl.types import LabelTree
 
 

@@ -1,6 +1,6 @@
 """How good and how fast are superpixels?  Several backends on the same images, in turns.
 
-The measures are those of :mod:`castssl.evaluation.segment`.
+The measures are those of :mod:`castssl.metrics.partition`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from castssl.contracts import Superpixels
 from castssl.errors import ContractError, DataError
-from castssl.evaluation.segment import (
+from castssl.metrics.partition import (
     achievable_accuracy,
     boundary_recall,
     explained_variation,

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from castssl.evaluation.regions import region_iou, single_segment_iou
-from castssl.evaluation.segment import best_overlap
+from castssl.metrics.partition import best_overlap
+from castssl.metrics.regions import region_iou, single_segment_iou
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 7), st.integers(1, 7))
 seeds = st.integers(0, 10_000)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from castssl.evaluation.segment import (
+from castssl.metrics.partition import (
     achievable_accuracy,
     best_overlap,
     boundaries,

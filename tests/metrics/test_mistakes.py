@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from castssl.evaluation.mistakes import HierarchicalDistance, MistakeSeverity
+from castssl.metrics.mistakes import HierarchicalDistance, MistakeSeverity
 from castssl.types import LabelTree
-from tests.evaluation.trees import BIRDS, Case, cases, height, real, severity, share
+from tests.metrics.trees import BIRDS, Case, cases, height, real, severity, share
 
 
 def test_by_hand() -> None:

@@ -1,0 +1,1 @@
+"""Measures on tensors: how well segments fit regions, and how right and how consistent label paths are."""
