@@ -15,14 +15,17 @@ from pathlib import Path
 
 from castssl.checkpoints.classifier import save_classifier
 from castssl.config import launch
-from castssl.contracts import Encoder, Superpixels
+from castssl.contracts import Encoder
+from castssl.data.augment import CenterView, TwoViews
 from castssl.data.finish import finish
 from castssl.data.loader import load
 from castssl.data.supervised import SupervisedView
-from castssl.datasets.images import Images
-from castssl.datasets.stream import Stream
-from castssl.evaluation.classify import Recognition
-from castssl.evaluation.exam import Exam, table
+from castssl.evaluation.classification import Accuracy
+from castssl.evaluation.held_out import Evaluation, Evaluator, Subject
+from castssl.evaluation.knn import Knn
+from castssl.evaluation.matching import Matching
+from castssl.evaluation.overlap import Overlap
+from castssl.evaluation.report import table
 from castssl.models.create import create
 from castssl.objectives.deit import DeiT
 from castssl.pictures.gallery import gallery
@@ -69,18 +72,18 @@ def save(cfg: Config, objective: DeiT, labels: LabelTree, path: Path) -> None:
     save_classifier(objective, path, spec="deit", options=options, labels=labels, branch=cfg.branch)
 
 
-def examinations(
-    cfg: Config, images: Images | Stream, held_out: Images | Stream | None, superpixels: Superpixels
-) -> tuple[Exam, Recognition]:
-    """What is asked about the encoder, and about the classifier, on held-out images."""
-    size, workers = cfg.image_size, cfg.workers
-    shown = held_out if cfg.knn_every else None
-    exam = Exam.on(images, shown, superpixels, size, workers=workers, voters=cfg.knn_images)
-    return exam, Recognition(held_out, superpixels, size, workers=workers, level=cfg.level)
+def make_evaluators(cfg: Config, encoder: Encoder) -> list[Evaluator]:
+    """What is measured on held-out images."""
+    every, views = cfg.knn_every, TwoViews(cfg.image_size)
+    evaluators: list[Evaluator] = [Accuracy(cfg.level, every=cfg.eval_every)]
+    if every:
+        knn = Knn(cfg.knn_images, views=CenterView(cfg.image_size), every=every)
+        evaluators += [Matching(views=views, every=every), knn, Overlap(encoder.sizes, every=every)]
+    return evaluators
 
 
 def main(cfg: Config) -> None:
-    """Train, examining the classifier and the encoder on held-out images as it goes."""
+    """Train, evaluating the classifier and the encoder on held-out images as it goes."""
     run, accelerator = start(cfg)
     device = accelerator.device
     images, held_out = cfg.images()
@@ -89,25 +92,18 @@ def main(cfg: Config) -> None:
     fits(superpixels, objective.encoder, cfg.image_size)
     check_batch(objective, cfg.batch_size // cfg.accumulate)
     loader = load(images, views=make_views(cfg), superpixels=superpixels, **cfg.loading())
-    exam, test = examinations(cfg, images, held_out, superpixels)
-    check_labels(objective, images, test.images)
-    judged = objective.branch(cfg.branch)
-    recognise = partial(test.sit, objective, device, branch=cfg.branch)
-    untrained = run.once("untrained", lambda: recognise() | exam.sit(judged, device))
+    encoder, center = objective.branch(cfg.branch), CenterView(cfg.image_size, interpolation="bicubic")
+    evaluators = make_evaluators(cfg, encoder)
+    evaluation = Evaluation(images, held_out, superpixels, center, evaluators, device, workers=cfg.workers)
+    check_labels(objective, images, held_out)
+    subject = Subject(encoder, partial(objective.predict, branch=cfg.branch), objective)
+    untrained = run.once("untrained", lambda: evaluation(subject))
     optimizer = build_optimizer(objective, lr=cfg.peak, **cfg.optimizing())
     model, optimizer = run.prepare(objective, optimizer)
     if cfg.compile:
         objective.encoder.compile()
     check, photos = FirstBatch(objective), [photo for _, photo in photographs()]
-    marks: dict[str, float] | None = None
-    scores: dict[str, float] = {}
-
-    def look() -> dict[str, float]:
-        found = exam.sit(judged, device)
-        run.note(**found)
-        run.picture(gallery(judged, superpixels, photos, cfg.image_size, device))
-        return found
-
+    picture = partial(gallery, encoder, superpixels, photos, cfg.image_size, device)
     for step, raw in run.steps(loader):
         set_rate(optimizer, cfg.rate(run.progress(step)))
         batch = finish(raw, superpixels, device)
@@ -120,15 +116,15 @@ def main(cfg: Config) -> None:
         if accelerator.sync_gradients:
             objective.after_step(run.progress(step + 1))
         run.report(step, outcome.logs)
-        if run.every(cfg.eval_every):
-            run.note(**(scores := recognise()))
+        if due := evaluation.due(run.every):
+            run.note(**evaluation.update(subject, due))
         if run.every(cfg.knn_every):
-            marks = look()
+            run.picture(picture())
     save(cfg, objective, images.tree, run.folder / "encoder.safetensors")
-    trained = (scores or recognise()) | (look() if marks is None else marks)
-    chance = test.by_chance() | exam.by_chance(judged.sizes)
+    run.picture(picture())
+    trained = evaluation.finish(subject)
     found = {"trained": trained, "best": best(run.folder, "top1"), "untrained": untrained}
-    found |= {"majority": test.by_majority() | exam.by_majority(), "chance": chance}
+    found |= {"majority": evaluation.majority(), "chance": evaluation.chance()}
     run.finish(table(**found), f"the hierarchy on photographs: {run.folder / 'pictures'}", **found)
 
 

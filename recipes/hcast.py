@@ -19,15 +19,20 @@ from castssl import ranks
 from castssl.checkpoints.classifier import save_classifier
 from castssl.checkpoints.initialize import initialize
 from castssl.config import launch
-from castssl.contracts import Encoder, Superpixels
+from castssl.contracts import Encoder
+from castssl.data.augment import CenterView, TwoViews
 from castssl.data.finish import finish
 from castssl.data.loader import load
 from castssl.data.supervised import SupervisedView
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
 from castssl.errors import DataError
-from castssl.evaluation.classify_paths import HierarchicalRecognition
-from castssl.evaluation.exam import Exam, table
+from castssl.evaluation.held_out import Evaluation, Evaluator, Subject
+from castssl.evaluation.knn import Knn
+from castssl.evaluation.label_paths import LabelPaths
+from castssl.evaluation.matching import Matching
+from castssl.evaluation.overlap import Overlap
+from castssl.evaluation.report import table
 from castssl.models.create import create
 from castssl.objectives.supervised import Supervised
 from castssl.pictures.gallery import gallery
@@ -82,45 +87,39 @@ def save(cfg: Config, objective: Supervised, labels: LabelTree, path: Path) -> N
     save_classifier(objective, path, spec=cfg.chosen().objective, labels=labels, branch=cfg.branch)
 
 
-def examinations(
-    cfg: Config, images: Images, held_out: Images | Stream | None, superpixels: Superpixels
-) -> tuple[Exam, HierarchicalRecognition]:
-    """What is asked about the segments, and about the classifiers, on held-out images."""
-    shown, size = held_out if cfg.knn_every else None, cfg.image_size
-    shared: dict[str, Any] = {"workers": cfg.workers}
-    exam = Exam.on(images, shown, superpixels, size, masks=cfg.masks, voters=cfg.knn_images, **shared)
-    return exam, HierarchicalRecognition(held_out, superpixels, size, **shared)
+def make_evaluators(cfg: Config, encoder: Encoder) -> list[Evaluator]:
+    """What is measured on held-out images."""
+    every, views = cfg.knn_every, TwoViews(cfg.image_size)
+    evaluators: list[Evaluator] = [LabelPaths(cfg.chosen().hie, every=cfg.eval_every)]
+    if every:
+        knn = Knn(cfg.knn_images, views=CenterView(cfg.image_size), every=every)
+        overlap = Overlap(encoder.sizes, cfg.masks, every=every)
+        evaluators += [Matching(views=views, every=every), knn, overlap]
+    return evaluators
 
 
 def main(cfg: Config) -> None:
-    """Train, examining paths and segments on held-out images as it goes."""
+    """Train, evaluating label paths and segments on held-out images as it goes."""
     run, accelerator = start(cfg)
-    device, hie = accelerator.device, cfg.chosen().hie
+    device = accelerator.device
     images, held_out = open_both(cfg)
     superpixels = build("superpixels", cfg.backend(SEEDS))
     objective = make_objective(cfg, images.tree).to(device)
     fits(superpixels, objective.encoder, cfg.image_size)
     check_batch(objective, cfg.batch_size // cfg.accumulate)
     loader = load(images, views=make_views(cfg), superpixels=superpixels, **cfg.loading())
-    exam, test = examinations(cfg, images, held_out, superpixels)
-    check_labels(objective, images, test.images)
-    judged = objective.branch(cfg.branch)
-    recognise = partial(test.sit, objective, device, hie=hie, branch=cfg.branch)
-    untrained = run.once("untrained", lambda: recognise() | exam.sit(judged, device))
+    encoder, center = objective.branch(cfg.branch), CenterView(cfg.image_size, interpolation="bicubic")
+    evaluators = make_evaluators(cfg, encoder)
+    evaluation = Evaluation(images, held_out, superpixels, center, evaluators, device, workers=cfg.workers)
+    check_labels(objective, images, held_out)
+    subject = Subject(encoder, partial(objective.predict, branch=cfg.branch), objective)
+    untrained = run.once("untrained", lambda: evaluation(subject))
     optimizer = build_optimizer(objective, lr=cfg.peak, **cfg.optimizing())
     model, optimizer = run.prepare(objective, optimizer)
-    for encoder in objective.encoders() if cfg.compile else ():
-        encoder.compile()
+    for part in objective.encoders() if cfg.compile else ():
+        part.compile()
     check, photos = FirstBatch(objective), [photo for _, photo in photographs()]
-    marks: dict[str, float] | None = None
-    scores: dict[str, float] = {}
-
-    def look() -> dict[str, float]:
-        found = exam.sit(judged, device)
-        run.note(**found)
-        run.picture(gallery(judged, superpixels, photos, cfg.image_size, device))
-        return found
-
+    picture = partial(gallery, encoder, superpixels, photos, cfg.image_size, device)
     for step, raw in run.steps(loader):
         set_rate(optimizer, cfg.rate(run.progress(step)))
         batch = finish(raw, superpixels, device)
@@ -133,15 +132,15 @@ def main(cfg: Config) -> None:
         if accelerator.sync_gradients:
             objective.after_step(run.progress(step + 1))
         run.report(step, outcome.logs)
-        if run.every(cfg.eval_every):
-            run.note(**(scores := recognise()))
+        if due := evaluation.due(run.every):
+            run.note(**evaluation.update(subject, due))
         if run.every(cfg.knn_every):
-            marks = look()
+            run.picture(picture())
     save(cfg, objective, images.tree, run.folder / "encoder.safetensors")
-    trained = (scores or recognise()) | (look() if marks is None else marks)
-    chance = test.by_chance() | exam.by_chance(judged.sizes)
+    run.picture(picture())
+    trained = evaluation.finish(subject)
     found = {"trained": trained, "best": best(run.folder, "fpa"), "untrained": untrained}
-    found |= {"majority": test.by_majority() | exam.by_majority(), "chance": chance}
+    found |= {"majority": evaluation.majority(), "chance": evaluation.chance()}
     run.finish(table(**found), f"the hierarchy on photographs: {run.folder / 'pictures'}", **found)
 
 

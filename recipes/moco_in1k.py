@@ -12,6 +12,7 @@ Expect a linear probe of 68.1 on IN-1K (Table 4) and 79.9 on IN-100 (Table 5) wi
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from torch.optim import Optimizer
@@ -20,10 +21,15 @@ from castssl import ranks
 from castssl.checkpoints.initialize import initialize
 from castssl.checkpoints.native import save_objective
 from castssl.config import FREE, launch
-from castssl.data.augment import TwoViews
+from castssl.contracts import Encoder
+from castssl.data.augment import CenterView, TwoViews
 from castssl.data.finish import finish
 from castssl.data.loader import load
-from castssl.evaluation.exam import Exam, table
+from castssl.evaluation.held_out import Evaluation, Evaluator, Subject
+from castssl.evaluation.knn import Knn
+from castssl.evaluation.matching import Matching
+from castssl.evaluation.overlap import Overlap
+from castssl.evaluation.report import table
 from castssl.models.create import create
 from castssl.objectives.moco import MoCoV3
 from castssl.pictures.gallery import gallery
@@ -65,7 +71,7 @@ class Config(PretrainConfig):
     optimizer: Literal["adamw", "lars"] = "adamw"
     """adamw (the released scripts; the paper says Adam), or lars (the released code's own default)."""
     knn_branch: Literal["base", "momentum"] = field(default="base", metadata=FREE)
-    """Which encoder is examined."""
+    """Which encoder is evaluated."""
 
 
 def make_objective(cfg: Config, labels: LabelTree) -> MoCoV3:
@@ -93,8 +99,15 @@ def make_optimizer(cfg: Config, objective: MoCoV3) -> Optimizer:
     return build_optimizer(objective, name=cfg.optimizer, lr=lr, weight_decay=wd, decay=cfg.decay)
 
 
+def make_evaluators(cfg: Config, encoder: Encoder, views: TwoViews) -> list[Evaluator]:
+    """What is measured on held-out images."""
+    every = cfg.knn_every
+    overlap = Overlap(encoder.sizes, every=every)
+    return [Matching(views=views, every=every), Knn(cfg.knn_images, every=every), overlap]
+
+
 def main(cfg: Config) -> None:
-    """Pretrain, examining the encoder on held-out images as it goes."""
+    """Pretrain, evaluating the encoder on held-out images as it goes."""
     run, accelerator = start(cfg)
     device = accelerator.device
     images, held_out = cfg.images(measured=cfg.knn_every > 0, streams=False)
@@ -104,24 +117,18 @@ def main(cfg: Config) -> None:
     check_batch(objective, cfg.batch_size // cfg.accumulate)
     views = TwoViews(cfg.image_size, crop_min=cfg.crop_min, blur=cfg.blur)
     loader = load(images, views=views, superpixels=superpixels, **cfg.loading())
-    options = {"workers": cfg.workers, "voters": cfg.knn_images, "views": views}
-    exam = Exam.on(images, held_out, superpixels, cfg.image_size, **options)
-    judged = objective.branch(cfg.knn_branch)
-    untrained = run.once("untrained", lambda: exam.sit(judged, device))
+    encoder = objective.branch(cfg.knn_branch)
+    evaluators, center = make_evaluators(cfg, encoder, views), CenterView(cfg.image_size)
+    evaluation = Evaluation(images, held_out, superpixels, center, evaluators, device, workers=cfg.workers)
+    subject = Subject(encoder)
+    untrained = run.once("untrained", lambda: evaluation(subject))
     optimizer = make_optimizer(cfg, objective)
     model, optimizer = run.prepare(objective, optimizer)
     if cfg.compile:
         objective.branch("base").compile()
         objective.branch("momentum").compile()
     check, photos = FirstBatch(objective), [photo for _, photo in photographs()]
-    marks: dict[str, float] | None = None
-
-    def look() -> dict[str, float]:
-        found = exam.sit(judged, device)
-        run.note(**found)
-        run.picture(gallery(judged, superpixels, photos, cfg.image_size, device))
-        return found
-
+    picture = partial(gallery, encoder, superpixels, photos, cfg.image_size, device)
     for step, raw in run.steps(loader):
         set_rate(optimizer, warmup_cosine(run.progress(step), cfg.warmup_epochs / cfg.epochs))
         batch = finish(raw, superpixels, device)
@@ -134,12 +141,14 @@ def main(cfg: Config) -> None:
         if accelerator.sync_gradients:
             objective.after_step(run.progress(step + 1))
         run.report(step, outcome.logs)
+        if due := evaluation.due(run.every):
+            run.note(**evaluation.update(subject, due))
         if run.every(cfg.knn_every):
-            marks = look()
+            run.picture(picture())
     save_objective(objective, objective.encoder, run.folder / "encoder.safetensors")
-    trained = look() if marks is None else marks
-    found = {"trained": trained, "untrained": untrained}
-    found |= {"majority": exam.by_majority(), "chance": exam.by_chance(judged.sizes)}
+    run.picture(picture())
+    found = {"trained": evaluation.finish(subject), "untrained": untrained}
+    found |= {"majority": evaluation.majority(), "chance": evaluation.chance()}
     run.finish(table(**found), f"the hierarchy on photographs: {run.folder / 'pictures'}", **found)
 
 

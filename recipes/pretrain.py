@@ -11,6 +11,7 @@ Expect no published number: CAST has trained with MoCo v3 only, for which moco_i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, cast
 
 from torch import nn
@@ -19,11 +20,15 @@ from torch.optim import Optimizer
 from castssl.checkpoints.native import save_objective
 from castssl.config import FREE, launch
 from castssl.contracts import Encoder, Objective
-from castssl.data.augment import MOCO, TwoViews
+from castssl.data.augment import MOCO, CenterView, TwoViews
 from castssl.data.finish import finish
 from castssl.data.loader import load
 from castssl.errors import ConfigError
-from castssl.evaluation.exam import Exam, table
+from castssl.evaluation.held_out import Evaluation, Evaluator, Subject
+from castssl.evaluation.knn import Knn
+from castssl.evaluation.matching import Matching
+from castssl.evaluation.overlap import Overlap
+from castssl.evaluation.report import table
 from castssl.models.create import create
 from castssl.pictures.gallery import gallery
 from castssl.pictures.photographs import photographs
@@ -63,7 +68,7 @@ class Config(PretrainConfig):
     optimizer: Literal["adamw", "lars", "sgd"] = "adamw"
     """adamw, lars (large batches) or sgd with momentum."""
     branch: Literal["base", "momentum", "ema"] = field(default="base", metadata=FREE)
-    """Which encoder is examined and saved: base, or the twin or average that the objective has."""
+    """Which encoder is evaluated and saved: base, or the twin or average that the objective has."""
 
 
 def make_views(cfg: Config, objective: Objective) -> TwoViews:
@@ -85,6 +90,13 @@ def make_optimizer(cfg: Config, module: nn.Module) -> Optimizer:
     return build_optimizer(module, name=cfg.optimizer, lr=scaled_rate(cfg.lr, cfg.batch_size), **options)
 
 
+def make_evaluators(cfg: Config, encoder: Encoder, views: TwoViews) -> list[Evaluator]:
+    """What is measured on held-out images."""
+    every, two = cfg.knn_every, views if views.views == 2 else TwoViews(cfg.image_size)
+    overlap = Overlap(encoder.sizes, every=every)
+    return [Matching(views=two, every=every), Knn(cfg.knn_images, every=every), overlap]
+
+
 def encoder_of(objective: Objective, branch: str) -> Encoder:
     """The encoder that ``branch`` names: objectives that have several tell by a method ``branch(name)``."""
     if branch == "base":
@@ -96,7 +108,7 @@ def encoder_of(objective: Objective, branch: str) -> Encoder:
 
 
 def main(cfg: Config) -> None:
-    """Pretrain, examining the encoder on held-out images as it goes."""
+    """Pretrain, evaluating the encoder on held-out images as it goes."""
     run, accelerator = start(cfg)
     device = accelerator.device
     images, held_out = cfg.images(measured=cfg.knn_every > 0, streams=False)
@@ -106,11 +118,12 @@ def main(cfg: Config) -> None:
     fits(superpixels, objective.encoder, cfg.image_size)
     check_batch(objective, cfg.batch_size // cfg.accumulate)
     check_labels(objective, images)
-    views, judged = make_views(cfg, objective), encoder_of(objective, cfg.branch)
+    views, encoder = make_views(cfg, objective), encoder_of(objective, cfg.branch)
     loader = load(images, views=views, superpixels=superpixels, **cfg.loading())
-    options = {"workers": cfg.workers, "voters": cfg.knn_images, "views": views if views.views == 2 else None}
-    exam = Exam.on(images, held_out, superpixels, cfg.image_size, **options)
-    untrained = run.once("untrained", lambda: exam.sit(judged, device))
+    evaluators, center = make_evaluators(cfg, encoder, views), CenterView(cfg.image_size)
+    evaluation = Evaluation(images, held_out, superpixels, center, evaluators, device, workers=cfg.workers)
+    subject = Subject(encoder)
+    untrained = run.once("untrained", lambda: evaluation(subject))
     optimizer = make_optimizer(cfg, module)
     model, optimizer = run.prepare(module, optimizer)
     if cfg.compile:
@@ -118,14 +131,7 @@ def main(cfg: Config) -> None:
             if isinstance(part, type(objective.encoder)):
                 part.compile()
     check, photos = FirstBatch(objective), [photo for _, photo in photographs()]
-    marks: dict[str, float] | None = None
-
-    def look() -> dict[str, float]:
-        found = exam.sit(judged, device)
-        run.note(**found)
-        run.picture(gallery(judged, superpixels, photos, cfg.image_size, device))
-        return found
-
+    picture = partial(gallery, encoder, superpixels, photos, cfg.image_size, device)
     for step, raw in run.steps(loader):
         set_rate(optimizer, warmup_cosine(run.progress(step), cfg.warmup_epochs / cfg.epochs))
         batch = finish(raw, superpixels, device)
@@ -138,12 +144,14 @@ def main(cfg: Config) -> None:
         if accelerator.sync_gradients:
             objective.after_step(run.progress(step + 1))
         run.report(step, outcome.logs)
+        if due := evaluation.due(run.every):
+            run.note(**evaluation.update(subject, due))
         if run.every(cfg.knn_every):
-            marks = look()
-    save_objective(objective, judged, run.folder / "encoder.safetensors")
-    trained = look() if marks is None else marks
-    found = {"trained": trained, "untrained": untrained}
-    found |= {"majority": exam.by_majority(), "chance": exam.by_chance(judged.sizes)}
+            run.picture(picture())
+    save_objective(objective, encoder, run.folder / "encoder.safetensors")
+    run.picture(picture())
+    found = {"trained": evaluation.finish(subject), "untrained": untrained}
+    found |= {"majority": evaluation.majority(), "chance": evaluation.chance()}
     run.finish(table(**found), f"the hierarchy on photographs: {run.folder / 'pictures'}", **found)
 
 

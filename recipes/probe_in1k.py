@@ -1,4 +1,4 @@
-"""Examine a frozen encoder: a linear probe, and nearest neighbours (CAST, Tables 4 and 5).
+"""Evaluate a frozen encoder: a linear probe, and nearest neighbours (CAST, Tables 4 and 5).
 
     accelerate launch recipes/probe_in1k.py --data folder:/path/to/imagenet --weights RUN/encoder.safetensors
     accelerate launch recipes/probe_in1k.py --data folder:/path/to/imagenet --weights checkpoint_0099.pth.tar
@@ -11,19 +11,20 @@ Expect a top-1 accuracy of 68.1 on IN-1K and 79.9 on IN-100 with CAST-S; the las
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from castssl.checkpoints import load_encoder
 from castssl.config import FREE, launch
-from castssl.contracts import Superpixels
-from castssl.data.augment import OneView
+from castssl.contracts import Encoder
+from castssl.data.augment import CenterView, OneView, TwoViews
 from castssl.data.finish import finish
 from castssl.data.loader import load
-from castssl.datasets.images import Images
-from castssl.datasets.stream import Stream
-from castssl.evaluation.classify import Recognition
-from castssl.evaluation.exam import Exam, table
+from castssl.evaluation.classification import Accuracy
+from castssl.evaluation.held_out import Evaluation, Evaluator, Subject
+from castssl.evaluation.knn import Knn
+from castssl.evaluation.matching import Matching
+from castssl.evaluation.overlap import Overlap
+from castssl.evaluation.report import table
 from castssl.files import write_tensors
 from castssl.models.resized import resized
 from castssl.models.untrained import untrained
@@ -70,44 +71,38 @@ class Config(ImageConfig):
         return found + ["--val none: a probe is measured on held-out images"] * (self.val == "none")
 
 
-def examinations(
-    cfg: Config,
-    images: Images | Stream,
-    held_out: Images | Stream | None,
-    superpixels: Superpixels,
-    size: int,
-) -> tuple[Exam, Recognition]:
-    """What is asked about the encoder, and about the probe, on held-out images."""
-    test = Recognition(held_out, superpixels, size, "bilinear", workers=cfg.workers, level=cfg.level)
-    shared: dict[str, Any] = {"workers": cfg.workers, "voters": cfg.knn_images}
-    return Exam.on(images, held_out, superpixels, size, **shared), test
+def make_evaluators(cfg: Config, encoder: Encoder, size: int) -> list[Evaluator]:
+    """What is measured of the frozen encoder on held-out images."""
+    return [Matching(views=TwoViews(size)), Knn(cfg.knn_images), Overlap(encoder.sizes)]
 
 
 def main(cfg: Config) -> None:
-    """Examine the encoder, then train the probe, looking at its accuracy on held-out images as it goes."""
+    """Evaluate the encoder, then train the probe, measuring its accuracy on held-out images as it goes."""
     run, accelerator = start(cfg)
     device = accelerator.device
     images, held_out = cfg.images()
     loaded = load_encoder(cfg.weights)
     size = cfg.image_size or loaded.config.image_size
-    backend = loaded.config.superpixels if cfg.superpixels == "auto" else cfg.superpixels
-    superpixels = build("superpixels", backend)
+    own = cfg.superpixels == "auto"
+    superpixels = build("superpixels", loaded.config.superpixels if own else cfg.superpixels)
     encoder = resized(loaded, cfg.sizes) if cfg.sizes else loaded
     fits(superpixels, encoder, size)
     objective = LinearProbe(encoder, images.tree, level=cfg.level).to(device)
-    views = OneView(size, crop_min=cfg.crop_min)
+    views, center = OneView(size, crop_min=cfg.crop_min), CenterView(size)
     loader = load(images, views=views, superpixels=superpixels, **cfg.loading())
-    exam, test = examinations(cfg, images, held_out, superpixels, size)
-    check_labels(objective, images, test.images)
-    frozen = run.once("encoder", lambda: exam.sit(encoder, device))
-    unlearned = run.once("untrained", lambda: exam.sit(untrained(encoder), device))
-    optimizer = build_optimizer(
-        objective, name="sgd", lr=scaled_rate(cfg.lr, cfg.batch_size), weight_decay=0.0
-    )
+    evaluators, accuracy = make_evaluators(cfg, encoder, size), Accuracy(cfg.level, every=cfg.eval_every)
+    features = Evaluation(images, held_out, superpixels, center, evaluators, device, workers=cfg.workers)
+    evaluation = replace(features, evaluators=[accuracy])
+    check_labels(objective, images, held_out)
+    frozen = run.once("encoder", lambda: features(Subject(encoder)))
+    unlearned = run.once("untrained", lambda: features(Subject(untrained(encoder))))
+    subject = Subject(encoder, objective.predict, objective)
+    lr = scaled_rate(cfg.lr, cfg.batch_size)
+    optimizer = build_optimizer(objective, name="sgd", lr=lr, weight_decay=0.0)
     model, optimizer = run.prepare(objective, optimizer)
     if cfg.compile:
         encoder.compile()
-    check, scores = FirstBatch(objective), dict[str, float]()
+    check = FirstBatch(objective)
     if not run.step:
         run.picture(gallery(encoder, superpixels, [photo for _, photo in photographs()], size, device))
     for step, raw in run.steps(loader):
@@ -122,15 +117,12 @@ def main(cfg: Config) -> None:
         if accelerator.sync_gradients:
             objective.after_step(run.progress(step + 1))
         run.report(step, outcome.logs)
-        if run.every(cfg.eval_every):
-            run.note(**(scores := test.sit(objective, device)))
-    found = {
-        "trained": (scores or test.sit(objective, device)) | frozen,
-        "best": best(run.folder, "top1"),
-        "untrained": unlearned,
-        "majority": test.by_majority() | exam.by_majority(),
-        "chance": test.by_chance() | exam.by_chance(encoder.sizes),
-    }
+        if due := evaluation.due(run.every):
+            run.note(**evaluation.update(subject, due))
+    trained = evaluation.finish(subject) | frozen
+    found = {"trained": trained, "best": best(run.folder, "top1"), "untrained": unlearned}
+    found["majority"] = evaluation.majority() | features.majority()
+    found["chance"] = evaluation.chance() | features.chance()
     if accelerator.is_main_process:
         write_tensors(run.folder / "probe.safetensors", objective.head.state_dict(), {})
     run.finish(table(**found), f"the hierarchy on photographs: {run.folder / 'pictures'}", **found)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from castssl.ablations.table import Row, columns
 from castssl.errors import PluginError
+from castssl.evaluation.report import metric
 from castssl.files import atomic_write
 from castssl.installer import install
-from castssl.marks import scale
 
 
 def draw(title: str, made: Sequence[Row], path: Path) -> Path:
@@ -33,13 +33,13 @@ def draw(title: str, made: Sequence[Row], path: Path) -> Path:
     for axis, name in zip(axes, [*found, *costs], strict=False):
         if name in found:
             spreads = [row.found.get(name) for row in made]
-            times = scale(name)
+            times = metric(name).scale
             means = [times * spread.mean if spread else 0.0 for spread in spreads]
             errors = [times * spread.deviation if spread and spread.seeds > 1 else 0.0 for spread in spreads]
             axis.barh(places, means, xerr=errors, color="#4477aa", ecolor="#333333", capsize=2)
         else:
             axis.barh(places, [row.cost.get(name, 0.0) for row in made], color="#bbbbbb")
-        axis.set_xlabel(f"{name}, %" if name in found and scale(name) > 1 else name)
+        axis.set_xlabel(f"{name}, %" if name in found and metric(name).unit == "%" else name)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks(places, names)
     axes[0].invert_yaxis()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from castssl.ablations.engine import last_words, seconds_of
 from castssl.ablations.grid import SEED, Cell, Study
 from castssl.ablations.jobs import OUTPUT
-from castssl.marks import scale
+from castssl.evaluation.report import metric
 
 REFERENCES = ("untrained", "majority", "chance")
 Cost = Mapping[str, float]
@@ -31,8 +31,9 @@ class Spread(NamedTuple):
     seeds: int
 
     def shown(self, name: str) -> str:
-        """For people, as :mod:`castssl.marks` has it."""
-        mean, deviation = scale(name) * self.mean, scale(name) * self.deviation
+        """For people, as :mod:`castssl.evaluation.report` has it."""
+        scale = metric(name).scale
+        mean, deviation = scale * self.mean, scale * self.deviation
         return f"{mean:.1f}" if self.seeds < 2 or math.isnan(deviation) else f"{mean:.1f} ± {deviation:.1f}"
 
 

@@ -85,7 +85,7 @@ def check_labels(
     Args:
         objective: what is trained; nothing is checked if it learns no label paths.
         train: the training images.
-        held_out: the images of the examination.
+        held_out: the held-out images.
 
     Raises:
         DataError: if no training image, or no held-out image, has a label at a level that is learnt.

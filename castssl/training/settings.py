@@ -127,7 +127,7 @@ class PretrainConfig(ImageConfig):
     warmup_epochs: float = 10
     """Epochs of linear warm-up; a tenth of --epochs where that is not above the default."""
     knn_every: int = field(default=10, metadata=FREE)
-    """Epochs between examinations on held-out images (kNN, matching, object IoU), besides one before and one
+    """Epochs between evaluations on held-out images (kNN, matching, object IoU), besides one before and one
     after training, which is all if it is above --epochs; 0 = never."""
 
     def problems(self) -> list[str]:

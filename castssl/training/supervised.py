@@ -64,7 +64,7 @@ class SupervisedConfig(PretrainConfig):
     ema: float = 0.99996
     """Keep an average of the weights that moves by 1 - ema a step; 0 = none."""
     branch: Literal["base", "ema"] = field(default="base", metadata=FREE)
-    """What is examined and saved: the weights themselves (the released code), or their average."""
+    """What is evaluated and saved: the weights themselves (the released code), or their average."""
     eval_every: int = field(default=1, metadata=FREE)
     """Epochs between two looks at the accuracy on held-out images; 0 = only before and after training."""
 

@@ -114,7 +114,7 @@ def measure(cfg: Config, jobs: dict[Job, Callable[[], Any]]) -> dict[Job, float]
 
 
 def sums(took: dict[Job, float]) -> dict[str, float]:
-    """Milliseconds by part, over all stages; named as castssl.marks wants it."""
+    """Milliseconds by part, over all stages; named as castssl.evaluation.report has units."""
     found: dict[str, float] = {}
     for (_, part), ms in took.items():
         found[f"{part}_ms"] = found.get(f"{part}_ms", 0.0) + ms

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 import castssl
 from castssl.checkpoints.native import save_encoder
-from castssl.contracts import Objective
+from castssl.data.augment import CenterView
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import DataError
-from castssl.evaluation.classify import Recognition
-from castssl.evaluation.classify_paths import HierarchicalRecognition
+from castssl.evaluation.classification import Accuracy
+from castssl.evaluation.held_out import Evaluation, Evaluator, Subject
+from castssl.evaluation.label_paths import LabelPaths
 from castssl.objectives.deit import DeiT
 from castssl.objectives.probe import LinearProbe
 from castssl.registry import build
@@ -135,24 +136,23 @@ def of_split(data: str, path: Callable[[int], list[int]], split: str = "val") ->
     return images
 
 
+def evaluated(images: Images, classifier: Always, evaluator: Evaluator) -> dict[str, float]:
+    grid = build("superpixels", "grid:cell=8")
+    evaluation = Evaluation(images, images, grid, CenterView(32), [evaluator], batch_size=4)
+    return evaluation(Subject(classifier.encoder, classifier.predict, classifier))
+
+
 def test_top_1_is_over_the_images_with_a_label(pictures: Path) -> None:
     data = f"folder:{pictures}"
     # Of three images the first is right, the second is not known, the third is wrong.
     images = of_split(data, lambda index: [(0, -1, 1)[index % 3]]).take(range(6))
-    judged = cast(Objective, Always(8))
-    test = Recognition(images, build("superpixels", "grid:cell=8"), 32, batch_size=4)
-    assert test.sit(judged, "cpu") == {"top1": 0.5, "top5": 1.0, "top1_balanced": 0.5}
-    unknown = Recognition(of_split(data, lambda _: [-1]), build("superpixels", "grid:cell=8"), 32)
-    assert unknown.sit(judged, "cpu") == {}
+    found = evaluated(images, Always(8), Accuracy())
+    assert found == {"top1": 0.5, "top5": 1.0, "top1_balanced": 0.5}
+    assert evaluated(of_split(data, lambda _: [-1]), Always(8), Accuracy()) == {}
 
 
 def test_a_level_without_labels_has_no_result(pictures: Path) -> None:
-    data = f"tree:{pictures}"
-    judged = cast(Objective, Always(4, 8))
-    test = HierarchicalRecognition(
-        of_split(data, lambda _: [0, -1]), build("superpixels", "grid:cell=8"), 32, batch_size=8
-    )
-    found = test.sit(judged, "cpu")
+    found = evaluated(of_split(f"tree:{pictures}", lambda _: [0, -1]), Always(4, 8), LabelPaths())
     assert found["level0"] == 1.0
     assert not {"level1", "fpa", "tice", "wap"} & found.keys()
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import castssl
 from castssl.config import read
 from castssl.contracts import Encoder
-from castssl.evaluation.neighbours import knn
+from castssl.evaluation.knn import knn
 from castssl.models.cast import CAST
 from castssl.objectives.deit import DeiT
 from castssl.training import build_optimizer

@@ -1,45 +1,283 @@
+"""An evaluation as a whole, on small generated pictures with labels and masks."""
+
 from __future__ import annotations
 
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from castssl import ranks
+from castssl.contracts import Encoder
+from castssl.data.augment import CenterView, TwoViews
+from castssl.datasets.images import Images, Sample
 from castssl.datasets.open import open_images
-from castssl.evaluation.classify import Recognition
-from castssl.evaluation.held_out import HeldOut
+from castssl.datasets.stream import Stream
+from castssl.errors import DataError
+from castssl.evaluation.classification import Accuracy
+from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, Subject
+from castssl.evaluation.knn import Knn
+from castssl.evaluation.label_paths import LabelPaths
+from castssl.evaluation.matching import Matching
+from castssl.evaluation.overlap import Overlap
+from castssl.models.create import create
+from castssl.objectives.deit import DeiT
 from castssl.superpixels.grid import Grid
 from castssl.testing.processes import together
-from tests.evaluation import test_classify, test_classify_paths
+from castssl.types import LabelTree, View
+from tests.evaluation import test_classification, test_label_paths
+from tests.evaluation.toys import Colors, evaluation, subject
+
+SIZES = (16, 8, 4, 2)
+MEASURES = ("object_iou", "region_iou", "part_iou")
 
 
-def marks(pictures: str | Path) -> dict[str, float]:
-    """Of both exams."""
-    data = f"folder:{pictures}"
-    test = Recognition(open_images(data, split="val"), Grid(8), 32, batch_size=5)
-    found = test.sit(test_classify.toy(), "cpu")
-    return found | test_classify_paths.exam(pictures).sit(test_classify_paths.toy(), "cpu", hie=True)
+def nano() -> Encoder:
+    torch.manual_seed(0)
+    return create("nano", image_size=32, sizes=SIZES[:3])
+
+
+def frozen(**options: Any) -> list[Evaluator]:
+    """The evaluators of an encoder."""
+    return [Matching(views=TwoViews(32), **options), Knn(**options), Overlap(SIZES, **options)]
+
+
+def test_results_are_shares_and_repeat_exactly(pictures: Path) -> None:
+    encoder, evaluated = nano(), evaluation(pictures, *frozen(), batch_size=8)
+    found = evaluated(Subject(encoder))
+    assert list(found)[:2] == ["match", "knn"]
+    assert set(found) == {"match", "knn", *(f"{name}_{k}" for name in MEASURES for k in SIZES)}
+    assert all(0 <= value <= 1 for value in found.values())
+    assert evaluated(Subject(encoder)) == found
+    assert encoder.training
+
+
+def test_the_chance_level_is_one_in_so_many(pictures: Path) -> None:
+    evaluated = evaluation(pictures, *frozen())
+    chance = evaluated.chance()
+    assert chance["knn"] == 1 / 8
+    assert chance["match"] == 1 / 8
+    # Without merging, the best cell of a grid covers what any encoder's first stage covers.
+    found = evaluated(Subject(nano()))
+    assert set(found) == set(chance)
+    for name in ("object_iou_16", "region_iou_16", "part_iou_16"):
+        assert chance[name] == pytest.approx(found[name])
+    assert chance["region_iou_16"] > chance["region_iou_2"]
+    assert chance["region_iou_16"] > chance["part_iou_16"]
+
+
+def test_broken_images_do_not_end_the_evaluation_and_are_known_to_the_run(
+    pictures: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "spoilt"
+    shutil.copytree(pictures, root)
+    broken = [next((root / split).rglob("*.png")) for split in ("train", "val")]
+    for path in broken:
+        path.write_bytes(b"")
+    train = open_images(f"folder:{root}")
+    val = open_images(f"folder:{root}", split="val")
+    val.bad = train.bad
+    evaluated = Evaluation(train, val, Grid(8), CenterView(32), frozen(), batch_size=8)
+    assert list(train.bad) == [str(broken[1])]
+    assert set(evaluated(Subject(nano()))) >= {"match", "knn", "object_iou_16"}
+    assert sorted(train.bad) == sorted(map(str, broken))
+
+
+def test_other_masks_may_be_given(pictures: Path, tmp_path: Path) -> None:
+    """As PartImageNet's, which know some of the training images and no held-out one."""
+    shape = {"size": [32, 32], "counts": [0, 512, 512]}
+    content: dict[str, Any] = {
+        "images": [{"id": 1, "file_name": "0005.png", "width": 32, "height": 32}],
+        "categories": [{"id": 0, "name": "left"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 0, "segmentation": shape}],
+    }
+    path = tmp_path / "masks.json"
+    path.write_text(json.dumps(content))
+    masked = Overlap((16,), path)
+    chance = evaluation(pictures, masked).chance()
+    assert {Path(masked.shown.name(index)).name for index in range(len(masked.shown))} == {"0005.png"}
+    assert chance["object_iou_16"] == pytest.approx(1 / 8)
+    assert chance["region_iou_16"] == chance["part_iou_16"] == 1
+    content["images"][0]["file_name"] = "other.png"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="know none of the images"):
+        evaluation(pictures, Overlap((16,), path))
+
+
+def test_without_held_out_images_nothing_is_measured(pictures: Path) -> None:
+    images = open_images(f"folder:{pictures}")
+    evaluated = Evaluation(images, None, Grid(8), CenterView(32), [Accuracy(), LabelPaths(), *frozen()])
+    assert evaluated(Subject(nano())) == evaluated.chance() == evaluated.majority() == {}
+    assert evaluated.tree.levels == 0
+
+
+class Unread(Stream):
+    """A stream that nothing is read from."""
+
+    def __init__(self) -> None:
+        self.tree = LabelTree(sizes=(8,))
+
+    def __len__(self) -> int:
+        return 1
+
+
+def test_only_what_needs_no_index_is_measured_on_a_stream(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = open_images(f"folder:{pictures}")
+    stream = Unread()
+    evaluated = Evaluation(images, stream, Grid(8), CenterView(32), [Accuracy(), *frozen()])
+    assert [type(one) for one in evaluated.evaluators] == [Accuracy]
+    assert "matching, kNN, IoU are not measured" in capsys.readouterr().err
+
+
+def test_what_was_not_due_is_measured_at_the_end(pictures: Path) -> None:
+    accuracy, knn = Accuracy(every=1), Knn(every=2)
+    evaluated = evaluation(pictures, accuracy, knn)
+    due = evaluated.due(lambda every: every == 1)
+    assert due == [accuracy]
+    objective = test_classification.toy()
+    before = evaluated.update(subject(objective), due)
+    assert set(before) == {"top1", "top5", "top1_balanced"}
+    calls = Counter[str]()
+
+    def predict(view: View) -> Mapping[str, Tensor]:
+        calls["predict"] += 1
+        return objective.predict(view)
+
+    found = evaluated.finish(Subject(Colors(), predict, objective))
+    assert list(found) == ["top1", "top5", "top1_balanced", "knn"]
+    assert {name: found[name] for name in before} == before
+    assert not calls
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[Any]:
+    """How often each image was decoded, and each view segmented, by name and by pixels."""
+    counts = Counter[Any]()
+    fetch, segment = Images.fetch, Grid.__call__
+
+    def fetched(self: Images, index: int, *args: Any) -> Sample:
+        counts[f"{self.source.path(int(self.rows[index]))}"] += 1
+        return fetch(self, index, *args)
+
+    def segmented(self: Grid, images: Tensor) -> Tensor:
+        for image in images:
+            counts[image.numpy().tobytes()] += 1
+        return segment(self, images)
+
+    monkeypatch.setattr(Images, "fetch", fetched)
+    monkeypatch.setattr(Grid, "__call__", segmented)
+    return counts
+
+
+def deit() -> tuple[Subject, Counter[str]]:
+    """What deit_in1k evaluates, and how many views its encoder has seen."""
+    encoder, seen = nano(), Counter[str]()
+    objective = DeiT(encoder, LabelTree(sizes=(4, 8), parents=((0, 0, 1, 1, 2, 2, 3, 3),)))
+
+    def count(module: nn.Module, args: tuple[View, ...]) -> None:
+        seen["views"] += len(args[0].image)
+
+    cast(nn.Module, encoder).register_forward_pre_hook(count)
+    return Subject(encoder, partial(objective.predict, branch="base"), objective), seen
+
+
+def once(pictures: Path, counted: Counter[Any], evaluators: Sequence[Evaluator]) -> None:
+    """Evaluate, and see that no image is decoded, no view segmented, and none encoded twice."""
+    evaluated = evaluation(pictures, *evaluators)
+    assert isinstance(evaluated.held_out, Images)
+    counted.clear()
+    measured, seen = deit()
+    evaluated(measured)
+    both = [cast(Images, images) for images in (evaluated.train, evaluated.held_out)]
+    names = [images.source.path(int(row)) for images in both for row in images.rows]
+    files = {name: count for name, count in counted.items() if isinstance(name, str)}
+    assert files == dict.fromkeys(names, 1)
+    views = {name: count for name, count in counted.items() if not isinstance(name, str)}
+    matched = [one for one in evaluators if isinstance(one, Matching)]
+    assert sum(views.values()) == len(names) + 2 * len(matched) * len(evaluated.held_out)
+    assert set(views.values()) == {1}
+    assert seen["views"] == sum(views.values())
+
+
+def test_each_image_is_decoded_segmented_and_encoded_once(pictures: Path, counted: Counter[Any]) -> None:
+    """kNN and accuracy share a view; matching has its own two views of the same decoded picture."""
+    once(pictures, counted, [Accuracy(), Knn()])
+    once(pictures, counted, [Accuracy(), *frozen()])
+
+
+def test_the_count_notices_a_pass_for_each_evaluator(
+    pictures: Path, counted: Counter[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def apart(self: Evaluation, due: Sequence[Evaluator]) -> list[tuple[None, tuple[Evaluator, ...]]]:
+        return [(None, (one,)) for one in due if one.limit != 0]
+
+    monkeypatch.setattr(Evaluation, "_groups", apart)
+    with pytest.raises(AssertionError):
+        once(pictures, counted, [Accuracy(), Knn()])
+
+
+def test_the_count_notices_a_second_forward_pass(
+    pictures: Path, counted: Counter[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Forward, "_keep", lambda self, view: lambda *args: None)
+    with pytest.raises(AssertionError):
+        once(pictures, counted, [Accuracy(), Knn()])
+
+
+def test_a_few_images_with_two_views_do_not_change_what_the_others_give(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = evaluation(pictures, Knn())(Subject(nano()))
+    monkeypatch.setattr(Matching, "limit", 3)
+    both = evaluation(pictures, Matching(views=TwoViews(32)), Knn())(Subject(nano()))
+    assert both["knn"] == alone["knn"]
+    assert 3 * both["match"] == pytest.approx(round(3 * both["match"]))
+
+
+def test_a_compiled_encoder_gives_the_same(pictures: Path) -> None:
+    measured, _ = deit()
+    evaluated = evaluation(pictures, Accuracy(), Knn())
+    expected = evaluated(measured)
+    cast(nn.Module, measured.encoder).compile(backend="eager")
+    assert evaluated(measured) == expected
+
+
+def test_every_evaluator_of_the_house_is_tested_here() -> None:
+    kinds = {type(one) for one in (Accuracy(), LabelPaths(), *frozen())}
+    assert kinds == set(Evaluator.__subclasses__())
+
+
+def results(pictures: str | Path) -> dict[str, float]:
+    """Of all evaluators."""
+    classes = evaluation(pictures, Accuracy(), Matching(views=TwoViews(32)), Knn())
+    paths = evaluation(pictures, LabelPaths(hie=True))
+    toy = test_classification.toy()
+    found = classes(Subject(Colors(), toy.predict, toy)) | paths(subject(test_label_paths.toy()))
+    return found | evaluation(pictures, Overlap(SIZES))(Subject(nano()))
 
 
 @pytest.mark.distributed
 def test_two_processes_count_each_image_once(pictures: Path, tmp_path: Path) -> None:
     together(as_one_of_two, str(pictures), str(tmp_path))
     # 8 images: of the batches of 2 x 5, one rank has 4 and the other 4; alone, one has 5 and then 3.
-    one = marks(pictures) | test_classify_paths.padded(0, 1, batch=9)
+    one = results(pictures) | test_label_paths.padded(0, 1, batch=9)
     assert [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)] == [one, one]
     assert 0 < one["fpa"] < one["level0"] < 1
     assert 0 < one["fpa_padded"] < one["level0_padded"] < 1
     assert 0 < one["top1"] < one["top5"]
+    assert {"knn", "match", "object_iou_16"} <= one.keys()
 
 
 def as_one_of_two(rank: int, pictures: str, folder: str) -> None:
     """What each of the two processes does."""
     assert ranks.world() == 2
-    torch.save(marks(pictures) | test_classify_paths.padded(rank, 2), Path(folder) / f"{rank}.pt")
-
-
-def test_without_held_out_images_there_is_nothing_to_look_at() -> None:
-    nothing = HeldOut(None, Grid(8), 32)
-    assert nothing.tree.levels == 0
-    assert list(nothing.batches("cpu")) == []
+    torch.save(results(pictures) | test_label_paths.padded(rank, 2), Path(folder) / f"{rank}.pt")

@@ -14,7 +14,7 @@ from tests.house import source
 
 GROUND = [
     *("errors", "files", "installer", "output", "faults", "types", "encoder_config", "contracts"),
-    *("partition", "modes", "ranks", "marks"),
+    *("partition", "modes", "ranks"),
     *("docstrings", "options", "fields", "config", "registry"),
 ]
 """The ground floor; each only from those to its left."""

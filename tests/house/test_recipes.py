@@ -49,6 +49,7 @@ def test_the_loop_is_that_of_every_recipe(path: Path) -> None:
         ("optimizer.zero_grad()", "optimizer.zero_grad(); print()"),
         ("run.progress(step + 1)", "run.progress(step)"),
         ("if run.every(cfg.knn_every):", "if step:"),
+        ("evaluation.due(run.every)", "evaluation.evaluators"),
     ],
 )
 def test_another_loop_is_noticed(before: str, after: str) -> None:
@@ -62,7 +63,7 @@ def test_another_loop_is_noticed(before: str, after: str) -> None:
     ("before", "after"),
     [
         ("warmup_cosine(run.progress(step)", "other(run.progress(step)"),
-        ("marks = look()", "marks = glance()"),
+        ("run.picture(picture())\n    save", "pass\n    save"),
     ],
 )
 def test_schedules_and_looks_may_differ(before: str, after: str) -> None:

@@ -33,7 +33,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, pictures: Path, recipe: Runn
     done = recipe("deit_in1k", *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     assert all(
-        word in done.stdout for word in ("trained", "best", "untrained", "chance", "top1", "top5", "knn")
+        word in done.stdout for word in ("trained", "best", "untrained", "chance level", "top-1", "kNN")
     )
     return out
 
@@ -51,7 +51,7 @@ def test_a_run_leaves_what_the_readme_says(whole: Path) -> None:
     assert list((whole / "pictures").iterdir())
 
 
-def test_the_average_that_was_examined_is_what_is_saved(whole: Path) -> None:
+def test_the_average_that_was_evaluated_is_what_is_saved(whole: Path) -> None:
     saved = read(whole)
     assert saved.config.positions == "learned"
     checkpoint = max((whole / "checkpoints").iterdir())

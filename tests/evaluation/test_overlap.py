@@ -11,7 +11,7 @@ from torch import nn
 from castssl.datasets.images import Images
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import DataError
-from castssl.evaluation.objects import MEASURES, Pair, known_to, objects, overlaps, random_overlaps
+from castssl.evaluation.overlap import MEASURES, Pair, known_to, objects, overlaps, random_overlaps, segmented
 from castssl.metrics.partition import best_overlap
 from castssl.superpixels.grid import Grid
 from castssl.types import Hierarchy, LabelTree, Tokens, View
@@ -146,7 +146,7 @@ def test_each_stage_gets_the_mean_of_its_best_overlaps() -> None:
     encoder = Halves()
     encoder.train()
     pairs = [left_half(), one_cell(), left_half()]
-    found = overlaps(encoder, pairs, Grid(4), device="cpu", batch=2)
+    found = overlaps(encoder, segmented(pairs, Grid(4), batch=2), device="cpu")
     assert found["object_iou"] == pytest.approx(((1 / 8 + 1 + 1 / 8) / 3, (1 + 1 / 8 + 1) / 3))
     # Both halves are background if one cell alone is the object: 15 of 16 cells, and nothing of the object.
     assert found["region_iou"] == pytest.approx((1, (1 + 15 / 32 + 1) / 3))
@@ -159,11 +159,11 @@ def test_parts_count_where_they_are_known() -> None:
     parts = upper.inside.to(torch.uint8)
     parts[8:] *= 2
     pairs = [upper._replace(parts=parts), unknown, upper._replace(parts=upper.inside.long())]
-    found = overlaps(Halves(), pairs, Grid(4), device="cpu", batch=2)
+    found = overlaps(Halves(), segmented(pairs, Grid(4), batch=2), device="cpu")
     assert tuple(found) == MEASURES
     # Left and right half: the background is right, one part gets all of the left half, the other nothing.
     assert found["part_iou"] == pytest.approx((1, ((1 + 1 / 2 + 0) / 3 + 1) / 2))
-    assert overlaps(Halves(), pairs, Grid(4), device="cpu", batch=1) == found
+    assert overlaps(Halves(), segmented(pairs, Grid(4), batch=1), device="cpu") == found
 
 
 def test_a_segmenting_encoder_is_asked_to_segment() -> None:
@@ -172,38 +172,39 @@ def test_a_segmenting_encoder_is_asked_to_segment() -> None:
             whole = Halves.forward(self, view)
             return whole._replace(stages=whole.stages[:1], assigns=())
 
-    assert len(overlaps(Deeper(), [one_cell()], Grid(4), device="cpu")["region_iou"]) == 1
+    assert len(overlaps(Deeper(), segmented([one_cell()], Grid(4)), device="cpu")["region_iou"]) == 1
 
 
 def test_images_without_an_object_do_not_count() -> None:
     nothing = Pair(left_half()[0], torch.zeros(16, 16, dtype=torch.bool))
-    assert overlaps(Halves(), [nothing, one_cell()], Grid(4), device="cpu")["object_iou"][0] == 1
+    assert overlaps(Halves(), segmented([nothing, one_cell()], Grid(4)), device="cpu")["object_iou"][0] == 1
     with pytest.raises(DataError, match="mask"):
-        overlaps(Halves(), [nothing], Grid(4), device="cpu")
+        overlaps(Halves(), segmented([nothing], Grid(4)), device="cpu")
     with pytest.raises(DataError, match="mask"):
-        random_overlaps([], Grid(4), [2])
+        random_overlaps(segmented([], Grid(4)), [2])
 
 
 def test_superpixels_run_where_they_belong() -> None:
     pairs = [left_half(), one_cell()]
-    assert overlaps(Halves(), pairs, Grid(4, runs_on="worker"), device="cpu") == overlaps(
-        Halves(), pairs, Grid(4), device="cpu"
+    assert overlaps(Halves(), segmented(pairs, Grid(4, runs_on="worker")), device="cpu") == overlaps(
+        Halves(), segmented(pairs, Grid(4)), device="cpu"
     )
 
 
 def test_merging_at_random_has_its_ends_and_its_seed() -> None:
     pairs = [left_half(), one_cell()]
-    found = random_overlaps(pairs, Grid(4), [16, 1])
+    found = random_overlaps(segmented(pairs, Grid(4)), [16, 1])
     assert found["object_iou"] == pytest.approx(((1 / 8 + 1) / 2, (1 / 2 + 1 / 16) / 2))
     # One segment is one region: half the image is right, or 15 of 16 cells.
     assert found["region_iou"] == pytest.approx((1, (1 / 4 + 15 / 32) / 2))
-    assert random_overlaps(pairs, Grid(4), [4], seed=3) == random_overlaps(pairs, Grid(4), [4], seed=3)
-    assert len({random_overlaps(pairs, Grid(4), [4], seed=seed)["object_iou"] for seed in range(5)}) > 1
+    images = segmented(pairs, Grid(4))
+    assert random_overlaps(images, [4], seed=3) == random_overlaps(images, [4], seed=3)
+    assert len({random_overlaps(images, [4], seed=seed)["object_iou"] for seed in range(5)}) > 1
 
 
 def test_an_object_that_is_a_union_of_superpixels_is_hard_to_hit_by_chance() -> None:
     pairs = [left_half() for _ in range(30)]
-    (score,) = random_overlaps(pairs, Grid(4), [2])["object_iou"]
+    (score,) = random_overlaps(segmented(pairs, Grid(4)), [2])["object_iou"]
     perfect = best_overlap(pairs[0][1].long()[None], pairs[0][1][None])
     assert score < 0.9 * float(perfect)
 

@@ -1,0 +1,96 @@
+"""Accuracy at one label level: how often a subject predicts the class of a held-out image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torchmetrics import Metric, SumMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from castssl.errors import ConfigError
+from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, Shown, Subject
+from castssl.metrics.balanced import BalancedAccuracy, majority
+
+TOP = (1, 5)
+
+
+@dataclass(eq=False)
+class Accuracy(Evaluator):
+    """``top1``, ``top5`` where there are more than five classes, and ``top1_balanced``, in [0, 1].
+
+    The subject must predict the logits of the level, alone.  Images without a label at the level do not
+    count; if none has one, nothing is measured.
+
+    Args:
+        level: the label level; -1 is the finest.
+    """
+
+    by_index: ClassVar[bool] = False
+    title: ClassVar[str] = "accuracy"
+    level: int = -1
+    _data: Evaluation = field(init=False, repr=False)
+    _classes: int = field(default=0, init=False, repr=False)
+    _meters: dict[str, Metric] = field(default_factory=dict, init=False, repr=False)
+
+    def prepare(self, data: Evaluation) -> None:
+        """Keep the data."""
+        self._data, self._classes = data, data.tree.sizes[self.level] if data.tree.levels else 0
+
+    def begin(self, subject: Subject) -> None:
+        """Count anew."""
+        if not self._tops:
+            return
+        meters = {
+            f"top{top}": MulticlassAccuracy(
+                self._classes, top_k=top, average="micro", ignore_index=-1, validate_args=False
+            )
+            for top in self._tops
+        }
+        self._meters = {**meters, "top1_balanced": BalancedAccuracy(self._classes), "labeled": SumMetric()}
+        for meter in self._meters.values():
+            meter.to(self._data.device)
+
+    def add(self, batch: Shown, forward: Forward) -> None:
+        """Count a batch.
+
+        Raises:
+            ConfigError: if the subject learned another number of classes than the images have.
+        """
+        if not self._tops:
+            return
+        (logits,) = forward.logits(batch.views[0])
+        if logits.shape[1] != self._classes:
+            raise ConfigError(
+                f"{logits.shape[1]} classes were learned, but the held-out images have {self._classes};"
+                " train/ and val/ must have the same folders"
+            )
+        labels = batch.target[:, self.level]
+        for name, meter in self._meters.items():
+            if name == "labeled":
+                meter.update((labels >= 0).sum())
+            else:
+                meter.update(logits.argmax(1) if name == "top1_balanced" else logits, labels)
+
+    def result(self, subject: Subject) -> dict[str, float]:
+        """The accuracies; none where no image has a label."""
+        found = {name: float(meter.compute()) for name, meter in self._meters.items()}
+        # torchmetrics gives 0 for an accuracy over no image.
+        return found if found.pop("labeled", 0) else {}
+
+    def chance(self) -> dict[str, float]:
+        """One class, or five, in so many."""
+        found = {f"top{top}": top / self._classes for top in self._tops}
+        return found | ({"top1_balanced": 1 / self._classes} if found else {})
+
+    def majority(self) -> dict[str, float]:
+        """``top1`` of the most frequent class."""
+        if not self._tops:
+            return {}
+        share = majority(self._data.labels()).get(self.level % self._data.tree.levels)
+        return {} if share is None else {"top1": share}
+
+    @property
+    def _tops(self) -> tuple[int, ...]:
+        """Among how many first classes the right one may be, where that says something."""
+        return tuple(top for top in TOP if top < self._classes)

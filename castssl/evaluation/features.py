@@ -1,0 +1,143 @@
+"""Features of images: gathered from all processes, compared by cosine, and the progress of reading images."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+from rich.console import Console
+from rich.file_proxy import FileProxy
+from rich.progress import track
+from torch import Tensor
+from torch.nn import functional as F
+
+from castssl import ranks
+from castssl.types import Batch
+
+Device = torch.device | str
+
+CELLS = 2**27
+"""How many float32 cells a temporary may have (512 MiB): bounds the rows that are compared at once."""
+SENT = 2**14
+"""How many rows each process sends at once."""
+EVERY = 10.0
+"""Seconds between two lines about progress."""
+
+
+class Features:
+    """Rows of numbers for images, collected batch by batch on the CPU.
+
+    Args:
+        device: where processes exchange rows.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def add(self, rows: Tensor, labels: Tensor, index: Tensor) -> None:
+        """Collect a batch of this process.
+
+        Args:
+            rows: float32 (B, D).
+            labels: int64 (B, L).
+            index: int64 (B,), the images' numbers.
+        """
+        self._parts.append((rows.cpu(), labels.cpu(), index.cpu().unsqueeze(1)))
+
+    def gather(self) -> tuple[Tensor, Tensor]:
+        """The rows of all processes, once for each image, in the order of the images' numbers.
+
+        Every process calls this, and gets the same, whatever the number of processes.
+
+        Returns:
+            float32 (n, D) and int64 (n, L), on the CPU.
+        """
+        rows, labels, index = (
+            _gather([part[place] for part in self._parts], dtype, self._device)
+            for place, dtype in enumerate((torch.float32, torch.int64, torch.int64))
+        )
+        first = _first_of_each(index.squeeze(1))
+        return rows[first], labels[first]
+
+
+class Loader(Protocol):
+    """What :func:`tracked` reads; ``castssl.data.loader.load`` gives one."""
+
+    @property
+    def batches(self) -> Iterable[Sequence[int]] | None:
+        """The images in each batch of this process, by number; None for a stream."""
+        ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
+def tracked(loader: Loader, what: str) -> Iterator[Batch]:
+    """The batches, with their progress on stderr: a bar on a terminal that shows no other, else lines."""
+    total = None if loader.batches is None else sum(1 for _ in loader.batches)
+    console = Console(stderr=True)
+    if not ranks.is_main():
+        yield from loader
+    elif console.is_terminal and not isinstance(sys.stderr, FileProxy):
+        yield from track(loader, what, total, console=console, transient=True)
+    else:
+        last = time.monotonic()
+        for number, batch in enumerate(loader):
+            if time.monotonic() - last >= EVERY:
+                last = time.monotonic()
+                print(
+                    f"{what}: {number:,} of {'?' if total is None else f'{total:,}'} batches", file=sys.stderr
+                )
+            yield batch
+
+
+def blocks(rows: int, cells: int) -> Iterator[slice]:
+    """Slices over ``rows``, so many at a time that rows x ``cells`` stay within :data:`CELLS`."""
+    step = max(1, CELLS // cells)
+    return (slice(start, start + step) for start in range(0, rows, step))
+
+
+def unit(rows: Tensor, device: Device | None) -> Tensor:
+    """Rows of length 1 in float32, on the device."""
+    return F.normalize(rows.to(device or rows.device).float(), dim=1)
+
+
+def check_rows(name: str, rows: Tensor) -> None:
+    """Refuse features that are not (n, D), that are none, or that are not finite.
+
+    Raises:
+        ValueError: with what was expected.
+    """
+    if rows.dim() != 2 or not len(rows):
+        raise ValueError(f"{name}: expected features (n, D) with n > 0, got {tuple(rows.shape)}")
+    if not bool(torch.isfinite(rows).all()):
+        raise ValueError(f"{name}: features are not finite; has the run diverged?")
+
+
+def _gather(parts: list[Tensor], dtype: torch.dtype, device: Device) -> Tensor:
+    """The rows (n, W) of all ranks in rank order, on the CPU; ranks may have unequal numbers, or none."""
+    rows = torch.cat(parts) if parts else torch.empty(0, 0, dtype=dtype)
+    shapes = ranks.gather(torch.tensor([rows.shape], device=device)).tolist()
+    counts, width = [count for count, _ in shapes], max(width for _, width in shapes)
+    if len(counts) == 1 or width == 0:
+        return rows.new_empty(sum(counts), 0) if width == 0 else rows
+    rows = rows.reshape(-1, width)
+    pieces: list[list[Tensor]] = [[] for _ in counts]
+    for start in range(0, max(counts), SENT):
+        piece = rows[start : start + SENT]
+        # A collective wants equal shapes: pad here, cut there.
+        piece = F.pad(piece, (0, 0, 0, min(SENT, max(counts) - start) - len(piece)))
+        for rank, part in enumerate(ranks.gather(piece.to(device)).cpu().chunk(len(counts))):
+            pieces[rank].append(part[: max(0, counts[rank] - start)])
+    return torch.cat([part for rank in pieces for part in rank])
+
+
+def _first_of_each(index: Tensor) -> Tensor:
+    """Where each distinct value first occurs, by increasing value: int64 (n,) -> (m,)."""
+    order = torch.argsort(index, stable=True)
+    fresh = torch.ones_like(order, dtype=torch.bool)
+    fresh[1:] = index[order][1:] != index[order][:-1]
+    return order[fresh]

@@ -1,0 +1,165 @@
+"""Label paths: how often a subject predicts the right classes of held-out images, at all label levels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import isnan, prod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from castssl.errors import ConfigError
+from castssl.evaluation.features import Device
+from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, Shown, Subject
+from castssl.metrics.balanced import BalancedAccuracy, majority
+from castssl.metrics.hie import hie
+from castssl.metrics.hierarchy import (
+    FullPathAccuracy,
+    LevelAccuracy,
+    TreeInconsistency,
+    WeightedAveragePrecision,
+)
+from castssl.metrics.mistakes import HierarchicalDistance, MistakeSeverity
+from castssl.types import LabelTree
+
+
+@dataclass(eq=False)
+class LabelPaths(Evaluator):
+    """Full-path accuracy and what belongs to it: the metrics that :class:`PathMetrics` names.
+
+    The subject must predict the logits of all levels of the images, coarse to fine.  Nothing is measured if
+    the images have no label levels.
+
+    Args:
+        hie: give all metrics a second time, for the same logits after :func:`castssl.metrics.hie.hie`:
+            ``fpa_hie``, ``severity_hie_levels``, ...
+    """
+
+    by_index: ClassVar[bool] = False
+    title: ClassVar[str] = "label paths"
+    hie: bool = False
+    _data: Evaluation = field(init=False, repr=False)
+    _metrics: list[PathMetrics] = field(default_factory=list, init=False, repr=False)
+
+    def prepare(self, data: Evaluation) -> None:
+        """Keep the data."""
+        self._data = data
+
+    def begin(self, subject: Subject) -> None:
+        """Count anew."""
+        suffixes = ["", *["_hie"] * self.hie] if self._data.tree.levels else []
+        self._metrics = [PathMetrics(self._data.tree, self._data.device, suffix=each) for each in suffixes]
+
+    def add(self, batch: Shown, forward: Forward) -> None:
+        """Count a batch.
+
+        Raises:
+            ConfigError: if the subject learned other levels or classes than the images have.
+        """
+        if not self._metrics:
+            return
+        tree, logits = self._data.tree, forward.logits(batch.views[0])
+        _check(logits, tree)
+        for metrics in self._metrics:
+            metrics.update(hie(logits, tree) if metrics.suffix else logits, batch.target)
+
+    def result(self, subject: Subject) -> dict[str, float]:
+        """The metrics, then those after HiE."""
+        return {name: value for metrics in self._metrics for name, value in metrics.compute().items()}
+
+    def chance(self) -> dict[str, float]:
+        """Guesses of each level by itself, if all finest classes have as many images."""
+        tree = self._data.tree
+        if not tree.levels:
+            return {}
+        sizes, count = tree.sizes, prod(tree.sizes)
+        found = {"fpa": 1 / count, "tice": 1 - sizes[-1] / count, "wap": len(sizes) / sum(sizes)}
+        found |= {f"level{level}": 1 / classes for level, classes in enumerate(sizes)}
+        found |= {f"level{level}_balanced": 1 / classes for level, classes in enumerate(sizes)}
+        shared = sum(float(column.bincount().square().sum()) for column in tree.paths().unbind(1))
+        height = len(sizes) - shared / sizes[-1] ** 2
+        if sizes[-1] > 1:
+            found["severity_levels"] = height / (1 - 1 / sizes[-1])
+        return found | {f"distance{k}_levels": height for k in HierarchicalDistance(tree).top_k}
+
+    def majority(self) -> dict[str, float]:
+        """Each level's accuracy of its most frequent class, and ``fpa`` of the most frequent path."""
+        labels = self._data.labels()
+        found = {f"level{level}": share for level, share in majority(labels).items()}
+        whole = labels[(labels >= 0).all(1)]
+        if len(whole):
+            found["fpa"] = max(Counter(map(tuple, whole.tolist())).values()) / len(whole)
+        return found
+
+
+class PathMetrics:
+    """Counts logits of all levels, and gives the metrics by name.
+
+    ``fpa`` (the whole path is right), ``tice`` (the classes are no path of the tree), ``wap``, and
+    ``level0``, ``level1``, ... (accuracies, coarse to fine; ``level0_balanced``, ... by
+    class) are shares in [0, 1].  ``severity_levels`` and ``distance1_levels``, ``distance5_levels``,
+    ``distance20_levels`` are heights in the tree, 0 to L; see
+    :mod:`castssl.metrics.hierarchy` and :mod:`castssl.metrics.mistakes`.
+
+    Args:
+        tree: the label tree.
+        device: where the logits are.
+        suffix: is put behind each metric's name, before its unit.
+
+    Raises:
+        ConfigError: if the tree has no levels, or an image may carry many labels at once.
+    """
+
+    def __init__(self, tree: LabelTree, device: Device = "cpu", *, suffix: str = "") -> None:
+        self.suffix = suffix
+        self.fpa = FullPathAccuracy(tree).to(device)
+        self.tice = TreeInconsistency(tree).to(device)
+        self.wap = WeightedAveragePrecision(tree).to(device)
+        self.levels = LevelAccuracy(tree).to(device)
+        self.balanced = [BalancedAccuracy(classes).to(device) for classes in tree.sizes]
+        self.severity = MistakeSeverity(tree).to(device)
+        self.distance = HierarchicalDistance(tree).to(device)
+
+    def update(self, logits: Sequence[Tensor], target: Tensor, valid: Tensor | None = None) -> None:
+        """Count a batch.
+
+        Args:
+            logits: float (B, C) of each level, coarse to fine.
+            target: int64 (B, L), coarse to fine; -1 is unknown.
+            valid: bool (B,), False for rows that only fill the batch.
+        """
+        predicted = torch.stack([each.argmax(1) for each in logits], dim=1)
+        for meter in (self.fpa, self.tice, self.wap, self.levels, self.severity):
+            meter.update(predicted, target, valid)
+        for level, by_class in enumerate(self.balanced):
+            by_class.update(predicted[:, level], target[:, level], valid)
+        self.distance.update(logits[-1], target, valid)
+
+    def compute(self) -> dict[str, float]:
+        """The metrics over all processes; those that no image decides are left out."""
+        found = {"fpa": self.fpa.compute(), "tice": self.tice.compute(), "wap": self.wap.compute()}
+        found |= {f"level{level}": share for level, share in enumerate(self.levels.compute().flatten())}
+        found |= {f"level{level}_balanced": meter.compute() for level, meter in enumerate(self.balanced)}
+        found["severity_levels"] = self.severity.compute()
+        heights = zip(self.distance.top_k, self.distance.compute().flatten(), strict=True)
+        found |= {f"distance{k}_levels": height for k, height in heights}
+        values = {name: float(value) for name, value in found.items()}
+        return {_named(name, self.suffix): value for name, value in values.items() if not isnan(value)}
+
+
+def _named(metric: str, suffix: str) -> str:
+    """``fpa`` -> ``fpa_hie``, and ``severity_levels`` -> ``severity_hie_levels``: the unit stays last."""
+    stem = metric.removesuffix("_levels")
+    return stem + suffix + metric[len(stem) :]
+
+
+def _check(logits: Sequence[Tensor], tree: LabelTree) -> None:
+    learned = tuple(each.shape[1] for each in logits)
+    if learned != tree.sizes:
+        raise ConfigError(
+            f"levels of {learned} classes were learned, but the held-out images have {tree.sizes}, coarse to"
+            " fine; train/ and val/ must have the same folders, and the objective must predict every level"
+        )

@@ -1,0 +1,76 @@
+"""Matching: does one random view of an image find the other view of it among the views of other images?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from castssl.evaluation.features import Device, Features, blocks, check_rows, unit
+from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, Shown, Subject
+
+IMAGES = 256
+"""How many held-out images take part."""
+
+
+@dataclass(eq=False)
+class Matching(Evaluator):
+    """``match``: how often one view of an image finds the other among :data:`IMAGES`, in [0, 1].
+
+    Its ``views`` must make two of each picture.
+    """
+
+    limit: ClassVar[int | None] = IMAGES
+    title: ClassVar[str] = "matching"
+    _data: Evaluation = field(init=False, repr=False)
+    _rows: list[Features] = field(init=False, repr=False)
+
+    def prepare(self, data: Evaluation) -> None:
+        """Keep the data."""
+        self._data = data
+
+    def begin(self, subject: Subject) -> None:
+        """Forget earlier features."""
+        self._rows = [Features(self._data.device), Features(self._data.device)]
+
+    def add(self, batch: Shown, forward: Forward) -> None:
+        """Keep the features of both views."""
+        for rows, view in zip(self._rows, batch.views, strict=True):
+            rows.add(forward.feature(view), batch.target, batch.numbers)
+
+    def result(self, subject: Subject) -> dict[str, float]:
+        """``match``."""
+        first, second = (rows.gather()[0] for rows in self._rows)
+        return {"match": match(first, second)}
+
+    def chance(self) -> dict[str, float]:
+        """One in so many images."""
+        return {"match": 1 / min(IMAGES, len(self._data.held_out or ()))}
+
+
+def match(a: Tensor, b: Tensor, *, device: Device | None = None) -> float:
+    """The share of rows of ``a`` whose nearest row of ``b`` is their own: do two views know each other?
+
+    Args:
+        a: float (n, D), of any length; nearness is the cosine.
+        b: float (n, D), row i showing the same image as row i of ``a``.
+        device: where to compare; where ``b`` is if None.
+
+    Returns:
+        In [0, 1]; 1 / n if all rows of ``b`` are alike (a collapsed encoder).
+
+    Raises:
+        ValueError: if the shapes differ, there are no rows, or a feature is not finite.
+    """
+    if a.shape != b.shape:
+        raise ValueError(
+            f"match: expected two (n, D) of one shape, got {tuple(a.shape)} and {tuple(b.shape)}"
+        )
+    check_rows("match", a)
+    check_rows("match", b)
+    bank = unit(b, device).T
+    parts = blocks(len(a), len(b))
+    nearest = torch.cat([(unit(a[some], bank.device) @ bank).argmax(1).cpu() for some in parts])
+    return float((nearest == torch.arange(len(a))).float().mean())

@@ -1,0 +1,111 @@
+"""How results are shown: a title, a unit and a legend for each name in results.json."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+UNITS = {"_levels": "levels", "_ms": "ms", "_images": "images"}
+"""Endings of names that give a unit; any other result is a share, 0 to 1, and shown in percent."""
+KNOWN = {
+    r"knn": ("kNN accuracy", "kNN accuracy: the class that the 20 nearest training images vote for is right"),
+    r"match": ("view matching", "view matching: of all views, the nearest to a random view is of its image"),
+    r"object_iou_(\d+)": ("object IoU, {} segments", "object IoU: of the object and its best segment"),
+    r"region_iou_(\d+)": (
+        "region mIoU, {} segments",
+        "region mIoU: of object and background, each segment given to the one that it overlaps most",
+    ),
+    r"part_iou_(\d+)": ("part mIoU, {} segments", "part mIoU: the same of the object's parts and the rest"),
+    r"top(\d+)": ("top-{} accuracy", "top-k accuracy: the right class is among the k likeliest"),
+    r"top1_balanced": ("balanced accuracy", "balanced accuracy: the mean over classes of top-1 accuracy"),
+    r"fpa": ("FPA", "FPA: full-path accuracy, the classes of all levels are right"),
+    r"tice": ("TICE", "TICE: tree inconsistency, the classes are no path of the tree; lower is better"),
+    r"wap": ("wAP", "wAP: the mean of the levels' accuracies, weighted by their numbers of classes"),
+    r"level(\d+)": ("accuracy, level {}", "accuracy, level l: top-1 at a label level; 0 is the coarsest"),
+    r"level(\d+)_balanced": (
+        "balanced accuracy, level {}",
+        "balanced accuracy, level l: the mean over the classes of the level",
+    ),
+    r"severity_levels": (
+        "mistake severity",
+        "mistake severity: the height in the tree where a wrong class meets the right one; lower is better",
+    ),
+    r"distance(\d+)_levels": (
+        "hierarchical distance@{}",
+        "hierarchical distance@k: the mean height of the k likeliest classes, 0 if right; lower is better",
+    ),
+}
+"""Patterns of names: a title, whose {} is the number in the name, and a legend."""
+AMENDED = ", HiE"
+HIE = "HiE: each class's probability is multiplied by its parent's"
+COLUMNS = {
+    "best": "best: the highest value during training",
+    "majority": "majority: the most frequent held-out class as a constant answer",
+    "chance": "chance level: random guesses; of IoU, superpixels merged at random",
+}
+"""Legends of columns."""
+
+
+class Metric(NamedTuple):
+    """How a result is shown."""
+
+    name: str
+    """Its key in results.json."""
+    title: str
+    """As a paper prints it."""
+    unit: str
+    """%, levels, ms or images."""
+    legend: str
+    """One line; empty if nothing is known of the name."""
+
+    @property
+    def scale(self) -> float:
+        """What a value is multiplied by: 100 for a share, 1 for what has a unit."""
+        return 100.0 if self.unit == "%" else 1.0
+
+
+def metric(name: str) -> Metric:
+    """The metric of a name in results.json; a name that nothing is known of is its own title."""
+    unit = next((unit for ending, unit in UNITS.items() if name.endswith(ending)), "%")
+    plain = name.replace("_hie", "")
+    for pattern, (title, legend) in KNOWN.items():
+        if found := re.fullmatch(pattern, plain):
+            amended = plain != name
+            return Metric(name, title.format(*found.groups()) + AMENDED * amended, unit, legend)
+    return Metric(name, name.replace("_", " "), unit, "")
+
+
+def table(**columns: Mapping[str, float]) -> Group | str:
+    """Results side by side with their units, then a legend; n/a without a value.
+
+    Without any result, a sentence that says so.
+
+    Args:
+        columns: a heading, such as ``trained`` or ``chance``, to results by name.
+    """
+    names = list(dict.fromkeys(name for results in columns.values() for name in results))
+    if not names:
+        return "nothing was measured on held-out images"
+    metrics = [metric(name) for name in names]
+    shown = Table(title="On held-out images")
+    shown.add_column("metric")
+    shown.add_column("unit")
+    for heading in columns:
+        shown.add_column("chance level" if heading == "chance" else heading, justify="right")
+    for one in metrics:
+        values = [results.get(one.name) for results in columns.values()]
+        cells = ("n/a" if value is None else f"{one.scale * value:.1f}" for value in values)
+        shown.add_row(one.title, one.unit, *cells)
+    return Group(shown, *(Text(line) for line in _legend(metrics, columns)))
+
+
+def _legend(metrics: list[Metric], columns: Mapping[str, object]) -> list[str]:
+    """One line for each kind of metric, then for the columns."""
+    amended = any(one.title.endswith(AMENDED) for one in metrics)
+    lines = [one.legend for one in metrics if one.legend] + [HIE] * amended
+    return list(dict.fromkeys([*lines, *(line for heading, line in COLUMNS.items() if heading in columns)]))

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from castssl.data.augment import CenterView
+from castssl.data.finish import normalise
+from castssl.datasets.images import Images
+from castssl.datasets.open import open_images
+from castssl.errors import ConfigError
+from castssl.evaluation.classification import Accuracy
+from tests.evaluation.toys import Heads, evaluation, subject
+
+SEED = 3
+"""Of a classifier that is sometimes right."""
+
+
+def toy(classes: int = 8) -> Heads:
+    """The same one each time."""
+    return Heads(classes, seed=SEED)
+
+
+def test_accuracies_are_those_counted_one_by_one(pictures: Path) -> None:
+    objective = toy().train()
+    images = cast(Images, open_images(f"folder:{pictures}", split="val"))
+    found = evaluation(pictures, Accuracy())
+    view = CenterView(32, interpolation="bicubic")
+    first = five = 0
+    for index in range(len(images)):
+        image, path = images[index]
+        logits = objective.heads[0](normalise(view(image)[0]).mean((1, 2)))
+        rank = logits.argsort(descending=True).tolist().index(int(path[-1]))
+        first, five = first + (rank == 0), five + (rank < 5)
+    assert 0 < first < five < len(images)
+    counted = {"top1": first / len(images), "top5": five / len(images)}
+    # The classes have as many images each.
+    assert found(subject(objective)) == pytest.approx(counted | {"top1_balanced": first / len(images)})
+    assert objective.training
+    assert found.chance() == {"top1": 1 / 8, "top5": 5 / 8, "top1_balanced": 1 / 8}
+    assert found(subject(objective, "other")) != found(subject(objective))
+
+
+def test_a_classifier_of_other_classes_is_refused(pictures: Path) -> None:
+    with pytest.raises(ConfigError, match="11 classes were learned, but the held-out images have 8"):
+        evaluation(pictures, Accuracy())(subject(toy(11)))

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from rich.console import Console
+
+from castssl.evaluation.report import metric, table
+
+
+def text(*shown: object) -> str:
+    console = Console(width=100, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(*shown)
+    return console.export_text()
+
+
+def test_the_table_names_metrics_with_units_and_explains_each_in_one_line() -> None:
+    results = {"knn": 0.4567, "match": 0.1, "object_iou_8": 0.5, "object_iou_4": 0.25}
+    lines = text(table(trained=results, chance={"knn": 0.125})).splitlines()
+    row = next(line for line in lines if "kNN accuracy" in line)
+    assert row.split()[1:] == ["kNN", "accuracy", "│", "%", "│", "45.7", "│", "12.5", "│"]
+    assert "n/a" in next(line for line in lines if "view matching" in line)
+    assert any("object IoU, 8 segments" in line for line in lines)
+    assert any("chance level" in line and "metric" in line for line in lines)
+    legend = lines[next(i for i, line in enumerate(lines) if line.startswith("└")) + 1 :]
+    assert [line.partition(":")[0] for line in legend if line.strip()] == [
+        "kNN accuracy",
+        "view matching",
+        "object IoU",
+        "chance level",
+    ]
+
+
+def test_without_results_a_sentence_says_so() -> None:
+    assert table(trained={}, chance={}) == "nothing was measured on held-out images"
+
+
+def test_what_is_no_share_has_its_unit() -> None:
+    assert metric("severity_hie_levels")[1:3] == ("mistake severity, HiE", "levels")
+    assert metric("distance5_levels")[1:3] == ("hierarchical distance@5", "levels")
+    assert metric("pooling_ms")[1:] == ("pooling ms", "ms", "")
+    assert [metric(name).scale for name in ("fpa", "severity_levels", "pooling_ms")] == [100, 1, 1]
+    assert "lower is better" in text(table(trained={"tice": 0.1, "severity_levels": 1.25}))
+    assert "1.2" in text(table(trained={"severity_levels": 1.25}))
+
+
+def test_every_metric_has_a_title_and_a_legend() -> None:
+    names = [f"{name}{suffix}" for name in ("fpa", "tice", "wap", "level0") for suffix in ("", "_hie")]
+    names += ["knn", "match", "top1", "top5", "top1_balanced", "level1_balanced", "level1_balanced_hie"]
+    names += [f"{name}_iou_16" for name in ("object", "region", "part")]
+    for name in names:
+        found = metric(name)
+        assert found.legend
+        assert found.legend.startswith(found.title[:3]) or "top" in found.legend
+        assert "_" not in found.title
+        assert found.unit == "%"
