@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from castssl.transfer.encoders import save_encoder
-from castssl.transfer.export import LIBRARIES, Flat, about, example, load
 from torch import nn
 
+from castssl.checkpoints import Checkpoint
+from castssl.checkpoints.export import LIBRARIES, Flat, about, example, load
+from castssl.checkpoints.native import write
 from castssl.models.create import create
 from tests.acceptance.conftest import Command
 
@@ -23,13 +23,11 @@ SPEC = "seeds:count=16"
 def save(name: str, sizes: tuple[int, ...], folder: Path) -> Flat:
     """Save a model with a classifier of five classes into ``folder``, as a finished run does."""
     torch.manual_seed(0)
-    settings: dict[str, Any] = {"image_size": 32, "sizes": sizes}
-    encoder = create(name, **settings)
+    encoder = create(name, image_size=32, sizes=sizes, superpixels=SPEC)
     head = nn.Linear(encoder.dim, 5)
-    beside = {"head.weight": head.weight, "head.bias": head.bias}
-    save_encoder(
-        encoder, folder / "encoder.safetensors", beside=beside, name=name, superpixels=SPEC, **settings
-    )
+    heads = {"head.weight": head.weight, "head.bias": head.bias}
+    weights = Checkpoint(encoder.config, dict(encoder.state_dict()), heads, objective="deit")
+    write(weights, folder / "encoder.safetensors")
     return Flat(encoder, [head]).eval()
 
 
