@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -18,14 +19,14 @@ KNOWN = {
     r"object_iou_(\d+)": ("object IoU, {} segments", "object IoU: of the object and its best segment"),
     r"region_iou_(\d+)": (
         "region mIoU, {} segments",
-        "region mIoU: of object and background, each segment given to the one that it overlaps most",
+        "region mIoU: of object and background, each segment given to one of the two",
     ),
     r"part_iou_(\d+)": ("part mIoU, {} segments", "part mIoU: the same of the object's parts and the rest"),
     r"top(\d+)": ("top-{} accuracy", "top-k accuracy: the right class is among the k likeliest"),
     r"top1_balanced": ("balanced accuracy", "balanced accuracy: the mean over classes of top-1 accuracy"),
     r"fpa": ("FPA", "FPA: full-path accuracy, the classes of all levels are right"),
-    r"tice": ("TICE", "TICE: tree inconsistency, the classes are no path of the tree; lower is better"),
-    r"wap": ("wAP", "wAP: the mean of the levels' accuracies, weighted by their numbers of classes"),
+    r"tice": ("TICE", "TICE: tree inconsistency, classes that are no path of the tree; lower is better"),
+    r"wap": ("wAP", "wAP: mean of the levels' accuracies, weighted by their numbers of classes"),
     r"level(\d+)": ("accuracy, level {}", "accuracy, level l: top-1 at a label level; 0 is the coarsest"),
     r"level(\d+)_balanced": (
         "balanced accuracy, level {}",
@@ -33,11 +34,11 @@ KNOWN = {
     ),
     r"severity_levels": (
         "mistake severity",
-        "mistake severity: the height in the tree where a wrong class meets the right one; lower is better",
+        "mistake severity: mean height where wrong and right class meet; lower is better",
     ),
     r"distance(\d+)_levels": (
         "hierarchical distance@{}",
-        "hierarchical distance@k: the mean height of the k likeliest classes, 0 if right; lower is better",
+        "hierarchical distance@k: mean height of the k likeliest classes; lower is better",
     ),
 }
 """Patterns of names: a title, whose {} is the number in the name, and a legend."""
@@ -92,16 +93,16 @@ def table(**columns: Mapping[str, float]) -> Group | str:
     if not names:
         return "nothing was measured on held-out images"
     metrics = [metric(name) for name in names]
-    shown = Table(title="On held-out images")
+    shown = Table(title="On held-out images", box=SIMPLE_HEAD, pad_edge=False)
     shown.add_column("metric")
-    shown.add_column("unit")
+    shown.add_column("unit", no_wrap=True)
     for heading in columns:
-        shown.add_column("chance level" if heading == "chance" else heading, justify="right")
+        shown.add_column("chance\nlevel" if heading == "chance" else heading, justify="right", no_wrap=True)
     for one in metrics:
         values = [results.get(one.name) for results in columns.values()]
         cells = ("n/a" if value is None else f"{one.scale * value:.1f}" for value in values)
         shown.add_row(one.title, one.unit, *cells)
-    return Group(shown, *(Text(line) for line in _legend(metrics, columns)))
+    return Group(shown, *(Text(line, no_wrap=True, overflow="ignore") for line in _legend(metrics, columns)))
 
 
 def _legend(metrics: list[Metric], columns: Mapping[str, object]) -> list[str]:
