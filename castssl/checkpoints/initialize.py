@@ -108,6 +108,11 @@ def _moco(objective: MoCoV3, checkpoint: Checkpoint) -> None:
             part.load_state_dict(trained.state_dict())
         else:
             checkpoint.report.notes.append(f"not in the weights, begins afresh: {name}.*")
+    with_it = [f"{name}.*" for name in (*(["twin.encoder"] if momentum else []), *found)]
+    if with_it:
+        checkpoint.report.notes.append(f"taken over beside the encoder: {', '.join(with_it)}")
+    if not momentum:
+        checkpoint.report.notes.append("not in the weights, a copy of the encoder: the momentum encoder")
 
 
 def _check_widths(name: str, part: nn.Module, tensors: State, source: str) -> None:

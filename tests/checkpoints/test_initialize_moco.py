@@ -90,6 +90,7 @@ def test_what_is_missing_begins_afresh_and_is_named() -> None:
     for name in ("projector", "predictor"):
         assert f"not in the weights, begins afresh: {name}.*" in report.notes
         same(getattr(moco, name), {k.removeprefix(f"{name}."): fresh[k] for k in fresh if k.startswith(name)})
+    assert "not in the weights, a copy of the encoder: the momentum encoder" in report.notes
     expected = load_official(bare, sizes=SIZES).encoder.state_dict()
     same(moco.encoder, expected)
     same(moco.twin["encoder"], expected)
@@ -97,6 +98,8 @@ def test_what_is_missing_begins_afresh_and_is_named() -> None:
     whole = read(checkpoints.moco())
     alone = {name: value for name, value in whole.extra.items() if not name.startswith("twin.")}
     moco = moco_of(replace(whole, extra=alone))
+    report = initialize(moco, replace(whole, extra=alone))
+    assert "taken over beside the encoder: projector.*, predictor.*" in report.notes
     same(moco.twin["encoder"], dict(moco.encoder.state_dict()))
     same(moco.twin["projector"], whole.under("projector."))
 
