@@ -37,8 +37,11 @@ def test_it_trains_is_continued_and_leaves_results(tmp_path: Path, pictures: Pat
     results = json.loads((tmp_path / "results.json").read_text())
     assert {"knn", "match", "object_iou_4"} <= results["trained"].keys() & results["untrained"].keys()
     state = torch.load(max((tmp_path / "checkpoints").iterdir()), weights_only=True)["module"]
-    for name, value in load_file(tmp_path / "encoder.safetensors").items():
-        assert torch.equal(state[f"encoder.{name}"], value)
+    saved = load_file(tmp_path / "encoder.safetensors")
+    assert len(saved) == len(state), "projector, predictor and momentum encoder are kept"
+    for name, value in saved.items():
+        whose = name.removeprefix("extra.") if name.startswith("extra.") else f"encoder.{name}"
+        assert torch.equal(state[whose], value)
 
 
 def test_the_branch_is_the_objective_s() -> None:
