@@ -34,7 +34,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, pictures: Path, recipe: Runn
     flags = [*FLAGS, *NANO, "--ema", "0.5", "--free-grain", "0.3", "--out", str(out)]
     done = recipe("hcast", "--data", f"folder:{pictures}", *flags)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert all(word in done.stdout for word in ("trained", "best", "untrained", "chance", "fpa", "tice"))
+    assert all(word in done.stdout for word in ("trained", "best", "untrained", "chance", "FPA", "TICE"))
     return out
 
 
