@@ -123,9 +123,16 @@ class Forked:
 
     def kill(self) -> None:
         """End it and its children."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        self.send_to_all(signal.SIGKILL)
         self.process.join()
+
+    def send_to_all(self, number: int) -> None:
+        """Tell the process and its children; itself alone while it has no group of its own yet."""
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            with suppress(ProcessLookupError):
+                self.send_signal(number)
 
 
 def run(

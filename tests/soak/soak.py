@@ -136,8 +136,11 @@ class Process:
 
     def kill(self, *, group: bool) -> None:
         """SIGKILL to the process, or to it and all its children."""
-        with suppress(ProcessLookupError):
-            (os.killpg if group else os.kill)(self.forked.pid, signal.SIGKILL)
+        if group:
+            self.forked.send_to_all(signal.SIGKILL)
+        else:
+            with suppress(ProcessLookupError):
+                self.forked.send_signal(signal.SIGKILL)
         self.forked.wait()
 
     def finish(self) -> None:
