@@ -71,7 +71,7 @@ class Hierarchy(NamedTuple):
     """All stages of one forward pass, and how each token was handed to the next stage."""
 
     segments: Tensor
-    """int32 (B, H, W); -1 where a label was out of range, see :mod:`castssl.partition`."""
+    """int32 (B, H, W); -1 where a label was out of range, see :mod:`castssl.superpixel_labels`."""
     stages: tuple[Tokens, ...]
     """Fine to coarse."""
     assigns: tuple[Tensor, ...]

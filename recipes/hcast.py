@@ -34,7 +34,7 @@ from castssl.evaluation.matching import Matching
 from castssl.evaluation.overlap import Overlap
 from castssl.evaluation.report import table
 from castssl.models.create import create
-from castssl.objectives.supervised import Supervised
+from castssl.objectives.classification import Supervised
 from castssl.pictures.gallery import gallery
 from castssl.pictures.photographs import photographs
 from castssl.registry import build

@@ -8,20 +8,41 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
+import signal
+import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from castssl.ablations.grid import RESULTS, Cell, Step
-from castssl.ablations.jobs import OUTPUT, PAUSE, STOPPED, Jobs, code
+from castssl.errors import ConfigError
 
 if TYPE_CHECKING:
     from submitit import Job
+    from submitit.helpers import DelayedSubmission
 
 State = Literal["finished", "failed", "stopped", "waits", "runs"]
 CLOCK = "seconds.json"
 LOCK = ".lock"
+OUTPUT = "output.txt"
+"""What a run printed, in its folder."""
+FILES = "submitit"
+"""The folder of submitit's files, in that of a run."""
+STOP = "stop"
+"""The file among them whose appearance asks the run to save and end."""
+STOPPED = 75
+"""The exit code of a run that has saved and goes on at its next start."""
+TELLING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What tells a study to stop."""
+ENDING = (signal.SIGTERM, signal.SIGUSR2)
+"""What tells a job that it ends soon; submitit asks SLURM for the second one before the time is over."""
+YEARS = 10 * 365 * 24 * 60
+"""Minutes; submitit's own limit for a process of this machine is two."""
+PAUSE = 0.2
 
 
 class Told(NamedTuple):
@@ -127,3 +148,133 @@ def last_words(folder: Path, lines: int = 15) -> str:
         )
     except OSError:
         return "(it printed nothing)"
+
+
+class Jobs:
+    """Starts runs and stops them; for all jobs of one study.
+
+    Args:
+        out: the study's folder, seen by all machines.
+        cluster: "local" for processes of this machine, or "slurm".
+        at_once: how many share the cores of this machine.
+        parameters: submitit's, such as ``timeout_min``, ``slurm_partition``, ``gpus_per_node``.
+        launcher: in place of the interpreter, such as ``accelerate launch``.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        cluster: str = "local",
+        at_once: int = 1,
+        parameters: Mapping[str, Any] | None = None,
+        launcher: Sequence[str] = (),
+    ) -> None:
+        self._out, self._cluster, self._launcher = out, cluster, tuple(launcher)
+        self._parameters = {"name": f"castssl-{out.name}", **(parameters or {})}
+        self._jobs: list[tuple[Job[int], Path]] = []
+        # Threads of several runs that wait for each other on one core would spin.
+        defaults: dict[str, str | None] = {"OMP_WAIT_POLICY": "PASSIVE"}
+        if cluster == "local":
+            self._parameters = {"timeout_min": YEARS} | self._parameters
+            defaults["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))
+            if "gpus_per_node" not in self._parameters:
+                defaults["CUDA_VISIBLE_DEVICES"] = None  # Submitit hides all devices.
+        self._environment = {name: os.environ.get(name, value) for name, value in defaults.items()}
+
+    def start(self, step: Step) -> Job[int]:
+        """Submit one step; what it prints goes to its folder.
+
+        Raises:
+            ConfigError: if the cluster cannot be had, or refuses the parameters.
+        """
+        from submitit import AutoExecutor
+
+        folder = step.folder(self._out).absolute()
+        files = folder / FILES
+        # Submitit names files by the process, whose number may have been that of an earlier one.
+        shutil.rmtree(files, ignore_errors=True)
+        files.mkdir(parents=True)
+        run = Run(step.command(self._out, self._launcher), folder, self._environment)
+        # A terminal sends these to submitit's processes, too, which inherit that they are blocked.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, TELLING)
+        try:
+            executor = AutoExecutor(folder=files, cluster=self._cluster)
+            executor.update_parameters(**self._parameters)
+            job = executor.submit(run)
+            self._jobs.append((job, files))
+        except (RuntimeError, NameError, ValueError, TypeError, AssertionError) as error:
+            raise ConfigError(f"--cluster {self._cluster}: {error}") from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return job
+
+    def stop(self) -> None:
+        """Ask all runs to save and end, and wait for them; what is still queued is taken back."""
+        running = []
+        for job, files in self._jobs:
+            (files / STOP).touch()
+            if self._cluster == "local" or job.paths.stdout.exists():
+                running.append(job)
+            else:
+                job.cancel(check=False)
+        while not all(job.done() for job in running):
+            time.sleep(PAUSE)
+
+
+def code(job: Job[int], folder: Path) -> int | None:
+    """The exit code of a job's run, or None while it runs; why there is none is added to the run's output."""
+    if not job.done():
+        return None
+    if (error := job.exception()) is None:
+        return job.result()
+    with (folder / OUTPUT).open("a", encoding="utf-8") as output:
+        output.write(f"\n{error}\n")
+    return 1
+
+
+@dataclass
+class Run:
+    """What a job does, on whichever machine: a process of its own, whose output goes to the folder."""
+
+    command: Sequence[str]
+    folder: Path
+    environment: Mapping[str, str | None]
+    """Variables that the process has or, if None, has not."""
+
+    def __call__(self) -> int:
+        """The exit code; a stop file, or a signal that ends the job, sends one SIGTERM to the process."""
+        told: list[int] = []
+        handlers = {number: signal.getsignal(number) for number in (*TELLING, *ENDING)}
+        for number, handler in handlers.items():
+            if handler != signal.SIG_IGN:  # As under nohup, which is meant for the process, too.
+                signal.signal(number, lambda number, _: told.append(number))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TELLING)
+        if self._ending(told):
+            return STOPPED
+        given = {**os.environ, **self.environment}
+        with (self.folder / OUTPUT).open("a", encoding="utf-8") as output:
+            process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={name: value for name, value in given.items() if value is not None},
+                start_new_session=True,  # What is sent to a whole group does not reach it.
+            )
+        while process.poll() is None and not self._ending(told):
+            time.sleep(PAUSE)
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGTERM)
+        requeue = handlers[signal.SIGUSR2]
+        if process.wait() == STOPPED and signal.SIGUSR2 in told and callable(requeue):
+            requeue(signal.SIGUSR2, None)
+        return process.returncode
+
+    def checkpoint(self) -> DelayedSubmission:
+        """What submitit puts into the queue again: the same, which goes on from what it saved."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+    def _ending(self, told: Sequence[int]) -> bool:
+        return any(number in ENDING for number in told) or (self.folder / FILES / STOP).exists()

@@ -18,10 +18,9 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from castssl.ablations import chart, cost, engine, table
-from castssl.ablations.flags import ALLOW, add_flags
-from castssl.ablations.grid import Step, Study
-from castssl.ablations.jobs import TELLING, Jobs
+from castssl.ablations import cost, engine, table
+from castssl.ablations.engine import TELLING, Jobs
+from castssl.ablations.grid import ALLOW, Step, Study, add_flags
 from castssl.errors import CastError, PluginError
 from castssl.files import check_outputs, write_text
 from castssl.output import outlive_readers
@@ -38,7 +37,7 @@ def conduct(study: Study, given: argparse.Namespace, name: str) -> int:
 
     Args:
         study: what is compared.
-        given: what :func:`castssl.ablations.flags.add_flags` added, parsed.
+        given: what :func:`castssl.ablations.grid.add_flags` added, parsed.
         name: of the folder, if ``--out`` does not say.
     """
     out = given.out or Path("runs") / "ablations" / name
@@ -145,7 +144,7 @@ def write(study: Study, out: Path, *, measure: bool) -> str:
     write_text(out / "cells.csv", table.comma_separated(study, out), "table")
     if any(row.finished for row in made):
         try:
-            chart.draw(study.title, made, out / "table.png")
+            table.draw(study.title, made, out / "table.png")
         except PluginError as error:
             print(f"castssl: {error}", file=sys.stderr)
     return text

@@ -17,7 +17,7 @@ from castssl.checkpoints.official_model import adapt, classifiers
 from castssl.errors import CastError, DataError
 from castssl.models.create import create
 from castssl.modes import kept_random_state
-from castssl.objectives.supervised import Branch, Supervised
+from castssl.objectives.classification import Branch, Supervised
 from castssl.options import parse, values
 from castssl.registry import build, load
 from castssl.types import LabelTree

@@ -21,8 +21,8 @@ from castssl.contracts import Encoder
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError, DataError
 from castssl.models.presets import PRESETS
+from castssl.objectives.classification import Supervised
 from castssl.objectives.moco import MoCoV3
-from castssl.objectives.supervised import Supervised
 from castssl.tokens.positions import resize
 from castssl.types import LabelTree
 

@@ -37,7 +37,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _add_flags(command: argparse.ArgumentParser) -> None:
-    from castssl.ablations.flags import add_flags
+    from castssl.ablations.grid import add_flags
 
     add_flags(command)
     command.epilog = f"{command.epilog}\n\n{EXAMPLE}"

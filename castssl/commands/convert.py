@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from castssl.commands.picture import add_output
+from castssl.commands.arguments import add_output
 from castssl.files import check_outputs
 
 

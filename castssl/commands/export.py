@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from castssl.commands.model import MODEL, add_shape, open_model
-from castssl.commands.picture import add_output
+from castssl.commands.arguments import MODEL, add_output, add_shape, open_model
 from castssl.files import check_outputs
 
 NOTES = """The file takes `image` (float32, B x 3 x H x W, normalised) and `segments` (int32, B x H x W) and

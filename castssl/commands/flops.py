@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from castssl.commands.model import MODEL, add_shape, open_model
+from castssl.commands.arguments import MODEL, add_shape, open_model
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from castssl import registry
-from castssl.commands.picture import add_output
+from castssl.commands.arguments import add_output
 from castssl.errors import CastError, ConfigError
 from castssl.installer import install
 

@@ -10,9 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from castssl.ablations.flags import add_commands
-from castssl.commands.model import device_of
-from castssl.commands.picture import add_output, add_range, picture, save_picture, value_range
+from castssl.ablations.grid import add_commands
+from castssl.commands.arguments import add_output, add_range, device_of, picture, save_picture, value_range
 from castssl.errors import DataError
 from castssl.files import check_outputs
 

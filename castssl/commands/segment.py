@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from castssl.commands.model import device_of, with_count
-from castssl.commands.picture import add_output, add_range, value_range
+from castssl.commands.arguments import add_output, add_range, device_of, value_range, with_count
 from castssl.errors import DataError
 from castssl.files import atomic_write, check_outputs
 

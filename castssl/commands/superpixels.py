@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from castssl.commands.model import device_of
-from castssl.commands.picture import add_output, add_range, picture, save_picture, value_range
+from castssl.commands.arguments import add_output, add_range, device_of, picture, save_picture, value_range
 from castssl.errors import ConfigError, DataError, printable
 from castssl.files import check_outputs
 

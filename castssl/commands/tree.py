@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from castssl.ablations.flags import add_commands
+from castssl.ablations.grid import add_commands
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -29,7 +29,7 @@ from torch import Tensor
 from castssl.contracts import Superpixels
 from castssl.datasets.images import Box
 from castssl.errors import ConfigError
-from castssl.partition import partition as superpixels_of
+from castssl.superpixel_labels import partition as superpixels_of
 
 TILES = 12
 """A picture is partitioned in about so many pieces, each with as many superpixels as the backend gives: with

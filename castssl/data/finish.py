@@ -7,7 +7,7 @@ from torch import Tensor
 
 from castssl.contracts import Superpixels
 from castssl.errors import ContractError
-from castssl.partition import partition
+from castssl.superpixel_labels import partition
 from castssl.types import Batch, View
 
 MEAN = (0.485, 0.456, 0.406)
@@ -29,7 +29,7 @@ def finish(
 
     Raises:
         ContractError: if the superpixels run in workers but the loader has not run them; on a processor also
-            if a label is not below their capacity, see :mod:`castssl.partition`.
+            if a label is not below their capacity, see :mod:`castssl.superpixel_labels`.
     """
     return Batch(
         views=[_finish(view, superpixels, device) for view in batch.views],

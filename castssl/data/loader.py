@@ -33,7 +33,7 @@ from castssl.datasets.stream import Stream
 from castssl.datasets.unreadable import Clipped, Ledger
 from castssl.errors import ConfigError, ContractError, DataError
 from castssl.output import outlive_readers
-from castssl.partition import partition
+from castssl.superpixel_labels import partition
 from castssl.types import Batch, LabelTree, View
 
 __all__ = ["EpochBatches", "Loader", "load"]

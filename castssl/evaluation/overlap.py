@@ -24,7 +24,7 @@ from castssl.evaluation.held_out import Evaluation, Evaluator, Subject
 from castssl.metrics.partition import best_overlap, merge_at_random
 from castssl.metrics.regions import region_iou
 from castssl.modes import evaluating
-from castssl.partition import partition
+from castssl.superpixel_labels import partition
 from castssl.types import Batch, Hierarchy, RawView, View
 
 MASKED = 256

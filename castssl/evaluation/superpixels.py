@@ -21,7 +21,7 @@ from castssl.metrics.partition import (
     explained_variation,
     undersegmentation_error,
 )
-from castssl.partition import bounded
+from castssl.superpixel_labels import bounded
 
 TRUTHS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "recall": boundary_recall,

@@ -22,9 +22,9 @@ from castssl.inference.segment import Photo, read_photo
 from castssl.models.cast import CAST
 from castssl.models.resized import sizes_for
 from castssl.modes import evaluating
-from castssl.objectives.supervised import Supervised
-from castssl.partition import partition
+from castssl.objectives.classification import Supervised
 from castssl.registry import build
+from castssl.superpixel_labels import partition
 from castssl.types import Batch, Hierarchy, RawView, View
 
 

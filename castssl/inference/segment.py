@@ -25,8 +25,8 @@ from castssl.datasets.unreadable import why
 from castssl.errors import DataError, printable
 from castssl.models.resized import sizes_for
 from castssl.modes import evaluating, kept_random_state
-from castssl.partition import partition
 from castssl.registry import build
+from castssl.superpixel_labels import partition
 from castssl.types import Batch, Hierarchy, RawView, View
 
 Photo = Image.Image | NDArray[np.uint8] | str | Path

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from castssl.contracts import Need, Pooling
 from castssl.encoder_config import BY_HAND, EncoderConfig, Membership, Padding, Positions
 from castssl.models.blocks import Stage, layer_norm
-from castssl.partition import bounded
+from castssl.superpixel_labels import bounded
 from castssl.tokens.inputs import check_view
 from castssl.tokens.positions import resize, sin_cos
 from castssl.tokens.segments import sample_labels, segment_mean
@@ -123,7 +123,7 @@ class CAST(nn.Module):
 
         Raises:
             ContractError: if this is no view, its shapes do not fit, or (on a processor) a label is
-                not below ``sizes[0]``, see :meth:`labels_of` and :mod:`castssl.partition`.
+                not below ``sizes[0]``, see :meth:`labels_of` and :mod:`castssl.superpixel_labels`.
         """
         check_view(view, resized=self.resized_segments)
         sampled = sizes is not None

@@ -33,8 +33,8 @@ from castssl.models.blocks import Stage
 from castssl.models.cast import CAST
 from castssl.models.create import create
 from castssl.models.presets import PRESETS
-from castssl.partition import is_tracing, partition
 from castssl.registry import build
+from castssl.superpixel_labels import is_tracing, partition
 from castssl.tokens.positions import resize
 from castssl.tokens.segments import sample_labels
 from castssl.types import Hierarchy, View

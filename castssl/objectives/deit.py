@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castssl.contracts import Encoder
-from castssl.objectives.supervised import Supervised, cross_entropy, linear
+from castssl.objectives.classification import Supervised, cross_entropy, linear
 from castssl.types import LabelTree, View
 
 

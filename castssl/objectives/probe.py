@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castssl.contracts import Encoder, Target
-from castssl.objectives.labelled import check_labelled, classes_of
+from castssl.objectives.classification import check_labelled, classes_of
 from castssl.types import Batch, LabelTree, Outcome, View
 
 

@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
-from castssl.objectives.paths import over_children
-from castssl.objectives.supervised import Supervised, cross_entropy, linear
+from castssl.objectives.classification import Supervised, cross_entropy, linear
 from castssl.types import Hierarchy, LabelTree, View
 
 Order = Literal["coarse-last", "fine-last", "all-last"]
@@ -195,3 +194,21 @@ def read_stages(
             " token; take a model of more stages, fewer levels, or order=all-last"
         )
     return chosen
+
+
+def over_children(values: Tensor, parent: Tensor, count: int) -> Tensor:
+    """The logsumexp over the children of each class of the level above; every class has one.
+
+    Args:
+        values: float (B, C), logarithms, of a level.
+        parent: int64 (C,), the class of the level above.
+        count: how many classes that level has.
+
+    Returns:
+        Float (B, count).
+    """
+    index = parent.expand_as(values)
+    top = values.new_full((len(values), count), -torch.inf)
+    top = top.scatter_reduce(1, index, values.detach(), "amax")
+    shares = (values - top[:, parent]).exp()
+    return torch.zeros_like(top).index_add(1, parent, shares).log() + top

@@ -11,8 +11,8 @@ from castssl.contracts import Encoder, Superpixels
 from castssl.data.augment import CenterView
 from castssl.data.finish import finish
 from castssl.modes import evaluating
-from castssl.partition import partition
 from castssl.pictures.draw import draw_hierarchy, sheet
+from castssl.superpixel_labels import partition
 from castssl.types import Batch, Hierarchy, RawView, View
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from castssl.errors import ConfigError
-from castssl.superpixels.lift import check
+from castssl.superpixels.per_image import check
 
 
 class Grid:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from castssl.errors import ConfigError, PluginError
 from castssl.installer import install, uninstall
-from castssl.superpixels.lift import per_image
+from castssl.superpixels.per_image import per_image
 
 Mode = Literal["moco", "deit", "segmenter"]
 _FEWEST = 10  # OpenCV silently raises a smaller request to this

@@ -15,11 +15,10 @@ if TYPE_CHECKING:
     from castssl.testing import objectives as objectives
     from castssl.testing import pooling as pooling
     from castssl.testing import superpixels as superpixels
-    from castssl.testing.claims import Check, Subject
-    from castssl.testing.pytest import parametrize
+    from castssl.testing.claims import Check, Subject, parametrize
 
 __all__ = ["Check", "Subject", "datasets", "encoders", "objectives", "parametrize", "pooling", "superpixels"]
-_HOMES = {"Check": "claims", "Subject": "claims", "parametrize": "pytest"}
+_HOMES = {"Check": "claims", "Subject": "claims", "parametrize": "claims"}
 
 
 def __getattr__(name: str) -> object:

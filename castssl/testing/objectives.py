@@ -9,25 +9,93 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import get_args
+from typing import NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from castssl import ranks
-from castssl.contracts import Target
-from castssl.errors import ContractError
+from castssl.contracts import Objective, Target
+from castssl.errors import CastError, ContractError
 from castssl.testing import samples
-from castssl.testing.built import Built, adamw, build, take_step, trained
 from castssl.testing.claims import Check, Subject, claim, claim_equal, claim_refused, make, seed_all
 from castssl.testing.processes import together
-from castssl.types import Batch, Outcome, View
+from castssl.types import Batch, LabelTree, Outcome, View
 
 STEPS = 40
 """Optimizer steps in which one batch must be learnt."""
 LEARNT = 0.8
 """Share of the first loss that the last ones must stay below."""
+
+
+class Built(NamedTuple):
+    """An objective, and the label tree that it was built for."""
+
+    objective: Objective
+    tree: LabelTree
+
+    @property
+    def module(self) -> nn.Module:
+        """The objective as the module that it is."""
+        return cast(nn.Module, self.objective)
+
+    def batch(self, size: int = 4, *, seed: int = 0) -> Batch:
+        """A batch that fits."""
+        return samples.batch(self.objective.views, self.tree, size, seed=seed)
+
+
+def build(subject: Subject, *, seed: int = 0) -> Built:
+    """The subject around a sample encoder, with a label tree that fits its target.
+
+    Raises:
+        ContractError: if no sample tree fits.
+        CastError, ValueError: as the factory raises them for the last tree.
+    """
+    refusal: Exception | None = None
+    for tree in samples.TREES:
+        try:
+            torch.manual_seed(seed)
+            objective: Objective = make("objectives", subject, samples.SampleEncoder(), tree, seed=seed)
+        except (CastError, ValueError) as cause:
+            refusal = cause
+            continue
+        if _suits(getattr(objective, "target", "none"), tree):
+            return Built(objective, tree)
+    if refusal is not None:
+        raise refusal
+    raise ContractError("no sample label tree fits its target: set target to 'none', 'path' or 'multihot'")
+
+
+def _suits(target: Target, tree: LabelTree) -> bool:
+    if target == "path":
+        return tree.levels > 0 and tree.exclusive
+    return tree.levels == 0 if target == "none" else not tree.exclusive
+
+
+def take_step(built: Built, optimizer: torch.optim.Optimizer, batch: Batch, progress: float) -> float:
+    """One optimizer step and its hook; the loss before it."""
+    loss = built.objective(batch).loss
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    built.objective.after_step(progress)
+    return float(loss.detach())
+
+
+def adamw(module: nn.Module) -> torch.optim.Optimizer:
+    """AdamW over the trainable parameters."""
+    return torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=2e-3, weight_decay=0.0)
+
+
+def trained(subject: Subject) -> Built:
+    """The subject in training mode after two steps, so that every part of its state has moved."""
+    built = build(subject)
+    built.objective.train()
+    optimizer = adamw(built.module)
+    for step in range(2):
+        take_step(built, optimizer, built.batch(seed=step), (step + 1) / 8)
+    return built
 
 
 def check_conforms(subject: Subject) -> None:

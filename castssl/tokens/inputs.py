@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from castssl.errors import ContractError
-from castssl.partition import is_tracing
+from castssl.superpixel_labels import is_tracing
 from castssl.types import View
 
 _NEXT = (

@@ -15,8 +15,8 @@ from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
 from castssl.errors import ConfigError, ContractError, DataError
 from castssl.modes import evaluating
+from castssl.objectives.classification import Supervised
 from castssl.objectives.probe import LinearProbe
-from castssl.objectives.supervised import Supervised
 from castssl.types import Batch, Hierarchy, View
 
 

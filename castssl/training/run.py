@@ -34,8 +34,8 @@ from castssl import config, ranks
 from castssl.config import RunConfig
 from castssl.errors import DataError
 from castssl.files import atomic_write, write_text
+from castssl.objectives.classification import Supervised
 from castssl.objectives.probe import LinearProbe
-from castssl.objectives.supervised import Supervised
 from castssl.training import again
 from castssl.training.blame import blame
 from castssl.training.first import has_batch_norm

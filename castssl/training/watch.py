@@ -21,7 +21,7 @@ from torch import Tensor, distributed
 
 from castssl import ranks
 from castssl.errors import ContractError, Diverged
-from castssl.partition import ADVICE, take_strays
+from castssl.superpixel_labels import ADVICE, take_strays
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 REQUEUE = "SIGUSR1"

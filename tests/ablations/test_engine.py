@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from castssl.ablations import engine
+from castssl.ablations.engine import Jobs
 from castssl.ablations.grid import Study
-from castssl.ablations.jobs import Jobs
 from castssl.errors import ConfigError
 
 RECIPE = Path(__file__).with_name("recipe.py")

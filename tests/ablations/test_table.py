@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from castssl.ablations import engine, table
+from castssl.ablations.engine import Jobs
 from castssl.ablations.grid import Study
-from castssl.ablations.jobs import Jobs
 from castssl.ablations.study import main, write
 from castssl.cli import main as castssl
 

@@ -18,8 +18,8 @@ from castssl.checkpoints.official_model import classifiers, load_official
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError, DataError
 from castssl.models.create import create
+from castssl.objectives.classification import Supervised
 from castssl.objectives.deit import DeiT
-from castssl.objectives.supervised import Supervised
 from castssl.objectives.tree_kl import TreeKL
 from castssl.registry import build
 from castssl.types import LabelTree, View

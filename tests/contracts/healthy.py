@@ -20,7 +20,7 @@ from castssl.contracts import Encoder, Need, Target
 from castssl.datasets import DataError, DataSet, Files, Item, Listing, Turn, Unreadable, read_text
 from castssl.encoder_config import EncoderConfig
 from castssl.pooling.arithmetic import check_size, gather, weighted_mean
-from castssl.superpixels.lift import per_image
+from castssl.superpixels.per_image import per_image
 from castssl.testing.samples import SampleEncoder
 from castssl.tokens.inputs import check_view
 from castssl.types import Batch, Hierarchy, LabelTree, Outcome, Pooled, Tokens, View

@@ -14,7 +14,7 @@ from tests.house import source
 
 GROUND = [
     *("errors", "files", "installer", "output", "faults", "types", "encoder_config", "contracts"),
-    *("partition", "modes", "ranks"),
+    *("superpixel_labels", "modes", "ranks"),
     *("docstrings", "options", "fields", "config", "registry"),
 ]
 """The ground floor; each only from those to its left."""
@@ -31,13 +31,13 @@ ONLY = {"models": {"tokens"}, "data": {"datasets"}, "testing": {"datasets"}}
 """Rooms that may enter fewer lower rooms than their floor would allow."""
 MODULES_OF_PLUGINS = (
     *("castssl.contracts", "castssl.encoder_config", "castssl.errors", "castssl.installer", "castssl.ranks"),
-    *("castssl.testing", "castssl.types", "castssl.tokens.inputs", "castssl.superpixels.lift"),
-    *("castssl.pooling.arithmetic", "castssl.pooling.centroids", "castssl.objectives.supervised"),
+    *("castssl.testing", "castssl.types", "castssl.tokens.inputs", "castssl.superpixels.per_image"),
+    *("castssl.pooling.arithmetic", "castssl.pooling.centroids", "castssl.objectives.classification"),
 )
 """Modules that plugins may import from."""
 NAMES_OF_PLUGINS = (
     *("castssl.checkpoints.read", "castssl.checkpoints.hub.save_pretrained", "castssl.files.not_safetensors"),
-    *("castssl.models.blocks.Stage", "castssl.modes.evaluating", "castssl.objectives.paths.over_children"),
+    *("castssl.models.blocks.Stage", "castssl.modes.evaluating", "castssl.objectives.tree_kl.over_children"),
 )
 """What they may import from other modules, beside castssl's public names."""
 PLUGINS_MAY = {

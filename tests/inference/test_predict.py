@@ -14,8 +14,8 @@ from castssl.checkpoints.classifier import Classifier
 from castssl.errors import ConfigError, DataError
 from castssl.inference.predict import Prediction, explained, predict, with_superpixels
 from castssl.models.create import create
+from castssl.objectives.classification import Supervised
 from castssl.objectives.deit import DeiT
-from castssl.objectives.supervised import Supervised
 from castssl.objectives.tree_kl import TreeKL
 from castssl.types import LabelTree, View
 from castssl_baselines.flat import Flat

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castssl.errors import ConfigError
+from castssl.objectives.classification import cross_entropy
 from castssl.objectives.mixing import Mixing
-from castssl.objectives.supervised import cross_entropy
 from castssl.objectives.tree_kl import TreeKL, read_stages, tree_kl, tree_tie
 from castssl.testing import samples
 from castssl.types import Batch, LabelTree

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from castssl import partition
+from castssl import superpixel_labels
 from castssl.errors import ContractError, Diverged
 from castssl.training import watch as watching
 from castssl.training.watch import LAG, Watch
@@ -119,12 +119,12 @@ def test_a_label_beyond_capacity_on_a_device_ends_the_run_with_the_loss_check(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The processor is treated as a device, on which the labels are not read at once."""
-    monkeypatch.setattr(partition, "_at_once", lambda _: False)
-    partition.take_strays(CPU)
+    monkeypatch.setattr(superpixel_labels, "_at_once", lambda _: False)
+    superpixel_labels.take_strays(CPU)
     watch = Watch(CPU)
-    partition.bounded(torch.zeros(1, 4, 4, dtype=torch.int32), 4, "the size")
+    superpixel_labels.bounded(torch.zeros(1, 4, 4, dtype=torch.int32), 4, "the size")
     assert not _step(watch, 1, 1.0)
-    partition.bounded(torch.full((1, 4, 4), 4, dtype=torch.int32), 4, "the size")
+    superpixel_labels.bounded(torch.full((1, 4, 4), 4, dtype=torch.int32), 4, "the size")
     with pytest.raises(ContractError, match=r"16 pixels of the images of step 2 .*castssl check superpixels"):
         _step(watch, 2, 1.0)
     assert not _step(watch, 3, 1.0)

@@ -10,7 +10,7 @@ from torch import nn
 from castssl import build
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
-from castssl.objectives.supervised import Supervised
+from castssl.objectives.classification import Supervised
 from castssl.testing import Check, objectives, samples
 from castssl.types import Batch, LabelTree
 from castssl_baselines.flat import Flat

@@ -7,7 +7,7 @@ import torch
 
 from castssl.testing import Check, Subject, parametrize, samples
 from castssl.testing import pooling as room
-from castssl.testing.pooled import make_pooling, pool
+from castssl.testing.pooling import make_pooling, pool
 from castssl_clustering.finch import Finch
 from castssl_clustering.kmeans import KMeans
 from castssl_clustering.token_pooling import TokenPooling

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
-from castssl.objectives.supervised import Supervised, cross_entropy
+from castssl.objectives.classification import Supervised, cross_entropy
 from castssl.types import LabelTree, View
 
 

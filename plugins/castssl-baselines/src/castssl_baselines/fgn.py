@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
-from castssl.objectives.supervised import Supervised, cross_entropy, linear
+from castssl.objectives.classification import Supervised, cross_entropy, linear
 from castssl.types import LabelTree, View
 
 

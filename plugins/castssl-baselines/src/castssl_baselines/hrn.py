@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
-from castssl.objectives.paths import over_children
-from castssl.objectives.supervised import Supervised, cross_entropy
+from castssl.objectives.classification import Supervised, cross_entropy
+from castssl.objectives.tree_kl import over_children
 from castssl.types import LabelTree, View
 
 Scores = Literal["sigmoid", "raw"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
-from castssl.objectives.supervised import Supervised, cross_entropy, linear
+from castssl.objectives.classification import Supervised, cross_entropy, linear
 from castssl.types import LabelTree, View
 from castssl_baselines.prompting import Prompting, blocks_of, prompted
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from castssl.errors import ConfigError
-from castssl.superpixels.lift import check
+from castssl.superpixels.per_image import check
 from castssl_slic.lab import UNIT, lab
 from castssl_slic.repair import repair
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from castssl.errors import ConfigError, PluginError
 from castssl.installer import install
-from castssl.superpixels.lift import per_image
+from castssl.superpixels.per_image import per_image
 from castssl_slic.fewer import at_most
 
 TRIES = 10

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from castssl.errors import ConfigError
-from castssl.superpixels.lift import per_image
+from castssl.superpixels.per_image import per_image
 
 
 class TemplateSuperpixels:

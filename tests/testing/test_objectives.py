@@ -6,7 +6,7 @@ import pytest
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
-from castssl.testing.built import build, trained
+from castssl.testing.objectives import build, trained
 from castssl.types import LabelTree
 from tests.contracts.healthy import Classifier
 

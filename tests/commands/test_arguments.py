@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from castssl.cli import main
-from castssl.commands.picture import picture
+from castssl.commands.arguments import picture
 
 
 def test_a_picture_s_path() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from castssl import partition
+from castssl import superpixel_labels
 from castssl.errors import ContractError
 from castssl.superpixels.grid import Grid
 
@@ -31,8 +31,8 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     """A device; the processor is treated as one."""
     found = torch.device(request.param)
     if found == CPU:
-        monkeypatch.setattr(partition, "_at_once", lambda _: False)
-    partition.take_strays(found)
+        monkeypatch.setattr(superpixel_labels, "_at_once", lambda _: False)
+    superpixel_labels.take_strays(found)
     return found
 
 
@@ -50,18 +50,18 @@ def no_waiting(device: torch.device) -> Iterator[None]:
 
 def test_a_processor_refuses_at_once_and_returns_what_is_in_range() -> None:
     with pytest.raises(ContractError, match="from -2 to 4, expected 0 to 3, the size of x"):
-        partition.bounded(labels(), 4, "the size of x")
+        superpixel_labels.bounded(labels(), 4, "the size of x")
     good = labels().clamp(0, 3)
-    assert partition.bounded(good, 4, "the size of x") is good
+    assert superpixel_labels.bounded(good, 4, "the size of x") is good
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 def test_a_device_marks_and_counts(device: torch.device, dtype: torch.dtype) -> None:
     first, second = labels().to(device, dtype), labels().to(device)
     with no_waiting(device):
-        found = partition.bounded(first, 4, "")
-        partition.bounded(second, 4, "")
-        count, then = partition.take_strays(device), partition.take_strays(device)
+        found = superpixel_labels.bounded(first, 4, "")
+        superpixel_labels.bounded(second, 4, "")
+        count, then = superpixel_labels.take_strays(device), superpixel_labels.take_strays(device)
     assert found.tolist() == [[[0, 3], [-1, -1]]]
     assert found.dtype == dtype
     assert (count.item(), then.item()) == (4, 0)
@@ -70,17 +70,17 @@ def test_a_device_marks_and_counts(device: torch.device, dtype: torch.dtype) -> 
 def test_fake_tensors_pass() -> None:
     real = torch.zeros(1, 4, 4, dtype=torch.int32)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        assert partition.bounded(torch.empty(1, 4, 4, dtype=torch.int32), 4, "").shape == (1, 4, 4)
-        assert partition.bounded(real, 4, "").shape == (1, 4, 4)
+        assert superpixel_labels.bounded(torch.empty(1, 4, 4, dtype=torch.int32), 4, "").shape == (1, 4, 4)
+        assert superpixel_labels.bounded(real, 4, "").shape == (1, 4, 4)
 
 
 def test_a_backend_is_held_against_its_contract() -> None:
     images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
-    assert partition.partition(Grid(), images).max() == 3
+    assert superpixel_labels.partition(Grid(), images).max() == 3
 
     class Wide(Grid):
         def __call__(self, images: torch.Tensor) -> torch.Tensor:
             return super().__call__(images).long()
 
     with pytest.raises(ContractError, match=r"returned torch\.int64 of shape \(2, 32, 32\)"):
-        partition.partition(Wide(), images)
+        superpixel_labels.partition(Wide(), images)

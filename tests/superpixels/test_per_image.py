@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from castssl.errors import ContractError
-from castssl.superpixels.lift import check, per_image
+from castssl.superpixels.per_image import check, per_image
 
 
 def _brightness(image: NDArray[np.uint8]) -> NDArray[Any]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast
 
+import torch
 from timm.loss.cross_entropy import SoftTargetCrossEntropy
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from castssl.contracts import Encoder, Target
 from castssl.errors import ConfigError
-from castssl.objectives.labelled import check_labelled, classes_of
 from castssl.objectives.mixing import Mixing
 from castssl.types import Batch, LabelTree, Outcome, View
 
@@ -206,3 +206,34 @@ def _share(logits: Tensor, target: Tensor) -> Tensor:
     known = target.sum(1) > 0
     right = (logits.detach().argmax(1) == target.argmax(1)) & known
     return right.sum() / known.sum()
+
+
+def classes_of(labels: LabelTree, level: int) -> int:
+    """How many classes a label level has.
+
+    Raises:
+        ConfigError: if there is no such level, or an image may carry many labels.
+    """
+    if not labels.levels or not labels.exclusive:
+        found = "no labels" if not labels.levels else "several labels an image"
+        raise ConfigError(
+            f"the data set has {found}; expected one class for each image, such as a folder each"
+        )
+    if not -labels.levels <= level < labels.levels:
+        raise ConfigError(f"level: got {level}, but the data set has {labels.levels} label levels, from 0")
+    return labels.sizes[level]
+
+
+def check_labelled(batch: Batch, levels: int) -> Tensor:
+    """The target of a batch with one view: a label path int64 (B, L).
+
+    Raises:
+        ValueError: unless it is that, with both numbers.
+    """
+    if len(batch.views) != 1:
+        raise ValueError(f"expected 1 view of each image, got {len(batch.views)}")
+    path = batch.target
+    if path.dtype != torch.int64 or path.shape[1:] != (levels,):
+        wide = tuple(path.shape)
+        raise ValueError(f"expected a label path int64 (B, {levels}), got {path.dtype} of shape {wide}")
+    return path
