@@ -19,7 +19,7 @@ from castssl.errors import DataError
 class View(NamedTuple):
     """One augmented look at each image of a batch.
 
-    Before ``finish`` (a *raw* view) ``image`` is uint8 RGB, and ``segments`` is (B, 0, 0) when the
+    Before ``to_views`` (a *raw* view) ``image`` is uint8 RGB, and ``segments`` is (B, 0, 0) when the
     superpixels run on the device.
     """
 
@@ -30,7 +30,7 @@ class View(NamedTuple):
 
 
 RawView = View
-"""A :class:`View` before ``castssl.data.finish``: uint8 image, segments maybe (B, 0, 0)."""
+"""A :class:`View` before ``castssl.data.normalize``: uint8 image, segments maybe (B, 0, 0)."""
 
 
 class Batch(NamedTuple):

@@ -20,10 +20,9 @@ from castssl.checkpoints.classifier import save_classifier
 from castssl.checkpoints.initialize import initialize
 from castssl.config import launch
 from castssl.contracts import Encoder
-from castssl.data.augment import CenterView, TwoViews
-from castssl.data.finish import finish
 from castssl.data.loader import load
-from castssl.data.supervised import SupervisedView
+from castssl.data.normalize import to_views
+from castssl.data.views import CenterView, SupervisedView, TwoViews
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
 from castssl.errors import DataError
@@ -122,7 +121,7 @@ def main(cfg: Config) -> None:
     picture = partial(gallery, encoder, superpixels, photos, cfg.image_size, device)
     for step, raw in run.steps(loader):
         set_rate(optimizer, cfg.rate(run.progress(step)))
-        batch = finish(raw, superpixels, device)
+        batch = to_views(raw, superpixels, device)
         check(batch)
         with accelerator.accumulate(model):
             outcome = model(batch)

@@ -22,9 +22,9 @@ from castssl.checkpoints.initialize import initialize
 from castssl.checkpoints.native import save_objective
 from castssl.config import FREE, launch
 from castssl.contracts import Encoder
-from castssl.data.augment import CenterView, TwoViews
-from castssl.data.finish import finish
 from castssl.data.loader import load
+from castssl.data.normalize import to_views
+from castssl.data.views import CenterView, TwoViews
 from castssl.evaluation.held_out import Evaluation, Evaluator, Subject
 from castssl.evaluation.knn import Knn
 from castssl.evaluation.matching import Matching
@@ -131,7 +131,7 @@ def main(cfg: Config) -> None:
     picture = partial(gallery, encoder, superpixels, photos, cfg.image_size, device)
     for step, raw in run.steps(loader):
         set_rate(optimizer, warmup_cosine(run.progress(step), cfg.warmup_epochs / cfg.epochs))
-        batch = finish(raw, superpixels, device)
+        batch = to_views(raw, superpixels, device)
         check(batch)
         with accelerator.accumulate(model):
             outcome = model(batch)

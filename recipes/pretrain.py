@@ -20,9 +20,9 @@ from torch.optim import Optimizer
 from castssl.checkpoints.native import save_objective
 from castssl.config import FREE, launch
 from castssl.contracts import Encoder, Objective
-from castssl.data.augment import MOCO, CenterView, TwoViews
-from castssl.data.finish import finish
 from castssl.data.loader import load
+from castssl.data.normalize import to_views
+from castssl.data.views import MOCO, CenterView, TwoViews
 from castssl.errors import ConfigError
 from castssl.evaluation.held_out import Evaluation, Evaluator, Subject
 from castssl.evaluation.knn import Knn
@@ -74,7 +74,7 @@ class Config(PretrainConfig):
 def make_views(cfg: Config, objective: Objective) -> TwoViews:
     """As many views as the objective wants, their looks in turn those of MoCo v3's two."""
     looks = [MOCO[number % len(MOCO)] for number in range(objective.views)]
-    return TwoViews(cfg.image_size, crop_min=cfg.crop_min, blur=cfg.blur, looks=looks)
+    return TwoViews(cfg.image_size, crop_min=cfg.crop_min, blur=cfg.blur, colors=looks)
 
 
 def make_objective(cfg: Config, labels: LabelTree) -> Objective:
@@ -134,7 +134,7 @@ def main(cfg: Config) -> None:
     picture = partial(gallery, encoder, superpixels, photos, cfg.image_size, device)
     for step, raw in run.steps(loader):
         set_rate(optimizer, warmup_cosine(run.progress(step), cfg.warmup_epochs / cfg.epochs))
-        batch = finish(raw, superpixels, device)
+        batch = to_views(raw, superpixels, device)
         check(batch)
         with accelerator.accumulate(model):
             outcome = model(batch)

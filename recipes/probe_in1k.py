@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 from castssl.checkpoints import load_encoder
 from castssl.config import FREE, launch
 from castssl.contracts import Encoder
-from castssl.data.augment import CenterView, OneView, TwoViews
-from castssl.data.finish import finish
 from castssl.data.loader import load
+from castssl.data.normalize import to_views
+from castssl.data.views import CenterView, OneView, TwoViews
 from castssl.evaluation.classification import Accuracy
 from castssl.evaluation.held_out import Evaluation, Evaluator, Subject
 from castssl.evaluation.knn import Knn
@@ -107,7 +107,7 @@ def main(cfg: Config) -> None:
         run.picture(gallery(encoder, superpixels, [photo for _, photo in photographs()], size, device))
     for step, raw in run.steps(loader):
         set_rate(optimizer, epoch_cosine(run.progress(step), cfg.epochs))
-        batch = finish(raw, superpixels, device)
+        batch = to_views(raw, superpixels, device)
         check(batch)
         with accelerator.accumulate(model):
             outcome = model(batch)

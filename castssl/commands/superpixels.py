@@ -196,7 +196,7 @@ def _squares(sights: Sequence[Sight], size: int) -> tuple[Tensor, list[Tensor | 
     import torch
     from PIL import Image
 
-    from castssl.data.augment import CenterView
+    from castssl.data.views import CenterView
 
     centre, exact = CenterView(size), CenterView(size, interpolation="nearest")
     truth: list[Tensor | None] = []

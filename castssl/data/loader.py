@@ -23,11 +23,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from castssl import ranks
 from castssl.contracts import Superpixels, Turn, Unreadable
-from castssl.data.augment import Augment, Placed
-from castssl.data.batches import EpochBatches, Stamped
-from castssl.data.cache import Cache, Cached, cached
-from castssl.data.chance import forked
 from castssl.data.inventory import Inventory, inventory
+from castssl.data.rng import seeded
+from castssl.data.sampler import EpochBatches, EpochSampler
+from castssl.data.superpixel_cache import Cache, Cached, cached
+from castssl.data.views import Augment, CroppedView
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
 from castssl.datasets.unreadable import Clipped, Ledger
@@ -66,18 +66,18 @@ class _Prepare:
         self.seed = seed
 
     def __call__(self, image: Any, *key: int) -> list[tuple[Tensor, Tensor]]:
-        with forked(self.seed, *key):
-            return self._segmented(self.views.place(image))
+        with seeded(self.seed, *key):
+            return self._segmented(self.views.crop(image))
 
     def indexed(self, images: Images, epoch: int, index: int) -> _Ready:
         """As a call with the image at ``index``, decoded no larger than the views' crops need it."""
-        with forked(self.seed, epoch, index):
+        with seeded(self.seed, epoch, index):
             sample = images.fetch(index % len(images), self.views.plan)  # beyond are further copies
-            placed = self.views.place(sample.image, sample.plan)
+            placed = self.views.crop(sample.image, sample.plan)
             made = self.cached(images, sample.at, placed) if self.cached else self._segmented(placed)
             return _Ready(made, sample.target, (*sample.bad, *sample.clipped))
 
-    def _segmented(self, placed: list[Placed]) -> list[tuple[Tensor, Tensor]]:
+    def _segmented(self, placed: list[CroppedView]) -> list[tuple[Tensor, Tensor]]:
         if self.superpixels is None:
             return [(view.image, torch.empty((0, 0), dtype=torch.int32)) for view in placed]
         return [(view.image, partition(self.superpixels, view.image[None])[0]) for view in placed]
@@ -228,8 +228,8 @@ def load(
         workers: processes per rank; 0 loads in this one.
         seed: decides order and augmentation.
         train: shuffle and leave out the last, incomplete batch; else all images once, in order.
-        repeats: see :class:`castssl.data.batches.EpochBatches`; not for a stream.
-        cache: compute each picture's superpixels once, see :func:`castssl.data.cache.cached`.
+        repeats: see :class:`castssl.data.sampler.EpochBatches`; not for a stream.
+        cache: compute each picture's superpixels once, see :func:`castssl.data.superpixel_cache.cached`.
         rank: this process; by default what :mod:`castssl.ranks` says.
         world: the number of processes; likewise.
 
@@ -257,7 +257,7 @@ def load(
         return _load_stream(images, prepare, _share(batch_size, world), turn, options)
     order: dict[str, Any] = {"shuffle": train, "drop_last": train, "repeats": repeats}
     batches = EpochBatches(len(images), batch_size, seed=seed, rank=rank, world=world, **order)
-    loader = DataLoader(_Indexed(images, prepare), batch_sampler=Stamped(batches), **options)
+    loader = DataLoader(_Indexed(images, prepare), batch_sampler=EpochSampler(batches), **options)
     return Loader(loader, batches, images)
 
 

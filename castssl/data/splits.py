@@ -9,7 +9,7 @@ import torch
 
 from castssl import ranks
 from castssl.datasets.damage import left_out
-from castssl.datasets.images import Images, scatter
+from castssl.datasets.images import Images, hash_index
 from castssl.datasets.open import open_images
 from castssl.datasets.stream import Stream
 from castssl.errors import DataError, NoSplit
@@ -118,7 +118,7 @@ def hold_out(images: Images, share: float, *, seed: int = 0) -> tuple[Images, Im
     if not 0 < share < 1 or seed < 0:
         raise DataError(f"share {share} and seed {seed}: expected a share between 0 and 1 and a seed from 0")
     word = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
-    order = np.argsort(scatter(images.rows, word), kind="stable")
+    order = np.argsort(hash_index(images.rows, word), kind="stable")
     groups = torch.zeros(len(images), dtype=torch.int64)
     if images.tree.levels:
         groups = torch.unique(images.targets, dim=0, return_inverse=True)[1]

@@ -190,7 +190,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
                 f"fine labels cannot be hidden: the labels are of {levels} levels, expected two or more"
             )
         drawn = np.random.SeedSequence(seed).generate_state(2, np.uint64)
-        order, depth = (scatter(self.rows, int(word)) for word in drawn)
+        order, depth = (hash_index(self.rows, int(word)) for word in drawn)
         chosen = np.argsort(order, kind="stable")[: round(share * len(self))]
         first = np.full(len(self), levels)
         first[chosen] = 1 + (depth[chosen] % np.uint64(levels - 1)).astype(np.int64)
@@ -242,7 +242,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
             return None
 
 
-def scatter(numbers: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
+def hash_index(numbers: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
     """A random-looking 64-bit word for each number, which depends on it and the seed alone.
 
     The finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014),

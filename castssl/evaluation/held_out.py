@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from castssl import ranks
 from castssl.contracts import Encoder, Superpixels
-from castssl.data.augment import Augment, CenterView, Placed, Views
-from castssl.data.finish import finish
 from castssl.data.loader import load
+from castssl.data.normalize import to_views
+from castssl.data.views import Augment, CenterView, CroppedView, Views
 from castssl.datasets.images import Images, Plan
 from castssl.datasets.stream import Stream
 from castssl.evaluation.features import Device, tracked
@@ -272,7 +272,7 @@ class Evaluation:
         )
         numbers = repeat(None) if loader.batches is None else iter(loader.batches)
         for raw, own in zip(tracked(loader, what), numbers, strict=False):
-            batch = finish(raw, self.superpixels, self.device)
+            batch = to_views(raw, self.superpixels, self.device)
             known = torch.full((len(batch.target),), -1) if own is None else torch.tensor(own)
             yield Shown(list(batch.views), batch.target, known)
 
@@ -288,13 +288,13 @@ class Together:
         """The whole picture."""
         return Plan((), 1)
 
-    def place(self, image: Image.Image, plan: Plan | None = None) -> list[Placed]:
+    def crop(self, image: Image.Image, plan: Plan | None = None) -> list[CroppedView]:
         """The views of each part in turn, and where they lie."""
-        return [placed for part in self.parts for placed in part.place(image)]
+        return [placed for part in self.parts for placed in part.crop(image)]
 
     def __call__(self, image: Image.Image) -> Views:
         """The views alone."""
-        return [placed.image for placed in self.place(image)]
+        return [placed.image for placed in self.crop(image)]
 
 
 def spread(count: int, limit: int) -> range:

@@ -12,7 +12,7 @@ from typing import ClassVar, cast
 import numpy as np
 from torch import Tensor
 
-from castssl.datasets.images import Images, scatter
+from castssl.datasets.images import Images, hash_index
 from castssl.evaluation.features import Device, Features, blocks, check_rows, unit
 from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, Shown, Subject, say
 from castssl.metrics.balanced import majority
@@ -87,7 +87,7 @@ class Knn(Evaluator):
         if not self.voters or len(labeled) <= self.voters:
             return train
         word = int(np.random.SeedSequence(self._data.seed).generate_state(1, np.uint64)[0])
-        order = np.argsort(scatter(train.rows[labeled], word), kind="stable")
+        order = np.argsort(hash_index(train.rows[labeled], word), kind="stable")
         return train.take(np.sort(labeled[order[: self.voters]]).tolist())
 
 

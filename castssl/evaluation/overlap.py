@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision.transforms import functional as V
 
 from castssl.contracts import Encoder, Superpixels
-from castssl.data.augment import resized_part, resized_size
-from castssl.data.finish import finish
+from castssl.data.normalize import to_views
+from castssl.data.views import resized_part, resized_size
 from castssl.datasets.images import Images
 from castssl.datasets.masks import Masks, open_masks
 from castssl.errors import DataError
@@ -214,7 +214,7 @@ def overlaps(
     with evaluating(encoder), torch.no_grad():
         for raw, inside, parts in images:
             batch = Batch([raw], torch.empty(len(inside), 0, dtype=torch.int64))
-            hierarchy = segment(finish(batch, device=device).views[0])
+            hierarchy = segment(to_views(batch, device=device).views[0])
             labels = [hierarchy.labels(stage).cpu() for stage in range(len(hierarchy.stages))]
             scores.append(torch.stack([_scores(each, inside, parts) for each in labels], 2))
     return _mean(scores)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from castssl.checkpoints.classifier import Classifier
 from castssl.contracts import Superpixels
-from castssl.data.augment import CenterView
-from castssl.data.finish import finish
+from castssl.data.normalize import to_views
+from castssl.data.views import CenterView
 from castssl.errors import ConfigError
 from castssl.inference.segment import Photo, read_photo
 from castssl.models.cast import CAST
@@ -107,7 +107,7 @@ def predict(
     worker = backend.runs_on == "worker"
     segments = partition(backend, seen[None]) if worker else torch.empty(1, 0, 0, dtype=torch.int32)
     raw = Batch([RawView(seen[None], segments)], torch.empty(1, 0, dtype=torch.int64))
-    view = finish(raw, backend, next(iter(objective.parameters())).device).views[0]
+    view = to_views(raw, backend, next(iter(objective.parameters())).device).views[0]
     logits, found = explained(objective, view) if explain else (_logits(objective, view), ())
     path = _path(classifier, logits, min_confidence)
     kept = [i for i, level in enumerate(path, start=1) if level.sure and level.agrees is not False]

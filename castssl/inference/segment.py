@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from castssl.checkpoints.load import Source, load_encoder
 from castssl.contracts import Encoder, Superpixels
-from castssl.data.augment import to_uint8
-from castssl.data.finish import finish
+from castssl.data.normalize import to_views
+from castssl.data.views import to_uint8
 from castssl.datasets.decode import header, read, to_rgb
 from castssl.datasets.depth import Range
 from castssl.datasets.unreadable import why
@@ -144,7 +144,7 @@ def segment(
     trace: Callable[..., Hierarchy] = getattr(encoder, "segment", encoder)
     place = next(iter(encoder.parameters())).device
     with evaluating(encoder), torch.no_grad(), kept_random_state(place):
-        view = finish(raw, backend, place).views[0]
+        view = to_views(raw, backend, place).views[0]
         hierarchy = _run(trace, view, sizes)
     return Segmentation(picture, seen[0], hierarchy)
 

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from castssl.contracts import Encoder, Superpixels
-from castssl.data.augment import CenterView
-from castssl.data.finish import finish
+from castssl.data.normalize import to_views
+from castssl.data.views import CenterView
 from castssl.modes import evaluating
 from castssl.pictures.draw import draw_hierarchy, sheet
 from castssl.superpixel_labels import partition
@@ -35,5 +35,5 @@ def gallery(
     raw = Batch([RawView(pixels, segments)], torch.empty(len(pixels), 0, dtype=torch.int64))
     segment: Callable[[View], Hierarchy] = getattr(encoder, "segment", encoder)
     with evaluating(encoder), torch.no_grad():
-        hierarchy = segment(finish(raw, superpixels, device).views[0])
+        hierarchy = segment(to_views(raw, superpixels, device).views[0])
     return sheet([draw_hierarchy(image, hierarchy, i) for i, image in enumerate(pixels)], title)

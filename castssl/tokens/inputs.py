@@ -9,8 +9,8 @@ from castssl.superpixel_labels import is_tracing
 from castssl.types import View
 
 _NEXT = (
-    "castssl.segment(picture, encoder) takes a picture; castssl.data.finish.finish(batch, superpixels) makes"
-    " views, and castssl.data.finish.normalise(image) the image of one"
+    "castssl.segment(picture, encoder) takes a picture; castssl.data.normalize.to_views(batch, superpixels)"
+    " makes views, and castssl.data.normalize.normalize(image) the image of one"
 )
 
 

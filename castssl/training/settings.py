@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from castssl import ranks
 from castssl.config import FREE, MOVES, TYPED, RunConfig
-from castssl.data.cache import Cache
 from castssl.data.splits import open_splits
+from castssl.data.superpixel_cache import Cache
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
 from castssl.encoder_config import EncoderConfig, override

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from castssl.config import FREE
-from castssl.data.supervised import Policy
+from castssl.data.views import Policy
 from castssl.training.optimizer import scaled_rate
 from castssl.training.schedule import epoch_cosine, warmup_cosine
 from castssl.training.settings import PretrainConfig

@@ -27,9 +27,9 @@ from rich.table import Table
 
 from castssl.config import launch
 from castssl.contracts import Superpixels
-from castssl.data.augment import TwoViews
-from castssl.data.cache import Cache
 from castssl.data.loader import load
+from castssl.data.superpixel_cache import Cache
+from castssl.data.views import TwoViews
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.doctor import machine

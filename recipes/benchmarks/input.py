@@ -32,8 +32,8 @@ from torchvision import transforms as T
 
 from castssl import build
 from castssl.config import launch
-from castssl.data.augment import CenterView, TwoViews
-from castssl.data.chance import forked
+from castssl.data.rng import seeded
+from castssl.data.views import CenterView, TwoViews
 from castssl.datasets.decode import decode, header, pixels
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
@@ -94,9 +94,7 @@ def ours(size: int, spec: str) -> Row:
         plan = views.plan(*opened.size)
         return pixels(opened, (opened.width // plan.shrink, opened.height // plan.shrink)), plan
 
-    return Row(
-        spec, read, lambda drawn: [v.image for v in views.place(*drawn)], lambda v: backend(v[None])[0]
-    )
+    return Row(spec, read, lambda drawn: [v.image for v in views.crop(*drawn)], lambda v: backend(v[None])[0])
 
 
 def files(cfg: Config) -> list[bytes]:
@@ -115,7 +113,7 @@ def measure(rows: list[Row], encoded: list[bytes], rounds: int) -> Any:
     """(rows, 3): the milliseconds that decoding, augmentation and superpixels of an image take."""
     took = np.zeros((1 + rounds, len(rows), 3))
     for turn, file, at in product(range(1 + rounds), encoded, range(len(rows))):
-        with forked(turn, len(file)):
+        with seeded(turn, len(file)):
             times, made = [time.thread_time()], cast("Any", file)
             for step in (rows[at].read, rows[at].augment, rows[at].partition):
                 made = [step(view) for view in made] if len(times) == 3 else step(made)

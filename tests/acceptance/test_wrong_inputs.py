@@ -14,7 +14,7 @@ from torch import Tensor
 import castssl
 import castssl.models
 from castssl.checkpoints.hub import save_pretrained
-from castssl.data.finish import normalise
+from castssl.data.normalize import normalize
 from castssl.errors import ContractError, DataError
 
 PICTURE = (np.arange(64 * 64 * 3) % 251).astype(np.uint8).reshape(64, 64, 3)
@@ -66,11 +66,11 @@ def test_an_encoder_takes_a_view_of_a_normalized_image(name: str) -> None:
     segments = torch.zeros(1, 32, 32, dtype=torch.int32)
     with pytest.raises(ContractError, match=r"bare tensor of shape \(1, 3, 32, 32\).*castssl\.segment"):
         model(raw.float())
-    with pytest.raises(ContractError, match=r"torch\.uint8 of shape.*normalise"):
+    with pytest.raises(ContractError, match=r"torch\.uint8 of shape.*normalize"):
         model(castssl.View(raw, segments))
     with pytest.raises(ContractError, match=r"float \(B, 3, H, W\)"):
         model(castssl.View(raw[:, :1].float(), segments))
-    assert torch.isfinite(model(castssl.View(normalise(raw), segments)).stages[-1].cls).all()
+    assert torch.isfinite(model(castssl.View(normalize(raw), segments)).stages[-1].cls).all()
 
 
 def states() -> tuple[Any, Any, Tensor]:

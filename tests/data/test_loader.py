@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from castssl.contracts import Superpixels
-from castssl.data.augment import CenterView, Placed, TwoViews, Views
 from castssl.data.loader import Loader, load
+from castssl.data.views import CenterView, CroppedView, TwoViews, Views
 from castssl.datasets.images import Images, Plan
 from castssl.datasets.open import open_images
 from castssl.errors import ConfigError
@@ -175,13 +175,13 @@ class _Slow:
     def plan(self, width: int, height: int) -> Plan:
         return Plan((), 1)
 
-    def place(self, image: Image.Image, plan: Plan | None = None) -> list[Placed]:
+    def crop(self, image: Image.Image, plan: Plan | None = None) -> list[CroppedView]:
         time.sleep(0.02)
         threads = torch.get_num_threads(), cv2.getNumThreads(), os.getpid() % 251
-        return [Placed(torch.tensor(threads, dtype=torch.uint8).view(3, 1, 1), (0, 0, 1, 1), False)]
+        return [CroppedView(torch.tensor(threads, dtype=torch.uint8).view(3, 1, 1), (0, 0, 1, 1), False)]
 
     def __call__(self, image: Image.Image) -> Views:
-        return [placed.image for placed in self.place(image)]
+        return [placed.image for placed in self.crop(image)]
 
 
 def test_knows_how_long_the_consumer_waited(images: Images) -> None:

@@ -5,8 +5,8 @@ from typing import cast
 
 import pytest
 
-from castssl.data.augment import CenterView
-from castssl.data.finish import normalise
+from castssl.data.normalize import normalize
+from castssl.data.views import CenterView
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import ConfigError
@@ -30,7 +30,7 @@ def test_accuracies_are_those_counted_one_by_one(pictures: Path) -> None:
     first = five = 0
     for index in range(len(images)):
         image, path = images[index]
-        logits = objective.heads[0](normalise(view(image)[0]).mean((1, 2)))
+        logits = objective.heads[0](normalize(view(image)[0]).mean((1, 2)))
         rank = logits.argsort(descending=True).tolist().index(int(path[-1]))
         first, five = first + (rank == 0), five + (rank < 5)
     assert 0 < first < five < len(images)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from castssl import ranks
 from castssl.contracts import Encoder
-from castssl.data.augment import CenterView, TwoViews
+from castssl.data.views import CenterView, TwoViews
 from castssl.datasets.images import Images, Sample
 from castssl.datasets.open import open_images
 from castssl.datasets.stream import Stream

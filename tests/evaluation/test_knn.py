@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from castssl.data.augment import CenterView
+from castssl.data.views import CenterView
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.evaluation import features
@@ -114,5 +114,3 @@ def test_a_vote_that_cannot_be_held_is_refused() -> None:
         knn(rows[:0], labels[:0], rows, labels, classes=4)
     with pytest.raises(ValueError, match="diverged"):
         knn(rows, labels, rows / 0, labels, classes=4)
-
-

@@ -6,8 +6,8 @@ from typing import cast
 import pytest
 import torch
 
-from castssl.data.augment import CenterView
-from castssl.data.finish import normalise
+from castssl.data.normalize import normalize
+from castssl.data.views import CenterView
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import ConfigError
@@ -30,7 +30,7 @@ def toy(sizes: tuple[int, ...] = SIZES) -> Heads:
 def test_metrics_are_those_counted_one_by_one(pictures: Path) -> None:
     objective, images = toy().train(), cast(Images, open_images(f"folder:{pictures}", split="val"))
     tree, view = images.tree, CenterView(32, interpolation="bicubic")
-    colors = torch.stack([normalise(view(images[i][0])[0]).mean((1, 2)) for i in range(len(images))])
+    colors = torch.stack([normalize(view(images[i][0])[0]).mean((1, 2)) for i in range(len(images))])
     target = torch.stack([images[index][1] for index in range(len(images))])
     logits = [head(colors).detach() for head in objective.heads]
     expected: dict[str, float] = {}

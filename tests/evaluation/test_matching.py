@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from castssl.data.augment import TwoViews
-from castssl.data.finish import finish
 from castssl.data.loader import load
+from castssl.data.normalize import to_views
+from castssl.data.views import TwoViews
 from castssl.datasets.images import Images
 from castssl.evaluation import matching
 from castssl.evaluation.held_out import Subject
@@ -34,11 +34,9 @@ def test_the_images_are_spread_and_their_views_those_of_a_loader(
     views, toy = TwoViews(32), Colors()
     found = evaluation(pictures, Matching(views=views))
     assert isinstance(found.held_out, Images)
-    loader = load(
-        found.held_out.take([0, 2, 4]), views=views, superpixels=Grid(8), batch_size=3, train=False
-    )
+    loader = load(found.held_out.take([0, 2, 4]), views=views, superpixels=Grid(8), batch_size=3, train=False)
     (raw,) = loader
-    first, second = (toy.eval()(view).stages[-1].cls[:, 0].detach() for view in finish(raw, Grid(8)).views)
+    first, second = (toy.eval()(view).stages[-1].cls[:, 0].detach() for view in to_views(raw, Grid(8)).views)
     assert found(Subject(toy)) == {"match": match(first, second)}
     assert found.chance() == {"match": 1 / 3}
     assert not torch.equal(first, second)

@@ -10,11 +10,12 @@ import pytest
 import timm
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import normalize, to_tensor
+from torchvision.transforms.functional import normalize as torch_normalize
+from torchvision.transforms.functional import to_tensor
 
 import castssl.models  # noqa: F401 - registers the names
 from castssl.checkpoints.native import save_encoder
-from castssl.data.finish import finish, normalise
+from castssl.data.normalize import normalize, to_views
 from castssl.errors import ConfigError
 from castssl.models.presets import PRESETS
 from castssl.models.timm_names import NAMES, to_pixels
@@ -52,9 +53,9 @@ def test_every_pixel_comes_back_from_the_normalisation() -> None:
     every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
     model = nano()
     mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
-    assert torch.equal(to_pixels(normalise(every), mean, std), every)
+    assert torch.equal(to_pixels(normalize(every), mean, std), every)
     image = every[0].permute(1, 2, 0).numpy()
-    assert torch.equal(to_pixels(normalize(to_tensor(image), mean, std)[None], mean, std), every)
+    assert torch.equal(to_pixels(torch_normalize(to_tensor(image), mean, std)[None], mean, std), every)
 
 
 @pytest.mark.parametrize("spec", ["seeds:count=64,bins=5,iterations=4", "grid:cell=8"])
@@ -65,7 +66,7 @@ def test_an_image_alone_gives_what_the_framework_gives(spec: str) -> None:
         picture(),
     )
     segments = backend(raw) if backend.runs_on == "worker" else torch.empty(2, 0, 0, dtype=torch.int32)
-    view = finish(Batch([RawView(raw, segments)], torch.empty(2, 0)), backend).views[0]
+    view = to_views(Batch([RawView(raw, segments)], torch.empty(2, 0)), backend).views[0]
     with torch.no_grad():
         hierarchy = model.encoder(view)
         assert torch.equal(model(view.image), hierarchy.stages[-1].cls[:, 0])
@@ -75,7 +76,7 @@ def test_an_image_alone_gives_what_the_framework_gives(spec: str) -> None:
 
 
 def test_features_head_and_classifiers_fit_together() -> None:
-    model, x = nano(num_classes=7, drop_rate=0.5), normalise(picture())
+    model, x = nano(num_classes=7, drop_rate=0.5), normalize(picture())
     with torch.no_grad():
         features = model.forward_features(x)
         assert features.shape == (2, 1 + 16, model.num_features)
@@ -99,7 +100,7 @@ def test_options_of_timm_and_of_castssl_arrive() -> None:
     assert model.encoder.positions.shape[-1] == 8
     assert model.encoder.stages[2].blocks[0].drop_path1.drop_prob == pytest.approx(0.3)
     with pytest.raises(ConfigError, match="may give 64 superpixels of 64 x 64 pixels"):
-        model(normalise(picture()))
+        model(normalize(picture()))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_a_castssl_file_is_a_pretrained_file(tmp_path: Path) -> None:
 
 def test_superpixels_stay_outside_of_the_graph() -> None:
     # Few tokens: tracing takes a while for each that is sampled.
-    model, x = nano(img_size=32, sizes=(64, 4, 3, 2)), normalise(picture())
+    model, x = nano(img_size=32, sizes=(64, 4, 3, 2)), normalize(picture())
     with torch.no_grad():
         expected = model(x)
         compiled: Any = torch.compile(model, backend="eager")

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 WORKERS = """
 import atexit, sys
-from castssl.data.augment import CenterView
+from castssl.data.views import CenterView
 from castssl.datasets.open import open_images
 from castssl.data.loader import load
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from castssl.data.augment import CenterView
+from castssl.data.views import CenterView
 from castssl.metrics.partition import explained_variation
 from castssl.pictures.photographs import photographs
 from castssl.superpixels.seeds import Seeds

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms import functional as F
 
-from castssl.data.finish import finish, normalise
+from castssl.data.normalize import normalize, to_views
 from castssl.errors import ContractError
 from castssl.superpixels.grid import Grid
 from castssl.superpixels.seeds import Seeds
@@ -28,7 +28,7 @@ def _reference(image: Tensor) -> Tensor:
 
 def test_device_superpixels_run_here() -> None:
     raw = _raw()
-    batch = finish(raw, Grid(8), "cpu")
+    batch = to_views(raw, Grid(8), "cpu")
     assert torch.equal(batch.target, raw.target)
     for view, before in zip(batch.views, raw.views, strict=True):
         assert torch.equal(view.image, _reference(before.image))
@@ -36,29 +36,29 @@ def test_device_superpixels_run_here() -> None:
 
 
 def test_worker_superpixels_are_there_already() -> None:
-    batch = finish(_raw((16, 24)), Seeds(10))
+    batch = to_views(_raw((16, 24)), Seeds(10))
     assert all(int(view.segments.min()) == 3 for view in batch.views)
 
 
 def test_no_superpixels_at_all() -> None:
-    assert finish(_raw()).views[0].segments.shape == (2, 0, 0)
+    assert to_views(_raw()).views[0].segments.shape == (2, 0, 0)
 
 
 def test_says_when_the_loader_did_not_run_them() -> None:
     with pytest.raises(ContractError, match=r"\(2, 0, 0\).*\(2, 3, 16, 24\).*load\(\)"):
-        finish(_raw(), Seeds(10))
+        to_views(_raw(), Seeds(10))
 
 
 def test_every_value_is_normalised_exactly() -> None:
     image = torch.arange(256, dtype=torch.uint8).expand(1, 3, 1, 256)
-    assert torch.equal(normalise(image), _reference(image))
-    assert normalise(image).dtype == torch.float32
+    assert torch.equal(normalize(image), _reference(image))
+    assert normalize(image).dtype == torch.float32
 
 
 def test_compiles_whole() -> None:
     raw = _raw()
-    compiled = torch.compile(lambda batch: finish(batch, Grid(8)), fullgraph=True, backend="eager")
-    expected = finish(raw, Grid(8))
+    compiled = torch.compile(lambda batch: to_views(batch, Grid(8)), fullgraph=True, backend="eager")
+    expected = to_views(raw, Grid(8))
     for view, same in zip(compiled(raw).views, expected.views, strict=True):
         assert torch.equal(view.image, same.image)
         assert torch.equal(view.segments, same.segments)
@@ -66,7 +66,7 @@ def test_compiles_whole() -> None:
 
 def test_never_looks_at_a_value() -> None:
     with FakeTensorMode():
-        batch = finish(_raw(), Grid(8))
+        batch = to_views(_raw(), Grid(8))
     assert batch.views[1].segments.shape == (2, 16, 24)
 
 
@@ -75,10 +75,10 @@ def test_never_looks_at_a_value() -> None:
 def test_does_not_wait_for_the_gpu() -> None:
     raw = _raw()
     pinned = Batch([View(*(t.pin_memory() for t in view)) for view in raw.views], raw.target.pin_memory())
-    finish(pinned, Grid(8), "cuda")
+    to_views(pinned, Grid(8), "cuda")
     torch.cuda.set_sync_debug_mode("error")
     try:
-        batch = finish(pinned, Grid(8), "cuda")
+        batch = to_views(pinned, Grid(8), "cuda")
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(batch.views[0].image.cpu(), _reference(raw.views[0].image))

@@ -12,7 +12,7 @@ from torch.utils.data import get_worker_info
 
 
 @contextmanager
-def forked(*key: int) -> Iterator[None]:
+def seeded(*key: int) -> Iterator[None]:
     """Python's, numpy's and torch's (CPU) global generators, seeded by ``key`` inside and as before after.
 
     In a loader's worker they are left as they are after: nothing else draws there, and numpy's state takes

@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from castssl.data import fine
-from castssl.data.augment import CenterView, TwoViews
-from castssl.data.cache import SHARDS, Cache, Cached, encoded, method
-from castssl.data.chance import forked
+from castssl.data import superpixel_tree
 from castssl.data.loader import load
-from castssl.data.supervised import SupervisedView
+from castssl.data.rng import seeded
+from castssl.data.superpixel_cache import SHARDS, Cache, Cached, encoded, method
+from castssl.data.views import CenterView, SupervisedView, TwoViews
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import ConfigError
@@ -136,7 +135,7 @@ def test_holds_no_more_than_it_may(tmp_path: Path) -> None:
 def write_where_nothing_fits(cache: Cache, found: Any) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     with_room = cache.write("abc0", bytes(900))
-    logging.getLogger("castssl.data.cache").addHandler(told := _Told())
+    logging.getLogger("castssl.data.superpixel_cache").addHandler(told := _Told())
     full = [cache.write(f"abc{at}", bytes(2000)) for at in range(1, 4)]
     found.put((with_room, full, cache.read("abc0"), told.messages, sorted(os.listdir(cache.folder / "abc"))))
 
@@ -173,10 +172,10 @@ def test_computed_once_and_the_same_ever_after(
     file = encoded(images, 3)
     made = Cached(SEEDS, cache).fine(file)
     (entry,) = entries(cache)
-    monkeypatch.setattr(fine, "partition", None)
+    monkeypatch.setattr(superpixel_tree, "partition", None)
     again = Cached(Seeds(16, bins=4, iterations=2), cache).fine(file)
     assert np.array_equal(again.labels, made.labels)
-    assert np.array_equal(again.joins, made.joins)
+    assert np.array_equal(again.merge_order, made.merge_order)
     assert entries(cache) == [entry]
 
 
@@ -237,13 +236,13 @@ def test_a_loader_cuts_them_out_for_each_view(images: Images, cache: Cache) -> N
     for batch, without, indices in zip(loaded, plain, order, strict=True):
         for row, at in enumerate(indices):
             image = images[at][0]
-            whole = fine.partition(image, SEEDS)
-            with forked(0, 0, at):
-                placed = views.place(image)
+            whole = superpixel_tree.partition(image, SEEDS)
+            with seeded(0, 0, at):
+                placed = views.crop(image)
             for view, other, spot in zip(batch.views, without.views, placed, strict=True):
                 assert torch.equal(view.image[row], spot.image)
                 assert torch.equal(view.image[row], other.image[row])
-                expected = fine.cut(whole, spot.box, spot.flipped, 16, SEEDS.capacity(16, 16))
+                expected = superpixel_tree.crop(whole, spot.box, spot.flipped, 16, SEEDS.capacity(16, 16))
                 assert torch.equal(view.segments[row], expected)
                 assert not torch.equal(view.segments[row], other.segments[row])
 
@@ -264,9 +263,9 @@ def test_cold_or_warm_with_or_without_workers_is_the_same(images: Images, tmp_pa
 def test_an_unreadable_picture_is_not_taken_for_another(flat: Path, images: Images, cache: Cache) -> None:
     (flat / images.name(2)).write_bytes(b"broken")
     loaded = batches(images, cache, views=CenterView(16), batch_size=12, train=False)
-    whole = fine.partition(images[3][0], SEEDS)
-    (view,) = CenterView(16).place(images[3][0])
-    assert torch.equal(loaded[0].views[0].segments[2], fine.cut(whole, view.box, False, 16, 16))
+    whole = superpixel_tree.partition(images[3][0], SEEDS)
+    (view,) = CenterView(16).crop(images[3][0])
+    assert torch.equal(loaded[0].views[0].segments[2], superpixel_tree.crop(whole, view.box, False, 16, 16))
     assert len(entries(cache)) == 11
 
 

@@ -1,7 +1,7 @@
 """How a view's pixels are changed: jitter, grey, blur, solarize, on uint8 (H, W, 3) by OpenCV.
 
 Each step does what torchvision and PIL do to a picture, up to rounding, in a fraction of the time;
-``tests/data/test_look.py`` holds them side by side.
+``tests/data/test_photometric.py`` holds them side by side.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _RAMP = np.arange(256, dtype=np.float64)
 _INVERTED = np.where(_RAMP >= 128, 255 - _RAMP, _RAMP).astype(np.uint8)
 
 
-class Look(NamedTuple):
+class ColorAugment(NamedTuple):
     """With which probability a view goes through each step, in this order."""
 
     jitter: float = 0.8
@@ -35,7 +35,7 @@ class Look(NamedTuple):
     """Left to right."""
 
 
-MOCO = (Look(), Look(blur=0.1, solarize=0.2))
+MOCO = (ColorAugment(), ColorAugment(blur=0.1, solarize=0.2))
 """The two views of BYOL (Grill et al. 2020, appendix B, table 6), as MoCo v3 uses them."""
 
 
@@ -65,21 +65,21 @@ class Jitter:
 _JITTER = Jitter(0.4, 0.4, 0.2, 0.1)
 
 
-def change(pixels: Pixels, look: Look, blur: float) -> Pixels:
-    """The pixels after each step of ``look`` that a draw allows, but the flip.
+def augment_colors(pixels: Pixels, colors: ColorAugment, blur: float) -> Pixels:
+    """The pixels after each step of ``colors`` that a draw allows, but the flip.
 
     Args:
         pixels: uint8 (H, W, 3); left as they are.
-        look: the steps' probabilities.
+        colors: the steps' probabilities.
         blur: the largest radius of the blur.
     """
-    if _happens(look.jitter):
+    if _happens(colors.jitter):
         pixels = _JITTER(pixels)
-    if _happens(look.grey):
+    if _happens(colors.grey):
         pixels = _array(cv2.cvtColor(_grey(pixels), cv2.COLOR_GRAY2RGB))
-    if _happens(look.blur):
-        pixels = soften(pixels, float(torch.empty(1).uniform_(0.1, blur)))
-    if _happens(look.solarize):
+    if _happens(colors.blur):
+        pixels = gaussian_blur(pixels, float(torch.empty(1).uniform_(0.1, blur)))
+    if _happens(colors.solarize):
         pixels = _array(cv2.LUT(pixels, _INVERTED))
     return pixels
 
@@ -116,7 +116,7 @@ def _saturate(pixels: Pixels, factor: float) -> Pixels:
     return _array(cv2.addWeighted(pixels, factor, grey, 1 - factor, -0.49))
 
 
-def turn_hue(pixels: Pixels, turn: float) -> Pixels:
+def shift_hue(pixels: Pixels, turn: float) -> Pixels:
     """Every hue turned by the share ``turn`` of the colour circle, -0.5 to 0.5.
 
     Both this and PIL work on 8-bit HSV; OpenCV's rounding stays closer to the exact rotation.
@@ -126,10 +126,10 @@ def turn_hue(pixels: Pixels, turn: float) -> Pixels:
     return _array(cv2.cvtColor(colours, cv2.COLOR_HSV2RGB_FULL))
 
 
-_ADJUST = (_brighten, _contrast, _saturate, turn_hue)
+_ADJUST = (_brighten, _contrast, _saturate, shift_hue)
 
 
-def soften(pixels: Pixels, radius: float) -> Pixels:
+def gaussian_blur(pixels: Pixels, radius: float) -> Pixels:
     """The pixels blurred as PIL's ``GaussianBlur(radius)`` does, whose three boxes are here one kernel."""
     kernel = _three_boxes(radius)
     return _array(cv2.sepFilter2D(pixels, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE))

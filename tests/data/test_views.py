@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torchvision import transforms as T
 
-from castssl.data.augment import MOCO, CenterView, Look, OneView, Placed, TwoViews, to_uint8
-from castssl.data.chance import forked
+from castssl.data.rng import seeded
+from castssl.data.views import MOCO, CenterView, ColorAugment, CroppedView, OneView, TwoViews, to_uint8
 from castssl.errors import ConfigError
 from castssl.pictures.photographs import photographs
 from tests.datasets.pictures import picture
 
 DRAWS = 1200
-NEVER = Look(0, 0, 0, 0, 0)
+NEVER = ColorAugment(0, 0, 0, 0, 0)
 PHOTOGRAPHS = [image for _, image in photographs()]
 PUBLISHED = (
     {"jitter": 0.8, "grey": 0.2, "blur": 1.0, "solarize": 0.0, "flip": 0.5},
@@ -27,10 +27,10 @@ PUBLISHED = (
 )
 
 
-def _drawn(look: Look, image: Image.Image, size: int, crop_min: float = 1.0) -> NDArray[np.float64]:
+def _drawn(color: ColorAugment, image: Image.Image, size: int, crop_min: float = 1.0) -> NDArray[np.float64]:
     """Many draws of one view: (DRAWS, 3, size, size); a square picture is never cropped at crop_min 1."""
-    views = TwoViews(size, crop_min, looks=[look])
-    with forked(17):
+    views = TwoViews(size, crop_min, colors=[color])
+    with seeded(17):
         return np.stack([views(image)[0].numpy() for _ in range(DRAWS)]).astype(np.float64)
 
 
@@ -47,15 +47,15 @@ def _plane(values: object) -> Image.Image:
 CHECKS = _plane([[[210, 60, 20], [20, 120, 240]] * 2, [[20, 240, 100], [230, 20, 120]] * 2] * 2)
 
 
-def _agrees(look: Look, step: str, published: float) -> bool:
+def _agrees(color: ColorAugment, step: str, published: float) -> bool:
     """Whether a step alone changes a colourful picture as often as it should, within four deviations."""
-    drawn = _drawn(NEVER._replace(**{step: getattr(look, step)}), CHECKS, 4)
+    drawn = _drawn(NEVER._replace(**{step: getattr(color, step)}), CHECKS, 4)
     share = (drawn != to_uint8(CHECKS).numpy()).any((1, 2, 3)).mean()
     return bool(abs(share - published) < 4 * (0.25 / DRAWS) ** 0.5)
 
 
 @pytest.mark.parametrize("view", [0, 1])
-@pytest.mark.parametrize("step", Look._fields)
+@pytest.mark.parametrize("step", ColorAugment._fields)
 def test_every_step_is_as_likely_as_published(view: int, step: str) -> None:
     assert TwoViews(8).views == len(MOCO) == 2
     assert _agrees(MOCO[view], step, PUBLISHED[view][step])
@@ -113,10 +113,10 @@ def test_blur_is_as_strong_as_published() -> None:
 
 def test_blur_can_be_weaker_for_small_views() -> None:
     edge = _plane([[0] * 12 + [255] * 12] * 24)
-    with forked(3):
-        look = [NEVER._replace(blur=1)]
+    with seeded(3):
+        color = [NEVER._replace(blur=1)]
         weak, strong = (
-            np.stack([TwoViews(24, 1.0, blur=blur, looks=look)(edge)[0] for _ in range(40)])
+            np.stack([TwoViews(24, 1.0, blur=blur, colors=color)(edge)[0] for _ in range(40)])
             for blur in (0.4, 2.0)
         )
     assert weak[:, 0, 12, 9:12].max() < strong[:, 0, 12, 9:12].max()
@@ -143,14 +143,14 @@ def test_crops_are_as_published() -> None:
 
 
 def test_steps_come_in_the_published_order() -> None:
-    everything = Look(0, 1, 1, 1, 0)
+    everything = ColorAugment(0, 1, 1, 1, 0)
     # grey (122) before solarize, which would leave another grey (78)
     assert abs(_drawn(everything, _plane(np.full((4, 4, 3), (200, 100, 30))), 4)[0] - 122).max() <= 1
     # blur before solarize: after it, black meets black
     assert _drawn(everything, _plane([[0] * 8 + [255] * 8] * 16), 16).max() > 80
     # jitter before grey: a turned hue brightens a red more than brightness alone can
     red = _plane(np.full((4, 4, 3), (140, 20, 20)))
-    lightness = _drawn(Look(1, 1, 0, 0, 0), red, 4)[:, 0, 0, 0] / (0.299 * 140 + 0.701 * 20)
+    lightness = _drawn(ColorAugment(1, 1, 0, 0, 0), red, 4)[:, 0, 0, 0] / (0.299 * 140 + 0.701 * 20)
     assert lightness.max() > 1.6
 
 
@@ -168,9 +168,9 @@ def test_views_are_uint8_and_leave_the_picture(views: TwoViews, size: tuple[int,
 
 @pytest.mark.parametrize("views", [TwoViews(24), OneView(24), CenterView(24)])
 def test_equal_seeds_give_equal_views(views: TwoViews) -> None:
-    def drawn(seed: int) -> list[Placed]:
-        with forked(seed):
-            return views.place(picture(1, (60, 40)))
+    def drawn(seed: int) -> list[CroppedView]:
+        with seeded(seed):
+            return views.crop(picture(1, (60, 40)))
 
     same = [torch.equal(a.image, b.image) and a[1:] == b[1:] for a, b in zip(drawn(1), drawn(1), strict=True)]
     assert all(same)
@@ -178,7 +178,7 @@ def test_equal_seeds_give_equal_views(views: TwoViews) -> None:
     assert all(other) == isinstance(views, CenterView)
 
 
-def _carried(picture: NDArray[np.uint8], view: Placed, size: int) -> NDArray[np.uint8]:
+def _carried(picture: NDArray[np.uint8], view: CroppedView, size: int) -> NDArray[np.uint8]:
     """A map of the picture through a view's box and flip, each pixel from where its middle lies."""
     left, top, right, bottom = view.box
     middles = (np.arange(size) + 0.5) / size
@@ -190,18 +190,18 @@ def _carried(picture: NDArray[np.uint8], view: Placed, size: int) -> NDArray[np.
     return carried
 
 
-def _off(where: NDArray[np.uint8], view: Placed) -> int:
+def _off(where: NDArray[np.uint8], view: CroppedView) -> int:
     carried = _carried(where, view, 32).astype(int)
     return int(abs(carried - view.image.permute(1, 2, 0).numpy())[2:-2, 2:-2].max())
 
 
-@pytest.mark.parametrize("views", [TwoViews(32, looks=[NEVER._replace(flip=0.5)] * 2), CenterView(32)])
+@pytest.mark.parametrize("views", [TwoViews(32, colors=[NEVER._replace(flip=0.5)] * 2), CenterView(32)])
 def test_places_tell_where_a_view_lies(views: TwoViews) -> None:
     """A smooth map of the whole picture, carried through the same box and flip, matches the view."""
     y, x = np.mgrid[:90, :120]
     where = np.stack([x * 2, y * 2, 255 - x - y], -1).astype(np.uint8)
-    with forked(9):
-        placed = [view for _ in range(20) for view in views.place(_plane(where))]
+    with seeded(9):
+        placed = [view for _ in range(20) for view in views.crop(_plane(where))]
     off = [
         abs(_carried(where, view, 32).astype(int) - view.image.permute(1, 2, 0).numpy()) for view in placed
     ]
@@ -215,10 +215,10 @@ def test_places_tell_where_a_view_lies(views: TwoViews) -> None:
 
 
 def test_crops_are_resized_as_pil_does() -> None:
-    with forked(4):
+    with seeded(4):
         for number in range(30):
             image = _photograph(number)
-            (view,) = TwoViews(64, looks=[NEVER]).place(image)
+            (view,) = TwoViews(64, colors=[NEVER]).crop(image)
             left, top, right, bottom = (
                 round(share * side) for share, side in zip(view.box, image.size * 2, strict=True)
             )
@@ -228,7 +228,7 @@ def test_crops_are_resized_as_pil_does() -> None:
 
 def test_one_view_crops_and_flips_only() -> None:
     image = _plane([[10, 200]] * 2).resize((64, 64), Image.Resampling.NEAREST)
-    with forked(5):
+    with seeded(5):
         seen = [tuple(OneView(8, 1.0)(image)[0][0, 4, [0, -1]].tolist()) for _ in range(400)]
     assert set(seen) == {(10, 200), (200, 10)}
     assert abs(seen.count((10, 200)) / 400 - 0.5) < 0.1

@@ -102,7 +102,7 @@ class EpochBatches(Sampler[list[int]]):
         return torch.randperm(self.length, generator=chance)
 
 
-class Stamped(Sampler[list[tuple[int, int]]]):
+class EpochSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, index): workers that live on cannot know the epoch otherwise."""
 
     def __init__(self, batches: EpochBatches) -> None:

@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision import transforms as T
 
-from castssl.data import augment, look
-from castssl.data.augment import MOCO, Look, TwoViews, to_uint8
-from castssl.data.chance import forked
+from castssl.data import photometric
+from castssl.data import views as views_module
+from castssl.data.rng import seeded
+from castssl.data.views import MOCO, ColorAugment, TwoViews, to_uint8
 from castssl.datasets.decode import header, pixels
 from castssl.pictures.photographs import photographs
 
@@ -34,7 +35,7 @@ BANDS = ((0, 0.1), (0.1, 0.25), (0.25, 1))
 Draw = Callable[[int, int], Tensor]
 
 
-def _plain(view: Look) -> T.Compose:
+def _plain(view: ColorAugment) -> T.Compose:
     return T.Compose(
         [
             T.RandomResizedCrop(SIZE, scale=(0.08, 1.0)),
@@ -56,7 +57,7 @@ def _reference(number: int, view: int) -> Tensor:
 
 
 def _ours(number: int, view: int) -> Tensor:
-    return TwoViews(SIZE, looks=[MOCO[view]])(PHOTOGRAPHS[number % 4])[0]
+    return TwoViews(SIZE, colors=[MOCO[view]])(PHOTOGRAPHS[number % 4])[0]
 
 
 @cache
@@ -68,11 +69,11 @@ def _encoded(number: int) -> bytes:
 
 def _as_loaded(number: int, view: int) -> Tensor:
     """Decoded at reduced size where the crop allows it."""
-    views = TwoViews(SIZE, looks=[MOCO[view]])
+    views = TwoViews(SIZE, colors=[MOCO[view]])
     opened = header(io.BytesIO(_encoded(number % 4)))
     plan = views.plan(*opened.size)
     image = pixels(opened, (opened.width // plan.shrink, opened.height // plan.shrink))
-    return views.place(image, plan)[0].image
+    return views.crop(image, plan)[0].image
 
 
 def _statistics(view: Tensor) -> NDArray[np.float64]:
@@ -94,7 +95,7 @@ def _table(draw: Draw, seed: int) -> NDArray[np.float64]:
     for number in range(DRAWS):
         row = []
         for view in range(2):
-            with forked(seed, number, view):
+            with seeded(seed, number, view):
                 row.append(_statistics(draw(number, view)))
         rows.append(np.concatenate(row))
     return np.array(rows)
@@ -134,7 +135,7 @@ def test_views_change_pictures_as_the_plain_pipeline_does(reference: NDArray[np.
 
 def test_so_do_views_of_pictures_that_were_decoded_smaller() -> None:
     assert _farthest(_table(_as_loaded, 2), _table(_reference, 1)) < LIMIT
-    with forked(2):
+    with seeded(2):
         assert 20 < sum(TwoViews(SIZE).plan(384, 256).shrink > 1 for _ in range(DRAWS)) < DRAWS
 
 
@@ -164,10 +165,10 @@ def _untouched(pixels: NDArray[np.uint8], *_: object) -> NDArray[np.uint8]:
 
 
 FAULTS: dict[str, tuple[object, str, object]] = {
-    "no antialiasing": (augment, "interpolate", _aliased),
-    "no blur": (look, "soften", _untouched),
-    "no jitter": (look, "_JITTER", _untouched),
-    "weak jitter": (look, "_JITTER", look.Jitter(0.2, 0.2, 0.1, 0.05)),
+    "no antialiasing": (views_module, "interpolate", _aliased),
+    "no blur": (photometric, "gaussian_blur", _untouched),
+    "no jitter": (photometric, "_JITTER", _untouched),
+    "weak jitter": (photometric, "_JITTER", photometric.Jitter(0.2, 0.2, 0.1, 0.05)),
 }
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.data.distributed_sampler import RepeatAugSampler
 
-from castssl.data.batches import EpochBatches
+from castssl.data.sampler import EpochBatches
 from castssl.errors import ConfigError
 
 

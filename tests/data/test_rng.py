@@ -5,8 +5,8 @@ import random
 import numpy as np
 import torch
 
-from castssl.data.chance import forked
-from castssl.datasets.images import scatter
+from castssl.data.rng import seeded
+from castssl.datasets.images import hash_index
 
 
 def _draws() -> tuple[float, float, float]:
@@ -14,7 +14,7 @@ def _draws() -> tuple[float, float, float]:
 
 
 def _inside(*key: int) -> tuple[float, float, float]:
-    with forked(*key):
+    with seeded(*key):
         return _draws()
 
 
@@ -50,7 +50,7 @@ def test_the_outside_goes_on_as_if_nothing_was() -> None:
 def test_an_error_inside_restores_too() -> None:
     before = torch.get_rng_state()
     try:
-        with forked(3):
+        with seeded(3):
             raise RuntimeError
     except RuntimeError:
         pass
@@ -59,10 +59,10 @@ def test_an_error_inside_restores_too() -> None:
 
 def test_scatter_is_a_known_generator_and_loses_nothing() -> None:
     # SplitMix64's published first output for state 0, which it raises by the constant first.
-    assert int(scatter(np.array([0]), 0)[0]) == 0xE220A8397B1DCDAF
-    words = scatter(np.arange(10_000), 2**64 - 5)
+    assert int(hash_index(np.array([0]), 0)[0]) == 0xE220A8397B1DCDAF
+    words = hash_index(np.arange(10_000), 2**64 - 5)
     assert words.dtype == np.uint64
     assert len(np.unique(words)) == 10_000
-    assert np.array_equal(scatter(np.array([7, 3]), 9), scatter(np.arange(8), 9)[[7, 3]])
+    assert np.array_equal(hash_index(np.array([7, 3]), 9), hash_index(np.arange(8), 9)[[7, 3]])
     bits = (words[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)
     assert np.allclose(bits.mean(0), 0.5, atol=0.03)

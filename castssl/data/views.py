@@ -1,13 +1,13 @@
 """Pictures become views: MoCo v3's two, one random crop, and evaluation's centre crop.
 
-Each takes an RGB picture and returns uint8 tensors; normalisation comes later, in ``finish``, so that
+Each takes an RGB picture and returns uint8 tensors; normalisation comes later, in ``to_views``, so that
 superpixels see plain colours.  All randomness is torch's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -18,11 +18,23 @@ from torch.nn.functional import interpolate
 from torchvision import transforms as T
 from torchvision.transforms import functional as V
 
-from castssl.data.look import MOCO, Look, Pixels, change
+from castssl.data.normalize import MEAN, STD
+from castssl.data.photometric import MOCO, ColorAugment, Pixels, augment_colors
 from castssl.datasets.images import Box, Plan
 from castssl.errors import ConfigError
 
-__all__ = ["MOCO", "Augment", "CenterView", "Look", "OneView", "Placed", "TwoViews", "Views"]
+__all__ = [
+    "MOCO",
+    "Augment",
+    "CenterView",
+    "ColorAugment",
+    "CroppedView",
+    "OneView",
+    "Policy",
+    "SupervisedView",
+    "TwoViews",
+    "Views",
+]
 
 SLIM = 8
 """Of a picture with a larger ratio of its sides only the part that is used is resized."""
@@ -31,11 +43,13 @@ _FILTERS = {
     T.InterpolationMode.BICUBIC: Image.Resampling.BICUBIC,
     T.InterpolationMode.NEAREST: Image.Resampling.NEAREST,
 }
+Policy = Literal["randaugment", "three", "none"]
+_POLICIES: dict[str, str | None] = {"randaugment": "rand-m9-mstd0.5-inc1", "three": "3a", "none": None}
 Views = list[Tensor]
 """One uint8 (3, size, size) tensor per view."""
 
 
-class Placed(NamedTuple):
+class CroppedView(NamedTuple):
     """A view, and where in the picture it lies: a map of the picture can be cut and turned likewise."""
 
     image: Tensor
@@ -56,7 +70,7 @@ class Augment(Protocol):
         """Draw what can be drawn for a picture of this size."""
         ...
 
-    def place(self, image: Image.Image, plan: Plan | None = None) -> list[Placed]:
+    def crop(self, image: Image.Image, plan: Plan | None = None) -> list[CroppedView]:
         """The views of an RGB picture, of ``plan`` if it was drawn before, and where they lie."""
         ...
 
@@ -76,40 +90,40 @@ class TwoViews:
             aspect ratio of 3/4 to 4/3, resized bilinearly.
         blur: the largest radius of the blur in pixels.  The published 2 is meant for views of 224 pixels; in
             much smaller ones it wipes out all texture.
-        looks: the probabilities of each view; as many views as looks.
+        colors: the probabilities of each view; as many views as colors.
     """
 
     def __init__(
-        self, size: int, crop_min: float = 0.08, *, blur: float = 2.0, looks: Sequence[Look] = MOCO
+        self, size: int, crop_min: float = 0.08, *, blur: float = 2.0, colors: Sequence[ColorAugment] = MOCO
     ) -> None:
         _positive(size)
         if blur < 0.1:
             raise ConfigError(f"the blur's radius is drawn from 0.1 to blur pixels, got blur {blur}")
-        self.views = len(looks)
+        self.views = len(colors)
         self.size = size
         self.crop_min = crop_min
         self.blur = blur
-        self.looks = tuple(looks)
+        self.colors = tuple(colors)
 
     def plan(self, width: int, height: int) -> Plan:
         """The crops of a picture of this size."""
         return _plan(width, height, self.crop_min, self.size, self.views)
 
-    def place(self, image: Image.Image, plan: Plan | None = None) -> list[Placed]:
-        """As many views as looks, and where they lie."""
+    def crop(self, image: Image.Image, plan: Plan | None = None) -> list[CroppedView]:
+        """As many views as colors, and where they lie."""
         boxes = (plan or self.plan(*image.size)).boxes
         pixels = np.array(image)
-        return [self._view(pixels, *drawn) for drawn in zip(boxes, self.looks, strict=True)]
+        return [self._view(pixels, *drawn) for drawn in zip(boxes, self.colors, strict=True)]
 
-    def _view(self, pixels: Pixels, box: Box, look: Look) -> Placed:
+    def _view(self, pixels: Pixels, box: Box, color: ColorAugment) -> CroppedView:
         view, box = _cut(pixels, box, self.size)
-        view = change(view, look, self.blur)
-        flipped = bool(torch.rand(1) < look.flip)
-        return Placed(_tensor(view, flipped), box, flipped)
+        view = augment_colors(view, color, self.blur)
+        flipped = bool(torch.rand(1) < color.flip)
+        return CroppedView(_tensor(view, flipped), box, flipped)
 
     def __call__(self, image: Image.Image) -> Views:
-        """As many uint8 (3, size, size) tensors as looks."""
-        return [placed.image for placed in self.place(image)]
+        """As many uint8 (3, size, size) tensors as colors."""
+        return [placed.image for placed in self.crop(image)]
 
 
 class OneView(TwoViews):
@@ -121,7 +135,82 @@ class OneView(TwoViews):
     """
 
     def __init__(self, size: int, crop_min: float = 0.08) -> None:
-        super().__init__(size, crop_min, looks=[Look(0, 0, 0, 0, 0.5)])
+        super().__init__(size, crop_min, colors=[ColorAugment(0, 0, 0, 0, 0.5)])
+
+
+class SupervisedView:
+    """A random bicubic crop, flipped half of the time, with RandAugment and random erasing, as in DeiT.
+
+    Touvron et al. 2021 (https://arxiv.org/abs/2012.12877), table 9; CAST, Table 12.
+
+    Attributes:
+        bends: True if the policy shears, turns or shifts what the crop shows.
+
+    Args:
+        size: side of the view in pixels.
+        policy: ``"randaugment"`` (two of fifteen operations, https://arxiv.org/abs/1909.13719, at magnitude 9
+            with a deviation of 0.5); ``"three"``, the 3-Augment of DeiT III (grey, solarize or blur, then
+            colour jitter of 0.3, https://arxiv.org/abs/2204.07118), which erases nothing; or ``"none"``.
+        erase: probability that a rectangle of 2 to 33 % of the view becomes noise
+            (https://arxiv.org/abs/1708.04896): normally distributed in normalised colours, as published, but
+            clipped to what 8 bits hold.
+        crop_min: the smallest share of the picture's area that a crop covers (the largest is 1).
+
+    Raises:
+        ConfigError: if the policy is unknown or a number is out of range.
+    """
+
+    views = 1
+
+    def __init__(
+        self, size: int, *, policy: Policy = "randaugment", erase: float = 0.25, crop_min: float = 0.08
+    ) -> None:
+        # Imported late: timm takes seconds.
+        from timm.data.random_erasing import RandomErasing
+        from timm.data.transforms_factory import create_transform
+
+        if policy not in _POLICIES:
+            raise ConfigError(f"policy: got {policy!r}, expected one of {', '.join(_POLICIES)}")
+        if not 0 <= erase <= 1:
+            raise ConfigError(f"erase is a probability: expected 0 to 1, got {erase}")
+        self.size = size
+        self.bends = policy == "randaugment"
+        self._crop = OneView(size, crop_min)
+        jitter = 0.3 if policy == "three" else None
+        options: dict[str, Any] = {"auto_augment": _POLICIES[policy], "color_jitter": jitter}
+        # The second of three parts: what comes between crop and tensor.
+        _, self._augment, _ = create_transform(
+            size, is_training=True, interpolation="bicubic", mean=MEAN, std=STD, separate=True, **options
+        )
+        erase = 0.0 if policy == "three" else erase
+        self._erase = RandomErasing(erase, mode="pixel", device="cpu")  # type: ignore[no-untyped-call]
+
+    def plan(self, width: int, height: int) -> Plan:
+        """The crop of a picture of this size."""
+        return self._crop.plan(width, height)
+
+    def crop(self, image: Image.Image, plan: Plan | None = None) -> list[CroppedView]:
+        """One view, and where it was cut from; if it ``bends``, not all of it lies there still."""
+        (box,) = (plan or self.plan(*image.size)).boxes
+        left, top, right, bottom = (
+            round(share * side) for share, side in zip(box, image.size * 2, strict=True)
+        )
+        left, top = min(left, image.width - 1), min(top, image.height - 1)
+        pixels = (left, top, max(right, left + 1), max(bottom, top + 1))
+        view = image.crop(pixels).resize((self.size, self.size), Image.Resampling.BICUBIC)
+        if flipped := bool(torch.rand(1) < 0.5):
+            view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return [CroppedView(self._erased(to_uint8(self._augment(view))), box, flipped)]
+
+    def __call__(self, image: Image.Image) -> Views:
+        """One uint8 (3, size, size) tensor."""
+        return [placed.image for placed in self.crop(image)]
+
+    def _erased(self, view: Tensor) -> Tensor:
+        # timm erases normalised floats: let it write into nothing, and take over what it wrote.
+        noise = self._erase(torch.full(view.shape, torch.nan))
+        colours = (noise * _column(STD) + _column(MEAN)).clamp(0, 1) * 255
+        return torch.where(noise.isnan(), view, colours.nan_to_num().round().to(torch.uint8))
 
 
 class CenterView:
@@ -150,17 +239,17 @@ class CenterView:
         """The whole picture, at full size: numbers of an evaluation should not depend on a decoder."""
         return Plan((), 1)
 
-    def place(self, image: Image.Image, plan: Plan | None = None) -> list[Placed]:
+    def crop(self, image: Image.Image, plan: Plan | None = None) -> list[CroppedView]:
         """One view, and where it lies."""
         width, height = resized_size(image.size, self._shorter)
         left, top = (round((side - self.size) / 2) for side in (width, height))
         pixels = (left, top, left + self.size, top + self.size)
         view = resized_part(image, self._shorter, pixels, self._mode)
-        return [Placed(to_uint8(view), _shares(pixels, width, height), False)]
+        return [CroppedView(to_uint8(view), _shares(pixels, width, height), False)]
 
     def __call__(self, image: Image.Image) -> Views:
         """One uint8 (3, size, size) tensor."""
-        return [placed.image for placed in self.place(image)]
+        return [placed.image for placed in self.crop(image)]
 
 
 def resized_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
@@ -246,3 +335,7 @@ def _tensor(pixels: Pixels, flipped: bool) -> Tensor:
 def _positive(size: int) -> None:
     if size < 1:
         raise ConfigError(f"a view's side must be at least 1 pixel, got {size}")
+
+
+def _column(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values)[:, None, None]

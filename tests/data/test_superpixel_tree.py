@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from castssl.data import fine
-from castssl.data.fine import Fine
+from castssl.data import superpixel_tree
+from castssl.data.superpixel_tree import SuperpixelTree
 from castssl.datasets.images import Box
 from castssl.errors import ConfigError
 from castssl.metrics.partition import explained_variation
@@ -39,13 +39,13 @@ def same_partition(one: NDArray[np.generic], other: NDArray[np.generic]) -> bool
     ("height", "width"), [(1, 1), (1, 40), (40, 1), (2, 3), (7, 5), (33, 50), (64, 64), (20, 160)]
 )
 def test_any_picture_has_fine_superpixels_and_a_tree(height: int, width: int) -> None:
-    found = fine.partition(noise(height, width), Seeds(10, bins=3, iterations=1))
+    found = superpixel_tree.partition(noise(height, width), Seeds(10, bins=3, iterations=1))
     count = int(found.labels.max()) + 1
     assert found.labels.shape == (height, width)
     assert np.array_equal(np.unique(found.labels), np.arange(count))
-    assert sorted(found.joins) == list(range(count - 1))
+    assert sorted(found.merge_order) == list(range(count - 1))
     for most in (1, 3, 10):
-        view = fine.cut(found, WHOLE, False, 16, most)
+        view = superpixel_tree.crop(found, WHOLE, False, 16, most)
         assert (view.dtype, view.shape) == (torch.int32, (16, 16))
         seen = np.unique(view.numpy())
         assert np.array_equal(seen, np.arange(len(seen)))
@@ -53,11 +53,11 @@ def test_any_picture_has_fine_superpixels_and_a_tree(height: int, width: int) ->
 
 
 def test_there_are_about_eight_times_as_many_as_a_view_has() -> None:
-    found = fine.partition(noise(96, 128), Grid(16, runs_on="worker"))
-    assert len(found.joins) + 1 == 12 * 2 * 2  # 3 x 4 tiles of 32 x 32 pixels
+    found = superpixel_tree.partition(noise(96, 128), Grid(16, runs_on="worker"))
+    assert len(found.merge_order) + 1 == 12 * 2 * 2  # 3 x 4 tiles of 32 x 32 pixels
     seeds = Seeds(196, bins=3, iterations=1)
     for height, width in ((375, 500), (256, 384), (224, 224)):
-        count = len(fine.partition(noise(height, width), seeds).joins) + 1
+        count = len(superpixel_tree.partition(noise(height, width), seeds).merge_order) + 1
         assert 6 * 196 < count < 10 * 196
 
 
@@ -90,27 +90,27 @@ def naive_merges(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> list[N
 @pytest.mark.parametrize("seed", range(3))
 def test_merges_those_neighbours_whose_spread_grows_least(seed: int) -> None:
     image = picture(seed, (16, 12))
-    found = fine.partition(image, CELLS)
-    count = len(found.joins) + 1
+    found = superpixel_tree.partition(image, CELLS)
+    count = len(found.merge_order) + 1
     assert count > 8
     y, x = np.arange(12) * 2, np.arange(16) * 2
     cells = found.labels.astype(np.int64)
     for step, expected in enumerate(naive_merges(np.asarray(image), cells), start=1):
-        merged = fine.cut(found, WHOLE, False, 48, count - step).numpy()
+        merged = superpixel_tree.crop(found, WHOLE, False, 48, count - step).numpy()
         assert same_partition(merged[y * 2 + 2][:, (x * 1.5).astype(int) + 1], expected), step
 
 
 def test_what_merges_is_connected() -> None:
-    found = fine.partition(noise(40, 48), CELLS)
+    found = superpixel_tree.partition(noise(40, 48), CELLS)
     for most in (2, 10, 40):
-        merged = fine.cut(found, WHOLE, False, 240, most).numpy()
+        merged = superpixel_tree.crop(found, WHOLE, False, 240, most).numpy()
         assert merged.max() + 1 == most
         for label in range(most):
             mask = (merged == label).astype(np.uint8)
             assert cv2.connectedComponents(mask, connectivity=4)[0] == 2, label
 
 
-def naive_cut(whole: Fine, box: Box, flipped: bool, size: int, most: int) -> NDArray[np.int64]:
+def naive_cut(whole: SuperpixelTree, box: Box, flipped: bool, size: int, most: int) -> NDArray[np.int64]:
     """Pixel by pixel, and merge by merge until few enough are left."""
     height, width = whole.labels.shape
     view = np.empty((size, size), np.int64)
@@ -120,15 +120,15 @@ def naive_cut(whole: Fine, box: Box, flipped: bool, size: int, most: int) -> NDA
             x = (box[0] + (column + 0.5) / size * (box[2] - box[0])) * width
             at = size - 1 - column if flipped else column
             view[row, at] = whole.labels[min(int(y), height - 1), min(int(x), width - 1)]
-    cluster = np.arange(len(whole.joins) + 1)
-    for label in np.argsort(whole.joins):
+    cluster = np.arange(len(whole.merge_order) + 1)
+    for label in np.argsort(whole.merge_order):
         if len(np.unique(cluster[view])) <= most:
             break
         cluster[cluster == cluster[label + 1]] = cluster[label]
     return np.unique(cluster[view], return_inverse=True)[1].reshape(size, size)
 
 
-WHOLES = [fine.partition(picture(seed, (50, 36)), CELLS) for seed in range(2)]
+WHOLES = [superpixel_tree.partition(picture(seed, (50, 36)), CELLS) for seed in range(2)]
 SHARE = st.floats(0, 1, width=32)
 
 
@@ -141,27 +141,29 @@ SHARE = st.floats(0, 1, width=32)
     most=st.integers(1, 60),
 )
 def test_a_view_is_cut_flipped_and_merged_like_its_picture(
-    whole: Fine, corners: tuple[float, float, float, float], flipped: bool, size: int, most: int
+    whole: SuperpixelTree, corners: tuple[float, float, float, float], flipped: bool, size: int, most: int
 ) -> None:
     (left, right), (top, bottom) = sorted(corners[:2]), sorted(corners[2:])
     box = (left, top, right, bottom)
-    found = fine.cut(whole, box, flipped, size, most).numpy()
+    found = superpixel_tree.crop(whole, box, flipped, size, most).numpy()
     expected = naive_cut(whole, box, flipped, size, most)
     assert same_partition(found, expected)
     assert len(np.unique(found)) == len(np.unique(expected)) <= most
 
 
 def test_a_view_has_as_many_as_it_may_whatever_its_size() -> None:
-    whole = fine.partition(noise(256, 384), Seeds(196, bins=3, iterations=1))
+    whole = superpixel_tree.partition(noise(256, 384), Seeds(196, bins=3, iterations=1))
     for side in (0.4, 0.6, 0.8, 1.0):
-        assert len(np.unique(fine.cut(whole, (0, 0, side, side), False, 224, 196))) == 196
+        assert len(np.unique(superpixel_tree.crop(whole, (0, 0, side, side), False, 224, 196))) == 196
 
 
 def test_explains_a_view_as_well_as_its_own_superpixels_do() -> None:
     seeds = Seeds()
     for _, photo in photographs()[:2]:
         view = torch.from_numpy(np.array(photo.resize((224, 224))).transpose(2, 0, 1).copy())
-        ours = fine.cut(fine.partition(photo, seeds), WHOLE, False, 224, seeds.capacity(224, 224))
+        ours = superpixel_tree.crop(
+            superpixel_tree.partition(photo, seeds), WHOLE, False, 224, seeds.capacity(224, 224)
+        )
         labels = torch.stack([ours, seeds(view[None])[0]])
         carried, own = explained_variation(labels, view.expand(2, -1, -1, -1)).tolist()
         assert carried > own - 0.01
@@ -169,21 +171,21 @@ def test_explains_a_view_as_well_as_its_own_superpixels_do() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (9, 40), (50, 36)])
 def test_packs_without_loss(size: tuple[int, int]) -> None:
-    whole = fine.partition(picture(0, size), CELLS)
-    packed = fine.pack(whole)
-    again = fine.unpack(packed)
+    whole = superpixel_tree.partition(picture(0, size), CELLS)
+    packed = superpixel_tree.pack(whole)
+    again = superpixel_tree.unpack(packed)
     assert np.array_equal(again.labels, whole.labels)
-    assert np.array_equal(again.joins, whole.joins)
-    assert {again.labels.dtype.name, again.joins.dtype.name} == {"uint16"}
+    assert np.array_equal(again.merge_order, whole.merge_order)
+    assert {again.labels.dtype.name, again.merge_order.dtype.name} == {"uint16"}
 
 
-PACKED = fine.pack(WHOLES[0])
+PACKED = superpixel_tree.pack(WHOLES[0])
 
 
 @given(cut=st.integers(0, len(PACKED) - 1))
 def test_half_an_entry_is_refused(cut: int) -> None:
     with pytest.raises(ValueError, match="bytes hold"):
-        fine.unpack(PACKED[:cut])
+        superpixel_tree.unpack(PACKED[:cut])
 
 
 @given(at=st.integers(0, len(PACKED) - 1), bit=st.integers(0, 7))
@@ -191,27 +193,27 @@ def test_a_flipped_bit_never_gives_other_superpixels(at: int, bit: int) -> None:
     damaged = bytearray(PACKED)
     damaged[at] ^= 1 << bit
     try:
-        found = fine.unpack(bytes(damaged))
+        found = superpixel_tree.unpack(bytes(damaged))
     except ValueError:
         return
     assert np.array_equal(found.labels, WHOLES[0].labels)  # it was a bit that fills up the last byte
-    assert np.array_equal(found.joins, WHOLES[0].joins)
+    assert np.array_equal(found.merge_order, WHOLES[0].merge_order)
 
 
 def test_a_large_picture_is_reduced_first() -> None:
-    whole = fine.partition(picture(0, (1500, 1000)), Grid(40, runs_on="worker"))
+    whole = superpixel_tree.partition(picture(0, (1500, 1000)), Grid(40, runs_on="worker"))
     height, width = whole.labels.shape
-    assert 0.98 * fine.PIXELS < height * width <= fine.PIXELS
+    assert 0.98 * superpixel_tree.PIXELS < height * width <= superpixel_tree.PIXELS
     assert abs(width / height - 1.5) < 0.01
 
 
 def test_too_many_superpixels_are_refused() -> None:
     with pytest.raises(ConfigError, match="makes 90000 superpixels of one picture"):
-        fine.partition(noise(300, 300), Grid(1, runs_on="worker"))
+        superpixel_tree.partition(noise(300, 300), Grid(1, runs_on="worker"))
 
 
 def test_tiles_share_no_label() -> None:
-    labels = fine.partition(noise(48, 64), Grid(32, runs_on="worker")).labels
+    labels = superpixel_tree.partition(noise(48, 64), Grid(32, runs_on="worker")).labels
     for edges, along in (((0, 16, 32, 48), 0), ((0, 16, 32, 48, 64), 1)):
         parts = [np.unique(np.take(labels, range(a, b), axis=along)) for a, b in pairwise(edges)]
         assert sum(map(len, parts)) == len(np.unique(np.concatenate(parts)))

@@ -13,8 +13,8 @@ from PIL import Image, ImageFilter, ImageOps
 from torchvision import transforms as T
 from torchvision.transforms import functional as F
 
-from castssl.data.chance import forked
-from castssl.data.look import Jitter, Look, Pixels, change, soften, turn_hue
+from castssl.data.photometric import ColorAugment, Jitter, Pixels, augment_colors, gaussian_blur, shift_hue
+from castssl.data.rng import seeded
 from castssl.pictures.photographs import photographs
 from tests.datasets.pictures import picture
 
@@ -29,9 +29,9 @@ def _off(one: NDArray[np.uint8], other: Image.Image) -> NDArray[np.int64]:
 @pytest.mark.parametrize("seed", range(5))
 def test_jitter_is_nearly_torchvision_s(seed: int) -> None:
     image = picture(seed, (40, 30))
-    with forked(seed):
+    with seeded(seed):
         ours = Jitter(0.4, 0.4, 0.2, 0.1)(np.asarray(image))
-    with forked(seed):
+    with seeded(seed):
         theirs = T.ColorJitter(0.4, 0.4, 0.2, 0.1)(image)
     assert _off(ours, theirs).mean() < 2
     assert _off(ours, theirs).max() <= 20
@@ -41,9 +41,9 @@ def test_jitter_is_nearly_torchvision_s(seed: int) -> None:
 @pytest.mark.parametrize("step", ["brightness", "contrast", "saturation"])
 def test_a_single_change_is_torchvision_s_to_one_grey_value(step: str, seed: int) -> None:
     strength = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0} | {step: 0.4}
-    with forked(seed):
+    with seeded(seed):
         ours = Jitter(**strength)(np.asarray(PHOTOGRAPH))
-    with forked(seed):
+    with seeded(seed):
         theirs = T.ColorJitter(**strength)(PHOTOGRAPH)
     assert _off(ours, theirs).max() <= 2
     assert _off(ours, theirs).mean() < 0.6
@@ -52,7 +52,7 @@ def test_a_single_change_is_torchvision_s_to_one_grey_value(step: str, seed: int
 
 def test_saturation_leaves_grey_alone() -> None:
     ramp = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
-    with forked(1):
+    with seeded(1):
         assert all(np.array_equal(Jitter(0, 0, 0.4, 0)(ramp), ramp) for _ in range(20))
 
 
@@ -63,7 +63,7 @@ def test_hue_turns_as_colour_theory_says(turn: float) -> None:
         colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value)
         for hue, saturation, value in (colorsys.rgb_to_hsv(*p) for p in pixels.reshape(-1, 3) / 255)
     ]
-    off = turn_hue(pixels, turn).reshape(-1, 3) - np.array(exact) * 255
+    off = shift_hue(pixels, turn).reshape(-1, 3) - np.array(exact) * 255
     assert np.abs(off).mean() < 1
     assert np.abs(off).max() < 8
 
@@ -71,7 +71,9 @@ def test_hue_turns_as_colour_theory_says(turn: float) -> None:
 @pytest.mark.parametrize("radius", [0.1, 0.3, 0.6, 0.9, 1.0, 1.3, 1.7, 2.0])
 def test_blur_is_pil_s(radius: float) -> None:
     """PIL rounds after each of six passes, and repeats the edge before each."""
-    off = _off(soften(np.asarray(PHOTOGRAPH), radius), PHOTOGRAPH.filter(ImageFilter.GaussianBlur(radius)))
+    off = _off(
+        gaussian_blur(np.asarray(PHOTOGRAPH), radius), PHOTOGRAPH.filter(ImageFilter.GaussianBlur(radius))
+    )
     assert off[6:-6, 6:-6].max() <= 3
     assert off.mean() < 0.9
 
@@ -85,16 +87,21 @@ def test_a_sampled_gaussian_would_not_be_pil_s_blur() -> None:
 def test_blurring_twice_adds_the_variances() -> None:
     dot = np.zeros((41, 41, 3), np.uint8)
     dot[20, 20] = 255
-    spread = soften(dot, 2.0)[..., 0].astype(float)
+    spread = gaussian_blur(dot, 2.0)[..., 0].astype(float)
     where = np.arange(41) - 20
     assert (spread.sum(0) * where**2).sum() / spread.sum() == pytest.approx(4, rel=0.1)
 
 
 def test_grey_and_solarize_are_pil_s() -> None:
     pixels = np.asarray(PHOTOGRAPH)
-    grey = change(pixels, Look(0, 1, 0, 0, 0), 2.0)
+    grey = augment_colors(pixels, ColorAugment(0, 1, 0, 0, 0), 2.0)
     assert _off(grey, F.to_grayscale(PHOTOGRAPH, 3)).max() <= 1
-    assert _off(change(pixels, Look(0, 0, 0, 1, 0), 2.0), ImageOps.solarize(PHOTOGRAPH, 128)).max() == 0
+    assert (
+        _off(
+            augment_colors(pixels, ColorAugment(0, 0, 0, 1, 0), 2.0), ImageOps.solarize(PHOTOGRAPH, 128)
+        ).max()
+        == 0
+    )
 
 
 def test_pixels_are_left_as_they_are() -> None:
@@ -102,5 +109,5 @@ def test_pixels_are_left_as_they_are() -> None:
     before = pixels.copy()
     torch.manual_seed(0)
     for _ in range(10):
-        change(pixels, Look(1, 0.5, 1, 0.5, 0), 2.0)
+        augment_colors(pixels, ColorAugment(1, 0.5, 1, 0.5, 0), 2.0)
     assert np.array_equal(pixels, before)

@@ -27,9 +27,9 @@ from typing import Any
 from torch import Tensor
 
 from castssl.contracts import Superpixels
-from castssl.data import fine
-from castssl.data.augment import Augment, Placed
-from castssl.data.fine import Fine
+from castssl.data import superpixel_tree
+from castssl.data.superpixel_tree import SuperpixelTree
+from castssl.data.views import Augment, CroppedView
 from castssl.datasets import decode, depth
 from castssl.datasets.depth import Range
 from castssl.datasets.images import Images
@@ -137,7 +137,7 @@ class Cached:
     """Views with superpixels that are cut out of those of the whole picture, which are computed once.
 
     They differ from those that the backend makes of a view: they do not see its jitter, blur and other
-    changes of colour, and they are merged from finer ones, see :mod:`castssl.data.fine`.
+    changes of colour, and they are merged from finer ones, see :mod:`castssl.data.superpixel_tree`.
 
     Args:
         superpixels: what partitions the pictures, in workers.
@@ -158,7 +158,7 @@ class Cached:
             content.update(str(tuple(declared)).encode())
         return f"{content.hexdigest()[:40]}-{self.method}"
 
-    def fine(self, file: bytes, declared: Range | None = None) -> Fine:
+    def fine(self, file: bytes, declared: Range | None = None) -> SuperpixelTree:
         """The fine superpixels of a picture, given its file and range; from the cache if it has them.
 
         An entry that is damaged is computed and written again.
@@ -167,12 +167,12 @@ class Cached:
         entry = self.cache.read(name)
         if entry is not None:
             with contextlib.suppress(ValueError):
-                return fine.unpack(entry)
-        made = fine.partition(decode.decode(io.BytesIO(file), declared), self.superpixels)
-        self.cache.write(name, fine.pack(made))
+                return superpixel_tree.unpack(entry)
+        made = superpixel_tree.partition(decode.decode(io.BytesIO(file), declared), self.superpixels)
+        self.cache.write(name, superpixel_tree.pack(made))
         return made
 
-    def __call__(self, images: Images, at: int, placed: Sequence[Placed]) -> list[tuple[Tensor, Tensor]]:
+    def __call__(self, images: Images, at: int, placed: Sequence[CroppedView]) -> list[tuple[Tensor, Tensor]]:
         """Each view, and its superpixels: int32 (size, size), labels below ``capacity(size, size)``.
 
         Args:
@@ -184,7 +184,7 @@ class Cached:
         for view in placed:
             size = view.image.shape[-1]
             most = self.superpixels.capacity(size, size)
-            found.append((view.image, fine.cut(whole, view.box, view.flipped, size, most)))
+            found.append((view.image, superpixel_tree.crop(whole, view.box, view.flipped, size, most)))
         return found
 
 
@@ -224,12 +224,12 @@ def method(superpixels: Superpixels) -> dict[str, Any]:
     """
     module = sys.modules[type(superpixels).__module__]
     versions = {"castssl": version("castssl")}
-    for used in (module, fine):
+    for used in (module, superpixel_tree):
         versions |= {name: found.__version__ for name, found in _libraries(used)}
     return {
         "backend": f"{type(superpixels).__module__}.{type(superpixels).__qualname__}",
         "state": hashlib.sha256(pickle.dumps(superpixels)).hexdigest(),
-        "code": [_code(each) for each in (module, fine, decode, depth)],
+        "code": [_code(each) for each in (module, superpixel_tree, decode, depth)],
         "versions": dict(sorted(versions.items())),
     }
 

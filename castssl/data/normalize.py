@@ -14,7 +14,7 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
-def finish(
+def to_views(
     batch: Batch, superpixels: Superpixels | None = None, device: torch.device | str | None = None
 ) -> Batch:
     """The batch on ``device`` with float images and segments; nothing waits for the device.
@@ -47,14 +47,14 @@ def _finish(view: View, superpixels: Superpixels | None, device: torch.device | 
             f"superpixels that run in workers must be given to the loader: got segments of shape"
             f" {tuple(segments.shape)} for images of shape {tuple(image.shape)}; pass them to load() too"
         )
-    return View(normalise(image), segments)
+    return View(normalize(image), segments)
 
 
 def _move(tensor: Tensor, device: torch.device | str | None) -> Tensor:
     return tensor if device is None else tensor.to(device, non_blocking=True)
 
 
-def normalise(image: Tensor) -> Tensor:
+def normalize(image: Tensor) -> Tensor:
     """uint8 RGB (..., 3, H, W) -> float32, zero mean and unit variance on ImageNet.
 
     Bit for bit torchvision's ``ToTensor`` and ``Normalize``.

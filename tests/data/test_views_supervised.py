@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from castssl.data.chance import forked
-from castssl.data.supervised import Policy, SupervisedView
+from castssl.data.rng import seeded
+from castssl.data.views import Policy, SupervisedView
 from castssl.datasets.images import Plan
 from castssl.errors import ConfigError
 from tests.datasets.pictures import picture
@@ -17,7 +17,7 @@ PHOTO = picture(3, (90, 70))
 
 
 def drawn(view: SupervisedView, key: int) -> Tensor:
-    with forked(key):
+    with seeded(key):
         (image,) = view(PHOTO)
     return image
 
@@ -36,8 +36,8 @@ def test_the_crop_is_resized_bicubically_and_flipped_half_of_the_time() -> None:
     box = (1 / 9, 0.0, 7 / 9, 1.0)
     expected = np.asarray(PHOTO.crop((10, 0, 70, 70)).resize((24, 24), Image.Resampling.BICUBIC))
     for key in range(60):
-        with forked(key):
-            (placed,) = view.place(PHOTO, Plan((box,), 1))
+        with seeded(key):
+            (placed,) = view.crop(PHOTO, Plan((box,), 1))
         assert placed.box == box
         seen = placed.image.flip(2) if placed.flipped else placed.image
         assert np.array_equal(seen.permute(1, 2, 0).numpy(), expected)
@@ -61,7 +61,7 @@ def test_noise_is_normal_in_normalised_colours() -> None:
     view, values = SupervisedView(64, policy="none", erase=1.0), []
     grey = Image.new("RGB", (64, 64), (1, 2, 3))
     for key in range(20):
-        with forked(key):
+        with seeded(key):
             (image,) = view(grey)
         values.append(image[0][(image != torch.tensor([1, 2, 3])[:, None, None]).any(0)])
     red = torch.cat(values).float() / 255

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from castssl.data.augment import CenterView, TwoViews
-from castssl.data.chance import forked
 from castssl.data.loader import load
+from castssl.data.rng import seeded
+from castssl.data.views import CenterView, TwoViews
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.pictures.photographs import photographs
@@ -30,16 +30,16 @@ def _large(folder: Path) -> Images:
 
 def test_large_pictures_are_decoded_smaller(tmp_path: Path) -> None:
     images, views = _large(tmp_path), TwoViews(64, 0.5)
-    with forked(1):
+    with seeded(1):
         sample = images.fetch(2, views.plan)
     assert sample.at == 3, "the next one stands in for an unreadable one"
     full = images.fetch(3).image
     assert sample.plan is not None
     assert sample.plan.shrink == 4 == round(full.width / sample.image.width)
-    with forked(2):
-        reduced = views.place(sample.image, sample.plan)
-    with forked(2):
-        whole = views.place(full, sample.plan)
+    with seeded(2):
+        reduced = views.crop(sample.image, sample.plan)
+    with seeded(2):
+        whole = views.crop(full, sample.plan)
     for one, other in zip(reduced, whole, strict=True):
         assert one.box == pytest.approx(other.box, abs=0.004)
         assert (one.image.float() - other.image.float()).abs().mean() < 4
@@ -57,6 +57,6 @@ def test_a_loader_gives_the_same_whatever_its_workers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("side", "shrink"), [(100, 1), (159, 1), (160, 2), (511, 2), (512, 4), (4000, 4)])
 def test_nothing_that_a_view_shows_is_given_up(side: int, shrink: int) -> None:
-    with forked(0):
+    with seeded(0):
         assert {TwoViews(64, 1.0).plan(side, side).shrink for _ in range(20)} == {shrink}
         assert CenterView(64).plan(side, side) == ((), 1)

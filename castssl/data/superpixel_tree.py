@@ -44,16 +44,16 @@ _HEAD = struct.Struct("<III")
 _LARGEST = 1 << 22  # bytes of an entry unpacked: a damaged one must not fill the memory
 
 
-class Fine(NamedTuple):
+class SuperpixelTree(NamedTuple):
     """A picture's fine superpixels and the order in which they merge."""
 
     labels: NDArray[np.uint16]
     """(H, W), in [0, n): in the order of the tree's leaves, so that whatever has merged is a range."""
-    joins: NDArray[np.uint16]
+    merge_order: NDArray[np.uint16]
     """(n - 1,): after how many merges label i and label i + 1 are one; all different."""
 
 
-def partition(image: Image.Image, superpixels: Superpixels) -> Fine:
+def partition(image: Image.Image, superpixels: Superpixels) -> SuperpixelTree:
     """The fine superpixels of an RGB picture, about :data:`FINER` times as many as the backend gives a view.
 
     The picture is cut into a grid of tiles as square as can be, and each is partitioned by itself: so any
@@ -75,13 +75,13 @@ def partition(image: Image.Image, superpixels: Superpixels) -> Fine:
             f"{superpixels!r} makes {count} superpixels of one picture, but the cache takes up to {_MOST};"
             " ask for fewer or larger ones, or leave --superpixel-cache out"
         )
-    order, joins = _tree(pixels, labels, count)
+    order, merge_order = _tree(pixels, labels, count)
     rank = np.empty(count, np.uint16)
     rank[order] = np.arange(count)
-    return Fine(rank[labels], np.asarray(joins, np.uint16))
+    return SuperpixelTree(rank[labels], np.asarray(merge_order, np.uint16))
 
 
-def cut(fine: Fine, box: Box, flipped: bool, size: int, most: int) -> Tensor:
+def crop(fine: SuperpixelTree, box: Box, flipped: bool, size: int, most: int) -> Tensor:
     """The superpixels of a view: int32 (size, size), labels from 0 without gaps, at most ``most``.
 
     Args:
@@ -94,11 +94,11 @@ def cut(fine: Fine, box: Box, flipped: bool, size: int, most: int) -> Tensor:
     height, width = fine.labels.shape
     y, x = _centres(box[1], box[3], size, height), _centres(box[0], box[2], size, width)
     seen = fine.labels[y[:, None], x[::-1] if flipped else x]
-    present = np.zeros(len(fine.joins) + 1, bool)
+    present = np.zeros(len(fine.merge_order) + 1, bool)
     present[seen] = True
     kept = np.flatnonzero(present)
     table = np.zeros(len(present), np.int32)
-    table[kept[1:]] = np.cumsum(_apart(fine.joins, kept, most))
+    table[kept[1:]] = np.cumsum(_apart(fine.merge_order, kept, most))
     return torch.from_numpy(table[seen])
 
 
@@ -107,27 +107,27 @@ def _centres(low: float, high: float, size: int, pixels: int) -> NDArray[np.int6
     return np.clip(at.astype(np.int64), 0, pixels - 1)
 
 
-def _apart(joins: NDArray[np.uint16], kept: NDArray[np.int64], most: int) -> NDArray[np.bool_]:
+def _apart(merge_order: NDArray[np.uint16], kept: NDArray[np.int64], most: int) -> NDArray[np.bool_]:
     """Whether each of the ``kept`` labels but the first stays apart from the one before it."""
     if len(kept) <= most:
         return np.ones(len(kept) - 1, bool)
     # two leaves are one as soon as all that lie between them are
-    when = np.maximum.reduceat(joins[: kept[-1]], kept[:-1])
+    when = np.maximum.reduceat(merge_order[: kept[-1]], kept[:-1])
     apart = np.zeros(len(when), bool)
     apart[np.argsort(when)[len(when) - (most - 1) :]] = True
     return apart
 
 
-def pack(fine: Fine) -> bytes:
+def pack(fine: SuperpixelTree) -> bytes:
     """As bytes, compressed without loss."""
     height, width = fine.labels.shape
     change = fine.labels.copy()
     change[1:] -= fine.labels[:-1]  # mostly zeros
-    parts = (np.ascontiguousarray(part, "<u2").tobytes() for part in (fine.joins, change))
-    return zlib.compress(b"".join([_HEAD.pack(height, width, len(fine.joins)), *parts]))
+    parts = (np.ascontiguousarray(part, "<u2").tobytes() for part in (fine.merge_order, change))
+    return zlib.compress(b"".join([_HEAD.pack(height, width, len(fine.merge_order)), *parts]))
 
 
-def unpack(packed: bytes) -> Fine:
+def unpack(packed: bytes) -> SuperpixelTree:
     """What :func:`pack` was given.
 
     Raises:
@@ -146,7 +146,7 @@ def unpack(packed: bytes) -> Fine:
             " merges"
         )
     labels = np.add.accumulate(numbers[count:].reshape(height, width), axis=0, dtype=np.uint16)
-    return Fine(labels, numbers[:count].astype(np.uint16))
+    return SuperpixelTree(labels, numbers[:count].astype(np.uint16))
 
 
 def _tiles(pixels: NDArray[np.uint8], superpixels: Superpixels) -> NDArray[np.int64]:
@@ -174,7 +174,7 @@ def _tree(pixels: NDArray[np.uint8], labels: NDArray[np.int64], count: int) -> t
         near[other].add(one)
         heap.append((_ward(mass, place, one, other), one, other))
     heapify(heap)
-    leaves, joins = [[leaf] for leaf in range(count)], [list[int]() for _ in range(count)]
+    leaves, merge_order = [[leaf] for leaf in range(count)], [list[int]() for _ in range(count)]
     merges = 0
     while heap:
         _, one, other = heappop(heap)
@@ -182,7 +182,7 @@ def _tree(pixels: NDArray[np.uint8], labels: NDArray[np.int64], count: int) -> t
             continue  # one of them has merged since
         both = len(leaves)
         leaves.append(leaves[one] + leaves[other])
-        joins.append([*joins[one], merges, *joins[other]])
+        merge_order.append([*merge_order[one], merges, *merge_order[other]])
         leaves[one], leaves[other] = [], []
         share = mass[one] / (mass[one] + mass[other])
         place.append([share * a + (1 - share) * b for a, b in zip(place[one], place[other], strict=True)])
@@ -193,7 +193,7 @@ def _tree(pixels: NDArray[np.uint8], labels: NDArray[np.int64], count: int) -> t
             near[third].add(both)
             heappush(heap, (_ward(mass, place, third, both), third, both))
         merges += 1
-    return leaves[-1], joins[-1]
+    return leaves[-1], merge_order[-1]
 
 
 def _ward(mass: list[float], place: list[list[float]], one: int, other: int) -> float:
