@@ -9,8 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from castssl.checkpoints.load import load_encoder
-    from castssl.checkpoints.official_model import load_official
+    from castssl.checkpoints.load import load_encoder, load_official
     from castssl.contracts import Encoder, Objective, Pooling, Superpixels
     from castssl.encoder_config import EncoderConfig
     from castssl.errors import CastError, ConfigError, DataError, Diverged, PluginError
@@ -49,8 +48,7 @@ __all__ = [
 _HOMES = {
     "castssl.contracts": ("Encoder", "Objective", "Pooling", "Superpixels"),
     "castssl.errors": ("CastError", "ConfigError", "DataError", "Diverged", "PluginError"),
-    "castssl.checkpoints.load": ("load_encoder",),
-    "castssl.checkpoints.official_model": ("load_official",),
+    "castssl.checkpoints.load": ("load_encoder", "load_official"),
     "castssl.inference.segment": ("segment",),
     "castssl.encoder_config": ("EncoderConfig",),
     "castssl.models.create": ("create",),

@@ -1,13 +1,14 @@
-"""The only reader of weights: :func:`read` takes any source."""
+"""The only reader of weights is :func:`read`, which takes any source; the other functions build models."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -19,6 +20,10 @@ from castssl.checkpoints.checkpoint import Checkpoint, Which
 from castssl.contracts import Encoder
 from castssl.errors import DataError
 from castssl.files import not_safetensors
+
+if TYPE_CHECKING:
+    from castssl.checkpoints.official import Stage
+    from castssl.checkpoints.official_model import Official
 
 NAMES = ("encoder.safetensors", "model.safetensors")
 """The weights in the folder of a finished run, and in one of ``save_pretrained``."""
@@ -160,3 +165,43 @@ def load_encoder(
         "expected an encoder, a finished run's folder, a checkpoint file or hf:USER/NAME as the model, got"
         f" a {type(source).__name__}{hint}"
     )
+
+
+def load_official(
+    source: Source,
+    *,
+    sizes: Sequence[int] | None = None,
+    which: Which = "base",
+    ema: bool = False,
+    stage: Stage | None = None,
+    image_size: int | None = None,
+) -> Official:
+    """Load a published CAST or H-CAST checkpoint, in evaluation mode and with the published padding.
+
+    Args:
+        source: a file (torch's or safetensors, also one of castssl), or a state dict in the published
+            layout: with or without ``module.`` and ``base_encoder.`` prefixes; any of the three spellings of
+            the block keys.
+        sizes: token budget per stage, which a checkpoint does not hold; by default the published 64, 32,
+            16, 8, for segmentation 320, 160, 80, 40.  The first may be left out: the labels decide on it.
+        which: the encoder of a MoCo checkpoint.
+        ema: take ``model_ema`` of a DeiT or H-CAST checkpoint.
+        stage: how a COCO model (``cast_seg``) works; by default ``"pretrain"``, except for files of the VOC
+            fine-tuning.  ``"segmentation"`` of a ``cast_deit`` makes the Segmenter's encoder of it, as the
+            released code does: with a fusion that is yet to be trained.
+        image_size: resize the position table, bicubic, to the grid of images with this side, as the VOC code
+            (512) and DeiT's fine-tuning do.  By default the table is kept, and resized at each use.
+
+    Returns:
+        The model; ``report`` says what became of each tensor, also in the log of ``castssl.checkpoints``.
+
+    Raises:
+        DataError: if the file is not a CAST checkpoint, has keys that belong nowhere, lacks some, has wrong
+            shapes, or holds objects other than tensors and plain values; the message names them.
+    """
+    from castssl.checkpoints.official_model import adapt, as_published, make
+
+    checkpoint = adapt(as_published(read(source, which=which, ema=ema)), stage, image_size, sizes)
+    model = make(checkpoint)
+    logging.getLogger("castssl.checkpoints").info("%s", model.report)
+    return model

@@ -20,7 +20,6 @@ CAST-S, -S-deep, -B and -B-deep differ in width and in the number of blocks, whi
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
@@ -30,8 +29,7 @@ from lightly.models.modules.heads import ProjectionHead
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castssl.checkpoints.checkpoint import TWIN, Checkpoint, State, Which
-from castssl.checkpoints.load import Source, read
+from castssl.checkpoints.checkpoint import TWIN, Checkpoint, State
 from castssl.checkpoints.official import (
     KEPT,
     SEEDS,
@@ -113,44 +111,6 @@ def _each(head: nn.Module, x: Tensor) -> Tensor:
     """The head on every row: (B, N, D) -> (B, N, C); its batch norm wants rows of one dimension."""
     out: Tensor = head(x.flatten(0, 1)).unflatten(0, x.shape[:2])
     return out
-
-
-def load_official(
-    source: Source,
-    *,
-    sizes: Sequence[int] | None = None,
-    which: Which = "base",
-    ema: bool = False,
-    stage: Stage | None = None,
-    image_size: int | None = None,
-) -> Official:
-    """Load a published CAST or H-CAST checkpoint, in evaluation mode and with the published padding.
-
-    Args:
-        source: a file (torch's or safetensors, also one of castssl), or a state dict in the published
-            layout: with or without ``module.`` and ``base_encoder.`` prefixes; any of the three spellings of
-            the block keys.
-        sizes: token budget per stage, which a checkpoint does not hold; by default the published 64, 32,
-            16, 8, for segmentation 320, 160, 80, 40.  The first may be left out: the labels decide on it.
-        which: the encoder of a MoCo checkpoint.
-        ema: take ``model_ema`` of a DeiT or H-CAST checkpoint.
-        stage: how a COCO model (``cast_seg``) works; by default ``"pretrain"``, except for files of the VOC
-            fine-tuning.  ``"segmentation"`` of a ``cast_deit`` makes the Segmenter's encoder of it, as the
-            released code does: with a fusion that is yet to be trained.
-        image_size: resize the position table, bicubic, to the grid of images with this side, as the VOC code
-            (512) and DeiT's fine-tuning do.  By default the table is kept, and resized at each use.
-
-    Returns:
-        The model; ``report`` says what became of each tensor, also in the log of ``castssl.checkpoints``.
-
-    Raises:
-        DataError: if the file is not a CAST checkpoint, has keys that belong nowhere, lacks some, has wrong
-            shapes, or holds objects other than tensors and plain values; the message names them.
-    """
-    checkpoint = adapt(as_published(read(source, which=which, ema=ema)), stage, image_size, sizes)
-    model = make(checkpoint)
-    logging.getLogger("castssl.checkpoints").info("%s", model.report)
-    return model
 
 
 def as_published(checkpoint: Checkpoint) -> Checkpoint:

@@ -13,8 +13,9 @@ from castssl.checkpoints import Checkpoint, load_encoder, read
 from castssl.checkpoints.classifier import Classifier, load_classifier, save_classifier
 from castssl.checkpoints.convert import convert
 from castssl.checkpoints.hub import save_pretrained
+from castssl.checkpoints.load import load_official
 from castssl.checkpoints.native import save_encoder, write
-from castssl.checkpoints.official_model import classifiers, load_official
+from castssl.checkpoints.official_model import classifiers
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError, DataError
 from castssl.models.create import create

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from castssl.checkpoints import read
 from castssl.checkpoints.classifier import save_classifier
 from castssl.checkpoints.initialize import initialize
+from castssl.checkpoints.load import load_official
 from castssl.checkpoints.native import save_encoder
-from castssl.checkpoints.official_model import load_official
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError, DataError
 from castssl.models.create import create

@@ -14,9 +14,8 @@ from castssl.checkpoints import Checkpoint, read
 from castssl.checkpoints.checkpoint import Which
 from castssl.checkpoints.convert import convert
 from castssl.checkpoints.initialize import initialize
-from castssl.checkpoints.load import Source
+from castssl.checkpoints.load import Source, load_official
 from castssl.checkpoints.native import save_objective
-from castssl.checkpoints.official_model import load_official
 from castssl.errors import DataError
 from castssl.models.create import create
 from castssl.objectives.moco import MoCoV3

@@ -1,7 +1,10 @@
-"""Who may import whom: only from a lower floor, or from one's own folder (design 2.1, 2.2)."""
+"""The import rule: a module imports from lower floors and from its own folder; there are no circles."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,15 +20,16 @@ GROUND = [
     *("superpixel_labels", "modes", "ranks"),
     *("docstrings", "options", "fields", "config", "registry"),
 ]
-"""The ground floor; each only from those to its left."""
+"""The ground floor, in order: each room imports only from rooms to its left."""
+TOP = ["commands", "cli", "__main__", "__init__"]
+"""The top floor, in order as the ground floor."""
 FLOORS = [
     set(GROUND),
     {"datasets", "superpixels", "tokens", "pooling", "objectives", "metrics"},
     {"data", "models"},
     {"training", "evaluation", "checkpoints", "testing", "pictures", "doctor"},
     {"scaffold", "ablations", "inference"},
-    {"commands"},
-    {"cli", "__main__", "__init__"},
+    set(TOP),
 ]
 ONLY = {"models": {"tokens"}, "data": {"datasets"}, "testing": {"datasets"}}
 """Rooms that may enter fewer lower rooms than their floor would allow."""
@@ -65,8 +69,9 @@ def allowed(here: str, there: str) -> bool:
     """True if room ``here`` may import from room ``there``."""
     if here == there:
         return True
-    if here in GROUND and there in GROUND:
-        return GROUND.index(there) < GROUND.index(here)
+    for ordered in (GROUND, TOP):
+        if here in ordered and there in ordered:
+            return ordered.index(there) < ordered.index(here)
     if here in ONLY and there not in GROUND:
         return there in ONLY[here]
     return floor(there) < floor(here)
@@ -76,6 +81,39 @@ def target(name: str) -> str:
     """The room an imported dotted name belongs to; ``castssl.version`` belongs to the package."""
     first = room(name)
     return first if any(first in rooms for rooms in FLOORS) else "__init__"
+
+
+def module_graph() -> dict[str, set[str]]:
+    """Each module of castssl and the modules of castssl that it imports, anywhere in its text."""
+    paths = {source.module(path): path for path in source.python("castssl")}
+    graph: dict[str, set[str]] = {}
+    for module, path in paths.items():
+        names = (name for _, name in source.imports(path) if name.split(".")[0] == "castssl")
+        graph[module] = {owner(name, paths) for name in names} - {module}
+    return graph
+
+
+def owner(name: str, modules: Mapping[str, object]) -> str:
+    """The module that an imported dotted name belongs to: the longest prefix that is a module."""
+    while name not in modules:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """The modules of one import circle, the first one repeated at the end; empty without a circle."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def table_of_rooms() -> Iterator[tuple[str, int]]:
+    """Each room in the table of CONTRIBUTING.md with its floor."""
+    text = (source.ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for number, rooms in re.findall(r"(?m)^\| (\d) \| ([^|]+) \|", text):
+        yield from ((name, int(number)) for name in re.findall(r"`(\w+)`", rooms))
 
 
 @pytest.mark.parametrize("path", source.python("castssl"), ids=str)
@@ -103,6 +141,8 @@ def test_only_from_a_lower_floor(path: Path) -> None:
         ("evaluation", "data", True),
         ("testing", "models", False),
         ("cli", "doctor", True),
+        ("cli", "commands", True),
+        ("commands", "cli", False),
         ("registry", "config", True),
     ],
 )
@@ -110,9 +150,29 @@ def test_the_rule_itself(here: str, there: str, expected: bool) -> None:
     assert allowed(here, there) is expected
 
 
-def test_every_room_of_the_design_is_there() -> None:
+def test_the_floors_hold_the_rooms_that_exist() -> None:
+    assert len(FLOORS) == 6
     present = {path.parts[1].removesuffix(".py") for path in source.python("castssl")}
-    assert {name for rooms in FLOORS[:4] for name in rooms} <= present
+    assert {name for rooms in FLOORS for name in rooms} - {"__main__"} == present - {"__main__"}
+
+
+def test_contributing_lists_every_room_on_its_floor() -> None:
+    expected = {name: number for number, rooms in enumerate(FLOORS) for name in rooms if name[:2] != "__"}
+    assert sorted(table_of_rooms()) == sorted(expected.items())
+
+
+def test_no_import_circle() -> None:
+    graph = module_graph()
+    assert len(graph) > 50
+    assert not circle(graph), f"break this import circle: {' -> '.join(circle(graph))}"
+
+
+def test_an_import_circle_is_found() -> None:
+    graph = module_graph()
+    first = next(module for module in graph if graph[module])
+    second = min(graph[first])
+    graph[second] = graph[second] | {first}
+    assert {first, second} <= set(circle(graph))
 
 
 def test_only_one_file_knows_mmsegmentation() -> None:

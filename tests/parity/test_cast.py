@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from castssl.checkpoints.official_model import Official, load_official
+from castssl.checkpoints.load import load_official
+from castssl.checkpoints.official_model import Official
 from castssl.pooling.graph import GraphPool
 from castssl.types import View
 from tests.parity import filler, published

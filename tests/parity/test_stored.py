@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from castssl.checkpoints.official_model import Official, load_official
+from castssl.checkpoints.load import load_official
+from castssl.checkpoints.official_model import Official
 from castssl.checkpoints.official_parts import rename
 from castssl.pooling.graph import GraphPool
 from castssl.types import View

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from castssl.checkpoints.load import load_official
 from castssl.checkpoints.official import Stage
-from castssl.checkpoints.official_model import Official, load_official
+from castssl.checkpoints.official_model import Official
 from castssl.types import View
 from tests.parity import filler, published
 from tests.parity.test_cast import DEPTHS, summary
