@@ -34,13 +34,13 @@ from castssl.evaluation.overlap import Overlap
 from castssl.evaluation.report import table
 from castssl.models.create import create
 from castssl.objectives.classification import Supervised
-from castssl.pictures.gallery import gallery
-from castssl.pictures.photographs import photographs
 from castssl.registry import build
 from castssl.training import FirstBatch, build_optimizer, check_batch, check_labels, fits, set_rate, start
 from castssl.training.hierarchy import HierarchyConfig
 from castssl.training.log import best
 from castssl.types import LabelTree
+from castssl.visualization.gallery import gallery
+from castssl.visualization.photographs import photographs
 
 SEEDS = "seeds:bins=5,iterations=15"  # What the released H-CAST has for SEEDS.
 

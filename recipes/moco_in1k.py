@@ -32,13 +32,13 @@ from castssl.evaluation.overlap import Overlap
 from castssl.evaluation.report import table
 from castssl.models.create import create
 from castssl.objectives.moco import MoCoV3
-from castssl.pictures.gallery import gallery
-from castssl.pictures.photographs import photographs
 from castssl.registry import build
 from castssl.training import FirstBatch, build_optimizer, check_batch, fits, scaled_rate, set_rate, start
 from castssl.training.schedule import warmup_cosine
 from castssl.training.settings import PretrainConfig
 from castssl.types import LabelTree
+from castssl.visualization.gallery import gallery
+from castssl.visualization.photographs import photographs
 
 
 @dataclass(frozen=True, kw_only=True)

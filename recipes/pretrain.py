@@ -30,8 +30,6 @@ from castssl.evaluation.matching import Matching
 from castssl.evaluation.overlap import Overlap
 from castssl.evaluation.report import table
 from castssl.models.create import create
-from castssl.pictures.gallery import gallery
-from castssl.pictures.photographs import photographs
 from castssl.registry import build
 from castssl.training import (
     FirstBatch,
@@ -46,6 +44,8 @@ from castssl.training import (
 from castssl.training.schedule import warmup_cosine
 from castssl.training.settings import PretrainConfig
 from castssl.types import LabelTree
+from castssl.visualization.gallery import gallery
+from castssl.visualization.photographs import photographs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,11 +26,9 @@ from castssl.evaluation.matching import Matching
 from castssl.evaluation.overlap import Overlap
 from castssl.evaluation.report import table
 from castssl.files import write_tensors
-from castssl.models.resized import resized
-from castssl.models.untrained import untrained
+from castssl.models.reset import reinitialize
+from castssl.models.sizes import with_sizes
 from castssl.objectives.probe import LinearProbe
-from castssl.pictures.gallery import gallery
-from castssl.pictures.photographs import photographs
 from castssl.registry import build
 from castssl.training import (
     FirstBatch,
@@ -44,6 +42,8 @@ from castssl.training import (
 )
 from castssl.training.log import best
 from castssl.training.settings import ImageConfig
+from castssl.visualization.gallery import gallery
+from castssl.visualization.photographs import photographs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def main(cfg: Config) -> None:
     size = cfg.image_size or loaded.config.image_size
     own = cfg.superpixels == "auto"
     superpixels = build("superpixels", loaded.config.superpixels if own else cfg.superpixels)
-    encoder = resized(loaded, cfg.sizes) if cfg.sizes else loaded
+    encoder = with_sizes(loaded, cfg.sizes) if cfg.sizes else loaded
     fits(superpixels, encoder, size)
     objective = LinearProbe(encoder, images.tree, level=cfg.level).to(device)
     views, center = OneView(size, crop_min=cfg.crop_min), CenterView(size)
@@ -95,7 +95,7 @@ def main(cfg: Config) -> None:
     evaluation = replace(features, evaluators=[accuracy])
     check_labels(objective, images, held_out)
     frozen = run.once("encoder", lambda: features(Subject(encoder)))
-    unlearned = run.once("untrained", lambda: features(Subject(untrained(encoder))))
+    unlearned = run.once("untrained", lambda: features(Subject(reinitialize(encoder))))
     subject = Subject(encoder, objective.predict, objective)
     lr = scaled_rate(cfg.lr, cfg.batch_size)
     optimizer = build_optimizer(objective, name="sgd", lr=lr, weight_decay=0.0)

@@ -74,14 +74,14 @@ def measure(study: Study, out: Path) -> None:
     import torch
 
     from castssl.checkpoints import load_encoder
-    from castssl.models.accounting import account
-    from castssl.models.resized import resized
+    from castssl.evaluation.flops import account
+    from castssl.models.sizes import with_sizes
     from castssl.types import View
 
     def opened(cell: Cell) -> Encoder:
         encoder = load_encoder(cell.steps[0].folder(out))
         sizes = _sizes(cell)
-        return resized(encoder, sizes) if sizes else encoder
+        return with_sizes(encoder, sizes) if sizes else encoder
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = {row: opened(cell) for row, cell in cells.items()}

@@ -53,7 +53,7 @@ class Flat(nn.Module):
         """Class token, logits and the hierarchy.
 
         Args:
-            image: normalised float32 (B, 3, H, W).
+            image: normalized float32 (B, 3, H, W).
             segments: int32 (B, H, W), below the encoder's first size.
 
         Returns:
@@ -114,7 +114,7 @@ def export(traced: Traced, path: str | Path, *, to: To, about: Mapping[str, Any]
         traced: from :func:`trace`.
         path: where to; replaced only once the new file is whole.
         to: the format.
-        about: what a user has to know beside sizes and normalisation, such as the superpixels.
+        about: what a user has to know beside sizes and normalization, such as the superpixels.
 
     Raises:
         ConfigError: if there is no such format.
@@ -183,7 +183,7 @@ def load(path: str | Path) -> Run:
 
 
 def about(path: str | Path) -> dict[str, Any]:
-    """What :func:`export` noted in a file: image size, sizes, normalisation, superpixels.
+    """What :func:`export` noted in a file: image size, sizes, normalization, superpixels.
 
     Raises:
         DataError: if it is no file of :func:`export`.

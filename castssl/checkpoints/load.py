@@ -152,7 +152,7 @@ def load_encoder(
     if isinstance(source, str | Path | Mapping | Checkpoint):
         return read(source, which=which, ema=ema).build()
     from castssl.checkpoints.official_model import Official
-    from castssl.models.timm_names import TimmCAST
+    from castssl.models.timm_registry import TimmCAST
 
     if isinstance(source, Official | TimmCAST):
         return cast(Encoder, source.encoder)

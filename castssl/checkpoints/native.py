@@ -70,8 +70,10 @@ def save_objective(objective: Objective, encoder: Encoder, path: str | Path) -> 
     extra = {name: v for name, v in objective.state_dict().items() if not name.startswith("encoder.")}
     made = Checkpoint(encoder.config, dict(objective.encoder.state_dict()), extra=extra)
     if encoder is not objective.encoder:
-        made = made.choose("momentum") if made.under(f"{TWIN}encoder.") else replace(
-            made, encoder=dict(encoder.state_dict()), extra={}
+        made = (
+            made.choose("momentum")
+            if made.under(f"{TWIN}encoder.")
+            else replace(made, encoder=dict(encoder.state_dict()), extra={})
         )
     return write(made, path)
 

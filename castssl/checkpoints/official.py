@@ -162,6 +162,7 @@ def config_of(layout: Layout, stage: Stage = "pretrain", sizes: Sequence[int] | 
 
 def preset_name(config: EncoderConfig) -> str:
     """The preset with this shape, whatever its sizes and superpixels; ``""`` if there is none."""
+
     def shape(of: EncoderConfig) -> tuple[object, ...]:
         return of.depths, of.dim, of.heads, of.stride, of.fused, of.dense
 

@@ -126,7 +126,7 @@ _RENAMED = {
 }
 
 
-def recognise(state: Mapping[str, Tensor]) -> Variant:
+def recognize(state: Mapping[str, Tensor]) -> Variant:
     """The published variant, from its keys.
 
     H-CAST is told by its second head, segmentation by the fusion, MoCo by ``pe_token``.

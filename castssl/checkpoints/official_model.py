@@ -81,7 +81,7 @@ class Official(nn.Module):
         on the batch; use ``encoder`` with ``padding="mask"`` for results that do not.
 
         Args:
-            image: normalised float (B, 3, H, W).
+            image: normalized float (B, 3, H, W).
             segments: int (B, H, W); for ``stage="segmentation"`` of any size.
         """
         view = View(image, segments)

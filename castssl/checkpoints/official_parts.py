@@ -16,7 +16,7 @@ from castssl.checkpoints.official_layout import (
     State,
     head_shapes,
     predictor,
-    recognise,
+    recognize,
     stage_depths,
 )
 from castssl.checkpoints.report import Report
@@ -82,7 +82,7 @@ def take_apart(content: Mapping[str, Any], *, ema: bool = False) -> Published:
     depths = stage_depths(state)
     plain = merge_spellings(state, depths, report)
     rows = plain["pos_embed"].shape[1] if plain.get("pos_embed", torch.empty(0)).ndim == 3 else 0
-    variant = recognise(plain)
+    variant = recognize(plain)
     layout = Layout(variant, plain["cls_token"].shape[-1], depths, rows, tuple(head_shapes(plain)))
     check(plain, layout.shapes, variant, layout.spelt)
     _check_width(layout)
@@ -250,5 +250,5 @@ def rename(state: Mapping[str, Tensor], depths: tuple[int, ...]) -> State:
         DataError: if two spellings of the same tensor differ.
     """
     plain = merge_spellings(state, depths, Report())
-    layout = Layout(recognise(plain), 0, depths, 0)
+    layout = Layout(recognize(plain), 0, depths, 0)
     return {layout.ours(name) or name: value for name, value in plain.items()}

@@ -12,7 +12,7 @@ class Report:
     """An account of a checkpoint; printed, it is a few lines.
 
     Attributes:
-        variant: the published model that was recognised.
+        variant: the published model that was recognized.
         used: the file's keys that the model holds now, as they are.
         renamed: published name -> ours, one entry a tensor.
         merged: key -> another key of the same tensor (blocks are stored twice).

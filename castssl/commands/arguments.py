@@ -114,7 +114,7 @@ def open_model(model: str, given: argparse.Namespace, sizes: Sequence[int] | Non
     Raises:
         ConfigError: if there is neither such a model nor such a file, or the sizes do not fit.
     """
-    from castssl.models.resized import resized, sizes_for
+    from castssl.models.sizes import sizes_for, with_sizes
 
     encoder, heads = _open(model, given.image_size, options)
     side = given.image_size or encoder.config.image_size
@@ -126,7 +126,7 @@ def open_model(model: str, given: argparse.Namespace, sizes: Sequence[int] | Non
 
         sizes = sizes_for(encoder, build("superpixels", spec).capacity(side, side), sizes)
     if sizes is not None:
-        encoder = resized(encoder, sizes)
+        encoder = with_sizes(encoder, sizes)
     return Model(encoder, spec, side, heads)
 
 

@@ -10,7 +10,7 @@ from castssl.commands.arguments import MODEL, add_shape, open_model
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from castssl.models.accounting import Account, Published
+    from castssl.evaluation.flops import Account, Published
 
 NOTES = """GFLOPs are billions of multiply-adds for one image, as in the paper.  Sampling is the distances for
 the centroids, which no counter sees in the released code; it comes on top.  "released" is torch's count
@@ -53,7 +53,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _flops(given: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from castssl.models.accounting import PUBLISHED, account
+    from castssl.evaluation.flops import PUBLISHED, account
 
     rows: list[tuple[str, tuple[int, ...], Account, Published | None]] = []
     for model in given.models:

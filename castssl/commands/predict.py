@@ -172,8 +172,8 @@ def _ancestors(labels: LabelTree, level: int, index: int) -> list[int]:
 
 
 def _draw(found: dict[Path, Prediction], out: Path) -> None:
-    from castssl.pictures.draw import sheet
-    from castssl.pictures.evidence import Panel, draw_path
+    from castssl.visualization.draw import sheet
+    from castssl.visualization.evidence import Panel, draw_path
 
     rows = []
     for image, each in found.items():

@@ -96,7 +96,7 @@ def _write(found: Segmentation, folder: Path, name: str) -> None:
     import numpy as np
     from PIL import Image
 
-    from castssl.pictures.draw import draw_hierarchy
+    from castssl.visualization.draw import draw_hierarchy
 
     picture, bundle, *maps = _outputs(folder, name, len(found))
     arrays: dict[str, Any] = {}

@@ -125,7 +125,7 @@ def _builder(spec: str, segments: int | None, side: int) -> Callable[[], Superpi
 def _open(source: str, given: argparse.Namespace) -> list[Sight]:
     """The pictures that one argument names."""
     from castssl.datasets.decode import EXTENSIONS
-    from castssl.pictures.photographs import photographs
+    from castssl.visualization.photographs import photographs
 
     if source == "photographs":
         return [Sight(name, image, None) for name, image in photographs()]
@@ -239,7 +239,7 @@ def _picture(trials: Sequence[Trial], sights: Sequence[Sight], images: Tensor) -
     """One row per image, one panel per backend."""
     from PIL import Image
 
-    from castssl.pictures.draw import captioned, partition, sheet, to_pil
+    from castssl.visualization.draw import captioned, partition, sheet, to_pil
 
     rows = []
     for i, (sight, image) in enumerate(zip(sights, images, strict=True)):

@@ -20,7 +20,7 @@ from castssl.data.views import CenterView
 from castssl.errors import ConfigError
 from castssl.inference.segment import Photo, read_photo
 from castssl.models.cast import CAST
-from castssl.models.resized import sizes_for
+from castssl.models.sizes import sizes_for
 from castssl.modes import evaluating
 from castssl.objectives.classification import Supervised
 from castssl.registry import build
@@ -59,7 +59,7 @@ class Prediction(NamedTuple):
     seen: Tensor
     """What the encoder saw, uint8 (3, S, S)."""
     path: tuple[Level, ...]
-    """The likeliest class of each level that was learnt, coarse to fine, each by itself."""
+    """The likeliest class of each level that was learned, coarse to fine, each by itself."""
     answer: int
     """How many levels of the path, from the coarsest, are given as the answer; 0 is none."""
     evidence: tuple[Evidence, ...]
@@ -80,7 +80,7 @@ def predict(
     device: torch.device | str | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> Prediction:
-    """The label path of one image, which is cropped as in an evaluation: its centre, 224 of 256 parts.
+    """The label path of one image, which is cropped as in an evaluation: its center, 224 of 256 parts.
 
     With ``min_confidence`` the answer backs off to a parent: it ends at the finest level whose probability
     reaches that and whose coarser levels are its ancestors.  Without, all levels are the answer, also where
@@ -137,7 +137,7 @@ def explained(objective: Supervised, view: View) -> tuple[list[Tensor], list[Evi
     the class token would tell where it looked, in one block, and not what that meant for the class.
 
     Encoders that do not take superpixels have no such tokens: there it is the gradient at the pixels, and
-    their difference from the mean colour.
+    their difference from the mean color.
 
     Args:
         objective: in any mode; used in evaluation mode, and left as it was, without gradients.

@@ -23,7 +23,7 @@ from castssl.datasets.decode import header, read, to_rgb
 from castssl.datasets.depth import Range
 from castssl.datasets.unreadable import why
 from castssl.errors import DataError, printable
-from castssl.models.resized import sizes_for
+from castssl.models.sizes import sizes_for
 from castssl.modes import evaluating, kept_random_state
 from castssl.registry import build
 from castssl.superpixel_labels import partition

@@ -1,4 +1,4 @@
-"""CAST: a vision transformer over superpixels that pools its tokens as it recognises.
+"""CAST: a vision transformer over superpixels that pools its tokens as it recognizes.
 
 Learning Hierarchical Image Segmentation For Recognition and By Recognition, https://arxiv.org/abs/2210.00314,
 section 3 and Algorithm 2.
@@ -43,11 +43,11 @@ class CAST(nn.Module):
         image_size: side in pixels for which the position table is made; other sizes resize it.
         stride: pixels per stem cell side.
         membership: how stem cells belong to superpixels, see :mod:`castssl.tokens.segments`.
-        padding: ``"mask"``: an image's result does not depend on its neighbours in the batch;
+        padding: ``"mask"``: an image's result does not depend on its neighbors in the batch;
             ``"reference"``: empty tokens take part in attention, as in the published models.
         positions: ``"sincos"`` (fixed, MoCo models) or ``"learned"`` (DeiT models).
         drop_path: stochastic depth of the last block; grows linearly from 0.
-        final_norm: normalise the last class token; the segmentation variant does not.
+        final_norm: normalize the last class token; the segmentation variant does not.
 
     Raises:
         ValueError: if depths and sizes differ in length, sizes rise, or a stage before the last has no block.
@@ -95,7 +95,7 @@ class CAST(nn.Module):
         self.served = max(i for i, depth in enumerate(depths, start=1) if depth)
         for pooling in self.poolings[self.served - 1 :]:
             pooling.requires_grad_(False)
-        self.initialise(trunc=positions == "learned")
+        self.initialize(trunc=positions == "learned")
         # With learned positions the published models add two parameters to one class token: the token, and
         # the first row of the position table.  Both get the same gradient, so their sum moves twice as far.
         self.summands = {"cls_token": 2 if positions == "learned" else 1}
@@ -104,7 +104,7 @@ class CAST(nn.Module):
     """Whether the label map may have another size than the image."""
 
     def forward(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy:
-        """The stages that serve the class token, which is normalised in the last.
+        """The stages that serve the class token, which is normalized in the last.
 
         Args:
             view: image float32 (B, 3, H, W) and segments int32 (B, H, W) with labels below ``sizes[0]``.
@@ -184,10 +184,10 @@ class CAST(nn.Module):
         """What the pooling after stage ``transition`` asks of the last attention block."""
         return getattr(self.poolings[transition], "needs", frozenset())
 
-    def initialise(self, *, trunc: bool) -> None:
-        """MoCo v3's initialisation (Xavier, qkv as three matrices), or truncated normals as in DeiT.
+    def initialize(self, *, trunc: bool) -> None:
+        """MoCo v3's initialization (Xavier, qkv as three matrices), or truncated normals as in DeiT.
 
-        Applies to blocks; poolings initialise themselves, except that MoCo's rule reaches their linear
+        Applies to blocks; poolings initialize themselves, except that MoCo's rule reaches their linear
         layers too in the released code, so it does here.
         """
         nn.init.normal_(self.cls_token, std=0.02 if trunc else 1e-6)
@@ -197,10 +197,10 @@ class CAST(nn.Module):
         for room in rooms:
             for name, module in room.named_modules():
                 if isinstance(module, nn.Linear):
-                    _initialise(module, trunc=trunc, fused="qkv" in name)
+                    _initialize(module, trunc=trunc, fused="qkv" in name)
 
 
-def _initialise(linear: nn.Linear, *, trunc: bool, fused: bool) -> None:
+def _initialize(linear: nn.Linear, *, trunc: bool, fused: bool) -> None:
     if trunc:
         nn.init.trunc_normal_(linear.weight, std=0.02)
     elif fused:

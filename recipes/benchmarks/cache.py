@@ -34,8 +34,8 @@ from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.doctor import machine
 from castssl.metrics.partition import explained_variation
-from castssl.pictures.photographs import photographs
 from castssl.registry import build
+from castssl.visualization.photographs import photographs
 
 DEMO = """--data demo --model nano --image-size 64 --crop-min 0.2 --blur 0.6 --warmup-epochs 1 --batch-size 64
     --lr 0.008 --momentum 0.95 --hidden 512 --out-dim 128 --workers 1 --knn-every 100"""

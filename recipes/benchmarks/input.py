@@ -39,7 +39,7 @@ from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.doctor import machine
 from castssl.metrics.partition import boundary_recall, explained_variation
-from castssl.pictures import photographs
+from castssl.visualization import photographs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from castssl.errors import ConfigError, DataError
 from castssl.models.cast import CAST
 from castssl.models.create import create
 from castssl.models.presets import PRESETS
-from castssl.models.resized import resized
+from castssl.models.sizes import with_sizes
 from castssl.pooling.graph import GraphPool
 from castssl.types import View
 from tests.checkpoints.hub import prepare, serve
@@ -143,7 +143,7 @@ def test_the_cards_lines_run(tmp_path: Path) -> None:
     code = card.partition("```python\n")[2].partition("```")[0]
     assert "hf:USER/NAME" in code
     code = code.replace("hf:USER/NAME", str(tmp_path / "saved"))
-    from castssl.pictures.photographs import photographs
+    from castssl.visualization.photographs import photographs
 
     photo = tmp_path / "photo.png"
     next(picture for _, picture in photographs()).save(photo)
@@ -154,10 +154,10 @@ def test_the_cards_lines_run(tmp_path: Path) -> None:
 
 
 def test_sizes_at_test_time_are_remembered_and_may_be_given(tmp_path: Path) -> None:
-    save_pretrained(resized(made(), (100, 20, 10, 5)), tmp_path)
+    save_pretrained(with_sizes(made(), (100, 20, 10, 5)), tmp_path)
     again = load_encoder(tmp_path)
     assert again.sizes == again.config.sizes == (100, 20, 10, 5)
-    assert resized(again, (80, 8, 4)).sizes == (80, 8, 4, 2)
+    assert with_sizes(again, (80, 8, 4)).sizes == (80, 8, 4, 2)
 
 
 def test_our_own_files_and_its_folders_know_each_other(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from castssl.checkpoints.official_layout import Layout, Variant, head_shapes, recognise, stage_depths
+from castssl.checkpoints.official_layout import Layout, Variant, head_shapes, recognize, stage_depths
 from castssl.errors import DataError
 from castssl.models.create import create
 from tests.checkpoints import checkpoints
@@ -42,7 +42,7 @@ def test_as_many_entries_as_the_released_code_writes(
 def test_a_second_description_agrees(variant: Variant, blocks: int) -> None:
     """Names and shapes as tests/parity writes them down."""
     state = checkpoints.state(variant, *((5, 3) if variant == "cast_deit_hier" else (4,)), blocks=blocks)
-    assert recognise(state) == variant
+    assert recognize(state) == variant
     assert stage_depths(state) == checkpoints.DEPTHS[blocks]
     layout = Layout(variant, 48, stage_depths(state), state["pos_embed"].shape[1], tuple(head_shapes(state)))
     assert layout.side == 4

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from castssl.cli import main
-from castssl.pictures.photographs import photographs
+from castssl.visualization.photographs import photographs
 
 FAST = ["--image-size", "64", "--rounds", "1"]
 SEEDS = "seeds:bins=5,iterations=2"

@@ -15,7 +15,7 @@ from torchvision.transforms import functional as F
 
 from castssl.data.photometric import ColorAugment, Jitter, Pixels, augment_colors, gaussian_blur, shift_hue
 from castssl.data.rng import seeded
-from castssl.pictures.photographs import photographs
+from castssl.visualization.photographs import photographs
 from tests.datasets.pictures import picture
 
 PHOTOGRAPH = photographs()[2][1].resize((96, 64))

@@ -16,9 +16,9 @@ from castssl.data.superpixel_tree import SuperpixelTree
 from castssl.datasets.images import Box
 from castssl.errors import ConfigError
 from castssl.metrics.partition import explained_variation
-from castssl.pictures.photographs import photographs
 from castssl.superpixels.grid import Grid
 from castssl.superpixels.seeds import Seeds
+from castssl.visualization.photographs import photographs
 from tests.datasets.pictures import picture
 
 CELLS = Grid(4, runs_on="worker")

@@ -15,7 +15,7 @@ from torchvision import transforms as T
 from castssl.data.rng import seeded
 from castssl.data.views import MOCO, CenterView, ColorAugment, CroppedView, OneView, TwoViews, to_uint8
 from castssl.errors import ConfigError
-from castssl.pictures.photographs import photographs
+from castssl.visualization.photographs import photographs
 from tests.datasets.pictures import picture
 
 DRAWS = 1200

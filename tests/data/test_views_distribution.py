@@ -25,7 +25,7 @@ from castssl.data import views as views_module
 from castssl.data.rng import seeded
 from castssl.data.views import MOCO, ColorAugment, TwoViews, to_uint8
 from castssl.datasets.decode import header, pixels
-from castssl.pictures.photographs import photographs
+from castssl.visualization.photographs import photographs
 
 SIZE = 48
 DRAWS = 300

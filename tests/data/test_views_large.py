@@ -12,7 +12,7 @@ from castssl.data.rng import seeded
 from castssl.data.views import CenterView, TwoViews
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
-from castssl.pictures.photographs import photographs
+from castssl.visualization.photographs import photographs
 
 
 def _large(folder: Path) -> Images:

@@ -27,7 +27,7 @@ FLOORS = [
     set(GROUND),
     {"datasets", "superpixels", "tokens", "pooling", "objectives", "metrics"},
     {"data", "models"},
-    {"training", "evaluation", "checkpoints", "testing", "pictures", "doctor"},
+    {"training", "evaluation", "checkpoints", "testing", "visualization", "doctor"},
     {"scaffold", "ablations", "inference"},
     set(TOP),
 ]

@@ -17,8 +17,8 @@ from castssl.cli import main
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError, DataError
 from castssl.inference.segment import Segmentation, read_photo, segment
-from castssl.models.resized import resized
-from castssl.pictures.photographs import photographs
+from castssl.models.sizes import with_sizes
+from castssl.visualization.photographs import photographs
 
 SUPERPIXELS, FILE = "seeds:count=64,bins=5,iterations=2", "encoder.safetensors"
 
@@ -127,7 +127,7 @@ def test_a_run_folder_and_a_file_say_how_they_were_trained(tmp_path: Path, encod
 def test_a_models_superpixels_are_those_it_was_trained_with(
     tmp_path: Path, encoder: Encoder, photo: Image.Image, found: Segmentation
 ) -> None:
-    other = resized(encoder, encoder.sizes)
+    other = with_sizes(encoder, encoder.sizes)
     other.config = replace(encoder.config, superpixels=SUPERPIXELS)
     save_encoder(other, tmp_path / FILE)
     for model in (tmp_path, tmp_path / FILE, other, Checkpoint(other.config, dict(encoder.state_dict()))):

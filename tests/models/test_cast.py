@@ -212,7 +212,7 @@ def test_autocast_keeps_mass_and_assign_in_float32() -> None:
     torch.testing.assert_close(hierarchy.stages[-1].mass.sum(1), torch.full((2,), 64.0), atol=1e-2, rtol=0)
 
 
-def test_a_one_colour_image_segments() -> None:
+def test_a_one_color_image_segments() -> None:
     images = view(2)
     hierarchy = small().segment(View(torch.zeros_like(images.image), images.segments))
     labels: Tensor = hierarchy.labels(3)

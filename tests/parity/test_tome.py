@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from castssl import registry
-from castssl.models.accounting import PUBLISHED, account
+from castssl.evaluation.flops import PUBLISHED, account
 from castssl.models.cast import CAST
 from castssl.models.create import create
 from castssl.models.presets import PRESETS

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from castssl.data.views import CenterView
 from castssl.metrics.partition import explained_variation
-from castssl.pictures.photographs import photographs
 from castssl.superpixels.seeds import Seeds
 from castssl.superpixels.seeds_fast import SeedsFast, exchange
+from castssl.visualization.photographs import photographs
 
 Labels = NDArray[np.int32]
 

@@ -1,4 +1,4 @@
-"""Colours that show a hierarchy: a whole is a hue, its parts are shades of that hue.
+"""Colors that show a hierarchy: a whole is a hue, its parts are shades of that hue.
 
 CAST, https://arxiv.org/abs/2210.00314, figures 5 and 7: 8-way segments differ in hue, the 16-way segments
 within one of them in saturation, the 32-way segments within one of those in value.  Here for any number
@@ -6,7 +6,7 @@ of maps: the coarsest gets hues, then saturation, value, and a little hue take t
 in OKLab, https://bottosson.github.io/posts/oklab, where even steps look even: lightness is its value,
 and saturation is chroma as a share of what the screen can show at that lightness and hue.
 
-Colours depend on the pictured regions alone, never on how they happen to be numbered: slots of the
+Colors depend on the pictured regions alone, never on how they happen to be numbered: slots of the
 palette are dealt in reading order, then swapped until regions that touch differ as much as they can.
 """
 
@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
 
 NOTHING = (70, 70, 74)
-"""The colour of pixels that belong to no region."""
+"""The color of pixels that belong to no region."""
 WHOLE = (0.73, 0.69)
 """Lightness and saturation of the coarsest regions."""
 SPREAD = (0.15, 0.23)
@@ -33,11 +33,11 @@ LOUDEST = 0.2
 FIRST_HUE = 0.07
 """The hue of the first whole, in turns: a soft red."""
 SWAPS = 200
-"""How often colours may change places, at most."""
+"""How often colors may change places, at most."""
 
 
 def paint(levels: Sequence[Tensor]) -> list[Bytes]:
-    """A colour picture of each label map, all consistent with each other.
+    """A color picture of each label map, all consistent with each other.
 
     Args:
         levels: integer (H, W) label maps of one size, fine to coarse, such as ``Hierarchy.labels(i)[0]``;
@@ -120,8 +120,8 @@ def rgb(shades: Floats) -> Bytes:
     shows = ((linear > -1e-4) & (linear < 1 + 1e-4)).all(-1)
     linear = _linear(lightness, saturation * loudness[shows.argmax(0), 0], hue).clip(0, 1)
     curved = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    colours: Bytes = np.rint(255 * curved).astype(np.uint8)
-    return colours
+    colors: Bytes = np.rint(255 * curved).astype(np.uint8)
+    return colors
 
 
 def _linear(lightness: Floats, chroma: Floats, hue: Floats) -> Floats:
@@ -159,8 +159,8 @@ def _parts(regions: Ints, wholes: Ints, shades: Floats, channel: int, reach: flo
     """Shades (R, 3) of ``regions``: those of their wholes, spread evenly over +-``reach`` in one channel."""
     touching = np.sqrt(contacts(regions))
     parents = _parents(regions, wholes)
-    grey = (WHOLE[0], 0.0, 0.0)  # the last row, where an index of -1 looks
-    spread: Floats = np.vstack([shades, grey])[parents]
+    gray = (WHOLE[0], 0.0, 0.0)  # the last row, where an index of -1 looks
+    spread: Floats = np.vstack([shades, gray])[parents]
     for whole in range(len(shades)):
         family = np.flatnonzero(parents == whole)
         if len(family) > 1:

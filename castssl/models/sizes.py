@@ -17,7 +17,7 @@ from castssl.errors import ConfigError
 from castssl.models.cast import CAST
 
 
-def resized(encoder: Encoder, sizes: Sequence[int]) -> Encoder:
+def with_sizes(encoder: Encoder, sizes: Sequence[int]) -> Encoder:
     """The same encoder with other token budgets: a second handle on the very same parameters.
 
     Training one trains the other, and moving one to a device moves the other.

@@ -18,10 +18,10 @@ from castssl.checkpoints.native import save_encoder
 from castssl.data.normalize import normalize, to_views
 from castssl.errors import ConfigError
 from castssl.models.presets import PRESETS
-from castssl.models.timm_names import NAMES, to_pixels
-from castssl.pictures.photographs import photographs
+from castssl.models.timm_registry import NAMES, to_pixels
 from castssl.registry import build
 from castssl.types import Batch, RawView
+from castssl.visualization.photographs import photographs
 
 data: Any = import_module("timm.data")
 optim: Any = import_module("timm.optim")

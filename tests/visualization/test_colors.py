@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from castssl.pictures.colours import NOTHING, Bytes, Floats, arrange, contacts, numbered, paint, rgb
+from castssl.visualization.colors import NOTHING, Bytes, Floats, arrange, contacts, numbered, paint, rgb
 
 seeds = st.integers(0, 10_000)
 
@@ -23,19 +23,19 @@ def nested(seed: int, *, size: int = 12, counts: tuple[int, ...] = (24, 12, 5)) 
     return maps
 
 
-def colours_by_region(labels: Tensor, picture: Bytes) -> dict[int, tuple[int, ...]]:
-    """The colour of each region; fails if a region has two."""
+def colors_by_region(labels: Tensor, picture: Bytes) -> dict[int, tuple[int, ...]]:
+    """The color of each region; fails if a region has two."""
     found = {}
     for label in torch.unique(labels).tolist():
-        colours = {tuple(map(int, colour)) for colour in picture[(labels == label).numpy()]}
-        assert len(colours) == 1
-        found[label] = colours.pop()
+        colors = {tuple(map(int, color)) for color in picture[(labels == label).numpy()]}
+        assert len(colors) == 1
+        found[label] = colors.pop()
     return found
 
 
-def hue_of(colour: tuple[int, ...]) -> float:
+def hue_of(color: tuple[int, ...]) -> float:
     """OKLab hue in turns: the inverse of ``rgb``, from the same page."""
-    linear = np.array([c / 255 for c in colour])
+    linear = np.array([c / 255 for c in color])
     linear = np.where(linear <= 0.04045, linear / 12.92, ((linear + 0.055) / 1.055) ** 2.4)
     to_cones = np.array(
         [
@@ -52,7 +52,7 @@ def hue_of(colour: tuple[int, ...]) -> float:
 
 @settings(deadline=None, max_examples=25)
 @given(seeds)
-def test_colours_do_not_depend_on_the_numbering(seed: int) -> None:
+def test_colors_do_not_depend_on_the_numbering(seed: int) -> None:
     maps = nested(seed)
     shuffle = torch.randperm(100, generator=torch.Generator().manual_seed(seed))
     for one, other in zip(paint(maps), paint([shuffle[labels] for labels in maps]), strict=True):
@@ -61,12 +61,12 @@ def test_colours_do_not_depend_on_the_numbering(seed: int) -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(seeds)
-def test_every_region_has_a_colour_and_siblings_have_different_ones(seed: int) -> None:
+def test_every_region_has_a_color_and_siblings_have_different_ones(seed: int) -> None:
     maps = nested(seed)
     for labels, picture in zip(maps, paint(maps), strict=True):
-        colours = colours_by_region(labels, picture)
-        assert len(set(colours.values())) == len(colours)
-    [wholes, parts] = [colours_by_region(maps[i], paint(maps)[i]) for i in (2, 1)]
+        colors = colors_by_region(labels, picture)
+        assert len(set(colors.values())) == len(colors)
+    [wholes, parts] = [colors_by_region(maps[i], paint(maps)[i]) for i in (2, 1)]
     for part, whole in zip(torch.unique(maps[1]).tolist(), wholes_of(maps[1], maps[2]), strict=True):
         assert abs((hue_of(parts[part]) - hue_of(wholes[whole]) + 0.5) % 1 - 0.5) < 0.03
 
@@ -75,7 +75,7 @@ def wholes_of(parts: Tensor, wholes: Tensor) -> list[int]:
     return [int(wholes[parts == part][0]) for part in torch.unique(parts)]
 
 
-def test_an_only_part_keeps_its_wholes_colour() -> None:
+def test_an_only_part_keeps_its_wholes_color() -> None:
     whole = torch.arange(4).view(2, 2)
     fine, coarse = paint([whole + 7, whole])
     assert np.array_equal(fine, coarse)
@@ -83,7 +83,7 @@ def test_an_only_part_keeps_its_wholes_colour() -> None:
 
 def test_wholes_have_even_hues() -> None:
     [picture] = paint([torch.arange(8).view(2, 4)])
-    hues = sorted(hue_of(tuple(map(int, colour))) for colour in picture.reshape(-1, 3))
+    hues = sorted(hue_of(tuple(map(int, color))) for color in picture.reshape(-1, 3))
     gaps = np.diff([*hues, hues[0] + 1])
     assert gaps == pytest.approx([1 / 8] * 8, abs=0.01)
 
@@ -103,8 +103,8 @@ def test_pixels_of_no_region_are_grey_and_split_regions_join_their_larger_part()
 def test_more_stages_than_channels_still_tell_parts_apart() -> None:
     maps = nested(1, counts=(40, 24, 12, 6, 3, 2))
     for labels, picture in zip(maps, paint(maps), strict=True):
-        colours = colours_by_region(labels, picture)
-        assert len(set(colours.values())) == len(colours)
+        colors = colors_by_region(labels, picture)
+        assert len(set(colors.values())) == len(colors)
 
 
 def test_only_maps_of_one_size_are_painted() -> None:
@@ -165,7 +165,7 @@ def test_arranging_a_chain_of_four_is_as_good_as_trying_everything() -> None:
 
 
 def test_shades_are_those_of_the_screen() -> None:
-    # White, black, and a grey: OKLab's lightness is the cube root of the light.
+    # White, black, and a gray: OKLab's lightness is the cube root of the light.
     plain = rgb(np.array([[1, 0, 0.2], [0, 1, 0.3], [0.5, 0, 0.9]]))
     assert plain.tolist() == [[255, 255, 255], [0, 0, 0], [99, 99, 99]]
 
@@ -174,7 +174,7 @@ def test_shades_are_those_of_the_screen() -> None:
 @given(st.floats(0.4, 0.9), st.floats(0, 1))
 def test_saturation_never_changes_the_hue(lightness: float, hue: float) -> None:
     shades = np.array([[lightness, saturation, hue] for saturation in (0.5, 1.0)])
-    pale, loud = (tuple(map(int, colour)) for colour in rgb(shades))
+    pale, loud = (tuple(map(int, color)) for color in rgb(shades))
     assert pale != loud
     assert abs((hue_of(loud) - hue + 0.5) % 1 - 0.5) < 0.02
     assert abs((hue_of(pale) - hue + 0.5) % 1 - 0.5) < 0.03

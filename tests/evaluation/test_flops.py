@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from castssl.models.accounting import PUBLISHED, account
+from castssl.evaluation.flops import PUBLISHED, account
 from castssl.models.create import create
 from castssl.objectives.moco import MoCoV3
 from castssl.types import LabelTree

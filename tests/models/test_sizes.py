@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from castssl.errors import ConfigError
 from castssl.models.create import create
-from castssl.models.resized import resized, sizes_for
+from castssl.models.sizes import sizes_for, with_sizes
 from castssl.registry import build
 from castssl.types import Hierarchy, View
 
@@ -29,7 +29,7 @@ def test_larger_sizes_and_more_superpixels_are_a_model_built_so() -> None:
     view = View(picture / 255.0, backend(picture))
     assert 196 < int(view.segments.max()) + 1 <= backend.capacity(224, 224) <= 324
     wanted = (324, 128, 64, 32)
-    larger, built = resized(trained, wanted), create("nano", sizes=wanted).eval()
+    larger, built = with_sizes(trained, wanted), create("nano", sizes=wanted).eval()
     built.load_state_dict(trained.state_dict())
     with torch.no_grad():
         for name in ("forward", "segment"):
@@ -42,7 +42,7 @@ def test_larger_sizes_and_more_superpixels_are_a_model_built_so() -> None:
 
 def test_both_are_the_same_weights_and_keep_their_own_sizes() -> None:
     encoder = create("nano")
-    other = resized(encoder, (100, 20, 10))
+    other = with_sizes(encoder, (100, 20, 10))
     assert (encoder.sizes, other.sizes) == ((64, 32, 16, 8), (100, 20, 10, 5))
     assert isinstance(encoder, nn.Module)
     assert isinstance(other, nn.Module)
@@ -65,7 +65,7 @@ def test_sizes_that_the_weights_cannot_serve(
     name: str, options: dict[str, Any], sizes: tuple[int, ...], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        resized(create(name, **options), sizes)
+        with_sizes(create(name, **options), sizes)
 
 
 @pytest.mark.parametrize("segments", [10, 64, 324])

@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from castssl.pictures.colours import NOTHING, Bytes
-from castssl.pictures.draw import CAPTION, GAP, TITLE, Picture, captioned, font, overlay, sheet, to_pil
+from castssl.visualization.colors import NOTHING, Bytes
+from castssl.visualization.draw import CAPTION, GAP, TITLE, Picture, captioned, font, overlay, sheet, to_pil
 
 FOR, AGAINST, NEITHER = (235, 106, 10), (28, 92, 214), (246, 246, 244)
-"""The colours of what spoke for a class, against it, and not at all."""
+"""The colors of what spoke for a class, against it, and not at all."""
 LEGEND = "orange: for, blue: against"
 
 
@@ -32,14 +32,14 @@ def draw_path(
 ) -> Image.Image:
     """The image, then each level's segments, shaded by how much they moved its logit, under a title.
 
-    The segment that moved a level's logit most has the full colour; levels are not comparable.
+    The segment that moved a level's logit most has the full color; levels are not comparable.
 
     Args:
         image: what the encoder saw, before normalisation: uint8 (3, H, W) or PIL.
         panels: coarse to fine.
         title: a line; cut where the picture ends.
         panel: height of a panel in pixels.
-        strength: how much colour hides the image, 0 to 1.
+        strength: how much color hides the image, 0 to 1.
     """
     shown = to_pil(image)
     photo = shown.resize((round(panel * shown.width / shown.height), panel), Image.Resampling.LANCZOS)
@@ -51,12 +51,12 @@ def draw_path(
 
 
 def shade(panel: Panel) -> Bytes:
-    """Each pixel's colour, from how much its segment spoke for the class: uint8 (H, W, 3)."""
+    """Each pixel's color, from how much its segment spoke for the class: uint8 (H, W, 3)."""
     moved = panel.moved.detach().cpu().double().numpy()
     share = moved / max(float(np.abs(moved).max(initial=0)), 1e-12)
     ends = np.where(share[:, None] > 0, FOR, AGAINST)
-    colours = np.rint(NEITHER + np.abs(share)[:, None] * (ends - np.asarray(NEITHER)))
-    table = np.vstack([colours, NOTHING]).astype(np.uint8)
+    colors = np.rint(NEITHER + np.abs(share)[:, None] * (ends - np.asarray(NEITHER)))
+    table = np.vstack([colors, NOTHING]).astype(np.uint8)
     painted: Bytes = table[panel.labels.cpu().numpy()]  # -1 finds the last row
     return painted
 

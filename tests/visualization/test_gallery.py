@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from castssl.models.create import create
-from castssl.pictures.gallery import gallery
 from castssl.superpixels.grid import Grid
+from castssl.visualization.gallery import gallery
 
 
 @pytest.mark.parametrize("backend", [Grid(8), Grid(8, runs_on="worker")])

@@ -52,7 +52,7 @@ class TimmCAST(nn.Module):
         model: a castssl model's name.
         num_classes: outputs of the classifier; 0 for features.
         img_size: side in pixels for which the position table is made; images may have other sizes.
-        in_chans: 3, as superpixels need colours.
+        in_chans: 3, as superpixels need colors.
         global_pool: "token", the class token; "" leaves the tokens as they are, (B, 1 + N, D).
         superpixels: spec of the backend; by default the model's own.
         drop_rate: dropout before the classifier.
@@ -96,13 +96,13 @@ class TimmCAST(nn.Module):
         """Logits (B, C), or features (B, D) of a model without classifier.
 
         Args:
-            x: float (B, 3, H, W), normalised with ``pretrained_cfg``'s mean and std.
+            x: float (B, 3, H, W), normalized with ``pretrained_cfg``'s mean and std.
             segments: int (B, H, W), to bring one's own superpixels.
         """
         return self.forward_head(self.forward_features(x, segments))
 
     def forward_features(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
-        """The last stage's tokens, float (B, 1 + N, D), the normalised class token first."""
+        """The last stage's tokens, float (B, 1 + N, D), the normalized class token first."""
         last = self.encoder(self.view(x, segments)).stages[-1]
         return torch.cat([last.cls, last.x], 1)
 
@@ -117,7 +117,7 @@ class TimmCAST(nn.Module):
         return self.encoder.segment(self.view(x, segments))
 
     def view(self, x: Tensor, segments: Tensor | None = None) -> View:
-        """Normalised images with their superpixels.
+        """Normalized images with their superpixels.
 
         Raises:
             ConfigError: if the superpixels may be more than the encoder has room for, or ``torch.jit.trace``
@@ -151,7 +151,7 @@ class TimmCAST(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Another classifier, freshly initialised; none with 0 classes.
+        """Another classifier, freshly initialized; none with 0 classes.
 
         Raises:
             ConfigError: if ``global_pool`` is neither "token" nor ""; the model stays as it was.
@@ -284,7 +284,7 @@ class TimmCAST(nn.Module):
 
 
 def to_pixels(x: Tensor, mean: Iterable[float], std: Iterable[float]) -> Tensor:
-    """Undo a normalisation: float (B, 3, H, W) -> uint8 (B, 3, H, W), exact for float32 and better."""
+    """Undo a normalization: float (B, 3, H, W) -> uint8 (B, 3, H, W), exact for float32 and better."""
     scale, shift = (
         torch.tensor([*v], dtype=torch.float32, device=x.device)[:, None, None] for v in (std, mean)
     )

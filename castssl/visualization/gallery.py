@@ -11,9 +11,9 @@ from castssl.contracts import Encoder, Superpixels
 from castssl.data.normalize import to_views
 from castssl.data.views import CenterView
 from castssl.modes import evaluating
-from castssl.pictures.draw import draw_hierarchy, sheet
 from castssl.superpixel_labels import partition
 from castssl.types import Batch, Hierarchy, RawView, View
+from castssl.visualization.draw import draw_hierarchy, sheet
 
 
 def gallery(

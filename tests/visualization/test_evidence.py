@@ -6,27 +6,27 @@ import numpy as np
 import torch
 from PIL import Image
 
-from castssl.pictures.colours import NOTHING
-from castssl.pictures.draw import CAPTION, font
-from castssl.pictures.evidence import AGAINST, FOR, NEITHER, Panel, _cut, draw_path, shade
+from castssl.visualization.colors import NOTHING
+from castssl.visualization.draw import CAPTION, font
+from castssl.visualization.evidence import AGAINST, FOR, NEITHER, Panel, _cut, draw_path, shade
 
 LABELS = torch.tensor([[0, 0, 1, 1], [2, 2, 3, -1]])
 
 
-def test_colours_tell_sign_and_share() -> None:
-    colours = shade(Panel(LABELS, torch.tensor([2.0, -2.0, 0.0, 1.0]), ""))
-    assert colours.shape == (2, 4, 3)
-    assert tuple(colours[0, 0]) == FOR
-    assert tuple(colours[0, 3]) == AGAINST
-    assert tuple(colours[1, 1]) == NEITHER
+def test_colors_tell_sign_and_share() -> None:
+    colors = shade(Panel(LABELS, torch.tensor([2.0, -2.0, 0.0, 1.0]), ""))
+    assert colors.shape == (2, 4, 3)
+    assert tuple(colors[0, 0]) == FOR
+    assert tuple(colors[0, 3]) == AGAINST
+    assert tuple(colors[1, 1]) == NEITHER
     between = (np.asarray(FOR) + np.asarray(NEITHER)) / 2
-    assert np.abs(colours[1, 2] - between).max() <= 0.5
-    assert tuple(colours[1, 3]) == NOTHING
+    assert np.abs(colors[1, 2] - between).max() <= 0.5
+    assert tuple(colors[1, 3]) == NOTHING
 
 
 def test_nothing_moved_is_grey() -> None:
-    colours = shade(Panel(LABELS, torch.zeros(4), ""))
-    assert (colours[LABELS >= 0] == NEITHER).all()
+    colors = shade(Panel(LABELS, torch.zeros(4), ""))
+    assert (colors[LABELS >= 0] == NEITHER).all()
 
 
 def test_a_panel_a_level_beside_the_photograph() -> None:

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from castssl.pictures.colours import paint
-from castssl.pictures.draw import (
+from castssl.types import Hierarchy, Tokens
+from castssl.visualization.colors import paint
+from castssl.visualization.draw import (
     BORDER,
     GAP,
     PAPER,
@@ -20,7 +21,6 @@ from castssl.pictures.draw import (
     sheet,
     to_pil,
 )
-from castssl.types import Hierarchy, Tokens
 
 
 def hierarchy(sizes: tuple[int, ...] = (16, 8, 4), *, batch: int = 2, cell: int = 8) -> Hierarchy:
@@ -62,7 +62,7 @@ def test_a_row_shows_image_superpixels_and_each_pooled_stage() -> None:
     assert np.array_equal(shown[0], np.asarray(enlarged))
 
 
-def test_a_stage_panel_has_its_colours_inside_and_borders_between() -> None:
+def test_a_stage_panel_has_its_colors_inside_and_borders_between() -> None:
     tree = hierarchy()
     row = draw_hierarchy(picture(), tree, 0, panel=64, strength=1.0)
     [_, _, fine, coarse] = panels(row, 64)
@@ -103,7 +103,7 @@ def test_the_picture_must_be_what_the_encoder_saw() -> None:
         draw_hierarchy(picture().float(), hierarchy())
 
 
-def test_a_partition_has_mean_colours() -> None:
+def test_a_partition_has_mean_colors() -> None:
     image = torch.zeros(3, 8, 16, dtype=torch.uint8)
     image[0, :, :4], image[2, :, 8:] = 200, 50
     labels = torch.zeros(8, 16, dtype=torch.int32)
@@ -117,8 +117,8 @@ def test_a_partition_has_mean_colours() -> None:
 
 def test_an_overlay_lets_the_image_through() -> None:
     image = torch.zeros(3, 8, 8, dtype=torch.uint8)
-    colours = np.full((8, 8, 3), 100, np.uint8)
-    assert np.asarray(overlay(image, torch.zeros(8, 8), colours, panel=8, strength=0.5)).max() == 50
+    colors = np.full((8, 8, 3), 100, np.uint8)
+    assert np.asarray(overlay(image, torch.zeros(8, 8), colors, panel=8, strength=0.5)).max() == 50
 
 
 def test_wide_images_keep_their_shape() -> None:
@@ -130,9 +130,9 @@ def test_a_sheet_holds_all_rows() -> None:
     rows = [Image.new("RGB", (40, 10), (1, 2, 3)), Image.new("RGB", (60, 20), (4, 5, 6))]
     page = sheet(rows, "a title")
     assert page.width == 60 + 2 * GAP
-    colours = {colour: count for count, colour in page.getcolors(10_000) or []}
-    assert (colours[(1, 2, 3)], colours[(4, 5, 6)]) == (400, 1200)
-    assert len(colours) > 3  # the title's ink, smoothed
+    colors = {color: count for count, color in page.getcolors(10_000) or []}
+    assert (colors[(1, 2, 3)], colors[(4, 5, 6)]) == (400, 1200)
+    assert len(colors) > 3  # the title's ink, smoothed
     assert page.getpixel((0, 0)) == PAPER
     assert sheet(rows).height < page.height
     with pytest.raises(ValueError, match="at least one"):
@@ -140,11 +140,11 @@ def test_a_sheet_holds_all_rows() -> None:
 
 
 def test_panels_stand_beside_each_other_above_their_captions() -> None:
-    colours = ((200, 0, 0), (0, 0, 200))
-    row = np.asarray(captioned([Image.new("RGB", (40, 30), colour) for colour in colours], ["one", "two"]))
-    for i, colour in enumerate(colours):
+    colors = ((200, 0, 0), (0, 0, 200))
+    row = np.asarray(captioned([Image.new("RGB", (40, 30), color) for color in colors], ["one", "two"]))
+    for i, color in enumerate(colors):
         left = GAP + i * (40 + GAP)
-        assert (row[GAP : GAP + 30, left : left + 40] == colour).all()
+        assert (row[GAP : GAP + 30, left : left + 40] == color).all()
         assert (row[GAP + 30 :, left : left + 40] != PAPER).any(), "there is a caption"
     with pytest.raises(ValueError, match="zip"):
         captioned([Image.new("RGB", (4, 4))], [])

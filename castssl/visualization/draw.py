@@ -12,8 +12,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from castssl.pictures.colours import NOTHING, Bytes, Ints, numbered, paint
 from castssl.types import Hierarchy
+from castssl.visualization.colors import NOTHING, Bytes, Ints, numbered, paint
 
 Picture = Image.Image | Tensor
 """A PIL image, or a uint8 (3, H, W) RGB tensor."""
@@ -27,17 +27,17 @@ INK, FAINT, PAPER, BORDER = (32, 32, 36), (90, 90, 98), (255, 255, 255), (255, 2
 def draw_hierarchy(
     image: Picture, hierarchy: Hierarchy, index: int = 0, *, panel: int = 224, strength: float = 0.85
 ) -> Image.Image:
-    """A row: the image, its superpixels in their mean colours, then each stage, fine to coarse, captioned.
+    """A row: the image, its superpixels in their mean colors, then each stage, fine to coarse, captioned.
 
-    Stages of as many tokens as the one before (no pooling between them) are left out.  Colours agree
-    between stages: parts are shades of their whole (:func:`castssl.pictures.colours.paint`).
+    Stages of as many tokens as the one before (no pooling between them) are left out.  Colors agree
+    between stages: parts are shades of their whole (:func:`castssl.visualization.colors.paint`).
 
     Args:
         image: what the encoder saw, before normalisation: uint8 (3, H, W) or PIL, H x W the segments' size.
         hierarchy: of a batch, from ``encoder(view)`` or ``encoder.segment(view)``, on any device.
         index: which image of the batch.
         panel: height of a panel in pixels.
-        strength: how much colour hides the image, 0 to 1.
+        strength: how much color hides the image, 0 to 1.
 
     Returns:
         An RGB image.
@@ -57,37 +57,37 @@ def draw_hierarchy(
     labels = [hierarchy.labels(i)[index] for i in stages]
     panels = [_upright(shown, panel), partition(shown, segments, panel=panel)]
     captions = ["image", f"{_seen(segments)} superpixels"]
-    for stage, label, colours in zip(stages, labels, paint(labels) if labels else [], strict=True):
-        panels.append(overlay(shown, label, colours, panel=panel, strength=strength))
+    for stage, label, colors in zip(stages, labels, paint(labels) if labels else [], strict=True):
+        panels.append(overlay(shown, label, colors, panel=panel, strength=strength))
         captions.append(_caption(sizes[stage], _seen(label)))
     return captioned(panels, captions)
 
 
 def partition(image: Picture, labels: Tensor, *, panel: int = 224) -> Image.Image:
-    """Each region in its mean colour, with white borders: integer (H, W) labels -> RGB, ``panel`` high."""
+    """Each region in its mean color, with white borders: integer (H, W) labels -> RGB, ``panel`` high."""
     shown = to_pil(image)
     regions = numbered(labels)
     return overlay(shown, labels, _means(np.asarray(shown), regions), panel=panel, strength=1.0)
 
 
 def overlay(
-    image: Picture, labels: Tensor, colours: Bytes, *, panel: int = 224, strength: float = 0.85
+    image: Picture, labels: Tensor, colors: Bytes, *, panel: int = 224, strength: float = 0.85
 ) -> Image.Image:
-    """The image under colours, with thin white borders between regions.
+    """The image under colors, with thin white borders between regions.
 
     Args:
         image: of size H x W.
         labels: integer (H, W), whose borders are drawn.
-        colours: uint8 (H, W, 3), laid over the image.
+        colors: uint8 (H, W, 3), laid over the image.
         panel: height of the result in pixels.
-        strength: how much colour hides the image, 0 to 1.
+        strength: how much color hides the image, 0 to 1.
     """
     regions = numbered(labels)
     # Drawn at twice the size and shrunk, borders come out thin and smooth.
     width, height = 2 * round(panel * regions.shape[1] / regions.shape[0]), 2 * panel
-    grey = to_pil(image).convert("L").convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-    flat = Image.fromarray(colours).resize((width, height), Image.Resampling.NEAREST)
-    blend = Image.blend(grey, flat, strength)
+    gray = to_pil(image).convert("L").convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    flat = Image.fromarray(colors).resize((width, height), Image.Resampling.NEAREST)
+    blend = Image.blend(gray, flat, strength)
     rows = (np.arange(height) * 2 + 1) * regions.shape[0] // (2 * height)
     columns = (np.arange(width) * 2 + 1) * regions.shape[1] // (2 * width)
     blend.paste(BORDER, mask=_borders(regions[rows][:, columns]))
@@ -154,7 +154,7 @@ def _upright(image: Image.Image, height: int) -> Image.Image:
 
 
 def _means(pixels: Bytes, regions: Ints) -> Bytes:
-    """Each pixel's region's mean colour: uint8 (H, W, 3)."""
+    """Each pixel's region's mean color: uint8 (H, W, 3)."""
     slots = regions.ravel() + 1
     mass = np.bincount(slots, minlength=1)
     sums = [np.bincount(slots, weights=channel) for channel in pixels.reshape(-1, 3).T]

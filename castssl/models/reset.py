@@ -11,10 +11,10 @@ from castssl.contracts import Encoder
 from castssl.models.cast import CAST
 
 
-def untrained(encoder: Encoder) -> Encoder:
+def reinitialize(encoder: Encoder) -> Encoder:
     """A copy of the encoder with weights drawn anew from torch's global generator.
 
-    Every module initialises itself by its ``reset_parameters``, and CAST its blocks and class token on top.
+    Every module initializes itself by its ``reset_parameters``, and CAST its blocks and class token on top.
     """
     copied = deepcopy(cast(nn.Module, encoder))
     for module in copied.modules():
@@ -22,5 +22,5 @@ def untrained(encoder: Encoder) -> Encoder:
         if callable(reset):
             reset()
     if isinstance(copied, CAST):
-        copied.initialise(trunc=copied.positions.requires_grad)
+        copied.initialize(trunc=copied.positions.requires_grad)
     return cast(Encoder, copied)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from castssl.models.create import create
-from castssl.models.untrained import untrained
+from castssl.models.reset import reinitialize
 
 
 @pytest.mark.parametrize("positions", ["sincos", "learned"])
@@ -19,7 +19,7 @@ def test_every_weight_is_drawn_anew_as_for_a_new_model(positions: Any) -> None:
             if part.requires_grad:
                 part.fill_(7.0)
     learnt = {name: value.clone() for name, value in encoder.state_dict().items()}
-    drawn = cast(nn.Module, untrained(cast(Any, encoder))).state_dict()
+    drawn = cast(nn.Module, reinitialize(cast(Any, encoder))).state_dict()
     for name, expected in new.state_dict().items():
         spread, middle = float(expected.float().std(correction=0)), float(expected.float().mean())
         assert float(drawn[name].float().std(correction=0)) == pytest.approx(spread, rel=0.4, abs=1e-6), name

@@ -1,0 +1,1 @@
+"""Images of hierarchies, label paths and partitions."""
