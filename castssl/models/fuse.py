@@ -10,14 +10,18 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_reduce
 
+from castssl import ranks
 from castssl.models.cast import CAST
 from castssl.types import Hierarchy, View
 
 
 class Fusion(nn.Module):
     """Batch norm, dropout and a linear layer over concatenated stages.
+
+    ``norm`` holds the batch norm's parameters and running statistics; :func:`masked_batch_norm` applies it.
 
     Args:
         dim: token width D.
@@ -30,11 +34,71 @@ class Fusion(nn.Module):
         self.dropout = nn.Dropout(0.2)
         self.linear = nn.Linear(dim * stages, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, stages * D) -> (B, N, D); the statistics run over images and tokens, padding included."""
-        normed = self.norm(x.transpose(1, 2)).transpose(1, 2)
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Fuse the rows.
+
+        Args:
+            x: float (B, N, stages * D).
+            valid: bool (B, N), the rows over which the batch norm's statistics run; None for all of them,
+                padding included, as in the published models.
+
+        Returns:
+            float (B, N, D).
+        """
+        if valid is None or not self.norm.training:
+            normed: Tensor = self.norm(x.transpose(1, 2)).transpose(1, 2)
+        else:
+            normed = masked_batch_norm(x, valid, self.norm)
         out: Tensor = self.linear(self.dropout(normed))
         return out
+
+
+def masked_batch_norm(x: Tensor, valid: Tensor, norm: nn.BatchNorm1d | nn.SyncBatchNorm) -> Tensor:
+    """Batch norm in training mode whose statistics, also the running ones, are those of the valid rows.
+
+    Where ``norm`` was converted to ``SyncBatchNorm``, they are those of its processes' valid rows.
+
+    Args:
+        x: float (B, N, C); the rows that are not valid must be finite, too.
+        valid: bool (B, N).
+        norm: the parameters and the running statistics, which are updated.
+
+    Returns:
+        float (B, N, C) in the dtype of ``x``: all rows, normed.
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    rows, weight = x.to(wide), valid[..., None].to(wide)
+    # One number more in the first sum counts the rows.
+    sums = torch.cat([(rows * weight).sum((0, 1)), weight.sum().view(1)])
+    sums = _over_processes(sums, norm)
+    count = sums[-1].clamp(min=1)
+    mean = sums[:-1] / count
+    centered = rows - mean
+    variance = _over_processes((centered.square() * weight).sum((0, 1)), norm) / count
+    _update(norm, mean.detach(), (variance * count / (count - 1).clamp(min=1)).detach())
+    scale = (variance + norm.eps).rsqrt() * norm.weight
+    return (centered * scale + norm.bias).to(x.dtype)
+
+
+def _over_processes(sums: Tensor, norm: nn.BatchNorm1d | nn.SyncBatchNorm) -> Tensor:
+    """The sums over the processes of a ``SyncBatchNorm``, with gradient; as they are for another norm."""
+    if not isinstance(norm, nn.SyncBatchNorm) or ranks.world() == 1:
+        return sums
+    group = norm.process_group or distributed.group.WORLD
+    total: Tensor = all_reduce(sums, group=group)  # type: ignore[no-untyped-call]
+    return total
+
+
+@torch.no_grad()
+def _update(norm: nn.BatchNorm1d | nn.SyncBatchNorm, mean: Tensor, variance: Tensor) -> None:
+    """Move the running statistics towards those of a batch."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    momentum = 0.1 if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+    norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum)
+    norm.num_batches_tracked.add_(1)
 
 
 class FusedCAST(CAST):
@@ -77,8 +141,18 @@ class FusedCAST(CAST):
         parents = self._parents(hierarchy, sizes)
         rows = [unpool(hierarchy.stages[stage].x, at) for stage, at in enumerate(parents)]
         both = torch.cat([torch.cat(after[: self.served], -1), torch.cat(rows, -1)], 1)
-        fused: Tensor = self.fusion(both)
+        fused: Tensor = self.fusion(both, self._valid(hierarchy))
         return hierarchy, fused
+
+    def _valid(self, hierarchy: Hierarchy) -> Tensor | None:
+        """Which rows of the fused tokens are no padding: bool (B, 1 + N); None where padding takes part.
+
+        The class token of an image without any token does not count.
+        """
+        if self.padding == "reference":
+            return None
+        valid = hierarchy.stages[0].mass > 0
+        return torch.cat([valid.any(1, keepdim=True), valid], 1)
 
     def _parents(self, hierarchy: Hierarchy, sizes: Sequence[int] | None) -> list[Tensor]:
         """For each served stage, the token that each finest token ended up in: int64 (B, N)."""

@@ -96,7 +96,8 @@ class GraphPool(nn.Module):
         valid = tokens.mass > 0
         absent = ~valid.gather(1, index)
         assign = logits.masked_fill(absent[:, None], -torch.inf).softmax(-1)
-        return assign * valid[..., None], index
+        # Not a product: of an image without any token all rows are NaN here.
+        return assign.masked_fill(~valid[..., None], 0.0), index
 
     def logits(self, tokens: Tokens, size: int) -> tuple[Tensor, Tensor]:
         """Kappa times the cosine of refined tokens and centroids: float32 (B, N, K), and the picks (B, K).
