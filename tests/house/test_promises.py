@@ -33,7 +33,6 @@ TARGETS = sorted(set(re.findall(r"(?m)^(?:\$ )?make ([a-z-]+)", CODE)))
 RECIPES = sorted(set(re.findall(r"recipes/[\w/]+\.py", CODE)))
 COMMANDS = sorted(set(re.findall(r"(?m)^(?:\$ )?castssl ([a-z][a-z-]*)", CODE)))
 NAMES = sorted(set(re.findall(r"\bcastssl(?:\.[A-Za-z_]\w*)+", CODE)) - {"castssl.egg"})
-LINKS = sorted(set(re.findall(r"\]\((?!https?:|#|mailto:)([^)\s#]+)", README)))
 PROJECTS = [path for path in source.files() if path.name == "pyproject.toml"]
 
 
@@ -94,11 +93,6 @@ def test_python_name_exists(name: str) -> None:
             found = getattr(found, part)
         return
     pytest.fail(f"{name} does not import")
-
-
-@pytest.mark.parametrize("link", LINKS)
-def test_link_leads_somewhere(link: str) -> None:
-    assert (source.ROOT / link).exists()
 
 
 def entries(path: Path) -> list[tuple[str, str, str]]:
