@@ -55,7 +55,7 @@ class Config(PretrainConfig):
     temperature: float = 0.2
     """Temperature of the contrastive loss."""
     momentum: float = 0.99
-    """The momentum twin's coefficient."""
+    """The coefficient of the momentum encoder."""
     momentum_rise: bool = True
     """Let it rise to 1 along a cosine, as the released scripts do; Table 11 prints the constant only."""
     hidden: int = 4096
@@ -75,7 +75,7 @@ class Config(PretrainConfig):
 
 
 def make_objective(cfg: Config, labels: LabelTree) -> MoCoV3:
-    """The encoder with projector, predictor and momentum twin."""
+    """The encoder with projector, predictor and momentum encoder."""
     encoder = create(cfg.encoder(), advance=True)
     objective = MoCoV3(
         encoder,

@@ -68,7 +68,7 @@ class Config(PretrainConfig):
     optimizer: Literal["adamw", "lars", "sgd"] = "adamw"
     """adamw, lars (large batches) or sgd with momentum."""
     branch: Literal["base", "momentum", "ema"] = field(default="base", metadata=FREE)
-    """Which encoder is evaluated and saved: base, or the twin or average that the objective has."""
+    """Which encoder is evaluated and saved: base, or the momentum or averaged one of the objective."""
 
 
 def make_views(cfg: Config, objective: Objective) -> TwoViews:
@@ -127,7 +127,7 @@ def main(cfg: Config) -> None:
     optimizer = make_optimizer(cfg, module)
     model, optimizer = run.prepare(module, optimizer)
     if cfg.compile:
-        for part in module.modules():  # The encoder and its twins.
+        for part in module.modules():  # The encoder and its copies.
             if isinstance(part, type(objective.encoder)):
                 part.compile()
     check, photos = FirstBatch(objective), [photo for _, photo in photographs()]

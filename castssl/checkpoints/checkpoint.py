@@ -19,7 +19,7 @@ from castssl.types import LabelTree
 
 State = dict[str, Tensor]
 Which = Literal["base", "momentum"]
-TWIN = "twin."
+MOMENTUM = "momentum_model."
 """Before the names in ``extra`` of a momentum encoder and its projector."""
 
 
@@ -31,8 +31,8 @@ class Checkpoint:
         config: of the encoder.
         encoder: its tensors.
         heads: the classifiers' tensors, as ``objective.heads()`` names them; empty where there are none.
-        extra: other tensors: ``projector.*``, ``predictor.*``, ``twin.*`` (a momentum encoder and its
-            projector), and ``published.*``, which only the published layout has a place for.
+        extra: other tensors: ``projector.*``, ``predictor.*``, ``momentum_model.*`` (a momentum encoder
+            and its projector), and ``published.*``, which only the published layout has a place for.
         objective: name of the objective that has trained the heads; ``""`` where there are none.
         options: it was built with these.
         labels: its classes; None where the file does not name them.
@@ -110,17 +110,17 @@ class Checkpoint:
         """
         if which == "base":
             return self
-        if not (momentum := self.under(f"{TWIN}encoder.")):
+        if not (momentum := self.under(f"{MOMENTUM}encoder.")):
             raise DataError(
                 f"{self.source} has no {which} encoder; only MoCo's checkpoints have, leave which out"
             )
-        other = {f"{TWIN}encoder.{name}": value for name, value in self.encoder.items()}
+        other = {f"{MOMENTUM}encoder.{name}": value for name, value in self.encoder.items()}
         for name, value in self.extra.items():
-            if name.startswith(f"{TWIN}projector."):
-                other[name.removeprefix(TWIN)] = value
+            if name.startswith(f"{MOMENTUM}projector."):
+                other[name.removeprefix(MOMENTUM)] = value
             elif name.startswith("projector."):
-                other[TWIN + name] = value
-            elif not name.startswith(TWIN):
+                other[MOMENTUM + name] = value
+            elif not name.startswith(MOMENTUM):
                 other[name] = value
         return replace(self, encoder=momentum, extra=_swap_published(other))
 
@@ -131,11 +131,11 @@ class Checkpoint:
 
 def _swap_published(extra: State) -> State:
     """Exchange what the published layout keeps of the two branches."""
-    base, twin = "published.", f"published.{TWIN}"
+    base, momentum = "published.", f"published.{MOMENTUM}"
     swapped = {n: v for n, v in extra.items() if not n.startswith(base)}
     for name, value in extra.items():
-        if name.startswith(twin):
-            swapped[base + name.removeprefix(twin)] = value
+        if name.startswith(momentum):
+            swapped[base + name.removeprefix(momentum)] = value
         elif name.startswith(base):
-            swapped[twin + name.removeprefix(base)] = value
+            swapped[momentum + name.removeprefix(base)] = value
     return swapped

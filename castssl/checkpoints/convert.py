@@ -104,7 +104,7 @@ def official_state(published: Published) -> State:
     layout = published.layout
     if layout.variant not in MOCO:
         return _spelt(layout, published.state)
-    parts = {"base_encoder": published.state, "momentum_encoder": published.twin}
+    parts = {"base_encoder": published.state, "momentum_encoder": published.momentum}
     state: State = {}
     for name, part in parts.items():
         state |= {f"module.{name}.{key}": value for key, value in _spelt(layout, part).items()}

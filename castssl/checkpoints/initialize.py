@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from castssl.checkpoints.checkpoint import TWIN, Checkpoint, State, Which
+from castssl.checkpoints.checkpoint import MOMENTUM, Checkpoint, State, Which
 from castssl.checkpoints.classifier import take_heads
 from castssl.checkpoints.load import Source, read
 from castssl.checkpoints.report import Report
@@ -91,24 +91,28 @@ def initialize(
 def _moco(objective: MoCoV3, checkpoint: Checkpoint) -> None:
     """Encoder, projector, predictor and momentum encoder; without a momentum encoder it is a copy again."""
     taken = _taken(objective.encoder, checkpoint, checkpoint.encoder)
-    momentum = checkpoint.under(f"{TWIN}encoder.")
-    twin = _taken(objective.encoder, checkpoint, momentum) if momentum else taken
-    copied, trained = f"{TWIN}projector", objective.projector
-    parts = {"projector": trained, "predictor": objective.predictor, copied: objective.twin["projector"]}
+    momentum = checkpoint.under(f"{MOMENTUM}encoder.")
+    copied = _taken(objective.encoder, checkpoint, momentum) if momentum else taken
+    projector, momentum_model = f"{MOMENTUM}projector", objective.momentum_model
+    parts = {
+        "projector": objective.projector,
+        "predictor": objective.predictor,
+        projector: momentum_model["projector"],
+    }
     found = {name: tensors for name in parts if (tensors := checkpoint.under(f"{name}."))}
     for name, tensors in found.items():
         _check_widths(name, parts[name], tensors, checkpoint.source)
     # Nothing is loaded before all of it fits.
     cast(nn.Module, objective.encoder).load_state_dict(taken, strict=False)
-    objective.twin["encoder"].load_state_dict(twin, strict=False)
+    momentum_model["encoder"].load_state_dict(copied, strict=False)
     for name, part in parts.items():
         if name in found:
             part.load_state_dict(found[name])
-        elif name == copied:
-            part.load_state_dict(trained.state_dict())
+        elif name == projector:
+            part.load_state_dict(objective.projector.state_dict())
         else:
             checkpoint.report.notes.append(f"not in the weights, begins afresh: {name}.*")
-    with_it = [f"{name}.*" for name in (*(["twin.encoder"] if momentum else []), *found)]
+    with_it = [f"{name}.*" for name in (*([f"{MOMENTUM}encoder"] if momentum else []), *found)]
     if with_it:
         checkpoint.report.notes.append(f"taken over beside the encoder: {', '.join(with_it)}")
     if not momentum:

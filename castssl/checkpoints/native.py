@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from castssl import ranks
-from castssl.checkpoints.checkpoint import TWIN, Checkpoint, State
+from castssl.checkpoints.checkpoint import MOMENTUM, Checkpoint, State
 from castssl.checkpoints.report import Report
 from castssl.contracts import Encoder, Objective
 from castssl.encoder_config import EncoderConfig
@@ -72,7 +72,7 @@ def save_objective(objective: Objective, encoder: Encoder, path: str | Path) -> 
     if encoder is not objective.encoder:
         made = (
             made.choose("momentum")
-            if made.under(f"{TWIN}encoder.")
+            if made.under(f"{MOMENTUM}encoder.")
             else replace(made, encoder=dict(encoder.state_dict()), extra={})
         )
     return write(made, path)

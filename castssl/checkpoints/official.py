@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from castssl.checkpoints.checkpoint import TWIN, Checkpoint
+from castssl.checkpoints.checkpoint import MOMENTUM, Checkpoint
 from castssl.checkpoints.official_layout import (
     FUSED,
     LEARNED,
@@ -75,9 +75,10 @@ def decode(content: Mapping[str, Any], *, ema: bool = False, source: str = "this
     if "head.0.weight" in state:
         extra |= _under_ours("projector.", state, "head.")
     extra |= {f"predictor.layers.{name}": value for name, value in published.predictor.items()}
-    if twin := published.twin:
-        extra |= {f"{TWIN}encoder.{name}": value for name, value in encoder_state(layout, twin).items()}
-        extra |= _under_ours(f"{TWIN}projector.", twin, "head.") | _left_over(layout, twin, KEPT + TWIN)
+    if momentum := published.momentum:
+        extra |= {f"{MOMENTUM}encoder.{n}": value for n, value in encoder_state(layout, momentum).items()}
+        extra |= _under_ours(f"{MOMENTUM}projector.", momentum, "head.")
+        extra |= _left_over(layout, momentum, KEPT + MOMENTUM)
     added = "the position table's first row" if layout.learned else "pe_token (of zeros in the released code)"
     report.changed["cls_token"] = f"{added} is added to it"
     if beside := sorted({name.partition(".")[0] for name in extra}):
@@ -201,13 +202,13 @@ def encode(checkpoint: Checkpoint) -> Published:
     check(state, layout.shapes, variant, layout.spelt)
     report = Report(variant=variant, used=list(ours), renamed={layout.ours(n) or n: n for n in state})
     report.notes += _differences(checkpoint, variant)
-    twin: State = {}
-    if momentum := checkpoint.under(f"{TWIN}encoder."):
-        twin = _published_state(layout, momentum, checkpoint.under(KEPT + TWIN))
-        twin |= _head_of_layers(checkpoint.under(f"{TWIN}projector.layers."))
-        check(twin, layout.shapes, f"{variant}, the momentum encoder", layout.spelt)
+    momentum: State = {}
+    if tensors := checkpoint.under(f"{MOMENTUM}encoder."):
+        momentum = _published_state(layout, tensors, checkpoint.under(KEPT + MOMENTUM))
+        momentum |= _head_of_layers(checkpoint.under(f"{MOMENTUM}projector.layers."))
+        check(momentum, layout.shapes, f"{variant}, the momentum encoder", layout.spelt)
     predictor = checkpoint.under("predictor.layers.")
-    return Published(layout, state, predictor, twin, config.dense and variant == "cast_seg", report)
+    return Published(layout, state, predictor, momentum, config.dense and variant == "cast_seg", report)
 
 
 def _head_of_layers(layers: State) -> State:

@@ -29,7 +29,7 @@ from lightly.models.modules.heads import ProjectionHead
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castssl.checkpoints.checkpoint import TWIN, Checkpoint, State
+from castssl.checkpoints.checkpoint import MOMENTUM, Checkpoint, State
 from castssl.checkpoints.official import (
     KEPT,
     SEEDS,
@@ -222,7 +222,7 @@ def _resize(checkpoint: Checkpoint, image_size: int) -> Checkpoint:
         checkpoint,
         config=replace(config, image_size=image_size),
         encoder=resized(checkpoint.encoder, "positions"),
-        extra=resized(checkpoint.extra, f"{TWIN}encoder.positions"),
+        extra=resized(checkpoint.extra, f"{MOMENTUM}encoder.positions"),
     )
 
 

@@ -49,7 +49,7 @@ class Published:
         layout: variant and shapes.
         state: the model, by plain published names (see :mod:`castssl.checkpoints.official_layout`).
         predictor: MoCo's predictor, names after ``predictor.``; empty in other files.
-        twin: the momentum encoder of a MoCo checkpoint, by plain names; empty in other files.
+        momentum: the momentum encoder of a MoCo checkpoint, by plain names; empty in other files.
         dense: the file is of the VOC fine-tuning, whose tokens have the label map's resolution.
         report: what happened on the way.
     """
@@ -57,7 +57,7 @@ class Published:
     layout: Layout
     state: State
     predictor: State = field(default_factory=dict)
-    twin: State = field(default_factory=dict)
+    momentum: State = field(default_factory=dict)
     dense: bool = False
     report: Report = field(default_factory=Report)
 
@@ -86,16 +86,20 @@ def take_apart(content: Mapping[str, Any], *, ema: bool = False) -> Published:
     layout = Layout(variant, plain["cls_token"].shape[-1], depths, rows, tuple(head_shapes(plain)))
     check(plain, layout.shapes, variant, layout.spelt)
     _check_width(layout)
-    twin = merge_spellings(parts["twin"], stage_depths(parts["twin"]), Report()) if parts["twin"] else {}
-    if twin:
-        check(twin, layout.shapes, f"{variant}, the other branch")
+    momentum = (
+        merge_spellings(parts["momentum"], stage_depths(parts["momentum"]), Report())
+        if parts["momentum"]
+        else {}
+    )
+    if momentum:
+        check(momentum, layout.shapes, f"{variant}, the other branch")
     found = parts["predictor"]
     if found:
         check(found, _predictor_shapes(found, layout), "predictor")
     report.variant = variant
     report.used = [*state, *(f"predictor.{name}" for name in found)]
     report.renamed = {name: new for name in plain if (new := layout.ours(name))}
-    return Published(layout, plain, found, twin, parts["dense"] != {}, report)
+    return Published(layout, plain, found, momentum, parts["dense"] != {}, report)
 
 
 def _check_width(layout: Layout) -> None:
@@ -144,8 +148,8 @@ def _tensors(content: Mapping[str, Any], where: str) -> State:
 
 
 def _parts(state: State, report: Report) -> dict[str, State]:
-    """Encoder, twin and predictor, without their prefixes."""
-    moco = {"encoder": "base_encoder.", "twin": "momentum_encoder.", "predictor": "predictor."}
+    """Encoder, momentum encoder and predictor, without their prefixes."""
+    moco = {"encoder": "base_encoder.", "momentum": "momentum_encoder.", "predictor": "predictor."}
     groups: dict[str, str] = {"encoder": ""}
     dense: State = {}
     if any(key.startswith(("base_encoder.", "momentum_encoder.")) for key in state):
@@ -154,7 +158,7 @@ def _parts(state: State, report: Report) -> dict[str, State]:
         groups, dense = {"encoder": "vit_backbone."}, state
     elif any(key.startswith("encoder.") for key in state):
         groups = {"encoder": "encoder.", "decoder": "decoder."}
-    parts: dict[str, State] = {"encoder": {}, "twin": {}, "predictor": {}, "decoder": {}, "dense": dense}
+    parts: dict[str, State] = {"encoder": {}, "momentum": {}, "predictor": {}, "decoder": {}, "dense": dense}
     strange = []
     for key, value in state.items():
         name = next((name for name, prefix in groups.items() if key.startswith(prefix)), "")

@@ -48,16 +48,16 @@ def contrast(q: Tensor, k: Tensor, temperature: float) -> Tensor:
 
 
 class MoCoV3(nn.Module):
-    """An encoder with projector and predictor, and the momentum twin of encoder and projector.
+    """An encoder with projector and predictor, and momentum copies of encoder and projector.
 
-    The twin's parameters follow in :meth:`after_step`; its batch norm and dropout work as in training, as in
-    the released code.  Reads the class token of the encoder's last stage.
+    :meth:`after_step` updates the copies; their batch norm and dropout run in training mode, as in the
+    released code.  Reads the class token of the encoder's last stage.
 
     Args:
         encoder: what is pretrained.
         labels: the data set's label tree, unused.
         temperature: T.
-        momentum: the twin's coefficient at the start.
+        momentum: the coefficient of the momentum copies at the start.
         momentum_rise: let it rise to 1 along a cosine (the released scripts); False keeps it constant, as a
             reading of Table 11 would have it.
         hidden: width of the hidden layers of projector and predictor.
@@ -87,9 +87,9 @@ class MoCoV3(nn.Module):
         self.encoder = encoder
         self.projector = _head((encoder.dim, hidden, hidden, out))
         self.predictor = _head((out, hidden, out))
-        twin = deepcopy(cast(nn.Module, encoder))
-        self.twin = nn.ModuleDict({"encoder": twin, "projector": deepcopy(self.projector)})
-        self.twin.requires_grad_(False)
+        copied = deepcopy(cast(nn.Module, encoder))
+        self.momentum_model = nn.ModuleDict({"encoder": copied, "projector": deepcopy(self.projector)})
+        self.momentum_model.requires_grad_(False)
 
     def forward(self, batch: Batch) -> Outcome:
         """The symmetric loss, and how often a query finds its own key first (``match``).
@@ -109,10 +109,10 @@ class MoCoV3(nn.Module):
         return Outcome(loss, {"loss": loss.detach(), "match": match})
 
     def after_step(self, progress: float) -> None:
-        """Move the twin; the coefficient is that of ``progress``."""
+        """Update the momentum copies; the coefficient is that of ``progress``."""
         m = self.coefficient(progress)
-        update_momentum(self.encoder, self.twin["encoder"], m)
-        update_momentum(self.projector, self.twin["projector"], m)
+        update_momentum(self.encoder, self.momentum_model["encoder"], m)
+        update_momentum(self.projector, self.momentum_model["projector"], m)
 
     def coefficient(self, progress: float) -> float:
         """The momentum coefficient at a share of training."""
@@ -121,8 +121,8 @@ class MoCoV3(nn.Module):
         return 1 - (1 - self.momentum) / 2 * (1 + math.cos(math.pi * progress))
 
     def branch(self, name: Literal["base", "momentum"]) -> Encoder:
-        """The encoder that is trained, or its momentum twin."""
-        return self.encoder if name == "base" else cast(Encoder, self.twin["encoder"])
+        """The trained encoder or the momentum encoder."""
+        return self.encoder if name == "base" else cast(Encoder, self.momentum_model["encoder"])
 
     def predict(self, view: View) -> Mapping[str, Tensor]:
         """Nothing: there are no classes."""
@@ -133,7 +133,7 @@ class MoCoV3(nn.Module):
         return q
 
     def _key(self, view: View) -> Tensor:
-        k: Tensor = self.twin["projector"](feature(self.twin["encoder"], view))
+        k: Tensor = self.momentum_model["projector"](feature(self.momentum_model["encoder"], view))
         return k
 
     def _two(self, batch: Batch) -> tuple[View, View]:

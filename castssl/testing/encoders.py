@@ -227,11 +227,11 @@ def check_deep_copies(subject: Subject) -> None:
     encoder.train()
     _loss(encoder(view)).backward()  # type: ignore[no-untyped-call]
     try:
-        twin = copy.deepcopy(encoder)
+        copied = copy.deepcopy(encoder)
     except Exception as fault:
         raise ContractError(f"deepcopy fails after a step: {fault}; store no result on self") from fault
-    _claim_same(_run(encoder, view), _run(twin, view), "a deep copy gives another {}")
-    theirs = twin.state_dict()
+    _claim_same(_run(encoder, view), _run(copied, view), "a deep copy gives another {}")
+    theirs = copied.state_dict()
     own = {name: tensor for name, tensor in encoder.state_dict().items() if tensor.numel()}
     shared = [name for name, tensor in own.items() if tensor.data_ptr() == theirs[name].data_ptr()]
     claim(not shared, f"a deep copy shares {', '.join(shared[:5])}: keep tensors as parameters or buffers")

@@ -261,19 +261,19 @@ def check_leaves_input_alone(subject: Subject) -> None:
 
 
 def check_deep_copies(subject: Subject) -> None:
-    """A copy made after a training step works alike, and shares nothing: it becomes the momentum twin."""
+    """A copy made after a training step works alike, and shares nothing: objectives keep momentum copies."""
     pooling, given = evaluated(subject)
     backward(pool(pooling, with_gradient(given)))
     try:
-        twin = copy.deepcopy(pooling)
+        copied = copy.deepcopy(pooling)
     except Exception as fault:
         raise ContractError(f"deepcopy fails after a step: {fault}; store no result on self") from fault
-    claim_same(pool(pooling, given), pool(twin, given), "a deep copy gives another {}")
+    claim_same(pool(pooling, given), pool(copied, given), "a deep copy gives another {}")
     with torch.no_grad():
-        for tensor in twin.state_dict().values():
+        for tensor in copied.state_dict().values():
             if tensor.is_floating_point():
                 tensor.add_(1.0)
-    theirs = twin.state_dict()
+    theirs = copied.state_dict()
     shared = [name for name, t in pooling.state_dict().items() if t.data_ptr() == theirs[name].data_ptr()]
     claim(not shared, f"a deep copy shares {', '.join(shared)}: keep tensors as parameters or buffers")
 

@@ -107,9 +107,9 @@ def test_one_branch_stands_first(tmp_path: Path) -> None:
     content = checkpoints.moco()
     torch.save(content, tmp_path / "in.pth")
     convert(tmp_path / "in.pth", tmp_path / "m.safetensors", which="momentum", sizes=SIZES)
-    twin = content["state_dict"]["module.momentum_encoder.norm.bias"]
+    momentum = content["state_dict"]["module.momentum_encoder.norm.bias"]
     encoder = load_encoder(tmp_path / "m.safetensors")
-    assert torch.equal(encoder.state_dict()["norm.bias"], twin)
+    assert torch.equal(encoder.state_dict()["norm.bias"], momentum)
     other = load_official(tmp_path / "m.safetensors", which="momentum", sizes=SIZES)
     base = content["state_dict"]["module.base_encoder.norm.bias"]
     assert torch.equal(other.encoder.state_dict()["norm.bias"], base)

@@ -46,7 +46,7 @@ def test_both_encoders_projectors_and_the_predictor_are_there(variant: str, tmp_
     content = checkpoints.moco(variant)
     moco = moco_of(content, temperature=0.3)
     assert moco.temperature == 0.3
-    projectors = {"base": moco.projector, "momentum": moco.twin["projector"]}
+    projectors = {"base": moco.projector, "momentum": moco.momentum_model["projector"]}
     for which in BOTH:
         official = load_official(content, sizes=SIZES, which=which)
         same(moco.branch(which), official.encoder.state_dict())
@@ -60,7 +60,7 @@ def test_both_encoders_projectors_and_the_predictor_are_there(variant: str, tmp_
     other = moco_of(content, "momentum")
     same(other.branch("base"), dict(moco.branch("momentum").state_dict()))
     same(other.branch("momentum"), dict(moco.branch("base").state_dict()))
-    same(other.projector, dict(moco.twin["projector"].state_dict()))
+    same(other.projector, dict(moco.momentum_model["projector"].state_dict()))
     same(other.predictor, dict(moco.predictor.state_dict()))
 
 
@@ -77,8 +77,8 @@ def test_it_trains_a_step() -> None:
     views = [View(torch.randn(4, 3, 32, 32), segments) for _ in range(2)]
     moco(Batch(views, torch.zeros(4, 0, dtype=torch.int64))).loss.backward()
     moco.after_step(0.5)
-    assert moco.encoder.state_dict().keys() == moco.twin["encoder"].state_dict().keys()
-    assert all(p.grad is None for p in moco.twin.parameters())
+    assert moco.encoder.state_dict().keys() == moco.momentum_model["encoder"].state_dict().keys()
+    assert all(p.grad is None for p in moco.momentum_model.parameters())
 
 
 def test_what_is_missing_begins_afresh_and_is_named() -> None:
@@ -92,15 +92,15 @@ def test_what_is_missing_begins_afresh_and_is_named() -> None:
     assert "not in the weights, a copy of the encoder: the momentum encoder" in report.notes
     expected = load_official(bare, sizes=SIZES).encoder.state_dict()
     same(moco.encoder, expected)
-    same(moco.twin["encoder"], expected)
-    same(moco.twin["projector"], dict(moco.projector.state_dict()))
+    same(moco.momentum_model["encoder"], expected)
+    same(moco.momentum_model["projector"], dict(moco.projector.state_dict()))
     whole = read(checkpoints.moco())
-    alone = {name: value for name, value in whole.extra.items() if not name.startswith("twin.")}
+    alone = {name: value for name, value in whole.extra.items() if not name.startswith("momentum_model.")}
     moco = moco_of(replace(whole, extra=alone))
     report = initialize(moco, replace(whole, extra=alone))
     assert "taken over beside the encoder: projector.*, predictor.*" in report.notes
-    same(moco.twin["encoder"], dict(moco.encoder.state_dict()))
-    same(moco.twin["projector"], whole.under("projector."))
+    same(moco.momentum_model["encoder"], dict(moco.encoder.state_dict()))
+    same(moco.momentum_model["projector"], whole.under("projector."))
 
 
 def test_other_widths_are_refused_by_name() -> None:

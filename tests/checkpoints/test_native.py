@@ -87,17 +87,17 @@ def test_all_of_a_checkpoint_is_read_again(tmp_path: Path) -> None:
 
 def test_the_objective_is_in_the_file_of_its_encoder(tmp_path: Path) -> None:
     moco = MoCoV3(nano(), hidden=8, out=4)
-    for value in moco.twin.state_dict().values():
+    for value in moco.momentum_model.state_dict().values():
         value.add_(1)
     base = read(save_objective(moco, moco.encoder, tmp_path / "base.safetensors"))
     same(base.encoder, dict(moco.encoder.state_dict()))
-    same(base.under("twin.encoder."), dict(moco.twin["encoder"].state_dict()))
-    same(base.under("twin.projector."), dict(moco.twin["projector"].state_dict()))
+    same(base.under("momentum_model.encoder."), dict(moco.momentum_model["encoder"].state_dict()))
+    same(base.under("momentum_model.projector."), dict(moco.momentum_model["projector"].state_dict()))
     same(base.under("projector."), dict(moco.projector.state_dict()))
     same(base.under("predictor."), dict(moco.predictor.state_dict()))
-    assert {name.partition(".")[0] for name in base.extra} == {"projector", "predictor", "twin"}
+    assert {name.partition(".")[0] for name in base.extra} == {"projector", "predictor", "momentum_model"}
     momentum = read(save_objective(moco, moco.branch("momentum"), tmp_path / "momentum.safetensors"))
-    same(momentum.encoder, dict(moco.twin["encoder"].state_dict()))
+    same(momentum.encoder, dict(moco.momentum_model["encoder"].state_dict()))
     same(momentum.extra, base.choose("momentum").extra)
     same(read(tmp_path / "base.safetensors", which="momentum").encoder, momentum.encoder)
     same(read(tmp_path / "momentum.safetensors", which="momentum").encoder, base.encoder)

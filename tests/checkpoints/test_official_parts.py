@@ -35,7 +35,7 @@ def saved(path: Path, content: Any) -> Path:
 def test_prefixes_change_nothing(variant: str) -> None:
     bare = state(variant, *classes(variant))
     expected = take_apart(bare)
-    assert (expected.layout.variant, expected.twin, expected.predictor) == (variant, {}, {})
+    assert (expected.layout.variant, expected.momentum, expected.predictor) == (variant, {}, {})
     wrapped: dict[str, dict[str, Any]] = {
         "distributed": {f"module.{k}": v for k, v in bare.items()},
         "deit": {"model": bare, "optimizer": {}, "lr_scheduler": {}, "epoch": 3, "args": None},
@@ -73,19 +73,20 @@ def test_the_encoder_that_comes_first_is_explicit() -> None:
     content = checkpoints.moco()
     published, model = take_apart(content), content["state_dict"]
     assert torch.equal(published.state["cls_token"], model["module.base_encoder.cls_token"])
-    assert torch.equal(published.twin["cls_token"], model["module.momentum_encoder.cls_token"])
+    assert torch.equal(published.momentum["cls_token"], model["module.momentum_encoder.cls_token"])
     assert published.predictor.keys() == {*checkpoints.layers(4, 8, 4)}
     base, momentum = read(content), read(content, which="momentum")
     assert base.extra.keys() == momentum.extra.keys()
     assert not torch.equal(base.encoder["cls_token"], momentum.encoder["cls_token"])
     for one, other in ((base, momentum), (momentum, base)):
         for name, value in one.encoder.items():
-            assert torch.equal(other.extra[f"twin.encoder.{name}"], value), name
+            assert torch.equal(other.extra[f"momentum_model.encoder.{name}"], value), name
         for prefix in ("projector.", "published."):
-            twin = other.under("published.twin." if prefix == "published." else f"twin.{prefix}")
-            own = {name: v for name, v in one.under(prefix).items() if not name.startswith("twin.")}
-            assert own.keys() == twin.keys() != set()
-            assert all(torch.equal(twin[name], value) for name, value in own.items())
+            kept = prefix == "published."
+            copied = other.under(f"{prefix}momentum_model." if kept else f"momentum_model.{prefix}")
+            own = {name: v for name, v in one.under(prefix).items() if not name.startswith("momentum_model.")}
+            assert own.keys() == copied.keys() != set()
+            assert all(torch.equal(copied[name], value) for name, value in own.items())
         assert all(torch.equal(one.under("predictor.layers.")[n], v) for n, v in published.predictor.items())
     with pytest.raises(DataError, match="has no momentum encoder; only MoCo's checkpoints have"):
         read(state("cast"), which="momentum")

@@ -69,7 +69,7 @@ class Heaviest(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Objective: a head names the finest label, and stays near its slow twin."""
+    """Objective: a head names the finest label, and stays near its slow moving average."""
 
     views = 1
     target: Target = "path"
@@ -80,7 +80,7 @@ class Classifier(nn.Module):
         self.encoder = encoder
         self.width = labels.levels
         self.head = nn.Linear(encoder.dim, labels.sizes[-1] if labels.levels else 1)
-        self.twin = deepcopy(self.head).requires_grad_(False)
+        self.average = deepcopy(self.head).requires_grad_(False)
         self.register_buffer("progress", torch.zeros(()))
 
     def forward(self, batch: Batch) -> Outcome:
@@ -88,7 +88,7 @@ class Classifier(nn.Module):
         cls = self.read(batch.views[0])
         logits = self.head(cls).float()
         loss = F.cross_entropy(logits, batch.target[:, -1])
-        near = F.mse_loss(logits, self.twin(cls).float())
+        near = F.mse_loss(logits, self.average(cls).float())
         return Outcome(loss + 0.1 * (1 - self.progress) * near, {"near": near.detach()})
 
     def validate(self, batch: Batch) -> None:
@@ -105,7 +105,7 @@ class Classifier(nn.Module):
     def after_step(self, progress: float) -> None:
         self.progress.fill_(progress)
         with torch.no_grad():
-            for slow, fast in zip(self.twin.parameters(), self.head.parameters(), strict=True):
+            for slow, fast in zip(self.average.parameters(), self.head.parameters(), strict=True):
                 slow.lerp_(fast, 0.1)
 
     def predict(self, view: View) -> Mapping[str, Tensor]:

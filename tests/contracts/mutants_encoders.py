@@ -165,15 +165,15 @@ class KeepsItsResult(Changed):
 
 class SharesWhenCopied(Pairs):
     def __deepcopy__(self, memo: dict[int, Any]) -> SharesWhenCopied:
-        twin = SharesWhenCopied(self.config)
-        twin.embed, twin.place, twin.cls, twin.mix, twin.read = (
+        copied = SharesWhenCopied(self.config)
+        copied.embed, copied.place, copied.cls, copied.mix, copied.read = (
             self.embed,
             self.place,
             self.cls,
             self.mix,
             self.read,
         )
-        return twin
+        return copied
 
 
 class SeededByPython(Pairs):

@@ -50,11 +50,11 @@ class IdleHead(Classifier):
         self.idle = nn.Linear(2, 2)
 
 
-class GradientToTwin(Classifier):
-    """The twin's own hook writes the gradient that the loss does not."""
+class GradientToAverage(Classifier):
+    """The average's own hook writes the gradient that the loss does not."""
 
     def forward(self, batch: Batch) -> Outcome:
-        for slow in self.twin.parameters():
+        for slow in self.average.parameters():
             slow.grad = torch.ones_like(slow)
         return super().forward(batch)
 
@@ -146,8 +146,8 @@ class LocalCentre(Classifier):
         return cls
 
 
-class TwinByRank(Classifier):
-    """A twin that moves by what only this rank has seen."""
+class AverageByRank(Classifier):
+    """An average that moves by what only this rank has seen."""
 
     seen = 0.0
 
@@ -157,7 +157,7 @@ class TwinByRank(Classifier):
 
     def after_step(self, progress: float) -> None:
         with torch.no_grad():
-            for slow in self.twin.parameters():
+            for slow in self.average.parameters():
                 slow.add_(self.seen)
 
 
@@ -168,7 +168,7 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_outcome, LossPerImage, "must be a scalar"),
     (room.check_outcome, DetachedLoss, "no gradient"),
     (room.check_gradients, IdleHead, "idle.weight, idle.bias"),
-    (room.check_gradients, GradientToTwin, "frozen parameters got a gradient: twin.weight"),
+    (room.check_gradients, GradientToAverage, "frozen parameters got a gradient: average.weight"),
     (room.check_fits_one_batch, ShufflesLabels, "not learnt"),
     (room.check_refuses_wrong_batches, TakesFirstView, "given 2 views, raise ValueError"),
     (room.check_refuses_wrong_batches, TakesAnyDtype, "target of torch.float32, raise ValueError"),
@@ -181,5 +181,5 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_predictions, PredictsNothing, "return its logits"),
     (room.check_predictions, PredictsByBatch, "depends on the other images"),
     (room.check_two_ranks_stay_equal, LocalCentre, "two ranks differ in centre"),
-    (room.check_two_ranks_stay_equal, TwinByRank, "two ranks differ in twin.weight"),
+    (room.check_two_ranks_stay_equal, AverageByRank, "two ranks differ in average.weight"),
 ]

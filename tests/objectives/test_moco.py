@@ -1,4 +1,4 @@
-"""MoCo v3: golden values, the twin's movement, refusals."""
+"""MoCo v3: golden values, the update of the momentum copies, refusals."""
 
 from __future__ import annotations
 
@@ -41,10 +41,12 @@ def batch(count: int = 4) -> Batch:
     return Batch(views, torch.zeros(count, 0, dtype=torch.long))
 
 
-def test_the_twin_begins_equal_and_follows_by_the_coefficient() -> None:
+def test_the_momentum_copies_begin_equal_and_follows_by_the_coefficient() -> None:
     moco = objective(momentum=0.9)
-    pairs = list(zip(moco.encoder.parameters(), moco.twin["encoder"].parameters(), strict=True))
-    pairs += list(zip(moco.projector.parameters(), moco.twin["projector"].parameters(), strict=True))
+    pairs = list(zip(moco.encoder.parameters(), moco.momentum_model["encoder"].parameters(), strict=True))
+    pairs += list(
+        zip(moco.projector.parameters(), moco.momentum_model["projector"].parameters(), strict=True)
+    )
     assert all(torch.equal(a, b) for a, b in pairs)
     before = [b.clone() for _, b in pairs]
     with torch.no_grad():
@@ -62,10 +64,10 @@ def test_the_coefficient_rises_along_a_cosine_or_stays(rise: bool, expected: lis
     assert [moco.coefficient(p) for p in (0, 0.5, 1)] == pytest.approx(expected)
 
 
-def test_no_gradient_reaches_the_twin_and_every_other_parameter_has_one() -> None:
+def test_no_gradient_reaches_the_momentum_copies_and_every_other_parameter_has_one() -> None:
     moco = objective()
     moco(batch()).loss.backward()
-    assert all(p.grad is None for p in moco.twin.parameters())
+    assert all(p.grad is None for p in moco.momentum_model.parameters())
     missing = [n for n, p in moco.named_parameters() if p.requires_grad and p.grad is None]
     assert not missing
 

@@ -47,7 +47,7 @@ def test_it_trains_is_continued_and_leaves_results(tmp_path: Path, pictures: Pat
 def test_the_branch_is_the_objective_s() -> None:
     moco = registry.build("objectives", "moco:hidden=16,out=8", SampleEncoder(), LabelTree.none())
     assert encoder_of(moco, "base") is moco.encoder
-    assert encoder_of(moco, "momentum") is moco.twin["encoder"]  # type: ignore[attr-defined]
+    assert encoder_of(moco, "momentum") is moco.momentum_model["encoder"]  # type: ignore[attr-defined]
     template = registry.build("objectives", "template", SampleEncoder(), LabelTree.none())
     with pytest.raises(ConfigError, match="--branch momentum: TemplateObjective has one encoder only"):
         encoder_of(template, "momentum")

@@ -37,5 +37,5 @@ def test_a_refusal_of_all_trees_is_told() -> None:
 def test_training_moves_weights_and_state() -> None:
     before, after = build(Classifier).module.state_dict(), trained(Classifier).module.state_dict()
     moved = {name for name in before if not before[name].equal(after[name])}
-    assert {"head.weight", "twin.weight", "progress"} <= moved
+    assert {"head.weight", "average.weight", "progress"} <= moved
     assert deepcopy(after).keys() == before.keys()

@@ -114,7 +114,7 @@ class Loader:
 
 
 class Objective(nn.Module):
-    """Learns to rebuild images; has dropout, batch norm, a twin and a buffer, as the real ones have."""
+    """Learns to rebuild images; has dropout, batch norm, a average and a buffer, as the real ones have."""
 
     steps: Tensor
 
@@ -124,12 +124,12 @@ class Objective(nn.Module):
         self.cfg = cfg
         norm = nn.Identity() if cfg.plain else nn.BatchNorm1d(8)
         self.net = nn.Sequential(nn.Linear(size, 8), norm, nn.Dropout(cfg.dropout), nn.Linear(8, size))
-        self.twin = nn.Linear(size, 8).requires_grad_(False)
+        self.average = nn.Linear(size, 8).requires_grad_(False)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     def forward(self, batch: Batch) -> Outcome:
         x = batch.views[0].image.flatten(1)
-        loss = (self.net(x) - x).pow(2).mean() + 0.0 * self.twin(x).sum()
+        loss = (self.net(x) - x).pow(2).mean() + 0.0 * self.average(x).sum()
         if self.cfg.nan_at == int(self.steps) + 1 and ranks.rank() == self.cfg.nan_rank:
             loss = loss * float("nan")
         draws = random.random() + np.random.random()  # noqa: NPY002
@@ -138,7 +138,7 @@ class Objective(nn.Module):
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         linear: nn.Linear = self.net[0]  # type: ignore[assignment]
-        self.twin.weight.lerp_(linear.weight, 0.1 * (1 - progress))
+        self.average.weight.lerp_(linear.weight, 0.1 * (1 - progress))
         self.steps += 1
         if self.cfg.poison_at and int(self.steps) == self.cfg.poison_at:
             linear.weight[0, 0] = float("inf")

@@ -80,13 +80,13 @@ def test_texts_are_frozen_and_the_copy_reads_the_same() -> None:
     encoder = tiny()
     trained = {name for name, part in encoder.named_parameters() if part.requires_grad}
     assert trained == {f"network.visual.{name}" for name, _ in encoder.network.visual.named_parameters()}  # type: ignore[union-attr]
-    twin = copy.deepcopy(encoder)
+    copied = copy.deepcopy(encoder)
     names, texts = ["fox", "eagle"], ["a photo of a {}"]
     vectors = encoder.zero_shot(names, texts)
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
-    torch.testing.assert_close(twin.zero_shot(names, texts), vectors)
+    torch.testing.assert_close(copied.zero_shot(names, texts), vectors)
     assert encoder.training
-    assert twin.scale == pytest.approx(1 / 0.07, rel=1e-4)
+    assert copied.scale == pytest.approx(1 / 0.07, rel=1e-4)
 
 
 def test_by_name_from_a_checkpoint_and_back_from_our_file(architecture: str, tmp_path: Path) -> None:

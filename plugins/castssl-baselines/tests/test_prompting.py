@@ -215,9 +215,9 @@ def test_a_copy_of_both_has_prompts_of_its_own() -> None:
     given = prompts(model, 1)
     with torch.no_grad():
         before, _ = run(model, images, given)
-        twin, (theirs,) = deepcopy((model, given))
+        copied, (theirs,) = deepcopy((model, given))
         theirs.tokens.mul_(-1)
-        moved, _ = run(twin, images, [theirs])
+        moved, _ = run(copied, images, [theirs])
         assert same(run(model, images, given)[0], before)
         assert not same(moved, before)
-        assert same(twin(images), model(images))
+        assert same(copied(images), model(images))

@@ -1,4 +1,4 @@
-"""Each loss against its formula; two processes against one; schedules, twins and refusals."""
+"""Each loss against its formula; two processes against one; schedules, momentum models and refusals."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def simclr(objective: Made, given: Batch) -> Tensor:
 def byol(objective: Made, given: Batch) -> Tensor:
     """Equation 2 and its mirror image."""
     online = [objective.predictor(objective.projector(x)) for x in tokens(objective.encoder, given)]
-    target = [objective.twin["projector"](x) for x in tokens(objective.twin["encoder"], given)]
+    target = [
+        objective.momentum_model["projector"](x) for x in tokens(objective.momentum_model["encoder"], given)
+    ]
     total = torch.zeros(())
     for p, z in [(online[0], target[1]), (online[1], target[0])]:
         for one, other in zip(p, z, strict=True):
@@ -109,7 +111,9 @@ def vicreg(objective: Made, given: Batch) -> Tensor:
 def dino(objective: Made, given: Batch) -> Tensor:
     """Algorithm 1 without local crops, at the start: centre 0, the teacher's temperature 0.04."""
     student = [objective.projector(x) / 0.1 for x in tokens(objective.encoder, given)]
-    teacher = [objective.twin["projector"](x) for x in tokens(objective.twin["encoder"], given)]
+    teacher = [
+        objective.momentum_model["projector"](x) for x in tokens(objective.momentum_model["encoder"], given)
+    ]
     total = torch.zeros(())
     for s, t in [(student[0], teacher[1]), (student[1], teacher[0])]:
         total = total - ((t / 0.04).exp() / (t / 0.04).exp().sum(1, True) * s.log_softmax(1)).sum(1).mean()
@@ -180,7 +184,9 @@ def test_the_centre_follows_in_training_only() -> None:
     assert not objective.criterion.center.any()
     objective.train()
     objective(given)
-    rows = torch.cat([objective.twin["projector"](x) for x in tokens(objective.twin["encoder"], given)])
+    rows = torch.cat(
+        [objective.momentum_model["projector"](x) for x in tokens(objective.momentum_model["encoder"], given)]
+    )
     torch.testing.assert_close(objective.criterion.center[0, 0], 0.1 * rows.mean(0))
 
 
@@ -189,7 +195,10 @@ def test_the_teacher_warms_up_and_a_loaded_state_remembers(progress: float, expe
     objective, given = make(SPECS["dino"]), batch(2, NONE, 8)
     objective.eval()
     objective.after_step(progress)
-    teacher = [objective.twin["projector"](x) / expected for x in tokens(objective.twin["encoder"], given)]
+    teacher = [
+        objective.momentum_model["projector"](x) / expected
+        for x in tokens(objective.momentum_model["encoder"], given)
+    ]
     student = [objective.projector(x) / 0.1 for x in tokens(objective.encoder, given)]
     terms = [
         -(t.softmax(1) * s.log_softmax(1)).sum(1).mean() for t, s in zip(teacher, student[::-1], strict=True)
@@ -212,26 +221,26 @@ def test_the_last_layer_waits() -> None:
 
 
 @pytest.mark.parametrize("name", ["byol", "dino"])
-def test_the_twin_follows_and_ends_still(name: str) -> None:
+def test_the_momentum_encoder_follows_and_ends_still(name: str) -> None:
     objective = make(SPECS[name] + ",momentum=0.8")
-    twin, base = objective.branch("momentum").embed.weight, objective.branch("base").embed.weight
-    assert torch.equal(twin, base)
+    momentum, base = objective.branch("momentum").embed.weight, objective.branch("base").embed.weight
+    assert torch.equal(momentum, base)
     with torch.no_grad():
         base += 1
-    before = twin.clone()
+    before = momentum.clone()
     objective.after_step(0.5)
     # 1 - 0.2 * (cos(pi / 2) + 1) / 2
-    torch.testing.assert_close(twin, before + 0.1 * (base - before))
-    before = twin.clone()
+    torch.testing.assert_close(momentum, before + 0.1 * (base - before))
+    before = momentum.clone()
     objective.after_step(1.0)
-    torch.testing.assert_close(twin, before)
+    torch.testing.assert_close(momentum, before)
 
 
-def test_the_twins_modes_are_their_papers() -> None:
+def test_the_momentum_models_have_the_modes_of_their_papers() -> None:
     student, pupil = make(SPECS["dino"]).train(), make(SPECS["byol"]).train()
     assert student.projector.training
-    assert not any(part.training for part in student.twin.modules())
-    assert all(part.training for part in pupil.twin.modules())
+    assert not any(part.training for part in student.momentum_model.modules())
+    assert all(part.training for part in pupil.momentum_model.modules())
 
 
 @pytest.mark.parametrize("name", SPECS)

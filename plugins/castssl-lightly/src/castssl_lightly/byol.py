@@ -1,4 +1,4 @@
-"""BYOL: one view predicts what a momentum twin makes of the other; nothing is told apart.
+"""BYOL: one view predicts the momentum embedding of the other; there are no negative pairs.
 
 Bootstrap your own latent, https://arxiv.org/abs/2006.07733, equation 2.
 """
@@ -15,14 +15,14 @@ from torch import nn
 
 from castssl.contracts import Encoder
 from castssl.types import Batch, LabelTree, Outcome
+from castssl_lightly.momentum import MomentumObjective
 from castssl_lightly.siamese import in_float32, spread
-from castssl_lightly.twin import Taught
 
 
-class BYOL(Taught):
-    """Predict the twin's embedding of the other view, both ways.
+class BYOL(MomentumObjective):
+    """Predict the momentum embedding of the other view, in both directions.
 
-    The twin's batch norm works as in training, as in the released code.
+    The batch norm of the momentum model runs in training mode, as in the released code.
 
     Args:
         encoder: what is pretrained.
@@ -32,7 +32,7 @@ class BYOL(Taught):
         out: width of the embedding (likewise).
 
     Raises:
-        ConfigError: if ``momentum`` is no share.
+        ConfigError: if ``momentum`` is not in [0, 1].
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class BYOL(Taught):
         out: int = 256,
     ) -> None:
         projector = BYOLProjectionHead(encoder.dim, hidden, out)
-        twin = {"encoder": deepcopy(cast(nn.Module, encoder)), "projector": deepcopy(projector)}
-        super().__init__(encoder, projector, twin, momentum)
+        momentum_model = {"encoder": deepcopy(cast(nn.Module, encoder)), "projector": deepcopy(projector)}
+        super().__init__(encoder, projector, momentum_model, momentum)
         self.predictor = BYOLPredictionHead(out, hidden, out)
         self.criterion = NegativeCosineSimilarity()
 

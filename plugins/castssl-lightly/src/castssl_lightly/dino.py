@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
 from castssl.types import Batch, LabelTree, Outcome
+from castssl_lightly.momentum import MomentumObjective
 from castssl_lightly.siamese import in_float32, spread
-from castssl_lightly.twin import Taught
 
 
-class DINO(Taught):
+class DINO(MomentumObjective):
     """Agree with the teacher about the other view, on two global views: no local crops.
 
     All views of an image that castssl's recipes make have one size, so what local crops gain is not to be had
@@ -73,8 +73,8 @@ class DINO(Taught):
         widths = (encoder.dim, hidden, bottleneck, out)
         projector, copy = _head(widths), _head(widths)
         copy.load_state_dict(projector.state_dict())
-        twin = {"encoder": deepcopy(cast(nn.Module, encoder)), "projector": copy}
-        super().__init__(encoder, projector, twin, momentum)
+        momentum_model = {"encoder": deepcopy(cast(nn.Module, encoder)), "projector": copy}
+        super().__init__(encoder, projector, momentum_model, momentum)
         self.criterion = _Loss(
             out, teacher_temp=teacher_temperature, student_temp=temperature, center_momentum=center_momentum
         )
@@ -109,7 +109,7 @@ class DINO(Taught):
     def train(self, mode: bool = True) -> DINO:
         """The teacher stays in evaluation mode."""
         super().train(mode)
-        self.twin.eval()
+        self.momentum_model.eval()
         return self
 
     def _agree(self, t1: Tensor, t2: Tensor, s1: Tensor, s2: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class Siamese(nn.Module):
         return first, second
 
     def after_step(self, progress: float) -> None:
-        """Nothing moves between steps, unless there is a twin."""
+        """Nothing is updated between steps unless there is a momentum model."""
 
     def predict(self, view: View) -> Mapping[str, Tensor]:
         """Nothing: there are no classes."""

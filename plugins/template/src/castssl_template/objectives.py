@@ -43,7 +43,7 @@ class TemplateObjective(nn.Module):
         return Outcome(self.weight * error, {"error": error.detach()})
 
     def after_step(self, progress: float) -> None:
-        """Nothing moves between steps; a momentum twin would move here."""
+        """Nothing is updated between steps; update a momentum encoder here."""
 
     def predict(self, view: View) -> Mapping[str, Tensor]:
         """Nothing: there are no classes."""
