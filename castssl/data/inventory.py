@@ -26,7 +26,7 @@ SHOWN = 5
 def inventory(images: Images | Stream) -> Inventory:
     """The inventory of a data set; names are relative to its root, so that a moved one has the same."""
     if not isinstance(images, Images):
-        return {"images": len(images), "source": images.called}
+        return {"images": len(images), "source": images.name}
     order = hashlib.sha256()
     counts: dict[int, int] = defaultdict(int)
     hashes: dict[int, Any] = defaultdict(hashlib.sha256)

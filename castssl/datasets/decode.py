@@ -63,7 +63,7 @@ def header(file: IO[bytes], declared: Range | None = None) -> Image.Image:
         Exception: of almost any kind, if it is broken, of an unknown format, or of more than
             ``2 * PIL.Image.MAX_IMAGE_PIXELS`` pixels (a bomb).
     """
-    hush()
+    silence_pil()
     try:
         opened = Image.open(file)
     except UnidentifiedImageError:
@@ -198,7 +198,7 @@ def fitted(mask: Image.Image, size: tuple[int, int], by: int) -> Image.Image:
     )
 
 
-def hush() -> None:
+def silence_pil() -> None:
     """Let PIL not warn of every odd tag: what matters is whether the picture can be read.
 
     A context around each picture would make Python forget which other warnings it has shown already, and a

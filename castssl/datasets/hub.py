@@ -15,12 +15,12 @@ from torch import Tensor
 
 from castssl import ranks
 from castssl.contracts import DataSet, Item, Listing, Turn, Unreadable
-from castssl.datasets.feed import SHUFFLED, Spec, class_number, fetch, first_split, need, read_spec
+from castssl.datasets import stream
 from castssl.errors import DataError
 from castssl.types import LabelTree
 
 OPTIONS = ("split", "input_key", "target_key", "num_classes")
-"""What may follow the name, as in ``hfds/cifar100?input_key=img&target_key=fine_label``."""
+"""Options behind the name, as in ``hfds/cifar100?input_key=img&target_key=fine_label``."""
 
 
 class Hub:
@@ -36,20 +36,21 @@ class Hub:
     """
 
     def __init__(self, name: str, split: str) -> None:
-        need("datasets", f"hfds/{name.partition(':')[0]}", "datasets")
+        stream.require_package("datasets", f"hfds/{name.partition(':')[0]}", "datasets")
         import datasets  # type: ignore[import-untyped]
 
-        spec = read_spec("hfds", name, OPTIONS)
+        self.title = f"hfds/{name}"
+        spec = stream.read_spec("hfds", name, OPTIONS)
         load = partial(datasets.load_dataset, spec.name, cache_dir=spec.root or None)
-        found = first_split(f"hfds/{name}", split, spec.options, lambda called: load(split=called))
-        self.called = f"hfds/{name}"
-        key, target, self.classes = _columns(spec, found.features)
-        images = found.select_columns([key]).cast_column(key, datasets.Image(decode=False))
-        self.key, self.images = key, images
-        labels = found.select_columns([target])[:][target] if self.classes else [None] * len(found)
-        numbers = [class_number(one, len(self.classes), self.name(row)) for row, one in enumerate(labels)]
+        rows = stream.open_split(self.title, split, spec.options, lambda one: load(split=one))
+        self.key, target, self.classes = _columns(spec, rows.features)
+        self.images = rows.select_columns([self.key]).cast_column(self.key, datasets.Image(decode=False))
+        labels = rows.select_columns([target])[:][target] if self.classes else [None] * len(rows)
+        numbers = [
+            stream.class_number(one, len(self.classes), self.name(row)) for row, one in enumerate(labels)
+        ]
+        # Classes int64 (n,), -1 where there is none.
         self.targets: Tensor = torch.tensor(numbers, dtype=torch.int64)
-        """Classes int64 (n,), -1 where there is none."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -60,7 +61,7 @@ class Hub:
 
     def name(self, row: int) -> str:
         """``hfds/NAME#row``."""
-        return f"{self.called}#{row}"
+        return f"{self.title}#{row}"
 
     def path(self, row: int) -> str:
         """As :meth:`name`."""
@@ -80,53 +81,54 @@ class HubStream:
     """
 
     def __init__(self, name: str, split: str) -> None:
-        need("datasets", f"hfids/{name.partition(':')[0]}", "datasets")
+        stream.require_package("datasets", f"hfids/{name.partition(':')[0]}", "datasets")
         import datasets
 
-        self.spec = read_spec("hfids", name, (*OPTIONS, "num_samples", "shuffle_size"))
-        self.called = self.spec.called
+        self.spec = stream.read_spec("hfids", name, (*OPTIONS, "num_samples", "shuffle_size"))
 
-        def opened(called: str) -> tuple[Any, int]:
+        def opener(one: str) -> tuple[Any, int]:
             builder = datasets.load_dataset_builder(self.spec.name, cache_dir=self.spec.root or None)
-            known = (builder.info.splits or {}).get(called)
-            return builder.as_streaming_dataset(split=called), (known.num_examples or 0) if known else 0
+            info = (builder.info.splits or {}).get(one)
+            return builder.as_streaming_dataset(split=one), (info.num_examples or 0) if info else 0
 
-        stream, known = first_split(f"hfids/{name}", split, self.spec.options, opened)
-        self.length = self.spec.number("num_samples") or known
+        rows, declared = stream.open_split(f"hfids/{name}", split, self.spec.options, opener)
+        self.length = self.spec.number("num_samples") or declared
         if not self.length:
             raise DataError(
-                f"{self.called}: the number of images is not known; give ?num_samples=N, or use hfds/"
+                f"{self.spec.title}: the number of images is not known; give ?num_samples=N, or use hfds/"
             )
-        if stream.features is None:
-            raise DataError(f"{self.called}: the columns are not known before it is downloaded; use hfds/")
-        self.key, self.target, self.classes = _columns(self.spec, stream.features)
+        if rows.features is None:
+            raise DataError(
+                f"{self.spec.title}: the columns are not known before it is downloaded; use hfds/"
+            )
+        self.key, self.target, self.classes = _columns(self.spec, rows.features)
         self.lost: list[Unreadable] = []
-        self.stream = stream.cast_column(self.key, datasets.Image(decode=False))
+        self.rows = rows.cast_column(self.key, datasets.Image(decode=False))
 
     def workers(self, world: int) -> int:
-        shards = int(self.stream.num_shards)
-        return shards // world if shards % world == 0 else shards  # else each process skips the others' items
+        shards = int(self.rows.num_shards)
+        # Where the shards cannot be divided, each process skips the items of the others.
+        return shards // world if shards % world == 0 else shards
 
     def items(self, turn: Turn) -> Iterator[Item | Unreadable]:
         from datasets.distributed import split_dataset_by_node  # type: ignore[import-untyped]
 
-        stream = self.stream
+        rows = self.rows
         if turn.train:
-            # interleaving more shards than this would leave readers without any
-            inputs = max(1, min(10, int(self.stream.num_shards) // (turn.world * turn.workers)))
-            size = self.spec.number("shuffle_size") or SHUFFLED
-            stream = stream.shuffle(seed=turn.seed, buffer_size=size, max_buffer_input_shards=inputs)
-        stream = split_dataset_by_node(stream, rank=turn.rank, world_size=turn.world)
-        stream.set_epoch(turn.epoch + (turn.lap << 20))
-        for row in stream:
+            # Interleaving more shards than this would leave readers without any.
+            inputs = max(1, min(10, int(self.rows.num_shards) // (turn.world * turn.workers)))
+            size = self.spec.number("shuffle_size") or stream.SHUFFLED
+            rows = rows.shuffle(seed=turn.seed, buffer_size=size, max_buffer_input_shards=inputs)
+        rows = split_dataset_by_node(rows, rank=turn.rank, world_size=turn.world)
+        rows.set_epoch(turn.epoch + (turn.lap << 20))
+        for row in rows:
             image = row[self.key]
             label = row.get(self.target) if self.classes else None
-            yield Item(self._place(image), partial(_file, image), label)
-
-    def _place(self, image: Mapping[str, Any] | None) -> str:
-        found = image or {}
-        path = found.get("path") or f"checksum {zlib.crc32(found.get('bytes') or b''):08x}"
-        return path if os.path.isabs(path) or "://" in path else f"{self.called}: {path}"
+            path = (image or {}).get(
+                "path"
+            ) or f"checksum {zlib.crc32((image or {}).get('bytes') or b''):08x}"
+            absolute = os.path.isabs(path) or "://" in path
+            yield Item(path if absolute else f"{self.spec.title}: {path}", partial(_file, image), label)
 
 
 class HubData(DataSet):
@@ -152,7 +154,7 @@ class StreamedHubData(DataSet):
         return HubStream(location, split)
 
 
-def _columns(spec: Spec, features: Mapping[str, Any]) -> tuple[str, str, tuple[str, ...]]:
+def _columns(spec: stream.Spec, features: Mapping[str, Any]) -> tuple[str, str, tuple[str, ...]]:
     """The columns of images and labels, and the names of the classes, () if there are none."""
     import datasets
 
@@ -160,7 +162,7 @@ def _columns(spec: Spec, features: Mapping[str, Any]) -> tuple[str, str, tuple[s
     for column, option in ((key, "input_key"), (target, "target_key")):
         if column not in features and (option == "input_key" or option in spec.options):
             raise DataError(
-                f"{spec.called} has no column {column!r}: it has {', '.join(features)}; name one as"
+                f"{spec.title} has no column {column!r}: it has {', '.join(features)}; name one as"
                 f" ?{option}=..."
             )
     classes = tuple(map(str, range(spec.number("num_classes"))))
@@ -168,7 +170,7 @@ def _columns(spec: Spec, features: Mapping[str, Any]) -> tuple[str, str, tuple[s
         return key, target, tuple(features[target].names)
     if target in features and not classes and ranks.is_main():
         warnings.warn(
-            f"the column {target!r} of {spec.called} names no classes, so the data counts as unlabelled; if"
+            f"the column {target!r} of {spec.title} names no classes, so the data counts as unlabeled; if"
             " it holds class numbers, give how many there are as ?num_classes=N",
             stacklevel=2,
         )
@@ -182,8 +184,9 @@ def _file(image: Mapping[str, Any] | None) -> IO[bytes]:
         DataError: if there is none.
         OSError: if the path cannot be read.
     """
-    if image is None or (image.get("bytes") is None and not image.get("path")):
-        raise DataError("there is no image in this row")
+    image = image or {}
     if image.get("bytes") is not None:
         return io.BytesIO(image["bytes"])
-    return fetch(image["path"])
+    if not image.get("path"):
+        raise DataError("there is no image in this row")
+    return stream.open_address(image["path"])

@@ -9,10 +9,10 @@ from typing import Any
 from PIL import Image
 
 from castssl.contracts import DataSet, Item, Turn, Unreadable
-from castssl.datasets.feed import first_split, need, read_spec
+from castssl.datasets.stream import open_split, read_spec, require_package
 
 OPTIONS = ("split", "input_key", "target_key", "shuffle_size", "prefetch_size", "download")
-"""What may follow the name."""
+"""Options behind the name."""
 
 
 class TensorFlowData(DataSet):
@@ -38,37 +38,37 @@ class TensorFlow:
     """
 
     def __init__(self, name: str, split: str) -> None:
-        need("tensorflow_datasets", f"tfds/{name.partition(':')[0]}", "tensorflow-datasets", "tensorflow-cpu")
+        title = f"tfds/{name.partition(':')[0]}"
+        require_package("tensorflow_datasets", title, "tensorflow-datasets", "tensorflow-cpu")
         self.spec = read_spec("tfds", name, OPTIONS)
-        self.split, reader = first_split(
-            f"tfds/{name}", split, self.spec.options, lambda called: (called, self._reader(called))
+        self.split, reader = open_split(
+            f"tfds/{name}", split, self.spec.options, lambda one: (one, self._reader(one))
         )
         self.classes = tuple(reader.class_to_idx)
         self.length = int(reader.num_samples)
         self.lost: list[Unreadable] = []
-        self._kept: tuple[tuple[object, ...], Any] | None = None
+        self._readers: dict[tuple[object, ...], Any] = {}
 
     def workers(self, world: int) -> int | None:
         return None
 
     def items(self, turn: Turn) -> Iterator[Item | Unreadable]:
-        place = (turn.train, turn.seed, turn.rank, turn.world, turn.worker, turn.workers)
-        if self._kept is None or self._kept[0] != place:
+        key = tuple(turn._replace(epoch=0, lap=0))
+        if key not in self._readers:
             reader = self._reader(self.split, is_training=turn.train, seed=turn.seed)
             reader.set_loader_cfg(num_workers=turn.workers)
-            self._kept = place, reader
-        reader = self._kept[1]
+            self._readers = {key: reader}
+        reader = self._readers[key]
         reader.set_epoch(turn.epoch + (turn.lap << 20))
         for number, (image, label) in enumerate(reader):
-            yield Item(f"{self.spec.called}#{number}", partial(_same, image), label)
+            yield Item(f"{self.spec.title}#{number}", partial(_identity, image), label)
 
     def _reader(self, split: str, **settings: Any) -> Any:
         from timm.data import create_reader  # type: ignore[attr-defined]
 
         numbers = {name: self.spec.number(name) for name in ("shuffle_size", "prefetch_size")}
-        settings |= {name: number for name, number in numbers.items() if number}
         keys = {name: self.spec.options.get(name) for name in ("input_key", "target_key")}
-        settings |= {name: key for name, key in keys.items() if key}
+        settings |= {name: value for name, value in {**numbers, **keys}.items() if value}
         return create_reader(
             f"tfds/{self.spec.name}",
             root=self.spec.root or None,
@@ -78,5 +78,5 @@ class TensorFlow:
         )
 
 
-def _same(image: Image.Image) -> Image.Image:
+def _identity(image: Image.Image) -> Image.Image:
     return image

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from castssl.contracts import DataSet, Feed, Item, Listing, Target, Turn
 from castssl.datasets.decode import header, read
-from castssl.datasets.feed import class_number
+from castssl.datasets.stream import class_number
 from castssl.errors import ConfigError, ContractError, DataError, NoSplit
 from castssl.testing.claims import Check, Subject, claim, make
 
