@@ -7,14 +7,15 @@ Shape letters: B images, N tokens, K pooled tokens, D channels, H x W pixels, L 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
 from torch import Tensor, nn
 
 from castssl.encoder_config import EncoderConfig
+from castssl.errors import ConfigError
 from castssl.types import Batch, Hierarchy, LabelTree, Outcome, Pooled, Tokens, View
 
 Kind = Literal["superpixels", "pooling", "objectives", "datasets", "encoders"]
@@ -23,50 +24,39 @@ Need = Literal["keys", "received"]
 Target = Literal["none", "path", "multihot"]
 
 
-class Module(Protocol):
-    """The part of :class:`torch.nn.Module` that the framework relies on."""
-
-    training: bool
-
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any: ...
-    def train(self, mode: bool = True) -> Any: ...
-    def eval(self) -> Any: ...
-    def requires_grad_(self, requires_grad: bool = True) -> Any: ...
-    def compile(self, *args: Any, **kwargs: Any) -> None: ...
-
-
-@runtime_checkable
-class Superpixels(Protocol):
+class Superpixels:
     """Partition pixels.  No gradient, no state between calls."""
 
-    runs_on: Literal["worker", "device"]
+    runs_on: Literal["worker", "device"] = "worker"
+    """Where it is called: in the data loader's processes, or on the device of the model."""
+    count: int | None = None
+    """How many superpixels were asked for; None if no number was."""
 
     def capacity(self, height: int, width: int) -> int:
         """A static upper bound of the number of labels for this image size."""
-        ...
+        raise NotImplementedError(f"{type(self).__name__}.capacity")
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) RGB -> int32 (B, H, W), labels in [0, capacity(H, W))."""
-        ...
+        raise NotImplementedError(f"{type(self).__name__}.__call__")
 
 
-@runtime_checkable
-class Pooling(Module, Protocol):
+class Pooling(nn.Module):
     """Turn N tokens into at most K."""
 
-    needs: frozenset[Need]
+    needs: frozenset[Need] = frozenset()
+    """What the model has to record of the attention before it."""
 
     def forward(self, tokens: Tokens, size: int) -> Pooled:
         """Pool ``tokens`` into ``size`` rows; ``ValueError`` unless 1 <= size <= N."""
-        ...
+        raise NotImplementedError(f"{type(self).__name__}.forward")
 
-    def __call__(self, tokens: Tokens, size: int) -> Pooled: ...
+    if TYPE_CHECKING:
+
+        def __call__(self, tokens: Tokens, size: int) -> Pooled: ...
 
 
-@runtime_checkable
-class Encoder(Module, Protocol):
+class Encoder(nn.Module):
     """Turn a view into a hierarchy of tokens.
 
     A factory of the group ``castssl.encoders`` is registered as KIND and called with a config named
@@ -81,22 +71,63 @@ class Encoder(Module, Protocol):
     """Token budget per stage."""
     config: EncoderConfig
     """What builds an equal encoder: the factory's config with ``sizes`` and ``dim`` filled in."""
+    uses_superpixels: bool = True
+    """False if the tokens are cells of the encoder's own, so that no superpixel has to fit."""
+    stride: int = 1
+    """Pixels per side of a cell of the stem: sides of images are best multiples of it."""
+
+    @property
+    def stages_with_cls(self) -> int:
+        """How many of the first stages serve the class token; :meth:`forward` returns these."""
+        return len(self.sizes)
+
+    @property
+    def last_norm(self) -> nn.Module | None:
+        """The norm of the last class token, which a head on an earlier stage may share; None without one."""
+        return None
 
     def forward(self, view: View) -> Hierarchy:
         """The stages, fine to coarse; ``ContractError`` if ``view`` is no view of normalized images."""
-        ...
+        raise NotImplementedError(f"{type(self).__name__}.forward")
 
-    def __call__(self, view: View) -> Hierarchy: ...
+    def segment(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy:
+        """All stages, also those that exist for the segmentation alone.
+
+        Args:
+            view: as in :meth:`forward`.
+            sizes: other token budgets than the encoder's own, with the same weights.
+
+        Raises:
+            ConfigError: if the encoder cannot have these sizes.
+        """
+        if sizes is not None and tuple(sizes) != self.sizes:
+            raise ConfigError(
+                f"a {type(self).__name__} has the sizes {self.sizes} and no others, got {tuple(sizes)};"
+                " leave sizes out, or ask for fewer superpixels"
+            )
+        return self(view)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, view: View) -> Hierarchy: ...
 
 
 @runtime_checkable
-class Objective(Module, Protocol):
+class Objective(Protocol):
     """Own everything beyond the encoder, and turn a batch into a loss."""
 
     views: int
     target: Target
     encoder: Encoder
+    training: bool
 
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any: ...
+    def train(self, mode: bool = True) -> Any: ...
+    def eval(self) -> Any: ...
+    def requires_grad_(self, requires_grad: bool = True) -> Any: ...
+    def compile(self, *args: Any, **kwargs: Any) -> None: ...
     def forward(self, batch: Batch) -> Outcome: ...
     def __call__(self, batch: Batch) -> Outcome: ...
 
@@ -252,3 +283,13 @@ class DataSet:
         check needs the location of real data.
         """
         return ""
+
+
+BASES: dict[str, type] = {
+    "superpixels": Superpixels,
+    "pooling": Pooling,
+    "objectives": Objective,
+    "datasets": DataSet,
+    "encoders": Encoder,
+}
+"""The base class of what a factory of each kind returns."""

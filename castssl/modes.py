@@ -5,22 +5,20 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from castssl.contracts import Module
-
 
 @contextmanager
-def evaluating(module: nn.Module | Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """``module`` in evaluation mode; afterwards each module in it is in its own mode again.
 
     Not the same as ``train()`` afterwards: frozen parts stay in evaluation mode.
     """
-    modules = list(cast("nn.Module", module).modules())
+    modules = list(module.modules())
     modes = [each.training for each in modules]
     module.eval()
     try:

@@ -35,16 +35,6 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
 }
 """What a factory of each kind is called with, before its options."""
 
-PROMISED: dict[str, tuple[str, ...]] = {
-    "superpixels": ("runs_on", "capacity", "__call__"),
-    "pooling": ("needs", "forward", "state_dict"),
-    "objectives": ("views", "target", "encoder", "forward", "after_step", "predict", "state_dict"),
-    "datasets": ("location", "splits", "indexed", "target", "open", "example"),
-    "encoders": ("dim", "sizes", "config", "forward", "state_dict"),
-}
-"""The attributes that what a factory of each kind returns must have."""
-
-
 SHELF: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "castssl-baselines": {
         "objectives": ("clip", "fgn", "flat", "hrn", "transhp"),
@@ -150,7 +140,7 @@ def build(kind: str, spec: str, *args: Any, **options: Any) -> Any:
         ConfigError: naming every option that does not fit the factory's signature, and those that do.
         UnknownPlugin, AmbiguousPlugin, BrokenPlugin: as :func:`load` does; BrokenPlugin also if building it
             needs a library that is not installed.
-        ContractError: if what it builds lacks an attribute that the kind promises.
+        ContractError: if what it builds does not inherit from the base class of its kind.
     """
     factory, wanted = bind(kind, spec, args, options)
     return _checked(kind, wanted.name, _call(kind, wanted, factory, args, options))
@@ -304,10 +294,12 @@ def _call(
 
 
 def _checked(kind: str, name: str, built: Any) -> Any:
-    missing = [attribute for attribute in PROMISED[kind] if not hasattr(built, attribute)]
-    if missing:
+    from castssl import contracts  # imports torch
+
+    base = contracts.BASES[check_kind(kind)]
+    if not isinstance(built, base):
         raise ContractError(
-            f"{kind} {name!r} built a {type(built).__name__} without {', '.join(missing)}; "
-            f"see castssl.contracts, and run `castssl check {kind} {name}`"
+            f"{kind} {name!r} built a {type(built).__name__}, expected a castssl.contracts.{base.__name__};"
+            f" inherit from it, and run `castssl check {kind} {name}`"
         )
     return built

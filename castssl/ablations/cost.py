@@ -92,7 +92,7 @@ def measure(study: Study, out: Path) -> None:
         counted = account(encoder, image_size=side, classes=())
         found[row] = {"GFLOPs": (counted.macs + counted.sampling) / 1e9}
         encoder.eval()
-        encoder.to(device)  # type: ignore[attr-defined]
+        encoder.to(device)
         views[row] = View(
             torch.randn(BATCH, 3, side, side, device=device), _regular(side, encoder.sizes[0]).to(device)
         )

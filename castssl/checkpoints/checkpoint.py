@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from castssl.checkpoints.report import Report
 from castssl.contracts import Encoder
@@ -62,11 +62,10 @@ class Checkpoint:
         """
         self.check()
         encoder = create(self.config)
-        module = cast(nn.Module, encoder)
         # Before the values go in: they would be rounded to float32 on the way.
-        module.to(next((v.dtype for v in self.encoder.values() if v.dtype == torch.float64), torch.float32))
-        module.load_state_dict(self.encoder)
-        module.eval()
+        encoder.to(next((v.dtype for v in self.encoder.values() if v.dtype == torch.float64), torch.float32))
+        encoder.load_state_dict(self.encoder)
+        encoder.eval()
         return encoder
 
     def check(self) -> None:
@@ -85,7 +84,7 @@ class Checkpoint:
             if max(config.sizes, default=0) > config.image_size**2:
                 raise ValueError(f"sizes {config.sizes} of {config.image_size} x {config.image_size} pixels")
             with torch.device("meta"):
-                built = cast(nn.Module, create(config))
+                built = create(config)
         except CastError:
             raise
         except Exception as error:  # a stranger's numbers fail in many ways

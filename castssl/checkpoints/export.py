@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ class Flat(nn.Module):
 
     def __init__(self, encoder: Encoder, heads: Sequence[nn.Module] = ()) -> None:
         super().__init__()
-        self.encoder = cast(nn.Module, encoder)
+        self.encoder = encoder
         self.heads = nn.ModuleList(heads)
 
     def forward(self, image: Tensor, segments: Tensor) -> dict[str, Tensor]:
@@ -76,13 +76,13 @@ class Flat(nn.Module):
         """All stages, and those that serve the class token; nothing is computed twice."""
         if isinstance(self.encoder, FusedCAST):
             hierarchy, fused = self.encoder.fuse(view)
-            last = hierarchy.stages[self.encoder.served - 1]
-            served = (*hierarchy.stages[: self.encoder.served - 1], last)
+            last = hierarchy.stages[self.encoder.stages_with_cls - 1]
+            served = (*hierarchy.stages[: self.encoder.stages_with_cls - 1], last)
             served = (*served[:-1], last._replace(cls=self.encoder.mean(hierarchy, fused)))
             return hierarchy, hierarchy._replace(stages=served)
         if isinstance(self.encoder, CAST):
             hierarchy = self.encoder.segment(view)
-            return hierarchy, hierarchy._replace(stages=hierarchy.stages[: self.encoder.served])
+            return hierarchy, hierarchy._replace(stages=hierarchy.stages[: self.encoder.stages_with_cls])
         hierarchy = self.encoder(view)
         return hierarchy, hierarchy
 
@@ -104,7 +104,7 @@ def trace(flat: Flat, image_size: int) -> Traced:
         # Strict tracing would take minutes for the sampling loops, and finds nothing more here.
         program = torch.export.export(flat, inputs, dynamic_shapes=_batched(), strict=False)
         names = tuple(flat(*inputs))
-    return Traced(program, names, image_size, cast(Encoder, flat.encoder).sizes)
+    return Traced(program, names, image_size, flat.encoder.sizes)
 
 
 def export(traced: Traced, path: str | Path, *, to: To, about: Mapping[str, Any] | None = None) -> Path:
@@ -233,7 +233,7 @@ def _session(path: Path) -> Any:
 
 def example(flat: Flat, image_size: int, batch: int = 2) -> tuple[Tensor, Tensor]:
     """Smooth noise of unit variance, and cells of about equal size as its segments."""
-    first = cast(Encoder, flat.encoder).sizes[0]
+    first = flat.encoder.sizes[0]
     side = max(int(first**0.5), 1)
     cell = torch.arange(image_size) * min(side, image_size) // image_size
     segments = (cell[:, None] * side + cell).int().expand(batch, -1, -1).contiguous()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import chain
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -70,9 +69,9 @@ def initialize(
     if isinstance(target, MoCoV3):
         _moco(target, checkpoint)
         return report
-    encoder = cast(Encoder, objective.encoder if objective else target)
+    encoder = target.encoder if isinstance(target, Supervised) else target
     taken = _taken(encoder, checkpoint, checkpoint.encoder)
-    for each in objective.encoders() if objective else [cast(nn.Module, encoder)]:
+    for each in objective.encoders() if objective else [encoder]:
         each.load_state_dict(taken, strict=False)
     if objective is None:
         return report
@@ -103,7 +102,7 @@ def _moco(objective: MoCoV3, checkpoint: Checkpoint) -> None:
     for name, tensors in found.items():
         _check_widths(name, parts[name], tensors, checkpoint.source)
     # Nothing is loaded before all of it fits.
-    cast(nn.Module, objective.encoder).load_state_dict(taken, strict=False)
+    objective.encoder.load_state_dict(taken, strict=False)
     momentum_model["encoder"].load_state_dict(copied, strict=False)
     for name, part in parts.items():
         if name in found:

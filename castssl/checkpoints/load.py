@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -155,9 +155,9 @@ def load_encoder(
     from castssl.models.timm_registry import TimmCAST
 
     if isinstance(source, Official | TimmCAST):
-        return cast(Encoder, source.encoder)
-    if isinstance(source, nn.Module) and hasattr(source, "config") and hasattr(source, "sizes"):
-        return cast(Encoder, source)
+        return source.encoder
+    if isinstance(source, Encoder):
+        return source
     hint = ""
     if isinstance(source, nn.Module):
         hint = "; an objective has .encoder, and castssl.create('timm:NAME') makes an encoder of a timm model"

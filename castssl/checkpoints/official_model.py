@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
 
 import torch
 from lightly.models.modules.heads import ProjectionHead
@@ -88,8 +87,8 @@ class Official(nn.Module):
         sizes = self.sizes(view)
         # Labels above the largest sampled one belong to no cell; the released code never looks at them.
         view = View(image, segments.clamp(max=sizes[0] - 1))
-        if self.stage == "segmentation":
-            _, fused = cast(FusedCAST, self.encoder).fuse(view, sizes)
+        if self.stage == "segmentation" and isinstance(self.encoder, FusedCAST):
+            _, fused = self.encoder.fuse(view, sizes)
             logits: Tensor = fused if self.variant == "cast_seg_deit" else _each(self.head, fused[:, 1:])
             return logits
         stages = self.encoder(view, sizes).stages
@@ -130,7 +129,9 @@ def as_published(checkpoint: Checkpoint) -> Checkpoint:
 def make(checkpoint: Checkpoint) -> Official:
     """The module of a published checkpoint."""
     report, dtype = checkpoint.report, checkpoint.encoder["cls_token"].dtype
-    encoder = cast(CAST, checkpoint.build())
+    encoder = checkpoint.build()
+    if not isinstance(encoder, CAST):
+        raise DataError(f"{checkpoint.source} holds a {type(encoder).__name__}, expected a CAST")
     heads = classifiers(checkpoint)
     head: nn.Module = heads[0] if heads else nn.Identity()
     if layers := checkpoint.under("projector."):

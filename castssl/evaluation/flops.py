@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from castssl.contracts import Encoder
+from castssl.models.cast import CAST
 from castssl.modes import evaluating
 from castssl.types import View
 
@@ -106,10 +107,9 @@ def account(
         sizes: token budgets in place of the encoder's own.
         classes: outputs of each head on a class token; none for the bare encoder.
     """
-    module = cast(nn.Module, encoder)
     counts, sampling = _count(encoder, image_size, sizes)
     parts = []
-    for path, part in _parts(module):
+    for path, part in _parts(encoder):
         held = [part] if isinstance(part, nn.Parameter) else list(part.parameters())
         macs = counts.pop(path, 0)
         if held or macs:
@@ -121,9 +121,8 @@ def account(
         size = encoder.dim * count + count
         parts.append(Part(f"head of {count}", size, size, encoder.dim * count))
     total, trainable = (sum(getattr(part, kind) for part in parts) for kind in ("parameters", "trainable"))
-    positions = getattr(encoder, "positions", None)
-    extra = 0 if positions is None else encoder.dim
-    learned = extra if positions is not None and positions.requires_grad else 0
+    extra = encoder.dim if isinstance(encoder, CAST) else 0
+    learned = extra if isinstance(encoder, CAST) and encoder.positions.requires_grad else 0
     return Account(tuple(parts), sampling, (total + extra, trainable + learned))
 
 
@@ -140,7 +139,7 @@ def _parts(module: nn.Module) -> list[tuple[str, nn.Parameter | nn.Module]]:
             found += [(f"{name}.{path}", part) for path, part in _parts(child)]
         else:
             found.append((name, child))
-    return sorted(found, key=lambda pair: _place(*pair)) if hasattr(module, "stem") else found
+    return sorted(found, key=lambda pair: _place(*pair)) if isinstance(module, CAST) else found
 
 
 def _place(path: str, part: nn.Parameter | nn.Module) -> tuple[int, int]:
@@ -164,9 +163,8 @@ def _name(path: str, encoder: Encoder, sizes: Sequence[int] | None) -> str:
         return path
     budget = (*(sizes or encoder.sizes), *encoder.sizes[len(sizes or encoder.sizes) :])
     at = int(path.split(".")[1])
-    if path.startswith("stages"):
-        depths: tuple[int, ...] = getattr(encoder, "depths")  # noqa: B009 - no promise of the contract
-        return f"stage {at}: {depths[at]} blocks, {budget[at]} tokens"
+    if path.startswith("stages") and isinstance(encoder, CAST):
+        return f"stage {at}: {encoder.depths[at]} blocks, {budget[at]} tokens"
     return f"pooling {at}: {budget[at]} to {budget[at + 1]}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,7 @@ from castssl.metrics.partition import best_overlap, merge_at_random
 from castssl.metrics.regions import region_iou
 from castssl.modes import evaluating
 from castssl.superpixel_labels import partition
-from castssl.types import Batch, Hierarchy, RawView, View
+from castssl.types import Batch, RawView
 
 MASKED = 256
 """At most so many images with masks are measured."""
@@ -209,12 +209,11 @@ def overlaps(
     Raises:
         DataError: if there is no image.
     """
-    segment: Callable[[View], Hierarchy] = getattr(encoder, "segment", encoder)
     scores = []
     with evaluating(encoder), torch.no_grad():
         for raw, inside, parts in images:
             batch = Batch([raw], torch.empty(len(inside), 0, dtype=torch.int64))
-            hierarchy = segment(to_views(batch, device=device).views[0])
+            hierarchy = encoder.segment(to_views(batch, device=device).views[0])
             labels = [hierarchy.labels(stage).cpu() for stage in range(len(hierarchy.stages))]
             scores.append(torch.stack([_scores(each, inside, parts) for each in labels], 2))
     return _mean(scores)

@@ -154,7 +154,7 @@ def _score(
     }
     return Scores(
         milliseconds=float(torch.tensor(seconds[1:]).median()) * 1e3 / len(images),
-        asked=getattr(superpixels, "count", None),
+        asked=superpixels.count,
         capacity=superpixels.capacity(*images.shape[2:]),
         got=sum(len(torch.unique(one)) for one in labels) / len(labels),
         variation=float(explained_variation(labels, images).mean()),

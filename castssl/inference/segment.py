@@ -6,7 +6,7 @@ CAST, https://arxiv.org/abs/2210.00314, section 3 and figure 5: the segmentation
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from castssl.models.sizes import sizes_for
 from castssl.modes import evaluating, kept_random_state
 from castssl.registry import build
 from castssl.superpixel_labels import partition
-from castssl.types import Batch, Hierarchy, RawView, View
+from castssl.types import Batch, Hierarchy, RawView
 
 Photo = Image.Image | NDArray[np.uint8] | str | Path
 _log = logging.getLogger(__name__)
@@ -133,19 +133,18 @@ def segment(
     encoder, picture = load_encoder(model), read_photo(image, value_range)
     backend: Superpixels = build("superpixels", superpixels or encoder.config.superpixels)
     seen = to_uint8(_shrink(picture, encoder, image_size or encoder.config.image_size))[None]
-    if not getattr(encoder, "ignores_segments", False):
+    if encoder.uses_superpixels:
         capacity = backend.capacity(*seen.shape[-2:])
         sizes = sizes_for(encoder, capacity if sizes else max(capacity, encoder.sizes[0]), sizes)
     if device is not None:
-        encoder.to(device)  # type: ignore[attr-defined]
+        encoder.to(device)
     worker = backend.runs_on == "worker"
     segments = partition(backend, seen) if worker else torch.empty(1, 0, 0, dtype=torch.int32)
     raw = Batch([RawView(seen, segments)], torch.empty(1, 0, dtype=torch.int64))
-    trace: Callable[..., Hierarchy] = getattr(encoder, "segment", encoder)
     place = next(iter(encoder.parameters())).device
     with evaluating(encoder), torch.no_grad(), kept_random_state(place):
         view = to_views(raw, backend, place).views[0]
-        hierarchy = _run(trace, view, sizes)
+        hierarchy = encoder.segment(view, sizes)
     return Segmentation(picture, seen[0], hierarchy)
 
 
@@ -190,15 +189,11 @@ def _refuse_other(image: object) -> None:
         raise DataError(f"{expected}; got a {type(image).__name__}")
 
 
-def _run(trace: Callable[..., Hierarchy], view: View, sizes: Sequence[int] | None) -> Hierarchy:
-    return trace(view) if sizes is None else trace(view, tuple(sizes))
-
-
 def _shrink(picture: Image.Image, encoder: Encoder, side: int) -> Image.Image:
-    if getattr(encoder, "ignores_segments", False):
+    if not encoder.uses_superpixels:
         return picture.resize((side, side), Image.Resampling.BILINEAR)
     shorter = min(picture.size)
-    stride = getattr(getattr(encoder, "stem", None), "stride", 1)
+    stride = encoder.stride
     width, height = (
         max(1, round(side * min(edge / shorter, SLIMMEST) / stride)) * stride for edge in picture.size
     )

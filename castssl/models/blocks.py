@@ -44,8 +44,8 @@ class Stage(nn.Module):
         present = nn.functional.pad(tokens.mass > 0, (1, 0), value=True)
         mask = present[:, None, None] if self.masked else None
         recorded: dict[Need, Tensor] = {}
-        for depth, block in enumerate(cast("Iterable[Block]", self.blocks), start=1):
-            if needs and depth == len(self.blocks):
+        for depth, block in enumerate(self.blocks, start=1):
+            if needs and depth == len(self.blocks) and isinstance(block, Block):
                 recorded = record(block, x, mask)
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, attn_mask=mask)

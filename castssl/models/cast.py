@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from castssl.contracts import Need, Pooling
+from castssl.contracts import Encoder, Need, Pooling
 from castssl.encoder_config import BY_HAND, EncoderConfig, Membership, Padding, Positions
 from castssl.models.blocks import Stage, layer_norm
 from castssl.superpixel_labels import bounded
@@ -25,8 +25,8 @@ from castssl.tokens.stem import ConvStem
 from castssl.types import Hierarchy, Pooled, Tokens, View
 
 
-class CAST(nn.Module):
-    """Stages of attention blocks with poolings between; implements :class:`castssl.contracts.Encoder`.
+class CAST(Encoder):
+    """Stages of attention blocks with poolings between; see :class:`castssl.contracts.Encoder`.
 
     Equal sizes in a row mean no pooling there.  A trailing stage of depth 0 serves no class token: it exists
     for the segmentation alone, :meth:`forward` leaves it out, and its pooling is frozen.
@@ -72,8 +72,7 @@ class CAST(nn.Module):
         super().__init__()
         _check(depths, sizes)
         self.dim, self.sizes, self.depths = dim, tuple(sizes), tuple(depths)
-        self.membership = membership
-        self.padding = padding
+        self.membership, self.padding, self.stride = membership, padding, stride
         self.config = EncoderConfig(type(self).__name__, self.depths, self.sizes, dim, heads, stride, BY_HAND)
         self.config = replace(self.config, image_size=image_size, membership=membership, padding=padding)
         self.config = replace(self.config, positions=positions, drop_path=drop_path)
@@ -88,12 +87,11 @@ class CAST(nn.Module):
             for i, depth in enumerate(depths)
         )
         self.poolings = nn.ModuleList(
-            nn.Identity() if fine == coarse else cast(nn.Module, make_pooling(dim))
+            nn.Identity() if fine == coarse else make_pooling(dim)
             for fine, coarse in pairwise(sizes)
         )
         self.norm = layer_norm(dim) if final_norm else nn.Identity()
-        self.served = max(i for i, depth in enumerate(depths, start=1) if depth)
-        for pooling in self.poolings[self.served - 1 :]:
+        for pooling in self.poolings[self.stages_with_cls - 1 :]:
             pooling.requires_grad_(False)
         self.initialize(trunc=positions == "learned")
         # With learned positions the published models add two parameters to one class token: the token, and
@@ -103,6 +101,20 @@ class CAST(nn.Module):
     resized_segments = False
     """Whether the label map may have another size than the image."""
 
+    @property
+    def stages_with_cls(self) -> int:
+        """How many stages come before the one without blocks."""
+        return max(i for i, depth in enumerate(self.depths, start=1) if depth)
+
+    @property
+    def last_norm(self) -> nn.Module | None:
+        """The layer norm of the last class token."""
+        return None if isinstance(self.norm, nn.Identity) else self.norm
+
+    if TYPE_CHECKING:
+
+        def __call__(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy: ...
+
     def forward(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy:
         """The stages that serve the class token, which is normalized in the last.
 
@@ -110,7 +122,7 @@ class CAST(nn.Module):
             view: image float32 (B, 3, H, W) and segments int32 (B, H, W) with labels below ``sizes[0]``.
             sizes: other token budgets than the model's own, with the same weights (Table 5d).
         """
-        return self.trace(view, sizes, stages=self.served)[0]
+        return self.trace(view, sizes, stages=self.stages_with_cls)[0]
 
     def segment(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy:
         """All stages, also those that exist for the segmentation alone."""
@@ -139,7 +151,7 @@ class CAST(nn.Module):
                 mass = (pooled[-1].assign.float() * tokens.mass[..., None]).sum(1)
                 tokens = Tokens(pooled[-1].x, pooled[-1].cls, mass)
             tokens = self.stages[i](tokens, self.needs(i) if i < stages - 1 else ())
-            normed = self.norm(tokens.cls) if i == self.served - 1 else tokens.cls
+            normed = self.norm(tokens.cls) if i == self.stages_with_cls - 1 else tokens.cls
             seen.append(tokens._replace(cls=normed))
         return Hierarchy(view.segments, tuple(seen), tuple(p.assign for p in pooled)), tuple(pooled)
 
@@ -160,7 +172,7 @@ class CAST(nn.Module):
         segments = segments.int() if segments.dtype == torch.uint8 else segments  # -1 must fit
         if not sampled or self.membership == "area" or self.resized_segments:
             return bounded(segments, size, whose)
-        height, width = (-(-side // self.stem.stride) for side in view.image.shape[-2:])
+        height, width = (-(-side // self.stride) for side in view.image.shape[-2:])
         bounded(sample_labels(segments, height, width), size, whose)
         return segments.masked_fill((segments < 0) | (segments >= size), -1)
 
@@ -175,14 +187,14 @@ class CAST(nn.Module):
     def pool(self, transition: int, tokens: Tokens, size: int) -> Pooled:
         """One transition; the identity where the sizes are equal."""
         pooling = self.poolings[transition]
-        if isinstance(pooling, nn.Identity):
-            assign = torch.diag_embed((tokens.mass > 0).float())
-            return Pooled(tokens.x, tokens.cls, assign)
-        return cast(Pooling, pooling)(tokens, size)
+        if isinstance(pooling, Pooling):
+            return pooling(tokens, size)
+        return Pooled(tokens.x, tokens.cls, torch.diag_embed((tokens.mass > 0).float()))
 
     def needs(self, transition: int) -> frozenset[Need]:
         """What the pooling after stage ``transition`` asks of the last attention block."""
-        return getattr(self.poolings[transition], "needs", frozenset())
+        pooling = self.poolings[transition]
+        return pooling.needs if isinstance(pooling, Pooling) else frozenset()
 
     def initialize(self, *, trunc: bool) -> None:
         """MoCo v3's initialization (Xavier, qkv as three matrices), or truncated normals as in DeiT.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from castssl.encoder_config import BY_HAND, EncoderConfig, override
 from castssl.errors import ConfigError
@@ -70,4 +70,4 @@ def _cast(config: EncoderConfig) -> Encoder:
     except ValueError as error:
         raise ConfigError(f"{error}; got {config}") from error
     built.config = config
-    return cast("Encoder", built)
+    return built

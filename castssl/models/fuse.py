@@ -7,7 +7,7 @@ dropout before it, and so does this.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, distributed, nn
@@ -15,7 +15,16 @@ from torch.distributed.nn.functional import all_reduce
 
 from castssl import ranks
 from castssl.models.cast import CAST
-from castssl.types import Hierarchy, View
+from castssl.types import Hierarchy, Tokens, View
+
+
+@runtime_checkable
+class Assigns(Protocol):
+    """A pooling whose assignment can be computed by itself, as that of the published models."""
+
+    def assign(self, tokens: Tokens, size: int) -> tuple[Tensor, Tensor]:
+        """float32 (B, N, K), and the centroids' token indices int64 (B, K)."""
+        ...
 
 
 class Fusion(nn.Module):
@@ -111,17 +120,17 @@ class FusedCAST(CAST):
         self, depths: Sequence[int], sizes: Sequence[int], make_pooling: Any, **options: Any
     ) -> None:
         super().__init__(depths, sizes, make_pooling, final_norm=False, **options)
-        self.fusion = Fusion(self.dim, self.served)
+        self.fusion = Fusion(self.dim, self.stages_with_cls)
         nn.init.xavier_uniform_(self.fusion.linear.weight)
         nn.init.zeros_(self.fusion.linear.bias)
         self.poolings.requires_grad_(True)
 
     def forward(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy:
-        """The served stages; the last one's class token is the mean of the fused tokens."""
+        """The stages with a class token; the last one's class token is the mean of the fused tokens."""
         hierarchy, fused = self.fuse(view, sizes)
-        stages = hierarchy.stages[: self.served]
+        stages = hierarchy.stages[: self.stages_with_cls]
         stages = (*stages[:-1], stages[-1]._replace(cls=self.mean(hierarchy, fused)))
-        return hierarchy._replace(stages=stages, assigns=hierarchy.assigns[: self.served - 1])
+        return hierarchy._replace(stages=stages, assigns=hierarchy.assigns[: self.stages_with_cls - 1])
 
     def mean(self, hierarchy: Hierarchy, fused: Tensor) -> Tensor:
         """The mean of the fused segment tokens that :meth:`fuse` returned: float (B, 1, D)."""
@@ -137,10 +146,11 @@ class FusedCAST(CAST):
         The class tokens that are fused are those after each stage's pooling, as in the released code.
         """
         hierarchy, pooled = self.trace(view, sizes, stages=len(self.sizes))
-        after = [p.cls for p in pooled] + [s.cls for s in hierarchy.stages[len(pooled) : self.served]]
+        served = self.stages_with_cls
+        after = [p.cls for p in pooled] + [s.cls for s in hierarchy.stages[len(pooled) : served]]
         parents = self._parents(hierarchy, sizes)
         rows = [unpool(hierarchy.stages[stage].x, at) for stage, at in enumerate(parents)]
-        both = torch.cat([torch.cat(after[: self.served], -1), torch.cat(rows, -1)], 1)
+        both = torch.cat([torch.cat(after[:served], -1), torch.cat(rows, -1)], 1)
         fused: Tensor = self.fusion(both, self._valid(hierarchy))
         return hierarchy, fused
 
@@ -155,17 +165,19 @@ class FusedCAST(CAST):
         return torch.cat([valid.any(1, keepdim=True), valid], 1)
 
     def _parents(self, hierarchy: Hierarchy, sizes: Sequence[int] | None) -> list[Tensor]:
-        """For each served stage, the token that each finest token ended up in: int64 (B, N)."""
-        parents = [hierarchy.parents(stage) for stage in range(self.served)]
-        if self.padding == "mask" or isinstance(self.poolings[0], nn.Identity):
+        """For each stage with a class token, the token that each finest token ended up in: int64 (B, N)."""
+        parents = [hierarchy.parents(stage) for stage in range(self.stages_with_cls)]
+        pooling = self.poolings[0]
+        if self.padding == "mask" or not isinstance(pooling, Assigns):
             return parents
         # In the published models an empty token, too, has a parent; ``assign`` may not tell it.
         count = (self.sizes if sizes is None else sizes)[1]
         with torch.no_grad():
-            assign, _ = cast(Any, self.poolings[0]).assign(hierarchy.stages[0], count)
+            assign, _ = pooling.assign(hierarchy.stages[0], count)
         first = assign.argmax(-1)
         later = hierarchy._replace(stages=hierarchy.stages[1:], assigns=hierarchy.assigns[1:])
-        return [parents[0], *(later.parents(stage).gather(1, first) for stage in range(self.served - 1))]
+        coarser = range(self.stages_with_cls - 1)
+        return [parents[0], *(later.parents(stage).gather(1, first) for stage in coarser)]
 
 
 def unpool(x: Tensor, index: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 from itertools import pairwise
-from typing import cast
 
 from castssl.contracts import Encoder
 from castssl.encoder_config import complete_sizes
@@ -43,7 +42,7 @@ def with_sizes(encoder: Encoder, sizes: Sequence[int]) -> Encoder:
     again = copy(encoder)
     again.sizes = wanted
     again.config = replace(encoder.config, sizes=wanted)
-    return cast(Encoder, again)
+    return again
 
 
 def sizes_for(encoder: Encoder, segments: int, sizes: Sequence[int] | None = None) -> tuple[int, ...]:

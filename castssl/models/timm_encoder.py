@@ -6,24 +6,46 @@ H-CAST's baseline Hier-ViT: all stages have the same tokens, and class tokens of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import timm
 import torch
 from torch import Tensor, nn
 
+from castssl.contracts import Encoder
 from castssl.encoder_config import BY_HAND, EncoderConfig, plugin_config
 from castssl.errors import ConfigError
 from castssl.tokens.inputs import check_image
 from castssl.types import Hierarchy, Tokens, View
 
 
-class TimmEncoder(nn.Module):
+@runtime_checkable
+class Prefixed(Protocol):
+    """A timm model with tokens before those of the patches; timm's models share names and no base class."""
+
+    num_prefix_tokens: int
+
+
+@runtime_checkable
+class Parted(Protocol):
+    """A timm model whose blocks all have the same tokens, as a ViT's."""
+
+    blocks: Sequence[nn.Module]
+    cls_token: nn.Parameter | None
+    global_pool: str
+
+    def forward_intermediates(self, x: Tensor) -> Any:
+        """What each block returns."""
+        ...
+
+
+class TimmEncoder(Encoder):
     """A timm model without classifier; its pooled feature serves as the class token.
 
     Attributes:
-        ignores_segments: True; its cells are its own, and no superpixel has to fit.
+        uses_superpixels: False; its cells are its own, and no superpixel has to fit.
 
     Args:
         name: a timm model name, such as ``swin_tiny_patch4_window7_224``.
@@ -38,7 +60,7 @@ class TimmEncoder(nn.Module):
             than 1 and the model is no ViT that is read by its class token, or has fewer blocks.
     """
 
-    ignores_segments = True
+    uses_superpixels = False
 
     def __init__(self, name: str, *, image_size: int = 224, drop_path: float = 0.0, stages: int = 1) -> None:
         super().__init__()
@@ -57,15 +79,9 @@ class TimmEncoder(nn.Module):
         self.config = plugin_config(f"timm:{name}", image_size=image_size, drop_path=drop_path, **shape)
 
     @property
-    def norm(self) -> nn.Module:
-        """The model's own last norm, which a head on an earlier stage may share.
-
-        Raises:
-            AttributeError: if it has none.
-        """
-        network: Any = self.network
-        norm: nn.Module = network.norm
-        return norm
+    def last_norm(self) -> nn.Module | None:
+        """The model's own last norm, under timm's name for it."""
+        return dict(self.network.named_children()).get("norm")
 
     def forward(self, view: View) -> Hierarchy:
         """The stages; their segments are the cells of the last feature map, not the view's superpixels."""
@@ -80,10 +96,6 @@ class TimmEncoder(nn.Module):
         cells = (row[:, None] * cols + col).int().expand(batch, -1, -1)
         stages = (*(Tokens(*both, mass) for both in earlier), Tokens(x, feature[:, None], mass))
         return Hierarchy(cells, stages, (torch.diag_embed(mass),) * len(earlier))
-
-    def segment(self, view: View) -> Hierarchy:
-        """The same as :meth:`forward`: there is nothing coarser."""
-        return self(view)  # type: ignore[no-any-return]
 
     def _run(self, image: Tensor) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
         """The last feature map (B, h, w, D') and the pooled feature (B, D).
@@ -101,9 +113,8 @@ class TimmEncoder(nn.Module):
         else:
             features = network.forward_features(image)
         feature = network.forward_head(features, pre_logits=True)
-        prefix = getattr(network, "num_prefix_tokens", 0)
         if features.ndim == 3:  # (B, tokens, D)
-            features = features[:, prefix:]
+            features = features[:, network.num_prefix_tokens if isinstance(network, Prefixed) else 0 :]
             side = int(features.shape[1] ** 0.5)
             features = features.unflatten(1, (side, features.shape[1] // side))
         elif features.shape[1] == self.network.num_features:
@@ -155,13 +166,12 @@ def _ends(name: str, network: nn.Module, stages: int) -> list[int]:
     """
     if stages == 1:
         return []
-    blocks = getattr(network, "blocks", ())
-    token = getattr(network, "cls_token", None) is not None and hasattr(network, "forward_intermediates")
-    if not token or getattr(network, "global_pool", "token") != "token":
+    if not isinstance(network, Parted) or network.cls_token is None or network.global_pool != "token":
         raise ValueError(
             f"{name} has no class token that is read after its blocks, so it has one stage, not {stages};"
             " take a ViT such as deit_small_patch16_224, or leave the sizes out"
         )
-    if not 1 <= stages <= len(blocks):
-        raise ValueError(f"{name} has {len(blocks)} blocks, so 1 to {len(blocks)} stages, got {stages}")
-    return [-(-len(blocks) * stage // stages) for stage in range(1, stages)]
+    count = len(network.blocks)
+    if not 1 <= stages <= count:
+        raise ValueError(f"{name} has {count} blocks, so 1 to {count} stages, got {stages}")
+    return [-(-count * stage // stages) for stage in range(1, stages)]

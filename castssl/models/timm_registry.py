@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -81,7 +81,9 @@ class TimmCAST(nn.Module):
         _refuse(in_chans, global_pool)
         options |= {"superpixels": superpixels, "drop_path": drop_path_rate}
         made = create(model, image_size=side, advance=True, **options)
-        self.encoder = cast(CAST, made)
+        if not isinstance(made, CAST):
+            raise ConfigError(f"timm's {model} is a CAST, but the options ask for a {type(made).__name__}")
+        self.encoder = made
         self.spec = made.config.superpixels
         self.superpixels = build("superpixels", self.spec)
         self.num_features = self.head_hidden_size = self.embed_dim = self.encoder.dim
@@ -165,7 +167,8 @@ class TimmCAST(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute attention blocks again in the backward pass, which needs less memory and more time."""
         for stage in self.encoder.stages:
-            cast(Stage, stage).checkpointing = enable
+            if isinstance(stage, Stage):
+                stage.checkpointing = enable
 
     def set_input_size(
         self, img_size: int | Sequence[int] | None = None, patch_size: int | Sequence[int] | None = None
@@ -318,14 +321,14 @@ def _classifier(dim: int, classes: int) -> nn.Module:
     return head
 
 
-def _fitted(state: dict[str, Any], model: nn.Module, strict: bool = True) -> dict[str, Any]:
+def _fitted(state: dict[str, Any], model: TimmCAST, strict: bool = True) -> dict[str, Any]:
     """What a file holds, by the names and in the shapes of the model.
 
     A castssl encoder's file has no ``encoder.``; beside the encoder it may hold a classifier.
     """
-    named, ours = cast(TimmCAST, model), "stem.layers.0.weight"
+    ours = "stem.layers.0.weight"
     if ours in state:
-        own = named.head.state_dict()
+        own = model.head.state_dict()
         beside = {key: state.get(f"{_HEADS}head.{key}") for key in own}
         fits = all(value is not None and value.shape == own[key].shape for key, value in beside.items())
         encoder = {f"encoder.{key}": v for key, v in state.items() if not key.startswith(_BESIDE)}
@@ -335,7 +338,7 @@ def _fitted(state: dict[str, Any], model: nn.Module, strict: bool = True) -> dic
             f"the weights hold no castssl encoder, but {sorted(state)[:3]} ...; published weights become one"
             " by `castssl convert CHECKPOINT encoder.safetensors`"
         )
-    table, wanted = state.get("encoder.positions"), named.encoder.positions
+    table, wanted = state.get("encoder.positions"), model.encoder.positions
     if table is not None and table.shape[:2] == wanted.shape[:2]:
         state["encoder.positions"] = resize(table, *wanted.shape[2:])
     return state

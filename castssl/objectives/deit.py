@@ -60,7 +60,7 @@ class DeiT(Supervised):
 
     def trained(self) -> Mapping[str, nn.Module]:
         """``encoder`` and ``head``, the name of the released models."""
-        return {"encoder": self.encoder, "head": self.head}  # type: ignore[dict-item]
+        return {"encoder": self.encoder, "head": self.head}
 
     def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:
         """Logits (B, C) of the classes of the level, as ``class``."""

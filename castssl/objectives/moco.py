@@ -87,7 +87,7 @@ class MoCoV3(nn.Module):
         self.encoder = encoder
         self.projector = _head((encoder.dim, hidden, hidden, out))
         self.predictor = _head((out, hidden, out))
-        copied = deepcopy(cast(nn.Module, encoder))
+        copied = deepcopy(encoder)
         self.momentum_model = nn.ModuleDict({"encoder": copied, "projector": deepcopy(self.projector)})
         self.momentum_model.requires_grad_(False)
 

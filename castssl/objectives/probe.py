@@ -6,7 +6,6 @@ As MoCo v3 probes, https://arxiv.org/abs/2104.02057, appendix B.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -71,5 +70,5 @@ class LinearProbe(nn.Module):
     def train(self, mode: bool = True) -> LinearProbe:
         """As in torch, but the encoder stays in evaluation mode."""
         super().train(mode)
-        cast(nn.Module, self.encoder).eval()
+        self.encoder.eval()
         return self

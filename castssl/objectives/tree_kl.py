@@ -7,7 +7,7 @@ coarsest segments, and each finer one from the stage before.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,7 @@ class TreeKL(Supervised):
         self.level_heads = nn.ModuleList(linear(encoder.dim, count) for count in self.classes)
         if norm not in ("last", "each", "shared"):
             raise ConfigError(f"norm: got {norm!r}, expected last, each or shared")
-        if norm == "shared" and not isinstance(getattr(encoder, "norm", None), nn.Module):
+        if norm == "shared" and encoder.last_norm is None:
             raise ConfigError("norm=shared needs an encoder with a last norm of its own; take each or last")
         alone = [stage != -1 and norm == "each" for stage in self.stages]
         self.norms = nn.ModuleList(nn.LayerNorm(encoder.dim) if own else nn.Identity() for own in alone)
@@ -88,8 +88,7 @@ class TreeKL(Supervised):
 
     def trained(self) -> Mapping[str, nn.Module]:
         """``encoder``, ``level_heads`` and ``norms``, coarse to fine."""
-        encoder = cast(nn.Module, self.encoder)
-        return {"encoder": encoder, "level_heads": self.level_heads, "norms": self.norms}
+        return {"encoder": self.encoder, "level_heads": self.level_heads, "norms": self.norms}
 
     def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:
         """Logits (B, C) of each level: ``level0``, the coarsest, ``level1``, ..."""
@@ -101,7 +100,7 @@ class TreeKL(Supervised):
         for level, (stage, head) in enumerate(zip(self.stages, parts["level_heads"], strict=True)):
             token = hierarchy.stages[stage].cls[:, 0]
             shared = self.norm == "shared" and stage != -1
-            token = parts["encoder"].norm(token) if shared else parts["norms"][level](token)
+            token = parts["encoder"].last_norm(token) if shared else parts["norms"][level](token)
             found[f"level{level}"] = head(token)
         return found
 
@@ -177,7 +176,7 @@ def read_stages(
     Raises:
         ConfigError: if there are not as many stages, the order is unknown, or a level has no stage.
     """
-    served = int(getattr(encoder, "served", len(encoder.sizes)))
+    served = encoder.stages_with_cls
     orders = {
         "coarse-last": tuple(range(-1, -1 - levels, -1)),
         "fine-last": tuple(range(-levels, 0)),

@@ -14,7 +14,7 @@ from timm.layers.attention import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castssl.contracts import Need
+from castssl.contracts import Pooling
 from castssl.pooling import centroids as choose
 from castssl.pooling.arithmetic import check_size, gather, masked_mean, weighted_mean
 from castssl.types import Pooled, Tokens
@@ -25,7 +25,7 @@ KAPPA = 5.0
 """Concentration of the soft assignment; fixed in the released code."""
 
 
-class GraphPool(nn.Module):
+class GraphPool(Pooling):
     """Soft assignment of tokens to sampled centroids in a refined feature space.
 
     Args:
@@ -63,7 +63,7 @@ class GraphPool(nn.Module):
         self.centroids = centroids
         self.padding = padding
         self.exact = exact
-        self.needs: frozenset[Need] = frozenset({"received"} if centroids == "received" else ())
+        self.needs = frozenset({"received"} if centroids == "received" else ())
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, heads, qkv_bias=True)
         self.bias = nn.Parameter(torch.randn(dim) * 0.01)

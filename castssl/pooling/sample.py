@@ -5,22 +5,18 @@ CAST, Table 5a ("Random Sampling").
 
 from __future__ import annotations
 
-from torch import nn
-
-from castssl.contracts import Need
+from castssl.contracts import Pooling
 from castssl.pooling.arithmetic import check_size, gather, nearest, one_hot
 from castssl.pooling.centroids import random
 from castssl.types import Pooled, Tokens
 
 
-class RandomSampling(nn.Module):
+class RandomSampling(Pooling):
     """Keep K random tokens; every other token joins its nearest.
 
     Args:
         dim: token width D, unused: there is nothing to learn.
     """
-
-    needs: frozenset[Need] = frozenset()
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -7,11 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from castssl.contracts import Superpixels
 from castssl.errors import ConfigError
 from castssl.superpixels.per_image import check
 
 
-class Grid:
+class Grid(Superpixels):
     """Cells of ``cell`` x ``cell`` pixels, numbered row by row; cells at the right and bottom may be cut.
 
     Args:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from castssl.contracts import Superpixels
 from castssl.errors import ConfigError, PluginError
 from castssl.installer import install, uninstall
 from castssl.superpixels.per_image import per_image
@@ -29,7 +30,17 @@ _OPENCV = (
 """Distributions that write the same folder ``cv2``; the last one is castssl's."""
 
 
-class Seeds:
+class _Engines(dict[tuple[int, int], Any]):
+    """OpenCV's objects by height and width.
+
+    They do not pickle: a copy of this table is empty, and each process builds its own.
+    """
+
+    def __reduce__(self) -> tuple[type[_Engines], tuple[()]]:
+        return _Engines, ()
+
+
+class Seeds(Superpixels):
     """SEEDS: at most ``count`` superpixels per image, started from a regular grid, no randomness.
 
     The pre-training of the paper is the default; ``bins=5, iterations=15`` is its supervised setting and
@@ -53,7 +64,7 @@ class Seeds:
         PluginError: if this OpenCV has no ``cv2.ximgproc``; names the command that repairs it.
     """
 
-    runs_on: Literal["worker", "device"] = "worker"
+    count: int
 
     def __init__(
         self,
@@ -79,7 +90,7 @@ class Seeds:
         self.mode = mode
         self.prior = prior
         self._table = _table(mode)
-        self._engines: dict[tuple[int, int], Any] = {}
+        self._engines = _Engines()
 
     def capacity(self, height: int, width: int) -> int:
         """How many superpixels an image of this size has: exact, never above ``count``."""
@@ -122,10 +133,6 @@ class Seeds:
 
     def _scaled(self, height: int, width: int) -> tuple[int, int]:
         return max(1, int(height * self.scale)), max(1, int(width * self.scale))
-
-    def __getstate__(self) -> dict[str, Any]:
-        # OpenCV's objects do not pickle; each process builds its own.
-        return {**self.__dict__, "_engines": {}}
 
     def __repr__(self) -> str:
         return (

@@ -62,6 +62,18 @@ def claim(holds: bool, message: str) -> None:
         raise ContractError(message)
 
 
+def claim_inherits(built: object, base: type) -> None:
+    """``built`` is an instance of the base class of its kind.
+
+    Raises:
+        ContractError: naming both classes.
+    """
+    claim(
+        isinstance(built, base),
+        f"inherit from castssl.contracts.{base.__name__}, got {type(built).__name__}",
+    )
+
+
 def claim_equal(got: Tensor, expected: Tensor, message: str, *, tolerance: float = 1e-5) -> None:
     """Two tensors agree in shape, and in value up to ``tolerance`` (absolute and relative).
 

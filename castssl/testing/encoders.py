@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from castssl.contracts import Encoder
 from castssl.encoder_config import EncoderConfig, plugin_config
@@ -23,7 +23,7 @@ from castssl.errors import CastError, ContractError
 from castssl.modes import kept_random_state
 from castssl.registry import build
 from castssl.testing import samples
-from castssl.testing.claims import Check, Subject, claim, claim_equal, seed_all
+from castssl.testing.claims import Check, Subject, claim, claim_equal, claim_inherits, seed_all
 from castssl.types import Hierarchy, Tokens, View
 
 SIDE = 64
@@ -48,12 +48,6 @@ def _make(subject: Subject, config: EncoderConfig | None = None, *, seed: int = 
     """The encoder, with weights drawn from ``seed``."""
     seed_all(seed)
     return _factory(subject)(config or _config(subject))
-
-
-def _module(encoder: Encoder) -> nn.Module:
-    if not isinstance(encoder, nn.Module):
-        raise ContractError(f"inherit from torch.nn.Module, got {type(encoder).__name__}")
-    return encoder
 
 
 def _view(encoder: Encoder, batch: int = 3, *, seed: int = 0) -> View:
@@ -98,9 +92,9 @@ def _loss(hierarchy: Hierarchy) -> Tensor:
 
 
 def check_conforms(subject: Subject) -> None:
-    """It is a Module that declares its width and sizes, which its config has, too."""
+    """It is an Encoder that declares its width and sizes, which its config has, too."""
     encoder = _make(subject)
-    _module(encoder)
+    claim_inherits(encoder, Encoder)
     dim, sizes, config = (getattr(encoder, name, None) for name in ("dim", "sizes", "config"))
     claim(type(dim) is int and dim > 0, f"set dim to the width of the class token, got {dim!r}")
     fits = isinstance(sizes, tuple) and bool(sizes) and all(type(size) is int and size > 0 for size in sizes)
@@ -274,7 +268,7 @@ def check_gradients(subject: Subject) -> None:
     encoder = _make(subject)
     encoder.train()
     _loss(encoder(_view(encoder))).backward()  # type: ignore[no-untyped-call]
-    named = list(_module(encoder).named_parameters())
+    named = list(encoder.named_parameters())
     idle = [name for name, p in named if p.requires_grad and p.grad is None]
     claim(not idle, f"no gradient reaches {', '.join(idle[:5])}: DDP would wait for it; use or freeze them")
     broken = [name for name, p in named if p.grad is not None and not p.grad.isfinite().all()]

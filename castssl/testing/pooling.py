@@ -13,13 +13,13 @@ from typing import cast, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
 from castssl.contracts import Need, Pooling
 from castssl.errors import ContractError
-from castssl.testing.claims import Check, Subject, claim, claim_equal, claim_refused, make
+from castssl.testing.claims import Check, Subject, claim, claim_equal, claim_inherits, claim_refused, make
 from castssl.testing.samples import COUNT, DIM, tokens
 from castssl.types import Pooled, Tokens
 
@@ -101,7 +101,7 @@ def mixed(ours: Tokens, theirs: Tokens) -> Tokens:
 
 def tensors(pooling: Pooling) -> dict[str, Tensor]:
     """Parameters and buffers by name."""
-    module = cast(nn.Module, pooling)
+    module = pooling
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
@@ -112,10 +112,10 @@ def claim_same(a: Pooled, b: Pooled, message: str, *, tolerance: float = 1e-5) -
 
 
 def check_conforms(subject: Subject) -> None:
-    """It is a Module that says which recordings it needs."""
+    """It is a Pooling that declares which recordings it needs."""
     pooling = make_pooling(subject)
-    claim(isinstance(pooling, nn.Module), f"inherit from torch.nn.Module, got {type(pooling).__name__}")
-    needs = getattr(pooling, "needs", None)
+    claim_inherits(pooling, Pooling)
+    needs = pooling.needs
     claim(
         isinstance(needs, frozenset) and needs <= set(get_args(Need)),
         f"set needs to a frozenset of some of {get_args(Need)}, got {needs!r}",
@@ -232,7 +232,7 @@ def check_every_parameter_gets_gradient(subject: Subject) -> None:
     pooling = make_pooling(subject)
     pooling.train()
     backward(pool(pooling, with_gradient(tokens(pooling.needs))))
-    named = cast(nn.Module, pooling).named_parameters()
+    named = pooling.named_parameters()
     idle = [name for name, p in named if p.requires_grad and p.grad is None]
     claim(not idle, f"no gradient reaches {', '.join(idle)}: use them for x or cls, or freeze them")
 
@@ -314,7 +314,7 @@ def check_reads_nothing_back(subject: Subject) -> None:
         fake = Tokens(*(None if field is None else mode.from_tensor(field) for field in given))  # type: ignore[arg-type]
         state: dict[str, Tensor] = {name: mode.from_tensor(t) for name, t in tensors(pooling).items()}
         try:
-            out = functional_call(cast(nn.Module, pooling), state, (fake, SIZE))
+            out = functional_call(pooling, state, (fake, SIZE))
         except Exception as fault:
             raise ContractError(
                 f"on tensors without data: {type(fault).__name__}: {fault}; use no .item(), bool(tensor), "
@@ -327,7 +327,7 @@ def check_compiles(subject: Subject) -> None:
     """torch.compile takes it in one graph, with the same result."""
     pooling, given = evaluated(subject)
     torch._dynamo.reset()
-    compiled = torch.compile(cast(nn.Module, pooling), fullgraph=True, backend="eager")
+    compiled = torch.compile(pooling, fullgraph=True, backend="eager")
     try:
         out: Pooled = pool(cast(Pooling, compiled), given)
     except Exception as fault:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castssl.contracts import Need
+from castssl.contracts import Encoder, Need
 from castssl.encoder_config import BY_HAND, EncoderConfig
 from castssl.types import Batch, Hierarchy, LabelTree, Tokens, View
 
@@ -88,10 +88,10 @@ def tokens(
     )
 
 
-class SampleEncoder(nn.Module):
+class SampleEncoder(Encoder):
     """A small encoder of three stages (16, 8 and 4 tokens) that merges its tokens in fixed pairs.
 
-    Implements :class:`castssl.contracts.Encoder`; every parameter has a part in the last class token.
+    Every parameter has a part in the last class token.
     """
 
     def __init__(self, dim: int = 32) -> None:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from castssl.contracts import Superpixels
 from castssl.errors import ContractError
-from castssl.testing.claims import Check, Subject, claim, claim_refused, make
+from castssl.testing.claims import Check, Subject, claim, claim_inherits, claim_refused, make
 from castssl.testing.samples import pixels
 
 SIZES = ((64, 64), (65, 81), (96, 64), (127, 93))
@@ -52,11 +52,11 @@ def _claim_partition(superpixels: Superpixels, images: Tensor) -> Tensor:
 
 
 def check_conforms(subject: Subject) -> None:
-    """It says where it runs, and is callable."""
+    """It is a Superpixels that declares where it runs."""
     superpixels = _make(subject)
-    where = getattr(superpixels, "runs_on", None)
+    claim_inherits(superpixels, Superpixels)
+    where = superpixels.runs_on
     claim(where in ("worker", "device"), f"set runs_on to 'worker' or 'device', got {where!r}")
-    claim(callable(superpixels), "define __call__(images): uint8 (B, 3, H, W) -> int32 (B, H, W)")
 
 
 def check_capacity_is_static(subject: Subject) -> None:

@@ -23,13 +23,13 @@ from castssl.types import Batch, Hierarchy, View
 def fits(superpixels: Superpixels, encoder: Encoder, image_size: int) -> None:
     """Refuse superpixels that may be more than the encoder's token budget.
 
-    An encoder that makes its own cells says so by an attribute ``ignores_segments``.
+    An encoder that makes its own cells has ``uses_superpixels = False``.
 
     Raises:
         ConfigError: with both numbers.
     """
     most = superpixels.capacity(image_size, image_size)
-    if most > encoder.sizes[0] and not getattr(encoder, "ignores_segments", False):
+    if most > encoder.sizes[0] and encoder.uses_superpixels:
         raise ConfigError(
             f"{superpixels!r} may give {most} segments for {image_size} x {image_size} pixels, but the model"
             f" has room for {encoder.sizes[0]}; ask for fewer superpixels, or give --sizes {most} ..."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from PIL import Image
@@ -12,7 +12,7 @@ from castssl.data.normalize import to_views
 from castssl.data.views import CenterView
 from castssl.modes import evaluating
 from castssl.superpixel_labels import partition
-from castssl.types import Batch, Hierarchy, RawView, View
+from castssl.types import Batch, RawView
 from castssl.visualization.draw import draw_hierarchy, sheet
 
 
@@ -33,7 +33,6 @@ def gallery(
     worker = superpixels.runs_on == "worker"
     segments = partition(superpixels, pixels) if worker else torch.empty(len(pixels), 0, 0, dtype=torch.int32)
     raw = Batch([RawView(pixels, segments)], torch.empty(len(pixels), 0, dtype=torch.int64))
-    segment: Callable[[View], Hierarchy] = getattr(encoder, "segment", encoder)
     with evaluating(encoder), torch.no_grad():
-        hierarchy = segment(to_views(raw, superpixels, device).views[0])
+        hierarchy = encoder.segment(to_views(raw, superpixels, device).views[0])
     return sheet([draw_hierarchy(image, hierarchy, i) for i, image in enumerate(pixels)], title)

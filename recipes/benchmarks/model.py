@@ -71,7 +71,7 @@ def passes(cfg: Config, name: str) -> Iterator[Job]:
     if not timms:
         cell = torch.arange(224) * (side := math.isqrt(model.sizes[0])) // 224
         shown = castssl.View(shown, (cell[:, None] * side + cell).int().repeat(cfg.batch, 1, 1))
-        yield sampling(name, farthest, cfg.batch, list(pairwise(model.sizes[: model.served])))
+        yield sampling(name, farthest, cfg.batch, list(pairwise(model.sizes[: model.stages_with_cls])))
 
     def run(call: Callable[..., Any], back: bool, half: bool, gradient: bool) -> None:
         model.train(back)

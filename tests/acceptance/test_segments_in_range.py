@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import castssl
+from castssl.contracts import Superpixels
 from castssl.errors import ContractError
 from castssl.testing import superpixels as contract
 from tests.acceptance.conftest import Command
@@ -134,7 +135,7 @@ def test_segments_that_do_not_fit_the_images_are_refused(encoder: Any, shape: tu
         encoder(castssl.View(images(), torch.zeros(shape, dtype=torch.int32)))
 
 
-class Regions:
+class Regions(Superpixels):
     """Felzenszwalb's graph-based regions: their number depends on the image, whatever capacity promises."""
 
     runs_on: Literal["worker", "device"] = "worker"
@@ -158,7 +159,7 @@ def test_superpixels_without_a_fixed_count_fail_the_contract_checks() -> None:
         contract.check_noise(Regions)
 
 
-class TooMany:
+class TooMany(Superpixels):
     """64 promised; of a light image 8 more."""
 
     def __init__(self, runs_on: Literal["worker", "device"] = "device") -> None:
@@ -193,10 +194,9 @@ def test_a_picture_with_too_many_superpixels_is_refused(
 
 PLUGIN = """
 import torch
+from castssl.contracts import Superpixels
 
-class TooMany:
-    runs_on = "worker"
-
+class TooMany(Superpixels):
     def capacity(self, height, width):
         return 64
 

@@ -7,7 +7,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castssl.contracts import Encoder, Need, Target
+from castssl.contracts import Encoder, Pooling, Superpixels, Target
 from castssl.datasets import DataError, DataSet, Files, Item, Listing, Turn, Unreadable, read_text
 from castssl.encoder_config import EncoderConfig
 from castssl.pooling.arithmetic import check_size, gather, weighted_mean
@@ -26,10 +26,10 @@ from castssl.tokens.inputs import check_view
 from castssl.types import Batch, Hierarchy, LabelTree, Outcome, Pooled, Tokens, View
 
 
-class Bands:
+class Bands(Superpixels):
     """Superpixels: pixels of like brightness."""
 
-    runs_on: Literal["worker", "device"] = "worker"
+    count: int
 
     def __init__(self, count: int = 32) -> None:
         self.count = count
@@ -45,10 +45,8 @@ class Bands:
         return brightness * self.count // 766
 
 
-class Heaviest(nn.Module):
+class Heaviest(Pooling):
     """Pooling: soft assignment to the heaviest tokens in a learned space."""
-
-    needs: frozenset[Need] = frozenset()
 
     def __init__(self, dim: int) -> None:
         super().__init__()

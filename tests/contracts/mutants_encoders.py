@@ -238,7 +238,7 @@ class TakesAnything(SampleEncoder):
 
 
 MUTANTS: list[tuple[Check, Subject, str]] = [
-    (room.check_conforms, NoModule, "inherit from torch.nn.Module"),
+    (room.check_conforms, NoModule, "inherit from castssl.contracts.Encoder"),
     (room.check_conforms, SizesAsList, "set sizes to a tuple"),
     (room.check_conforms, KeepsTheConfigAsGiven, "dataclasses.replace"),
     (room.check_stages, FlatClassToken, r"stages\[2\]\.cls has shape \(3, 32\)"),

@@ -196,7 +196,7 @@ class BreaksGraph(Heaviest):
 
 MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_conforms, NeedsASet, "set needs"),
-    (room.check_conforms, NoModule, "inherit from torch.nn.Module"),
+    (room.check_conforms, NoModule, "inherit from castssl.contracts.Pooling"),
     (room.check_shapes_and_dtypes, WideAssign, "assign in float32"),
     (room.check_shapes_and_dtypes, OneRowMore, "x has shape"),
     (room.check_conserves_mass, SumsOverTokens, "mass is lost"),

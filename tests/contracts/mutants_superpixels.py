@@ -17,6 +17,10 @@ from castssl.testing.claims import Check, Subject
 from tests.contracts.healthy import Bands
 
 
+class NoSuperpixels:
+    runs_on = "worker"
+
+
 class RunsNowhere(Bands):
     runs_on = cast(Literal["worker", "device"], "cpu")
 
@@ -163,6 +167,7 @@ class OtherInWorker(Bands):
 POOLS: list[ThreadPoolExecutor] = []
 """Keeps the threads alive."""
 MUTANTS: list[tuple[Check, Subject, str]] = [
+    (room.check_conforms, NoSuperpixels, "inherit from castssl.contracts.Superpixels"),
     (room.check_conforms, RunsNowhere, "runs_on"),
     (room.check_capacity_is_static, CapacityLearns, "capacity changed"),
     (room.check_partitions, Long, r"end with \.int\(\)"),

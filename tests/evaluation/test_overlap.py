@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import IO
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
+from castssl.contracts import Encoder
 from castssl.datasets.images import Images
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import DataError
@@ -45,7 +46,7 @@ class Drawn:
         return Image.fromarray(pixels)
 
 
-class Halves(nn.Module):
+class Halves(Encoder):
     """An encoder of two stages: every superpixel alone, then left and right half."""
 
     dim = 2
@@ -168,7 +169,7 @@ def test_parts_count_where_they_are_known() -> None:
 
 def test_a_segmenting_encoder_is_asked_to_segment() -> None:
     class Deeper(Halves):
-        def segment(self, view: View) -> Hierarchy:
+        def segment(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy:
             whole = Halves.forward(self, view)
             return whole._replace(stages=whole.stages[:1], assigns=())
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
 
+from castssl.contracts import Superpixels
 from castssl.errors import DataError
 from castssl.evaluation.superpixels import compare
 from castssl.metrics.partition import (
@@ -21,7 +23,7 @@ from castssl.superpixels.seeds import Seeds
 from castssl.testing import samples
 
 
-class Faulty:
+class Faulty(Superpixels):
     """A grid that fails at a call, or returns what it must not."""
 
     runs_on: Literal["worker", "device"] = "device"
@@ -88,7 +90,7 @@ def test_without_truth_there_is_only_variation() -> None:
         (lambda: Faulty(dtype=torch.int64), "ContractError: expected labels int32"),
     ],
 )
-def test_a_broken_backend_says_why_and_stops_nobody(build: type[Faulty], fault: str) -> None:
+def test_a_broken_backend_says_why_and_stops_nobody(build: Callable[[], Superpixels], fault: str) -> None:
     trials = compare({"a": Grid, "broken": build, "z": Grid}, samples.pixels(1), [None], rounds=3)
     assert [trial.name for trial in trials] == ["a", "broken", "z"]
     assert trials[1].fault.startswith(fault)

@@ -27,13 +27,13 @@ def evaluation(pictures: str | Path, *evaluators: Evaluator, **options: Any) -> 
     return Evaluation(images, held_out, Grid(8), evaluators=evaluators, **given)
 
 
-class Colors(nn.Module):
+class Colors(Encoder):
     """An encoder of mean colors that would answer differently in training mode."""
 
     def __init__(self) -> None:
         super().__init__()
         self.dim = 6
-        self.sizes: tuple[int, ...] = (4, 4)
+        self.sizes = (4, 4)
         self.config = EncoderConfig("toy")
         self.project = nn.Linear(3, 6)
         self.norm = nn.BatchNorm1d(6)

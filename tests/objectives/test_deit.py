@@ -117,7 +117,7 @@ def test_running_statistics_are_averaged_too() -> None:
     with torch.no_grad():
         objective.get_buffer("encoder.norm.running_mean").fill_(4.0)
     objective.after_step(0.5)
-    average = dict(objective.branch("ema").named_buffers())  # type: ignore[attr-defined]
+    average = dict(objective.branch("ema").named_buffers())
     assert average["norm.running_mean"].tolist() == [2.0, 2.0]
 
 

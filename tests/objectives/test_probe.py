@@ -43,7 +43,7 @@ def test_the_encoder_is_in_evaluation_mode_whatever_the_probe_is_in() -> None:
     probe, view = LinearProbe(Moody(), DEEP), samples.view(4)
     expected = probe.eval().predict(view)["class"]
     assert torch.equal(probe.train().predict(view)["class"], expected)
-    assert not any(part.training for part in probe.encoder.modules())  # type: ignore[attr-defined]
+    assert not any(part.training for part in probe.encoder.modules())
 
 
 def test_no_graph_is_kept_through_the_encoder() -> None:

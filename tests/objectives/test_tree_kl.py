@@ -148,7 +148,7 @@ def test_which_stage_a_level_reads(
     levels: int, options: dict[str, object], expected: tuple[int, ...]
 ) -> None:
     class Three:
-        served, sizes = 3, (8, 4, 2, 1)
+        stages_with_cls, sizes = 3, (8, 4, 2, 1)
 
     assert read_stages(Three(), levels, **options) == expected  # type: ignore[arg-type]
 
@@ -164,7 +164,7 @@ def test_which_stage_a_level_reads(
 )
 def test_a_level_without_a_stage_is_refused(levels: int, options: dict[str, object], told: str) -> None:
     class Three:
-        served, sizes = 3, (8, 4, 2, 1)
+        stages_with_cls, sizes = 3, (8, 4, 2, 1)
 
     with pytest.raises(ConfigError, match=told):
         read_stages(Three(), levels, **options)  # type: ignore[arg-type]

@@ -45,7 +45,7 @@ def test_only_the_first_batch_is_looked_at() -> None:
     objective = nano()
     check = FirstBatch(objective)
     check(batch())
-    nn.init.constant_(objective.encoder.cls_token, float("nan"))  # type: ignore[attr-defined]
+    nn.init.constant_(objective.encoder.get_parameter("cls_token"), float("nan"))
     check(batch())
     with pytest.raises(ContractError, match="stage 0: tokens are not finite"):
         FirstBatch(objective)(batch())

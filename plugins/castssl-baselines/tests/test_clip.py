@@ -246,7 +246,7 @@ class Reader(samples.SampleEncoder):
 def on_reader(encoder: Encoder, labels: LabelTree) -> CLIP:
     """The objective on the encoder of the checks, taught to read."""
     encoder.__class__ = Reader
-    encoder.register_buffer("scale", torch.tensor(10.0))  # type: ignore[attr-defined]
+    encoder.register_buffer("scale", torch.tensor(10.0))
     return CLIP(encoder, labels)
 
 

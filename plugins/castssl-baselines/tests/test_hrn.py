@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from castssl.contracts import Encoder
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError
 from castssl.testing import samples
@@ -108,10 +109,10 @@ def test_the_target_is_the_finest_known_class_of_each_part_of_a_mixture(
         torch.testing.assert_close(found, each, atol=1e-6, rtol=0)
 
 
-class Cells(nn.Module):
+class Cells(Encoder):
     """An encoder of one stage whose tokens are the 4 x 4 cells of a map."""
 
-    ignores_segments = True
+    uses_superpixels = False
 
     def __init__(self, dim: int = 8) -> None:
         super().__init__()
@@ -213,7 +214,7 @@ def test_with_resnet50_it_is_as_large_as_the_poster_says() -> None:
     living17 = LabelTree((17, 34), (tuple(range(17)) * 2,))
     with torch.device("meta"):
         encoder = samples.SampleEncoder(2048)
-        encoder.register_module("ignores_segments", nn.Identity())
+        encoder.uses_superpixels = False
         objective = HRN(encoder, living17)
     own = sum(p.numel() for name, p in objective.named_parameters() if not name.startswith("encoder"))
     assert round((own + RESNET50) / 1e6, 1) == 70.8

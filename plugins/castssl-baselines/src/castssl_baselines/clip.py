@@ -7,7 +7,7 @@ section 3.1; H-CAST's poster compares with it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +92,7 @@ class CLIP(Supervised):
 
     def trained(self) -> Mapping[str, nn.Module]:
         """``encoder``, and ``level_heads``, which hold the classes' vectors, coarse to fine."""
-        return {"encoder": cast(nn.Module, self.encoder), "level_heads": self.level_heads}
+        return {"encoder": self.encoder, "level_heads": self.level_heads}
 
     def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:
         """Logits float32 (B, C) of each level, ``level0`` the coarsest."""

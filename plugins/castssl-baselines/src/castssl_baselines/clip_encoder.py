@@ -17,6 +17,7 @@ import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from torch import Tensor, nn
 
+from castssl.contracts import Encoder
 from castssl.encoder_config import BY_HAND, EncoderConfig, plugin_config
 from castssl.errors import ConfigError, DataError, PluginError
 from castssl.files import not_safetensors
@@ -38,14 +39,14 @@ class Named(NamedTuple):
     """A tag, a path, or nothing."""
 
 
-class ClipEncoder(nn.Module):
+class ClipEncoder(Encoder):
     """CLIP's image tower; the image's vector in the space that it shares with texts is the class token.
 
     Views are normalised with ImageNet's mean and standard deviation; here that is undone and the model's own
     are applied.  The text tower and the temperature are part of the weights, but are never trained.
 
     Attributes:
-        ignores_segments: True; its cells are its own, and no superpixel has to fit.
+        uses_superpixels: False; its cells are its own, and no superpixel has to fit.
         dim: width of the space that images and texts share.
         scale: what cosine similarities are multiplied with to become logits: float32 scalar.
 
@@ -55,7 +56,7 @@ class ClipEncoder(nn.Module):
             text is read, and not before.
     """
 
-    ignores_segments = True
+    uses_superpixels = False
     factor: Tensor
     shift: Tensor
 
@@ -99,10 +100,6 @@ class ClipEncoder(nn.Module):
         col = torch.arange(width, device=x.device) * cols // width
         cells = (row[:, None] * cols + col).int().expand(len(x), -1, -1)
         return Hierarchy(cells, (Tokens(x, feature[:, None], mass),), ())
-
-    def segment(self, view: View) -> Hierarchy:
-        """The same as :meth:`forward`: there is nothing coarser."""
-        return self(view)  # type: ignore[no-any-return]
 
     def zero_shot(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """A unit vector for each class: the mean over the templates of its texts' unit vectors, normalised.

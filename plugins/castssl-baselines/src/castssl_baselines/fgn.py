@@ -73,7 +73,7 @@ class FGN(Supervised):
 
     def trained(self) -> Mapping[str, nn.Module]:
         """``encoder``, ``neck`` and ``level_heads``, one a level, coarse to fine."""
-        return {"encoder": self.encoder, "neck": self.neck, "level_heads": self.level_heads}  # type: ignore[dict-item]
+        return {"encoder": self.encoder, "neck": self.neck, "level_heads": self.level_heads}
 
     def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:
         """Logits (B, C) of each level, ``level0`` the coarsest."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,13 +53,13 @@ class Flat(Supervised):
         ema: float = 0.0,
     ) -> None:
         super().__init__(encoder, labels, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
-        self.coarser = nn.ModuleList(deepcopy(cast(nn.Module, encoder)) for _ in self.classes[:-1])
+        self.coarser = nn.ModuleList(deepcopy(encoder) for _ in self.classes[:-1])
         self.level_heads = nn.ModuleList(linear(encoder.dim, count) for count in self.classes)
         self.keep_average(ema)
 
     def trained(self) -> Mapping[str, nn.Module]:
         """``encoder``, ``coarser`` and ``level_heads``, coarse to fine."""
-        encoder = cast(nn.Module, self.encoder)
+        encoder = self.encoder
         return {"encoder": encoder, "coarser": self.coarser, "level_heads": self.level_heads}
 
     def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:

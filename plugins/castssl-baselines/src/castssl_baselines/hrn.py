@@ -80,7 +80,7 @@ class HRN(Supervised):
             raise ConfigError(f"leaf: the weight of the softmax is 0 or above, got {leaf}")
         self.scores, self.leaf = scores, leaf
         # Their own cells, such as a convolutional network's: else the tokens' places are unknown.
-        self.has_map = bool(getattr(encoder, "ignores_segments", False))
+        self.has_map = not encoder.uses_superpixels
         self.branches = nn.ModuleList(_branch(encoder.dim, self.has_map) for _ in self.classes)
         width = _narrow(encoder.dim, 4)
         # torch's own start: from DeiT's smaller one the bounded scores would hardly move at first.
@@ -98,7 +98,7 @@ class HRN(Supervised):
     def trained(self) -> Mapping[str, nn.Module]:
         """``encoder``, ``branches`` and ``level_heads``, one a level, and ``leaf_head``."""
         return {
-            "encoder": self.encoder,  # type: ignore[dict-item]
+            "encoder": self.encoder,
             "branches": self.branches,
             "level_heads": self.level_heads,
             "leaf_head": self.leaf_head,

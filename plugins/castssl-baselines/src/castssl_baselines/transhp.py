@@ -73,7 +73,7 @@ class TransHP(Supervised):
         self.blocks = prompting_blocks(encoder, len(self.classes), blocks)
         *coarse, finest = self.classes
         self.promptings = nn.ModuleList(Prompting(encoder.dim, count) for count in coarse)
-        hooked = blocks_of(cast(nn.Module, encoder))
+        hooked = blocks_of(encoder)
         for block, prompting in zip(self.blocks, self.promptings, strict=True):
             cast(Prompting, prompting).hook(hooked[block])
         self.head = linear(encoder.dim, finest)
@@ -81,7 +81,7 @@ class TransHP(Supervised):
 
     def trained(self) -> Mapping[str, nn.Module]:
         """``encoder``, ``promptings`` (coarse to fine) and ``head``."""
-        return {"encoder": cast(nn.Module, self.encoder), "promptings": self.promptings, "head": self.head}
+        return {"encoder": self.encoder, "promptings": self.promptings, "head": self.head}
 
     def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:
         """Logits (B, C) of each level: ``level0``, the coarsest, ``level1``, ..."""
@@ -107,7 +107,7 @@ def prompting_blocks(encoder: Encoder, levels: int, blocks: Sequence[int] | None
     Raises:
         ConfigError: if there is no such block, the order is another, or nothing to prompt or to be prompted.
     """
-    count = len(blocks_of(cast(nn.Module, encoder)))
+    count = len(blocks_of(encoder))
     if not count:
         raise ConfigError(
             f"TransHP hands prompts to its encoder's blocks, and a {type(encoder).__name__} takes none; take"

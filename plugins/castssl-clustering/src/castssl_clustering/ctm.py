@@ -11,13 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from castssl.contracts import Need
+from castssl.contracts import Pooling
 from castssl.pooling.arithmetic import check_size, one_hot
 from castssl.types import Pooled, Tokens
 from castssl_clustering.points import check_count, distances, mean_rows, nearest_pick, points
 
 
-class CTM(nn.Module):
+class CTM(Pooling):
     """Hard clusters around density peaks; a pooled token is the mean weighted by exp(score).
 
     The score is linear in the normalised token.  It has no bias, which would cancel in the mean.
@@ -29,8 +29,6 @@ class CTM(nn.Module):
     Raises:
         ValueError: if ``neighbours`` is below 1.
     """
-
-    needs: frozenset[Need] = frozenset()
 
     def __init__(self, dim: int, *, neighbours: int = 5) -> None:
         super().__init__()

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from castssl.contracts import Need
+from castssl.contracts import Pooling
 from castssl.pooling.arithmetic import check_size, one_hot, squared_distances
 from castssl.types import Pooled, Tokens
 from castssl_clustering.points import Space, check_option, mean_rows, needed, points
@@ -21,7 +21,7 @@ from castssl_clustering.points import Space, check_option, mean_rows, needed, po
 Likeness = Literal["cosine", "euclidean"]
 
 
-class Finch(nn.Module):
+class Finch(Pooling):
     """Hard clusters in a number of their own, at most K; the other columns are padding.
 
     Each token is linked to its first neighbour, and linked tokens are one cluster: the first partition.
@@ -39,8 +39,6 @@ class Finch(nn.Module):
     Raises:
         ValueError: if an option is not one of those named.
     """
-
-    needs: frozenset[Need] = frozenset()
 
     def __init__(
         self,

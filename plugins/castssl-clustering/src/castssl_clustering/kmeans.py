@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from typing import get_args
 
-from torch import nn
-
-from castssl.contracts import Need
+from castssl.contracts import Pooling
 from castssl.pooling.arithmetic import check_size, one_hot
 from castssl.types import Pooled, Tokens
 from castssl_clustering.lloyd import Start, begin, means
 from castssl_clustering.points import Space, check_count, check_option, mean_rows, needed, points
 
 
-class KMeans(nn.Module):
+class KMeans(Pooling):
     """Hard clusters by K-means; a pooled token is the mean of its cluster.
 
     The clusters are found without gradient, in float32; the means pass it on.
@@ -30,8 +28,6 @@ class KMeans(nn.Module):
     Raises:
         ValueError: if an option is not one of those named.
     """
-
-    needs: frozenset[Need] = frozenset()
 
     def __init__(
         self, dim: int, *, iterations: int = 5, start: Start = "farthest", metric: Space = "features"

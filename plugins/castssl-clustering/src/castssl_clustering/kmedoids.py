@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from torch import nn
-
-from castssl.contracts import Need
+from castssl.contracts import Pooling
 from castssl.pooling.arithmetic import check_size, gather, one_hot
 from castssl.types import Pooled, Tokens
 from castssl_clustering.lloyd import Start, begin, medoids
@@ -27,7 +25,7 @@ from castssl_clustering.points import (
 Keep = Literal["mean", "medoid"]
 
 
-class KMedoids(nn.Module):
+class KMedoids(Pooling):
     """Hard clusters by K-medoids under the Euclidean distance.
 
     Args:
@@ -41,8 +39,6 @@ class KMedoids(nn.Module):
     Raises:
         ValueError: if an option is not one of those named.
     """
-
-    needs: frozenset[Need] = frozenset()
 
     def __init__(
         self,

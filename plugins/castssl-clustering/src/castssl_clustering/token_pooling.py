@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from torch import nn
-
-from castssl.contracts import Need
+from castssl.contracts import Need, Pooling
 from castssl.pooling.arithmetic import check_size, gather, one_hot
 from castssl.pooling.centroids import most_attended
 from castssl.types import Pooled, Tokens
@@ -21,7 +19,7 @@ LEAST = 1e-6
 """Least significance: a cluster of tokens that nobody looked at has a mean, too."""
 
 
-class TokenPooling(nn.Module):
+class TokenPooling(Pooling):
     """Weighted K-means or K-medoids that minimise the significance-weighted squared error.
 
     The significance of a token is the attention it received in the last block (mean over heads, sum over

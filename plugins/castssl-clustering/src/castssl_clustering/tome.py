@@ -16,16 +16,16 @@ from collections.abc import Iterator
 from typing import get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from castssl.contracts import Need
+from castssl.contracts import Need, Pooling
 from castssl.pooling.arithmetic import check_size, gather, one_hot
 from castssl.types import Pooled, Tokens
 from castssl_clustering.points import Space, check_option, mean_rows, needed, points
 
 
-class ToMe(nn.Module):
+class ToMe(Pooling):
     """Hard clusters by repeated bipartite soft matching; a pooled token is the mean weighted by mass.
 
     Args:

@@ -6,12 +6,10 @@ Bootstrap your own latent, https://arxiv.org/abs/2006.07733, equation 2.
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import cast
 
 import torch
 from lightly.loss.negative_cosine_similarity import NegativeCosineSimilarity
 from lightly.models.modules.heads import BYOLPredictionHead, BYOLProjectionHead
-from torch import nn
 
 from castssl.contracts import Encoder
 from castssl.types import Batch, LabelTree, Outcome
@@ -45,7 +43,7 @@ class BYOL(MomentumObjective):
         out: int = 256,
     ) -> None:
         projector = BYOLProjectionHead(encoder.dim, hidden, out)
-        momentum_model = {"encoder": deepcopy(cast(nn.Module, encoder)), "projector": deepcopy(projector)}
+        momentum_model = {"encoder": deepcopy(encoder), "projector": deepcopy(projector)}
         super().__init__(encoder, projector, momentum_model, momentum)
         self.predictor = BYOLPredictionHead(out, hidden, out)
         self.criterion = NegativeCosineSimilarity()

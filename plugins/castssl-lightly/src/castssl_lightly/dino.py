@@ -73,7 +73,7 @@ class DINO(MomentumObjective):
         widths = (encoder.dim, hidden, bottleneck, out)
         projector, copy = _head(widths), _head(widths)
         copy.load_state_dict(projector.state_dict())
-        momentum_model = {"encoder": deepcopy(cast(nn.Module, encoder)), "projector": copy}
+        momentum_model = {"encoder": deepcopy(encoder), "projector": copy}
         super().__init__(encoder, projector, momentum_model, momentum)
         self.criterion = _Loss(
             out, teacher_temp=teacher_temperature, student_temp=temperature, center_momentum=center_momentum

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from castssl.contracts import Superpixels
 from castssl.errors import ConfigError
 from castssl.superpixels.per_image import check
 from castssl_slic.lab import UNIT, lab
@@ -45,7 +46,7 @@ def fit(height: int, width: int, count: int) -> Cells:
     return Cells(rows, -(-width // wide), tall, wide)
 
 
-class DeviceSlic:
+class DeviceSlic(Superpixels):
     """SLIC in batches, on a GPU or a CPU: at most ``count`` superpixels, each of them connected.
 
     Clusters start as the means of the cells of a grid.  The original's start at the lowest gradient nearby is
@@ -63,6 +64,7 @@ class DeviceSlic:
     """
 
     runs_on: Literal["worker", "device"] = "device"
+    count: int
 
     def __init__(
         self,

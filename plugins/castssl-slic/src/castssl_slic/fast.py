@@ -7,12 +7,13 @@ Achanta et al., SLIC Superpixels Compared to State-of-the-Art Superpixel Methods
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from castssl.contracts import Superpixels
 from castssl.errors import ConfigError, PluginError
 from castssl.installer import install
 from castssl.superpixels.per_image import per_image
@@ -23,7 +24,7 @@ _BUILDERS = ("cython", "numpy", "setuptools", "wheel")
 """What building fast-slic takes; its source distribution names none of them."""
 
 
-class FastSlic:
+class FastSlic(Superpixels):
     """SLIC by fast-slic: at most ``count`` connected superpixels, no randomness.
 
     Args:
@@ -37,7 +38,7 @@ class FastSlic:
         PluginError: if fast-slic is not installed; says how to install it.
     """
 
-    runs_on: Literal["worker", "device"] = "worker"
+    count: int
 
     def __init__(
         self,

@@ -6,12 +6,13 @@ Achanta et al., SLIC Superpixels Compared to State-of-the-Art Superpixel Methods
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from castssl.contracts import Superpixels
 from castssl.errors import ConfigError, PluginError
 from castssl.installer import install
 from castssl.superpixels.per_image import per_image
@@ -21,7 +22,7 @@ TRIES = 10
 """How often the compactness is raised at most: 3 ** 10 times it leaves colour without a say."""
 
 
-class SkimageSlic:
+class SkimageSlic(Superpixels):
     """SLIC by scikit-image: at most ``count`` superpixels, no randomness; the slowest, and the published one.
 
     Where fewer than half of ``count`` come out, it is repeated with three times the compactness, as in the
@@ -39,7 +40,7 @@ class SkimageSlic:
         PluginError: if scikit-image is not installed.
     """
 
-    runs_on: Literal["worker", "device"] = "worker"
+    count: int
 
     def __init__(self, count: int = 196, *, compactness: float = 10.0, rescale: bool = True) -> None:
         if count < 1 or compactness <= 0:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from castssl.contracts import Encoder
 from castssl.encoder_config import BY_HAND, EncoderConfig
 from castssl.errors import ConfigError
 from castssl.tokens.inputs import check_image
@@ -16,7 +17,7 @@ WIDTHS = {"small": 64, "large": 256}
 """What NAME in ``template:NAME`` may be, and the token width that it stands for."""
 
 
-class TemplateEncoder(nn.Module):
+class TemplateEncoder(Encoder):
     """One stage: a token for each patch of 16 pixels; the class token is their mean.
 
     Args:
@@ -26,7 +27,7 @@ class TemplateEncoder(nn.Module):
         ConfigError: if there is no such name.
     """
 
-    ignores_segments = True
+    uses_superpixels = False
     """Its tokens are patches; the view's superpixels do not enter it."""
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -36,7 +37,7 @@ class TemplateEncoder(nn.Module):
             raise ConfigError(f"template has no encoder {name!r}; there are {', '.join(WIDTHS)}")
         self.dim = WIDTHS[name]
         side = -(-config.image_size // 16)
-        self.sizes: tuple[int, ...] = (side * side,)
+        self.sizes = (side * side,)
         self.config = replace(config, sizes=self.sizes, dim=self.dim, pooling=BY_HAND)
         self.patches = nn.Conv2d(3, self.dim, 16, 16)
         self.mix = nn.Sequential(nn.LayerNorm(self.dim), nn.Linear(self.dim, self.dim), nn.GELU())
@@ -53,7 +54,3 @@ class TemplateEncoder(nn.Module):
         segments = (at + torch.arange(width, device=x.device) // 16).int().expand(len(x), -1, -1)
         mass = torch.ones(x.shape[:2], dtype=torch.float32, device=x.device)
         return Hierarchy(segments, (Tokens(x, x.mean(1, keepdim=True), mass),), ())
-
-    def segment(self, view: View) -> Hierarchy:
-        """The same: there is nothing coarser."""
-        return self.forward(view)

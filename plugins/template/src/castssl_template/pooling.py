@@ -6,20 +6,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from castssl.contracts import Need
+from castssl.contracts import Pooling
 from castssl.pooling.arithmetic import check_size, gather, weighted_mean
 from castssl.types import Pooled, Tokens
 
 
-class TemplatePooling(nn.Module):
+class TemplatePooling(Pooling):
     """The heaviest tokens become centroids; each token joins them by cosine in a learned space.
 
     Args:
         dim: token width D.
         sharpness: factor on the cosine; the higher, the harder the assignment.
     """
-
-    needs: frozenset[Need] = frozenset()
 
     def __init__(self, dim: int, *, sharpness: float = 5.0) -> None:
         super().__init__()

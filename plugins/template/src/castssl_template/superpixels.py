@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from castssl.contracts import Superpixels
 from castssl.errors import ConfigError
 from castssl.superpixels.per_image import per_image
 
 
-class TemplateSuperpixels:
+class TemplateSuperpixels(Superpixels):
     """Pixels of like brightness share a segment.
 
     Args:
@@ -22,7 +23,7 @@ class TemplateSuperpixels:
         ConfigError: if ``count`` is out of range.
     """
 
-    runs_on: Literal["worker", "device"] = "worker"
+    count: int
 
     def __init__(self, *, count: int = 64) -> None:
         if not 1 <= count <= 256:
