@@ -91,7 +91,7 @@ def make_evaluators(cfg: Config, encoder: Encoder) -> list[Evaluator]:
     every, views = cfg.knn_every, TwoViews(cfg.image_size)
     evaluators: list[Evaluator] = [LabelPaths(cfg.chosen().hie, every=cfg.eval_every)]
     if every:
-        knn = Knn(cfg.knn_images, views=CenterView(cfg.image_size), every=every)
+        knn = Knn(cfg.knn_images, every=every)
         overlap = Overlap(encoder.sizes, cfg.masks, every=every)
         evaluators += [Matching(views=views, every=every), knn, overlap]
     return evaluators

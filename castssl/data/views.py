@@ -241,11 +241,20 @@ class CenterView:
 
     def crop(self, image: Image.Image, plan: Plan | None = None) -> list[CroppedView]:
         """One view, and where it lies."""
-        width, height = resized_size(image.size, self._shorter)
-        left, top = (round((side - self.size) / 2) for side in (width, height))
-        pixels = (left, top, left + self.size, top + self.size)
+        pixels, (width, height) = self._box(image)
         view = resized_part(image, self._shorter, pixels, self._mode)
         return [CroppedView(to_uint8(view), _shares(pixels, width, height), False)]
+
+    def crop_mask(self, mask: Image.Image) -> Tensor:
+        """The values that a mask of the image, of any mode, has in the view, by nearest: (size, size)."""
+        part = resized_part(mask, self._shorter, self._box(mask)[0], T.InterpolationMode.NEAREST)
+        return torch.from_numpy(np.array(part))
+
+    def _box(self, image: Image.Image) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
+        """The view's pixels in the resized image, and the size of that image."""
+        width, height = resized_size(image.size, self._shorter)
+        left, top = (round((side - self.size) / 2) for side in (width, height))
+        return (left, top, left + self.size, top + self.size), (width, height)
 
     def __call__(self, image: Image.Image) -> Views:
         """One uint8 (3, size, size) tensor."""

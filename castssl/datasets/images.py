@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -204,41 +204,35 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         return self.source.name(int(self.rows[index]))
 
     def mask(self, index: int) -> Image.Image | None:
-        """The object mask, mode "L", 255 on the object, as it is stored; None if there is none."""
-        return None if self.masks is None else self.masks.whole(self.name(index))
+        """The object mask, mode "L", 255 on the object, as it lies on the upright image.
+
+        None if there is none, it cannot be read, or it fits neither the upright nor the stored image.
+        """
+        return self._upright(index, "mask")
 
     def parts(self, index: int) -> Image.Image | None:
-        """The part mask, 1, 2, ... on parts and 0 elsewhere, as it lies on the upright picture.
+        """The part mask, 1, 2, ... on parts and 0 elsewhere; otherwise as :meth:`mask`."""
+        return self._upright(index, "parts")
 
-        None if there is none, it cannot be read, or it fits neither the upright nor the stored picture.
-        """
+    def _upright(self, index: int, kind: Literal["mask", "parts"]) -> Image.Image | None:
+        name = self.name(index)
+        if self.masks is None:
+            return None
         try:
-            parts = None if self.masks is None else self.masks.parts(self.name(index))
-            if parts is None:
+            mask = self.masks.whole(name) if kind == "mask" else self.masks.parts(name)
+            if mask is None:
+                return None
+            if unreadable := self.inspect(index):
+                self.bad.note([unreadable])
                 return None
             with self.source.open(int(self.rows[index])) as file:
                 opened = header(file)
-                turn = orientation(opened)  # Before PIL turns a TIFF picture.
-                return fitted(parts, upright_size(opened), turn)
+                if mask.size == opened.size and mask.width == mask.height:
+                    return mask  # To read the orientation of a PNG decodes it.
+                turn = orientation(opened)  # Before PIL turns a TIFF image.
+                return fitted(mask, upright_size(opened), turn)
         except Exception as error:  # as in fetch
-            self.bad.note([Unreadable(f"the parts of {self.name(index)}", why(error))])
-            return None
-
-    def pair(self, index: int) -> tuple[Image.Image, Image.Image] | None:
-        """A picture and its own :meth:`mask`, as it lies on the upright picture.
-
-        None if it has none, one of both cannot be read, or the mask has the size of neither the upright nor
-        the stored picture.
-        """
-        try:
-            mask = self.mask(index)
-            if mask is None:
-                return None
-            sample = self.fetch(index)
-            self.bad.note((*sample.bad, *sample.clipped))
-            return None if sample.bad else (sample.image, fitted(mask, sample.image.size, sample.orientation))
-        except Exception as error:  # as in fetch
-            self.bad.note([Unreadable(f"the mask of {self.name(index)}", why(error))])
+            self.bad.note([Unreadable(f"the {kind} of {name}", why(error))])
             return None
 
 

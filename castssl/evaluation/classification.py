@@ -9,7 +9,7 @@ from torchmetrics import Metric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from castssl.errors import ConfigError
-from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, Shown, Subject
+from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject
 from castssl.metrics.balanced import BalancedAccuracy, majority
 
 TOP = (1, 5)
@@ -51,7 +51,7 @@ class Accuracy(Evaluator):
         for meter in self._meters.values():
             meter.to(self._data.device)
 
-    def add(self, batch: Shown, forward: Forward) -> None:
+    def add(self, batch: ImageBatch, forward: Forward) -> None:
         """Count a batch.
 
         Raises:

@@ -60,7 +60,7 @@ class Features:
             _gather([part[place] for part in self._parts], dtype, self._device)
             for place, dtype in enumerate((torch.float32, torch.int64, torch.int64))
         )
-        first = _first_of_each(index.squeeze(1))
+        first = _first_of_each(index.flatten())
         return rows[first], labels[first]
 
 

@@ -40,30 +40,38 @@ class Subject(NamedTuple):
     """The module behind ``predict``, which is in evaluation mode meanwhile; by default the encoder."""
 
 
-class Shown(NamedTuple):
+class ImageBatch(NamedTuple):
     """A batch of images of this process, on the device."""
 
     views: list[View]
     target: Tensor
     """int64 (B, L), label paths, coarse to fine; -1 is unknown."""
-    numbers: Tensor
-    """int64 (B,), which images these are; -1 for those of a stream."""
+    positions: Tensor
+    """int64 (B,), on the CPU: places in the data set; -1 for the images of a stream."""
 
 
 class Forward:
-    """What a subject makes of the views of a batch: each view goes through the encoder once."""
+    """The outputs of a subject for the views of a batch; each view passes the encoder once."""
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
-        self._known: list[tuple[View, Hierarchy]] = []
+        self._cache: list[tuple[View, Hierarchy]] = []
+
+    def hierarchy(self, view: View) -> Hierarchy:
+        """The output of the encoder."""
+        cached = next((hierarchy for cached, hierarchy in self._cache if cached is view), None)
+        if cached is None:
+            cached = self._subject.encoder(view)
+            self._cache.append((view, cached))
+        return cached
+
+    def segmentation(self, view: View) -> Hierarchy:
+        """The hierarchy of all stages: an encoder that classifies may stop before the last one."""
+        return self._subject.encoder.segment(view)
 
     def feature(self, view: View) -> Tensor:
         """The class token of the encoder's last stage: float32 (B, D)."""
-        found = next((hierarchy for known, hierarchy in self._known if known is view), None)
-        if found is None:
-            found = self._subject.encoder(view)
-            self._known.append((view, found))
-        return found.stages[-1].cls.squeeze(1).float()
+        return self.hierarchy(view).stages[-1].cls.squeeze(1).float()
 
     def logits(self, view: View) -> list[Tensor]:
         """float32 (B, C) of each level that the subject predicts, coarse to fine."""
@@ -73,7 +81,7 @@ class Forward:
         compiled = encoder._compiled_call_impl is not None
         hook = None if compiled else encoder.register_forward_hook(self._keep(view), with_kwargs=True)
         try:
-            return [each.float() for each in self._subject.predict(view).values()]
+            return [logits.float() for logits in self._subject.predict(view).values()]
         finally:
             if hook is not None:
                 hook.remove()
@@ -81,7 +89,7 @@ class Forward:
     def _keep(self, view: View) -> Callable[..., None]:
         def keep(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any], out: Hierarchy) -> None:
             if len(args) == 1 and args[0] is view and not options:
-                self._known.append((view, out))
+                self._cache.append((view, out))
 
         return keep
 
@@ -93,16 +101,14 @@ class Evaluator:
     Subclasses override what they need.  Every process calls the same methods in the same order.
 
     Attributes:
-        limit: it sees at most so many held-out images, evenly spread; None: all.
         by_index: True if it needs images by index, so that nothing is measured on a stream.
-        title: how a message names it.
+        title: its name in messages.
 
     Args:
         every: epochs between two evaluations during training; 0 = none.
-        views: how it wants pictures cut; None: as the evaluation does.
+        views: the views that it needs of each image; None: the evaluation's center view.
     """
 
-    limit: ClassVar[int | None] = None
     by_index: ClassVar[bool] = True
     title: ClassVar[str] = ""
     every: int = field(default=0, kw_only=True)
@@ -111,11 +117,18 @@ class Evaluator:
     def prepare(self, data: Evaluation) -> None:
         """Keep what is needed of the data; called once."""
 
+    def images(self) -> Sequence[int] | None:
+        """The positions of the held-out images that it needs; None: all.
+
+        With the views that other evaluators need, too, :meth:`add` also gets their images.
+        """
+        return None
+
     def begin(self, subject: Subject) -> None:
         """Start a new evaluation."""
 
-    def add(self, batch: Shown, forward: Forward) -> None:
-        """Count a batch of held-out images, with as many views as :attr:`views` makes."""
+    def add(self, batch: ImageBatch, forward: Forward) -> None:
+        """Count a batch of held-out images, with the views of :attr:`views`."""
 
     def result(self, subject: Subject) -> dict[str, float]:
         """The results over all processes; a result that no image decides is left out."""
@@ -142,7 +155,7 @@ class Evaluation:
         held_out: with labels by the classes of ``train``, as :func:`castssl.data.splits.open_splits` gives
             them; None: nothing is measured.
         superpixels: what the encoder builds on.
-        view: how held-out pictures are cut, if an evaluator does not want it otherwise.
+        view: the view of each image, for evaluators that ask for no other.
         evaluators: in the order of their results; those that read logits come before those that read
             features of the same view, so that the encoder runs once.
         device: where the subject is.
@@ -169,8 +182,8 @@ class Evaluation:
         if self.held_out is None:
             self.evaluators = []
         elif isinstance(self.train, Stream) or isinstance(self.held_out, Stream):
-            if unread := [one.title for one in self.evaluators if one.by_index]:
-                say(f"streams have no images by index: {', '.join(unread)} are not measured")
+            if skipped := [one.title for one in self.evaluators if one.by_index]:
+                note(f"streams have no images by index: {', '.join(skipped)} are not measured")
             self.evaluators = [one for one in self.evaluators if not one.by_index]
         for evaluator in self.evaluators:
             evaluator.prepare(self)
@@ -191,16 +204,16 @@ class Evaluation:
         return _merged(self._measure(subject, self.evaluators if due is None else due))
 
     def due(self, every: Callable[[int], bool]) -> list[Evaluator]:
-        """The evaluators whose turn it is, by :meth:`castssl.training.run.Run.every`."""
+        """The evaluators that are due, by :meth:`castssl.training.run.Run.every`."""
         return [one for one in self.evaluators if every(one.every)]
 
     def update(self, subject: Subject, due: Sequence[Evaluator]) -> dict[str, float]:
-        """The results of the evaluators that are due, which :meth:`finish` knows then."""
-        self._latest |= (found := self._measure(subject, due))
-        return _merged(found)
+        """The results of the evaluators that are due, kept for :meth:`finish`."""
+        self._latest |= (results := self._measure(subject, due))
+        return _merged(results)
 
     def finish(self, subject: Subject) -> dict[str, float]:
-        """The latest results of all evaluators; those that :meth:`update` had nothing of are measured now."""
+        """The latest results of all evaluators; what :meth:`update` has not measured is measured now."""
         self._latest |= self._measure(subject, [one for one in self.evaluators if not self._latest.get(one)])
         return _merged({one: self._latest[one] for one in self.evaluators})
 
@@ -218,48 +231,50 @@ class Evaluation:
         with evaluating(module), torch.no_grad():
             for evaluator in due:
                 evaluator.begin(subject)
-            for images, some in self._groups(due):
-                self._pass(images, some, subject)
+            for images, augments in self._groups(due):
+                self._pass(images, augments, due, subject)
             return {evaluator: evaluator.result(subject) for evaluator in due}
 
-    def _groups(
-        self, due: Sequence[Evaluator]
-    ) -> Iterator[tuple[Sequence[int] | None, tuple[Evaluator, ...]]]:
-        """Held-out images by the evaluators that look at them; None is all of them."""
-        reading = tuple(one for one in due if one.limit != 0)
-        if all(one.limit is None for one in reading):
-            yield from [(None, reading)] * bool(reading)
+    def _groups(self, due: Sequence[Evaluator]) -> Iterator[tuple[Sequence[int] | None, tuple[Augment, ...]]]:
+        """Held-out images by the augmentations that they need, each image in one group; None: all images."""
+        needed = [(one.views or self.view, one.images()) for one in due]
+        if all(images is None for _, images in needed):
+            yield from [(None, tuple(dict.fromkeys(augment for augment, _ in needed)))] * bool(needed)
             return
-        count = len(cast(Images, self.held_out))
-        chosen = [range(count) if one.limit is None else spread(count, one.limit) for one in reading]
-        groups: dict[tuple[Evaluator, ...], list[int]] = {}
-        for image in range(count):
-            some = tuple(one for one, numbers in zip(reading, chosen, strict=True) if image in numbers)
-            groups.setdefault(some, []).append(image)
-        yield from ((images, some) for some, images in groups.items() if some)
+        sets = [(augment, None if images is None else set(images)) for augment, images in needed]
+        groups: dict[tuple[Augment, ...], list[int]] = {}
+        for image in range(len(cast(Images, self.held_out))):
+            augments = (augment for augment, images in sets if images is None or image in images)
+            groups.setdefault(tuple(dict.fromkeys(augments)), []).append(image)
+        yield from ((images, augments) for augments, images in groups.items() if augments)
 
-    def _pass(self, images: Sequence[int] | None, some: Sequence[Evaluator], subject: Subject) -> None:
-        """Show some held-out images to the evaluators that want them."""
+    def _pass(
+        self,
+        images: Sequence[int] | None,
+        augments: Sequence[Augment],
+        due: Sequence[Evaluator],
+        subject: Subject,
+    ) -> None:
+        """Feed some held-out images to the evaluators that need one of their views."""
         assert self.held_out is not None
-        wanted = list(dict.fromkeys(one.views or self.view for one in some))
-        begin = {views: sum(each.views for each in wanted[:place]) for place, views in enumerate(wanted)}
-        shown = self.held_out if images is None else cast(Images, self.held_out).take(images)
-        numbers = None if images is None else torch.tensor(images)
-        for batch in self.batches(shown, wanted, "held-out images"):
+        first = {augment: sum(a.views for a in augments[:place]) for place, augment in enumerate(augments)}
+        data = self.held_out if images is None else cast(Images, self.held_out).take(images)
+        for batch in self.batches(data, augments, "held-out images"):
             forward = Forward(subject)
-            known = batch.numbers if numbers is None else numbers[batch.numbers]
-            for one in some:
-                cut = one.views or self.view
-                views = batch.views[begin[cut] :][: cut.views]
-                one.add(Shown(views, batch.target, known), forward)
+            positions = batch.positions if images is None else torch.tensor(images)[batch.positions]
+            for one in due:
+                augment = one.views or self.view
+                if augment in first:
+                    views = batch.views[first[augment] :][: augment.views]
+                    one.add(ImageBatch(views, batch.target, positions), forward)
 
-    def batches(self, images: Images | Stream, views: Sequence[Augment], what: str) -> Iterator[Shown]:
+    def batches(self, images: Images | Stream, views: Sequence[Augment], what: str) -> Iterator[ImageBatch]:
         """The share of this process of some images, each decoded once, on the device.
 
         Args:
             images: any images.
-            views: how they are cut; a batch has the views of all of them, one after the other.
-            what: how the progress on stderr names the images.
+            views: a batch has the views of all of these, in this order.
+            what: the name of the images in the progress on stderr.
         """
         loader = load(
             images,
@@ -270,26 +285,26 @@ class Evaluation:
             seed=self.seed,
             train=False,
         )
-        numbers = repeat(None) if loader.batches is None else iter(loader.batches)
-        for raw, own in zip(tracked(loader, what), numbers, strict=False):
+        indices = repeat(None) if loader.batches is None else iter(loader.batches)
+        for raw, index in zip(tracked(loader, what), indices, strict=False):
             batch = to_views(raw, self.superpixels, self.device)
-            known = torch.full((len(batch.target),), -1) if own is None else torch.tensor(own)
-            yield Shown(list(batch.views), batch.target, known)
+            positions = torch.full((len(batch.target),), -1) if index is None else torch.tensor(index)
+            yield ImageBatch(list(batch.views), batch.target, positions)
 
 
 class Together:
-    """The views of several augmentations of one picture, which is decoded once, at full size."""
+    """The views of several augmentations of one image, which is decoded once, at full size."""
 
     def __init__(self, parts: Sequence[Augment]) -> None:
         self.parts = parts
         self.views = sum(part.views for part in parts)
 
     def plan(self, width: int, height: int) -> Plan:
-        """The whole picture."""
+        """The whole image."""
         return Plan((), 1)
 
     def crop(self, image: Image.Image, plan: Plan | None = None) -> list[CroppedView]:
-        """The views of each part in turn, and where they lie."""
+        """The views of all parts in order."""
         return [placed for part in self.parts for placed in part.crop(image)]
 
     def __call__(self, image: Image.Image) -> Views:
@@ -302,11 +317,11 @@ def spread(count: int, limit: int) -> range:
     return range(0, count, max(count // limit, 1))[:limit]
 
 
-def say(text: str) -> None:
-    """A line on stderr, of one process."""
+def note(text: str) -> None:
+    """Print a line on stderr, in the main process only."""
     if ranks.is_main():
         print(text, file=sys.stderr)
 
 
-def _merged(found: Mapping[Evaluator, Mapping[str, float]]) -> dict[str, float]:
-    return {name: value for values in found.values() for name, value in values.items()}
+def _merged(results: Mapping[Evaluator, Mapping[str, float]]) -> dict[str, float]:
+    return {name: value for values in results.values() for name, value in values.items()}

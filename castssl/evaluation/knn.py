@@ -14,7 +14,7 @@ from torch import Tensor
 
 from castssl.datasets.images import Images, hash_index
 from castssl.evaluation.features import Device, Features, blocks, check_rows, unit
-from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, Shown, Subject, say
+from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject, note
 from castssl.metrics.balanced import majority
 
 
@@ -42,7 +42,7 @@ class Knn(Evaluator):
         self._data, self._classes = data, train.tree.sizes[-1] if train.tree.levels else 0
         self._voting = self._drawn(train) if self._classes > 1 else train
         if len(self._voting) < len(train):
-            say(
+            note(
                 f"kNN: {len(self._voting):,} of {len(train):,} training images vote, the same ones in"
                 " every run; --knn-images 0 takes all"
             )
@@ -54,13 +54,13 @@ class Knn(Evaluator):
         bank, self._rows = Features(self._data.device), Features(self._data.device)
         cut = self.views or self._data.view
         for batch in self._data.batches(self._voting, [cut], "kNN, training images"):
-            bank.add(Forward(subject).feature(batch.views[0]), batch.target, batch.numbers)
+            bank.add(Forward(subject).feature(batch.views[0]), batch.target, batch.positions)
         self._bank = _labeled(bank)
 
-    def add(self, batch: Shown, forward: Forward) -> None:
+    def add(self, batch: ImageBatch, forward: Forward) -> None:
         """Keep the features of a batch."""
         if self._classes > 1:
-            self._rows.add(forward.feature(batch.views[0]), batch.target, batch.numbers)
+            self._rows.add(forward.feature(batch.views[0]), batch.target, batch.positions)
 
     def result(self, subject: Subject) -> dict[str, float]:
         """``knn``, unless no training image or no held-out image has a label."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from castssl.errors import ConfigError
 from castssl.evaluation.features import Device
-from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, Shown, Subject
+from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject
 from castssl.metrics.balanced import BalancedAccuracy, majority
 from castssl.metrics.hie import hie
 from castssl.metrics.hierarchy import (
@@ -53,7 +53,7 @@ class LabelPaths(Evaluator):
         suffixes = ["", *["_hie"] * self.hie] if self._data.tree.levels else []
         self._metrics = [PathMetrics(self._data.tree, self._data.device, suffix=each) for each in suffixes]
 
-    def add(self, batch: Shown, forward: Forward) -> None:
+    def add(self, batch: ImageBatch, forward: Forward) -> None:
         """Count a batch.
 
         Raises:

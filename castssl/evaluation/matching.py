@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from castssl.evaluation.features import Device, Features, blocks, check_rows, unit
-from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, Shown, Subject
+from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject, spread
 
 IMAGES = 256
 """How many held-out images take part."""
@@ -22,7 +23,6 @@ class Matching(Evaluator):
     Its ``views`` must make two of each picture.
     """
 
-    limit: ClassVar[int | None] = IMAGES
     title: ClassVar[str] = "matching"
     _data: Evaluation = field(init=False, repr=False)
     _rows: list[Features] = field(init=False, repr=False)
@@ -31,14 +31,18 @@ class Matching(Evaluator):
         """Keep the data."""
         self._data = data
 
+    def images(self) -> Sequence[int] | None:
+        """At most :data:`IMAGES`, evenly spread."""
+        return spread(len(self._data.held_out or ()), IMAGES)
+
     def begin(self, subject: Subject) -> None:
         """Forget earlier features."""
         self._rows = [Features(self._data.device), Features(self._data.device)]
 
-    def add(self, batch: Shown, forward: Forward) -> None:
+    def add(self, batch: ImageBatch, forward: Forward) -> None:
         """Keep the features of both views."""
         for rows, view in zip(self._rows, batch.views, strict=True):
-            rows.add(forward.feature(view), batch.target, batch.numbers)
+            rows.add(forward.feature(view), batch.target, batch.positions)
 
     def result(self, subject: Subject) -> dict[str, float]:
         """``match``."""

@@ -128,7 +128,7 @@ def main(cfg: Config) -> None:
     cv2.setNumThreads(0)
     rows = [published(cfg.size), *(ours(cfg.size, spec) for spec in cfg.superpixels)]
     encoded, masked = files(cfg), cast("Images", open_images(cfg.masks, split="val"))
-    pairs = [pair for index in range(len(masked)) if (pair := masked.pair(index))]
+    pairs = [(masked[index][0], mask) for index in range(len(masked)) if (mask := masked.mask(index))]
     centre, exact = CenterView(cfg.size), CenterView(cfg.size, interpolation="nearest")
     views = [centre(decode(io.BytesIO(file)))[0] for file in encoded]
     objects = [(centre(image)[0], exact(mask.convert("RGB"))[0][:1] > 127) for image, mask in pairs]

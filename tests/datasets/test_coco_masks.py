@@ -193,9 +193,9 @@ def test_images_take_them_in_place_of_folders(tmp_path: Path) -> None:
     images = open_images(f"folder:{tmp_path / 'imagenet'}")
     assert isinstance(images, Images)
     images.masks = open_masks(written(tmp_path, partimagenet()))
-    pair, parts = images.pair(0), images.parts(0)
-    assert pair is not None
+    mask, parts = images.mask(0), images.parts(0)
+    assert mask is not None
     assert parts is not None
-    assert pair[0].size == pair[1].size == parts.size == (40, 30)
-    assert (images.pair(1), images.parts(1)) == (None, None)
+    assert mask.size == parts.size == (40, 30)
+    assert (images.mask(1), images.parts(1)) == (None, None)
     assert images.take([0]).parts(0) is not None

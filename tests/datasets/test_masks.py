@@ -55,7 +55,7 @@ def test_an_unreadable_part_mask_is_noted(tmp_path: Path) -> None:
     (tmp_path / "parts/train/cat/a.png").write_bytes(b"no picture")
     images = open_images(f"folder:{tmp_path / 'train'}")
     assert isinstance(images, Images)
-    assert images.pair(0) is not None
+    assert images.mask(0) is not None
     assert images.parts(0) is None
     assert list(images.bad) == ["the parts of cat/a.png"]
 

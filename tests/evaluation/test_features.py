@@ -85,5 +85,5 @@ def test_the_feature_is_the_last_class_token(pictures: Path) -> None:
         forward = Forward(Subject(encoder))
         view = batch.views[0]
         assert torch.equal(forward.feature(view), encoder(view).stages[-1].cls[:, 0])
-        collected.add(forward.feature(view).detach(), batch.target, batch.numbers)
+        collected.add(forward.feature(view).detach(), batch.target, batch.positions)
     assert torch.equal(collected.gather()[1], images.targets)

@@ -29,7 +29,6 @@ def test_matching_counts_rows_that_find_their_own() -> None:
 def test_the_images_are_spread_and_their_views_those_of_a_loader(
     pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Matching, "limit", 3)
     monkeypatch.setattr(matching, "IMAGES", 3)
     views, toy = TwoViews(32), Colors()
     found = evaluation(pictures, Matching(views=views))

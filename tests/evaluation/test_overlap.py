@@ -1,49 +1,34 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import IO
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from castssl.contracts import Encoder
+from castssl.data.views import CenterView
 from castssl.datasets.images import Images
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import DataError
-from castssl.evaluation.overlap import MEASURES, Pair, known_to, objects, overlaps, random_overlaps, segmented
+from castssl.evaluation import overlap
+from castssl.evaluation.held_out import Evaluation, Subject
+from castssl.evaluation.overlap import Overlap, masked_by, object_masks, scores
 from castssl.metrics.partition import best_overlap
 from castssl.superpixels.grid import Grid
 from castssl.types import Hierarchy, LabelTree, Tokens, View
+from tests.evaluation import toys
 
-
-class Drawn:
-    """Pictures 40 x 30 whose object is a bright square; every third has no mask, every fourth no parts."""
-
-    def __init__(self, count: int = 6) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def pair(self, index: int, /) -> tuple[Image.Image, Image.Image] | None:
-        mask = self.mask(index)
-        return None if mask is None else (Image.merge("RGB", [self._square(index)] * 3), mask)
-
-    def mask(self, index: int, /) -> Image.Image | None:
-        return None if index % 3 == 2 else self._square(index)
-
-    def parts(self, index: int, /) -> Image.Image | None:
-        """The square's upper half is part 1, its lower half part 2."""
-        parts = np.array(self._square(index)) // 255
-        parts[15:] *= 2
-        return None if index % 4 == 3 else Image.fromarray(parts)
-
-    def _square(self, index: int) -> Image.Image:
-        pixels = np.zeros((30, 40), np.uint8)
-        pixels[10:20, 12 + index : 22 + index] = 255
-        return Image.fromarray(pixels)
+SIDE = 32
+"""Pixels of a side of the images; the center view of 28 pixels leaves out two at each border."""
+LEFT_HALF = np.s_[:, :16]
+ONE_CELL = np.s_[:9, :9]
+NOTHING = np.s_[:0, :0]
+OUTSIDE = np.s_[:, :2]
 
 
 class Halves(Encoder):
@@ -97,126 +82,160 @@ class Known:
     parts = whole
 
 
-def left_half(size: int = 16) -> Pair:
-    mask = torch.zeros(size, size, dtype=torch.bool)
-    mask[:, : size // 2] = True
-    return Pair(torch.randint(256, (3, size, size), dtype=torch.uint8), mask)
+def written(root: Path, *objects: Any, parts: Mapping[int, np.ndarray] | None = None) -> Path:
+    """A data set whose held-out images have these objects, and parts by image."""
+    for folder in ("train/a", "val/a", "masks/val/a", "parts/val/a"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (SIDE, SIDE)).save(root / "train/a/0.png")
+    for number, region in enumerate(objects):
+        name, mask = f"val/a/{number:02}.png", np.zeros((SIDE, SIDE), np.uint8)
+        mask[region] = 255
+        Image.new("RGB", (SIDE, SIDE), (9 * number, 90, 0)).save(root / name)
+        Image.fromarray(mask).save(root / "masks" / name)
+        if parts and number in parts:
+            Image.fromarray(parts[number].astype(np.uint8)).save(root / "parts" / name)
+    return root
 
 
-def one_cell(size: int = 16) -> Pair:
-    mask = torch.zeros(size, size, dtype=torch.bool)
-    mask[: size // 4, : size // 4] = True
-    return Pair(torch.randint(256, (3, size, size), dtype=torch.uint8), mask)
+def evaluation(root: Path, *sizes: int, **options: Any) -> Evaluation:
+    view = {"view": CenterView(28), "superpixels": Grid(7), "batch_size": 2}
+    return toys.evaluation(root, Overlap(sizes or (16, 2)), **view | options)
 
 
-def test_images_and_masks_are_cut_alike() -> None:
-    pairs = objects(Drawn(), 60)
-    assert len(pairs) == 4
-    assert [pair.parts is None for pair in pairs] == [False, False, True, False]
-    for image, mask, parts in pairs:
-        assert parts is None or torch.equal(parts > 0, mask)
-        assert parts is None or set(parts.flatten().tolist()) == {0, 1, 2}
-        assert (image.dtype, image.shape) == (torch.uint8, (3, 60, 60))
-        assert (mask.dtype, mask.shape) == (torch.bool, (60, 60))
-        bright = image.float().mean(0) > 127
-        assert float((bright & mask).sum() / (bright | mask).sum()) > 0.9
+def measured(root: Path, encoder: Encoder | None = None, **options: Any) -> dict[str, float]:
+    return evaluation(root, **options)(Subject(encoder or Halves()))
 
 
-def test_objects_outside_the_square_are_left_out() -> None:
-    assert len(objects(Drawn(60), 30)) < len(objects(Drawn(20), 30)) * 3
+def means(results: Mapping[str, float], measure: str) -> list[float]:
+    return [value for name, value in results.items() if name.startswith(measure)]
 
 
-def test_a_limit_spreads_over_all_images() -> None:
-    class Recorded(Drawn):
-        asked: list[int]
-
-        def mask(self, index: int, /) -> Image.Image | None:
-            self.asked.append(index)
-            return None
-
-    drawn = Recorded(10)
-    drawn.asked = []
-    assert objects(drawn, 16, limit=5) == []
-    assert drawn.asked == [0, 2, 4, 6, 8]
-    drawn.asked = []
-    objects(drawn, 16, limit=99)
-    assert drawn.asked == list(range(10))
+def test_masks_are_cut_as_the_center_view() -> None:
+    pixels = np.zeros((30, 40), np.uint8)
+    pixels[10:20, 14:24] = 255
+    view = CenterView(60)
+    image = view.crop(Image.merge("RGB", [Image.fromarray(pixels)] * 3))[0].image
+    mask = view.crop_mask(Image.fromarray(pixels)) > 127
+    assert (mask.dtype, mask.shape) == (torch.bool, (60, 60))
+    bright = image.float().mean(0) > 127
+    assert float((bright & mask).sum() / (bright | mask).sum()) > 0.9
+    numbers = view.crop_mask(Image.fromarray(pixels.astype(np.int32) * 2))
+    assert torch.equal(numbers == 510, mask)
 
 
-def test_each_stage_gets_the_mean_of_its_best_overlaps() -> None:
+def test_objects_outside_the_view_are_left_out(tmp_path: Path) -> None:
+    root = written(tmp_path, LEFT_HALF, OUTSIDE, NOTHING, ONE_CELL)
+    held_out = evaluation(root).held_out
+    assert isinstance(held_out, Images)
+    masks = object_masks(held_out, range(4), CenterView(28))
+    assert list(masks) == [0, 3]
+    inside, parts = masks[0]
+    assert inside.float().mean() == 0.5
+    assert set(parts.flatten().tolist()) == {-1}
+
+
+def test_a_limit_spreads_over_all_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = written(tmp_path, *[LEFT_HALF] * 10)
+    monkeypatch.setattr(overlap, "MASKED", 5)
+    assert evaluation(root).evaluators[0].images() == [0, 2, 4, 6, 8]
+    monkeypatch.setattr(overlap, "MASKED", 99)
+    assert evaluation(root).evaluators[0].images() == list(range(10))
+
+
+def test_each_stage_gets_the_mean_of_its_best_overlaps(tmp_path: Path) -> None:
     encoder = Halves()
     encoder.train()
-    pairs = [left_half(), one_cell(), left_half()]
-    found = overlaps(encoder, segmented(pairs, Grid(4), batch=2), device="cpu")
-    assert found["object_iou"] == pytest.approx(((1 / 8 + 1 + 1 / 8) / 3, (1 + 1 / 8 + 1) / 3))
+    results = measured(written(tmp_path, LEFT_HALF, ONE_CELL, LEFT_HALF), encoder)
+    assert means(results, "object") == pytest.approx([(1 / 8 + 1 + 1 / 8) / 3, (1 + 1 / 8 + 1) / 3])
     # Both halves are background if one cell alone is the object: 15 of 16 cells, and nothing of the object.
-    assert found["region_iou"] == pytest.approx((1, (1 + 15 / 32 + 1) / 3))
-    assert "part_iou" not in found
+    assert means(results, "region") == pytest.approx([1, (1 + 15 / 32 + 1) / 3])
+    assert means(results, "part") == []
     assert encoder.training
 
 
-def test_parts_count_where_they_are_known() -> None:
-    upper, unknown = left_half(), one_cell()
-    parts = upper.inside.to(torch.uint8)
-    parts[8:] *= 2
-    pairs = [upper._replace(parts=parts), unknown, upper._replace(parts=upper.inside.long())]
-    found = overlaps(Halves(), segmented(pairs, Grid(4), batch=2), device="cpu")
-    assert tuple(found) == MEASURES
+def test_parts_count_where_they_are_known(tmp_path: Path) -> None:
+    half = np.zeros((SIDE, SIDE))
+    half[LEFT_HALF] = 1
+    halves = half.copy()
+    halves[16:] *= 2
+    root = written(tmp_path, LEFT_HALF, ONE_CELL, LEFT_HALF, parts={0: halves, 2: half})
+    results = measured(root)
+    assert [len(means(results, name)) for name in overlap.MEASURES] == [2, 2, 2]
     # Left and right half: the background is right, one part gets all of the left half, the other nothing.
-    assert found["part_iou"] == pytest.approx((1, ((1 + 1 / 2 + 0) / 3 + 1) / 2))
-    assert overlaps(Halves(), segmented(pairs, Grid(4), batch=1), device="cpu") == found
+    assert means(results, "part") == pytest.approx([1, ((1 + 1 / 2 + 0) / 3 + 1) / 2])
+    assert measured(root, batch_size=1) == results
 
 
-def test_a_segmenting_encoder_is_asked_to_segment() -> None:
+def test_a_segmenting_encoder_is_asked_to_segment(tmp_path: Path) -> None:
     class Deeper(Halves):
         def segment(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy:
-            whole = Halves.forward(self, view)
-            return whole._replace(stages=whole.stages[:1], assigns=())
+            hierarchy = Halves.forward(self, view)
+            return hierarchy._replace(stages=hierarchy.stages[:1], assigns=())
 
-    assert len(overlaps(Deeper(), segmented([one_cell()], Grid(4)), device="cpu")["region_iou"]) == 1
-
-
-def test_images_without_an_object_do_not_count() -> None:
-    nothing = Pair(left_half()[0], torch.zeros(16, 16, dtype=torch.bool))
-    assert overlaps(Halves(), segmented([nothing, one_cell()], Grid(4)), device="cpu")["object_iou"][0] == 1
-    with pytest.raises(DataError, match="mask"):
-        overlaps(Halves(), segmented([nothing], Grid(4)), device="cpu")
-    with pytest.raises(DataError, match="mask"):
-        random_overlaps(segmented([], Grid(4)), [2])
+    assert len(means(measured(written(tmp_path, ONE_CELL), Deeper()), "region")) == 1
 
 
-def test_superpixels_run_where_they_belong() -> None:
-    pairs = [left_half(), one_cell()]
-    assert overlaps(Halves(), segmented(pairs, Grid(4, runs_on="worker")), device="cpu") == overlaps(
-        Halves(), segmented(pairs, Grid(4)), device="cpu"
-    )
+def test_images_without_an_object_do_not_count(tmp_path: Path) -> None:
+    root = written(tmp_path, NOTHING, ONE_CELL)
+    assert means(measured(root), "object")[0] == 1
+    written(tmp_path, NOTHING, NOTHING)
+    assert measured(root) == evaluation(root).chance() == {}
 
 
-def test_merging_at_random_has_its_ends_and_its_seed() -> None:
-    pairs = [left_half(), one_cell()]
-    found = random_overlaps(segmented(pairs, Grid(4)), [16, 1])
-    assert found["object_iou"] == pytest.approx(((1 / 8 + 1) / 2, (1 / 2 + 1 / 16) / 2))
+def test_an_unreadable_image_does_not_lend_its_mask_to_another(tmp_path: Path) -> None:
+    root = written(tmp_path, LEFT_HALF, ONE_CELL)
+    (root / "val/a/00.png").write_bytes(b"")
+    # Its header is unreadable, too, so it has no mask.
+    assert means(measured(root), "object")[0] == 1
+    noise = np.random.default_rng(0).integers(256, size=(SIDE, SIDE, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(root / "val/a/00.png")
+    content = bytearray((root / "val/a/00.png").read_bytes())
+    content[1000:1100] = bytes(100)
+    (root / "val/a/00.png").write_bytes(content)
+    evaluated = evaluation(root)
+    assert evaluated.evaluators[0].images() == [0, 1]
+    assert means(evaluated(Subject(Halves())), "object")[0] == 1
+    assert means(evaluated.chance(), "object")[0] == 1
+
+
+def test_superpixels_run_where_they_belong(tmp_path: Path) -> None:
+    root = written(tmp_path, LEFT_HALF, ONE_CELL)
+    assert measured(root, superpixels=Grid(7, runs_on="worker")) == measured(root)
+
+
+def test_merging_at_random_has_its_ends_and_its_seed(tmp_path: Path) -> None:
+    root = written(tmp_path, LEFT_HALF, ONE_CELL)
+    results = evaluation(root, 16, 1).chance()
+    assert means(results, "object") == pytest.approx([(1 / 8 + 1) / 2, (1 / 2 + 1 / 16) / 2])
     # One segment is one region: half the image is right, or 15 of 16 cells.
-    assert found["region_iou"] == pytest.approx((1, (1 / 4 + 15 / 32) / 2))
-    images = segmented(pairs, Grid(4))
-    assert random_overlaps(images, [4], seed=3) == random_overlaps(images, [4], seed=3)
-    assert len({random_overlaps(images, [4], seed=seed)["object_iou"] for seed in range(5)}) > 1
+    assert means(results, "region") == pytest.approx([1, (1 / 4 + 15 / 32) / 2])
+    assert evaluation(root, 4, seed=3).chance() == evaluation(root, 4, seed=3).chance()
+    assert len({evaluation(root, 4, seed=seed).chance()["object_iou_4"] for seed in range(5)}) > 1
+    evaluated = evaluation(root, 4)
+    evaluated(Subject(Halves()))
+    assert evaluated.chance() == evaluation(root, 4).chance()
 
 
-def test_an_object_that_is_a_union_of_superpixels_is_hard_to_hit_by_chance() -> None:
-    pairs = [left_half() for _ in range(30)]
-    (score,) = random_overlaps(segmented(pairs, Grid(4)), [2])["object_iou"]
-    perfect = best_overlap(pairs[0][1].long()[None], pairs[0][1][None])
-    assert score < 0.9 * float(perfect)
+def test_an_object_that_is_a_union_of_superpixels_is_hard_to_hit_by_chance(tmp_path: Path) -> None:
+    chance = evaluation(written(tmp_path, *[LEFT_HALF] * 30), 2).chance()["object_iou_2"]
+    half = torch.arange(28).expand(28, -1) < 14
+    assert chance < 0.9 * float(best_overlap(half.long()[None], half[None]))
+
+
+def test_scores_are_no_numbers_without_known_parts() -> None:
+    half = torch.arange(8).expand(1, 8, -1) < 4
+    unknown: Tensor = torch.full((1, 8, 8), -1)
+    assert scores(half.long(), half, unknown)[:2].tolist() == [[1], [1]]
+    assert bool(scores(half.long(), half, unknown)[2].isnan().all())
 
 
 def test_masks_choose_the_images_that_they_know() -> None:
     source = Listed(["x/a.png", "x/b.png", "y/c.png"])
     images = Images(source, np.arange(3), torch.empty(3, 0, dtype=torch.int64), LabelTree.none())
     first, second = images.take([0]), images.take([1, 2])
-    known = known_to(Known({"x/b.png"}), first, second)
-    assert known is not None
-    assert [known.name(index) for index in range(len(known))] == ["x/b.png"]
-    assert known.mask(0) is not None
+    masked, indices = masked_by(Known({"x/b.png"}), first, second)
+    assert [masked.name(index) for index in indices] == ["x/b.png"]
+    assert masked.masks is not None
     assert images.masks is second.masks is None
-    assert known_to(Known({"z"}), first, second) is None
+    with pytest.raises(DataError, match="know none of the images"):
+        masked_by(Known({"z"}), first, second)

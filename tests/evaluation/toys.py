@@ -23,8 +23,9 @@ def evaluation(pictures: str | Path, *evaluators: Evaluator, **options: Any) -> 
     """On the small data set, by default in batches of five."""
     data = f"folder:{pictures}"
     images, held_out = open_images(data), open_images(data, split="val")
-    given: dict[str, Any] = {"view": CenterView(32, interpolation="bicubic"), "batch_size": 5} | options
-    return Evaluation(images, held_out, Grid(8), evaluators=evaluators, **given)
+    defaults = {"view": CenterView(32, interpolation="bicubic"), "batch_size": 5, "superpixels": Grid(8)}
+    arguments: dict[str, Any] = defaults | options
+    return Evaluation(images, held_out, evaluators=evaluators, **arguments)
 
 
 class Colors(Encoder):
