@@ -7,12 +7,8 @@ label map.
 
 from __future__ import annotations
 
-from torch import Tensor
-from torch.nn import functional as F
-
 from castssl.models.fuse import FusedCAST
-from castssl.tokens.positions import resize
-from castssl.tokens.segments import segment_mean
+from castssl.tokens.interpolation import resized_mean
 from castssl.types import Tokens, View
 
 
@@ -33,10 +29,8 @@ class DenseCAST(FusedCAST):
         features = self.stem(view.image)
         cells = features.shape[-2] * features.shape[-1]
         height, width = view.segments.shape[-2:]
-        fine: Tensor = F.interpolate(features, (height, width), mode="bilinear", align_corners=False)
-        x, pixels = segment_mean(fine, view.segments, size)
+        x, pixels = resized_mean(features, view.segments, size, "bilinear")
         # Two means round less than one of the sum, in which large features drown the positions.
-        place = resize(self.positions, height, width).expand(len(features), -1, -1, -1)
-        x = x + segment_mean(place, view.segments, size)[0].to(x.dtype)
+        x = x + resized_mean(self.positions, view.segments, size, "bicubic")[0].to(x.dtype)
         cls = self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype)
         return Tokens(x, cls, pixels * (cells / (height * width)))
