@@ -18,11 +18,11 @@ def _doctor(given: argparse.Namespace) -> int:
     from castssl.doctor import examine
 
     console = Console(soft_wrap=True)
-    colours = {"ok": "green", "note": "yellow", "broken": "red"}
+    colors = {"ok": "green", "note": "yellow", "broken": "red"}
     broken = 0
     for topic, state, text, remedy in examine():
         broken += state == "broken"
-        console.print(f"[{colours[state]}]{state:<6}[/]  {topic:<20}  {escape(text)}", highlight=False)
+        console.print(f"[{colors[state]}]{state:<6}[/]  {topic:<20}  {escape(text)}", highlight=False)
         if remedy:
             console.print(f"{'':30}$ {escape(remedy)}", highlight=False)
     console.print(f"{broken} broken" if broken else "nothing that castssl needs is broken")

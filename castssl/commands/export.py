@@ -8,10 +8,10 @@ from pathlib import Path
 from castssl.commands.arguments import MODEL, add_output, add_shape, open_model
 from castssl.files import check_outputs
 
-NOTES = """The file takes `image` (float32, B x 3 x H x W, normalised) and `segments` (int32, B x H x W) and
+NOTES = """The file takes `image` (float32, B x 3 x H x W, normalized) and `segments` (int32, B x H x W) and
 returns `features`, `logits` where the weights have a classifier, and of each stage `tokens0`, `mass0`,
 `labels0`, `assign0`, ...  B may vary, H and W may not.  Its metadata `castssl` hold superpixels and
-normalisation.
+normalization.
 """
 
 

@@ -26,7 +26,7 @@ true parts).  Times are of one core, or of the GPU for what runs there (DEVICE).
 
   ms          for one image, the median of the rounds; the backends take turns
   asked, got  superpixels asked for, and labels in use, mean over the images
-  variation   of colour explained by the segments' means (more is better)
+  variation   of color explained by the segments' means (more is better)
   recall      of true borders within 2 pixels (more is better; ragged borders help)
   reach       over true regions: undersegmentation error (less is better)
   accuracy    achievable if each segment goes to one region (more is better)
@@ -198,7 +198,7 @@ def _squares(sights: Sequence[Sight], size: int) -> tuple[Tensor, list[Tensor | 
 
     from castssl.data.views import CenterView
 
-    centre, exact = CenterView(size), CenterView(size, interpolation="nearest")
+    center, exact = CenterView(size), CenterView(size, interpolation="nearest")
     truth: list[Tensor | None] = []
     for name, _, mask in sights:
         if mask is None:
@@ -210,7 +210,7 @@ def _squares(sights: Sequence[Sight], size: int) -> tuple[Tensor, list[Tensor | 
             raise DataError(f"the mask of {name} has {len(kinds)} values, expected at most 256 regions")
         flat = Image.fromarray(regions.reshape(values.shape[:2]).astype(np.uint8))
         truth.append(exact(flat.convert("RGB"))[0][0].int())
-    return torch.stack([centre(sight.image)[0] for sight in sights]), truth
+    return torch.stack([center(sight.image)[0] for sight in sights]), truth
 
 
 def _table(trials: Sequence[Trial], title: str) -> Table:

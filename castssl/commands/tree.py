@@ -128,13 +128,13 @@ def _levels(
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("level", "classes", "of each above", *(f"{split} labelled" for split in splits)):
+    for column in ("level", "classes", "of each above", *(f"{split} labeled" for split in splits)):
         table.add_column(column, justify="right", no_wrap=True)
     for level, size in enumerate(tree.sizes):
         of = list(Counter(tree.parents[level - 1]).values()) if level else []
         each = "-" if not of else str(of[0]) if min(of) == max(of) else f"{min(of)} to {max(of)}"
-        labelled = ["?" if own is None else f"{int(own[level].sum()):,}" for own in per_class.values()]
-        table.add_row(str(level), f"{size:,}", each, *labelled)
+        labeled = ["?" if own is None else f"{int(own[level].sum()):,}" for own in per_class.values()]
+        table.add_row(str(level), f"{size:,}", each, *labeled)
     table.add_section()
     table.add_row("images", "", "", *(f"{len(images):,}" for images in splits.values()))
     return table

@@ -74,14 +74,14 @@ class Accuracy(Evaluator):
 
     def result(self, subject: Subject) -> dict[str, float]:
         """The accuracies; none where no image has a label."""
-        found = {name: float(meter.compute()) for name, meter in self._meters.items()}
+        results = {name: float(meter.compute()) for name, meter in self._meters.items()}
         # torchmetrics gives 0 for an accuracy over no image.
-        return found if found.pop("labeled", 0) else {}
+        return results if results.pop("labeled", 0) else {}
 
     def chance(self) -> dict[str, float]:
         """One class, or five, in so many."""
-        found = {f"top{top}": top / self._classes for top in self._tops}
-        return found | ({"top1_balanced": 1 / self._classes} if found else {})
+        levels = {f"top{top}": top / self._classes for top in self._tops}
+        return levels | ({"top1_balanced": 1 / self._classes} if levels else {})
 
     def majority(self) -> dict[str, float]:
         """``top1`` of the most frequent class."""

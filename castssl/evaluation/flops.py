@@ -110,12 +110,12 @@ def account(
     counts, sampling = _count(encoder, image_size, sizes)
     parts = []
     for path, part in _parts(encoder):
-        held = [part] if isinstance(part, nn.Parameter) else list(part.parameters())
+        parameters = [part] if isinstance(part, nn.Parameter) else list(part.parameters())
         macs = counts.pop(path, 0)
-        if held or macs:
-            parts.append(_part(_name(path, encoder, sizes), held, macs))
-    whole = counts.pop("", 0)
-    if rest := whole - sum(part.macs for part in parts):
+        if parameters or macs:
+            parts.append(_part(_name(path, encoder, sizes), parameters, macs))
+    total_macs = counts.pop("", 0)
+    if rest := total_macs - sum(part.macs for part in parts):
         parts.append(Part("between the parts", 0, 0, rest))
     for count in classes:
         size = encoder.dim * count + count
@@ -126,20 +126,20 @@ def account(
     return Account(tuple(parts), sampling, (total + extra, trainable + learned))
 
 
-def _part(name: str, held: Sequence[nn.Parameter], macs: int) -> Part:
-    trainable = sum(p.numel() for p in held if p.requires_grad)
-    return Part(name, sum(p.numel() for p in held), trainable, macs)
+def _part(name: str, parameters: Sequence[nn.Parameter], macs: int) -> Part:
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    return Part(name, sum(p.numel() for p in parameters), trainable, macs)
 
 
 def _parts(module: nn.Module) -> list[tuple[str, nn.Parameter | nn.Module]]:
     """Own parameters and children, as the data goes; of lists, and of a wrapped timm model, the members."""
-    found: list[tuple[str, nn.Parameter | nn.Module]] = [*module.named_parameters(recurse=False)]
+    parts: list[tuple[str, nn.Parameter | nn.Module]] = [*module.named_parameters(recurse=False)]
     for name, child in module.named_children():
         if isinstance(child, nn.ModuleList) or name == "network":
-            found += [(f"{name}.{path}", part) for path, part in _parts(child)]
+            parts += [(f"{name}.{path}", part) for path, part in _parts(child)]
         else:
-            found.append((name, child))
-    return sorted(found, key=lambda pair: _place(*pair)) if isinstance(module, CAST) else found
+            parts.append((name, child))
+    return sorted(parts, key=lambda pair: _place(*pair)) if isinstance(module, CAST) else parts
 
 
 def _place(path: str, part: nn.Parameter | nn.Module) -> tuple[int, int]:
@@ -162,10 +162,10 @@ def _name(path: str, encoder: Encoder, sizes: Sequence[int] | None) -> str:
     if not _staged(path):
         return path
     budget = (*(sizes or encoder.sizes), *encoder.sizes[len(sizes or encoder.sizes) :])
-    at = int(path.split(".")[1])
+    stage = int(path.split(".")[1])
     if path.startswith("stages") and isinstance(encoder, CAST):
-        return f"stage {at}: {encoder.depths[at]} blocks, {budget[at]} tokens"
-    return f"pooling {at}: {budget[at]} to {budget[at + 1]}"
+        return f"stage {stage}: {encoder.depths[stage]} blocks, {budget[stage]} tokens"
+    return f"pooling {stage}: {budget[stage]} to {budget[stage + 1]}"
 
 
 def _count(encoder: Encoder, image_size: int, sizes: Sequence[int] | None) -> tuple[dict[str, int], int]:
@@ -187,11 +187,11 @@ def _count(encoder: Encoder, image_size: int, sizes: Sequence[int] | None) -> tu
 
 def _formulas(aside: list[int]) -> dict[Any, Any]:
     """torch's formulas; what runs without gradient is counted in ``aside`` instead."""
-    known = dict(flop_registry)
+    formulas = dict(flop_registry)
     # torch 2.6 does not count attention on the CPU.
-    attention = known[aten._scaled_dot_product_flash_attention]
-    known.setdefault(aten._scaled_dot_product_flash_attention_for_cpu, attention)
-    return {operator: _apart(formula, aside) for operator, formula in known.items()}
+    attention = formulas[aten._scaled_dot_product_flash_attention]
+    formulas.setdefault(aten._scaled_dot_product_flash_attention_for_cpu, attention)
+    return {operator: _apart(formula, aside) for operator, formula in formulas.items()}
 
 
 def _apart(formula: Callable[..., int], aside: list[int]) -> Callable[..., int]:

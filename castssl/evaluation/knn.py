@@ -52,8 +52,8 @@ class Knn(Evaluator):
         if self._classes < 2:
             return
         bank, self._rows = Features(self._data.device), Features(self._data.device)
-        cut = self.views or self._data.view
-        for batch in self._data.batches(self._voting, [cut], "kNN, training images"):
+        augment = self.views or self._data.view
+        for batch in self._data.batches(self._voting, [augment], "kNN, training images"):
             bank.add(Forward(subject).feature(batch.views[0]), batch.target, batch.positions)
         self._bank = _labeled(bank)
 
@@ -148,8 +148,8 @@ def knn(
 def _labeled(rows: Features) -> tuple[Tensor, Tensor]:
     """Features (n, D) and finest labels (n,) of the images that have such a label."""
     features, paths = rows.gather()
-    known = paths[:, -1] >= 0
-    return features[known], paths[known, -1]
+    labeled = paths[:, -1] >= 0
+    return features[labeled], paths[labeled, -1]
 
 
 def _check(name: str, rows: Tensor, labels: Tensor, classes: int) -> None:

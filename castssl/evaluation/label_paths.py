@@ -51,7 +51,9 @@ class LabelPaths(Evaluator):
     def begin(self, subject: Subject) -> None:
         """Count anew."""
         suffixes = ["", *["_hie"] * self.hie] if self._data.tree.levels else []
-        self._metrics = [PathMetrics(self._data.tree, self._data.device, suffix=each) for each in suffixes]
+        self._metrics = [
+            PathMetrics(self._data.tree, self._data.device, suffix=suffix) for suffix in suffixes
+        ]
 
     def add(self, batch: ImageBatch, forward: Forward) -> None:
         """Count a batch.
@@ -76,23 +78,23 @@ class LabelPaths(Evaluator):
         if not tree.levels:
             return {}
         sizes, count = tree.sizes, prod(tree.sizes)
-        found = {"fpa": 1 / count, "tice": 1 - sizes[-1] / count, "wap": len(sizes) / sum(sizes)}
-        found |= {f"level{level}": 1 / classes for level, classes in enumerate(sizes)}
-        found |= {f"level{level}_balanced": 1 / classes for level, classes in enumerate(sizes)}
+        levels = {"fpa": 1 / count, "tice": 1 - sizes[-1] / count, "wap": len(sizes) / sum(sizes)}
+        levels |= {f"level{level}": 1 / classes for level, classes in enumerate(sizes)}
+        levels |= {f"level{level}_balanced": 1 / classes for level, classes in enumerate(sizes)}
         shared = sum(float(column.bincount().square().sum()) for column in tree.paths().unbind(1))
         height = len(sizes) - shared / sizes[-1] ** 2
         if sizes[-1] > 1:
-            found["severity_levels"] = height / (1 - 1 / sizes[-1])
-        return found | {f"distance{k}_levels": height for k in HierarchicalDistance(tree).top_k}
+            levels["severity_levels"] = height / (1 - 1 / sizes[-1])
+        return levels | {f"distance{k}_levels": height for k in HierarchicalDistance(tree).top_k}
 
     def majority(self) -> dict[str, float]:
         """Each level's accuracy of its most frequent class, and ``fpa`` of the most frequent path."""
         labels = self._data.labels()
-        found = {f"level{level}": share for level, share in majority(labels).items()}
-        whole = labels[(labels >= 0).all(1)]
-        if len(whole):
-            found["fpa"] = max(Counter(map(tuple, whole.tolist())).values()) / len(whole)
-        return found
+        shares = {f"level{level}": share for level, share in majority(labels).items()}
+        complete = labels[(labels >= 0).all(1)]
+        if len(complete):
+            shares["fpa"] = max(Counter(map(tuple, complete.tolist())).values()) / len(complete)
+        return shares
 
 
 class PathMetrics:
@@ -131,7 +133,7 @@ class PathMetrics:
             target: int64 (B, L), coarse to fine; -1 is unknown.
             valid: bool (B,), False for rows that only fill the batch.
         """
-        predicted = torch.stack([each.argmax(1) for each in logits], dim=1)
+        predicted = torch.stack([scores.argmax(1) for scores in logits], dim=1)
         for meter in (self.fpa, self.tice, self.wap, self.levels, self.severity):
             meter.update(predicted, target, valid)
         for level, by_class in enumerate(self.balanced):
@@ -140,13 +142,13 @@ class PathMetrics:
 
     def compute(self) -> dict[str, float]:
         """The metrics over all processes; those that no image decides are left out."""
-        found = {"fpa": self.fpa.compute(), "tice": self.tice.compute(), "wap": self.wap.compute()}
-        found |= {f"level{level}": share for level, share in enumerate(self.levels.compute().flatten())}
-        found |= {f"level{level}_balanced": meter.compute() for level, meter in enumerate(self.balanced)}
-        found["severity_levels"] = self.severity.compute()
+        metrics = {"fpa": self.fpa.compute(), "tice": self.tice.compute(), "wap": self.wap.compute()}
+        metrics |= {f"level{level}": share for level, share in enumerate(self.levels.compute().flatten())}
+        metrics |= {f"level{level}_balanced": meter.compute() for level, meter in enumerate(self.balanced)}
+        metrics["severity_levels"] = self.severity.compute()
         heights = zip(self.distance.top_k, self.distance.compute().flatten(), strict=True)
-        found |= {f"distance{k}_levels": height for k, height in heights}
-        values = {name: float(value) for name, value in found.items()}
+        metrics |= {f"distance{k}_levels": height for k, height in heights}
+        values = {name: float(value) for name, value in metrics.items()}
         return {_named(name, self.suffix): value for name, value in values.items() if not isnan(value)}
 
 
@@ -157,7 +159,7 @@ def _named(metric: str, suffix: str) -> str:
 
 
 def _check(logits: Sequence[Tensor], tree: LabelTree) -> None:
-    learned = tuple(each.shape[1] for each in logits)
+    learned = tuple(scores.shape[1] for scores in logits)
     if learned != tree.sizes:
         raise ConfigError(
             f"levels of {learned} classes were learned, but the held-out images have {tree.sizes}, coarse to"

@@ -20,7 +20,7 @@ IMAGES = 256
 class Matching(Evaluator):
     """``match``: how often one view of an image finds the other among :data:`IMAGES`, in [0, 1].
 
-    Its ``views`` must make two of each picture.
+    Its ``views`` must make two views of each image.
     """
 
     title: ClassVar[str] = "matching"

@@ -75,9 +75,9 @@ def metric(name: str) -> Metric:
     unit = next((unit for ending, unit in UNITS.items() if name.endswith(ending)), "%")
     plain = name.replace("_hie", "")
     for pattern, (title, legend) in KNOWN.items():
-        if found := re.fullmatch(pattern, plain):
+        if match := re.fullmatch(pattern, plain):
             amended = plain != name
-            return Metric(name, title.format(*found.groups()) + AMENDED * amended, unit, legend)
+            return Metric(name, title.format(*match.groups()) + AMENDED * amended, unit, legend)
     return Metric(name, name.replace("_", " "), unit, "")
 
 

@@ -95,15 +95,17 @@ def compare(
     seconds: dict[str, list[float]] = {name: [] for name in backends}
     on_device = images.to(device)
     with _one_thread(device):
-        for turn, (name, build) in ((turn, each) for turn in range(1 + rounds) for each in backends.items()):
+        for turn, (name, build) in (
+            (turn, backend) for turn in range(1 + rounds) for backend in backends.items()
+        ):
             if name in faults:
                 continue
             try:
                 if not turn:
                     built[name] = build()
-                found, took = _partition(built[name], images, on_device)
+                partition, took = _partition(built[name], images, on_device)
                 if not turn:
-                    labels[name] = _checked(built[name], found, images)
+                    labels[name] = _checked(built[name], partition, images)
             except Exception as fault:  # other people's code may raise anything
                 faults[name] = f"{type(fault).__name__}: {fault}"
             else:

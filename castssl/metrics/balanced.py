@@ -19,8 +19,8 @@ def majority(labels: Tensor) -> dict[int, float]:
         The share in (0, 1] by level; a level without a label is left out.
     """
     columns = [column[column >= 0] for column in labels.unbind(1)] if labels.dim() == 2 else []
-    counted = {level: known for level, known in enumerate(columns) if len(known)}
-    return {level: float(known.bincount().max()) / len(known) for level, known in counted.items()}
+    counted = {level: column for level, column in enumerate(columns) if len(column)}
+    return {level: float(column.bincount().max()) / len(column) for level, column in counted.items()}
 
 
 class BalancedAccuracy(Metric):
@@ -52,10 +52,10 @@ class BalancedAccuracy(Metric):
             target: int64 (B,); -1 is unknown.
             valid: bool (B,), False for rows that only fill the batch.
         """
-        known = target >= 0 if valid is None else (target >= 0) & valid
-        at = target.clamp(min=0)
-        self.right = self.right.index_add(0, at, ((predicted == target) & known).long())
-        self.total = self.total.index_add(0, at, known.long())
+        counted = target >= 0 if valid is None else (target >= 0) & valid
+        classes = target.clamp(min=0)
+        self.right = self.right.index_add(0, classes, ((predicted == target) & counted).long())
+        self.total = self.total.index_add(0, classes, counted.long())
 
     def compute(self) -> Tensor:
         """float32 scalar."""

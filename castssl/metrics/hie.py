@@ -32,12 +32,12 @@ def hie(logits: Sequence[Tensor], tree: LabelTree) -> list[Tensor]:
     Raises:
         ValueError: if the logits are not those of the tree's classes.
     """
-    widths = tuple(each.shape[-1] for each in logits)
+    widths = tuple(scores.shape[-1] for scores in logits)
     if widths != tree.sizes:
         raise ValueError(f"hie: expected logits of {tree.sizes} classes, coarse to fine, got {widths}")
-    given = [each.float().log_softmax(1) for each in logits]
-    amended = given[:1]
-    for above, below, parents in zip(given, given[1:], tree.parents, strict=False):
+    own_level = [scores.float().log_softmax(1) for scores in logits]
+    amended = own_level[:1]
+    for above, below, parents in zip(own_level, own_level[1:], tree.parents, strict=False):
         # Sums of logarithms: the product of two small probabilities would be lost in float32.
         parent = above[:, torch.tensor(parents, device=above.device)]
         amended.append((below + parent).log_softmax(1))

@@ -4,7 +4,7 @@ Accuracies, full-path accuracy (FPA), tree inconsistency (TICE) and weighted ave
 of H-CAST (Visually Consistent Hierarchical Image Classification, https://arxiv.org/abs/2406.11608).
 
 All are sums of whole numbers, so any number of processes gives the very same result.  Nothing in ``update``
-waits for the device.  A share is in [0, 1]; without a single image to judge it is not a number.
+waits for the device.  A share is in [0, 1]; without any image it is not a number.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class PathMetric(Metric):
         super().__init__(**options)
         if not tree.levels or not tree.exclusive:
             raise ConfigError(
-                f"{type(self).__name__} judges one label path an image, got a tree of {tree.levels} levels"
+                f"{type(self).__name__} needs one path an image, got a tree of {tree.levels} levels"
                 f" with exclusive={tree.exclusive}; give a tree of levels whose classes exclude each other"
             )
         self.sizes = tree.sizes
@@ -60,19 +60,19 @@ class PathMetric(Metric):
                 f" got {paths.dtype} {tuple(paths.shape)}"
             )
 
-    def known(self, judged: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
+    def labeled(self, predicted: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
         """Which labels of which real rows are known: bool (B, L)."""
         self.check("target", target)
         rows = len(target)
-        if len(judged) != rows or (
+        if len(predicted) != rows or (
             valid is not None and (valid.shape != (rows,) or valid.dtype != torch.bool)
         ):
             raise ValueError(
                 f"{type(self).__name__}: expected predictions and a bool mask of real rows for {rows} targets"
-                f", got {len(judged)} and {None if valid is None else (valid.dtype, tuple(valid.shape))}"
+                f", got {len(predicted)} and {None if valid is None else (valid.dtype, tuple(valid.shape))}"
             )
-        known = target >= 0
-        return known if valid is None else known & valid.unsqueeze(1)
+        labeled = target >= 0
+        return labeled if valid is None else labeled & valid.unsqueeze(1)
 
 
 class LevelAccuracy(PathMetric):
@@ -102,9 +102,9 @@ class LevelAccuracy(PathMetric):
             ValueError: if shapes or dtypes are others.
         """
         self.check("predicted", predicted)
-        known = self.known(predicted, target, valid)
-        self.right = self.right + ((predicted == target) & known).sum(0)
-        self.total = self.total + known.sum(0)
+        labeled = self.labeled(predicted, target, valid)
+        self.right = self.right + ((predicted == target) & labeled).sum(0)
+        self.total = self.total + labeled.sum(0)
 
     def compute(self) -> Tensor:
         """float32 (L,)."""
@@ -152,7 +152,7 @@ class WeightedHierarchicalPrecision(PathMetric):
     def update(self, predicted: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
         """Count a batch; see :meth:`LevelAccuracy.update`."""
         self.check("predicted", predicted)
-        known = self.known(predicted, target, valid)
+        known = self.labeled(predicted, target, valid)
         self.hits = self._add(self.hits, target, known & (predicted == target))
         self.named = self._add(self.named, predicted, known)
         self.present = self._add(self.present, target, known)
@@ -189,9 +189,9 @@ class FullPathAccuracy(PathMetric):
     def update(self, predicted: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
         """Count a batch; see :meth:`LevelAccuracy.update`."""
         self.check("predicted", predicted)
-        whole = self.known(predicted, target, valid).all(1)
-        self.right = self.right + ((predicted == target).all(1) & whole).sum()
-        self.total = self.total + whole.sum()
+        complete = self.labeled(predicted, target, valid).all(1)
+        self.right = self.right + ((predicted == target).all(1) & complete).sum()
+        self.total = self.total + complete.sum()
 
     def compute(self) -> Tensor:
         """float32 scalar."""
@@ -216,11 +216,13 @@ class TreeInconsistency(PathMetric):
     def update(self, predicted: Tensor, target: Tensor | None = None, valid: Tensor | None = None) -> None:
         """Count a batch; see :meth:`LevelAccuracy.update`.  Without a target every real row counts."""
         self.check("predicted", predicted)
-        whole = self.known(predicted, torch.zeros_like(predicted) if target is None else target, valid).all(1)
+        complete = self.labeled(
+            predicted, torch.zeros_like(predicted) if target is None else target, valid
+        ).all(1)
         # A finest class has one path.  Numbers for whole paths would grow with the product of the sizes.
         path = self.paths[predicted[:, -1].clamp(0, self.sizes[-1] - 1)]
-        self.astray = self.astray + ((path != predicted).any(1) & whole).sum()
-        self.total = self.total + whole.sum()
+        self.astray = self.astray + ((path != predicted).any(1) & complete).sum()
+        self.total = self.total + complete.sum()
 
     def compute(self) -> Tensor:
         """float32 scalar."""

@@ -23,17 +23,17 @@ class TreeMetric(PathMetric):
     A prediction that is no class (such as -1, "not sure") shares no level with any.
     """
 
-    def height(self, fine: Tensor, target: Tensor) -> Tensor:
+    def height(self, predicted: Tensor, target: Tensor) -> Tensor:
         """The height of the lowest common ancestor: int64, 0 (the same) to L (the root).
 
         Args:
-            fine: int64, predicted finest classes of any shape.
+            predicted: int64, predicted finest classes of any shape.
             target: int64, right ones, of a shape that broadcasts with it.
         """
         last = self.sizes[-1] - 1
         # In a tree, who shares a class shares all classes above it.
-        same = self.paths[fine.clamp(0, last)] == self.paths[target.clamp(0, last)]
-        exists = ((fine >= 0) & (fine <= last)).unsqueeze(-1)
+        same = self.paths[predicted.clamp(0, last)] == self.paths[target.clamp(0, last)]
+        exists = ((predicted >= 0) & (predicted <= last)).unsqueeze(-1)
         return len(self.sizes) - (same & exists).sum(-1)
 
 
@@ -55,7 +55,7 @@ class MistakeSeverity(TreeMetric):
     def update(self, predicted: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
         """Count a batch; see :meth:`LevelAccuracy.update`."""
         self.check("predicted", predicted)
-        wrong = self.known(predicted, target, valid)[:, -1] & (predicted[:, -1] != target[:, -1])
+        wrong = self.labeled(predicted, target, valid)[:, -1] & (predicted[:, -1] != target[:, -1])
         self.heights = self.heights + (self.height(predicted[:, -1], target[:, -1]) * wrong).sum()
         self.mistakes = self.mistakes + wrong.sum()
 
@@ -101,15 +101,15 @@ class HierarchicalDistance(TreeMetric):
         Raises:
             ValueError: if shapes or dtypes are others.
         """
-        known = self.known(scores, target, valid)[:, -1]
+        labeled = self.labeled(scores, target, valid)[:, -1]
         if scores.dim() != 2 or scores.shape[1] != self.sizes[-1]:
             raise ValueError(
                 f"HierarchicalDistance: scores must be (B, {self.sizes[-1]}), got {tuple(scores.shape)}"
             )
         first = scores.topk(max(self.top_k, default=0), dim=1).indices
-        heights = self.height(first, target[:, -1:]) * known.unsqueeze(1)
+        heights = self.height(first, target[:, -1:]) * labeled.unsqueeze(1)
         self.heights = self.heights + heights.sum(0).cumsum(0)[self.among - 1]
-        self.total = self.total + known.sum()
+        self.total = self.total + labeled.sum()
 
     def compute(self) -> Tensor:
         """float32 (K,), each in [0, L]."""

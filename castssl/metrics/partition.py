@@ -42,9 +42,9 @@ def best_overlap(labels: Tensor, masks: Tensor) -> Tensor:
 
 
 def merge_at_random(segments: Tensor, k: int, seed: int) -> Tensor:
-    """Merge neighbouring segments at random until ``k`` regions remain: what no training can give.
+    """Merge neighboring segments at random until ``k`` regions remain: what no training can give.
 
-    Each step draws a region and one of its 4-neighbours, both uniformly, and merges them.  Drawing
+    Each step draws a region and one of its 4-neighbors, both uniformly, and merges them.  Drawing
     regions, not borders, keeps a region from growing merely because it is already large, which makes
     this the harder baseline to beat.
 
@@ -55,7 +55,7 @@ def merge_at_random(segments: Tensor, k: int, seed: int) -> Tensor:
 
     Returns:
         int64 (H, W), labels 0 to k - 1.  There are fewer if ``segments`` has fewer, and more only
-        if unlabelled pixels part the image into more than ``k`` islands.
+        if unlabeled pixels part the image into more than ``k`` islands.
 
     Raises:
         ValueError: if ``segments`` is not (H, W) or ``k`` < 1.
@@ -75,7 +75,7 @@ def boundary_recall(labels: Tensor, truth: Tensor, *, tolerance: int = 2) -> Ten
     A pixel is on a boundary if the pixel to its right or below has another label.
 
     Args:
-        labels: integer (B, H, W), the partition to judge.
+        labels: integer (B, H, W), the partition to score.
         truth: integer or bool (B, H, W), the true regions.
         tolerance: how far off a boundary may be, in pixels along either axis (a square window).
 
@@ -91,20 +91,20 @@ def boundary_recall(labels: Tensor, truth: Tensor, *, tolerance: int = 2) -> Ten
     near = boundaries(labels).float().unsqueeze(1)
     near = F.max_pool2d(near, 2 * tolerance + 1, stride=1, padding=tolerance).squeeze(1) > 0
     wanted = boundaries(truth)
-    found = (near & wanted).flatten(1).sum(1).float()
+    hits = (near & wanted).flatten(1).sum(1).float()
     total = wanted.flatten(1).sum(1)
-    return torch.where(total > 0, found / total.clamp(min=1), 1.0)
+    return torch.where(total > 0, hits / total.clamp(min=1), 1.0)
 
 
 def explained_variation(labels: Tensor, images: Tensor) -> Tensor:
-    """How much of the colour variance lies between segments: 1 if each is of one colour, 0 if all are alike.
+    """How much of the color variance lies between segments: 1 if each is of one color, 0 if all are alike.
 
     Args:
         labels: integer (B, H, W); pixels with a negative label are left out.
-        images: uint8 or float (B, C, H, W), in whichever colour space the variance is to be taken.
+        images: uint8 or float (B, C, H, W), in whichever color space the variance is to be taken.
 
     Returns:
-        float32 (B,) in [0, 1]; 1 for an image of one colour.
+        float32 (B,) in [0, 1]; 1 for an image of one color.
 
     Raises:
         ValueError: if the sizes differ.
@@ -116,14 +116,14 @@ def explained_variation(labels: Tensor, images: Tensor) -> Tensor:
         )
     slots, count = _slots(labels)
     counted = (slots > 0).unsqueeze(1)
-    colours = images.flatten(2).float()
-    mean = (colours * counted).sum(2, keepdim=True) / counted.sum(2, keepdim=True).clamp(min=1)
-    colours = (colours - mean) * counted
+    colors = images.flatten(2).float()
+    mean = (colors * counted).sum(2, keepdim=True) / counted.sum(2, keepdim=True).clamp(min=1)
+    colors = (colors - mean) * counted
     mass = _sums(slots, torch.ones_like(slots), count).clamp(min=1)
-    index = slots.unsqueeze(1).expand(-1, colours.shape[1], -1)
-    sums = colours.new_zeros(*colours.shape[:2], count).scatter_add_(2, index, colours)
+    index = slots.unsqueeze(1).expand(-1, colors.shape[1], -1)
+    sums = colors.new_zeros(*colors.shape[:2], count).scatter_add_(2, index, colors)
     between = (sums.square() / mass.unsqueeze(1)).sum((1, 2))
-    total = colours.square().sum((1, 2))
+    total = colors.square().sum((1, 2))
     return torch.where(total > 0, between / total.clamp(min=1e-12), 1.0).clamp(0, 1)
 
 
@@ -134,7 +134,7 @@ def undersegmentation_error(labels: Tensor, truth: Tensor) -> Tensor:
     that meet them of the smaller of "S in G" and "S outside G", divided by the number of pixels.
 
     Args:
-        labels: integer (B, H, W), the partition to judge.
+        labels: integer (B, H, W), the partition to score.
         truth: integer or bool (B, H, W), the true regions.  Pixels with a negative label in either are left
             out.
 
@@ -156,7 +156,7 @@ def achievable_accuracy(labels: Tensor, truth: Tensor) -> Tensor:
     classifier of whole segments can be right more often.
 
     Args:
-        labels: integer (B, H, W), the partition to judge.
+        labels: integer (B, H, W), the partition to score.
         truth: integer or bool (B, H, W), the true regions.  Pixels with a negative label in either are left
             out.
 

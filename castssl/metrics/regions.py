@@ -36,9 +36,9 @@ def region_iou(labels: Tensor, truth: Tensor) -> Tensor:
         ValueError: if the shapes differ.
     """
     shared, area = _counts("region_iou", labels, truth)
-    given = F.one_hot(shared.argmax(2), shared.shape[2])
-    inside = (shared * given).sum(1)
-    reached = (shared.sum(2, keepdim=True) * given).sum(1)
+    assigned = F.one_hot(shared.argmax(2), shared.shape[2])
+    inside = (shared * assigned).sum(1)
+    reached = (shared.sum(2, keepdim=True) * assigned).sum(1)
     return _mean(inside / (area + reached - inside).clamp(min=1), area)
 
 

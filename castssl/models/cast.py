@@ -87,8 +87,7 @@ class CAST(Encoder):
             for i, depth in enumerate(depths)
         )
         self.poolings = nn.ModuleList(
-            nn.Identity() if fine == coarse else make_pooling(dim)
-            for fine, coarse in pairwise(sizes)
+            nn.Identity() if fine == coarse else make_pooling(dim) for fine, coarse in pairwise(sizes)
         )
         self.norm = layer_norm(dim) if final_norm else nn.Identity()
         for pooling in self.poolings[self.stages_with_cls - 1 :]:

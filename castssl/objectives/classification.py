@@ -34,7 +34,7 @@ class Supervised(nn.Module):
     A label may be missing (-1) at the finer levels of some images; see :class:`Mixing`.
 
     Attributes:
-        classes: how many classes each learnt level has, coarse to fine.
+        classes: how many classes each learned level has, coarse to fine.
         columns: which columns of a label path these levels are.
 
     Args:
@@ -46,7 +46,7 @@ class Supervised(nn.Module):
         smoothing: likewise.
 
     Raises:
-        ConfigError: if the data set is unlabelled, its labels do not exclude each other, or it has no such
+        ConfigError: if the data set is unlabeled, its labels do not exclude each other, or it has no such
             level; if an option is out of range.
     """
 
@@ -64,10 +64,10 @@ class Supervised(nn.Module):
         smoothing: float = 0.1,
     ) -> None:
         super().__init__()
-        asked = tuple(range(labels.levels)) or (-1,) if levels is None else tuple(levels)
-        self.classes = tuple(classes_of(labels, level) for level in asked)
+        chosen = tuple(range(labels.levels)) or (-1,) if levels is None else tuple(levels)
+        self.classes = tuple(classes_of(labels, level) for level in chosen)
         self.levels = labels.levels
-        self.columns = [level % labels.levels for level in asked]
+        self.columns = [level % labels.levels for level in chosen]
         self.encoder = encoder
         self.mixing = Mixing(self.classes, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
         self.hard = Mixing(self.classes, mixup=0, cutmix=0, smoothing=0)
@@ -78,7 +78,7 @@ class Supervised(nn.Module):
         raise NotImplementedError
 
     def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:
-        """Logits (B, C) of each learnt level, coarse to fine.
+        """Logits (B, C) of each learned level, coarse to fine.
 
         Args:
             parts: what :meth:`trained` named, or its average.
@@ -126,11 +126,11 @@ class Supervised(nn.Module):
         Raises:
             ValueError: unless the batch has one view and an int64 target of as many levels as the labels.
         """
-        path = check_labelled(batch, self.levels)
+        path = check_labeled(batch, self.levels)
         mix = self.mixing if self.training else self.hard
         view, targets = mix(batch.views[0], path[:, self.columns])
         named = self.answers(view)
-        logits = [each.float() for each in named.values()]
+        logits = [scores.float() for scores in named.values()]
         loss, logs = self.criterion(logits, targets)
         shares = [_share(*pair) for pair in zip(logits[: len(targets)], targets, strict=True)]
         names = (
@@ -148,7 +148,7 @@ class Supervised(nn.Module):
         return self.predict(view)
 
     def predict(self, view: View, branch: Branch = "base") -> Mapping[str, Tensor]:
-        """Logits (B, C) of each learnt level by name, coarse to fine."""
+        """Logits (B, C) of each learned level by name, coarse to fine."""
         return self.read(self._branch(branch), view)
 
     def branch(self, name: Branch) -> Encoder:
@@ -162,8 +162,8 @@ class Supervised(nn.Module):
     def encoders(self) -> list[nn.Module]:
         """The encoder, and those that an objective has beside it, such as one for each level; no average."""
         kind = type(self.encoder)
-        parts = [each for part in self.trained().values() for each in part.modules()]
-        return [each for each in parts if isinstance(each, kind)]
+        parts = [module for part in self.trained().values() for module in part.modules()]
+        return [module for module in parts if isinstance(module, kind)]
 
     def heads(self, branch: Branch = "base") -> dict[str, Tensor]:
         """All tensors that are trained beside the encoder, by name."""
@@ -203,9 +203,9 @@ def linear(dim: int, classes: int) -> nn.Linear:
 
 def _share(logits: Tensor, target: Tensor) -> Tensor:
     """The share of the labeled images whose class comes first; not a number without any."""
-    known = target.sum(1) > 0
-    right = (logits.detach().argmax(1) == target.argmax(1)) & known
-    return right.sum() / known.sum()
+    labeled = target.sum(1) > 0
+    right = (logits.detach().argmax(1) == target.argmax(1)) & labeled
+    return right.sum() / labeled.sum()
 
 
 def classes_of(labels: LabelTree, level: int) -> int:
@@ -215,16 +215,16 @@ def classes_of(labels: LabelTree, level: int) -> int:
         ConfigError: if there is no such level, or an image may carry many labels.
     """
     if not labels.levels or not labels.exclusive:
-        found = "no labels" if not labels.levels else "several labels an image"
+        problem = "no labels" if not labels.levels else "several labels an image"
         raise ConfigError(
-            f"the data set has {found}; expected one class for each image, such as a folder each"
+            f"the data set has {problem}; expected one class for each image, such as a folder each"
         )
     if not -labels.levels <= level < labels.levels:
         raise ConfigError(f"level: got {level}, but the data set has {labels.levels} label levels, from 0")
     return labels.sizes[level]
 
 
-def check_labelled(batch: Batch, levels: int) -> Tensor:
+def check_labeled(batch: Batch, levels: int) -> Tensor:
     """The target of a batch with one view: a label path int64 (B, L).
 
     Raises:

@@ -36,7 +36,7 @@ class DeiT(Supervised):
             keeps none.  The released code has 0.99996.
 
     Raises:
-        ConfigError: if the data set is unlabelled, its labels do not exclude each other, or it has no such
+        ConfigError: if the data set is unlabeled, its labels do not exclude each other, or it has no such
             level; if an option is out of range.
     """
 
@@ -83,7 +83,7 @@ def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
         logits: float (B, C).
         target: float (B, C); a row sums to 1, or less where a label is missing.
     """
-    whole = target.sum(1, keepdim=True) > 1 - 1e-3
+    complete = target.sum(1, keepdim=True) > 1 - 1e-3
     present = (target > 0).to(logits.dtype)
-    each = F.binary_cross_entropy_with_logits(logits, present, reduction="none")
-    return (each * whole).mean()
+    losses = F.binary_cross_entropy_with_logits(logits, present, reduction="none")
+    return (losses * complete).mean()

@@ -71,6 +71,6 @@ class Mixing(Mixup):
         """What timm's ``mixup_target`` gives, where every label is known."""
         off = self.label_smoothing / count
         on = 1.0 - self.label_smoothing + off
-        own: Tensor = one_hot(label.clamp(min=0), count, on_value=on, off_value=off)  # type: ignore[no-untyped-call]
-        own = own * (label >= 0)[:, None]
-        return own * share + own.flip(0) * (1 - share)
+        target: Tensor = one_hot(label.clamp(min=0), count, on_value=on, off_value=off)  # type: ignore[no-untyped-call]
+        target = target * (label >= 0)[:, None]
+        return target * share + target.flip(0) * (1 - share)

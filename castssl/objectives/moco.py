@@ -1,4 +1,4 @@
-"""MoCo v3: two views of an image find each other among all others of the batch.
+"""MoCo v3: contrastive learning with two views of each image and a momentum encoder.
 
 An Empirical Study of Training Self-Supervised Vision Transformers, https://arxiv.org/abs/2104.02057,
 Algorithm 1; CAST, Table 11.
@@ -38,8 +38,8 @@ def similarities(q: Tensor, k: Tensor, temperature: float) -> tuple[Tensor, Tens
         wide = torch.promote_types(q.dtype, torch.float32)
         keys = ranks.gather(F.normalize(k.to(wide), dim=1))
         logits = F.normalize(q.to(wide), dim=1) @ keys.T / temperature
-    own = torch.arange(len(q), device=q.device) + ranks.first_row(q)
-    return logits, own
+    positives = torch.arange(len(q), device=q.device) + ranks.first_row(q)
+    return logits, positives
 
 
 def contrast(q: Tensor, k: Tensor, temperature: float) -> Tensor:
@@ -101,11 +101,11 @@ class MoCoV3(nn.Module):
         q1, q2 = self._query(first), self._query(second)
         with torch.no_grad():
             k1, k2 = self._key(first), self._key(second)
-        # Not `contrast` for both: the logits also tell `match`, and each call gathers from all ranks.
-        logits, own = similarities(q1, k2, self.temperature)
+        # Not `contrast` for both: `match` needs the logits, too, and each call gathers from all ranks.
+        logits, positives = similarities(q1, k2, self.temperature)
         other = contrast(q2, k1, self.temperature)
-        loss = 2 * self.temperature * F.cross_entropy(logits, own) + other
-        match = (logits.detach().argmax(1) == own).float().mean()
+        loss = 2 * self.temperature * F.cross_entropy(logits, positives) + other
+        match = (logits.detach().argmax(1) == positives).float().mean()
         return Outcome(loss, {"loss": loss.detach(), "match": match})
 
     def after_step(self, progress: float) -> None:
@@ -141,7 +141,7 @@ class MoCoV3(nn.Module):
             raise ValueError(f"MoCo v3 needs {self.views} views of each image, got {len(batch.views)}")
         for view in batch.views:
             if not view.image.is_floating_point():
-                raise ValueError(f"expected float images, got {view.image.dtype}; call finish first")
+                raise ValueError(f"expected float images, got {view.image.dtype}; call to_views first")
         first, second = batch.views
         return first, second
 

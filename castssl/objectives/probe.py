@@ -1,4 +1,4 @@
-"""A linear probe: how much of the classes a frozen encoder's features tell by themselves.
+"""A linear probe: a linear classifier on the features of a frozen encoder.
 
 As MoCo v3 probes, https://arxiv.org/abs/2104.02057, appendix B.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castssl.contracts import Encoder, Target
-from castssl.objectives.classification import check_labelled, classes_of
+from castssl.objectives.classification import check_labeled, classes_of
 from castssl.types import Batch, LabelTree, Outcome, View
 
 
@@ -23,12 +23,12 @@ class LinearProbe(nn.Module):
     encoder is in evaluation mode always, and nothing is kept for a gradient through it.
 
     Args:
-        encoder: what is examined; its parameters are frozen.
+        encoder: its parameters are frozen.
         labels: the data set's label tree.
         level: the label level to learn; -1 is the finest.
 
     Raises:
-        ConfigError: if the data set is unlabelled, its labels do not exclude each other, or it has no such
+        ConfigError: if the data set is unlabeled, its labels do not exclude each other, or it has no such
             level.
     """
 
@@ -52,14 +52,14 @@ class LinearProbe(nn.Module):
         Raises:
             ValueError: unless the batch has one view and an int64 target of as many levels as the labels.
         """
-        classes = check_labelled(batch, self.levels)[:, self.columns[0]]
+        classes = check_labeled(batch, self.levels)[:, self.columns[0]]
         logits = self.predict(batch.views[0])["class"].float()
         loss = F.cross_entropy(logits, classes, ignore_index=-1, reduction="sum") / len(classes)
         right = (logits.detach().argmax(1) == classes).sum() / (classes >= 0).sum()
         return Outcome(loss, {"loss": loss.detach(), "accuracy": right})
 
     def after_step(self, progress: float) -> None:
-        """Nothing: there is nothing beside the head."""
+        """Nothing: there is no state but the head."""
 
     def predict(self, view: View) -> Mapping[str, Tensor]:
         """Logits (B, C) of the classes of the level, as ``class``."""

@@ -83,7 +83,9 @@ class TreeKL(Supervised):
         if norm == "shared" and encoder.last_norm is None:
             raise ConfigError("norm=shared needs an encoder with a last norm of its own; take each or last")
         alone = [stage != -1 and norm == "each" for stage in self.stages]
-        self.norms = nn.ModuleList(nn.LayerNorm(encoder.dim) if own else nn.Identity() for own in alone)
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(encoder.dim) if has_norm else nn.Identity() for has_norm in alone
+        )
         self.keep_average(ema)
 
     def trained(self) -> Mapping[str, nn.Module]:
@@ -96,13 +98,13 @@ class TreeKL(Supervised):
 
     def classify(self, parts: Mapping[str, Any], hierarchy: Hierarchy) -> Mapping[str, Tensor]:
         """As :meth:`read`, of a hierarchy that the encoder made."""
-        found = {}
+        logits = {}
         for level, (stage, head) in enumerate(zip(self.stages, parts["level_heads"], strict=True)):
             token = hierarchy.stages[stage].cls[:, 0]
             shared = self.norm == "shared" and stage != -1
             token = parts["encoder"].last_norm(token) if shared else parts["norms"][level](token)
-            found[f"level{level}"] = head(token)
-        return found
+            logits[f"level{level}"] = head(token)
+        return logits
 
     def criterion(
         self, logits: Sequence[Tensor], targets: Sequence[Tensor]
@@ -138,14 +140,14 @@ def tree_kl(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
     Returns:
         A float32 scalar, 0 or above.
     """
-    found = torch.cat(list(logits), 1).log_softmax(1)
+    predicted = torch.cat(list(logits), 1).log_softmax(1)
     wanted = torch.cat(list(targets), 1)
     mass = wanted.sum(1, keepdim=True)
     # Half a label is missing if an image without one was mixed with an image that has one.
-    whole = (mass > len(targets) - 1e-3).float()
+    complete = (mass > len(targets) - 1e-3).float()
     wanted = wanted / mass.clamp(min=1e-6)
-    each = F.kl_div(found, wanted, reduction="none").sum(1, keepdim=True)
-    return (each * whole).mean()
+    divergences = F.kl_div(predicted, wanted, reduction="none").sum(1, keepdim=True)
+    return (divergences * complete).mean()
 
 
 def tree_tie(logits: Sequence[Tensor], parents: Sequence[Tensor]) -> Tensor:
@@ -160,12 +162,12 @@ def tree_tie(logits: Sequence[Tensor], parents: Sequence[Tensor]) -> Tensor:
     Returns:
         A float32 scalar, the mean over the batch, 0 or above.
     """
-    found = [each.log_softmax(1) for each in logits]
+    levels = [scores.log_softmax(1) for scores in logits]
     apart = []
-    for above, below, parent in zip(found, found[1:], parents, strict=False):
+    for above, below, parent in zip(levels, levels[1:], parents, strict=False):
         summed = over_children(below, parent, above.shape[1])
         apart.append(((above.exp() - summed.exp()) * (above - summed)).sum(1).mean() / 2)
-    return torch.stack(apart).sum() if apart else found[0].sum() * 0
+    return torch.stack(apart).sum() if apart else levels[0].sum() * 0
 
 
 def read_stages(

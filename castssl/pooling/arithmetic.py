@@ -55,8 +55,8 @@ def weighted_mean(x: Tensor, assign: Tensor) -> Tensor:
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Pairwise squared distances by one matrix product: (B, N, D), (B, K, D) -> (B, N, K), at least 0.
 
-    Float32 or better also under autocast: in bfloat16 the cancellation makes wrong neighbours.
-    Centre the points first where accuracy matters.
+    Float32 or better also under autocast: in bfloat16 the cancellation makes wrong neighbors.
+    Center the points first where accuracy matters.
     """
     with torch.autocast(a.device.type, enabled=False):
         a, b = (v.to(torch.promote_types(v.dtype, torch.float32)) for v in (a, b))
@@ -64,11 +64,11 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
         return torch.baddbmm(norms, a, b.transpose(1, 2), alpha=-2).clamp_(min=0)
 
 
-def nearest(x: Tensor, centres: Tensor, present: Tensor) -> Tensor:
-    """The nearest centre of each row: (B, N, D), (B, K, D), bool (B, K) -> int64 (B, N).
+def nearest(x: Tensor, centers: Tensor, present: Tensor) -> Tensor:
+    """The nearest center of each row: (B, N, D), (B, K, D), bool (B, K) -> int64 (B, N).
 
-    A centre that is not ``present`` is never chosen.
+    A center that is not ``present`` is never chosen.
     """
     middle = x.float().mean(1, keepdim=True)
-    far = squared_distances(x - middle, centres - middle).masked_fill(~present[:, None], float("inf"))
+    far = squared_distances(x - middle, centers - middle).masked_fill(~present[:, None], float("inf"))
     return far.argmin(-1)

@@ -122,7 +122,7 @@ class GraphPool(Pooling):
         return choose.most_attended(tokens.received, valid, size)
 
     def _refine(self, tokens: Tokens) -> Tensor:
-        """U = Z + MSA(Z), centred over the tokens, plus a bias: float32 (or better) (B, N, D)."""
+        """U = Z + MSA(Z), centered over the tokens, plus a bias: float32 (or better) (B, N, D)."""
         valid, mask = tokens.mass > 0, None
         if self.padding == "reference":
             valid = torch.ones_like(valid)

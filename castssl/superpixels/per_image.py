@@ -1,6 +1,6 @@
-"""Lift a numpy partition of one picture to the batched contract, and check what comes in.
+"""Apply a numpy partition of single images to a batch, and check the input.
 
-``per_image`` is all that a CPU backend needs: write ``(H, W, 3) uint8 -> (H, W) integers`` and lift it.
+A CPU backend is a function ``(H, W, 3) uint8 -> (H, W) integers`` and :func:`per_image`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def check(images: Tensor) -> None:
     if images.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3 or 0 in shape[2:]:
         raise ValueError(
             f"superpixels expect RGB images as torch.uint8 of shape (B, 3, H, W), got {images.dtype} of shape"
-            f" {shape}; pass pictures as 0-255 values, before any normalisation"
+            f" {shape}; pass images as values 0 to 255, before any normalization"
         )
 
 

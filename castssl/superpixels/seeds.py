@@ -53,7 +53,7 @@ class Seeds(Superpixels):
         iterations: refinement sweeps over the pixels.
         scale: the image is resized by this before SEEDS, and its labels back to full size by nearest.
         mode: whose pixels SEEDS sees.  "moco": the image as it is.  "deit": the image after the
-            supervised and H-CAST code's round trip through normalisation, which truncates many values by
+            supervised and H-CAST code's round trip through normalization, which truncates many values by
             one.  "segmenter": after mmsegmentation's round trip in single precision, which lowers 2, 1
             and 3 of the red, green and blue values by one, and the published Segmenter code's overflow, which
             inverts the image: v -> (256 - v) mod 256.  For the published weights only.
@@ -120,12 +120,12 @@ class Seeds(Superpixels):
 
     def _labels(self, image: NDArray[np.uint8]) -> NDArray[np.int32]:
         height, width = image.shape[:2]
-        rows, columns, asked = _cells(height, width, self.count)
-        if not asked:
+        rows, columns, requested = _cells(height, width, self.count)
+        if not requested:
             return _grid(height, width, rows, columns)
         if (height, width) not in self._engines:
             self._engines[height, width] = cv2.ximgproc.createSuperpixelSEEDS(
-                width, height, 3, asked, 1, self.prior, self.bins, double_step=False
+                width, height, 3, requested, 1, self.prior, self.bins, double_step=False
             )
         engine = self._engines[height, width]
         engine.iterate(cv2.cvtColor(image, cv2.COLOR_RGB2LAB), self.iterations)
@@ -159,14 +159,14 @@ def _refuse_options(count: int, bins: int, iterations: int, scale: float, mode: 
         raise ConfigError("SEEDS options out of range (got: expected): " + "; ".join(wrong))
 
 
-def _opencv_cells(height: int, width: int, asked: int) -> tuple[int, int] | None:
+def _opencv_cells(height: int, width: int, requested: int) -> tuple[int, int] | None:
     """Rows and columns that OpenCV makes of a request, or None where it would crash.
 
     Follows ``initialize`` of opencv_contrib's ``seeds.cpp`` for two levels: it computes the grid in single
-    precision, halves cells once, and runs into undefined behaviour when half a cell is below one pixel.
+    precision, halves cells once, and runs into undefined behavior when half a cell is below one pixel.
     """
-    asked = max(asked, _FEWEST)
-    ratio = np.float32(asked) * np.float32(height) / np.float32(width)
+    requested = max(requested, _FEWEST)
+    ratio = np.float32(requested) * np.float32(height) / np.float32(width)
     rows = int(np.sqrt(ratio))
     columns = rows * width // height
     if rows < 1 or columns < 1 or width < 2 * columns or height < 2 * rows:
@@ -178,10 +178,10 @@ def _opencv_cells(height: int, width: int, asked: int) -> tuple[int, int] | None
 
 def _cells(height: int, width: int, count: int) -> tuple[int, int, int]:
     """Rows, columns, and what to ask of OpenCV; 0 means that a plain grid takes its place."""
-    asked = min(count, (height // 2) * (width // 2))
-    cells = _opencv_cells(height, width, asked) if asked >= _FEWEST else None
+    requested = min(count, (height // 2) * (width // 2))
+    cells = _opencv_cells(height, width, requested) if requested >= _FEWEST else None
     if cells is not None:
-        return (*cells, asked)
+        return (*cells, requested)
     rows = min(height, count, max(1, int((count * height / width) ** 0.5)))
     return rows, max(1, min(width, count // rows)), 0
 
@@ -203,22 +203,22 @@ def _table(mode: Mode) -> NDArray[np.uint8] | None:
     values = np.arange(256, dtype=np.float32)[None, :, None]
     if mode == "deit":
         mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-        normalised = (values / np.float32(255) - mean.astype(np.float32)) / std.astype(np.float32)
-        return np.asarray(((normalised * std + mean) * 255).astype(np.uint8))
+        normalized = (values / np.float32(255) - mean.astype(np.float32)) / std.astype(np.float32)
+        return np.asarray(((normalized * std + mean) * 255).astype(np.uint8))
     if mode == "segmenter":
         mean, std = (
             np.array(numbers, np.float32) for numbers in ([123.68, 116.28, 103.53], [58.40, 57.12, 57.38])
         )
         # mmcv widens the rounded std: the factor is a double, the difference and the way back are single
-        normalised = ((values - mean) * (1 / std.astype(np.float64))).astype(np.float32)
-        exact = (normalised * std + mean).astype(np.uint8)
+        normalized = ((values - mean) * (1 / std.astype(np.float64))).astype(np.float32)
+        exact = (normalized * std + mean).astype(np.uint8)
         return np.asarray(0 - exact, np.uint8)
     return None
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """OpenCV's resize and colour conversion would start its thread pool on large images."""
+    """OpenCV's resize and color conversion would start its thread pool on large images."""
     before = cv2.getNumThreads()
     if before > 1:
         cv2.setNumThreads(1)

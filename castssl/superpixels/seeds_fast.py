@@ -1,8 +1,8 @@
 """SEEDS at half size, then one exchange of pixels across borders: good partitions in a seventh of the time.
 
-SEEDS compares coarse histograms, which leaves pixels beside a segment that is closer to them in colour.  So
-few sweeps at half size suffice if each pixel on a border then goes to the neighbour with the nearest mean
-colour: a step of k-means (Lloyd 1982) that only borders take.  It is what explained variation measures.
+SEEDS compares coarse histograms, which leaves pixels beside a segment that is closer to them in color.  So
+few sweeps at half size suffice if each pixel on a border then goes to the neighbor with the nearest mean
+color: a step of k-means (Lloyd 1982) that only borders take.  It is what explained variation measures.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class SeedsFast(Seeds):
 
     Raises:
         ConfigError: if an option is out of range.
-        PluginError: if this OpenCV has no ``cv2.ximgproc``; says how to mend it.
+        PluginError: if this OpenCV has no ``cv2.ximgproc``; names the command that repairs it.
     """
 
     def __init__(self, count: int = 196, *, bins: int = 7, iterations: int = 4, scale: float = 0.5) -> None:
@@ -39,11 +39,11 @@ class SeedsFast(Seeds):
 
 
 def exchange(labels: NDArray[np.int32], image: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Each pixel gets, of its own label and those of its four neighbours, the nearest in colour.
+    """Each pixel gets, of its own label and those of its four neighbors, the nearest in color.
 
     Args:
         labels: int32 (H, W), 0 or more.
-        image: uint8 (H, W, 3); the colours of a label are the mean of its pixels.
+        image: uint8 (H, W, 3); the colors of a label are the mean of its pixels.
 
     Returns:
         int32 (H, W).  A label may vanish, none is new.
@@ -52,14 +52,14 @@ def exchange(labels: NDArray[np.int32], image: NDArray[np.uint8]) -> NDArray[np.
     sizes = np.maximum(np.bincount(old), 1)
     framed = np.asarray(cv2.copyMakeBorder(labels, 1, 1, 1, 1, cv2.BORDER_REPLICATE))
     beside = (framed[:-2, 1:-1], framed[2:, 1:-1], framed[1:-1, :-2], framed[1:-1, 2:])
-    at = np.flatnonzero(np.logical_or.reduce([other != labels for other in beside]))
+    border = np.flatnonzero(np.logical_or.reduce([other != labels for other in beside]))
     # the label that a pixel has comes first, so that a tie leaves it where it is
-    rivals = np.stack([old[at], *(other.ravel()[at] for other in beside)])
+    rivals = np.stack([old[border], *(other.ravel()[border] for other in beside)])
     distance = np.zeros(rivals.shape, np.float32)
     for channel in range(3):
-        colours = image[..., channel].ravel().astype(np.float32)
-        means = (np.bincount(old, colours) / sizes).astype(np.float32)
-        distance += np.square(means[rivals] - colours[at])
+        colors = image[..., channel].ravel().astype(np.float32)
+        means = (np.bincount(old, colors) / sizes).astype(np.float32)
+        distance += np.square(means[rivals] - colors[border])
     new: NDArray[np.int32] = old.copy()
-    new[at] = np.take_along_axis(rivals, distance.argmin(0)[None], 0)[0]
+    new[border] = np.take_along_axis(rivals, distance.argmin(0)[None], 0)[0]
     return new.reshape(labels.shape)

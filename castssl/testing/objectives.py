@@ -24,8 +24,8 @@ from castssl.testing.processes import together
 from castssl.types import Batch, LabelTree, Outcome, View
 
 STEPS = 40
-"""Optimizer steps in which one batch must be learnt."""
-LEARNT = 0.8
+"""Optimizer steps in which one batch must be learned."""
+LEARNED = 0.8
 """Share of the first loss that the last ones must stay below."""
 
 
@@ -150,8 +150,8 @@ def check_fits_one_batch(subject: Subject) -> None:
     losses = [take_step(built, optimizer, batch, (step + 1) / STEPS) for step in range(STEPS)]
     last = sum(losses[-5:]) / 5
     claim(
-        last < LEARNT * losses[0],
-        f"one batch is not learnt: its loss went from {losses[0]:.3g} to {last:.3g} in {STEPS} steps",
+        last < LEARNED * losses[0],
+        f"one batch is not learned: its loss went from {losses[0]:.3g} to {last:.3g} in {STEPS} steps",
     )
 
 

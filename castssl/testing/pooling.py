@@ -76,7 +76,7 @@ def claim_rows(assign: Tensor, given: Tokens, case: str) -> None:
     claim(bool((assign >= 0).all()), f"{case}: assign has entries below 0; they are shares of a token")
     sums = assign.sum(-1)
     valid = given.mass > 0
-    fault = f"{case}: rows of assign must sum to 1, or mass is lost; normalise over the last dimension"
+    fault = f"{case}: rows of assign must sum to 1, or mass is lost; normalize over the last dimension"
     claim_equal(sums[valid], torch.ones_like(sums[valid]), fault, tolerance=1e-3)
     claim(bool((assign[~valid] == 0).all()), f"{case}: rows of padding must be 0; multiply by (mass > 0)")
 
@@ -188,14 +188,14 @@ def check_images_are_independent(subject: Subject) -> None:
 
 
 def check_few_distinct_tokens(subject: Subject) -> None:
-    """Fewer distinct tokens than K, as in an image of three colours."""
+    """Fewer distinct tokens than K, as in an image of three colors."""
     pooling, given = evaluated(subject)
     few = repeated(given, 3)
     claim_sound(pool(pooling, few), few, SIZE, "with 3 distinct tokens")
 
 
 def check_blank_image(subject: Subject) -> None:
-    """Identical tokens, as in an image of one colour; its gradient is finite too."""
+    """Identical tokens, as in an image of one color; its gradient is finite too."""
     pooling, given = evaluated(subject)
     blank = with_gradient(repeated(given, 1))
     out = pool(pooling, blank)

@@ -50,7 +50,7 @@ def view(batch: int = 4, *, seed: int = 0, look: int = 0) -> View:
 
 
 def batch(views: int, tree: LabelTree, size: int = 4, *, seed: int = 0) -> Batch:
-    """A labelled batch of ``size`` images, ``views`` looks at each; its target fits ``tree``."""
+    """A labeled batch of ``size`` images, ``views`` looks at each; its target fits ``tree``."""
     draw = torch.Generator().manual_seed(seed)
     looks = [view(size, seed=seed, look=look) for look in range(views)]
     if not tree.exclusive:
@@ -128,5 +128,5 @@ class SampleEncoder(Encoder):
         member = F.one_hot(view.segments.flatten(1).long(), self.sizes[0]).float()
         mass = member.sum(1)
         mean = member.transpose(1, 2) @ view.image.flatten(2).transpose(1, 2) / mass.clamp(min=1)[..., None]
-        # A product with positions: a sum would lose where a colour lies in the mean over tokens.
+        # A product with positions: a sum would lose where a color lies in the mean over tokens.
         return torch.tanh(self.embed(mean)) * self.place, mass

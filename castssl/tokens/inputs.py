@@ -1,4 +1,4 @@
-"""What an encoder refuses at its door: shapes and dtypes, which cost nothing to look at."""
+"""Checks of an encoder's input: shapes and dtypes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from castssl.superpixel_labels import is_tracing
 from castssl.types import View
 
 _NEXT = (
-    "castssl.segment(picture, encoder) takes a picture; castssl.data.normalize.to_views(batch, superpixels)"
+    "castssl.segment(image, encoder) takes an image; castssl.data.normalize.to_views(batch, superpixels)"
     " makes views, and castssl.data.normalize.normalize(image) the image of one"
 )
 
@@ -21,10 +21,10 @@ def check_image(view: object) -> None:
         ContractError: naming what was given, and how a view is made.
     """
     if not isinstance(view, View):
-        given = f"a {type(view).__name__}"
+        kind = f"a {type(view).__name__}"
         if isinstance(view, torch.Tensor):
-            given = f"a bare tensor of shape {tuple(view.shape)}"
-        raise ContractError(f"an encoder takes castssl.View(image, segments), got {given}; {_NEXT}")
+            kind = f"a bare tensor of shape {tuple(view.shape)}"
+        raise ContractError(f"an encoder takes castssl.View(image, segments), got {kind}; {_NEXT}")
     if is_tracing():  # it would warn of each comparison
         return
     image = view.image
@@ -50,10 +50,10 @@ def check_view(view: object, *, resized: bool = False) -> None:
         return
     assert isinstance(view, View)
     image, segments = view
-    whole = segments.dtype in (torch.int32, torch.int64, torch.int16, torch.uint8)
+    integers = segments.dtype in (torch.int32, torch.int64, torch.int16, torch.uint8)
     # Not len(), which torch.export would take for a constant.
     fits = segments.ndim == 3 and segments.shape[0] == image.shape[0] and 0 not in segments.shape[1:]
-    if not whole or not fits or not (resized or segments.shape[1:] == image.shape[2:]):
+    if not integers or not fits or not (resized or segments.shape[1:] == image.shape[2:]):
         expected = (image.shape[0], *(("H", "W") if resized else image.shape[2:]))
         raise ContractError(
             f"segments of dtype {segments.dtype} and shape {tuple(segments.shape)} do not fit images of shape"

@@ -75,7 +75,7 @@ def pictures(root: Path) -> Images:
 def measure(
     cfg: Config, images: Images, superpixels: Superpixels | None, cache: Cache | None
 ) -> tuple[list[float], tuple[str, str]]:
-    """Seconds of each round; superpixels a view, and the variation of its colours that they explain."""
+    """Seconds of each round; superpixels a view, and the variation of its colors that they explain."""
     seconds, segments, explained, views = [], [], [], TwoViews(cfg.size)
     loader = load(images, views=views, superpixels=superpixels, batch_size=len(images), cache=cache)
     for epoch in range(cfg.rounds):

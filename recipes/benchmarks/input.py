@@ -129,9 +129,9 @@ def main(cfg: Config) -> None:
     rows = [published(cfg.size), *(ours(cfg.size, spec) for spec in cfg.superpixels)]
     encoded, masked = files(cfg), cast("Images", open_images(cfg.masks, split="val"))
     pairs = [(masked[index][0], mask) for index in range(len(masked)) if (mask := masked.mask(index))]
-    centre, exact = CenterView(cfg.size), CenterView(cfg.size, interpolation="nearest")
-    views = [centre(decode(io.BytesIO(file)))[0] for file in encoded]
-    objects = [(centre(image)[0], exact(mask.convert("RGB"))[0][:1] > 127) for image, mask in pairs]
+    center, exact = CenterView(cfg.size), CenterView(cfg.size, interpolation="nearest")
+    views = [center(decode(io.BytesIO(file)))[0] for file in encoded]
+    objects = [(center(image)[0], exact(mask.convert("RGB"))[0][:1] > 127) for image, mask in pairs]
     columns = "decode, ms", "augment", "superpixels", "images/s", "ratio", "explained variation", "recall"
     table = Table("", *columns, title=f"{machine()}, OpenCV {cv2.__version__}, Pillow {version('pillow')}")
     table.caption = f"{len(encoded)} pictures of {cfg.data}, {cfg.rounds} rounds; views of {cfg.size} pixels"

@@ -130,19 +130,19 @@ class PredictsByBatch(Classifier):
         return {"finest": logits - logits.mean(0)}
 
 
-class LocalCentre(Classifier):
-    """A centre that follows this rank's images only."""
+class LocalCenter(Classifier):
+    """A center that follows this rank's images only."""
 
-    centre: Tensor
+    center: Tensor
 
     def __init__(self, encoder: Encoder, labels: LabelTree) -> None:
         super().__init__(encoder, labels)
-        self.register_buffer("centre", torch.zeros(encoder.dim))
+        self.register_buffer("center", torch.zeros(encoder.dim))
 
     def read(self, view: View) -> Tensor:
         cls = super().read(view)
         if self.training:
-            self.centre.lerp_(cls.detach().float().mean(0), 0.1)
+            self.center.lerp_(cls.detach().float().mean(0), 0.1)
         return cls
 
 
@@ -169,7 +169,7 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_outcome, DetachedLoss, "no gradient"),
     (room.check_gradients, IdleHead, "idle.weight, idle.bias"),
     (room.check_gradients, GradientToAverage, "frozen parameters got a gradient: average.weight"),
-    (room.check_fits_one_batch, ShufflesLabels, "not learnt"),
+    (room.check_fits_one_batch, ShufflesLabels, "not learned"),
     (room.check_refuses_wrong_batches, TakesFirstView, "given 2 views, raise ValueError"),
     (room.check_refuses_wrong_batches, TakesAnyDtype, "target of torch.float32, raise ValueError"),
     (room.check_refuses_wrong_batches, TakesAnyWidth, "width 3, raise ValueError"),
@@ -180,6 +180,6 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_bfloat16, NarrowLoss, "loss in float32, got torch.bfloat16"),
     (room.check_predictions, PredictsNothing, "return its logits"),
     (room.check_predictions, PredictsByBatch, "depends on the other images"),
-    (room.check_two_ranks_stay_equal, LocalCentre, "two ranks differ in centre"),
+    (room.check_two_ranks_stay_equal, LocalCenter, "two ranks differ in center"),
     (room.check_two_ranks_stay_equal, AverageByRank, "two ranks differ in average.weight"),
 ]

@@ -56,7 +56,7 @@ class Transposed(Bands):
 
 
 class StretchesContrast(Bands):
-    """Divides by a range that is 0 in an image of one colour."""
+    """Divides by a range that is 0 in an image of one color."""
 
     def partition(self, image: NDArray[np.uint8]) -> NDArray[Any]:
         bright = image.mean(-1)

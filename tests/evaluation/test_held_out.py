@@ -78,7 +78,7 @@ def test_the_chance_level_is_one_in_so_many(pictures: Path) -> None:
 def test_broken_images_do_not_end_the_evaluation_and_are_known_to_the_run(
     pictures: Path, tmp_path: Path
 ) -> None:
-    root = tmp_path / "spoilt"
+    root = tmp_path / "broken"
     shutil.copytree(pictures, root)
     broken = [next((root / split).rglob("*.png")) for split in ("train", "val")]
     for path in broken:

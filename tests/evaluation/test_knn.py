@@ -72,11 +72,11 @@ def cosine(a: list[float], b: list[float]) -> float:
 
 
 def clouds(seed: int, count: int) -> tuple[Tensor, Tensor]:
-    """Rows around four centres, of any length, and whose they are."""
+    """Rows around four centers, of any length, and whose they are."""
     rng = torch.Generator().manual_seed(seed)
     labels = torch.randint(4, (count,), generator=rng)
-    centres = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
-    rows = centres[labels] + torch.randn(count, 5, generator=rng)
+    centers = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
+    rows = centers[labels] + torch.randn(count, 5, generator=rng)
     return rows * (1 + 9 * torch.rand(count, 1, generator=rng)), labels
 
 

@@ -186,5 +186,5 @@ def test_other_shapes_are_refused(
 
 @pytest.mark.parametrize("tree", [LabelTree.none(), LabelTree(sizes=(20,), exclusive=False)])
 def test_trees_without_one_path_an_image_are_refused(tree: LabelTree) -> None:
-    with pytest.raises(ConfigError, match="FullPathAccuracy judges one label path an image"):
+    with pytest.raises(ConfigError, match="FullPathAccuracy needs one path an image"):
         FullPathAccuracy(tree)

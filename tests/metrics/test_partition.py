@@ -202,14 +202,14 @@ def test_recall_of_a_shifted_line_needs_the_tolerance() -> None:
 @given(sizes, seeds)
 def test_variation_is_that_of_a_loop_over_segments(shape: tuple[int, int, int], seed: int) -> None:
     labels = labels_of(shape, seed)
-    colours = torch.rand(shape[0], 3, *shape[1:], generator=torch.Generator().manual_seed(seed)) * 255
-    for value, label, colour in zip(explained_variation(labels, colours), labels, colours, strict=True):
-        kept = colour[:, label >= 0].double()
+    colors = torch.rand(shape[0], 3, *shape[1:], generator=torch.Generator().manual_seed(seed)) * 255
+    for value, label, color in zip(explained_variation(labels, colors), labels, colors, strict=True):
+        kept = color[:, label >= 0].double()
         mean = kept.mean(1, keepdim=True)
         total = float(((kept - mean) ** 2).sum())
         between = 0.0
         for one in set(label.flatten().tolist()) - {-1}:
-            here = colour[:, label == one].double()
+            here = color[:, label == one].double()
             between += here.shape[1] * float(((here.mean(1, keepdim=True) - mean) ** 2).sum())
         assert float(value) == pytest.approx(between / total if total > 0 else 1.0, abs=1e-4)
 

@@ -72,7 +72,7 @@ def test_no_gradient_reaches_the_momentum_copies_and_every_other_parameter_has_o
     assert not missing
 
 
-def test_a_one_colour_image_trains() -> None:
+def test_a_one_color_image_trains() -> None:
     given = batch()
     flat = Batch([View(torch.zeros_like(v.image), v.segments) for v in given.views], given.target)
     loss = objective()(flat).loss

@@ -18,9 +18,9 @@ def test_squared_distances_stay_exact_enough_far_from_the_origin() -> None:
 
 def test_nearest_ignores_absent_centres() -> None:
     x = torch.tensor([[[0.0], [1.0], [5.0]]])
-    centres = torch.tensor([[[1.0], [4.0]]])
-    assert nearest(x, centres, torch.tensor([[True, True]])).tolist() == [[0, 0, 1]]
-    assert nearest(x, centres, torch.tensor([[True, False]])).tolist() == [[0, 0, 0]]
+    centers = torch.tensor([[[1.0], [4.0]]])
+    assert nearest(x, centers, torch.tensor([[True, True]])).tolist() == [[0, 0, 1]]
+    assert nearest(x, centers, torch.tensor([[True, False]])).tolist() == [[0, 0, 0]]
 
 
 def test_means_over_masks_and_assignments() -> None:

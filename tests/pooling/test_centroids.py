@@ -20,13 +20,13 @@ def naive_farthest(x: Tensor, valid: Tensor, k: int) -> list[int]:
     """Begin at the mean of the valid rows; then always the farthest from all that are chosen."""
     points = [row.double() for row in x]
     chosen: list[int] = []
-    centres = [torch.stack([p for p, v in zip(points, valid, strict=True) if v]).mean(0)]
+    centers = [torch.stack([p for p, v in zip(points, valid, strict=True) if v]).mean(0)]
     while len(chosen) < k:
         rest = [i for i in range(len(points)) if valid[i] and i not in chosen]
-        gap = {i: min(float((points[i] - c).square().sum()) for c in centres) for i in rest}
+        gap = {i: min(float((points[i] - c).square().sum()) for c in centers) for i in rest}
         best = max(rest, key=lambda i: (gap[i], -i))
         chosen.append(best)
-        centres.append(points[best])
+        centers.append(points[best])
     return chosen
 
 

@@ -32,7 +32,7 @@ def _hash(number: int, seed: int) -> float:
 
 @pytest.fixture(scope="module")
 def picture() -> Tensor:
-    """A blurred 7 x 7 checkerboard of hashed colours, uint8 (1, 3, 224, 224)."""
+    """A blurred 7 x 7 checkerboard of hashed colors, uint8 (1, 3, 224, 224)."""
     values = [int(256 * _hash(number, 11)) for number in range(147)]
     cells = np.array(values, np.uint8).reshape(7, 7, 3).repeat(32, 0).repeat(32, 1)
     blurred = np.asarray(cv2.GaussianBlur(cells, (0, 0), 6))
@@ -82,13 +82,13 @@ def test_equals_opencv_with_the_published_settings() -> None:
 def _deit_round_trip(image: Tensor) -> Tensor:
     """What the supervised code does before SEEDS: ToTensor, Normalize, back in float64, truncate."""
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    normalised = F.normalize(image.float().div(255), list(mean), list(std))[0].permute(1, 2, 0).numpy()
-    back = ((normalised * std + mean) * 255).astype(np.uint8)
+    normalized = F.normalize(image.float().div(255), list(mean), list(std))[0].permute(1, 2, 0).numpy()
+    back = ((normalized * std + mean) * 255).astype(np.uint8)
     return torch.from_numpy(back).permute(2, 0, 1)[None]
 
 
 def _segmenter_round_trip(image: Tensor) -> Tensor:
-    """mmcv's normalisation in units of 0 to 255, back in float32, and the product with 255 that overflows.
+    """mmcv's normalization in units of 0 to 255, back in float32, and the product with 255 that overflows.
 
     mmseg keeps mean and std in float32, and mmcv widens what was rounded.
     """

@@ -15,11 +15,11 @@ from castssl_clustering.tome import ToMe
 
 NAMES = ("ctm", "finch", "kmeans", "kmedoids", "token-pooling", "tome")
 OTHERS = (
-    "ctm:neighbours=40",
+    "ctm:neighbors=40",
     "finch:whole=true,likeness=euclidean,metric=keys",
     "kmeans:start=random,iterations=0,metric=keys",
     "kmedoids:keep=medoid,start=random,metric=keys",
-    "token-pooling:centres=medoids",
+    "token-pooling:centers=medoids",
     "tome:metric=features",
 )
 SLOW = {room.check_reads_nothing_back, room.check_compiles}

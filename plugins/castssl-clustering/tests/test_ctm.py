@@ -13,13 +13,13 @@ from castssl_clustering.ctm import CTM
 SIZE, DIM = 5, 6
 
 
-def naive(x: Tensor, size: int, neighbours: int) -> list[int]:
-    """The centres of one image by the paper's formulas, one token at a time."""
+def naive(x: Tensor, size: int, neighbors: int) -> list[int]:
+    """The centers of one image by the paper's formulas, one token at a time."""
     count = len(x)
     far = [[float((a - b).double().square().mean()) for b in x] for a in x]
     density = []
     for i in range(count):
-        near = sorted(far[i][j] for j in range(count) if j != i)[:neighbours]
+        near = sorted(far[i][j] for j in range(count) if j != i)[:neighbors]
         density.append(math.exp(-sum(near) / len(near)))
     score = []
     for i in range(count):
@@ -29,16 +29,16 @@ def naive(x: Tensor, size: int, neighbours: int) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("neighbours", [1, 5, 40])
-def test_clusters_and_means_are_those_of_loops(seed: int, neighbours: int) -> None:
+@pytest.mark.parametrize("neighbors", [1, 5, 40])
+def test_clusters_and_means_are_those_of_loops(seed: int, neighbors: int) -> None:
     tokens = samples.tokens(seed=seed, dim=DIM)
-    pooling = CTM(DIM, neighbours=neighbours)
+    pooling = CTM(DIM, neighbors=neighbors)
     out = pooling(tokens, SIZE)
     for image in range(2):
         rows = (tokens.mass[image] > 0).nonzero().squeeze(1)
         x = tokens.x[image, rows]
-        centres = naive(x, SIZE, neighbours)
-        label = [min(range(SIZE), key=lambda k: float((a - x[centres[k]]).square().sum())) for a in x]
+        centers = naive(x, SIZE, neighbors)
+        label = [min(range(SIZE), key=lambda k: float((a - x[centers[k]]).square().sum())) for a in x]
         assert out.assign[image, rows].argmax(-1).tolist() == label
         score = F.layer_norm(x, (DIM,)) @ pooling.score.weight[0]
         for k in range(SIZE):
@@ -66,6 +66,6 @@ def test_the_densities_of_distant_tokens_do_not_vanish() -> None:
     x = torch.cat([corner * 40, corner * 40 + 1000, corner * 40 - 1000])[None]
     tokens = samples.tokens(images=1, dim=2)
     given = tokens._replace(x=x, mass=torch.ones(1, 9), cls=tokens.cls[:1])
-    assign = CTM(2, neighbours=2)(given, 3).assign
+    assign = CTM(2, neighbors=2)(given, 3).assign
     assert assign[0].argmax(-1).view(3, 3).eq(assign[0].argmax(-1)[::3, None]).all()
     assert assign.sum(1).tolist() == [[3, 3, 3]]

@@ -49,9 +49,9 @@ def test_weighted_clusters_are_scikit_learns(seed: int) -> None:
     for image in range(3):
         rows = valid_rows(tokens, image)
         x, weight = tokens.x[image, rows], tokens.received[image, rows]
-        label, centres = oracle(x, weight.topk(SIZE).indices, 60, weight)
+        label, centers = oracle(x, weight.topk(SIZE).indices, 60, weight)
         assert torch.equal(out.assign[image, rows].argmax(-1), label)
-        torch.testing.assert_close(out.x[image], centres, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(out.x[image], centers, atol=1e-5, rtol=1e-4)
 
 
 def test_far_from_the_origin_the_clusters_are_the_same() -> None:

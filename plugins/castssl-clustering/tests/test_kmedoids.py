@@ -52,7 +52,7 @@ def test_clusters_are_those_of_loops(seed: int, keep: str) -> None:
 def test_weighted_medoids_are_those_of_loops(seed: int) -> None:
     tokens = samples.tokens({"received"}, seed=seed, dim=DIM)
     assert tokens.received is not None
-    out = TokenPooling(DIM, centres="medoids", iterations=3)(tokens, SIZE)
+    out = TokenPooling(DIM, centers="medoids", iterations=3)(tokens, SIZE)
     for image in range(2):
         rows = (tokens.mass[image] > 0).nonzero().squeeze(1)
         x, weight = tokens.x[image, rows], tokens.received[image, rows]

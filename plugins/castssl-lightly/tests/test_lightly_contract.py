@@ -12,7 +12,7 @@ SUBJECTS: list[Subject] = [
 ]
 """Each objective with fewer weights than its default, which take minutes to check."""
 CENTRED = (
-    "the first teacher gives the sample images, which look much alike, one sharp answer; the centre takes it"
+    "the first teacher gives the sample images, which look much alike, one sharp answer; the center takes it"
     " away within a few steps, and the loss rises to log K (see test_dino_learns_images_that_differ)"
 )
 

@@ -109,7 +109,7 @@ def vicreg(objective: Made, given: Batch) -> Tensor:
 
 
 def dino(objective: Made, given: Batch) -> Tensor:
-    """Algorithm 1 without local crops, at the start: centre 0, the teacher's temperature 0.04."""
+    """Algorithm 1 without local crops, at the start: center 0, the teacher's temperature 0.04."""
     student = [objective.projector(x) / 0.1 for x in tokens(objective.encoder, given)]
     teacher = [
         objective.momentum_model["projector"](x) for x in tokens(objective.momentum_model["encoder"], given)

@@ -20,26 +20,26 @@ measure: Any = import_module("skimage.measure")
 SHORT = DeviceSlic(12, iterations=2, sweeps=1)
 
 
-def naive(colours: Tensor, cells: Cells, compactness: float, rounds: int) -> Tensor:
+def naive(colors: Tensor, cells: Cells, compactness: float, rounds: int) -> Tensor:
     """SLIC of one image (3, H, W), pixel by pixel in double precision, by the paper's algorithm 1."""
-    image = (colours.double() / UNIT).numpy()
+    image = (colors.double() / UNIT).numpy()
     height, width = image.shape[1:]
     home = {(y, x): (y // cells.height, x // cells.width) for y, x in np.ndindex(height, width)}
-    mine, centres = dict(home), {}
+    mine, centers = dict(home), {}
     spacing = (cells.height * cells.width) ** 0.5
     for _ in range(rounds):
         for cell in set(mine.values()):
             own = [at for at, label in mine.items() if label == cell]
-            centres[cell] = np.mean([[*image[:, y, x], y, x] for y, x in own], 0)
+            centers[cell] = np.mean([[*image[:, y, x], y, x] for y, x in own], 0)
         for (y, x), (row, column) in home.items():
             best = np.inf
-            for cell in sorted(centres, key=lambda cell, at=(row, column): cell != at):  # type: ignore[misc]
+            for cell in sorted(centers, key=lambda cell, at=(row, column): cell != at):  # type: ignore[misc]
                 if abs(cell[0] - row) > 1 or abs(cell[1] - column) > 1:
                     continue
-                mean = centres[cell]
-                colour = ((image[:, y, x] - mean[:3]) ** 2).sum()
+                mean = centers[cell]
+                color = ((image[:, y, x] - mean[:3]) ** 2).sum()
                 place = (y - mean[3]) ** 2 + (x - mean[4]) ** 2
-                distance = (colour + (compactness / spacing) ** 2 * place) ** 0.5
+                distance = (color + (compactness / spacing) ** 2 * place) ** 0.5
                 if distance < best:
                     best, mine[y, x] = distance, cell
     labels = [mine[at][0] * cells.columns + mine[at][1] for at in np.ndindex(height, width)]
@@ -52,11 +52,11 @@ def test_assignment_is_that_of_a_loop_over_pixels(size: tuple[int, int], compact
     images = samples.pixels(2, *size, seed=3)
     cells = fit(*size, 9)
     got = assign(lab(images), cells, compactness=compactness, iterations=4)
-    for colours, labels in zip(lab(images), got, strict=True):
-        assert torch.equal(labels, naive(colours, cells, compactness, 4))
+    for colors, labels in zip(lab(images), got, strict=True):
+        assert torch.equal(labels, naive(colors, cells, compactness, 4))
 
 
-def test_colours_are_those_of_scikit_image() -> None:
+def test_colors_are_those_of_scikit_image() -> None:
     images = torch.randint(256, (2, 3, 40, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     images[0, :, 0, 0], images[0, :, 0, 1] = 0, 255
     expected = rgb2lab(images.permute(0, 2, 3, 1).numpy())
@@ -85,7 +85,7 @@ def test_superpixels_are_connected(size: tuple[int, int]) -> None:
         assert measure.label(image.numpy() + 1, connectivity=1).max() == len(np.unique(image))
 
 
-def test_an_image_of_one_colour_becomes_the_grid() -> None:
+def test_an_image_of_one_color_becomes_the_grid() -> None:
     labels = DeviceSlic(16)(torch.full((1, 3, 32, 32), 200, dtype=torch.uint8))[0]
     cell = torch.arange(32) // 8
     assert torch.equal(labels.long(), cell[:, None] * 4 + cell)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from castssl_slic.fewer import at_most
 
 
-def test_the_smallest_joins_the_neighbour_of_the_longest_border() -> None:
+def test_the_smallest_joins_the_neighbor_of_the_longest_border() -> None:
     labels = np.array([[5, 5, 9, 9], [5, 5, 7, 9], [5, 5, 9, 9]])
     assert np.array_equal(at_most(labels, 3), [[0, 0, 2, 2], [0, 0, 1, 2], [0, 0, 2, 2]])
     assert np.array_equal(at_most(labels, 2), [[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1]])

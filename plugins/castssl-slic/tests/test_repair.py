@@ -38,8 +38,8 @@ def test_every_label_becomes_one_part(
     height: int, width: int, seed: int, smallest: float, sweeps: int
 ) -> None:
     labels = blobs(height, width, seed)
-    colours = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(seed))
-    mended = repair(labels, colours, count=7, smallest=smallest, sweeps=sweeps)
+    colors = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(seed))
+    mended = repair(labels, colors, count=7, smallest=smallest, sweeps=sweeps)
     for before, after in zip(labels, mended, strict=True):
         assert set(parts(after)) == {1}
         assert set(np.unique(after).tolist()) <= set(np.unique(before).tolist())
@@ -54,10 +54,10 @@ def test_what_is_connected_and_large_stays(height: int, width: int, seed: int) -
     components = torch.stack(
         [torch.from_numpy(measure.label(image.numpy() + 1, connectivity=1)) for image in first]
     )
-    colours = torch.zeros(2, 3, height, width)
+    colors = torch.zeros(2, 3, height, width)
     count = int(components.max()) + 1
     assert torch.equal(
-        repair(components, colours, count=count, smallest=0, sweeps=height * width), components
+        repair(components, colors, count=count, smallest=0, sweeps=height * width), components
     )
 
 
@@ -81,12 +81,12 @@ def test_the_anchor_is_the_first_of_the_nearest_to_the_centroid() -> None:
     assert anchors(labels, 3).nonzero().tolist() == [[0, 1, 1], [0, 1, 3]]
 
 
-def test_a_pixel_joins_the_likest_of_its_neighbours() -> None:
+def test_a_pixel_joins_the_likest_of_its_neighbors() -> None:
     labels = torch.tensor([[[0, 0, 1, 2, 2]]])
     settled = torch.tensor([[[True, True, False, True, True]]])
-    for colour, expected in ((0.1, 0), (0.8, 2)):
-        colours = torch.tensor([0.0, 0.0, colour, 1.0, 1.0]).expand(1, 3, 1, -1)
-        joined, done = join(labels, settled, colours)
+    for color, expected in ((0.1, 0), (0.8, 2)):
+        colors = torch.tensor([0.0, 0.0, color, 1.0, 1.0]).expand(1, 3, 1, -1)
+        joined, done = join(labels, settled, colors)
         assert joined.tolist() == [[[0, 0, expected, 2, 2]]]
         assert bool(done.all())
 

@@ -57,7 +57,7 @@ def test_its_text_builds_it_again(backend: FastSlic | SkimageSlic | DeviceSlic) 
 
 
 @pytest.mark.parametrize("factory", [FastSlic, SkimageSlic, DeviceSlic])
-def test_segments_follow_colours(factory: type[FastSlic | SkimageSlic | DeviceSlic]) -> None:
+def test_segments_follow_colors(factory: type[FastSlic | SkimageSlic | DeviceSlic]) -> None:
     images = torch.zeros(1, 3, 48, 48, dtype=torch.uint8)
     images[:, 0, 7:41, 11:30] = 255
     labels = factory(16)(images)[0]

@@ -1,4 +1,4 @@
-"""Zero-shot CLIP: classes of all levels of a tree are told by their names, without any training.
+"""Zero-shot CLIP: classification at all levels of a tree by the classes' names, without training.
 
 Learning Transferable Visual Models From Natural Language Supervision, https://arxiv.org/abs/2103.00020,
 section 3.1; H-CAST's poster compares with it.
@@ -57,7 +57,7 @@ class CLIP(Supervised):
 
     Raises:
         ConfigError: if the encoder reads no names, the classes have none, a template has no place for one; if
-            the data set is unlabelled or its labels do not exclude each other, or an option is out of range.
+            the data set is unlabeled or its labels do not exclude each other, or an option is out of range.
     """
 
     def __init__(
@@ -103,8 +103,8 @@ class CLIP(Supervised):
         self, logits: Sequence[Tensor], targets: Sequence[Tensor]
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The sum of the levels' cross entropies."""
-        each = [cross_entropy(*pair) for pair in zip(logits, targets, strict=True)]
-        return torch.stack(each).sum(), {}
+        losses = [cross_entropy(*pair) for pair in zip(logits, targets, strict=True)]
+        return torch.stack(losses).sum(), {}
 
 
 class Similarity(nn.Module):

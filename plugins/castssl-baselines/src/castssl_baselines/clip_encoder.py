@@ -42,7 +42,7 @@ class Named(NamedTuple):
 class ClipEncoder(Encoder):
     """CLIP's image tower; the image's vector in the space that it shares with texts is the class token.
 
-    Views are normalised with ImageNet's mean and standard deviation; here that is undone and the model's own
+    Views are normalized with ImageNet's mean and standard deviation; here that is undone and the model's own
     are applied.  The text tower and the temperature are part of the weights, but are never trained.
 
     Attributes:
@@ -66,12 +66,12 @@ class ClipEncoder(Encoder):
         network.requires_grad_(False)
         tower: Any = network.visual
         tower.requires_grad_(True)
-        own = _open_clip().get_model_preprocess_cfg(network)
-        mean, std = own.get("mean") or OPENAI_CLIP_MEAN, own.get("std") or OPENAI_CLIP_STD
-        theirs, ours = torch.tensor(IMAGENET_DEFAULT_STD), torch.tensor(std)
+        statistics = _open_clip().get_model_preprocess_cfg(network)
+        mean, std = statistics.get("mean") or OPENAI_CLIP_MEAN, statistics.get("std") or OPENAI_CLIP_STD
+        imagenet_std, own_std = torch.tensor(IMAGENET_DEFAULT_STD), torch.tensor(std)
         moved = torch.tensor(IMAGENET_DEFAULT_MEAN) - torch.tensor(mean)
-        self.register_buffer("factor", (theirs / ours).view(1, 3, 1, 1))
-        self.register_buffer("shift", (moved / ours).view(1, 3, 1, 1))
+        self.register_buffer("factor", (imagenet_std / own_std).view(1, 3, 1, 1))
+        self.register_buffer("shift", (moved / own_std).view(1, 3, 1, 1))
         side = tower.image_size
         height, width = (side, side) if isinstance(side, int) else side
         with torch.no_grad(), evaluating(self):
@@ -83,9 +83,9 @@ class ClipEncoder(Encoder):
 
     @property
     def scale(self) -> Tensor:
-        """The learnt inverse temperature: a float32 scalar without gradient."""
-        held: Any = self.network.logit_scale
-        scale: Tensor = held.detach().float().exp().reshape(())
+        """The learned inverse temperature: a float32 scalar without gradient."""
+        logarithm: Any = self.network.logit_scale
+        scale: Tensor = logarithm.detach().float().exp().reshape(())
         return scale
 
     def forward(self, view: View) -> Hierarchy:
@@ -102,7 +102,7 @@ class ClipEncoder(Encoder):
         return Hierarchy(cells, (Tokens(x, feature[:, None], mass),), ())
 
     def zero_shot(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """A unit vector for each class: the mean over the templates of its texts' unit vectors, normalised.
+        """A unit vector for each class: the mean over the templates of its texts' unit vectors, normalized.
 
         Args:
             names: of the classes, as they stand in a sentence.
@@ -119,12 +119,12 @@ class ClipEncoder(Encoder):
         return columns.T.float().contiguous()
 
     def _run(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """The last feature map (B, D', h, w) and the image's vector (B, D), which is not normalised."""
+        """The last feature map (B, D', h, w) and the image's vector (B, D), which is not normalized."""
         tower: Any = self.network.visual
-        found = tower.forward_intermediates(
+        outputs = tower.forward_intermediates(
             image * self.factor + self.shift, indices=1, normalize_intermediates=True
         )
-        return found["image_intermediates"][-1], found["image_features"]
+        return outputs["image_intermediates"][-1], outputs["image_features"]
 
 
 def from_config(config: EncoderConfig) -> ClipEncoder:
@@ -158,11 +158,11 @@ def load_clip(name: str, *, image_size: int = 224) -> ClipEncoder:
     """
     open_clip = _open_clip()
     architecture, weights = named(name)
-    normalised: Mapping[str, Any] = {}
+    normalized: Mapping[str, Any] = {}
     path = weights
     if weights and not Path(weights).is_file():
-        path, normalised = _fetch(architecture, weights)
-    own = {key: normalised[key] for key in ("mean", "std") if key in normalised}
+        path, normalized = _fetch(architecture, weights)
+    statistics = {key: normalized[key] for key in ("mean", "std") if key in normalized}
     try:
         network = open_clip.create_model(
             architecture,
@@ -170,7 +170,7 @@ def load_clip(name: str, *, image_size: int = 224) -> ClipEncoder:
             # Moving from torch's default device fails where that is the one without memory.
             device=torch.empty(0).device,
             force_image_size=image_size,
-            force_preprocess_cfg=own,
+            force_preprocess_cfg=statistics,
         )
     except Exception as error:
         if not path:
@@ -193,15 +193,15 @@ def named(name: str) -> Named:
     """
     open_clip = _open_clip()
     architecture, _, weights = name.partition("/")
-    known = open_clip.list_models()
-    if architecture not in known:
-        near = ", ".join(get_close_matches(architecture, known, 5)) or ", ".join(known[:8])
+    architectures = open_clip.list_models()
+    if architecture not in architectures:
+        near = ", ".join(get_close_matches(architecture, architectures, 5)) or ", ".join(architectures[:8])
         raise ConfigError(
             f"open_clip knows no architecture {architecture!r}; names that look alike: {near}.  Write"
             " clip:ARCHITECTURE/WEIGHTS, such as clip:ViT-B-32/openai"
         )
     quick = (open_clip.get_pretrained_cfg(architecture, weights) or {}).get("quick_gelu", False)
-    if quick and architecture + QUICK in known:
+    if quick and architecture + QUICK in architectures:
         architecture += QUICK
     return Named(architecture, weights)
 

@@ -1,7 +1,7 @@
-"""FGN: each label level owns a part of the feature, and finer parts lend themselves to coarser classifiers.
+"""FGN: each label level has a part of the feature, and coarser classifiers also read the finer parts.
 
 Your "Flamingo" is My "Bird": Fine-Grained, or Not (Chang et al., CVPR 2021), https://arxiv.org/abs/2011.09040,
-section 3: learning coarse labels harms fine features, while fine features help to tell coarse classes apart.
+section 3: learning coarse labels harms fine features, while fine features help coarse classification.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class FGN(Supervised):
         ema: as :class:`castssl.objectives.deit.DeiT` has it.
 
     Raises:
-        ConfigError: if the data set is unlabelled or its labels do not exclude each other; if an option is
+        ConfigError: if the data set is unlabeled or its labels do not exclude each other; if an option is
             out of range.
     """
 
@@ -78,15 +78,15 @@ class FGN(Supervised):
     def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:
         """Logits (B, C) of each level, ``level0`` the coarsest."""
         feature = parts["neck"](parts["encoder"](view).stages[-1].cls[:, 0])
-        found = answers(feature.split(self.widths, 1), parts["level_heads"])
-        return {f"level{level}": logits for level, logits in enumerate(found)}
+        levels = answers(feature.split(self.widths, 1), parts["level_heads"])
+        return {f"level{level}": logits for level, logits in enumerate(levels)}
 
     def criterion(
         self, logits: Sequence[Tensor], targets: Sequence[Tensor]
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The sum of the levels' cross entropies."""
-        each = [cross_entropy(*pair) for pair in zip(logits, targets, strict=True)]
-        return torch.stack(each).sum(), {}
+        losses = [cross_entropy(*pair) for pair in zip(logits, targets, strict=True)]
+        return torch.stack(losses).sum(), {}
 
 
 def answers(features: Sequence[Tensor], heads: Sequence[nn.Module]) -> list[Tensor]:
@@ -101,6 +101,6 @@ def answers(features: Sequence[Tensor], heads: Sequence[nn.Module]) -> list[Tens
     """
     fixed = [feature.detach() for feature in features]
     return [
-        head(torch.cat([own, *fixed[level + 1 :]], 1))
-        for level, (own, head) in enumerate(zip(features, heads, strict=True))
+        head(torch.cat([feature, *fixed[level + 1 :]], 1))
+        for level, (feature, head) in enumerate(zip(features, heads, strict=True))
     ]

@@ -38,7 +38,7 @@ class Flat(Supervised):
         ema: as :class:`castssl.objectives.deit.DeiT` has it.
 
     Raises:
-        ConfigError: if the data set is unlabelled, its labels do not exclude each other, or an option is out
+        ConfigError: if the data set is unlabeled, its labels do not exclude each other, or an option is out
             of range.
     """
 

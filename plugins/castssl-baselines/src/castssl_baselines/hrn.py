@@ -57,7 +57,7 @@ class HRN(Supervised):
         ema: as :class:`castssl.objectives.deit.DeiT` has it.
 
     Raises:
-        ConfigError: if the data set is unlabelled or its labels do not exclude each other; if an option is
+        ConfigError: if the data set is unlabeled or its labels do not exclude each other; if an option is
             out of range.
     """
 
@@ -182,11 +182,11 @@ def finest(targets: Sequence[Tensor], parents: Sequence[Tensor]) -> list[Tensor]
         Float (B, C) of each level.  For plain labels it is 1 at the finest class that is known, else 0.
     """
     kept = [targets[-1]]
-    known = targets[-1]
+    covered = targets[-1]
     for target, parent in zip(reversed(targets[:-1]), reversed(parents), strict=True):
-        above = torch.zeros_like(target).index_add(1, parent, known)
+        above = torch.zeros_like(target).index_add(1, parent, covered)
         kept.append((target - above).clamp(min=0))
-        known = torch.maximum(target, above)
+        covered = torch.maximum(target, above)
     return kept[::-1]
 
 

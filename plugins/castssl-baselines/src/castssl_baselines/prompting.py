@@ -55,10 +55,10 @@ class Prompting(nn.Module):
         if not self.joining:
             return None
         x, mask = args[0], options["attn_mask"]
-        own = self.tokens.to(x.dtype).expand(len(x), -1, -1)
+        prompts = self.tokens.to(x.dtype).expand(len(x), -1, -1)
         if mask is not None:
-            mask = F.pad(mask, (0, own.shape[1]), value=True)
-        return (torch.cat([x, own], 1),), {**options, "attn_mask": mask}
+            mask = F.pad(mask, (0, prompts.shape[1]), value=True)
+        return (torch.cat([x, prompts], 1),), {**options, "attn_mask": mask}
 
     def _part(self, block: nn.Module, args: tuple[Any, ...], together: Tensor) -> Tensor | None:
         """Take the prompts out again."""
@@ -81,16 +81,16 @@ def prompted(encoder: nn.Module, promptings: Iterable[Prompting]) -> Iterator[No
     Activations are kept meanwhile where blocks would be computed anew for the backward pass: that comes when
     the prompts have left.
     """
-    own, stages = list(promptings), _stages(encoder)
+    joined, stages = list(promptings), _stages(encoder)
     kept = [stage.checkpointing for stage in stages]
     for stage in stages:
         stage.checkpointing = False
-    for prompting in own:
+    for prompting in joined:
         prompting.joining = True
     try:
         yield
     finally:
-        for prompting in own:
+        for prompting in joined:
             prompting.joining, prompting.after = False, None
         for stage, checkpointing in zip(stages, kept, strict=True):
             stage.checkpointing = checkpointing

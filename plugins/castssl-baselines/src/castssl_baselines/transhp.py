@@ -19,14 +19,13 @@ from castssl_baselines.prompting import Prompting, blocks_of, prompted
 
 
 class TransHP(Supervised):
-    """An encoder that is prompted with coarse classes in single blocks, and a linear head of the finest.
+    """An encoder with prompts for coarse classes in single blocks, and a linear head for the finest level.
 
-    For each level but the finest one block is the prompting block: a learnt token for each class of the level
-    takes part in its attention beside class token and patches, and leaves again after it.  By then each
-    prompt has seen the image; the product with its class's learnt prototype is that class's logit.  In the
-    same attention class token and patches have absorbed what they attended to of the prompts, and so all that
-    follows is conditioned on the coarse class.  Attention by itself decides which prompt that is: no
-    prediction selects or weighs one.  It is the prompts' own task that makes the right one stand out.
+    Each level but the finest has one prompting block.  In its attention, the tokens include a learned prompt
+    for each class of the level; the prompts are removed after the block.  The product of a prompt's output
+    and its class's learned prototype is the logit of that class.  The class token and the patches attend to
+    the prompts, so that all later blocks are conditioned on the coarse class.  No prediction selects or
+    weighs a prompt; attention alone does.
 
     The loss is the finest level's cross entropy and ``weight`` times each coarse one's.
 
@@ -88,9 +87,9 @@ class TransHP(Supervised):
         encoder, promptings = parts["encoder"], parts["promptings"]
         with prompted(encoder, promptings):
             hierarchy = encoder(view)
-            found = [prompting.compare(prompting.after) for prompting in promptings]
-        found.append(parts["head"](hierarchy.stages[-1].cls[:, 0]))
-        return {f"level{level}": logits for level, logits in enumerate(found)}
+            logits = [prompting.compare(prompting.after) for prompting in promptings]
+        logits.append(parts["head"](hierarchy.stages[-1].cls[:, 0]))
+        return {f"level{level}": logits for level, logits in enumerate(logits)}
 
     def criterion(
         self, logits: Sequence[Tensor], targets: Sequence[Tensor]
@@ -117,12 +116,12 @@ def prompting_blocks(encoder: Encoder, levels: int, blocks: Sequence[int] | None
         raise ConfigError(
             f"TransHP prompts with coarser classes, but the data set has {levels} label level; take deit"
         )
-    given = range(-levels, -1) if blocks is None else blocks
-    found = tuple(block + count if block < 0 else block for block in given)
-    fits = all(0 <= block < count for block in found) and list(found) == sorted(set(found))
-    if not fits or len(found) != levels - 1:
+    requested = range(-levels, -1) if blocks is None else blocks
+    indices = tuple(block + count if block < 0 else block for block in requested)
+    fits = all(0 <= block < count for block in indices) and list(indices) == sorted(set(indices))
+    if not fits or len(indices) != levels - 1:
         raise ConfigError(
             f"blocks: {levels} label levels need {levels - 1} prompting blocks in rising order, got"
-            f" {tuple(given)} of the encoder's {count}"
+            f" {tuple(requested)} of the encoder's {count}"
         )
-    return found
+    return indices

@@ -1,4 +1,4 @@
-"""CTM, clustering-based token merge: density peaks become centres, a learned score weighs the means.
+"""CTM, clustering-based token merge: density peaks become centers, a learned score weighs the means.
 
 Zeng et al., Not All Tokens Are Equal: Human-centric Visual Analysis via Token Clustering Transformer,
 https://arxiv.org/abs/2204.08680, section 3.2; the density is that of Du et al., Study on density peaks
@@ -20,20 +20,20 @@ from castssl_clustering.points import check_count, distances, mean_rows, nearest
 class CTM(Pooling):
     """Hard clusters around density peaks; a pooled token is the mean weighted by exp(score).
 
-    The score is linear in the normalised token.  It has no bias, which would cancel in the mean.
+    The score is linear in the normalized token.  It has no bias, which would cancel in the mean.
 
     Args:
         dim: token width D.
-        neighbours: how many nearest tokens tell the density, fewer where there are not so many.
+        neighbors: number of nearest tokens that define the density; fewer if there are not so many.
 
     Raises:
-        ValueError: if ``neighbours`` is below 1.
+        ValueError: if ``neighbors`` is below 1.
     """
 
-    def __init__(self, dim: int, *, neighbours: int = 5) -> None:
+    def __init__(self, dim: int, *, neighbors: int = 5) -> None:
         super().__init__()
-        check_count("neighbours", neighbours, 1)
-        self.neighbours = neighbours
+        check_count("neighbors", neighbors, 1)
+        self.neighbors = neighbors
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.score = nn.Linear(dim, 1, bias=False)
 
@@ -43,7 +43,7 @@ class CTM(Pooling):
         valid = tokens.mass > 0
         # Mean squares, so that the balance of density and distance does not hang on the width.
         distance = distances(points(tokens, "features"), valid) / tokens.x.shape[-1]
-        index = peaks(distance, valid, size, self.neighbours)
+        index = peaks(distance, valid, size, self.neighbors)
         label = nearest_pick(distance, valid, index)
         assign = one_hot(label, size, valid)
         weight = self._weights(tokens.x, assign, label, valid)
@@ -58,7 +58,7 @@ class CTM(Pooling):
 
 
 @torch.no_grad()
-def peaks(distance: Tensor, valid: Tensor, size: int, neighbours: int) -> Tensor:
+def peaks(distance: Tensor, valid: Tensor, size: int, neighbors: int) -> Tensor:
     """The tokens with the largest density times distance to a denser token: int64 (B, K).
 
     The density is exp(-m), m the mean of the squared distances to the k nearest other tokens.  The densest
@@ -68,14 +68,14 @@ def peaks(distance: Tensor, valid: Tensor, size: int, neighbours: int) -> Tensor
         distance: squared, of all pairs, float (B, N, N).
         valid: bool (B, N).
         size: how many, at most N.
-        neighbours: k.
+        neighbors: k.
     """
     count = distance.shape[1]
     same = torch.eye(count, dtype=torch.bool, device=distance.device)
     others = distance.masked_fill(same | ~valid[:, None], torch.inf)
-    near = others.topk(min(neighbours, count - 1), largest=False).values
-    found = near.isfinite()
-    spread = near.masked_fill(~found, 0).sum(-1) / found.sum(-1).clamp(min=1)
+    near = others.topk(min(neighbors, count - 1), largest=False).values
+    finite = near.isfinite()
+    spread = near.masked_fill(~finite, 0).sum(-1) / finite.sum(-1).clamp(min=1)
     earlier = torch.ones_like(same).tril(-1)
     mine, yours = spread[:, :, None], spread[:, None]
     denser = ((yours < mine) | ((yours == mine) & earlier)) & valid[:, None]

@@ -1,4 +1,4 @@
-"""FINCH: clusters are what hangs together by first neighbours.
+"""FINCH: clusters are what hangs together by first neighbors.
 
 Sarfraz, Sharma and Stiefelhagen, Efficient Parameter-free Clustering Using First Neighbor Relations,
 https://arxiv.org/abs/1902.11266, equation 1 and algorithm 1.
@@ -24,14 +24,14 @@ Likeness = Literal["cosine", "euclidean"]
 class Finch(Pooling):
     """Hard clusters in a number of their own, at most K; the other columns are padding.
 
-    Each token is linked to its first neighbour, and linked tokens are one cluster: the first partition.
+    Each token is linked to its first neighbor, and linked tokens are one cluster: the first partition.
     Where it has more than K clusters, their means are linked in the same way, and so on.  The first partition
     is taken as it is, however few its clusters are (of random tokens, a quarter).  In a later round only the
     closest links count, as many as bring the number down to K, unless ``whole``.
 
     Args:
         dim: token width D, unused: there is nothing to learn.
-        likeness: who is the first neighbour: ``cosine`` or ``euclidean``.
+        likeness: who is the first neighbor: ``cosine`` or ``euclidean``.
         metric: what is compared: the tokens' ``features``, or the last attention's ``keys``.
         whole: use all links in later rounds too, however far below K that leads: the finest partition of the
             paper's hierarchy with at most K clusters.
@@ -69,17 +69,17 @@ class Finch(Pooling):
         """The cluster of each point, int64 (B, N): float (B, N, d), bool (B, N)."""
         count = valid.shape[1]
         label = torch.arange(count, device=where.device).expand_as(valid)
-        centres, present = where, valid
+        centers, present = where, valid
         for step, width in enumerate(widths(count, size)):
             links = torch.full_like(label[:, 0], count)
             if step:
                 links = (present.sum(1) - size).clamp(min=0)
                 if self.whole:
                     links = links.sign() * count
-            place = link(alike(centres, self.likeness), present, links)
+            place = link(alike(centers, self.likeness), present, links)
             label = place.gather(1, label)
             member = one_hot(label, width, valid)
-            centres, present = mean_rows(where, member), member.sum(1) > 0
+            centers, present = mean_rows(where, member), member.sum(1) > 0
         return label
 
 
@@ -108,8 +108,8 @@ def alike(where: Tensor, likeness: Likeness) -> Tensor:
 def link(likenesses: Tensor, present: Tensor, links: Tensor) -> Tensor:
     """One round: the cluster of each point, numbered from 0 in order of their roots: int64 (B, N).
 
-    As likeness is symmetric and ties go to the lowest index, the walk from neighbour to neighbour ends in a
-    pair that are each other's first neighbours.  With the first of the pair as root this is a forest, so n
+    As likeness is symmetric and ties go to the lowest index, the walk from neighbor to neighbor ends in a
+    pair that are each other's first neighbors.  With the first of the pair as root this is a forest, so n
     links leave n clusters fewer.
 
     Args:
@@ -118,17 +118,17 @@ def link(likenesses: Tensor, present: Tensor, links: Tensor) -> Tensor:
         links: how many links count, the closest first; int64 (B,).
     """
     count = present.shape[1]
-    here = torch.arange(count, device=present.device)
+    index = torch.arange(count, device=present.device)
     same = torch.eye(count, dtype=torch.bool, device=present.device)
     others = likenesses.masked_fill(same | ~present[:, None] | ~present[..., None], -torch.inf)
     closeness, parent = others.max(-1)
-    parent = torch.where(closeness.isinf(), here, parent)
-    root = (parent.gather(1, parent) == here) & (here <= parent)
+    parent = torch.where(closeness.isinf(), index, parent)
+    root = (parent.gather(1, parent) == index) & (index <= parent)
     order = closeness.masked_fill(root, -torch.inf).argsort(dim=1, descending=True, stable=True)
     counts = (order.argsort(1) < links[:, None]) & ~root
-    parent = torch.where(counts, parent, here)
+    parent = torch.where(counts, parent, index)
     for _ in range((count - 1).bit_length()):
         parent = parent.gather(1, parent)
-    roots = (parent == here) & present
+    roots = (parent == index) & present
     number = roots.cumsum(1) - 1
     return number.gather(1, parent).clamp(min=0)

@@ -21,8 +21,8 @@ class KMeans(Pooling):
 
     Args:
         dim: token width D, unused: there is nothing to learn.
-        iterations: how often the centres move.
-        start: the first centres: farthest point sampling, or tokens by chance.
+        iterations: how often the centers move.
+        start: the first centers: farthest point sampling, or tokens by chance.
         metric: what is compared: the tokens' ``features``, or the last attention's ``keys``.
 
     Raises:
@@ -42,7 +42,7 @@ class KMeans(Pooling):
         self.needs = needed(metric)
 
     def forward(self, tokens: Tokens, size: int) -> Pooled:
-        """Pool into ``size`` means; a mean that nobody joined is padding."""
+        """Pool into ``size`` means; a mean without tokens is padding."""
         check_size(tokens, size)
         valid = tokens.mass > 0
         where = points(tokens, self.metric)

@@ -61,7 +61,7 @@ class KMedoids(Pooling):
         self.needs = needed(metric)
 
     def forward(self, tokens: Tokens, size: int) -> Pooled:
-        """Pool into ``size`` clusters; one that nobody joined is padding."""
+        """Pool into ``size`` clusters; an empty one is padding."""
         check_size(tokens, size)
         valid = tokens.mass > 0
         where = points(tokens, self.metric)

@@ -1,7 +1,7 @@
-"""Alternate between joining the nearest centre and moving the centres, a fixed number of times.
+"""Alternate between joining the nearest center and moving the centers, a fixed number of times.
 
 S. Lloyd, Least squares quantization in PCM, 1982 (means); H.-S. Park and C.-H. Jun, A simple and fast
-algorithm for K-medoids clustering, 2009 (medoids).  A centre that nobody joins stays where it is.  Nothing
+algorithm for K-medoids clustering, 2009 (medoids).  A center without points stays where it is.  Nothing
 here has a gradient or leaves the device.
 """
 
@@ -14,38 +14,38 @@ from torch import Tensor
 
 from castssl.pooling.arithmetic import gather, one_hot, squared_distances
 from castssl.pooling.centroids import farthest, random
-from castssl_clustering.points import centred, mean_rows, nearest_pick
+from castssl_clustering.points import centered, mean_rows, nearest_pick
 
 Start = Literal["farthest", "random"]
-"""The first centres: farthest point sampling, or tokens by chance (torch's global generator)."""
+"""The first centers: farthest point sampling, or tokens by chance (torch's global generator)."""
 
 
 def begin(where: Tensor, valid: Tensor, size: int, start: Start) -> Tensor:
-    """Token indices of the first centres, int64 (B, K)."""
+    """Token indices of the first centers, int64 (B, K)."""
     return farthest(where, valid, size) if start == "farthest" else random(where, valid, size)
 
 
 @torch.no_grad()
 def means(where: Tensor, valid: Tensor, index: Tensor, rounds: int, weight: Tensor | None = None) -> Tensor:
-    """K-means: which centre each token joins after ``rounds``, int64 (B, N).
+    """K-means: which center each token joins after ``rounds``, int64 (B, N).
 
     Args:
         where: float (B, N, d).
         valid: bool (B, N).
-        index: the tokens that are the first centres, int64 (B, K).
-        rounds: how often the centres move; 0 joins the tokens to the first centres.
+        index: the tokens that are the first centers, int64 (B, K).
+        rounds: how often the centers move; 0 joins the tokens to the first centers.
         weight: of each token in the means, float (B, N); 1 by default.
     """
     present = valid.gather(1, index)
     weight = torch.ones_like(where[..., 0]) if weight is None else weight
-    where = centred(where, valid)
-    centres = gather(where, index)
-    label = _nearest(where, centres, present)
+    where = centered(where, valid)
+    centers = gather(where, index)
+    label = _nearest(where, centers, present)
     for _ in range(rounds):
         member = one_hot(label, index.shape[1], valid) * weight[..., None]
         joined = (member.sum(1) > 0)[..., None]
-        centres = torch.where(joined, mean_rows(where, member), centres)
-        label = _nearest(where, centres, present)
+        centers = torch.where(joined, mean_rows(where, member), centers)
+        label = _nearest(where, centers, present)
     return label
 
 
@@ -74,5 +74,5 @@ def medoids(
     return nearest_pick(distance, valid, index), index
 
 
-def _nearest(where: Tensor, centres: Tensor, present: Tensor) -> Tensor:
-    return squared_distances(where, centres).masked_fill(~present[:, None], torch.inf).argmin(-1)
+def _nearest(where: Tensor, centers: Tensor, present: Tensor) -> Tensor:
+    return squared_distances(where, centers).masked_fill(~present[:, None], torch.inf).argmin(-1)

@@ -62,7 +62,7 @@ def points(tokens: Tokens, space: Space) -> Tensor:
 
 
 @torch.no_grad()
-def centred(where: Tensor, valid: Tensor) -> Tensor:
+def centered(where: Tensor, valid: Tensor) -> Tensor:
     """The points about their mean, (B, N, d), so that differences of large norms do not cancel."""
     return (where - masked_mean(where, valid)) * valid[..., None]
 
@@ -70,7 +70,7 @@ def centred(where: Tensor, valid: Tensor) -> Tensor:
 @torch.no_grad()
 def distances(where: Tensor, valid: Tensor) -> Tensor:
     """Squared distances of all pairs: (B, N, d) -> (B, N, N), of a point to itself exactly 0."""
-    where = centred(where, valid)
+    where = centered(where, valid)
     same = torch.eye(where.shape[1], dtype=torch.bool, device=where.device)
     return squared_distances(where, where).masked_fill(same, 0)
 

@@ -14,22 +14,22 @@ from castssl.types import Pooled, Tokens
 from castssl_clustering.lloyd import means, medoids
 from castssl_clustering.points import check_count, check_option, distances, mean_rows, points, recorded
 
-Centres = Literal["means", "medoids"]
+Centers = Literal["means", "medoids"]
 LEAST = 1e-6
-"""Least significance: a cluster of tokens that nobody looked at has a mean, too."""
+"""Least significance: a cluster of tokens without attention has a mean, too."""
 
 
 class TokenPooling(Pooling):
     """Weighted K-means or K-medoids that minimise the significance-weighted squared error.
 
     The significance of a token is the attention it received in the last block (mean over heads, sum over
-    queries); the K most significant tokens are the first centres.  Clusters and weights have no gradient.
+    queries); the K most significant tokens are the first centers.  Clusters and weights have no gradient.
 
     Args:
         dim: token width D, unused: there is nothing to learn.
-        centres: ``means`` pools into weighted means; ``medoids`` into the tokens that stand for their cluster
+        centers: ``means`` pools into weighted means; ``medoids`` into the tokens that stand for their cluster
             with the least weighted squared error.
-        iterations: how often the centres move.
+        iterations: how often the centers move.
 
     Raises:
         ValueError: if an option is not one of those named.
@@ -37,21 +37,21 @@ class TokenPooling(Pooling):
 
     needs: frozenset[Need] = frozenset({"received"})
 
-    def __init__(self, dim: int, *, centres: Centres = "means", iterations: int = 5) -> None:
+    def __init__(self, dim: int, *, centers: Centers = "means", iterations: int = 5) -> None:
         super().__init__()
-        check_option("centres", centres, get_args(Centres))
+        check_option("centers", centers, get_args(Centers))
         check_count("iterations", iterations, 0)
-        self.centres = centres
+        self.centers = centers
         self.iterations = iterations
 
     def forward(self, tokens: Tokens, size: int) -> Pooled:
-        """Pool into ``size`` clusters; one that nobody joined is padding."""
+        """Pool into ``size`` clusters; an empty one is padding."""
         check_size(tokens, size)
         valid = tokens.mass > 0
         weight = recorded(tokens, "received").detach().clamp(min=LEAST) * valid
         index = most_attended(weight, valid, size)
         where = points(tokens, "features")
-        if self.centres == "means":
+        if self.centers == "means":
             label = means(where, valid, index, self.iterations, weight)
             assign = one_hot(label, size, valid)
             return Pooled(mean_rows(tokens.x, assign * weight[..., None]), tokens.cls, assign)

@@ -96,8 +96,8 @@ def match(where: Tensor, left: Tensor, merges: Tensor) -> Tensor:
         merges: how many pairs merge, at most half of ``left``; int64 (B,).
     """
     count = where.shape[1]
-    here = torch.arange(count, device=where.device)
-    beyond = here >= left[:, None]
+    index = torch.arange(count, device=where.device)
+    beyond = index >= left[:, None]
     with torch.autocast(where.device.type, enabled=False):
         unit = F.normalize(where, dim=-1)
         cosine = unit[:, 1::2] @ unit[:, ::2].transpose(1, 2)
@@ -106,9 +106,9 @@ def match(where: Tensor, left: Tensor, merges: Tensor) -> Tensor:
     order = closeness.argsort(dim=1, descending=True, stable=True)
     merged = order.argsort(1) < merges[:, None]
     kept = ~merged & ~beyond[:, 1::2]
-    into = kept.sum(1, keepdim=True) + here[: count - count // 2]
+    into = kept.sum(1, keepdim=True) + index[: count - count // 2]
     leaving = torch.where(merged, into.gather(1, partner), (kept.cumsum(1) - 1).clamp(min=0))
     # Back into one row: what stays is at even, what looked for a partner at odd positions.
     both = torch.cat([into, leaving], 1)
-    place = both[:, here // 2 + (here % 2) * (count - count // 2)]
-    return torch.where(merges[:, None] > 0, place, here)
+    place = both[:, index // 2 + (index % 2) * (count - count // 2)]
+    return torch.where(merges[:, None] > 0, place, index)

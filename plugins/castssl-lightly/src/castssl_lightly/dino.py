@@ -24,8 +24,8 @@ from castssl_lightly.siamese import in_float32, spread
 class DINO(MomentumObjective):
     """Agree with the teacher about the other view, on two global views: no local crops.
 
-    All views of an image that castssl's recipes make have one size, so what local crops gain is not to be had
-    here.  The released code recommends crops of 0.14 to 1 of an image then.
+    All views of an image that castssl's recipes make have one size, so there are no
+    local crops.  The released code recommends crops of 0.14 to 1 of an image then.
 
     The teacher is in evaluation mode: it drops nothing, as in the released code.  The schedules count by the
     share of training done, where the paper counts epochs.
@@ -88,7 +88,7 @@ class DINO(MomentumObjective):
     def forward(self, batch: Batch) -> Outcome:
         """The cross entropy of teacher and student, mean over both directions; and the teacher's spread.
 
-        In training mode the centre moves.
+        In training mode the center moves.
 
         Raises:
             ValueError: unless the batch has two views of floating-point images.
@@ -128,7 +128,7 @@ class DINO(MomentumObjective):
 
 
 class _Loss(DINOLoss):  # type: ignore[misc]
-    """lightly's, whose centre moves in training mode only."""
+    """lightly's, whose center moves in training mode only."""
 
     def update_center(self, teacher_out: Tensor) -> None:
         if self.training:

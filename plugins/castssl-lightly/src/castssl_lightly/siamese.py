@@ -40,7 +40,7 @@ class Siamese(nn.Module):
             raise ValueError(f"{name} needs {self.views} views of each image, got {len(batch.views)}")
         for image, _ in batch.views:
             if not image.is_floating_point():
-                raise ValueError(f"{name} expects float images, got {image.dtype}; call finish first")
+                raise ValueError(f"{name} expects float images, got {image.dtype}; call to_views first")
             if len(image) < self.least:
                 raise ValueError(f"{name} needs {self.least} images in each process, got {len(image)}")
         first, second = batch.views

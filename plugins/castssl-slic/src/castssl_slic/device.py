@@ -54,9 +54,9 @@ class DeviceSlic(Superpixels):
 
     Args:
         count: superpixels asked for, at least 1; a grid of as many or somewhat fewer is laid over the image.
-        compactness: weight of the distance in the image against that in colour; more makes squares.
+        compactness: weight of the distance in the image against that in color; more makes squares.
         iterations: rounds of assignment.
-        smallest: what has less than this share of a cell after the repair joins its neighbours.
+        smallest: what has less than this share of a cell after the repair joins its neighbors.
         sweeps: how often the repair goes along rows and columns; more follows more winding shapes.
 
     Raises:
@@ -100,13 +100,13 @@ class DeviceSlic(Superpixels):
             ValueError: if the images are not uint8 (B, 3, H, W).
         """
         check(images)
-        colours = lab(images)
+        colors = lab(images)
         height, width = images.shape[-2:]
         cells = fit(height, width, self.count)
-        labels = assign(colours, cells, compactness=self.compactness, iterations=self.iterations)
+        labels = assign(colors, cells, compactness=self.compactness, iterations=self.iterations)
         smallest = self.smallest * cells.height * cells.width
         count = cells.rows * cells.columns
-        return repair(labels, colours, count=count, smallest=smallest, sweeps=self.sweeps).int()
+        return repair(labels, colors, count=count, smallest=smallest, sweeps=self.sweeps).int()
 
     def __repr__(self) -> str:
         return (
@@ -115,35 +115,35 @@ class DeviceSlic(Superpixels):
         )
 
 
-def assign(colours: Tensor, cells: Cells, *, compactness: float, iterations: int) -> Tensor:
+def assign(colors: Tensor, cells: Cells, *, compactness: float, iterations: int) -> Tensor:
     """Each pixel's nearest cluster, after ``iterations`` rounds of k-means (TPAMI 2012, algorithm 1).
 
     Args:
-        colours: float32 (B, 3, H, W), whole sixteenths of Lab.
+        colors: float32 (B, 3, H, W), whole sixteenths of Lab.
         cells: the grid whose cells the clusters start from.
-        compactness: m in the distance D^2 = colour^2 + (m / S)^2 position^2, with S^2 the pixels of a cell.
+        compactness: m in the distance D^2 = color^2 + (m / S)^2 position^2, with S^2 the pixels of a cell.
         iterations: rounds of assignment, at least 1.
 
     Returns:
         int64 (B, H, W), the cell from which the nearest cluster started.  Parts of a cluster may lie apart.
     """
-    batch, _, height, width = colours.shape
+    batch, _, height, width = colors.shape
     rows, columns, tall, wide = cells
     # Cut cells are filled up, so that cells are axes of the shape; what is filled in has no mass.
-    pixels = F.pad(colours, (0, columns * wide - width, 0, rows * tall - height))
-    y, x, home = _places(cells, colours.device)
+    pixels = F.pad(colors, (0, columns * wide - width, 0, rows * tall - height))
+    y, x, home = _places(cells, colors.device)
     inside = (y < height) & (x < width)
     labels = home.expand(batch, -1, -1)
-    centres = colours.new_zeros(batch, 5, rows * columns)
+    centers = colors.new_zeros(batch, 5, rows * columns)
     weight = UNIT * compactness / (tall * wide) ** 0.5
     for _ in range(iterations):
-        centres = means(pixels, labels, inside, centres)
-        labels = nearest(pixels, centres, cells, weight)
+        centers = means(pixels, labels, inside, centers)
+        labels = nearest(pixels, centers, cells, weight)
     return labels[:, :height, :width]
 
 
 def means(pixels: Tensor, labels: Tensor, inside: Tensor, before: Tensor) -> Tensor:
-    """Mean colour and place of each cluster, float32 (B, 5, K); that of ``before`` if it has no pixel.
+    """Mean color and place of each cluster, float32 (B, 5, K); that of ``before`` if it has no pixel.
 
     Args:
         pixels: float32 (B, 3, H, W), whole numbers, so that sums are exact in any order.
@@ -166,12 +166,12 @@ def means(pixels: Tensor, labels: Tensor, inside: Tensor, before: Tensor) -> Ten
     return torch.where(mass[:, None] > 0, found, before)
 
 
-def nearest(pixels: Tensor, centres: Tensor, cells: Cells, weight: float) -> Tensor:
+def nearest(pixels: Tensor, centers: Tensor, cells: Cells, weight: float) -> Tensor:
     """Of the clusters of the nine cells around each pixel, the nearest: int64 (B, H, W).
 
     Args:
         pixels: float32 (B, 3, H, W), H and W whole cells.
-        centres: float32 (B, 5, K), colour and place of each cell's cluster.
+        centers: float32 (B, 5, K), color and place of each cell's cluster.
         cells: the grid.
         weight: factor on distances in pixels.
     """
@@ -180,14 +180,14 @@ def nearest(pixels: Tensor, centres: Tensor, cells: Cells, weight: float) -> Ten
     y, x, home = _places(cells, pixels.device)
     y, x = y.view(rows, cells.height, 1, 1).float(), x.view(1, 1, columns, cells.width).float()
     channels = pixels.view(batch, 3, *split).unbind(1)
-    framed = F.pad(centres.view(batch, 5, rows, columns), (1, 1, 1, 1), value=FAR)
+    framed = F.pad(centers.view(batch, 5, rows, columns), (1, 1, 1, 1), value=FAR)
     least = pixels.new_full((batch, *split), torch.inf)
     labels = home.view(split).expand(batch, -1, -1, -1, -1)
     for down, right in AROUND:
         rivals = framed[:, :, 1 + down : 1 + down + rows, 1 + right : 1 + right + columns]
-        *colour, at_y, at_x = rivals[:, :, :, None, :, None].unbind(1)
+        *color, at_y, at_x = rivals[:, :, :, None, :, None].unbind(1)
         distance = ((y - at_y).square() + (x - at_x).square()) * weight**2
-        for channel, mean in zip(channels, colour, strict=True):
+        for channel, mean in zip(channels, color, strict=True):
             distance = distance + (channel - mean).square()
         labels = torch.where(distance < least, home.view(split) + (down * columns + right), labels)
         least = torch.minimum(distance, least)

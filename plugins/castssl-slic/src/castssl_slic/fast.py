@@ -29,9 +29,9 @@ class FastSlic(Superpixels):
 
     Args:
         count: superpixels asked for, 1 to 32767; an image of fewer pixels gets one for each.
-        compactness: weight of the distance in the image against that in colour; more makes squares.
+        compactness: weight of the distance in the image against that in color; more makes squares.
         iterations: rounds of assignment.
-        smallest: a connected part of less than this share of the mean size joins a neighbour.
+        smallest: a connected part of less than this share of the mean size joins a neighbor.
 
     Raises:
         ConfigError: if an option is out of range.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 def at_most(labels: NDArray[Any], count: int) -> NDArray[np.int64]:
     """The partition with its smallest segments merged, until at most ``count`` are left.
 
-    The smallest joins the neighbour with which it shares the longest border; of equals, the one of the
+    The smallest joins the neighbor with which it shares the longest border; of equals, the one of the
     lowest label.
 
     Args:
@@ -22,11 +22,11 @@ def at_most(labels: NDArray[Any], count: int) -> NDArray[np.int64]:
     Returns:
         int64 (H, W), labels 0, 1, ... without gaps, in the order of ``labels``.
     """
-    old, flat, found = np.unique(labels, return_inverse=True, return_counts=True)
+    old, flat, counts = np.unique(labels, return_inverse=True, return_counts=True)
     dense = flat.reshape(labels.shape)
     if len(old) <= count:
         return dense
-    touching, sizes = _borders(dense, len(old)), dict(enumerate(found.tolist()))
+    touching, sizes = _borders(dense, len(old)), dict(enumerate(counts.tolist()))
     into = np.arange(len(old))
     while len(sizes) > count:
         gone = min(sizes, key=lambda label: (sizes[label], label))
@@ -43,7 +43,7 @@ def at_most(labels: NDArray[Any], count: int) -> NDArray[np.int64]:
 
 
 def _borders(dense: NDArray[np.int64], count: int) -> list[Counter[int]]:
-    """For each label, how many pairs of neighbouring pixels it shares with each other label."""
+    """For each label, how many pairs of neighboring pixels it shares with each other label."""
     pairs: Counter[tuple[int, int]] = Counter()
     for one, other in ((dense[:, 1:], dense[:, :-1]), (dense[1:], dense[:-1])):
         differ = one != other

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 UNIT = 16
-"""Colours are rounded to this part of a unit of Lab: sums of whole numbers do not depend on their order."""
+"""Colors are rounded to this part of a unit of Lab: sums of whole numbers do not depend on their order."""
 
 
 def lab(images: Tensor) -> Tensor:
-    """Lab colours in sixteenths: uint8 sRGB (B, 3, H, W) -> whole numbers as float32 (B, 3, H, W).
+    """Lab colors in sixteenths: uint8 sRGB (B, 3, H, W) -> whole numbers as float32 (B, 3, H, W).
 
     sRGB as in IEC 61966-2-1, Lab as in CIE 15 with the white point D65 and the 2-degree observer.
     """

@@ -19,7 +19,7 @@ from castssl.superpixels.per_image import per_image
 from castssl_slic.fewer import at_most
 
 TRIES = 10
-"""How often the compactness is raised at most: 3 ** 10 times it leaves colour without a say."""
+"""How often the compactness is raised at most: 3 ** 10 times it leaves color without a say."""
 
 
 class SkimageSlic(Superpixels):
@@ -27,11 +27,11 @@ class SkimageSlic(Superpixels):
 
     Where fewer than half of ``count`` come out, it is repeated with three times the compactness, as in the
     published code.  scikit-image may also make more than asked for; unlike there, the smallest of those join
-    the neighbour with which they share most border, since a model has tokens for ``count``.
+    the neighbor with which they share most border, since a model has tokens for ``count``.
 
     Args:
         count: superpixels asked for, at least 1.
-        compactness: weight of the distance in the image against that in colour; more makes squares.
+        compactness: weight of the distance in the image against that in color; more makes squares.
         rescale: stretch each image to the full range of values first, as scikit-image does today.  False
             undoes it, as the 0.18 with which CAST was developed is believed to do without.
 
@@ -67,13 +67,13 @@ class SkimageSlic(Superpixels):
 
     def _partition(self, image: NDArray[np.uint8]) -> NDArray[Any]:
         most = self.capacity(*image.shape[:2])
-        colours, unit = image.astype(np.float32) / np.float32(255), 1.0
+        colors, unit = image.astype(np.float32) / np.float32(255), 1.0
         if not self.rescale:
-            colours, unit = _unstretched(colours)
+            colors, unit = _unstretched(colors)
         compactness = self.compactness
         for _ in range(TRIES):
             labels: NDArray[Any] = _slic()(
-                colours,
+                colors,
                 n_segments=self.count,
                 compactness=compactness / unit,
                 convert2lab=self.rescale,

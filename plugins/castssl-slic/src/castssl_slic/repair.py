@@ -13,17 +13,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 ROUNDS = 4
-"""Rounds in which pixels join by colour; what is deeper inside joins the nearest in its row or column."""
+"""Rounds in which pixels join by color; what is deeper inside joins the nearest in its row or column."""
 
 
-def repair(labels: Tensor, colours: Tensor, *, count: int, smallest: float, sweeps: int) -> Tensor:
+def repair(labels: Tensor, colors: Tensor, *, count: int, smallest: float, sweeps: int) -> Tensor:
     """The partition with each label 4-connected.
 
     Args:
         labels: int64 (B, H, W), 0 to ``count`` - 1.
-        colours: float (B, C, H, W); of the regions around it, a pixel joins the one of the likest neighbour.
+        colors: float (B, C, H, W); of the regions around it, a pixel joins the one of the likest neighbor.
         count: how many labels there may be.
-        smallest: a region of fewer pixels is given to its neighbours, unless all of the image are.
+        smallest: a region of fewer pixels is given to its neighbors, unless all of the image are.
         sweeps: how often what hangs together is followed along rows and columns.
 
     Returns:
@@ -34,7 +34,7 @@ def repair(labels: Tensor, colours: Tensor, *, count: int, smallest: float, swee
     for _ in range(sweeps):
         settled = spread(spread(settled, across, -1), down, -2)
     settled = settled & _large(labels, settled, count, smallest).gather(1, labels.flatten(1)).view_as(settled)
-    labels, settled = join(labels, settled, colours)
+    labels, settled = join(labels, settled, colors)
     for dim in (-1, -2):
         labels, settled = fill(labels, settled, dim)
     return labels
@@ -67,15 +67,15 @@ def spread(settled: Tensor, runs: Tensor, dim: int) -> Tensor:
     return torch.zeros_like(runs).scatter_add(dim, runs, settled.long()).gather(dim, runs) > 0
 
 
-def join(labels: Tensor, settled: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
+def join(labels: Tensor, settled: Tensor, colors: Tensor) -> tuple[Tensor, Tensor]:
     """Labels and what is settled, after pixels beside settled ones took the label of the likest of those."""
-    # Channel by channel, since all neighbours of all channels at once are twelve images in memory.
-    contrast = sum(((_beside(one) - one[:, None]).abs() for one in colours.unbind(1)), colours.new_zeros(()))
+    # Channel by channel, since all neighbors of all channels at once are twelve images in memory.
+    contrast = sum(((_beside(one) - one[:, None]).abs() for one in colors.unbind(1)), colors.new_zeros(()))
     for _ in range(ROUNDS):
         least, which = contrast.masked_fill(~_beside(settled), torch.inf).min(1)
-        joins = ~settled & (least < torch.inf)
-        labels = torch.where(joins, _beside(labels).gather(1, which[:, None])[:, 0], labels)
-        settled = settled | joins
+        joining = ~settled & (least < torch.inf)
+        labels = torch.where(joining, _beside(labels).gather(1, which[:, None])[:, 0], labels)
+        settled = settled | joining
     return labels, settled
 
 
@@ -86,9 +86,9 @@ def fill(labels: Tensor, settled: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     before = torch.where(settled, place, -2 * size).cummax(dim).values
     after = torch.where(settled, place, 3 * size).flip(dim).cummin(dim).values.flip(dim)
     source = torch.where(place - before <= after - place, before, after)
-    found = (source >= 0) & (source < size)
+    reached = (source >= 0) & (source < size)
     taken = labels.gather(dim, source.clamp(0, size - 1))
-    return torch.where(found, taken, labels), found
+    return torch.where(reached, taken, labels), reached
 
 
 def _large(labels: Tensor, settled: Tensor, count: int, smallest: float) -> Tensor:

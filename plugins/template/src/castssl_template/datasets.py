@@ -1,4 +1,4 @@
-"""A folder of pictures and a list of their classes, as a data set."""
+"""A folder of images and a list of their classes, as a data set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from castssl.datasets import DataError, DataSet, Files, LabelTree, Listing, read
 
 
 class TemplateDataSet(DataSet):
-    """A folder of pictures with ``train.txt`` and ``val.txt``, which hold lines ``name.jpg class``."""
+    """A folder of images with ``train.txt`` and ``val.txt``, with lines ``name.jpg class``."""
 
     location = "/folder"
     splits = ("train", "val")
@@ -18,13 +18,13 @@ class TemplateDataSet(DataSet):
     def open(self, location: str, split: str) -> Listing:
         """The images that the list of a split names; the classes are those of ``train.txt``."""
         root = Path(location).expanduser()
-        train, own = _lines(root / "train.txt"), _lines(root / f"{split}.txt")
+        train, rows = _lines(root / "train.txt"), _lines(root / f"{split}.txt")
         tree = LabelTree.from_paths([(label,) for _, label in train])
-        targets = tree.number([(label,) for _, label in own])
-        return Listing(Files(root, [name for name, _ in own]), targets, tree)
+        targets = tree.number([(label,) for _, label in rows])
+        return Listing(Files(root, [name for name, _ in rows]), targets, tree)
 
     def example(self, folder: Path) -> str:
-        """Two classes of two pictures; ``castssl check`` tries the data set on it."""
+        """Two classes of two images, for ``castssl check``."""
         for split in ("train", "val"):
             lines = []
             for number in range(4):
@@ -41,12 +41,12 @@ def _lines(path: Path) -> list[tuple[str, str]]:
     Raises:
         DataError: if there is no such file, it is empty, or a line is not as described.
     """
-    found = []
+    rows = []
     for line in read_text(path).splitlines():
         name, _, label = line.rpartition(" ")
         if not name or not label:
             raise DataError(f"{path}: got the line {line!r}, expected an image and its class")
-        found.append((name, label))
-    if not found:
+        rows.append((name, label))
+    if not rows:
         raise DataError(f"{path} names no image")
-    return found
+    return rows

@@ -50,7 +50,7 @@ class TemplateEncoder(Encoder):
         cells: Tensor = self.patches(image)
         columns = cells.shape[-1]
         x = self.mix(cells.flatten(2).transpose(1, 2))
-        at = torch.arange(height, device=x.device)[:, None] // 16 * columns
-        segments = (at + torch.arange(width, device=x.device) // 16).int().expand(len(x), -1, -1)
+        first = torch.arange(height, device=x.device)[:, None] // 16 * columns
+        segments = (first + torch.arange(width, device=x.device) // 16).int().expand(len(x), -1, -1)
         mass = torch.ones(x.shape[:2], dtype=torch.float32, device=x.device)
         return Hierarchy(segments, (Tokens(x, x.mean(1, keepdim=True), mass),), ())

@@ -1,4 +1,4 @@
-"""Guess the colour of an image, as an objective that needs no label."""
+"""Guess the color of an image, as an objective that needs no label."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from castssl.types import Batch, LabelTree, Outcome, View
 
 
 class TemplateObjective(nn.Module):
-    """The class token of the last stage guesses the mean colour of its image.
+    """The class token of the last stage guesses the mean color of its image.
 
     Args:
         encoder: what is trained.
