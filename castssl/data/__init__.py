@@ -1,1 +1,1 @@
-"""The room `data`."""
+"""Images into batches of raw views, and raw views into views."""

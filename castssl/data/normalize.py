@@ -1,4 +1,4 @@
-"""On the device: device superpixels, then normalisation; raw views become views."""
+"""Raw views become views on the device: superpixels that run there, then normalization."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ STD = (0.229, 0.224, 0.225)
 def to_views(
     batch: Batch, superpixels: Superpixels | None = None, device: torch.device | str | None = None
 ) -> Batch:
-    """The batch on ``device`` with float images and segments; nothing waits for the device.
+    """The batch on ``device`` with float images and segments, without waiting for the device.
 
     Args:
         batch: of raw views: uint8 images (B, 3, H, W), segments int32 (B, H, W) or (B, 0, 0).
         superpixels: computed here, without gradient, if they run on the device; None leaves the segments.
-        device: where to; None leaves the tensors where they are.
+        device: the target; None leaves the tensors where they are.
 
     Returns:
-        Views with float32 images, normalised with ImageNet's mean and standard deviation, and int32 segments.
+        Views with float32 images, normalized with ImageNet's mean and standard deviation, and int32 segments.
 
     Raises:
-        ContractError: if the superpixels run in workers but the loader has not run them; on a processor also
-            if a label is not below their capacity, see :mod:`castssl.superpixel_labels`.
+        ContractError: if the superpixels run in workers but the loader has not run them; on a CPU
+            also if a label is not below their capacity, see :mod:`castssl.superpixel_labels`.
     """
     return Batch(
-        views=[_finish(view, superpixels, device) for view in batch.views],
+        views=[_to_view(view, superpixels, device) for view in batch.views],
         target=_move(batch.target, device),
     )
 
 
-def _finish(view: View, superpixels: Superpixels | None, device: torch.device | str | None) -> View:
+def _to_view(view: View, superpixels: Superpixels | None, device: torch.device | str | None) -> View:
     image, segments = _move(view.image, device), _move(view.segments, device)
     if superpixels is not None and superpixels.runs_on == "device":
         with torch.no_grad():
@@ -64,5 +64,5 @@ def normalize(image: Tensor) -> Tensor:
 
 
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    # filled on the device: copying a list to it would make the host wait
+    # Filled on the device: copying a list to it would make the host wait.
     return torch.stack([torch.full((1, 1), value, device=device) for value in values])

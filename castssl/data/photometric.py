@@ -1,7 +1,7 @@
-"""How a view's pixels are changed: jitter, grey, blur, solarize, on uint8 (H, W, 3) by OpenCV.
+"""Changes of a view's colors: jitter, grayscale, blur, solarize, on uint8 (H, W, 3) by OpenCV.
 
-Each step does what torchvision and PIL do to a picture, up to rounding, in a fraction of the time;
-``tests/data/test_photometric.py`` holds them side by side.
+Each step equals torchvision's and PIL's up to rounding, in a fraction of the time;
+``tests/data/test_photometric.py`` compares them.
 """
 
 from __future__ import annotations
@@ -22,17 +22,21 @@ _INVERTED = np.where(_RAMP >= 128, 255 - _RAMP, _RAMP).astype(np.uint8)
 
 
 class ColorAugment(NamedTuple):
-    """With which probability a view goes through each step, in this order."""
+    """The probability of each step, in this order.
+
+    Attributes:
+        jitter: brightness and contrast by up to 0.4, saturation 0.2, hue 0.1, in random order.
+        gray: conversion to grayscale.
+        blur: a Gaussian blur with a radius of U(0.1, 2) pixels, or another largest radius.
+        solarize: invert values from 128 on.
+        flip: exchange left and right.
+    """
 
     jitter: float = 0.8
-    """Brightness and contrast by up to 0.4, saturation 0.2, hue 0.1, in random order."""
-    grey: float = 0.2
+    gray: float = 0.2
     blur: float = 1.0
-    """A Gaussian blur with a radius of U(0.1, 2) pixels, or another largest radius."""
     solarize: float = 0.0
-    """Invert what is 128 or brighter."""
     flip: float = 0.5
-    """Left to right."""
 
 
 MOCO = (ColorAugment(), ColorAugment(blur=0.1, solarize=0.2))
@@ -46,7 +50,7 @@ class Jitter:
         brightness: factors are drawn from 1 - brightness to 1 + brightness; so are contrast and saturation.
         contrast: see brightness.
         saturation: see brightness.
-        hue: turns are drawn from -hue to hue, as shares of the colour circle.
+        hue: shifts are drawn from -hue to hue, as shares of the color circle.
     """
 
     def __init__(self, brightness: float, contrast: float, saturation: float, hue: float) -> None:
@@ -66,84 +70,74 @@ _JITTER = Jitter(0.4, 0.4, 0.2, 0.1)
 
 
 def augment_colors(pixels: Pixels, colors: ColorAugment, blur: float) -> Pixels:
-    """The pixels after each step of ``colors`` that a draw allows, but the flip.
+    """The pixels after each step of ``colors`` that a draw allows, except the flip.
 
     Args:
-        pixels: uint8 (H, W, 3); left as they are.
+        pixels: uint8 (H, W, 3); not changed.
         colors: the steps' probabilities.
         blur: the largest radius of the blur.
     """
-    if _happens(colors.jitter):
+    if _draw(colors.jitter):
         pixels = _JITTER(pixels)
-    if _happens(colors.grey):
-        pixels = _array(cv2.cvtColor(_grey(pixels), cv2.COLOR_GRAY2RGB))
-    if _happens(colors.blur):
+    if _draw(colors.gray):
+        pixels = _gray(pixels)
+    if _draw(colors.blur):
         pixels = gaussian_blur(pixels, float(torch.empty(1).uniform_(0.1, blur)))
-    if _happens(colors.solarize):
+    if _draw(colors.solarize):
         pixels = _array(cv2.LUT(pixels, _INVERTED))
     return pixels
 
 
-def _happens(probability: float) -> bool:
+def _draw(probability: float) -> bool:
     return probability > 0 and bool(torch.rand(1) < probability)
 
 
-def _array(made: Any) -> Pixels:
-    return np.asarray(made, np.uint8)
+def _array(result: Any) -> Pixels:
+    return np.asarray(result, np.uint8)
 
 
-def _grey(pixels: Pixels) -> Pixels:
-    return _array(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
+def _gray(pixels: Pixels) -> Pixels:
+    return _array(cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB))
 
 
-def _mixed(pixels: Pixels, value: float, factor: float) -> Pixels:
-    """``factor`` parts of the pixels and the rest of one grey value, decimals cut off as PIL does."""
-    table = np.clip(value + factor * (_RAMP - value), 0, 255).astype(np.uint8)
-    return _array(cv2.LUT(pixels, table))
-
-
-def _brighten(pixels: Pixels, factor: float) -> Pixels:
-    return _mixed(pixels, 0, factor)
+def _blend(pixels: Pixels, factor: float, value: float = 0) -> Pixels:
+    """``factor`` parts of the pixels and the rest of one gray value, truncated as in PIL."""
+    return _array(cv2.LUT(pixels, np.clip(value + factor * (_RAMP - value), 0, 255).astype(np.uint8)))
 
 
 def _contrast(pixels: Pixels, factor: float) -> Pixels:
-    return _mixed(pixels, int(cv2.mean(_grey(pixels))[0] + 0.5), factor)
+    return _blend(pixels, factor, int(cv2.mean(_gray(pixels))[0] + 0.5))
 
 
 def _saturate(pixels: Pixels, factor: float) -> Pixels:
-    grey = cv2.cvtColor(_grey(pixels), cv2.COLOR_GRAY2RGB)
-    # OpenCV rounds to the nearest value, PIL down: a grey pixel must stay as it is under both
-    return _array(cv2.addWeighted(pixels, factor, grey, 1 - factor, -0.49))
+    # OpenCV rounds to the nearest value, PIL down: a gray pixel must stay the same under both.
+    return _array(cv2.addWeighted(pixels, factor, _gray(pixels), 1 - factor, -0.49))
 
 
-def shift_hue(pixels: Pixels, turn: float) -> Pixels:
-    """Every hue turned by the share ``turn`` of the colour circle, -0.5 to 0.5.
+def shift_hue(pixels: Pixels, shift: float) -> Pixels:
+    """Every hue rotated by the share ``shift`` of the color circle, -0.5 to 0.5.
 
     Both this and PIL work on 8-bit HSV; OpenCV's rounding stays closer to the exact rotation.
     """
-    colours = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL)
-    colours[..., 0] += np.uint8(round(turn * 256) % 256)
-    return _array(cv2.cvtColor(colours, cv2.COLOR_HSV2RGB_FULL))
+    hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL)
+    hsv[..., 0] += np.uint8(round(shift * 256) % 256)
+    return _array(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL))
 
 
-_ADJUST = (_brighten, _contrast, _saturate, shift_hue)
+_ADJUST = (_blend, _contrast, _saturate, shift_hue)
 
 
 def gaussian_blur(pixels: Pixels, radius: float) -> Pixels:
-    """The pixels blurred as PIL's ``GaussianBlur(radius)`` does, whose three boxes are here one kernel."""
-    kernel = _three_boxes(radius)
-    return _array(cv2.sepFilter2D(pixels, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE))
+    """The pixels blurred as by PIL's ``GaussianBlur(radius)``, whose three boxes are here one kernel.
 
-
-def _three_boxes(radius: float) -> NDArray[np.float32]:
-    """Three times a box with tapered ends, whose variances add up to ``radius`` squared.
-
-    Gwosdek et al. 2011, Theoretical foundations of Gaussian convolution by extended box filtering.  A
-    sampled Gaussian would not do: below a radius of one pixel its variance is smaller than it says.
+    The kernel is three times a box with tapered ends, whose variances add up to ``radius`` squared (Gwosdek
+    et al. 2011, Theoretical foundations of Gaussian convolution by extended box filtering).  A sampled
+    Gaussian would not do: below a radius of one pixel its variance is too small.
     """
     variance = radius * radius / 3
     whole = int(((12 * variance + 1) ** 0.5 - 1) / 2)
-    # the variance of 2 * whole + 1 taps of 1 and two of this weight at the ends, solved for the weight
+    # The variance of 2 * whole + 1 taps of 1 and two of this weight at the ends, solved for the weight.
     end = (2 * whole + 1) * (variance - whole * (whole + 1) / 3) / (2 * ((whole + 1) ** 2 - variance))
     box = np.concatenate([[end], np.ones(2 * whole + 1), [end]]) / (2 * whole + 1 + 2 * end)
-    return np.convolve(np.convolve(box, box), box).astype(np.float32)
+    kernel = np.convolve(np.convolve(box, box), box).astype(np.float32)
+    return _array(cv2.sepFilter2D(pixels, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE))

@@ -1,4 +1,4 @@
-"""Randomness that belongs to one sample: whatever came before it, whichever worker prepares it."""
+"""Random numbers of one sample, the same after any other samples and in any worker."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch.utils.data import get_worker_info
 
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Python's, numpy's and torch's (CPU) global generators, seeded by ``key`` inside and as before after.
+    """Python's, numpy's and torch's (CPU) global generators, seeded by ``key`` inside and restored after.
 
-    In a loader's worker they are left as they are after: nothing else draws there, and numpy's state takes
-    a tenth of a millisecond to restore.
+    In a loader's worker they are not restored: nothing else draws there, and restoring numpy's state takes a
+    tenth of a millisecond.
 
     Args:
         key: non-negative integers, such as (seed, epoch, index); different keys give unrelated streams.
     """
-    ours = get_worker_info() is None
-    before = (random.getstate(), np.random.get_state(), torch.get_rng_state()) if ours else None  # noqa: NPY002
+    restored = get_worker_info() is None
+    before = (random.getstate(), np.random.get_state(), torch.get_rng_state()) if restored else None  # noqa: NPY002
     words = [int(word) for word in np.random.SeedSequence(key).generate_state(3, np.uint64)]
     random.seed(words[0])
     np.random.seed(words[1] % 2**32)  # noqa: NPY002  (lightly's transforms draw from it)
-    # torch.manual_seed would reseed the GPUs too
+    # torch.manual_seed would seed the GPUs, too.
     torch.default_generator.manual_seed(words[2] % 2**63)
     try:
         yield

@@ -1,8 +1,8 @@
-"""Superpixels computed once: a folder of the fine superpixels of each picture, from which views take theirs.
+"""Superpixels computed once: a folder of the fine superpixels of each image, from which views take theirs.
 
-An entry's name is made of what it depends on: the picture's file, and the method, which is the backend with
-its options, its code and the versions of the libraries that it uses.  So nothing is ever out of date, runs
-with other settings share a folder, and whoever finds an entry could have computed the same.
+An entry's name is a hash of its inputs: the image's file, and the method, which is the backend with its
+options, its code and the versions of the libraries that it uses.  So no entry is ever out of date, and runs
+with other settings share a folder.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from castssl.errors import CastError, ConfigError
 from castssl.files import PARTIAL, atomic_write, refusal
 
 SHARDS = 4096
-"""Sub-folders.  Each may hold an equal share of the bound, so that nobody has to know the whole."""
-_STALE = 3600  # seconds after which a file written aside has lost its writer
+"""Sub-folders.  Each may hold an equal share of the limit, so that no process needs the total."""
+_STALE = 3600  # Seconds after which a temporary file has lost its writer.
 
 _log = logging.getLogger(__name__)
 
@@ -47,13 +47,13 @@ _log = logging.getLogger(__name__)
 class Cache:
     """A folder of entries by name, used by any number of processes at once.
 
-    Files are written aside and renamed: a reader finds a whole entry or none.  When the folder is full, what
-    is there stays, and the rest is computed anew each time: epochs read every entry equally often, so
-    throwing out the oldest would only throw out what comes next.
+    Files are written under a temporary name and renamed: a reader sees a complete entry or none.  When the
+    folder is full, its entries stay, and the rest is computed each time: epochs read every entry equally
+    often, so removing the oldest would only remove the next ones to be read.
 
     Args:
-        folder: made if it is missing.
-        gigabytes: how much it may hold, in 10^9 bytes.
+        folder: created if it is missing.
+        gigabytes: the limit of its size, in 10^9 bytes.
 
     Raises:
         ConfigError: if it cannot be written to.
@@ -74,7 +74,7 @@ class Cache:
             ) from error
 
     def path(self, name: str) -> Path:
-        """Where the entry ``name`` lies, whose first three letters are hexadecimal digits."""
+        """The file of the entry ``name``, whose first three letters are hexadecimal digits."""
         return self.folder / name[:3] / name
 
     def read(self, name: str) -> bytes | None:
@@ -85,63 +85,59 @@ class Cache:
             return None
 
     def write(self, name: str, entry: bytes) -> bool:
-        """Keep an entry: True if it is kept.
+        """Store an entry: True if it is stored.
 
-        If the disk is full or fails, a warning says so once in each process, which then writes no more.
+        If the disk is full or fails, each process logs one warning and writes no more.
         """
         path = self.path(name)
         if self._full or len(entry) > self.share:
             return False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if _held(path.parent, besides=path.name) + len(entry) > self.share:
+            if _size(path.parent, besides=path.name) + len(entry) > self.share:
                 return False
             _replace(path, entry)
         except (OSError, CastError) as error:
             self._full = True
-            _log.warning(
-                "cannot write to the superpixel cache %s (%s): superpixels that it lacks are computed each"
-                " time from here on",
-                self.folder,
-                refusal(error),
-            )
+            text = "cannot write to the superpixel cache %s (%s): missing superpixels are computed each time"
+            _log.warning(f"{text} from here on", self.folder, refusal(error))
             return False
         return True
 
     def describe(self, method: str, described: dict[str, Any]) -> None:
-        """Leave ``method.json`` for people who wonder what the entries of a method are."""
+        """Write ``method.json``, which describes the entries of a method to people."""
         with contextlib.suppress(CastError):
             _replace(self.folder / f"{method}.json", json.dumps(described, indent=2).encode())
 
 
-def _held(shard: Path, besides: str) -> int:
-    """Bytes in a sub-folder without one file; removes what killed processes have left there."""
-    held = 0
+def _size(shard: Path, besides: str) -> int:
+    """Bytes in a sub-folder without one file; removes the temporary files of killed processes."""
+    size = 0
     for file in os.scandir(shard):
-        with contextlib.suppress(FileNotFoundError):  # renamed or removed meanwhile
-            found = file.stat()
-            if file.name.endswith(PARTIAL) and time.time() - found.st_mtime > _STALE:
+        with contextlib.suppress(FileNotFoundError):  # Another process has renamed or removed it.
+            stat = file.stat()
+            if file.name.endswith(PARTIAL) and time.time() - stat.st_mtime > _STALE:
                 os.unlink(file.path)
             elif file.name != besides:
-                held += found.st_size
-    return held
+                size += stat.st_size
+    return size
 
 
 def _replace(path: Path, entry: bytes) -> None:
-    # An entry that a power cut has torn is noticed by its checksum, and computed again.
-    with atomic_write(path, "superpixels", shared=True, sync=False) as aside:
-        aside.write_bytes(entry)
+    # No flush to the disk: the checksum detects an entry that a power cut has damaged.
+    with atomic_write(path, "superpixels", shared=True, sync=False) as temporary:
+        temporary.write_bytes(entry)
 
 
-class Cached:
-    """Views with superpixels that are cut out of those of the whole picture, which are computed once.
+class CachedSuperpixels:
+    """The superpixels of views, cropped from those of the whole image, which are computed once.
 
-    They differ from those that the backend makes of a view: they do not see its jitter, blur and other
-    changes of colour, and they are merged from finer ones, see :mod:`castssl.data.superpixel_tree`.
+    They differ from those that the backend makes of a view: they do not see its changes of color, and they
+    are merged from finer ones, see :mod:`castssl.data.superpixel_tree`.
 
     Args:
-        superpixels: what partitions the pictures, in workers.
-        cache: where the partitions are kept.
+        superpixels: the backend, which runs in workers.
+        cache: stores the trees.
     """
 
     def __init__(self, superpixels: Superpixels, cache: Cache) -> None:
@@ -152,104 +148,101 @@ class Cached:
         cache.describe(self.method, {"superpixels": repr(superpixels), **described})
 
     def name(self, file: bytes, declared: Range | None = None) -> str:
-        """The name of a picture's entry, given its file and its declared range."""
+        """The name of an image's entry, given its file and its declared range."""
         content = hashlib.sha256(file)
         if declared is not None:
             content.update(str(tuple(declared)).encode())
         return f"{content.hexdigest()[:40]}-{self.method}"
 
-    def fine(self, file: bytes, declared: Range | None = None) -> SuperpixelTree:
-        """The fine superpixels of a picture, given its file and range; from the cache if it has them.
+    def tree(self, file: bytes, declared: Range | None = None) -> SuperpixelTree:
+        """The fine superpixels of an image, given its file and range; from the cache if they are there.
 
-        An entry that is damaged is computed and written again.
+        A damaged entry is computed and written again.
         """
         name = self.name(file, declared)
         entry = self.cache.read(name)
         if entry is not None:
             with contextlib.suppress(ValueError):
                 return superpixel_tree.unpack(entry)
-        made = superpixel_tree.partition(decode.decode(io.BytesIO(file), declared), self.superpixels)
-        self.cache.write(name, superpixel_tree.pack(made))
-        return made
+        tree = superpixel_tree.partition(decode.decode(io.BytesIO(file), declared), self.superpixels)
+        self.cache.write(name, superpixel_tree.pack(tree))
+        return tree
 
-    def __call__(self, images: Images, at: int, placed: Sequence[CroppedView]) -> list[tuple[Tensor, Tensor]]:
+    def __call__(
+        self, images: Images, index: int, crops: Sequence[CroppedView]
+    ) -> list[tuple[Tensor, Tensor]]:
         """Each view, and its superpixels: int32 (size, size), labels below ``capacity(size, size)``.
 
         Args:
             images: the data set.
-            at: which of its images the views show.
-            placed: the views.
+            index: of the image in it.
+            crops: the views of the image.
         """
-        whole, found = self.fine(encoded(images, at), images.declared), []
-        for view in placed:
+        tree, pairs = self.tree(read_file(images, index), images.declared), []
+        for view in crops:
             size = view.image.shape[-1]
             most = self.superpixels.capacity(size, size)
-            found.append((view.image, superpixel_tree.crop(whole, view.box, view.flipped, size, most)))
-        return found
+            pairs.append((view.image, superpixel_tree.crop(tree, view.box, view.flipped, size, most)))
+        return pairs
 
 
-def cached(
+def cached_superpixels(
     cache: Cache | None, images: Images | Stream, views: Augment, superpixels: Superpixels | None
-) -> Cached | None:
-    """The superpixels kept in ``cache``, if there is one.
+) -> CachedSuperpixels | None:
+    """The superpixels in ``cache``, if there is one.
 
     Raises:
         ConfigError: if the images are a stream, the superpixels do not run in workers, or the views do more
-            than cut and flip, so that a map of the picture cannot be cut likewise.
+            than crop and flip, so that a map of the image cannot be cropped likewise.
     """
     if cache is None:
         return None
     if superpixels is None or superpixels.runs_on != "worker":
         fault = f"{superpixels!r} does not run in workers, and needs no cache"
     elif isinstance(images, Stream):
-        fault = "the data are a stream, whose files are not seen"
-    elif getattr(views, "bends", False):
-        fault = f"{type(views).__name__} shears, turns or shifts pictures, which superpixels cannot follow"
+        fault = "the data are a stream, whose files are not accessible"
+    elif views.bends:
+        fault = f"{type(views).__name__} shears, rotates or shifts images, which superpixels cannot follow"
     else:
-        return Cached(superpixels, cache)
+        return CachedSuperpixels(superpixels, cache)
     raise ConfigError(f"--superpixel-cache does not fit: {fault}; leave the cache out")
 
 
-def encoded(images: Images, at: int) -> bytes:
-    """The file of an image, as it is."""
-    with images.source.open(int(images.rows[at])) as file:
+def read_file(images: Images, index: int) -> bytes:
+    """The encoded file of an image."""
+    with images.source.open(int(images.rows[index])) as file:
         return file.read()
 
 
 def method(superpixels: Superpixels) -> dict[str, Any]:
-    """All that a picture's fine superpixels depend on, besides the picture: readable, and plain JSON.
+    """All that an image's fine superpixels depend on, besides the image: readable, and plain JSON.
 
-    The backend's state is what travels to a worker, its pickle: a ``repr`` may leave options out, or hold an
+    The backend's state is its pickle, as it is sent to a worker: a ``repr`` may leave options out, or hold an
     address.  The libraries are those that its module uses, and those that decode and merge.
     """
     module = sys.modules[type(superpixels).__module__]
-    versions = {"castssl": version("castssl")}
-    for used in (module, superpixel_tree):
-        versions |= {name: found.__version__ for name, found in _libraries(used)}
+    versions = {"castssl": version("castssl"), **_versions(module), **_versions(superpixel_tree)}
     return {
         "backend": f"{type(superpixels).__module__}.{type(superpixels).__qualname__}",
         "state": hashlib.sha256(pickle.dumps(superpixels)).hexdigest(),
-        "code": [_code(each) for each in (module, superpixel_tree, decode, depth)],
+        "code": [_code(used) for used in (module, superpixel_tree, decode, depth)],
         "versions": dict(sorted(versions.items())),
     }
 
 
-def _libraries(module: ModuleType) -> list[tuple[str, Any]]:
-    """The packages, with a version, that a module's names come from."""
-    homes = {
+def _versions(module: ModuleType) -> dict[str, str]:
+    """The versions of the packages that a module's names come from."""
+    homes = [
         getattr(value, "__module__", None) or getattr(value, "__name__", "")
         for value in vars(module).values()
-    }
-    tops = {str(home).partition(".")[0] for home in homes}
-    return [
-        (top, sys.modules[top])
-        for top in tops
-        if isinstance(getattr(sys.modules.get(top), "__version__", 0), str)
     ]
+    packages = {str(home).partition(".")[0] for home in homes}
+    versions = {name: getattr(sys.modules.get(name), "__version__", None) for name in packages}
+    return {name: found for name, found in versions.items() if isinstance(found, str)}
 
 
 def _code(module: ModuleType) -> str:
     try:
         return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
     except (OSError, TypeError):
-        return ""  # compiled, or typed into a session
+        return ""  # Compiled, or typed into a session.

@@ -46,7 +46,7 @@ class Sample(NamedTuple):
     """RGB, upright."""
     target: Tensor
     """Label path int64 (L,), coarse to fine."""
-    at: int
+    position: int
     """The index of this picture; not the one that was asked for if that is unreadable."""
     bad: tuple[Unreadable, ...]
     """The unreadable images that this picture stands in for."""

@@ -22,7 +22,7 @@ from castssl import ranks
 from castssl.contracts import Encoder, Superpixels
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
-from castssl.data.views import Augment, CenterView, CroppedView, Views
+from castssl.data.views import Augment, CenterView, CroppedView
 from castssl.datasets.images import Images, Plan
 from castssl.datasets.stream import Stream
 from castssl.evaluation.features import Device, tracked
@@ -292,24 +292,16 @@ class Evaluation:
             yield ImageBatch(list(batch.views), batch.target, positions)
 
 
-class Together:
+class Together(Augment):
     """The views of several augmentations of one image, which is decoded once, at full size."""
 
     def __init__(self, parts: Sequence[Augment]) -> None:
         self.parts = parts
         self.views = sum(part.views for part in parts)
 
-    def plan(self, width: int, height: int) -> Plan:
-        """The whole image."""
-        return Plan((), 1)
-
     def crop(self, image: Image.Image, plan: Plan | None = None) -> list[CroppedView]:
         """The views of all parts in order."""
-        return [placed for part in self.parts for placed in part.crop(image)]
-
-    def __call__(self, image: Image.Image) -> Views:
-        """The views alone."""
-        return [placed.image for placed in self.crop(image)]
+        return [view for part in self.parts for view in part.crop(image)]
 
 
 def spread(count: int, limit: int) -> range:

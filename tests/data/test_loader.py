@@ -15,7 +15,7 @@ from PIL import Image
 
 from castssl.contracts import Superpixels
 from castssl.data.loader import Loader, load
-from castssl.data.views import CenterView, CroppedView, TwoViews, Views
+from castssl.data.views import Augment, CenterView, CroppedView, TwoViews
 from castssl.datasets.images import Images, Plan
 from castssl.datasets.open import open_images
 from castssl.errors import ConfigError
@@ -167,21 +167,13 @@ def test_leaves_the_global_generators_alone(images: Images) -> None:
     assert drawn(True) == drawn(False)
 
 
-class _Slow:
+class _Slow(Augment):
     """A view that takes its time and tells of the process that made it."""
-
-    views = 1
-
-    def plan(self, width: int, height: int) -> Plan:
-        return Plan((), 1)
 
     def crop(self, image: Image.Image, plan: Plan | None = None) -> list[CroppedView]:
         time.sleep(0.02)
         threads = torch.get_num_threads(), cv2.getNumThreads(), os.getpid() % 251
         return [CroppedView(torch.tensor(threads, dtype=torch.uint8).view(3, 1, 1), (0, 0, 1, 1), False)]
-
-    def __call__(self, image: Image.Image) -> Views:
-        return [placed.image for placed in self.crop(image)]
 
 
 def test_knows_how_long_the_consumer_waited(images: Images) -> None:

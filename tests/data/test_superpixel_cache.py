@@ -16,7 +16,7 @@ import torch
 from castssl.data import superpixel_tree
 from castssl.data.loader import load
 from castssl.data.rng import seeded
-from castssl.data.superpixel_cache import SHARDS, Cache, Cached, encoded, method
+from castssl.data.superpixel_cache import SHARDS, Cache, CachedSuperpixels, method, read_file
 from castssl.data.views import CenterView, SupervisedView, TwoViews
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
@@ -169,11 +169,11 @@ def test_a_full_disk_is_told_once_and_costs_nothing(cache: Cache) -> None:
 def test_computed_once_and_the_same_ever_after(
     images: Images, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = encoded(images, 3)
-    made = Cached(SEEDS, cache).fine(file)
+    file = read_file(images, 3)
+    made = CachedSuperpixels(SEEDS, cache).tree(file)
     (entry,) = entries(cache)
     monkeypatch.setattr(superpixel_tree, "partition", None)
-    again = Cached(Seeds(16, bins=4, iterations=2), cache).fine(file)
+    again = CachedSuperpixels(Seeds(16, bins=4, iterations=2), cache).tree(file)
     assert np.array_equal(again.labels, made.labels)
     assert np.array_equal(again.merge_order, made.merge_order)
     assert entries(cache) == [entry]
@@ -181,18 +181,18 @@ def test_computed_once_and_the_same_ever_after(
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "other"])
 def test_a_damaged_entry_is_computed_again(images: Images, cache: Cache, damage: str) -> None:
-    kept, file = Cached(SEEDS, cache), encoded(images, 0)
-    expected = kept.fine(file)
+    kept, file = CachedSuperpixels(SEEDS, cache), read_file(images, 0)
+    expected = kept.tree(file)
     (path,) = entries(cache)
     whole = path.read_bytes()
     path.write_bytes({"cut": whole[:-5], "empty": b"", "other": whole[::-1]}[damage])
-    assert np.array_equal(kept.fine(file).labels, expected.labels)
+    assert np.array_equal(kept.tree(file).labels, expected.labels)
     assert path.read_bytes() == whole
 
 
 def test_a_name_tells_picture_and_method_apart(images: Images, cache: Cache) -> None:
     def name(superpixels: Any, at: int = 0) -> str:
-        return Cached(superpixels, cache).name(encoded(images, at))
+        return CachedSuperpixels(superpixels, cache).name(read_file(images, at))
 
     others = [Seeds(16, bins=4, iterations=3), Seeds(17, bins=4, iterations=2), Grid(4, runs_on="worker")]
     names = [name(SEEDS), name(SEEDS, 1), *map(name, others)]
@@ -272,7 +272,7 @@ def test_an_unreadable_picture_is_not_taken_for_another(flat: Path, images: Imag
 def test_what_cannot_be_cached_is_refused(images: Images, cache: Cache) -> None:
     with pytest.raises(ConfigError, match=r"Grid.* does not run in workers"):
         batches(images, cache, superpixels=Grid(4))
-    with pytest.raises(ConfigError, match="SupervisedView shears, turns or shifts"):
+    with pytest.raises(ConfigError, match="SupervisedView shears, rotates or shifts"):
         batches(images, cache, views=SupervisedView(16))
     assert batches(images, cache, views=SupervisedView(16, policy="none"))
 

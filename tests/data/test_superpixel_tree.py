@@ -110,7 +110,7 @@ def test_what_merges_is_connected() -> None:
             assert cv2.connectedComponents(mask, connectivity=4)[0] == 2, label
 
 
-def naive_cut(whole: SuperpixelTree, box: Box, flipped: bool, size: int, most: int) -> NDArray[np.int64]:
+def naive_crop(whole: SuperpixelTree, box: Box, flipped: bool, size: int, most: int) -> NDArray[np.int64]:
     """Pixel by pixel, and merge by merge until few enough are left."""
     height, width = whole.labels.shape
     view = np.empty((size, size), np.int64)
@@ -146,7 +146,7 @@ def test_a_view_is_cut_flipped_and_merged_like_its_picture(
     (left, right), (top, bottom) = sorted(corners[:2]), sorted(corners[2:])
     box = (left, top, right, bottom)
     found = superpixel_tree.crop(whole, box, flipped, size, most).numpy()
-    expected = naive_cut(whole, box, flipped, size, most)
+    expected = naive_crop(whole, box, flipped, size, most)
     assert same_partition(found, expected)
     assert len(np.unique(found)) == len(np.unique(expected)) <= most
 
@@ -184,7 +184,7 @@ PACKED = superpixel_tree.pack(WHOLES[0])
 
 @given(cut=st.integers(0, len(PACKED) - 1))
 def test_half_an_entry_is_refused(cut: int) -> None:
-    with pytest.raises(ValueError, match="bytes hold"):
+    with pytest.raises(ValueError, match="bytes hold no superpixels"):
         superpixel_tree.unpack(PACKED[:cut])
 
 
@@ -208,7 +208,7 @@ def test_a_large_picture_is_reduced_first() -> None:
 
 
 def test_too_many_superpixels_are_refused() -> None:
-    with pytest.raises(ConfigError, match="makes 90000 superpixels of one picture"):
+    with pytest.raises(ConfigError, match="makes 90000 superpixels of one image"):
         superpixel_tree.partition(noise(300, 300), Grid(1, runs_on="worker"))
 
 

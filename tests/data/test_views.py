@@ -22,8 +22,8 @@ DRAWS = 1200
 NEVER = ColorAugment(0, 0, 0, 0, 0)
 PHOTOGRAPHS = [image for _, image in photographs()]
 PUBLISHED = (
-    {"jitter": 0.8, "grey": 0.2, "blur": 1.0, "solarize": 0.0, "flip": 0.5},
-    {"jitter": 0.8, "grey": 0.2, "blur": 0.1, "solarize": 0.2, "flip": 0.5},
+    {"jitter": 0.8, "gray": 0.2, "blur": 1.0, "solarize": 0.0, "flip": 0.5},
+    {"jitter": 0.8, "gray": 0.2, "blur": 0.1, "solarize": 0.2, "flip": 0.5},
 )
 
 
@@ -62,7 +62,7 @@ def test_every_step_is_as_likely_as_published(view: int, step: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "fault"), [("jitter", 0.7), ("grey", 0.3), ("blur", 0.9), ("solarize", 0.1), ("flip", 0.4)]
+    ("step", "fault"), [("jitter", 0.7), ("gray", 0.3), ("blur", 0.9), ("solarize", 0.1), ("flip", 0.4)]
 )
 def test_a_fault_in_the_table_is_noticed(step: str, fault: float) -> None:
     assert not _agrees(MOCO[0]._replace(**{step: fault}), step, PUBLISHED[0][step])

@@ -40,7 +40,7 @@ def _plain(view: ColorAugment) -> T.Compose:
         [
             T.RandomResizedCrop(SIZE, scale=(0.08, 1.0)),
             T.RandomApply([T.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=view.jitter),
-            T.RandomGrayscale(view.grey),
+            T.RandomGrayscale(view.gray),
             GaussianBlur(prob=view.blur, sigmas=(0.1, 2.0)),
             RandomSolarization(prob=view.solarize, threshold=128),
             T.RandomHorizontalFlip(view.flip),

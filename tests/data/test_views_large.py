@@ -32,7 +32,7 @@ def test_large_pictures_are_decoded_smaller(tmp_path: Path) -> None:
     images, views = _large(tmp_path), TwoViews(64, 0.5)
     with seeded(1):
         sample = images.fetch(2, views.plan)
-    assert sample.at == 3, "the next one stands in for an unreadable one"
+    assert sample.position == 3, "the next one stands in for an unreadable one"
     full = images.fetch(3).image
     assert sample.plan is not None
     assert sample.plan.shrink == 4 == round(full.width / sample.image.width)

@@ -136,7 +136,7 @@ def test_every_odd_file_is_read(tmp_path: Path) -> None:
     for index in range(len(images)):
         sample = images.fetch(index)
         assert sample.bad == (), images.name(index)
-        assert sample.at == index
+        assert sample.position == index
         assert sample.image.mode == "RGB"
 
 
@@ -172,7 +172,7 @@ def test_what_cannot_be_read_says_why(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", LIMIT)
     images = _folder(tmp_path, {**BROKEN, "zebra.png": lambda: _encoded(picture(0), "png")})
     sample = images.fetch(0)
-    assert images.name(sample.at) == "class/zebra.png"
+    assert images.name(sample.position) == "class/zebra.png"
     assert [Path(bad.name) for bad in sample.bad] == sorted(tmp_path / "class" / name for name in BROKEN)
     reasons = {Path(bad.name).name: bad.reason for bad in sample.bad}
     assert reasons["empty.jpg"] == "the file is empty"

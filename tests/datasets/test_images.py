@@ -152,7 +152,7 @@ def test_an_unreadable_file_is_replaced_by_the_next(flat: Path, how: str) -> Non
     _ruin(flat / images.name(11), how)
     sample = images.fetch(11)
     assert [bad.name for bad in sample.bad] == [str(flat / images.name(11))]
-    assert sample.at == 0
+    assert sample.position == 0
     assert torch.equal(sample.target, images[0][1])
     assert np.array_equal(np.asarray(sample.image), np.asarray(images[0][0]))
     assert images.fetch(3).bad == ()

@@ -55,7 +55,7 @@ def test_a_broken_image_inside_is_called_by_archive_and_path(tmp_path: Path) -> 
     images = open_images(f"tar:{path}")
     assert isinstance(images, Images)
     sample = images.fetch(1)
-    assert images.name(sample.at) == "n02/c.JPEG"
+    assert images.name(sample.position) == "n02/c.JPEG"
     assert [bad.name for bad in sample.bad] == [f"{path}: n01/b.png", f"{path}: n01/b2.png"]
 
 
