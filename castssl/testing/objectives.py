@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple, cast, get_args
 
 import torch
@@ -19,7 +20,18 @@ from castssl import ranks
 from castssl.contracts import Objective, Target
 from castssl.errors import CastError, ContractError
 from castssl.testing import samples
-from castssl.testing.claims import Check, Subject, claim, claim_equal, claim_refused, make, seed_all
+from castssl.testing.claims import (
+    Check,
+    Subject,
+    checks_of,
+    claim,
+    claim_equal,
+    claim_refused,
+    claim_trained,
+    make,
+    promised,
+    seed_all,
+)
 from castssl.testing.processes import together
 from castssl.types import Batch, LabelTree, Outcome, View
 
@@ -104,10 +116,10 @@ def check_conforms(subject: Subject) -> None:
     objective = make("objectives", subject, encoder, build(subject).tree)
     claim(isinstance(objective, nn.Module), f"inherit from torch.nn.Module, got {type(objective).__name__}")
     views, target = getattr(objective, "views", None), getattr(objective, "target", None)
-    claim(type(views) is int and views > 0, f"set views to the looks at an image per batch, got {views!r}")
+    claim(type(views) is int and views > 0, f"set views to the number of views of each image, got {views!r}")
     claim(target in get_args(Target), f"set target to one of {get_args(Target)}, got {target!r}")
-    held = getattr(objective, "encoder", None)
-    claim(held is encoder, "keep the encoder that the factory was given as self.encoder: it is what is saved")
+    kept = getattr(objective, "encoder", None)
+    claim(kept is encoder, "keep the encoder that the factory gets as self.encoder: it is what is saved")
 
 
 def check_outcome(subject: Subject) -> None:
@@ -135,11 +147,7 @@ def check_gradients(subject: Subject) -> None:
     built = build(subject)
     built.objective.train()
     built.objective(built.batch()).loss.backward()  # type: ignore[no-untyped-call]
-    named = list(built.module.named_parameters())
-    idle = [name for name, p in named if p.requires_grad and p.grad is None]
-    claim(not idle, f"no gradient reaches {', '.join(idle)}: DDP would wait for it; use or freeze them")
-    frozen = [name for name, p in named if not p.requires_grad and p.grad is not None]
-    claim(not frozen, f"frozen parameters got a gradient: {', '.join(frozen)}")
+    claim_trained(built.module)
 
 
 def check_fits_one_batch(subject: Subject) -> None:
@@ -158,34 +166,27 @@ def check_fits_one_batch(subject: Subject) -> None:
 def check_refuses_wrong_batches(subject: Subject) -> None:
     """A wrong number of views, or a target of wrong dtype or width, is a ValueError with both numbers."""
     built = build(subject)
-    batch, views = built.batch(), built.objective.views
-    extra = batch._replace(views=[*batch.views, batch.views[0]])
-    _claim_batch_refused(built, extra, f"{views + 1} views", (str(views), str(views + 1)))
-    if built.objective.target == "none":
-        return
-    other = batch.target.float() if built.objective.target == "path" else batch.target.long()
-    words = (str(batch.target.dtype)[6:], str(other.dtype)[6:])
-    _claim_batch_refused(built, batch._replace(target=other), f"a target of {other.dtype}", words)
-    width = batch.target.shape[1]
-    wide = torch.cat([batch.target] * 3, 1)
-    words = (str(width), str(3 * width))
-    _claim_batch_refused(built, batch._replace(target=wide), f"a target of width {3 * width}", words)
-
-
-def _claim_batch_refused(built: Built, batch: Batch, given: str, words: tuple[str, str]) -> None:
-    claim_refused(lambda: built.objective(batch), given, words)
+    batch, views, target = built.batch(), built.objective.views, built.objective.target
+    more = batch._replace(views=[*batch.views, batch.views[0]])
+    cases: list[tuple[str, Batch, tuple[object, ...]]] = [(f"{views + 1} views", more, (views, views + 1))]
+    if target != "none":
+        other = batch.target.float() if target == "path" else batch.target.long()
+        dtypes, width = [str(value.dtype)[6:] for value in (batch.target, other)], batch.target.shape[1]
+        cases.append((f"a target of {other.dtype}", batch._replace(target=other), tuple(dtypes)))
+        wide = batch._replace(target=torch.cat([batch.target] * 3, 1))
+        cases.append((f"a target of width {3 * width}", wide, (width, 3 * width)))
+    for case, wrong, words in cases:
+        claim_refused(partial(built.objective, wrong), case, map(str, words))
 
 
 def check_returns_non_finite_loss(subject: Subject) -> None:
-    """A batch that is not finite gives a loss that is not; it is the run that stops."""
+    """A batch that is not finite gives a loss that is not; the run stops then."""
     built = build(subject)
     built.objective.train()
     batch = built.batch()
     broken = [View(torch.full_like(view.image, math.nan), view.segments) for view in batch.views]
-    try:
+    with promised("return a loss that is not finite instead of raising {}"):
         loss = built.objective(batch._replace(views=broken)).loss
-    except Exception as fault:
-        raise ContractError(f"return a loss that is not finite instead of raising {fault!r}") from fault
     claim(
         not bool(loss.isfinite()), f"images of nan gave a loss of {float(loss.detach()):.3g}: do not hide it"
     )
@@ -202,9 +203,7 @@ def check_state_is_complete(subject: Subject) -> None:
             built.objective.train(mode)
             seed_all(3)
             losses.append(built.objective(batch).loss)
-        fault = (
-            "a fresh objective with the loaded state has another loss: keep state in parameters or buffers"
-        )
+        fault = "a fresh objective with the loaded state has another loss: keep parameters or buffers"
         claim_equal(losses[0], losses[1], fault)
 
 
@@ -232,10 +231,7 @@ def check_bfloat16(subject: Subject) -> None:
     _claim_loss(losses[1], "under bfloat16 autocast")
     claim_equal(losses[1], losses[0], "the loss under bfloat16 autocast is far from float32's", tolerance=0.1)
     losses[1].backward()  # type: ignore[no-untyped-call]
-    broken = [
-        n for n, p in built.module.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
-    ]
-    claim(not broken, f"under bfloat16 autocast gradients are not finite: {', '.join(broken)}")
+    claim_trained(built.module)
 
 
 def check_predictions(subject: Subject) -> None:
@@ -246,20 +242,14 @@ def check_predictions(subject: Subject) -> None:
         full = built.objective.predict(samples.view(4))
         image, segments = samples.view(4)
         half = built.objective.predict(View(image[:2], segments[:2]))
-    claim(
-        built.objective.target == "none" or bool(full),
-        "an objective with a target predicts: return its logits",
-    )
+    predicts = built.objective.target == "none" or bool(full)
+    claim(predicts, "an objective with a target predicts: return its logits")
     for name, logits in full.items():
-        claim(
-            logits.ndim == 2 and len(logits) == 4,
-            f"predict()[{name!r}]: expected (4, C), got {tuple(logits.shape)}",
-        )
-        claim(
-            logits.is_floating_point() and bool(logits.isfinite().all()),
-            f"predict()[{name!r}] is not finite float",
-        )
-        fault = f"predict()[{name!r}] depends on the other images of the batch in eval mode"
+        case, shape = f"predict()[{name!r}]", tuple(logits.shape)
+        claim(len(shape) == 2 and shape[0] == 4, f"{case}: expected (4, C), got {shape}")
+        finite = logits.is_floating_point() and bool(logits.isfinite().all())
+        claim(finite, f"{case} is not finite float")
+        fault = f"{case} depends on the other images of the batch in eval mode"
         claim_equal(half[name], logits[:2], fault, tolerance=1e-4)
 
 
@@ -280,10 +270,8 @@ def _three_steps(rank: int, subject: Subject) -> None:
         optimizer.step()
         built.objective.after_step((step + 1) / 3)
     apart = [name for name, tensor in _shared(built.module) if not _equal_on_all_ranks(tensor)]
-    claim(
-        not apart,
-        f"two ranks differ in {', '.join(apart)}: gather through castssl.ranks, move by what all share",
-    )
+    fault = f"two ranks differ in {', '.join(apart)}: gather through castssl.ranks, move by what all share"
+    claim(not apart, fault)
 
 
 def _shared(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -304,17 +292,5 @@ def _equal_on_all_ranks(tensor: Tensor) -> bool:
     return torch.equal(both[0], both[1])
 
 
-checks: list[Check] = [
-    check_conforms,
-    check_outcome,
-    check_gradients,
-    check_fits_one_batch,
-    check_refuses_wrong_batches,
-    check_returns_non_finite_loss,
-    check_state_is_complete,
-    check_after_step_leaves_weights_alone,
-    check_bfloat16,
-    check_predictions,
-    check_two_ranks_stay_equal,
-]
-"""All checks of this room."""
+checks: list[Check] = checks_of(globals())
+"""All checks of objectives."""
