@@ -85,9 +85,9 @@ def test_check_fails_with_what_to_change(
 ) -> None:
     monkeypatch.syspath_prepend(str(HEALTHY.write(tmp_path)))
     monkeypatch.setenv("COLUMNS", "160")
-    assert main(["check", "pooling", "healthy"]) == 1
+    assert main(["check", "pooling", "hollow"]) == 1
     shown = capsys.readouterr().out
-    assert "failed: inherit from torch.nn.Module, got Pool" in shown
+    assert "failed: pooling 'hollow' built a Hollow, expected a castssl.contracts.Pooling" in shown
     assert f"0 of {len(pooling.checks)} checks passed" in shown
 
 

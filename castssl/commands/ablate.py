@@ -3,62 +3,46 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
+
+from castssl.ablations.grid import LEAVES, Study, add_flags, parse
+from castssl.commands.arguments import Commands, subcommand
 
 EXAMPLE = """example:
   castssl ablate --recipe moco_in1k --grid pooling=graph,tome --grid seed=0,1,2 -- --data demo --epochs 8
 """
 
 
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(commands: Commands) -> None:
     """Add it to the command line."""
     purpose = "run a grid over a recipe's flags and write its table"
-    command = commands.add_parser(
-        "ablate",
-        help=purpose,
-        description=f"{purpose.capitalize()}.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.add_argument(
-        "--recipe", required=True, help="such as moco_in1k (recipes/moco_in1k.py), or a file"
-    )
-    command.add_argument(
-        "--grid",
-        action="append",
-        required=True,
-        metavar="KEY=VALUE,VALUE,...",
-        help="a flag and its values; several make a product; seed=0,1,2 are repetitions of one row",
-    )
+    command = subcommand(commands, "ablate", purpose, _ablate, f"{LEAVES}\n\n{EXAMPLE}")
+    recipe = "such as moco_in1k (recipes/moco_in1k.py), or a file"
+    command.add_argument("--recipe", required=True, help=recipe)
+    grid = "a flag and its values; several make a product; seed=0,1,2 are repetitions of one row"
+    values = "KEY=VALUE,VALUE,..."
+    command.add_argument("--grid", action="append", required=True, metavar=values, help=grid)
     command.add_argument("--then", help="a recipe to run on each encoder, such as probe_in1k")
     command.add_argument("--then-flags", default="", metavar="'FLAGS'", help="its arguments")
     command.add_argument("--show", nargs="+", default=(), metavar="NAME", help="which results (default: all)")
-    _add_flags(command)
-    command.set_defaults(run=_ablate)
-
-
-def _add_flags(command: argparse.ArgumentParser) -> None:
-    from castssl.ablations.grid import add_flags
-
     add_flags(command)
-    command.epilog = f"{command.epilog}\n\n{EXAMPLE}"
 
 
-def _ablate(given: argparse.Namespace) -> int:
-    import shlex
-
-    from castssl.ablations.grid import Study, parse
+def _ablate(args: argparse.Namespace) -> int:
     from castssl.ablations.study import conduct
 
+    name = Path(args.recipe).stem
     study = Study(
-        title=f"{Path(given.recipe).stem}: {', '.join(given.grid)}",
-        recipe=_file(given.recipe),
-        grid=parse(given.grid),
-        flags=given.rest,
-        then=_file(given.then) if given.then else None,
-        then_flags=shlex.split(given.then_flags),
-        show=given.show,
+        title=f"{name}: {', '.join(args.grid)}",
+        recipe=_file(args.recipe),
+        grid=parse(args.grid),
+        flags=args.rest,
+        then=_file(args.then) if args.then else None,
+        then_flags=shlex.split(args.then_flags),
+        show=args.show,
     )
-    return conduct(study, given, f"{Path(given.recipe).stem}")
+    return conduct(study, args, name)
 
 
 def _file(recipe: str) -> Path:

@@ -1,27 +1,58 @@
-"""Arguments that several subcommands share: models, outputs, devices, and images of more than 8 bits."""
+"""What subcommands share: their parsers, arguments for models, outputs and images, and tables."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
-from castssl.errors import ConfigError
+from castssl.errors import ConfigError, DataError
 from castssl.files import atomic_write
 
 if TYPE_CHECKING:
     from PIL import Image
+    from rich.table import Table
     from torch import nn
 
     from castssl.contracts import Encoder
     from castssl.datasets.depth import Range
 
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+T = TypeVar("T")
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 MODEL = (
     "cast_small, nano, timm:NAME, ..., or trained weights: a run's folder, encoder.safetensors, checkpoint,"
     " hf:USER/NAME"
 )
+
+
+def subcommand(
+    commands: Commands,
+    name: str,
+    purpose: str,
+    run: Callable[[argparse.Namespace], int],
+    notes: str = "",
+) -> argparse.ArgumentParser:
+    """Add a subcommand to the command line.
+
+    Args:
+        commands: the subcommands of ``castssl``.
+        name: as typed.
+        purpose: one line for the list of commands.
+        run: takes the parsed arguments, and returns the exit code.
+        notes: printed as they are at the end of the help.
+    """
+    command = commands.add_parser(
+        name,
+        help=purpose,
+        description=f"{purpose[0].upper()}{purpose[1:]}.",
+        epilog=notes,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    return command
 
 
 def add_output(command: argparse.ArgumentParser, *flags: str, **options: Any) -> None:
@@ -40,45 +71,88 @@ def add_output(command: argparse.ArgumentParser, *flags: str, **options: Any) ->
 
 
 def picture(text: str) -> Path:
-    """The path of a picture that can be written, known before anything is computed for it.
+    """The path of an image file that can be written.
 
     Raises:
-        argparse.ArgumentTypeError: if its ending names no picture format, or it is a folder.
+        argparse.ArgumentTypeError: if its ending names no image format, or it is a folder.
     """
     path = Path(text).expanduser()
     if path.suffix.lower() not in ENDINGS or path.is_dir():
-        raise argparse.ArgumentTypeError(
-            f"got {text!r}, expected a file that ends in {', '.join(ENDINGS)}, such as picture.png"
-        )
+        expected = f"a file that ends in {', '.join(ENDINGS)}, such as picture.png"
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected {expected}")
     return path
 
 
 def save_picture(image: Image.Image, path: Path) -> None:
-    """Write a picture in the format of its ending, by :func:`castssl.files.atomic_write`."""
+    """Write an image in the format of its ending, by :func:`castssl.files.atomic_write`."""
     kind = "jpeg" if path.suffix.lower() == ".jpg" else path.suffix[1:].lower()
     with atomic_write(path, "picture") as aside:
         image.save(aside, format=kind)
 
 
-def add_range(command: argparse.ArgumentParser) -> None:
-    """Add ``--range`` and ``--bits``, which exclude each other."""
+def add_reading(command: argparse.ArgumentParser) -> None:
+    """Add ``--device``, and ``--range`` and ``--bits``, which exclude each other."""
+    command.add_argument("--device", help="such as cuda (default: cuda if there is one, else cpu)")
     values = command.add_mutually_exclusive_group()
-    note = "of pictures with more than 8 bits, where their files do not say"
+    note = "of images with more than 8 bits, where their files do not define it"
     values.add_argument("--range", metavar="LOW:HIGH", help=f"values of black and white {note}: 0:1, 0:255")
     values.add_argument("--bits", metavar="N", help=f"bits {note}, such as 12")
 
 
-def value_range(given: argparse.Namespace) -> Range | None:
-    """What :func:`add_range` added, understood.
+def value_range(args: argparse.Namespace) -> Range | None:
+    """The range of ``--range`` or ``--bits``.
 
     Raises:
         DataError: if it is no range or no number of bits.
     """
     from castssl.datasets.depth import parse_range, range_of_bits
 
-    if given.range is not None:
-        return parse_range(given.range)
-    return None if given.bits is None else range_of_bits(given.bits)
+    if args.range is not None:
+        return parse_range(args.range)
+    return None if args.bits is None else range_of_bits(args.bits)
+
+
+def device_of(args: argparse.Namespace) -> str:
+    """``--device``, or cuda if there is one, else cpu.
+
+    Raises:
+        ConfigError: if there is no such device here.
+    """
+    import torch
+
+    from castssl.doctor import check_device
+
+    if args.device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return check_device(args.device)
+
+
+def or_none(work: Callable[[], T]) -> T | None:
+    """The result for one image; None with the error on stderr if it cannot be read, so that others are."""
+    try:
+        return work()
+    except DataError as error:
+        print(f"castssl: {error}", file=sys.stderr)
+        return None
+
+
+def table(text: Sequence[str], numbers: Sequence[str], **options: Any) -> Table:
+    """A table with columns of text, then of numbers.
+
+    Args:
+        text: headings of columns that may wrap.
+        numbers: headings of columns that align right.
+        options: of :class:`rich.table.Table`.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False, **options)
+    for heading in text:
+        shown.add_column(heading, overflow="fold", min_width=min(13, len(heading) + 2))
+    for heading in numbers:
+        shown.add_column(heading, justify="right", no_wrap=True)
+    return shown
 
 
 class Model(NamedTuple):
@@ -93,21 +167,19 @@ class Model(NamedTuple):
     """Classifiers, fine to coarse; empty where the weights have none."""
 
 
-def add_shape(command: argparse.ArgumentParser) -> None:
-    """The flags that :func:`open_model` reads, except ``--sizes``."""
-    command.add_argument(
-        "--image-size", type=int, metavar="PIXELS", help="side (default: trained with, or 224)"
-    )
-    command.add_argument("--superpixels", metavar="SPEC", help="such as seeds (default: the model's own)")
+def add_shape(command: argparse.ArgumentParser, side: str = "side (default: trained with, or 224)") -> None:
+    """The flags of a model's shape, except ``--sizes``."""
+    command.add_argument("--image-size", type=int, metavar="PIXELS", help=side)
+    command.add_argument("--superpixels", metavar="SPEC", help="such as seeds (default: trained with)")
     command.add_argument("--segments", type=int, metavar="N", help="superpixels of an image, such as 324")
 
 
-def open_model(model: str, given: argparse.Namespace, sizes: Sequence[int] | None, **options: str) -> Model:
-    """The encoder with its superpixels and image size, at the sizes that are asked for.
+def open_model(model: str, args: argparse.Namespace, sizes: Sequence[int] | None, **options: str) -> Model:
+    """The encoder with its superpixels and image size, at the requested sizes.
 
     Args:
         model: see :data:`MODEL`.
-        given: with ``image_size``, ``superpixels`` and ``segments``.
+        args: with ``image_size``, ``superpixels`` and ``segments``.
         sizes: tokens per stage; by default the model's own, the first with room for the superpixels.
         options: of :func:`castssl.models.create.create`, for a model's name.
 
@@ -115,42 +187,26 @@ def open_model(model: str, given: argparse.Namespace, sizes: Sequence[int] | Non
         ConfigError: if there is neither such a model nor such a file, or the sizes do not fit.
     """
     from castssl.models.sizes import sizes_for, with_sizes
+    from castssl.registry import build
 
-    encoder, heads = _open(model, given.image_size, options)
-    side = given.image_size or encoder.config.image_size
-    spec = given.superpixels or encoder.config.superpixels
-    if given.segments is not None:
-        spec = with_count(spec, given.segments)
-    if given.segments is not None or given.superpixels is not None:
-        from castssl.registry import build
-
+    encoder, heads = _open(model, args.image_size, options)
+    side = args.image_size or encoder.config.image_size
+    spec = superpixels_of(args, encoder)
+    if args.segments is not None or args.superpixels is not None:
         sizes = sizes_for(encoder, build("superpixels", spec).capacity(side, side), sizes)
-    if sizes is not None:
-        encoder = with_sizes(encoder, sizes)
-    return Model(encoder, spec, side, heads)
+    return Model(encoder if sizes is None else with_sizes(encoder, sizes), spec, side, heads)
 
 
-def device_of(given: argparse.Namespace) -> str:
-    """``--device``, or cuda if there is one, else cpu.
-
-    Raises:
-        ConfigError: if there is no such device here.
-    """
-    import torch
-
-    from castssl.doctor import check_device
-
-    if given.device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return check_device(given.device)
-
-
-def with_count(spec: str, segments: int) -> str:
-    """A backend's spec with that many superpixels, whatever it said before."""
+def superpixels_of(args: argparse.Namespace, encoder: Encoder) -> str:
+    """The spec of ``--superpixels``, or the encoder's own, with as many superpixels as ``--segments``."""
     from castssl.options import parse
 
+    spec: str = args.superpixels or encoder.config.superpixels
+    if args.segments is None:
+        return spec
     name, options = parse(spec)
-    return f"{name}:{','.join(f'{key}={value}' for key, value in {**options, 'count': segments}.items())}"
+    words = (f"{key}={value}" for key, value in {**options, "count": args.segments}.items())
+    return f"{name}:{','.join(words)}"
 
 
 def _open(model: str, image_size: int | None, options: dict[str, str]) -> tuple[Encoder, list[nn.Linear]]:

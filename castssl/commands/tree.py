@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from castssl.ablations.grid import add_commands
+from castssl.commands.arguments import Commands, subcommand, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,30 +29,18 @@ SHOWN = (6, 3, 2, 1)
 """Children shown of a class of each level, the root first, in longer ones."""
 
 
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(commands: Commands) -> None:
     """Add it to the command line."""
-    purpose = "print and check the label tree of a data set"
-    command = commands.add_parser(
-        "tree",
-        help=purpose,
-        description=purpose.capitalize() + ".",
-        epilog=NOTES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.add_argument(
-        "data",
-        nargs="+",
-        metavar="DATA",
-        help="demo, breeds:living17:/imagenet, cub:/path, aircraft:/path, inat21-mini:/path, tree:/path,"
-        " tree:/path/labels.csv, folder:/path, ...",
-    )
+    command = subcommand(commands, "tree", "print and check the label tree of a data set", _tree, NOTES)
+    data = "demo, breeds:living17:/imagenet, cub:/path, aircraft:/path, inat21-mini:/path, tree:/path,"
+    data += " tree:/path/labels.csv, folder:/path, ..."
+    command.add_argument("data", nargs="+", metavar="DATA", help=data)
     add_commands(command)
     command.add_argument("--all", action="store_true", help="every class, however long that is")
-    command.set_defaults(run=_tree)
 
 
-def _tree(given: argparse.Namespace) -> int:
-    return max([_one(spec, whole=given.all, commands=given.allow_commands) for spec in given.data])
+def _tree(args: argparse.Namespace) -> int:
+    return max([_one(spec, whole=args.all, commands=args.allow_commands) for spec in args.data])
 
 
 def _one(spec: str, *, whole: bool, commands: bool) -> int:
@@ -63,30 +52,30 @@ def _one(spec: str, *, whole: bool, commands: bool) -> int:
     from castssl.output import safe_markup
 
     splits: dict[str, Images | Stream] = {"train": open_images(spec, commands=commands)}
-    found: list[Finding] = []
+    problems: list[Finding] = []
     try:
         splits["val"] = open_images(spec, split="val", commands=commands)
     except DataError as error:
-        found.append(Finding(str(error), breaks=not isinstance(error, NoSplit)))
+        problems.append(Finding(str(error), breaks=not isinstance(error, NoSplit)))
     tree = splits["train"].tree
-    found += findings(splits["train"], splits.get("val"))
-    found += [loss for split, images in splits.items() for loss in losses(split, images)]
-    found = sorted(found, key=lambda one: not one.breaks)
+    problems += findings(splits["train"], splits.get("val"))
+    problems += [loss for split, images in splits.items() for loss in losses(split, images)]
+    problems.sort(key=lambda problem: not problem.breaks)
     console = Console(emoji=False)
     per_class: dict[str, list[Tensor] | None] = {}
     for split, images in splits.items():
         paths = labels(images)
         per_class[split] = None if paths is None or images.tree.sizes != tree.sizes else counts(tree, paths)
     if tree.levels:
-        known = [own for own in per_class.values() if own is not None]
-        console.print(_drawn(spec, tree, known, whole=whole or sum(tree.sizes) <= WHOLE))
+        known_counts = [count for count in per_class.values() if count is not None]
+        console.print(_drawn(spec, tree, known_counts, whole=whole or sum(tree.sizes) <= WHOLE))
     console.print(_levels(tree, splits, per_class))
-    for one in found:
-        kind = "[red]wrong[/]  " if one.breaks else "[yellow]note[/]   "
-        console.print(kind + safe_markup(one.text))
-    if not found:
+    for problem in problems:
+        kind = "[red]wrong[/]  " if problem.breaks else "[yellow]note[/]   "
+        console.print(kind + safe_markup(problem.text))
+    if not problems:
         console.print("[green]nothing wrong[/]")
-    return int(any(one.breaks for one in found))
+    return int(any(problem.breaks for problem in problems))
 
 
 def _drawn(spec: str, tree: LabelTree, per_class: Sequence[Sequence[Tensor]], *, whole: bool) -> Tree:
@@ -97,15 +86,15 @@ def _drawn(spec: str, tree: LabelTree, per_class: Sequence[Sequence[Tensor]], *,
     from castssl.output import safe_markup
 
     children: list[list[list[int]]] = [[[] for _ in range(size)] for size in tree.sizes[:-1]]
-    for level, table in enumerate(tree.parents):
-        for number, parent in enumerate(table):
+    for level, parents in enumerate(tree.parents):
+        for number, parent in enumerate(parents):
             children[level][parent].append(number)
 
     def grow(branch: Tree, level: int, numbers: Sequence[int]) -> None:
         shown = len(numbers) if whole else SHOWN[min(level, len(SHOWN) - 1)]
-        # One line that says "1 more" is no shorter than the class itself.
+        # A line "1 more" is no shorter than the class itself.
         for number in numbers[: shown if shown < len(numbers) - 1 else None]:
-            images = " / ".join(str(int(own[level][number])) for own in per_class)
+            images = " / ".join(str(int(count[level][number])) for count in per_class)
             text = f"{safe_markup(called(tree, level, number))}  [dim]{images}[/]"
             grown = branch.add(text, highlight=False)
             if level < tree.levels - 1:
@@ -124,17 +113,14 @@ def _levels(
     per_class: dict[str, list[Tensor] | None],
 ) -> Table:
     """A row for each level: classes, children of a class above, and images with a label of this level."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("level", "classes", "of each above", *(f"{split} labeled" for split in splits)):
-        table.add_column(column, justify="right", no_wrap=True)
+    splits_labeled = [f"{split} labeled" for split in splits]
+    shown = table([], ["level", "classes", "of each above", *splits_labeled])
     for level, size in enumerate(tree.sizes):
-        of = list(Counter(tree.parents[level - 1]).values()) if level else []
-        each = "-" if not of else str(of[0]) if min(of) == max(of) else f"{min(of)} to {max(of)}"
-        labeled = ["?" if own is None else f"{int(own[level].sum()):,}" for own in per_class.values()]
-        table.add_row(str(level), f"{size:,}", each, *labeled)
-    table.add_section()
-    table.add_row("images", "", "", *(f"{len(images):,}" for images in splits.values()))
-    return table
+        children = list(Counter(tree.parents[level - 1]).values()) if level else []
+        least, most = min(children, default=0), max(children, default=0)
+        above = "-" if not children else str(least) if least == most else f"{least} to {most}"
+        labeled = ["?" if count is None else f"{int(count[level].sum()):,}" for count in per_class.values()]
+        shown.add_row(str(level), f"{size:,}", above, *labeled)
+    shown.add_section()
+    shown.add_row("images", "", "", *(f"{len(images):,}" for images in splits.values()))
+    return shown

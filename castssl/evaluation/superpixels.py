@@ -1,4 +1,4 @@
-"""How good and how fast are superpixels?  Several backends on the same images, in turns.
+"""Quality and speed of several superpixel backends on the same images, in turns.
 
 The measures are those of :mod:`castssl.metrics.partition`.
 """
@@ -36,11 +36,11 @@ class Scores(NamedTuple):
 
     milliseconds: float
     """For one image: the median of the rounds."""
-    asked: int | None
-    """Superpixels asked for; None if the backend has no ``count``."""
+    requested: int | None
+    """The backend's ``count``; None if it has none."""
     capacity: int
-    got: float
-    """Labels in use."""
+    used: float
+    """Labels that occur."""
     variation: float
     """Explained variation of RGB."""
     recall: float | None
@@ -106,7 +106,7 @@ def compare(
                 partition, took = _partition(built[name], images, on_device)
                 if not turn:
                     labels[name] = _checked(built[name], partition, images)
-            except Exception as fault:  # other people's code may raise anything
+            except Exception as fault:  # a plugin's code may raise anything
                 faults[name] = f"{type(fault).__name__}: {fault}"
             else:
                 seconds[name].append(took)
@@ -156,9 +156,9 @@ def _score(
     }
     return Scores(
         milliseconds=float(torch.tensor(seconds[1:]).median()) * 1e3 / len(images),
-        asked=superpixels.count,
+        requested=superpixels.count,
         capacity=superpixels.capacity(*images.shape[2:]),
-        got=sum(len(torch.unique(one)) for one in labels) / len(labels),
+        used=sum(len(torch.unique(one)) for one in labels) / len(labels),
         variation=float(explained_variation(labels, images).mean()),
         **scores,
     )

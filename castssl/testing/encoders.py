@@ -50,17 +50,19 @@ def _config(subject: Subject) -> EncoderConfig:
 
 def _build(subject: Subject, config: EncoderConfig) -> Encoder:
     """The encoder of a factory, or of the plugin that the spec ``KIND:NAME`` begins with."""
-    if not isinstance(subject, str):
-        encoder: Encoder = subject(config)
-        return encoder
-    return build("encoders", subject.partition(":")[0], config)
+    encoder: Encoder
+    if isinstance(subject, str):
+        encoder = build("encoders", subject.partition(":")[0], config)
+    else:
+        encoder = subject(config)
+    claim_inherits(encoder, Encoder)
+    return encoder
 
 
 def _make(subject: Subject, config: EncoderConfig | None = None, *, seed: int = 0) -> tuple[Encoder, View]:
     """The encoder, with weights drawn from ``seed``, and a view for it."""
     seed_all(seed)
     encoder = _build(subject, config or _config(subject))
-    claim_inherits(encoder, Encoder)
     return encoder, _view(encoder)
 
 
@@ -107,7 +109,6 @@ def check_conforms(subject: Subject) -> None:
     """It is an Encoder that declares its width and sizes, which its config has, too."""
     seed_all(0)
     encoder = _build(subject, _config(subject))
-    claim_inherits(encoder, Encoder)
     dim, sizes, config = (getattr(encoder, name, None) for name in ("dim", "sizes", "config"))
     claim(type(dim) is int and dim > 0, f"set dim to the width of the class token, got {dim!r}")
     fits = isinstance(sizes, tuple) and bool(sizes) and all(type(size) is int and size > 0 for size in sizes)

@@ -42,7 +42,9 @@ SIZE = 7
 def make_pooling(subject: Subject, seed: int = 0, *, train: bool = False) -> Pooling:
     """The subject at the samples' width, with weights drawn from ``seed``, by default in evaluation mode."""
     pooling: Pooling = make("pooling", subject, DIM, seed=seed)
-    return pooling.train(train) if isinstance(pooling, Pooling) else pooling
+    claim_inherits(pooling, Pooling)
+    pooling.train(train)
+    return pooling
 
 
 def _prepared(subject: Subject, *, train: bool = False, **options: Any) -> tuple[Pooling, Tokens]:
@@ -105,9 +107,7 @@ def _claim_same(a: Pooled, b: Pooled, message: str, *, tolerance: float = 1e-5) 
 
 def check_conforms(subject: Subject) -> None:
     """It is a Pooling that declares which recordings it needs."""
-    pooling = make_pooling(subject)
-    claim_inherits(pooling, Pooling)
-    needs, names = pooling.needs, get_args(Need)
+    needs, names = make_pooling(subject).needs, get_args(Need)
     known = isinstance(needs, frozenset) and needs <= set(names)
     claim(known, f"set needs to a frozenset of some of {names}, got {needs!r}")
 

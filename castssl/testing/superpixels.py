@@ -36,6 +36,7 @@ FULL = ((224, 224), (512, 512))
 
 def _make(subject: Subject) -> Superpixels:
     built: Superpixels = make("superpixels", subject)
+    claim_inherits(built, Superpixels)
     return built
 
 
@@ -57,9 +58,7 @@ def _claim_partitions(subject: Subject, batches: Iterable[Tensor]) -> None:
 
 def check_conforms(subject: Subject) -> None:
     """It is a Superpixels that declares where it runs."""
-    superpixels = _make(subject)
-    claim_inherits(superpixels, Superpixels)
-    where = superpixels.runs_on
+    where = _make(subject).runs_on
     claim(where in ("worker", "device"), f"set runs_on to 'worker' or 'device', got {where!r}")
 
 

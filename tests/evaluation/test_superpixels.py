@@ -59,7 +59,7 @@ def test_scores_are_those_of_the_measures_over_images_that_have_a_truth() -> Non
         scores = trial.scores
         assert scores.milliseconds > 0
         assert scores.capacity == backend.capacity(48, 48)
-        assert scores.got == pytest.approx(sum(len(set(one.flatten().tolist())) for one in labels) / 3)
+        assert scores.used == pytest.approx(sum(len(set(one.flatten().tolist())) for one in labels) / 3)
         assert scores.variation == pytest.approx(float(explained_variation(labels, images).mean()))
         for value, measure in (
             (scores.recall, boundary_recall),
@@ -70,7 +70,7 @@ def test_scores_are_those_of_the_measures_over_images_that_have_a_truth() -> Non
             assert value == pytest.approx(float(first + last) / 2)
     assert grid.scores is not None
     assert seeds.scores is not None
-    assert (grid.scores.asked, seeds.scores.asked) == (None, 30)
+    assert (grid.scores.requested, seeds.scores.requested) == (None, 30)
 
 
 def test_without_truth_there_is_only_variation() -> None:
