@@ -1,10 +1,8 @@
-"""FGVC-Aircraft 2013b as distributed (Maji et al., 2013): manufacturer, family and variant."""
+"""FGVC-Aircraft 2013b as distributed: manufacturer, family and variant."""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-import torch
 
 from castssl.contracts import DataSet, Listing
 from castssl.datasets import taxonomies
@@ -16,10 +14,10 @@ LEVELS = ("manufacturer", "family", "variant")
 
 
 class Aircraft(DataSet):
-    """Aircraft of FGVC-Aircraft 2013b: the folder ``fgvc-aircraft-2013b``, its ``data``, or what holds it.
+    """FGVC-Aircraft 2013b (Maji et al., 2013): ``fgvc-aircraft-2013b``, its ``data``, or its parent folder.
 
-    Targets (manufacturer, family, variant), numbered as :func:`castssl.datasets.taxonomies.aircraft` says.
-    The tree is that of both splits; train is trainval as for H-CAST; val and test are both the test split.
+    Targets (manufacturer, family, variant), numbered by :func:`castssl.datasets.taxonomies.aircraft`.  The
+    tree is that of both splits; train is trainval as for H-CAST; val and test are both the test split.
 
     Raises:
         DataError: if a file is missing, or the lists disagree or spell no tree.
@@ -30,32 +28,23 @@ class Aircraft(DataSet):
     def open(self, location: str, split: str) -> Listing:
         """See :class:`castssl.contracts.DataSet`."""
         root = inside(inside(Path(location).expanduser(), "fgvc-aircraft-2013b"), "data")
-        asked = choose(split, {"train": "trainval", "val": "test", "test": "test"}, "aircraft")
-        paths = {part: _paths(root, part) for part in ("trainval", "test")}
-        tree = taxonomies.aircraft([path for part in paths.values() for path in part.values()])
-        folder = require(root / "images", "the folder of images", "aircraft")
-        files = [f"{number}.jpg" for number in paths[asked]]
-        require(folder / files[0], f"an image that images_variant_{asked}.txt names", "aircraft")
-        fine = {name: number for number, name in enumerate(tree.names[-1])}
-        targets = tree.paths()[torch.tensor([fine[variant] for _, _, variant in paths[asked].values()])]
-        return Listing(Files(folder, files), targets, tree)
+        part = choose(split, {"train": "trainval", "val": "test", "test": "test"}, "aircraft")
+        paths = {name: self._paths(root, name) for name in ("trainval", "test")}
+        tree = taxonomies.aircraft([path for images in paths.values() for path in images.values()])
+        folder, files = root / "images", [f"{number}.jpg" for number in paths[part]]
+        require(folder / files[0], f"an image that images_variant_{part}.txt names", "aircraft")
+        return Listing(Files(folder, files), tree.number(list(paths[part].values())), tree)
 
-
-def _paths(root: Path, part: str) -> dict[str, tuple[str, str, str]]:
-    """The names of each image of a split, by image id, in the order of the variants' list."""
-    files = {level: root / f"images_{level}_{part}.txt" for level in LEVELS}
-    found = {
-        level: dict(pairs(file, f"lines of <image id> <{level}>", "aircraft"))
-        for level, file in files.items()
-    }
-    for level in LEVELS:
-        differing = sorted(found[level].keys() ^ found["variant"].keys())
-        if differing:
-            raise DataError(
-                f"{files[level]} and {files['variant']} list different images: {len(differing)} are in one"
-                f" only, as {differing[0]}; copy the lists anew"
-            )
-    return {
-        number: (found["manufacturer"][number], found["family"][number], variant)
-        for number, variant in found["variant"].items()
-    }
+    def _paths(self, root: Path, part: str) -> dict[str, tuple[str, str, str]]:
+        """The names of each image of a split, by image id, in the order of the variants' list."""
+        files = {level: root / f"images_{level}_{part}.txt" for level in LEVELS}
+        makers, families, variants = names = [
+            dict(pairs(file, f"lines of <image id> <{level}>", "aircraft")) for level, file in files.items()
+        ]
+        for file, images in zip(files.values(), names, strict=True):
+            if differing := sorted(images.keys() ^ variants.keys()):
+                raise DataError(
+                    f"{file} and {files['variant']} list different images: {len(differing)} are in one only,"
+                    f" as {differing[0]}; copy the lists again"
+                )
+        return {number: (makers[number], families[number], variants[number]) for number in variants}

@@ -1,4 +1,4 @@
-"""Class folders: which sub-folder is the split, which files are images, which label tree the folders spell.
+"""Class folders: the folder of a split, its images, and the label tree that its folders spell.
 
 A folder of images is read as ``<root>/[<split>/]<coarse>/.../<fine>/<image>``: as many label levels as
 there are folders between the split and the image.
@@ -34,33 +34,39 @@ _SYSTEM = {
     *("@eadir", "#recycle", "#snapshot", "lost+found", "$recycle.bin", "system volume information"),
     *("@recycle", "@recently-snapshot", "@__thumb", "@tmp", "__macosx", "__pycache__"),
 }
-"""Folders that systems and programs make, in lower case."""
+"""Folders that systems and programs create, in lower case."""
 _PICTURES = {"image", "images", "img", "imgs", "photos", "pictures", "jpegimages"}
 SHOWN = 5
-"""So many names or extensions of what is left out are listed."""
+"""The number of names or extensions that a message lists."""
 
 ClassPath = tuple[str, ...]
 """The class folders of an image, coarse to fine; () if it has none."""
 
 
 class Split(NamedTuple):
-    """Where one split of a data set lies."""
+    """The folders of one split of a data set.
+
+    Attributes:
+        folder: holds the class folders.
+        train: the train split's folder, whose classes are the data set's; None if there is only this folder.
+        masks: holds the object masks of this split, in the same sub-folders, as ``.png``.
+    """
 
     folder: Path
-    """Holds the class folders."""
     train: Path | None
-    """The train split's folder, whose classes are the data set's; None if there is only this folder."""
     masks: Path | None
-    """Where the object masks of this split lie, in the same sub-folders, as ``.png``."""
 
 
 class Found(NamedTuple):
-    """The image files below a folder, and what is left out there."""
+    """The image files below a folder, and what is left out there.
+
+    Attributes:
+        names: paths below the folder with ``/``, sorted.
+        left_out: a sentence for each kind of folder and file that is left out.
+    """
 
     names: list[str]
-    """Paths below the folder with ``/``, sorted."""
     left_out: tuple[str, ...]
-    """A sentence for each kind of folder and file that is left out."""
 
 
 class Files:
@@ -87,7 +93,7 @@ class Files:
 
 
 def split_name(name: str) -> str | None:
-    """The house's word (train, val, test) for a split called ``name``; None if it is no split."""
+    """The split (train, val, test) that a folder called ``name`` holds; None if it is no split."""
     return next((word for word, pattern in _SPLITS.items() if pattern.fullmatch(name.lower())), None)
 
 
@@ -99,41 +105,38 @@ def find_split(root: Path, split: str) -> Split:
     Raises:
         DataError: if ``root`` is missing or no folder, or has no such split, or two.
     """
-    if not root.is_dir():
-        raise DataError(_missing(root))
-    inside = sorted(p for p in root.iterdir() if p.is_dir() and not ignored(p.name) and not holds_masks(p))
-    splits = [p for p in inside if split_name(p.name)]
-    words = {split_name(p.name) for p in splits}
-    if not splits or (splits != inside and not {"train"} < words):
-        if split_name(split) != "train":
-            no_split(root, split, [p.name for p in inside])
-        return Split(root, None, _masks(root, root, split))
-    folder = _choose(root, split, splits)
-    trains = (
-        [folder] if split_name(split) == "train" else [p for p in splits if split_name(p.name) == "train"]
-    )
-    return Split(folder, trains[0] if len(trains) == 1 else None, _masks(root, folder, split))
-
-
-def _missing(root: Path) -> str:
     if root.is_file():
         hint = f"did you mean tar:{root} ?" if root.suffix == ".tar" else "give the folder that holds it"
-        return f"{root} is a file, expected a folder of images; {hint}"
-    parent = next(p for p in root.absolute().parents if p.exists())
-    return f"there is no folder {root}; the path exists up to {parent}: check the spelling and the mount"
+        raise DataError(f"{root} is a file, expected a folder of images; {hint}")
+    if not root.is_dir():
+        parent = next(p for p in root.absolute().parents if p.exists())
+        raise DataError(
+            f"there is no folder {root}; the path exists up to {parent}: check the spelling and the mount"
+        )
+    inside = sorted(p for p in root.iterdir() if p.is_dir() and not ignored(p.name) and not holds_masks(p))
+    splits = [p for p in inside if split_name(p.name)]
+    trains = [p for p in splits if split_name(p.name) == "train"]
+    if not splits or (splits != inside and not 0 < len(trains) < len(splits)):
+        if split_name(split) != "train":
+            no_split(root, split, [p.name for p in inside])
+        folder, train = root, None
+    else:
+        folder = _choose(root, split, splits)
+        train = folder if folder in trains else trains[0] if len(trains) == 1 else None
+    places = (folder.parent / "masks" / folder.name, root / "masks" / split)
+    return Split(folder, train, next((place for place in places if place.is_dir()), None))
 
 
 def no_split(root: Path, split: str, inside: Sequence[str]) -> NoReturn:
-    """Raise the error for a split that is not there."""
-    seen = ", ".join(inside[:5]) + (", ..." if len(inside) > 5 else "")
+    """Raise the error for a missing split."""
     raise NoSplit(
-        f"{root} has no {split} split: inside are [{seen}], expected {' or '.join(stand_ins(split))}; put"
-        " some images into one"
+        f"{root} has no {split} split: inside are [{some(inside)}], expected {' or '.join(stand_ins(split))};"
+        " put some images into one"
     )
 
 
 def stand_ins(split: str) -> tuple[str, ...]:
-    """Which splits may serve as ``split``, best first."""
+    """The splits that may serve as ``split``, best first."""
     word = split_name(split) or split
     return _STAND_INS.get(word, (word,))
 
@@ -150,13 +153,8 @@ def _choose(root: Path, split: str, splits: Sequence[Path]) -> Path:
     no_split(root, split, [p.name for p in splits])
 
 
-def _masks(root: Path, folder: Path, split: str) -> Path | None:
-    places = (folder.parent / "masks" / folder.name, root / "masks" / split)
-    return next((place for place in places if place.is_dir()), None)
-
-
 def ignored(name: str) -> bool:
-    """True for the name of a hidden folder, or of one that a system or program makes: no class, no split."""
+    """True for the name of a hidden folder, or of one of a system or program: no class, no split."""
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
@@ -180,7 +178,7 @@ def holds_masks(place: Path) -> bool:
 def look_through(folder: Path) -> Found:
     """The image files below ``folder``, and what is left out there.
 
-    Links to folders are followed, but not into a folder that one is in already.
+    Links to folders are followed, except to a folder around the link.
 
     Raises:
         DataError: if there is no image, or a folder cannot be read.
@@ -191,20 +189,20 @@ def look_through(folder: Path) -> Found:
 
     files, skipped, others = [], list[str](), list[str]()
     for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        at = os.path.relpath(place, folder).replace(os.sep, "/")
-        prefix = "" if at == "." else at + "/"
-        out = {f for f in folders if ignored(f) or (at == "." and holds_masks(folder / f))}
+        below = os.path.relpath(place, folder).replace(os.sep, "/")
+        prefix = "" if below == "." else below + "/"
+        out = {f for f in folders if ignored(f) or (not prefix and holds_masks(folder / f))}
         skipped += [prefix + f for f in sorted(out)]
         folders[:] = [f for f in folders if f not in out and not _loops(os.path.join(place, f))]
         files += [prefix + name for name in names if is_image(name)]
         others += [name for name in names if not is_image(name)]
-    told = left_out(skipped, others)
+    sentences = left_out(skipped, others)
     if not files:
         raise DataError(
             f"{folder} holds no images; looked in all sub-folders for {' '.join(EXTENSIONS)}; check the path"
-            + "".join(f"; {sentence}" for sentence in told)
+            + "".join(f"; {sentence}" for sentence in sentences)
         )
-    return Found(sorted(files), told)
+    return Found(sorted(files), sentences)
 
 
 def left_out(folders: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:
@@ -217,39 +215,34 @@ def left_out(folders: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:
     names = list(folders)
     masks = [name for name in names if name == "masks"]
     system = [name for name in names if name != "masks"]
-    sentences = [f"left out the folder {_some(masks)}: it holds object masks"] if masks else []
+    sentences = [f"left out the folder {some(masks)}: it holds object masks"] if masks else []
     if system:
-        sentences.append(
-            f"left out {_count(len(system), 'folder')}, hidden or made by a system: {_some(system)}"
-        )
-    counts = Counter(map(_kind, files))
-    sentences += [
-        f"left out {_count(counts.pop(extension), f'{extension} file')}: to read them install the package"
-        f" {package}: {installer.install(package)}"
-        for extension, package in PACKAGES.items()
-        if extension in counts
-    ]
+        sentences.append(f"left out {_count(len(system), 'folder')}, hidden or of a system: {some(system)}")
+    counts = Counter(
+        "hidden" if name.startswith(".") else os.path.splitext(name)[1].lower() or "without extension"
+        for name in map(os.path.basename, files)
+    )
+    for extension, package in PACKAGES.items():
+        if count := counts.pop(extension, 0):
+            sentences.append(
+                f"left out {_count(count, f'{extension} file')}: to read them install the package {package}:"
+                f" {installer.install(package)}"
+            )
     if counts:
-        kinds = [f"{count:,} {extension}" for extension, count in sorted(counts.items(), key=_rank)]
-        sentences.append(f"left out {_count(counts.total(), 'file')} by extension: {_some(kinds)}")
+        kinds = [
+            f"{count:,} {kind}"
+            for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        ]
+        sentences.append(f"left out {_count(counts.total(), 'file')} by extension: {some(kinds)}")
     return tuple(sentences)
-
-
-def _kind(name: str) -> str:
-    """The extension by which a file is left out, in lower case; a hidden file is left out whatever it has."""
-    hidden = os.path.basename(name).startswith(".")
-    return "hidden" if hidden else os.path.splitext(name)[1].lower() or "without extension"
-
-
-def _rank(counted: tuple[str, int]) -> tuple[int, str]:
-    return -counted[1], counted[0]
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first :data:`SHOWN` names, for a message."""
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
@@ -271,7 +264,7 @@ def same_depth(paths: list[ClassPath]) -> list[ClassPath]:
         examples = ["/".join((*min(paths, key=len), "*")), "/".join((*max(paths, key=len), "*"))]
         warnings.warn(
             f"images lie at different depths ({' and '.join(examples)}), so their folders spell no labels:"
-            " the data set counts as unlabelled; put every image equally deep to have classes",
+            " the data set counts as unlabeled; put every image equally deep to have classes",
             stacklevel=2,
         )
         return [()] * len(paths)
@@ -294,46 +287,44 @@ def class_folders(folder: Path, depth: int) -> set[ClassPath]:
 def classes_of(split: Split, paths: Collection[ClassPath]) -> set[ClassPath]:
     """The classes of the data set that a split with these class folders belongs to.
 
-    They are the train split's, so that a class which another split happens to lack keeps its number.
+    They are the train split's, so that the number of a class is the same where another split lacks it.
 
     Raises:
         DataError: if the split has a class that train lacks.
     """
     if split.train is None:
         return set(paths)
-    depth = len(next(iter(paths)))
-    return known_classes(
-        set(paths), class_folders(split.train, depth or 1), str(split.folder), str(split.train)
-    )
+    trained = class_folders(split.train, len(next(iter(paths))) or 1)
+    return known_classes(set(paths), trained, str(split.folder), str(split.train))
 
 
-def known_classes(own: set[ClassPath], known: set[ClassPath], split: str, train: str) -> set[ClassPath]:
+def known_classes(classes: set[ClassPath], trained: set[ClassPath], split: str, train: str) -> set[ClassPath]:
     """The classes that number the labels of a split: those of the train split.
 
     Args:
-        own: the class folders of the images of the split.
-        known: those of the train split.
-        split: where the split lies, for messages.
-        train: where the train split lies.
+        classes: the class folders of the images of the split.
+        trained: those of the train split.
+        split: the place of the split, for messages.
+        train: the place of the train split.
 
     Raises:
         DataError: if the split has a class that train lacks.
     """
-    if own == {()}:
-        if known - {()}:
+    if classes == {()}:
+        if trained - {()}:
             warnings.warn(
                 f"the images in {split} have no class folders as those in {train} have, so this split is"
-                " unlabelled; sort them into folders of the same names to have classes",
+                " unlabeled; sort them into folders of the same names to have classes",
                 stacklevel=2,
             )
-        return own
-    strange = sorted("/".join(path) for path in own - known)
-    if strange:
+        return classes
+    unknown = sorted("/".join(path) for path in classes - trained)
+    if unknown:
         raise DataError(
-            f"{split} has {len(strange)} classes that {train} lacks: {_some(strange)}; both splits need the"
+            f"{split} has {len(unknown)} classes that {train} lacks: {some(unknown)}; both splits need the"
             " same class folders"
         )
-    return known
+    return trained
 
 
 def pack(names: Sequence[str]) -> NDArray[np.bytes_]:
@@ -348,11 +339,11 @@ class Folder(DataSet):
 
     def open(self, location: str, split: str) -> Listing:
         """See :class:`castssl.contracts.DataSet`."""
-        at = find_split(Path(location).expanduser(), split)
-        files, left_out = look_through(at.folder)
-        paths = self.class_paths(at.folder, files)
-        tree = LabelTree.from_paths(classes_of(at, paths))
-        return Listing(Files(at.folder, files), tree.number(paths), tree, at.masks, left_out)
+        folders = find_split(Path(location).expanduser(), split)
+        files, left_out = look_through(folders.folder)
+        paths = self.class_paths(folders.folder, files)
+        tree = LabelTree.from_paths(classes_of(folders, paths))
+        return Listing(Files(folders.folder, files), tree.number(paths), tree, folders.masks, left_out)
 
     def class_paths(self, folder: Path, files: list[str]) -> list[ClassPath]:
         """The class folders of each of these files below ``folder``; all () if their depths differ."""

@@ -1,10 +1,15 @@
-"""Files and folders that a data set must have: what is missing where, and where the data set is to be had."""
+"""Checks of the files and folders of a data set; errors give what is missing, and the download page."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
-from castssl.datasets.folder import split_name
+import torch
+from torch import Tensor
+
+from castssl.datasets.folder import is_image, split_name
 from castssl.datasets.text import read_text
 from castssl.errors import DataError, NoSplit
 
@@ -22,7 +27,7 @@ def require(path: Path, holds: str, home: str) -> Path:
 
     Args:
         path: a file or folder of the data set.
-        holds: what lies there, for the message.
+        holds: its content, for the message.
         home: a key of :data:`HOMES`.
 
     Raises:
@@ -33,7 +38,7 @@ def require(path: Path, holds: str, home: str) -> Path:
     parent = next(above for above in path.absolute().parents if above.exists())
     raise DataError(
         f"there is no {path}, expected {holds}; the path exists up to {parent}. Check the path after the"
-        f" last colon; the data set is to be had at {HOMES[home]}"
+        f" last colon; download the data set from {HOMES[home]}"
     )
 
 
@@ -43,35 +48,46 @@ def inside(root: Path, *folders: str) -> Path:
 
 
 def pairs(path: Path, holds: str, home: str) -> list[tuple[str, str]]:
-    """The lines of an annotation file, each cut at its first space: (key, value), in order.
+    """The lines of an annotation file, each split at its first space: (key, value), in order.
 
     Raises:
         DataError: if the file is missing, a line has no value, or there is no line.
     """
     lines = read_text(require(path, holds, home)).splitlines()
-    cut = [
-        (number, *line.strip().partition(" ")) for number, line in enumerate(lines, start=1) if line.strip()
-    ]
-    for number, key, _, value in cut:
-        if not value:
+    found = []
+    for number, line in enumerate(lines, start=1):
+        key, _, value = line.strip().partition(" ")
+        if key and not value:
             raise DataError(f"{path}, line {number}: {key!r} stands alone, expected {holds}")
-    if not cut:
-        raise DataError(f"{path} is empty, expected {holds}; the data set is to be had at {HOMES[home]}")
-    return [(key, value.strip()) for _, key, _, value in cut]
+        found += [(key, value.strip())] if key else []
+    if not found:
+        raise DataError(f"{path} is empty, expected {holds}; download the data set from {HOMES[home]}")
+    return found
 
 
-def choose(split: str, offered: dict[str, str], called: str) -> str:
-    """What the data set calls ``split``.
+def choose(split: str, offered: dict[str, str], title: str) -> str:
+    """The data set's own name of ``split``.
 
     Args:
-        split: as the user says it.
-        offered: the house's word (train, val, test) -> the data set's.
-        called: the data spec, for the message.
+        split: from the user.
+        offered: train, val, test -> the data set's name.
+        title: the data spec, for the message.
 
     Raises:
         NoSplit: if the data set has no such split.
     """
     word = split_name(split) or split
     if word not in offered:
-        raise NoSplit(f"{called} has no {split} split with labels, expected {' or '.join(offered)}")
+        raise NoSplit(f"{title} has no {split} split with labels, expected {' or '.join(offered)}")
     return offered[word]
+
+
+def list_classes(folder: Path, classes: Iterable[str]) -> tuple[list[str], Tensor]:
+    """The images of each class folder, sorted, and their numbers int64; a missing folder has none."""
+    files, counts = list[str](), []
+    for name in classes:
+        names = sorted(os.listdir(folder / name)) if (folder / name).is_dir() else []
+        images = [f"{name}/{file}" for file in names if is_image(file)]
+        counts.append(len(images))
+        files += images
+    return files, torch.tensor(counts)

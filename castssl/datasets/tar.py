@@ -1,6 +1,6 @@
 """Images inside plain tar files, read by position.
 
-Positions instead of open archives: nothing is shared when a worker is forked, and it pickles.
+With positions instead of open archives, processes share nothing, and the source can be pickled.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
@@ -16,34 +16,27 @@ import numpy as np
 
 from castssl import ranks
 from castssl.contracts import DataSet, Listing
-from castssl.datasets.folder import (
-    ClassPath,
-    find_split,
-    ignored,
-    is_image,
-    known_classes,
-    left_out,
-    no_split,
-    pack,
-    same_depth,
-    split_name,
-    stand_ins,
-)
+from castssl.datasets import folder as folders
+from castssl.datasets.folder import ClassPath, is_image, no_split, split_name, stand_ins
 from castssl.datasets.tarfiles import Lost, entries
 from castssl.errors import DataError, NoSplit
 from castssl.types import LabelTree
 
 NESTED = 3
-"""So many tars may lie inside one another within an archive."""
-Skip = Callable[[str, str], None]
-"""Takes a folder that is left out, or else the name of a file."""
+"""The largest number of tars inside one another within an archive."""
 
 
 class Member(NamedTuple):
-    """Where one image lies."""
+    """The position of one image.
+
+    Attributes:
+        parts: the folders (and inner tars) around it, and its own name.
+        archive: the index of the archive.
+        offset: bytes.
+        size: bytes.
+    """
 
     parts: ClassPath
-    """The folders (and inner tars) around it, and its own name."""
     archive: int
     offset: int
     size: int
@@ -57,7 +50,7 @@ class Tar:
     ) -> None:
         self.archives = tuple(archives)
         self.left_out = left_out
-        self.names = pack(["/".join(member.parts) for member in members])
+        self.names = folders.pack(["/".join(member.parts) for member in members])
         self.spans = np.array([member[1:] for member in members], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -79,6 +72,29 @@ class Tar:
         return f"{self.archives[int(self.spans[row, 0])]}: {self.name(row)}"
 
 
+class TarFiles(DataSet):
+    """Class folders inside a tar file, or a folder of tar files; the classes are those of the train split."""
+
+    location = "/path.tar"
+
+    def open(self, location: str, split: str) -> Listing:
+        """See :class:`castssl.contracts.DataSet`."""
+        place = Path(location).expanduser()
+        source, members = read_split(place, split)
+        paths = folders.same_depth(members)
+        classes = set(paths)
+        if split_name(split) != "train":
+            try:
+                _, trained = read_split(place, "train")
+            except NoSplit:
+                pass  # Only this split is there; its classes are those of its images.
+            else:
+                known = set(folders.same_depth(trained))
+                classes = folders.known_classes(classes, known, f"the {split} split of {place}", "train")
+        tree = LabelTree.from_paths(classes)
+        return Listing(source, tree.number(paths), tree, left_out=source.left_out)
+
+
 def read_split(path: Path, split: str) -> tuple[Tar, list[ClassPath]]:
     """The images of ``split`` in a tar file or a folder of tar files, and the class folders of each.
 
@@ -91,43 +107,14 @@ def read_split(path: Path, split: str) -> tuple[Tar, list[ClassPath]]:
             another more than :data:`NESTED` deep, or there are no images.
     """
     archives, as_folders = _archives(path, split)
-    folders, others = dict[str, None](), list[str]()
-
-    def skip(folder: str, name: str) -> None:
-        if folder:
-            folders[folder] = None
-        elif name:
-            others.append(name)
-
-    read = [_scan(at, number, (at.stem,) if as_folders else (), skip) for number, at in enumerate(archives)]
-    members = sorted(member for part in read for member in part)
+    scans = [_Scan(archive, number, as_folders) for number, archive in enumerate(archives)]
+    members = sorted(member for scan in scans for member in scan.members)
     if not members:
         raise DataError(f"{path} holds no images; expected <class>/<image> inside")
+    hidden = dict.fromkeys(folder for scan in scans for folder in scan.folders)
+    left_out = folders.left_out(hidden, [name for scan in scans for name in scan.others])
     members = _of_split(members, path, split)
-    return Tar(archives, members, left_out(folders, others)), [member.parts[:-1] for member in members]
-
-
-class TarFiles(DataSet):
-    """Class folders inside a tar file, or a folder of tar files; the classes are those of the train split."""
-
-    location = "/path.tar"
-
-    def open(self, location: str, split: str) -> Listing:
-        """See :class:`castssl.contracts.DataSet`."""
-        place = Path(location).expanduser()
-        source, members = read_split(place, split)
-        paths = same_depth(members)
-        classes = set(paths)
-        if split_name(split) != "train":
-            try:
-                _, trained = read_split(place, "train")
-            except NoSplit:
-                pass  # This split alone is there, and has the classes that it shows.
-            else:
-                called = f"the {split} split of {place}"
-                classes = known_classes(classes, set(same_depth(trained)), called, "train")
-        tree = LabelTree.from_paths(classes)
-        return Listing(source, tree.number(paths), tree, left_out=source.left_out)
+    return Tar(archives, members, left_out), [member.parts[:-1] for member in members]
 
 
 def _archives(path: Path, split: str) -> tuple[list[Path], bool]:
@@ -139,90 +126,89 @@ def _archives(path: Path, split: str) -> tuple[list[Path], bool]:
     folder = path if path.is_dir() else path.parent
     tars = sorted(folder.glob("*.tar"))
     for wanted in stand_ins(split):
-        found = [tar for tar in tars if split_name(tar.stem) == wanted]
-        if len(found) == 1:
-            return found, False
+        chosen = [tar for tar in tars if split_name(tar.stem) == wanted]
+        if len(chosen) == 1:
+            return chosen, False
     if path.is_dir() and not any(split_name(tar.stem) for tar in tars):
-        tars = sorted(find_split(path, split).folder.glob("*.tar"))
+        tars = sorted(folders.find_split(path, split).folder.glob("*.tar"))
         if tars:
             return tars, True
     no_split(folder, split, [tar.name for tar in tars])
 
 
-def _scan(archive: Path, number: int, around: ClassPath, skip: Skip) -> list[Member]:
-    lost: list[Lost] = []
-    try:
-        with archive.open("rb") as file:
-            whole = Member(around, number, 0, archive.stat().st_size)
-            members = list(_members(file, whole, 0, lost, skip))
-    except OSError as error:
-        raise DataError(f"cannot read {archive}: {error.strerror or error}; check the disk") from error
-    torn = [part for part in lost if part.torn]
-    if torn:
-        named = f" ({torn[0].name})" if torn[0].name else ""
-        raise DataError(
-            f"cannot read {archive} as a plain tar: {torn[0].reason}{named}; unpack compressed ones, copy"
-            " torn ones anew"
-        )
-    if lost and ranks.is_main():
-        named = f", such as {lost[0].name}: {lost[0].reason}" if lost[0].name else f": {lost[0].reason}"
-        warnings.warn(f"{archive}: {len(lost)} entries cannot be read{named}", stacklevel=2)
-    return members
+class _Scan:
+    """The images of one archive, and the hidden folders and other files that are left out.
 
-
-def _members(file: IO[bytes], around: Member, depth: int, lost: list[Lost], skip: Skip) -> Iterator[Member]:
-    """The images of the archive that lies at ``around``, with what cannot be read added to ``lost``.
-
-    What is left out goes to ``skip``: a folder, or else the name of a file.
+    Raises:
+        DataError: if the archive cannot be read or is damaged.
     """
-    if depth > NESTED:
-        raise DataError(
-            f"{'/'.join(around.parts)} lies in more than {NESTED} tars inside one another; unpack the outer"
-            " ones"
-        )
-    for entry in entries(file, around.offset, around.offset + around.size):
-        own = [part for part in PurePosixPath(entry.name).parts if part not in (".", "/")]
-        inner = entry.name.lower().endswith(".tar")
-        hidden = next((end for end, part in enumerate(own[:-1], start=1) if ignored(part)), 0)
-        if hidden:
-            skip("/".join(own[:hidden]), "")
-            continue
-        if isinstance(entry, Lost):
-            if entry.torn or not entry.name or inner or is_image(entry.name):
-                lost.append(entry._replace(name="/".join((*around.parts, *own))))
-            continue
-        member = Member((*around.parts, *own), around.archive, entry.offset, entry.size)
-        if inner:
-            stem = (*member.parts[:-1], PurePosixPath(entry.name).stem)
-            yield from _members(file, member._replace(parts=stem), depth + 1, lost, skip)
-        elif is_image(entry.name):
-            yield member
-        else:
-            skip("", own[-1] if own else "")
+
+    def __init__(self, archive: Path, number: int, as_folder: bool) -> None:
+        self.folders, self.others = list[str](), list[str]()
+        self._lost: list[Lost] = []
+        parts = (archive.stem,) if as_folder else ()
+        try:
+            with archive.open("rb") as file:
+                whole = Member(parts, number, 0, archive.stat().st_size)
+                self.members = list(self._members(file, whole, 0))
+        except OSError as error:
+            raise DataError(f"cannot read {archive}: {error.strerror or error}; check the disk") from error
+        lost = sorted(self._lost, key=lambda part: not part.torn)
+        if not lost:
+            return
+        example = f"{lost[0].name}: {lost[0].reason}" if lost[0].name else lost[0].reason
+        if lost[0].torn:
+            raise DataError(
+                f"cannot read {archive} as a plain tar: {example}; unpack compressed ones, copy damaged ones"
+                " again"
+            )
+        if ranks.is_main():
+            warnings.warn(f"{archive}: {len(lost)} entries cannot be read, such as {example}", stacklevel=2)
+
+    def _members(self, file: IO[bytes], around: Member, depth: int) -> Iterator[Member]:
+        """The images of the archive at the position ``around``."""
+        if depth > NESTED:
+            raise DataError(
+                f"{'/'.join(around.parts)} lies in more than {NESTED} tars inside one another; unpack the"
+                " outer ones"
+            )
+        for entry in entries(file, around.offset, around.offset + around.size):
+            path = PurePosixPath(entry.name)
+            parts = tuple(part for part in path.parts if part not in (".", "/"))
+            inner = path.suffix.lower() == ".tar"
+            hidden = next((end for end, part in enumerate(parts[:-1], 1) if folders.ignored(part)), 0)
+            if hidden:
+                self.folders.append("/".join(parts[:hidden]))
+            elif isinstance(entry, Lost):
+                if entry.torn or not entry.name or inner or is_image(entry.name):
+                    self._lost.append(entry._replace(name="/".join((*around.parts, *parts))))
+            elif inner:
+                stem = (*around.parts, *parts[:-1], path.stem)
+                yield from self._members(file, Member(stem, around.archive, *entry[1:]), depth + 1)
+            elif is_image(entry.name):
+                yield Member((*around.parts, *parts), around.archive, *entry[1:])
+            elif parts:
+                self.others.append(parts[-1])
 
 
 def _of_split(members: list[Member], path: Path, split: str) -> list[Member]:
     """The members below the split's folder, if there are such; without the folders common to all."""
-    members = _without_common([member for member in members if not _is_mask(member)])
+    members = [member for member in members if not _is_mask(member.parts)]
+    common = len(os.path.commonprefix([member.parts[:-1] for member in members]))  # noqa: RUF071 - of tuples
+    common = min([common, *(max(len(member.parts) - 2, 0) for member in members)])
+    members = [member._replace(parts=member.parts[common:]) for member in members]
     heads = {member.parts[0] if len(member.parts) > 1 else "" for member in members}
     if len(heads) < 2 or not all(map(split_name, heads)):
         if split_name(split) != "train" and path.is_file() and not split_name(path.stem):
             no_split(path, split, sorted(heads))
         return members
     for wanted in stand_ins(split):
-        found = [member for member in members if split_name(member.parts[0]) == wanted]
-        if found:
-            return [member._replace(parts=member.parts[1:]) for member in found]
+        chosen = [member for member in members if split_name(member.parts[0]) == wanted]
+        if chosen:
+            return [member._replace(parts=member.parts[1:]) for member in chosen]
     no_split(path, split, sorted(heads))
 
 
-def _is_mask(member: Member) -> bool:
+def _is_mask(parts: ClassPath) -> bool:
     """True for an image below ``masks/train/`` and the like."""
-    return len(member.parts) > 2 and member.parts[0] == "masks" and split_name(member.parts[1]) is not None
-
-
-def _without_common(members: list[Member]) -> list[Member]:
-    folders = [member.parts[:-1] for member in members]
-    shared = [len(set(names)) == 1 for names in zip(*folders, strict=False)]
-    common = min([*shared, False].index(False), *(max(len(folder) - 1, 0) for folder in folders))
-    return [member._replace(parts=member.parts[common:]) for member in members]
+    return len(parts) > 2 and parts[0] == "masks" and split_name(parts[1]) is not None

@@ -396,7 +396,7 @@ def test_a_link_out_of_the_tar_is_reported(tmp_path: Path) -> None:
 def test_a_damaged_tar_is_refused(where: str, tmp_path: Path, command: Command) -> None:
     done = command("tree", f"tar:{damaged(tmp_path / 'all.tar', where)}")
     assert done.code == 1
-    assert "copy torn ones anew" in " ".join(done.err.split())
+    assert "copy damaged ones again" in " ".join(done.err.split())
 
 
 def test_a_tar_cut_between_two_members_is_reported(tmp_path: Path) -> None:

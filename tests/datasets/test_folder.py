@@ -114,9 +114,9 @@ def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
         folders.look_through(tmp_path)
 
 
-def test_different_depths_mean_unlabelled() -> None:
+def test_different_depths_mean_unlabeled() -> None:
     assert folders.same_depth([("a",), ("b",)]) == [("a",), ("b",)]
-    with pytest.warns(UserWarning, match=r"different depths \(\* and a/b/\*\).*unlabelled"):
+    with pytest.warns(UserWarning, match=r"different depths \(\* and a/b/\*\).*unlabeled"):
         assert folders.same_depth([("a",), (), ("a", "b")]) == [(), (), ()]
 
 

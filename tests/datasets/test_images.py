@@ -52,7 +52,7 @@ def test_a_class_that_a_split_lacks_keeps_its_number(tree: Path) -> None:
     assert [val[i][1].tolist() for i in range(2)] == [[0, 0], [1, 2]]
 
 
-def test_pictures_without_folders_are_unlabelled(tmp_path: Path) -> None:
+def test_pictures_without_folders_are_unlabeled(tmp_path: Path) -> None:
     images = _open(f"folder:{write(tmp_path, ['a.png', 'b.png'])}")
     assert images.tree.levels == 0
     assert images[1][1].shape == (0,)

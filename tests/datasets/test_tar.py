@@ -61,7 +61,7 @@ def test_a_broken_image_inside_is_called_by_archive_and_path(tmp_path: Path) -> 
 
 def test_a_torn_archive_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "all.tar").write_bytes(_tar(IMAGES)[:1200])
-    with pytest.raises(DataError, match=r"all\.tar as a plain tar.*copy torn ones anew"):
+    with pytest.raises(DataError, match=r"all\.tar as a plain tar.*copy damaged ones again"):
         read_split(tmp_path / "all.tar", "train")
 
 
