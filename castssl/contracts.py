@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import IO, TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
 from torch import Tensor, nn
@@ -112,32 +112,81 @@ class Encoder(nn.Module):
         def __call__(self, view: View) -> Hierarchy: ...
 
 
-@runtime_checkable
-class Objective(Protocol):
-    """Own everything beyond the encoder, and turn a batch into a loss."""
+class Model(nn.Module):
+    """What an objective trains: an encoder, and the heads that learn with it.
 
-    views: int
-    target: Target
+    Args:
+        encoder: what is kept of the training.
+        heads: modules beside it; each becomes an attribute of its name.  A subclass declares their types::
+
+            class Guess(Model):
+                head: nn.Linear
+
+            model = Guess(encoder, head=nn.Linear(encoder.dim, 3))
+    """
+
     encoder: Encoder
-    training: bool
 
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any: ...
-    def train(self, mode: bool = True) -> Any: ...
-    def eval(self) -> Any: ...
-    def requires_grad_(self, requires_grad: bool = True) -> Any: ...
-    def compile(self, *args: Any, **kwargs: Any) -> None: ...
-    def forward(self, batch: Batch) -> Outcome: ...
-    def __call__(self, batch: Batch) -> Outcome: ...
+    def __init__(self, encoder: Encoder, **heads: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        for name, head in heads.items():
+            self.add_module(name, head)
+
+    def feature(self, view: View) -> Tensor:
+        """The class token of the encoder's last stage: float (B, D)."""
+        return self.encoder(view).stages[-1].cls[:, 0]
+
+
+class Objective(nn.Module):
+    """Own everything beyond the encoder, and turn a batch into a loss.
+
+    A subclass sets :attr:`model` when it is built, and defines :meth:`forward`; the rest has defaults.  All
+    parameters that require a gradient are in the model; a moving average or a momentum encoder is a copy of
+    the model, or of a part of it, beside it.
+    """
+
+    views: int = 1
+    """Views of each image that a batch has."""
+    target: Target = "none"
+    """What the batch's target is."""
+    model: Model
+    """What is trained; its encoder is the one that the factory was given."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that is trained."""
+        return self.model.encoder
+
+    def forward(self, batch: Batch) -> Outcome:
+        """The loss of a batch; ``ValueError`` unless it has the declared views and target."""
+        raise NotImplementedError(f"{type(self).__name__}.forward")
+
+    if TYPE_CHECKING:
+
+        def __call__(self, batch: Batch) -> Outcome: ...
+
+    def branches(self) -> Mapping[str, Model]:
+        """The model as ``base``, and its copies, such as ``momentum`` or ``ema``."""
+        return {"base": self.model}
+
+    def branch(self, name: str) -> Encoder:
+        """The encoder of one of :meth:`branches`.
+
+        Raises:
+            ConfigError: if there is no such branch.
+        """
+        if name not in self.branches():
+            known = ", ".join(self.branches())
+            raise ConfigError(f"{type(self).__name__} has no branch {name!r}; expected one of: {known}")
+        return self.branches()[name].encoder
 
     def after_step(self, progress: float) -> None:
-        """Runs once per optimizer step with the share of steps done, in (0, 1]."""
-        ...
+        """Runs once per optimizer step with the share of steps done, in (0, 1]; nothing by default."""
 
     def predict(self, view: View) -> Mapping[str, Tensor]:
         """Logits (B, C) by name; {} if it predicts nothing."""
-        ...
+        return {}
 
 
 class Source(Protocol):

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from torch import nn
 from torch.optim import Optimizer
 
 from castssl.checkpoints.native import save_objective
@@ -23,7 +22,6 @@ from castssl.contracts import Encoder, Objective
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
 from castssl.data.views import MOCO, CenterView, TwoViews
-from castssl.errors import ConfigError
 from castssl.evaluation.held_out import Evaluation, Evaluator, Subject
 from castssl.evaluation.knn import Knn
 from castssl.evaluation.matching import Matching
@@ -80,14 +78,13 @@ def make_views(cfg: Config, objective: Objective) -> TwoViews:
 def make_objective(cfg: Config, labels: LabelTree) -> Objective:
     """The objective around a new encoder."""
     encoder = create(cfg.encoder(), advance=True)
-    made: Objective = build("objectives", cfg.objective, encoder, labels)
-    return made
+    return build("objectives", cfg.objective, encoder, labels)
 
 
-def make_optimizer(cfg: Config, module: nn.Module) -> Optimizer:
+def make_optimizer(cfg: Config, objective: Objective) -> Optimizer:
     """The optimizer at the learning rate for this batch size."""
     options: dict[str, Any] = {"weight_decay": cfg.weight_decay, "decay": cfg.decay}
-    return build_optimizer(module, name=cfg.optimizer, lr=scaled_rate(cfg.lr, cfg.batch_size), **options)
+    return build_optimizer(objective, name=cfg.optimizer, lr=scaled_rate(cfg.lr, cfg.batch_size), **options)
 
 
 def make_evaluators(cfg: Config, encoder: Encoder, views: TwoViews) -> list[Evaluator]:
@@ -97,39 +94,27 @@ def make_evaluators(cfg: Config, encoder: Encoder, views: TwoViews) -> list[Eval
     return [Matching(views=two, every=every), Knn(cfg.knn_images, every=every), overlap]
 
 
-def encoder_of(objective: Objective, branch: str) -> Encoder:
-    """The encoder that ``branch`` names: objectives that have several tell by a method ``branch(name)``."""
-    if branch == "base":
-        return objective.encoder
-    tell = getattr(objective, "branch", None)
-    if tell is None:
-        raise ConfigError(f"--branch {branch}: {type(objective).__name__} has one encoder only; leave it out")
-    return cast(Encoder, tell(branch))
-
-
 def main(cfg: Config) -> None:
     """Pretrain, evaluating the encoder on held-out images as it goes."""
     run, accelerator = start(cfg)
     device = accelerator.device
     images, held_out = cfg.images(measured=cfg.knn_every > 0, streams=False)
     superpixels = build("superpixels", cfg.backend())
-    objective = make_objective(cfg, images.tree)
-    module = cast(nn.Module, objective).to(device)
+    objective = make_objective(cfg, images.tree).to(device)
     fits(superpixels, objective.encoder, cfg.image_size)
     check_batch(objective, cfg.batch_size // cfg.accumulate)
     check_labels(objective, images)
-    views, encoder = make_views(cfg, objective), encoder_of(objective, cfg.branch)
+    views, encoder = make_views(cfg, objective), objective.branch(cfg.branch)
     loader = load(images, views=views, superpixels=superpixels, **cfg.loading())
     evaluators, center = make_evaluators(cfg, encoder, views), CenterView(cfg.image_size)
     evaluation = Evaluation(images, held_out, superpixels, center, evaluators, device, workers=cfg.workers)
     subject = Subject(encoder)
     untrained = run.once("untrained", lambda: evaluation(subject))
-    optimizer = make_optimizer(cfg, module)
-    model, optimizer = run.prepare(module, optimizer)
+    optimizer = make_optimizer(cfg, objective)
+    model, optimizer = run.prepare(objective, optimizer)
     if cfg.compile:
-        for part in module.modules():  # The encoder and its copies.
-            if isinstance(part, type(objective.encoder)):
-                part.compile()
+        for branch in objective.branches():
+            objective.branch(branch).compile()
     check, photos = FirstBatch(objective), [photo for _, photo in photographs()]
     picture = partial(gallery, encoder, superpixels, photos, cfg.image_size, device)
     for step, raw in run.steps(loader):

@@ -124,7 +124,7 @@ def main(cfg: Config) -> None:
     found["majority"] = evaluation.majority() | features.majority()
     found["chance"] = evaluation.chance() | features.chance()
     if accelerator.is_main_process:
-        write_tensors(run.folder / "probe.safetensors", objective.head.state_dict(), {})
+        write_tensors(run.folder / "probe.safetensors", objective.model.head.state_dict(), {})
     run.finish(table(**found), f"the hierarchy on photographs: {run.folder / 'pictures'}", **found)
 
 

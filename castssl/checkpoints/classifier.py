@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from castssl.checkpoints import native
 from castssl.checkpoints.checkpoint import Checkpoint
@@ -115,10 +115,13 @@ def load_classifier(
         raise DataError(
             f"the settings in {checkpoint.source} describe no classifier ({error}); copy it again"
         ) from error
-    check_heads(cast(Supervised, draft), checkpoint.heads)
-    objective = cast(Supervised, build("objectives", checkpoint.objective, encoder, saved, **options))
+    objective = build("objectives", checkpoint.objective, encoder, saved, **options)
+    if not isinstance(draft, Supervised) or not isinstance(objective, Supervised):
+        kind = checkpoint.objective
+        raise DataError(f"{checkpoint.source} holds {kind}, which learns no classes; {TRAINS}")
+    check_heads(draft, checkpoint.heads)
     if any(value.dtype == torch.float64 for value in checkpoint.encoder.values()):
-        cast(nn.Module, objective).double()
+        objective.double()
     objective.branch("base").load_state_dict(checkpoint.encoder)
     take_heads(objective, checkpoint.heads)
     objective.eval()
@@ -151,11 +154,7 @@ def take_heads(objective: Supervised, heads: Mapping[str, Tensor]) -> None:
         DataError: as :func:`check_heads`.
     """
     check_heads(objective, heads)
-    for name, part in objective.trained().items():
-        if name != "encoder":
-            start = f"{name}."
-            own = {key.removeprefix(start): value for key, value in heads.items() if key.startswith(start)}
-            part.load_state_dict(own)
+    objective.model.load_state_dict(dict(heads), strict=False)
 
 
 def _numbered(sizes: Sequence[int]) -> LabelTree:

@@ -94,21 +94,21 @@ def _moco(objective: MoCoV3, checkpoint: Checkpoint) -> None:
     copied = _taken(objective.encoder, checkpoint, momentum) if momentum else taken
     projector, momentum_model = f"{MOMENTUM}projector", objective.momentum_model
     parts = {
-        "projector": objective.projector,
-        "predictor": objective.predictor,
-        projector: momentum_model["projector"],
+        "projector": objective.model.projector,
+        "predictor": objective.model.predictor,
+        projector: momentum_model.projector,
     }
     found = {name: tensors for name in parts if (tensors := checkpoint.under(f"{name}."))}
     for name, tensors in found.items():
         _check_widths(name, parts[name], tensors, checkpoint.source)
     # Nothing is loaded before all of it fits.
     objective.encoder.load_state_dict(taken, strict=False)
-    momentum_model["encoder"].load_state_dict(copied, strict=False)
+    momentum_model.encoder.load_state_dict(copied, strict=False)
     for name, part in parts.items():
         if name in found:
             part.load_state_dict(found[name])
         elif name == projector:
-            part.load_state_dict(objective.projector.state_dict())
+            part.load_state_dict(objective.model.projector.state_dict())
         else:
             checkpoint.report.notes.append(f"not in the weights, begins afresh: {name}.*")
     with_it = [f"{name}.*" for name in (*([f"{MOMENTUM}encoder"] if momentum else []), *found)]

@@ -67,7 +67,8 @@ def save_objective(objective: Objective, encoder: Encoder, path: str | Path) -> 
     Raises:
         CastError: if it cannot be written.
     """
-    extra = {name: v for name, v in objective.state_dict().items() if not name.startswith("encoder.")}
+    state = {name.removeprefix("model."): value for name, value in objective.state_dict().items()}
+    extra = {name: value for name, value in state.items() if not name.startswith("encoder.")}
     made = Checkpoint(encoder.config, dict(objective.encoder.state_dict()), extra=extra)
     if encoder is not objective.encoder:
         made = (

@@ -76,7 +76,7 @@ class Forward:
     def logits(self, view: View) -> list[Tensor]:
         """float32 (B, C) of each level that the subject predicts, coarse to fine."""
         assert self._subject.predict is not None, "this evaluator needs a subject that predicts classes"
-        encoder = cast(nn.Module, self._subject.encoder)
+        encoder = self._subject.encoder
         # A compiled module may keep a hook of an earlier call, so its second forward pass is not saved.
         compiled = encoder._compiled_call_impl is not None
         hook = None if compiled else encoder.register_forward_hook(self._keep(view), with_kwargs=True)
@@ -227,7 +227,7 @@ class Evaluation:
 
     def _measure(self, subject: Subject, due: Sequence[Evaluator]) -> dict[Evaluator, dict[str, float]]:
         """The results of some evaluators, in one pass."""
-        module = cast(nn.Module, subject.encoder) if subject.module is None else subject.module
+        module = subject.encoder if subject.module is None else subject.module
         with evaluating(module), torch.no_grad():
             for evaluator in due:
                 evaluator.begin(subject)

@@ -121,7 +121,7 @@ def with_superpixels(classifier: Classifier, spec: str) -> Classifier:
     room = build("superpixels", spec).capacity(side, side)
     for encoder in classifier.objective.encoders():
         if isinstance(encoder, CAST):
-            encoder.sizes = sizes_for(cast(Any, encoder), room)
+            encoder.sizes = sizes_for(encoder, room)
     return classifier._replace(superpixels=spec)
 
 
@@ -147,7 +147,7 @@ def explained(objective: Supervised, view: View) -> tuple[list[Tensor], list[Evi
     with evaluating(objective), torch.enable_grad(), _watched(objective) as runs:
         logits = list(objective.predict(view._replace(image=image)).values())
     found = []
-    for logit, stage in zip(logits, _stages(objective, len(logits)), strict=True):
+    for logit, stage in zip(logits, objective.stages, strict=True):
         top = logit[0].max()
         leaves = [run.tokens for run in runs if run.tokens is not None] or [image]
         grads = torch.autograd.grad(top, leaves, retain_graph=True, allow_unused=True)
@@ -204,12 +204,6 @@ def _of_pixels(image: Tensor, grad: Tensor, labels: Tensor) -> Evidence:
     each = (grad * (image - image.mean((2, 3), keepdim=True))).sum(1)[0]
     moved = each.new_zeros(int(labels.max()) + 1).index_add(0, labels[labels >= 0], each[labels >= 0])
     return Evidence(labels, moved.detach().float())
-
-
-def _stages(objective: Supervised, levels: int) -> Sequence[int]:
-    """The stage that each level reads; all the last, where the objective does not say."""
-    stages: Sequence[int] = getattr(objective, "stages", (-1,) * levels)
-    return stages
 
 
 def _logits(objective: Supervised, view: View) -> list[Tensor]:

@@ -94,7 +94,7 @@ def _over_processes(sums: Tensor, norm: nn.BatchNorm1d | nn.SyncBatchNorm) -> Te
     if not isinstance(norm, nn.SyncBatchNorm) or ranks.world() == 1:
         return sums
     group = norm.process_group or distributed.group.WORLD
-    total: Tensor = all_reduce(sums, group=group)  # type: ignore[no-untyped-call]
+    total: Tensor = all_reduce(sums, group=group)
     return total
 
 

@@ -6,14 +6,14 @@ Training data-efficient image transformers, https://arxiv.org/abs/2012.12877; H-
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
 from timm.loss.cross_entropy import SoftTargetCrossEntropy
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from castssl.contracts import Encoder, Target
+from castssl.contracts import Encoder, Model, Objective
 from castssl.errors import ConfigError
 from castssl.objectives.mixing import Mixing
 from castssl.types import Batch, LabelTree, Outcome, View
@@ -24,21 +24,43 @@ cross_entropy: Callable[[Tensor, Tensor], Tensor] = cast(Any, SoftTargetCrossEnt
 """Of logits (B, C) and soft targets (B, C), a mean over the batch; without a label an image adds nothing."""
 
 
-class Supervised(nn.Module):
+class ClassifierModel(Model):
+    """An encoder with heads that predict classes."""
+
+    def forward(self, view: View) -> Mapping[str, Tensor]:
+        """Logits (B, C) of each learned level by name, coarse to fine."""
+        raise NotImplementedError(f"{type(self).__name__}.forward")
+
+    if TYPE_CHECKING:
+
+        def __call__(self, view: View) -> Mapping[str, Tensor]: ...
+
+
+class OneHead(ClassifierModel):
+    """An encoder with one classifier on its last class token."""
+
+    head: nn.Linear
+
+    def forward(self, view: View) -> Mapping[str, Tensor]:
+        """Logits (B, C) as ``class``."""
+        return {"class": self.head(self.feature(view))}
+
+
+class Supervised(Objective):
     """An encoder that learns the classes of some label levels.
 
-    In training mode images are mixed and targets softened; in evaluation mode neither.  A subclass says in
-    :meth:`trained` what it trains, in :meth:`read` what that predicts, and in :meth:`criterion` its loss; it
-    calls :meth:`keep_average` once it is built.
+    In training mode images are mixed and targets softened; in evaluation mode neither.  A subclass sets
+    :attr:`model`, whose forward predicts, and then calls :meth:`keep_average`; it defines its loss in
+    :meth:`criterion`.
 
     A label may be missing (-1) at the finer levels of some images; see :class:`Mixing`.
 
     Attributes:
         classes: how many classes each learned level has, coarse to fine.
         columns: which columns of a label path these levels are.
+        stages: the stage that each level reads, counted from the last, which is -1.
 
     Args:
-        encoder: what is trained.
         labels: the data set's label tree.
         levels: the label levels to learn, coarse to fine; None is all.
         mixup: see :class:`castssl.objectives.mixing.Mixing`; so are the next two.
@@ -50,12 +72,11 @@ class Supervised(nn.Module):
             level; if an option is out of range.
     """
 
-    views = 1
-    target: Target = "path"
+    target = "path"
+    model: ClassifierModel
 
     def __init__(
         self,
-        encoder: Encoder,
         labels: LabelTree,
         *,
         levels: Sequence[int] | None = None,
@@ -68,23 +89,10 @@ class Supervised(nn.Module):
         self.classes = tuple(classes_of(labels, level) for level in chosen)
         self.levels = labels.levels
         self.columns = [level % labels.levels for level in chosen]
-        self.encoder = encoder
+        self.stages: tuple[int, ...] = (-1,) * len(self.classes)
         self.mixing = Mixing(self.classes, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
         self.hard = Mixing(self.classes, mixup=0, cutmix=0, smoothing=0)
         self.average: ModelEmaV3 | None = None
-
-    def trained(self) -> Mapping[str, nn.Module]:
-        """What is trained, by name: ``encoder``, and all that :meth:`read` needs beside it."""
-        raise NotImplementedError
-
-    def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:
-        """Logits (B, C) of each learned level, coarse to fine.
-
-        Args:
-            parts: what :meth:`trained` named, or its average.
-            view: images and segments.
-        """
-        raise NotImplementedError
 
     def criterion(
         self, logits: Sequence[Tensor], targets: Sequence[Tensor]
@@ -110,13 +118,13 @@ class Supervised(nn.Module):
         if not 0 <= ema < 1:
             raise ConfigError(f"ema is the share that an average keeps: expected 0 to below 1, got {ema}")
         if ema:
-            self.average = ModelEmaV3(self._together(), decay=ema)
+            self.average = ModelEmaV3(self.model, decay=ema)
             self.average.requires_grad_(False)
 
     def restart_average(self) -> None:
         """Let the average, if one is kept, begin anew from what the weights are now."""
         if self.average is not None:
-            self.average.set(self._together())  # type: ignore[no-untyped-call]
+            self.average.set(self.model)  # type: ignore[no-untyped-call]
 
     def forward(self, batch: Batch) -> Outcome:
         """The loss, and the share of images whose class (in a mixture: the heavier one) comes first.
@@ -141,7 +149,7 @@ class Supervised(nn.Module):
     def after_step(self, progress: float) -> None:
         """Move the average."""
         if self.average is not None:
-            self.average.update(self._together())
+            self.average.update(self.model)
 
     def answers(self, view: View) -> Mapping[str, Tensor]:
         """What :meth:`criterion` compares: the predictions, and whatever a subclass puts after them."""
@@ -149,30 +157,21 @@ class Supervised(nn.Module):
 
     def predict(self, view: View, branch: Branch = "base") -> Mapping[str, Tensor]:
         """Logits (B, C) of each learned level by name, coarse to fine."""
-        return self.read(self._branch(branch), view)
+        return self._model(branch)(view)
 
-    def branch(self, name: Branch) -> Encoder:
-        """The encoder that is trained, or its average.
+    def branches(self) -> Mapping[str, ClassifierModel]:
+        """The model as ``base``, and its average as ``ema`` if one is kept."""
+        kept: ClassifierModel | None = None if self.average is None else self.average.module
+        return {"base": self.model} if kept is None else {"base": self.model, "ema": kept}
 
-        Raises:
-            ConfigError: if no average is kept.
-        """
-        return cast(Encoder, self._branch(name)["encoder"])
-
-    def encoders(self) -> list[nn.Module]:
+    def encoders(self) -> list[Encoder]:
         """The encoder, and those that an objective has beside it, such as one for each level; no average."""
-        kind = type(self.encoder)
-        parts = [module for part in self.trained().values() for module in part.modules()]
-        return [module for module in parts if isinstance(module, kind)]
+        return [module for module in self.model.modules() if isinstance(module, Encoder)]
 
     def heads(self, branch: Branch = "base") -> dict[str, Tensor]:
         """All tensors that are trained beside the encoder, by name."""
-        return {
-            f"{name}.{key}": value
-            for name, part in self._branch(branch).items()
-            if name != "encoder"
-            for key, value in part.state_dict().items()
-        }
+        state = self._model(branch).state_dict()
+        return {name: value for name, value in state.items() if not name.startswith("encoder.")}
 
     def train(self: S, mode: bool = True) -> S:
         """As in torch, but the average stays in evaluation mode."""
@@ -181,16 +180,18 @@ class Supervised(nn.Module):
             self.average.eval()
         return self
 
-    def _branch(self, name: Branch) -> Mapping[str, Any]:
-        if name == "base":
-            return self.trained()
-        if self.average is None:
-            raise ConfigError("there is no average of the weights; build it with ema=0.99996, or --ema")
-        return cast("Mapping[str, Any]", self.average.module)
+    def branch(self, name: str) -> Encoder:
+        """The encoder that is trained, or its average.
 
-    def _together(self) -> nn.ModuleDict:
-        """What is trained as one module; not kept, or the state would hold it twice."""
-        return nn.ModuleDict(dict(self.trained()))
+        Raises:
+            ConfigError: if no average is kept.
+        """
+        return self._model(name).encoder
+
+    def _model(self, branch: str) -> ClassifierModel:
+        if branch not in self.branches():
+            raise ConfigError("there is no average of the weights; build it with ema=0.99996, or --ema")
+        return self.branches()[branch]
 
 
 def linear(dim: int, classes: int) -> nn.Linear:

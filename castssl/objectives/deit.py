@@ -7,14 +7,13 @@ DeiT III, https://arxiv.org/abs/2204.07118, section 3; CAST, Table 12.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from castssl.contracts import Encoder
-from castssl.objectives.classification import Supervised, cross_entropy, linear
-from castssl.types import LabelTree, View
+from castssl.objectives.classification import OneHead, Supervised, cross_entropy, linear
+from castssl.types import LabelTree
 
 
 class DeiT(Supervised):
@@ -40,6 +39,8 @@ class DeiT(Supervised):
             level; if an option is out of range.
     """
 
+    model: OneHead
+
     def __init__(
         self,
         encoder: Encoder,
@@ -53,18 +54,10 @@ class DeiT(Supervised):
         ema: float = 0.0,
     ) -> None:
         soft = 0.0 if bce else smoothing
-        super().__init__(encoder, labels, levels=[level], mixup=mixup, cutmix=cutmix, smoothing=soft)
-        self.head = linear(encoder.dim, *self.classes)
+        super().__init__(labels, levels=[level], mixup=mixup, cutmix=cutmix, smoothing=soft)
+        self.model = OneHead(encoder, head=linear(encoder.dim, *self.classes))
         self.compare = binary_cross_entropy if bce else cross_entropy
         self.keep_average(ema)
-
-    def trained(self) -> Mapping[str, nn.Module]:
-        """``encoder`` and ``head``, the name of the released models."""
-        return {"encoder": self.encoder, "head": self.head}
-
-    def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:
-        """Logits (B, C) of the classes of the level, as ``class``."""
-        return {"class": parts["head"](parts["encoder"](view).stages[-1].cls[:, 0])}
 
     def criterion(
         self, logits: Sequence[Tensor], targets: Sequence[Tensor]

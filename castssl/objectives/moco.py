@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from copy import deepcopy
 from itertools import pairwise
-from typing import Literal, cast
 
 import torch
 from lightly.models.modules.heads import ProjectionHead
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castssl import ranks
-from castssl.contracts import Encoder, Target
+from castssl.contracts import Encoder, Model, Objective
 from castssl.types import Batch, LabelTree, Outcome, View
 
 
@@ -47,7 +46,24 @@ def contrast(q: Tensor, k: Tensor, temperature: float) -> Tensor:
     return 2 * temperature * F.cross_entropy(*similarities(q, k, temperature))
 
 
-class MoCoV3(nn.Module):
+class Projected(Model):
+    """An encoder and a projector, float (B, D) -> (B, E)."""
+
+    projector: nn.Module
+
+    def project(self, view: View) -> Tensor:
+        """The embedding of a view: float (B, E)."""
+        embedding: Tensor = self.projector(self.feature(view))
+        return embedding
+
+
+class Predicted(Projected):
+    """An encoder, a projector, and a predictor, float (B, E) -> (B, E)."""
+
+    predictor: nn.Module
+
+
+class MoCoV3(Objective):
     """An encoder with projector and predictor, and momentum copies of encoder and projector.
 
     :meth:`after_step` updates the copies; their batch norm and dropout run in training mode, as in the
@@ -65,7 +81,7 @@ class MoCoV3(nn.Module):
     """
 
     views = 2
-    target: Target = "none"
+    model: Predicted
 
     def __init__(
         self,
@@ -84,11 +100,9 @@ class MoCoV3(nn.Module):
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
         self.temperature, self.momentum, self.momentum_rise = temperature, momentum, momentum_rise
-        self.encoder = encoder
-        self.projector = _head((encoder.dim, hidden, hidden, out))
-        self.predictor = _head((out, hidden, out))
-        copied = deepcopy(encoder)
-        self.momentum_model = nn.ModuleDict({"encoder": copied, "projector": deepcopy(self.projector)})
+        projector, predictor = _head((encoder.dim, hidden, hidden, out)), _head((out, hidden, out))
+        self.model = Predicted(encoder, projector=projector, predictor=predictor)
+        self.momentum_model = Projected(deepcopy(encoder), projector=deepcopy(projector))
         self.momentum_model.requires_grad_(False)
 
     def forward(self, batch: Batch) -> Outcome:
@@ -100,7 +114,7 @@ class MoCoV3(nn.Module):
         first, second = self._two(batch)
         q1, q2 = self._query(first), self._query(second)
         with torch.no_grad():
-            k1, k2 = self._key(first), self._key(second)
+            k1, k2 = self.momentum_model.project(first), self.momentum_model.project(second)
         # Not `contrast` for both: `match` needs the logits, too, and each call gathers from all ranks.
         logits, positives = similarities(q1, k2, self.temperature)
         other = contrast(q2, k1, self.temperature)
@@ -111,8 +125,8 @@ class MoCoV3(nn.Module):
     def after_step(self, progress: float) -> None:
         """Update the momentum copies; the coefficient is that of ``progress``."""
         m = self.coefficient(progress)
-        update_momentum(self.encoder, self.momentum_model["encoder"], m)
-        update_momentum(self.projector, self.momentum_model["projector"], m)
+        update_momentum(self.model.encoder, self.momentum_model.encoder, m)
+        update_momentum(self.model.projector, self.momentum_model.projector, m)
 
     def coefficient(self, progress: float) -> float:
         """The momentum coefficient at a share of training."""
@@ -120,21 +134,13 @@ class MoCoV3(nn.Module):
             return self.momentum
         return 1 - (1 - self.momentum) / 2 * (1 + math.cos(math.pi * progress))
 
-    def branch(self, name: Literal["base", "momentum"]) -> Encoder:
-        """The trained encoder or the momentum encoder."""
-        return self.encoder if name == "base" else cast(Encoder, self.momentum_model["encoder"])
-
-    def predict(self, view: View) -> Mapping[str, Tensor]:
-        """Nothing: there are no classes."""
-        return {}
+    def branches(self) -> Mapping[str, Model]:
+        """The trained model as ``base``, and its momentum copy as ``momentum``."""
+        return {"base": self.model, "momentum": self.momentum_model}
 
     def _query(self, view: View) -> Tensor:
-        q: Tensor = self.predictor(self.projector(feature(self.encoder, view)))
+        q: Tensor = self.model.predictor(self.model.project(view))
         return q
-
-    def _key(self, view: View) -> Tensor:
-        k: Tensor = self.momentum_model["projector"](feature(self.momentum_model["encoder"], view))
-        return k
 
     def _two(self, batch: Batch) -> tuple[View, View]:
         if len(batch.views) != self.views:
@@ -144,12 +150,6 @@ class MoCoV3(nn.Module):
                 raise ValueError(f"expected float images, got {view.image.dtype}; call to_views first")
         first, second = batch.views
         return first, second
-
-
-def feature(encoder: nn.Module | Encoder, view: View) -> Tensor:
-    """The class token of an encoder's last stage: float (B, D)."""
-    token: Tensor = encoder(view).stages[-1].cls[:, 0]
-    return token
 
 
 def _head(widths: tuple[int, ...]) -> nn.Module:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castssl.contracts import Encoder, Target
-from castssl.objectives.classification import check_labeled, classes_of
+from castssl.contracts import Encoder, Objective
+from castssl.objectives.classification import OneHead, check_labeled, classes_of
 from castssl.types import Batch, LabelTree, Outcome, View
 
 
-class LinearProbe(nn.Module):
+class LinearProbe(Objective):
     """A linear classifier on the class token of a frozen encoder's last stage.
 
     An image without a label at the level adds nothing to the loss, which is a mean over the batch.  The
@@ -32,19 +32,19 @@ class LinearProbe(nn.Module):
             level.
     """
 
-    views = 1
-    target: Target = "path"
+    target = "path"
+    model: OneHead
 
     def __init__(self, encoder: Encoder, labels: LabelTree, *, level: int = -1) -> None:
         super().__init__()
         self.classes = classes_of(labels, level)
         self.levels, self.columns = labels.levels, [level % labels.levels]
-        self.encoder = encoder
-        self.encoder.requires_grad_(False)
-        self.encoder.eval()
-        self.head = nn.Linear(encoder.dim, self.classes)
-        nn.init.normal_(self.head.weight, std=0.01)
-        nn.init.zeros_(self.head.bias)
+        encoder.requires_grad_(False)
+        encoder.eval()
+        head = nn.Linear(encoder.dim, self.classes)
+        nn.init.normal_(head.weight, std=0.01)
+        nn.init.zeros_(head.bias)
+        self.model = OneHead(encoder, head=head)
 
     def forward(self, batch: Batch) -> Outcome:
         """Cross entropy, and the share of labeled images whose class comes first (not a number without any).
@@ -58,14 +58,11 @@ class LinearProbe(nn.Module):
         right = (logits.detach().argmax(1) == classes).sum() / (classes >= 0).sum()
         return Outcome(loss, {"loss": loss.detach(), "accuracy": right})
 
-    def after_step(self, progress: float) -> None:
-        """Nothing: there is no state but the head."""
-
     def predict(self, view: View) -> Mapping[str, Tensor]:
         """Logits (B, C) of the classes of the level, as ``class``."""
         with torch.no_grad():
-            feature = self.encoder(view).stages[-1].cls[:, 0]
-        return {"class": self.head(feature)}
+            feature = self.model.feature(view)
+        return {"class": self.model.head(feature)}
 
     def train(self, mode: bool = True) -> LinearProbe:
         """As in torch, but the encoder stays in evaluation mode."""

@@ -7,7 +7,7 @@ coarsest segments, and each finer one from the stage before.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,48 @@ from torch.nn import functional as F
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
-from castssl.objectives.classification import Supervised, cross_entropy, linear
-from castssl.types import Hierarchy, LabelTree, View
+from castssl.objectives.classification import ClassifierModel, Supervised, cross_entropy, linear
+from castssl.types import LabelTree, View
 
 Order = Literal["coarse-last", "fine-last", "all-last"]
 Norm = Literal["last", "each", "shared"]
+
+
+class LevelHeads(ClassifierModel):
+    """An encoder with a classifier of each level, on the class token of a stage.
+
+    Args:
+        encoder: what is trained.
+        stages: the stage that each level reads, coarse to fine, counted from the last, which is -1.
+        level_heads: classifiers, coarse to fine.
+        norms: what each level's class token passes first.
+        shared: read the stages before the last through the encoder's last norm, in place of ``norms``.
+    """
+
+    level_heads: nn.ModuleList
+    norms: nn.ModuleList
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        stages: Sequence[int],
+        level_heads: nn.ModuleList,
+        norms: nn.ModuleList,
+        *,
+        shared: bool,
+    ) -> None:
+        super().__init__(encoder, level_heads=level_heads, norms=norms)
+        self.stages, self.shared = tuple(stages), shared
+
+    def forward(self, view: View) -> Mapping[str, Tensor]:
+        """Logits (B, C) of each level: ``level0``, the coarsest, ``level1``, ..."""
+        hierarchy, last = self.encoder(view), self.encoder.last_norm
+        logits = {}
+        for level, (stage, head) in enumerate(zip(self.stages, self.level_heads, strict=True)):
+            shared = last if self.shared and stage != -1 else None
+            token = (shared or self.norms[level])(hierarchy.stages[stage].cls[:, 0])
+            logits[f"level{level}"] = head(token)
+        return logits
 
 
 class TreeKL(Supervised):
@@ -55,6 +92,8 @@ class TreeKL(Supervised):
             option is out of range.
     """
 
+    model: LevelHeads
+
     def __init__(
         self,
         encoder: Encoder,
@@ -70,41 +109,22 @@ class TreeKL(Supervised):
         smoothing: float = 0.1,
         ema: float = 0.0,
     ) -> None:
-        super().__init__(encoder, labels, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
+        super().__init__(labels, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
         if min(weight, tie) < 0:
             raise ConfigError(f"weight and tie of the tree are 0 or above, got {weight} and {tie}")
         self.weight, self.tie, self.norm = weight, tie, norm
         for level, table in enumerate(labels.parents, start=1):
             self.register_buffer(f"parents{level}", torch.tensor(table), persistent=False)
         self.stages = read_stages(encoder, len(self.classes), order, stages)
-        self.level_heads = nn.ModuleList(linear(encoder.dim, count) for count in self.classes)
+        level_heads = nn.ModuleList(linear(encoder.dim, count) for count in self.classes)
         if norm not in ("last", "each", "shared"):
             raise ConfigError(f"norm: got {norm!r}, expected last, each or shared")
         if norm == "shared" and encoder.last_norm is None:
             raise ConfigError("norm=shared needs an encoder with a last norm of its own; take each or last")
         alone = [stage != -1 and norm == "each" for stage in self.stages]
-        self.norms = nn.ModuleList(
-            nn.LayerNorm(encoder.dim) if has_norm else nn.Identity() for has_norm in alone
-        )
+        norms = nn.ModuleList(nn.LayerNorm(encoder.dim) if own else nn.Identity() for own in alone)
+        self.model = LevelHeads(encoder, self.stages, level_heads, norms, shared=norm == "shared")
         self.keep_average(ema)
-
-    def trained(self) -> Mapping[str, nn.Module]:
-        """``encoder``, ``level_heads`` and ``norms``, coarse to fine."""
-        return {"encoder": self.encoder, "level_heads": self.level_heads, "norms": self.norms}
-
-    def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:
-        """Logits (B, C) of each level: ``level0``, the coarsest, ``level1``, ..."""
-        return self.classify(parts, parts["encoder"](view))
-
-    def classify(self, parts: Mapping[str, Any], hierarchy: Hierarchy) -> Mapping[str, Tensor]:
-        """As :meth:`read`, of a hierarchy that the encoder made."""
-        logits = {}
-        for level, (stage, head) in enumerate(zip(self.stages, parts["level_heads"], strict=True)):
-            token = hierarchy.stages[stage].cls[:, 0]
-            shared = self.norm == "shared" and stage != -1
-            token = parts["encoder"].last_norm(token) if shared else parts["norms"][level](token)
-            logits[f"level{level}"] = head(token)
-        return logits
 
     def criterion(
         self, logits: Sequence[Tensor], targets: Sequence[Tensor]

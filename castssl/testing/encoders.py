@@ -102,7 +102,7 @@ def _backward(encoder: Encoder, view: View) -> None:
     encoder.train()
     cls = encoder(view).stages[-1].cls.float()
     draw = torch.Generator().manual_seed(2)
-    (cls * torch.randn(cls.shape, generator=draw)).sum().backward()  # type: ignore[no-untyped-call]
+    (cls * torch.randn(cls.shape, generator=draw)).sum().backward()
 
 
 def check_conforms(subject: Subject) -> None:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple, cast, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from castssl import ranks
-from castssl.contracts import Objective, Target
+from castssl.contracts import Model, Objective, Target
 from castssl.errors import CastError, ContractError
 from castssl.testing import samples
 from castssl.testing.claims import (
@@ -26,6 +26,7 @@ from castssl.testing.claims import (
     checks_of,
     claim,
     claim_equal,
+    claim_inherits,
     claim_refused,
     claim_trained,
     make,
@@ -47,11 +48,6 @@ class Built(NamedTuple):
     objective: Objective
     tree: LabelTree
 
-    @property
-    def module(self) -> nn.Module:
-        """The objective as the module that it is."""
-        return cast(nn.Module, self.objective)
-
     def batch(self, size: int = 4, *, seed: int = 0) -> Batch:
         """A batch that fits."""
         return samples.batch(self.objective.views, self.tree, size, seed=seed)
@@ -72,7 +68,7 @@ def build(subject: Subject, *, seed: int = 0) -> Built:
         except (CastError, ValueError) as cause:
             refusal = cause
             continue
-        if _suits(getattr(objective, "target", "none"), tree):
+        if _suits(objective.target, tree):
             return Built(objective, tree)
     if refusal is not None:
         raise refusal
@@ -89,7 +85,7 @@ def take_step(built: Built, optimizer: torch.optim.Optimizer, batch: Batch, prog
     """One optimizer step and its hook; the loss before it."""
     loss = built.objective(batch).loss
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     built.objective.after_step(progress)
     return float(loss.detach())
@@ -104,22 +100,30 @@ def trained(subject: Subject) -> Built:
     """The subject in training mode after two steps, so that every part of its state has moved."""
     built = build(subject)
     built.objective.train()
-    optimizer = adamw(built.module)
+    optimizer = adamw(built.objective)
     for step in range(2):
         take_step(built, optimizer, built.batch(seed=step), (step + 1) / 8)
     return built
 
 
 def check_conforms(subject: Subject) -> None:
-    """It is a Module that declares views and target, and holds the encoder it was given."""
+    """It is an Objective that declares views and target, and trains one model around the given encoder."""
     encoder = samples.SampleEncoder()
     objective = make("objectives", subject, encoder, build(subject).tree)
-    claim(isinstance(objective, nn.Module), f"inherit from torch.nn.Module, got {type(objective).__name__}")
-    views, target = getattr(objective, "views", None), getattr(objective, "target", None)
+    claim_inherits(objective, Objective)
+    views, target = objective.views, objective.target
     claim(type(views) is int and views > 0, f"set views to the number of views of each image, got {views!r}")
     claim(target in get_args(Target), f"set target to one of {get_args(Target)}, got {target!r}")
-    kept = getattr(objective, "encoder", None)
-    claim(kept is encoder, "keep the encoder that the factory gets as self.encoder: it is what is saved")
+    claim(isinstance(getattr(objective, "model", None), Model), "set self.model to a castssl.contracts.Model")
+    model: Model = objective.model
+    claim(model.encoder is encoder, "build self.model around the encoder that the factory was given")
+    inside = set(model.parameters())
+    beside = [name for name, p in objective.named_parameters() if p.requires_grad and p not in inside]
+    claim(not beside, f"{', '.join(beside)} is trained beside self.model: move it there, or freeze it")
+    branches = objective.branches()
+    claim(branches.get("base") is model, "branches() has the model itself as 'base'")
+    wrong = [name for name, branch in branches.items() if not isinstance(branch, Model)]
+    claim(not wrong, f"the branches {', '.join(wrong)} are no castssl.contracts.Model")
 
 
 def check_outcome(subject: Subject) -> None:
@@ -146,15 +150,15 @@ def check_gradients(subject: Subject) -> None:
     """Every trainable parameter gets a gradient, no frozen one does."""
     built = build(subject)
     built.objective.train()
-    built.objective(built.batch()).loss.backward()  # type: ignore[no-untyped-call]
-    claim_trained(built.module)
+    built.objective(built.batch()).loss.backward()
+    claim_trained(built.objective)
 
 
 def check_fits_one_batch(subject: Subject) -> None:
     """Forty steps on one batch bring the loss down."""
     built = build(subject)
     built.objective.train()
-    optimizer, batch = adamw(built.module), built.batch(8)
+    optimizer, batch = adamw(built.objective), built.batch(8)
     losses = [take_step(built, optimizer, batch, (step + 1) / STEPS) for step in range(STEPS)]
     last = sum(losses[-5:]) / 5
     claim(
@@ -210,10 +214,11 @@ def check_state_is_complete(subject: Subject) -> None:
 def check_after_step_leaves_weights_alone(subject: Subject) -> None:
     """The hook moves what is frozen, never what the optimizer moves."""
     built = trained(subject)
-    trainable = {name: p.detach().clone() for name, p in built.module.named_parameters() if p.requires_grad}
+    named = built.objective.named_parameters()
+    trainable = {name: p.detach().clone() for name, p in named if p.requires_grad}
     for progress in (0.5, 1.0):
         built.objective.after_step(progress)
-    now = dict(built.module.named_parameters())
+    now = dict(built.objective.named_parameters())
     moved = [name for name, before in trainable.items() if not torch.equal(now[name], before)]
     claim(not moved, f"after_step changed trainable weights: {', '.join(moved)}; leave them to the optimizer")
 
@@ -230,8 +235,8 @@ def check_bfloat16(subject: Subject) -> None:
             losses.append(built.objective(batch).loss)
     _claim_loss(losses[1], "under bfloat16 autocast")
     claim_equal(losses[1], losses[0], "the loss under bfloat16 autocast is far from float32's", tolerance=0.1)
-    losses[1].backward()  # type: ignore[no-untyped-call]
-    claim_trained(built.module)
+    losses[1].backward()
+    claim_trained(built.objective)
 
 
 def check_predictions(subject: Subject) -> None:
@@ -261,15 +266,15 @@ def check_two_ranks_stay_equal(subject: Subject) -> None:
 def _three_steps(rank: int, subject: Subject) -> None:
     built = build(subject, seed=rank)
     built.objective.train()
-    wrapped = DistributedDataParallel(built.module)
-    optimizer = adamw(built.module)
+    wrapped = DistributedDataParallel(built.objective)
+    optimizer = adamw(built.objective)
     for step in range(3):
         outcome = wrapped(built.batch(seed=10 * step + rank))
         optimizer.zero_grad()
         outcome.loss.backward()
         optimizer.step()
         built.objective.after_step((step + 1) / 3)
-    apart = [name for name, tensor in _shared(built.module) if not _equal_on_all_ranks(tensor)]
+    apart = [name for name, tensor in _shared(built.objective) if not _equal_on_all_ranks(tensor)]
     fault = f"two ranks differ in {', '.join(apart)}: gather through castssl.ranks, move by what all share"
     claim(not apart, fault)
 

@@ -68,7 +68,7 @@ def _backward(out: Pooled) -> None:
     """Gradient through all that the next stage reads; random weights, as a plain sum may cancel out."""
     draw = torch.Generator().manual_seed(2)
     rows = torch.cat([out.cls, out.x], 1).float()
-    (rows * torch.randn(rows.shape, generator=draw)).sum().backward()  # type: ignore[no-untyped-call]
+    (rows * torch.randn(rows.shape, generator=draw)).sum().backward()
 
 
 def _finite(gradient: Tensor | None) -> bool:

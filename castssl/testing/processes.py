@@ -105,7 +105,7 @@ def _pair(folder: str) -> None:
     os.environ.update(environment)
     # Before the fork, so that both load it once.
     pickle.loads((Path(folder) / "payload").read_bytes())
-    start_processes(join, (folder,), WORLD, start_method=START)  # type: ignore[no-untyped-call]
+    start_processes(join, (folder,), WORLD, start_method=START)
 
 
 def join(rank: int, folder: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import nn
@@ -48,15 +47,15 @@ def check_batch(objective: Objective, images: int) -> None:
     Raises:
         ConfigError: with the flags that give a process more images.
     """
-    module, world = cast(nn.Module, objective), ranks.world()
-    synchronized = world > 1 and all(parameter.is_cuda for parameter in module.parameters())
+    world = ranks.world()
+    synchronized = world > 1 and all(parameter.is_cuda for parameter in objective.parameters())
     if images // world != 1 or synchronized:
         return
-    kind = type(objective.encoder)
-    inner = {id(part) for whole in module.modules() if isinstance(whole, kind) for part in whole.modules()}
+    encoders = [module for module in objective.modules() if isinstance(module, Encoder)]
+    inner = {id(part) for encoder in encoders for part in encoder.modules()}
     norms = [
         name
-        for name, part in module.named_modules()
+        for name, part in objective.named_modules()
         if isinstance(part, nn.BatchNorm1d) and part.training and id(part) not in inner
     ]
     if norms:

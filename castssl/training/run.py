@@ -101,7 +101,7 @@ class Run:
         self._labels = type(objective).__name__ if isinstance(objective, Supervised | LinearProbe) else ""
         apart = ranks.world() > 1 and has_batch_norm(objective)
         if ranks.world() > 1 and self._accelerator.device.type == "cuda":
-            objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]
+            objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
         model, optimizer = self._accelerator.prepare(objective, optimizer)
         found = self._place.resume(model, optimizer)
         self._saved = self._place.step if found else -1

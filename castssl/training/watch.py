@@ -102,7 +102,7 @@ class Watch:
         value, done = torch.cat([value, own]), None
         if value.is_cuda:
             value = torch.empty(len(value), pin_memory=True).copy_(value, non_blocking=True)
-            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done = torch.cuda.Event()
             done.record()
         self._looks.append(_Look(step, value, tuple(batch for batch, _ in self._losses), done))
         self._losses = []

@@ -106,7 +106,7 @@ def test_who_wants_the_encoder_alone_reads_it_as_before(tmp_path: Path) -> None:
     assert torch.equal(load_encoder(tmp_path / "shared")(view()).stages[-1].cls, cls)
     heads = classifiers(checkpoint)
     assert [str(head) for head in heads] == [str(nn.Linear(64, count)) for count in (4, 2)]
-    for head, own in zip(reversed(heads), cast(TreeKL, objective).level_heads, strict=True):
+    for head, own in zip(reversed(heads), cast(TreeKL, objective).model.level_heads, strict=True):
         same(dict(head.state_dict()), dict(own.state_dict()))
 
 
@@ -197,7 +197,7 @@ def test_ours_in_the_published_layout(tree: LabelTree, positions: str, tmp_path:
     report = convert(tmp_path, tmp_path / "out.pth", layout="official")
     assert "no place for the names" in str(report)
     state = torch.load(tmp_path / "out.pth", weights_only=True)["model"]
-    heads = [cast(nn.Linear, head) for head in cast(TreeKL, made.objective).level_heads]
+    heads = [cast(nn.Linear, head) for head in cast(TreeKL, made.objective).model.level_heads]
     for name, head in zip(("head", "family_head", "manufacturer_head"), reversed(heads), strict=False):
         assert torch.equal(state[f"{name}.weight"], head.weight)
     model = load_official(tmp_path / "out.pth", sizes=SIZES)

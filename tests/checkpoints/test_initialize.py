@@ -167,7 +167,7 @@ def test_the_average_begins_with_the_weights_too(tmp_path: Path) -> None:
     equal(cast(nn.Module, objective.branch("ema")), state)
     flat = Flat(encoder(), TREE)
     initialize(flat, tmp_path)
-    for each in (flat.encoder, *flat.coarser):
+    for each in (flat.encoder, *flat.model.coarser):
         equal(cast(nn.Module, each), state)
 
 
@@ -176,9 +176,9 @@ def test_heads_are_taken_over_if_they_are_asked_for_and_fit(tmp_path: Path) -> N
     save_classifier(trained, tmp_path / "encoder.safetensors", spec="tree-kl", labels=TREE)
     view = View(torch.randn(2, 3, 32, 32), filler.grid(32, 8).expand(2, -1, -1))
     mine = TreeKL(encoder(seed=4), TREE, ema=0.5).eval()
-    fresh = mine.level_heads[0].state_dict()["weight"].clone()
+    fresh = mine.model.level_heads[0].state_dict()["weight"].clone()
     report = initialize(mine, tmp_path)
-    assert torch.equal(mine.level_heads[0].state_dict()["weight"], fresh)
+    assert torch.equal(mine.model.level_heads[0].state_dict()["weight"], fresh)
     assert report.ignored["the classifiers"] == "heads=True takes them over"
     initialize(mine, tmp_path, heads=True, labels=TREE)
     for branch in ("base", "ema"):
@@ -205,7 +205,7 @@ def test_heads_of_published_weights(tmp_path: Path) -> None:
     made = create(MINE, positions="learned")
     mine = TreeKL(made, TREE)
     initialize(mine, tmp_path / "in.pth", heads=True)
-    equal(mine.level_heads[0], official.coarser[0].state_dict())
-    equal(mine.level_heads[1], official.head.state_dict())
+    equal(mine.model.level_heads[0], official.coarser[0].state_dict())
+    equal(mine.model.level_heads[1], official.head.state_dict())
     with pytest.raises(DataError, match="do not fit a Flat"):
         initialize(Flat(made, TREE), tmp_path / "in.pth", heads=True)

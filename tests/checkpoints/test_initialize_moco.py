@@ -46,13 +46,13 @@ def test_both_encoders_projectors_and_the_predictor_are_there(variant: str, tmp_
     content = checkpoints.moco(variant)
     moco = moco_of(content, temperature=0.3)
     assert moco.temperature == 0.3
-    projectors = {"base": moco.projector, "momentum": moco.momentum_model["projector"]}
+    projectors = {"base": moco.model.projector, "momentum": moco.momentum_model.projector}
     for which in BOTH:
         official = load_official(content, sizes=SIZES, which=which)
         same(moco.branch(which), official.encoder.state_dict())
         same(projectors[which], official.head.state_dict())
     names = [name for name in content["state_dict"] if name.startswith("module.predictor.")]
-    same(moco.predictor, {f"layers.{n[17:]}": content["state_dict"][n] for n in names})
+    same(moco.model.predictor, {f"layers.{n[17:]}": content["state_dict"][n] for n in names})
     torch.save(content, tmp_path / "in.pth")
     convert(tmp_path / "in.pth", tmp_path / "a.safetensors", sizes=SIZES)
     same(moco_of(tmp_path / "a.safetensors"), moco.state_dict())
@@ -60,8 +60,8 @@ def test_both_encoders_projectors_and_the_predictor_are_there(variant: str, tmp_
     other = moco_of(content, "momentum")
     same(other.branch("base"), dict(moco.branch("momentum").state_dict()))
     same(other.branch("momentum"), dict(moco.branch("base").state_dict()))
-    same(other.projector, dict(moco.momentum_model["projector"].state_dict()))
-    same(other.predictor, dict(moco.predictor.state_dict()))
+    same(other.model.projector, dict(moco.momentum_model.projector.state_dict()))
+    same(other.model.predictor, dict(moco.model.predictor.state_dict()))
 
 
 def test_a_runs_objective_goes_on(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_it_trains_a_step() -> None:
     views = [View(torch.randn(4, 3, 32, 32), segments) for _ in range(2)]
     moco(Batch(views, torch.zeros(4, 0, dtype=torch.int64))).loss.backward()
     moco.after_step(0.5)
-    assert moco.encoder.state_dict().keys() == moco.momentum_model["encoder"].state_dict().keys()
+    assert moco.encoder.state_dict().keys() == moco.momentum_model.encoder.state_dict().keys()
     assert all(p.grad is None for p in moco.momentum_model.parameters())
 
 
@@ -88,19 +88,21 @@ def test_what_is_missing_begins_afresh_and_is_named() -> None:
     report = initialize(moco, bare)
     for name in ("projector", "predictor"):
         assert f"not in the weights, begins afresh: {name}.*" in report.notes
-        same(getattr(moco, name), {k.removeprefix(f"{name}."): fresh[k] for k in fresh if k.startswith(name)})
+        start = f"model.{name}."
+        own = {key.removeprefix(start): value for key, value in fresh.items() if key.startswith(start)}
+        same(moco.model.get_submodule(name), own)
     assert "not in the weights, a copy of the encoder: the momentum encoder" in report.notes
     expected = load_official(bare, sizes=SIZES).encoder.state_dict()
     same(moco.encoder, expected)
-    same(moco.momentum_model["encoder"], expected)
-    same(moco.momentum_model["projector"], dict(moco.projector.state_dict()))
+    same(moco.momentum_model.encoder, expected)
+    same(moco.momentum_model.projector, dict(moco.model.projector.state_dict()))
     whole = read(checkpoints.moco())
     alone = {name: value for name, value in whole.extra.items() if not name.startswith("momentum_model.")}
     moco = moco_of(replace(whole, extra=alone))
     report = initialize(moco, replace(whole, extra=alone))
     assert "taken over beside the encoder: projector.*, predictor.*" in report.notes
-    same(moco.momentum_model["encoder"], dict(moco.encoder.state_dict()))
-    same(moco.momentum_model["projector"], whole.under("projector."))
+    same(moco.momentum_model.encoder, dict(moco.encoder.state_dict()))
+    same(moco.momentum_model.projector, whole.under("projector."))
 
 
 def test_other_widths_are_refused_by_name() -> None:

@@ -33,7 +33,7 @@ def weights(tmp_path: Path) -> Path:
     """A run's folder whose classifier says bird 0.8, lion 0.6, whatever it sees."""
     torch.manual_seed(0)
     objective = TreeKL(create("nano", superpixels="grid:cell=8", **MADE), TREE)
-    heads: Any = objective.level_heads
+    heads: Any = objective.model.level_heads
     for head, shares in zip(heads, ((0.8, 0.2), (0.3, 0.1, 0.6)), strict=True):
         head.weight.data.mul_(1e-6)
         head.bias.data.copy_(torch.tensor(shares).log())

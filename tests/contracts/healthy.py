@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castssl.contracts import Encoder, Pooling, Superpixels, Target
+from castssl.contracts import Encoder, Model, Objective, Pooling, Superpixels, Target
 from castssl.datasets import DataError, DataSet, Files, Item, Listing, Turn, Unreadable, read_text
 from castssl.encoder_config import EncoderConfig
 from castssl.pooling.arithmetic import check_size, gather, weighted_mean
@@ -66,25 +66,31 @@ class Heaviest(Pooling):
         return assign * (tokens.mass > 0)[..., None]
 
 
-class Classifier(nn.Module):
+class Headed(Model):
+    """What the objective trains."""
+
+    head: nn.Linear
+
+
+class Classifier(Objective):
     """Objective: a head names the finest label, and stays near its slow moving average."""
 
-    views = 1
     target: Target = "path"
+    model: Headed
     progress: Tensor
 
     def __init__(self, encoder: Encoder, labels: LabelTree) -> None:
         super().__init__()
-        self.encoder = encoder
         self.width = labels.levels
-        self.head = nn.Linear(encoder.dim, labels.sizes[-1] if labels.levels else 1)
-        self.average = deepcopy(self.head).requires_grad_(False)
+        head = nn.Linear(encoder.dim, labels.sizes[-1] if labels.levels else 1)
+        self.model = Headed(encoder, head=head)
+        self.average = deepcopy(head).requires_grad_(False)
         self.register_buffer("progress", torch.zeros(()))
 
     def forward(self, batch: Batch) -> Outcome:
         self.validate(batch)
         cls = self.read(batch.views[0])
-        logits = self.head(cls).float()
+        logits = self.model.head(cls).float()
         loss = F.cross_entropy(logits, batch.target[:, -1])
         near = F.mse_loss(logits, self.average(cls).float())
         return Outcome(loss + 0.1 * (1 - self.progress) * near, {"near": near.detach()})
@@ -98,16 +104,16 @@ class Classifier(nn.Module):
             raise ValueError(f"expected {self.width} label levels, got {batch.target.shape[1]}")
 
     def read(self, view: View) -> Tensor:
-        return self.encoder(view).stages[-1].cls[:, 0]
+        return self.model.feature(view)
 
     def after_step(self, progress: float) -> None:
         self.progress.fill_(progress)
         with torch.no_grad():
-            for slow, fast in zip(self.average.parameters(), self.head.parameters(), strict=True):
+            for slow, fast in zip(self.average.parameters(), self.model.head.parameters(), strict=True):
                 slow.lerp_(fast, 0.1)
 
     def predict(self, view: View) -> Mapping[str, Tensor]:
-        return {"finest": self.head(self.read(view))}
+        return {"finest": self.model.head(self.read(view))}
 
 
 class Labels(DataSet):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castssl.contracts import Encoder, Target
+from castssl.contracts import Encoder, Model, Target
 from castssl.testing import objectives as room
 from castssl.testing.claims import Check, Subject
 from castssl.types import Batch, LabelTree, Outcome, View
@@ -20,6 +20,36 @@ from tests.contracts.healthy import Classifier
 class CopiesEncoder(Classifier):
     def __init__(self, encoder: Encoder, labels: LabelTree) -> None:
         super().__init__(deepcopy(encoder), labels)
+
+
+class NoObjective(nn.Module):
+    views, target = 1, "path"
+
+    def __init__(self, encoder: Encoder, labels: LabelTree) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+
+class NoModel(Classifier):
+    def __init__(self, encoder: Encoder, labels: LabelTree) -> None:
+        super().__init__(encoder, labels)
+        del self.model
+
+
+class HeadBesideModel(Classifier):
+    def __init__(self, encoder: Encoder, labels: LabelTree) -> None:
+        super().__init__(encoder, labels)
+        self.beside = nn.Linear(2, 2)
+
+
+class NoBase(Classifier):
+    def branches(self) -> Mapping[str, Model]:
+        return {"ema": self.model}
+
+
+class BranchOfEncoder(Classifier):
+    def branches(self) -> Mapping[str, Model]:
+        return {"base": self.model, "ema": cast(Model, self.encoder)}
 
 
 class UnknownTarget(Classifier):
@@ -110,13 +140,13 @@ class ShrinksWeights(Classifier):
     def after_step(self, progress: float) -> None:
         super().after_step(progress)
         with torch.no_grad():
-            self.head.weight.mul_(0.9)
+            self.model.head.weight.mul_(0.9)
 
 
 class NarrowLoss(Classifier):
     def forward(self, batch: Batch) -> Outcome:
         loss, logs = super().forward(batch)
-        return Outcome(loss.to(self.head(self.read(batch.views[0])).dtype), logs)
+        return Outcome(loss.to(self.model.head(self.read(batch.views[0])).dtype), logs)
 
 
 class PredictsNothing(Classifier):
@@ -162,7 +192,12 @@ class AverageByRank(Classifier):
 
 
 MUTANTS: list[tuple[Check, Subject, str]] = [
-    (room.check_conforms, CopiesEncoder, "keep the encoder"),
+    (room.check_conforms, NoObjective, "inherit from castssl.contracts.Objective"),
+    (room.check_conforms, NoModel, "set self.model"),
+    (room.check_conforms, CopiesEncoder, "around the encoder that the factory was given"),
+    (room.check_conforms, HeadBesideModel, "beside.weight, beside.bias is trained beside self.model"),
+    (room.check_conforms, NoBase, "the model itself as 'base'"),
+    (room.check_conforms, BranchOfEncoder, "the branches ema are no castssl.contracts.Model"),
     (room.check_conforms, UnknownTarget, "set target"),
     (room.check_outcome, LogsGraph, "detach it"),
     (room.check_outcome, LossPerImage, "must be a scalar"),

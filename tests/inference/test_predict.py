@@ -55,7 +55,7 @@ def view() -> View:
 
 def says(objective: TreeKL, *logits: list[float]) -> None:
     """Make the heads say this, whatever they see."""
-    heads: Any = objective.level_heads
+    heads: Any = objective.model.level_heads
     for head, wanted in zip(heads, logits, strict=True):
         head.weight.data.zero_()
         head.bias.data.copy_(torch.tensor(wanted))
@@ -170,7 +170,7 @@ def test_explaining_leaves_no_trace() -> None:
     objective.train()
     _, found = explained(objective, look)
     assert objective.training
-    assert all(module.training for module in objective.level_heads)
+    assert all(module.training for module in objective.model.level_heads)
     objective.eval()
     assert torch.equal(objective.predict(look)["level2"], expected)
     assert not any(e.moved.requires_grad for e in found)
@@ -182,8 +182,8 @@ def test_each_level_of_flat_is_explained_by_its_own_encoder() -> None:
     look = View(view().image.float(), view().segments)
     _, found = explained(flat, look)
     for level, each in enumerate(flat.encoders()[::-1]):
-        alone: Any = DeiT(each, LabelTree(TREE.sizes[:2], TREE.parents[:1]), level=level)  # type: ignore[arg-type]
-        alone.head.load_state_dict(flat.level_heads[level].state_dict())  # type: ignore[union-attr,index]
+        alone: Any = DeiT(each, LabelTree(TREE.sizes[:2], TREE.parents[:1]), level=level)
+        alone.model.head.load_state_dict(flat.model.level_heads[level].state_dict())  # type: ignore[union-attr,index]
         (expected,) = explained(alone.eval(), look)[1]
         torch.testing.assert_close(found[level].moved, expected.moved)
     assert not torch.equal(found[0].moved, found[1].moved)

@@ -118,7 +118,7 @@ def test_an_image_alone_equals_the_same_beside_a_blank_one(padding: str, monkeyp
     for blank in (False, True):
         fused = model(padding)
         out = fused.fuse(view(1, blank=blank))[1][0, :41]
-        out.square().sum().backward()  # type: ignore[no-untyped-call]
+        out.square().sum().backward()
         found.append([out, *(getattr(fused.fusion.norm, name) for name in STATISTICS)])
         found[-1] += [p.grad for p in fused.parameters() if p.grad is not None]
     equal = [bool(torch.allclose(a, b, atol=1e-6, rtol=1e-6)) for a, b in zip(*found, strict=True)]
@@ -128,7 +128,7 @@ def test_an_image_alone_equals_the_same_beside_a_blank_one(padding: str, monkeyp
 def one_of_two(rank: int) -> None:
     """Half of the images each, with other numbers of valid rows; the norm is converted, as runs do."""
     x, valid = rows()
-    ours: Any = nn.SyncBatchNorm.convert_sync_batchnorm(fusion())  # type: ignore[no-untyped-call]
+    ours: Any = nn.SyncBatchNorm.convert_sync_batchnorm(fusion())
     half = slice(rank * 2, rank * 2 + 2)
     whole = fusion()
     expected, expected_gradient = step_weighted(whole, x, valid, slice(None))

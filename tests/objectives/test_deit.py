@@ -24,7 +24,7 @@ def made(tree: LabelTree = FLAT, **options: Any) -> DeiT:
 
 
 def logits_of(objective: DeiT, image: Tensor, segments: Tensor) -> Tensor:
-    logits: Tensor = objective.head(objective.encoder(View(image, segments)).stages[-1].cls[:, 0])
+    logits: Tensor = objective.model.head(objective.encoder(View(image, segments)).stages[-1].cls[:, 0])
     return logits
 
 
@@ -115,7 +115,7 @@ def test_running_statistics_are_averaged_too() -> None:
     encoder.register_module("norm", nn.BatchNorm1d(2))
     objective = DeiT(encoder, FLAT, ema=0.5)
     with torch.no_grad():
-        objective.get_buffer("encoder.norm.running_mean").fill_(4.0)
+        objective.get_buffer("model.encoder.norm.running_mean").fill_(4.0)
     objective.after_step(0.5)
     average = dict(objective.branch("ema").named_buffers())
     assert average["norm.running_mean"].tolist() == [2.0, 2.0]
@@ -132,7 +132,7 @@ def test_the_average_predicts_and_stays_in_evaluation_mode() -> None:
 
 def test_the_state_holds_everything_once() -> None:
     state = made(ema=0.5).state_dict()
-    assert {name.split(".")[0] for name in state} == {"encoder", "head", "average"}
+    assert {name.split(".")[0] for name in state} == {"model", "average"}
     assert len(state) == 2 * len(made().state_dict())
 
 

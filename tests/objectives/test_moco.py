@@ -43,9 +43,9 @@ def batch(count: int = 4) -> Batch:
 
 def test_the_momentum_copies_begin_equal_and_follows_by_the_coefficient() -> None:
     moco = objective(momentum=0.9)
-    pairs = list(zip(moco.encoder.parameters(), moco.momentum_model["encoder"].parameters(), strict=True))
+    pairs = list(zip(moco.encoder.parameters(), moco.momentum_model.encoder.parameters(), strict=True))
     pairs += list(
-        zip(moco.projector.parameters(), moco.momentum_model["projector"].parameters(), strict=True)
+        zip(moco.model.projector.parameters(), moco.momentum_model.projector.parameters(), strict=True)
     )
     assert all(torch.equal(a, b) for a, b in pairs)
     before = [b.clone() for _, b in pairs]

@@ -35,7 +35,7 @@ def test_training_moves_the_head_and_nothing_else() -> None:
         probe.after_step(0.5)
         probe.train()
     moved = {name for name, value in probe.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved == {"head.weight", "head.bias"}
+    assert moved == {"model.head.weight", "model.head.bias"}
 
 
 def test_the_encoder_is_in_evaluation_mode_whatever_the_probe_is_in() -> None:
@@ -58,12 +58,12 @@ def test_no_graph_is_kept_through_the_encoder() -> None:
 def test_the_loss_is_cross_entropy_at_its_level() -> None:
     torch.manual_seed(0)
     probe, batch = LinearProbe(samples.SampleEncoder(), DEEP, level=0), samples.batch(1, DEEP, 8)
-    logits = probe.head(probe.encoder(batch.views[0]).stages[-1].cls[:, 0])
+    logits = probe.model.head(probe.encoder(batch.views[0]).stages[-1].cls[:, 0])
     torch.testing.assert_close(probe(batch).loss, F.cross_entropy(logits, batch.target[:, 0]))
 
 
 def test_the_head_begins_small_and_without_bias() -> None:
     torch.manual_seed(0)
-    head = LinearProbe(samples.SampleEncoder(256), DEEP).head
+    head = LinearProbe(samples.SampleEncoder(256), DEEP).model.head
     assert 0.008 < float(head.weight.detach().std()) < 0.012
     assert not head.bias.any()

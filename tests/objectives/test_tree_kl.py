@@ -194,7 +194,7 @@ def test_the_average_predicts_by_itself() -> None:
     objective, batch = made(ema=0.5), samples.batch(1, TREE, 4)
     before = objective.predict(batch.views[0], "ema")["level0"]
     with torch.no_grad():
-        for head in objective.level_heads:
+        for head in objective.model.level_heads:
             cast(nn.Linear, head).bias.add_(1)
     objective.after_step(0.5)
     after = objective.predict(batch.views[0], "ema")["level0"]

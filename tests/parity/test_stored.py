@@ -101,7 +101,7 @@ def test_gradients_of_a_stored_run(variant: str) -> None:
     model = model_of(run, variant)
     loss = torch.stack([out.square().mean() for out in outputs(model, run)]).sum()
     torch.testing.assert_close(loss, run.loss, atol=1e-6, rtol=1e-5)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     found = gradients(model, variant, set(run.gradients))
     compare({name: stored.digest(grad) for name, grad in found.items()}, run.gradients)
 
@@ -124,7 +124,7 @@ def test_against_the_original_file(variant: str, tmp_path: Path) -> None:
     assert all(torch.equal(run.state[k[6:]], v) for k, v in whole.items() if k.startswith("state."))
     assert len(run.state) == sum(k.startswith("state.") for k in whole)
     model = model_of(run, variant)
-    torch.stack([out.square().mean() for out in outputs(model, run)]).sum().backward()  # type: ignore[no-untyped-call]
+    torch.stack([out.square().mean() for out in outputs(model, run)]).sum().backward()
     theirs = {k.removeprefix("grad."): v for k, v in whole.items() if k.startswith("grad.")}
     floor = 1e-7 * max(float(v.norm()) for v in theirs.values())
     for name, got in gradients(model, variant, set(theirs)).items():

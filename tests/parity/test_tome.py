@@ -80,7 +80,7 @@ def test_both_placements(sizes: tuple[int, ...], depths: tuple[int, ...]) -> Non
         assert (stage.mass > 0).sum(1).tolist() == [size, min(size, 176)]
         assert stage.mass.sum(1).tolist() == [784, 784]
     assert set(hierarchy.labels(-1).flatten().tolist()) == set(range(sizes[-1]))
-    hierarchy.stages[-1].cls.square().sum().backward()  # type: ignore[no-untyped-call]
+    hierarchy.stages[-1].cls.square().sum().backward()
     idle = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not idle
 

@@ -58,7 +58,7 @@ def test_the_average_that_was_evaluated_is_what_is_saved(whole: Path) -> None:
     for name, value in saved.encoder.items():
         assert torch.equal(value, state[f"average.module.encoder.{name}"])
     assert torch.equal(saved.heads["head.weight"], state["average.module.head.weight"])
-    assert not torch.equal(saved.heads["head.weight"], state["head.weight"])
+    assert not torch.equal(saved.heads["head.weight"], state["model.head.weight"])
 
 
 def test_stopped_and_continued_ends_where_it_would_have(

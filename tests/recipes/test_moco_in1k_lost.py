@@ -210,7 +210,7 @@ def test_more_epochs_continue_a_finished_run_and_write_its_results_anew(
     assert state(out)["step"] == 9
     ours, theirs = (load_file(folder / "encoder.safetensors") for folder in (out, straight[1]))
     assert not same(ours, theirs)
-    module = state(out)["module"]
+    module = {name.removeprefix("model."): value for name, value in state(out)["module"].items()}
     parts = {"projector", "predictor", "momentum_model"}
     kept = {f"extra.{name}": value for name, value in module.items() if name.partition(".")[0] in parts}
     kept |= {n.removeprefix("encoder."): v for n, v in module.items() if n.startswith("encoder.")}

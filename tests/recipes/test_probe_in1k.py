@@ -50,9 +50,9 @@ def test_the_head_is_trained_and_the_encoder_is_not(whole: Path, weights: Path) 
     assert found["best"]["top1"] == max(line["top1"] for line in lines(whole) if "top1" in line)
     state = torch.load(max((whole / "checkpoints").iterdir()), weights_only=True)["module"]
     for name, value in load_file(weights).items():
-        assert torch.equal(state[f"encoder.{name}"], value)
+        assert torch.equal(state[f"model.encoder.{name}"], value)
     head = load_file(whole / "probe.safetensors")
-    assert torch.equal(head["weight"], state["head.weight"])
+    assert torch.equal(head["weight"], state["model.head.weight"])
     assert head["bias"].any()
 
 

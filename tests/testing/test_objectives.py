@@ -35,7 +35,7 @@ def test_a_refusal_of_all_trees_is_told() -> None:
 
 
 def test_training_moves_weights_and_state() -> None:
-    before, after = build(Classifier).module.state_dict(), trained(Classifier).module.state_dict()
+    before, after = build(Classifier).objective.state_dict(), trained(Classifier).objective.state_dict()
     moved = {name for name in before if not before[name].equal(after[name])}
-    assert {"head.weight", "average.weight", "progress"} <= moved
+    assert {"model.head.weight", "average.weight", "progress"} <= moved
     assert deepcopy(after).keys() == before.keys()

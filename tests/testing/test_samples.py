@@ -56,6 +56,6 @@ def test_the_sample_encoder_is_an_encoder() -> None:
     for assign, coarse in zip(hierarchy.assigns, hierarchy.stages[1:], strict=True):
         assert bool((assign.sum(-1) == 1).all())
         assert assign.shape[-1] == coarse.x.shape[1]
-    hierarchy.stages[-1].cls.square().sum().backward()  # type: ignore[no-untyped-call]
+    hierarchy.stages[-1].cls.square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in encoder.parameters())
     assert sorted(set(hierarchy.labels(-1).flatten().tolist())) == [0, 1, 2, 3]

@@ -47,7 +47,7 @@ def test_means_and_gradients_are_those_of_the_resized_grid(
     for method in (resized_mean, oracle):
         leaf = features.clone().requires_grad_()
         means, pixels = method(leaf, segments, 12, mode)
-        (means * torch.linspace(-1, 1, means.numel()).view_as(means)).sum().backward()  # type: ignore[no-untyped-call]
+        (means * torch.linspace(-1, 1, means.numel()).view_as(means)).sum().backward()
         results.append((means, pixels, leaf.grad))
     # torch computes the bicubic weights in the accuracy of float32
     for ours, theirs in zip(*results, strict=True):

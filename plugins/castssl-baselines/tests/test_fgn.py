@@ -36,8 +36,8 @@ def test_every_level_is_predicted_from_its_part_and_the_finer_ones(levels: int) 
     assert {name: each.shape for name, each in found.items()} == {
         f"level{level}": (3, count) for level, count in enumerate(TREES[levels].sizes)
     }
-    feature = objective.neck(objective.encoder(samples.view(3)).stages[-1].cls[:, 0])
-    for level, head in enumerate(objective.level_heads):
+    feature = objective.model.neck(objective.encoder(samples.view(3)).stages[-1].cls[:, 0])
+    for level, head in enumerate(objective.model.level_heads):
         tail = feature[:, sum(objective.widths[:level]) :]
         torch.testing.assert_close(found[f"level{level}"], head(tail))
 
@@ -57,7 +57,7 @@ def test_a_level_teaches_its_own_rows_of_the_neck_only() -> None:
     target = torch.full_like(batch.target, -1)
     target[:, 1] = batch.target[:, 1]
     objective(Batch(batch.views, target)).loss.backward()
-    grad = objective.get_parameter("neck.1.weight").grad
+    grad = objective.get_parameter("model.neck.1.weight").grad
     assert grad is not None
     touched = [bool(rows.any()) for rows in torch.split(grad, list(objective.widths))]
     assert touched == [False, True, False]
@@ -77,7 +77,7 @@ def test_with_resnet50_it_is_as_large_as_the_poster_says() -> None:
     living17 = LabelTree((17, 34), (tuple(range(17)) * 2,))
     with torch.device("meta"):
         objective = FGN(samples.SampleEncoder(2048), living17)
-    own = sum(p.numel() for name, p in objective.named_parameters() if not name.startswith("encoder"))
+    own = sum(p.numel() for name, p in objective.named_parameters() if not name.startswith("model.encoder"))
     assert round((own + RESNET50) / 1e6, 1) == 24.8
 
 

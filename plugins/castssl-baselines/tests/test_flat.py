@@ -38,9 +38,9 @@ def test_the_contract_holds_with_several_levels(check: Check) -> None:
 def alone(flat: Flat, level: int) -> Any:
     """The level's model as DeiT trains it by itself."""
     single: Any = build("objectives", "deit", samples.SampleEncoder(), DEEP, level=level)
-    encoders = [*flat.coarser, cast(nn.Module, flat.encoder)]
+    encoders = [*flat.model.coarser, cast(nn.Module, flat.encoder)]
     single.encoder.load_state_dict(encoders[level].state_dict())
-    single.head.load_state_dict(flat.level_heads[level].state_dict())
+    single.model.head.load_state_dict(flat.model.level_heads[level].state_dict())
     return single
 
 
@@ -76,10 +76,10 @@ def test_the_loss_is_the_sum_of_what_each_would_have() -> None:
 def test_a_level_sends_no_gradient_to_the_others_model(level: int) -> None:
     flat = made()
     total = flat.predict(samples.view(2))[f"level{level}"].sum()
-    total.backward()  # type: ignore[no-untyped-call]
-    for at, encoder in enumerate([*flat.coarser, cast(nn.Module, flat.encoder)]):
+    total.backward()
+    for at, encoder in enumerate([*flat.model.coarser, cast(nn.Module, flat.encoder)]):
         assert all((p.grad is not None) == (at == level) for p in encoder.parameters())
-        assert all((p.grad is not None) == (at == level) for p in flat.level_heads[at].parameters())
+        assert all((p.grad is not None) == (at == level) for p in flat.model.level_heads[at].parameters())
 
 
 def test_a_missing_label_leaves_its_model_alone() -> None:
@@ -88,12 +88,12 @@ def test_a_missing_label_leaves_its_model_alone() -> None:
     path[:, 2] = -1
     flat(Batch(batch.views, path)).loss.backward()
     assert not any(p.grad.any() for p in flat.encoder.parameters() if p.grad is not None)
-    assert any(p.grad.any() for p in flat.coarser[1].parameters() if p.grad is not None)
+    assert any(p.grad.any() for p in flat.model.coarser[1].parameters() if p.grad is not None)
 
 
 def test_the_models_begin_alike_and_share_nothing() -> None:
     flat = made(ema=0.5)
-    own, copied = cast(nn.Module, flat.encoder).state_dict(), flat.coarser[0].state_dict()
+    own, copied = cast(nn.Module, flat.encoder).state_dict(), flat.model.coarser[0].state_dict()
     assert all(torch.equal(value, copied[name]) for name, value in own.items())
     places = [value.data_ptr() for value in flat.state_dict().values() if value.numel()]
     assert len(set(places)) == len(places)
@@ -102,7 +102,7 @@ def test_the_models_begin_alike_and_share_nothing() -> None:
 def test_the_average_is_of_all_models() -> None:
     flat, view = made(ema=0.5), samples.view(2)
     with torch.no_grad():
-        for parameter in flat.coarser.parameters():
+        for parameter in flat.model.coarser.parameters():
             parameter.mul_(3)
     now = flat.predict(view, "ema")
     flat.after_step(0.5)

@@ -87,7 +87,7 @@ def test_marginals_are_exact_where_exponentials_would_overflow() -> None:
     top = math.log1p(math.exp(-2))
     torch.testing.assert_close(coarse, torch.tensor([[0.0, -1300.0 + math.log(2) - top]]), atol=1e-3, rtol=0)
     torch.testing.assert_close(fine[:, :2], torch.tensor([[-top, -2 - top]]), atol=1e-4, rtol=0)
-    (coarse.sum() + fine.sum()).backward()  # type: ignore[no-untyped-call]
+    (coarse.sum() + fine.sum()).backward()
     assert all(each.grad is not None and bool(each.grad.isfinite().all()) for each in scores)
 
 
@@ -159,8 +159,8 @@ def test_the_loss_is_that_of_the_finest_known_label(scores: str) -> None:
 def test_predictions_are_marginals(scores: str, least: float) -> None:
     objective = made(scores=scores).eval()
     with torch.no_grad():
-        objective.get_parameter("level_heads.0.bias").copy_(torch.tensor([3.0, -3.0]))
-        objective.get_parameter("level_heads.1.bias").copy_(torch.tensor([-3.0, 3.0, -3.0, -3.0]))
+        objective.get_parameter("model.level_heads.0.bias").copy_(torch.tensor([3.0, -3.0]))
+        objective.get_parameter("model.level_heads.1.bias").copy_(torch.tensor([-3.0, 3.0, -3.0, -3.0]))
     coarse, fine = (each.exp() for each in objective.predict(samples.view(3)).values())
     assert (coarse.argmax(1) == 0).all()
     assert (fine.argmax(1) == 1).all()
@@ -172,9 +172,9 @@ def test_predictions_are_marginals(scores: str, least: float) -> None:
 def test_finer_levels_take_the_features_of_coarser_ones() -> None:
     objective, view = made(THREE, cells=True).eval(), samples.view(3)
     with torch.no_grad():
-        features = objective._features(objective.trained(), view)
+        features = objective.model.features(view)
         cells = objective.encoder(view).stages[-1].x.transpose(1, 2).reshape(3, -1, 4, 4)
-        alone = [branch(cells) for branch in objective.branches]
+        alone = [branch(cells) for branch in objective.model.branches]
     for level, feature in enumerate(features):
         torch.testing.assert_close(feature, torch.stack(alone[: level + 1]).sum(0).relu())
 
@@ -186,7 +186,7 @@ def test_a_branch_sees_where_things_are() -> None:
     tokens = objective.encoder(View(image, torch.zeros(2, 32, 32).int())).stages[-1].x
     place = torch.randperm(16, generator=torch.Generator().manual_seed(0))
     maps = [each.transpose(1, 2).reshape(2, -1, 4, 4) for each in (tokens, tokens[:, place])]
-    here, there = (objective.branches[0](each) for each in maps)
+    here, there = (objective.model.branches[0](each) for each in maps)
     assert not torch.allclose(here, there, atol=1e-4)
 
 
@@ -196,7 +196,7 @@ def test_coarse_labels_teach_the_finer_scores_but_not_the_softmax() -> None:
     objective(batch).loss.backward()
     grads = {name: part.grad for name, part in objective.named_parameters() if name.endswith(".bias")}
     for name, taught in {"level_heads.0": True, "level_heads.1": True, "leaf_head": False}.items():
-        grad = grads[f"{name}.bias"]
+        grad = grads[f"model.{name}.bias"]
         assert grad is not None
         assert bool(grad.any()) is taught
 
@@ -216,7 +216,7 @@ def test_with_resnet50_it_is_as_large_as_the_poster_says() -> None:
         encoder = samples.SampleEncoder(2048)
         encoder.uses_superpixels = False
         objective = HRN(encoder, living17)
-    own = sum(p.numel() for name, p in objective.named_parameters() if not name.startswith("encoder"))
+    own = sum(p.numel() for name, p in objective.named_parameters() if not name.startswith("model.encoder"))
     assert round((own + RESNET50) / 1e6, 1) == 70.8
 
 

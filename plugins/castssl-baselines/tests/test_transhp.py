@@ -98,7 +98,7 @@ def test_the_loss_is_the_weighted_sum_of_cross_entropies() -> None:
 def test_each_prompt_is_compared_with_its_own_prototype() -> None:
     objective = made().eval()
     encoder = cast(nn.Module, objective.encoder)
-    promptings = cast(Any, objective.promptings)
+    promptings = cast(Any, objective.model.promptings)
     with torch.no_grad():
         with prompted(encoder, promptings):
             encoder(view())
@@ -113,7 +113,7 @@ def test_other_names_for_the_coarse_classes_change_nothing_else() -> None:
     objective, order = made().eval(), [2, 0, 1]
     with torch.no_grad():
         before = objective.predict(view())
-        for parameter in objective.promptings[1].parameters():
+        for parameter in objective.model.promptings[1].parameters():
             parameter.copy_(parameter[order].clone())
         after = objective.predict(view())
     torch.testing.assert_close(after["level0"], before["level0"])
@@ -123,7 +123,7 @@ def test_other_names_for_the_coarse_classes_change_nothing_else() -> None:
 
 
 def gradients(objective: TransHP, of: str) -> list[Tensor | None]:
-    tokens = [prompting.tokens for prompting in cast(Any, objective.promptings)]
+    tokens = [prompting.tokens for prompting in cast(Any, objective.model.promptings)]
     total = objective.predict(view())[of].square().sum()
     return list(torch.autograd.grad(total, tokens, allow_unused=True))
 
@@ -143,7 +143,7 @@ def test_prototypes_tell_the_class_and_nothing_else() -> None:
     objective = made().eval()
     with torch.no_grad():
         before = objective.predict(view())
-        for prompting in cast(Any, objective.promptings):
+        for prompting in cast(Any, objective.model.promptings):
             prompting.prototypes.mul_(-2)
         after = objective.predict(view())
     torch.testing.assert_close(after["level0"], -2 * before["level0"])
@@ -154,7 +154,7 @@ def test_prototypes_tell_the_class_and_nothing_else() -> None:
 def test_the_target_takes_no_part_in_what_is_predicted() -> None:
     objective = made(mixup=0, cutmix=0).train()
     seen: list[Tensor] = []
-    objective.head.register_forward_hook(lambda *now: seen.append(now[2]))
+    objective.model.head.register_forward_hook(lambda *now: seen.append(now[2]))
     objective(batch())
     objective(batch()._replace(target=torch.zeros(6, 3, dtype=torch.int64)))
     assert torch.equal(*seen)
@@ -173,7 +173,7 @@ def test_the_average_has_prompts_of_its_own() -> None:
     objective = made(ema=0.5).eval()
     torch.testing.assert_close(objective.predict(view(), "ema"), objective.predict(view()))
     with torch.no_grad():
-        objective.promptings[0].get_parameter("prototypes").zero_()
+        objective.model.promptings[0].get_parameter("prototypes").zero_()
     assert objective.predict(view(), "ema")["level0"].any()
     assert set(objective.heads()) == {
         *(f"promptings.{level}.{name}" for level in (0, 1) for name in ("tokens", "prototypes")),

@@ -64,7 +64,7 @@ def test_weighted_medoids_are_those_of_loops(seed: int) -> None:
 def test_only_medoids_get_gradient_when_they_are_kept() -> None:
     tokens = samples.tokens(dim=DIM)
     x = tokens.x.clone().requires_grad_()
-    KMedoids(DIM, keep="medoid")(tokens._replace(x=x), SIZE).x.sum().backward()  # type: ignore[no-untyped-call]
+    KMedoids(DIM, keep="medoid")(tokens._replace(x=x), SIZE).x.sum().backward()
     assert x.grad is not None
     assert x.grad.any(-1).sum(1).tolist() == [SIZE, SIZE]
 

@@ -49,7 +49,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 def simclr(objective: Made, given: Batch) -> Tensor:
     """Equation 1, for each of the 2N views."""
-    a, b = (objective.projector(rows) for rows in tokens(objective.encoder, given))
+    a, b = (objective.model.projector(rows) for rows in tokens(objective.encoder, given))
     rows, count, total = torch.cat([a, b]), len(a), torch.zeros(())
     for i in range(2 * count):
         close = [math.inf if j == i else cosine(rows[i], rows[j]) / 0.3 for j in range(2 * count)]
@@ -60,9 +60,10 @@ def simclr(objective: Made, given: Batch) -> Tensor:
 
 def byol(objective: Made, given: Batch) -> Tensor:
     """Equation 2 and its mirror image."""
-    online = [objective.predictor(objective.projector(x)) for x in tokens(objective.encoder, given)]
+    model = objective.model
+    online = [model.predictor(model.projector(x)) for x in tokens(model.encoder, given)]
     target = [
-        objective.momentum_model["projector"](x) for x in tokens(objective.momentum_model["encoder"], given)
+        objective.momentum_model.projector(x) for x in tokens(objective.momentum_model.encoder, given)
     ]
     total = torch.zeros(())
     for p, z in [(online[0], target[1]), (online[1], target[0])]:
@@ -90,12 +91,12 @@ def redundancy(c: Tensor, weight: float = 0.1) -> Tensor:
 
 
 def barlow_twins(objective: Made, given: Batch) -> Tensor:
-    return redundancy(correlation(*(objective.projector(x) for x in tokens(objective.encoder, given))))
+    return redundancy(correlation(*(objective.model.projector(x) for x in tokens(objective.encoder, given))))
 
 
 def vicreg(objective: Made, given: Batch) -> Tensor:
     """Equations 1 to 6, scaled as the released code does."""
-    a, b = (objective.projector(x) for x in tokens(objective.encoder, given))
+    a, b = (objective.model.projector(x) for x in tokens(objective.encoder, given))
     count, width = a.shape
     total: Tensor = 9 * (a - b).square().sum() / (count * width)
     for z in (a, b):
@@ -110,9 +111,9 @@ def vicreg(objective: Made, given: Batch) -> Tensor:
 
 def dino(objective: Made, given: Batch) -> Tensor:
     """Algorithm 1 without local crops, at the start: center 0, the teacher's temperature 0.04."""
-    student = [objective.projector(x) / 0.1 for x in tokens(objective.encoder, given)]
+    student = [objective.model.projector(x) / 0.1 for x in tokens(objective.encoder, given)]
     teacher = [
-        objective.momentum_model["projector"](x) for x in tokens(objective.momentum_model["encoder"], given)
+        objective.momentum_model.projector(x) for x in tokens(objective.momentum_model.encoder, given)
     ]
     total = torch.zeros(())
     for s, t in [(student[0], teacher[1]), (student[1], teacher[0])]:
@@ -157,11 +158,12 @@ def test_two_processes_have_the_gradient_of_one(name: str, found: dict[str, dict
         [_stack(*views) for views in zip(*(half.views for half in halves), strict=True)], torch.zeros(12, 0)
     )
     if "per_process" in SPECS[name]:
-        parts = [correlation(*(objective.projector(x) for x in tokens(objective.encoder, h))) for h in halves]
+        project = objective.model.projector
+        parts = [correlation(*(project(x) for x in tokens(objective.encoder, h))) for h in halves]
         loss = redundancy((parts[0] + parts[1]) / 2)
     else:
         loss = objective(both).loss
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     torch.testing.assert_close(found[SPECS[name]]["loss"], loss.detach(), rtol=2e-3, atol=1e-5)
     expected = {key: p.grad for key, p in objective.named_parameters() if p.requires_grad}
     apart = [(found[SPECS[name]]["gradients"][key] - grad).norm() for key, grad in expected.items()]
@@ -185,7 +187,7 @@ def test_the_centre_follows_in_training_only() -> None:
     objective.train()
     objective(given)
     rows = torch.cat(
-        [objective.momentum_model["projector"](x) for x in tokens(objective.momentum_model["encoder"], given)]
+        [objective.momentum_model.projector(x) for x in tokens(objective.momentum_model.encoder, given)]
     )
     torch.testing.assert_close(objective.criterion.center[0, 0], 0.1 * rows.mean(0))
 
@@ -196,10 +198,10 @@ def test_the_teacher_warms_up_and_a_loaded_state_remembers(progress: float, expe
     objective.eval()
     objective.after_step(progress)
     teacher = [
-        objective.momentum_model["projector"](x) / expected
-        for x in tokens(objective.momentum_model["encoder"], given)
+        objective.momentum_model.projector(x) / expected
+        for x in tokens(objective.momentum_model.encoder, given)
     ]
-    student = [objective.projector(x) / 0.1 for x in tokens(objective.encoder, given)]
+    student = [objective.model.projector(x) / 0.1 for x in tokens(objective.encoder, given)]
     terms = [
         -(t.softmax(1) * s.log_softmax(1)).sum(1).mean() for t, s in zip(teacher, student[::-1], strict=True)
     ]
@@ -215,8 +217,8 @@ def test_the_last_layer_waits() -> None:
     for progress in (0.25, 0.5):
         objective.after_step(progress)
         objective(given).loss.backward()
-        moved.append(bool(objective.projector.last_layer.weight_v.grad.any()))
-        assert objective.projector.layers[0].weight.grad.any()
+        moved.append(bool(objective.model.projector.last_layer.weight_v.grad.any()))
+        assert objective.model.projector.layers[0].weight.grad.any()
     assert moved == [False, True]
 
 
@@ -238,7 +240,7 @@ def test_the_momentum_encoder_follows_and_ends_still(name: str) -> None:
 
 def test_the_momentum_models_have_the_modes_of_their_papers() -> None:
     student, pupil = make(SPECS["dino"]).train(), make(SPECS["byol"]).train()
-    assert student.projector.training
+    assert student.model.projector.training
     assert not any(part.training for part in student.momentum_model.modules())
     assert all(part.training for part in pupil.momentum_model.modules())
 

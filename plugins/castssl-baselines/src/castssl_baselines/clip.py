@@ -7,7 +7,7 @@ section 3.1; H-CAST's poster compares with it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
-from castssl.objectives.classification import Supervised, cross_entropy
+from castssl.objectives.classification import ClassifierModel, Supervised, cross_entropy
 from castssl.types import LabelTree, View
 
 
@@ -34,6 +34,17 @@ class ReadsNames(Protocol):
     def zero_shot(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """A unit vector for each class name, over all templates: float32 (C, D)."""
         ...
+
+
+class Compared(ClassifierModel):
+    """An encoder, and ``level_heads``, which hold the vectors of the classes, coarse to fine."""
+
+    level_heads: nn.ModuleList
+
+    def forward(self, view: View) -> Mapping[str, Tensor]:
+        """Logits float32 (B, C) of each level, ``level0`` the coarsest."""
+        feature = self.feature(view)
+        return {f"level{level}": head(feature) for level, head in enumerate(self.level_heads)}
 
 
 class CLIP(Supervised):
@@ -60,6 +71,8 @@ class CLIP(Supervised):
             the data set is unlabeled or its labels do not exclude each other, or an option is out of range.
     """
 
+    model: Compared
+
     def __init__(
         self,
         encoder: Encoder,
@@ -71,7 +84,7 @@ class CLIP(Supervised):
         smoothing: float = 0.0,
         ema: float = 0.0,
     ) -> None:
-        super().__init__(encoder, labels, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
+        super().__init__(labels, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
         if not isinstance(encoder, ReadsNames):
             raise ConfigError(
                 f"a {type(encoder).__name__} cannot read class names; take a model with a text tower, such as"
@@ -84,20 +97,12 @@ class CLIP(Supervised):
             )
         if not labels.names:
             raise ConfigError("the classes of this data set have no names, which is all that CLIP goes by")
-        self.level_heads = nn.ModuleList(
+        level_heads = nn.ModuleList(
             Similarity(encoder.zero_shot([phrase(name) for name in level], sentences), encoder.scale)
             for level in labels.names
         )
+        self.model = Compared(encoder, level_heads=level_heads)
         self.keep_average(ema)
-
-    def trained(self) -> Mapping[str, nn.Module]:
-        """``encoder``, and ``level_heads``, which hold the classes' vectors, coarse to fine."""
-        return {"encoder": self.encoder, "level_heads": self.level_heads}
-
-    def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:
-        """Logits float32 (B, C) of each level, ``level0`` the coarsest."""
-        feature = parts["encoder"](view).stages[-1].cls[:, 0]
-        return {f"level{level}": head(feature) for level, head in enumerate(parts["level_heads"])}
 
     def criterion(
         self, logits: Sequence[Tensor], targets: Sequence[Tensor]

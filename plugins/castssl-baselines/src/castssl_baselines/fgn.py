@@ -7,15 +7,40 @@ section 3: learning coarse labels harms fine features, while fine features help 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
-from castssl.objectives.classification import Supervised, cross_entropy, linear
+from castssl.objectives.classification import ClassifierModel, Supervised, cross_entropy, linear
 from castssl.types import LabelTree, View
+
+
+class Parts(ClassifierModel):
+    """An encoder, a neck, and a classifier of each level on its part of the feature and all finer ones.
+
+    Args:
+        encoder: what is trained.
+        widths: how wide each level's part is, coarse to fine.
+        neck: from the class token to the feature.
+        level_heads: classifiers, coarse to fine.
+    """
+
+    neck: nn.Module
+    level_heads: nn.ModuleList
+
+    def __init__(
+        self, encoder: Encoder, widths: Sequence[int], neck: nn.Module, level_heads: nn.ModuleList
+    ) -> None:
+        super().__init__(encoder, neck=neck, level_heads=level_heads)
+        self.widths = tuple(widths)
+
+    def forward(self, view: View) -> Mapping[str, Tensor]:
+        """Logits (B, C) of each level, ``level0`` the coarsest."""
+        parts = self.neck(self.feature(view)).split(self.widths, 1)
+        logits = answers(parts, [*self.level_heads])
+        return {f"level{level}": scores for level, scores in enumerate(logits)}
 
 
 class FGN(Supervised):
@@ -47,6 +72,8 @@ class FGN(Supervised):
             out of range.
     """
 
+    model: Parts
+
     def __init__(
         self,
         encoder: Encoder,
@@ -58,28 +85,19 @@ class FGN(Supervised):
         smoothing: float = 0.0,
         ema: float = 0.0,
     ) -> None:
-        super().__init__(encoder, labels, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
+        super().__init__(labels, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
         levels = len(self.classes)
         if width < levels:
             raise ConfigError(f"width: got {width} for {levels} label levels; each needs 1 or more")
         self.widths = (width - width // levels * (levels - 1), *[width // levels] * (levels - 1))
-        self.neck = nn.Sequential(
+        neck = nn.Sequential(
             nn.BatchNorm1d(encoder.dim), nn.Linear(encoder.dim, width), nn.BatchNorm1d(width), nn.ELU()
         )
-        self.level_heads = nn.ModuleList(
+        level_heads = nn.ModuleList(
             linear(sum(self.widths[level:]), count) for level, count in enumerate(self.classes)
         )
+        self.model = Parts(encoder, self.widths, neck, level_heads)
         self.keep_average(ema)
-
-    def trained(self) -> Mapping[str, nn.Module]:
-        """``encoder``, ``neck`` and ``level_heads``, one a level, coarse to fine."""
-        return {"encoder": self.encoder, "neck": self.neck, "level_heads": self.level_heads}
-
-    def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:
-        """Logits (B, C) of each level, ``level0`` the coarsest."""
-        feature = parts["neck"](parts["encoder"](view).stages[-1].cls[:, 0])
-        levels = answers(feature.split(self.widths, 1), parts["level_heads"])
-        return {f"level{level}": logits for level, logits in enumerate(levels)}
 
     def criterion(
         self, logits: Sequence[Tensor], targets: Sequence[Tensor]

@@ -7,14 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from castssl.contracts import Encoder
-from castssl.objectives.classification import Supervised, cross_entropy, linear
+from castssl.objectives.classification import ClassifierModel, Supervised, cross_entropy, linear
 from castssl.types import LabelTree, View
+
+
+class Encoders(ClassifierModel):
+    """An encoder and a classifier for each label level.
+
+    Attributes:
+        encoder: the finest level's.
+        coarser: those of the other levels, coarse to fine.
+        level_heads: classifiers, coarse to fine.
+    """
+
+    coarser: nn.ModuleList
+    level_heads: nn.ModuleList
+
+    def forward(self, view: View) -> Mapping[str, Tensor]:
+        """Logits (B, C) of each level: ``level0``, the coarsest, ``level1``, ..."""
+        pairs = zip([*self.coarser, self.encoder], self.level_heads, strict=True)
+        return {
+            f"level{level}": head(encoder(view).stages[-1].cls[:, 0])
+            for level, (encoder, head) in enumerate(pairs)
+        }
 
 
 class Flat(Supervised):
@@ -24,10 +44,6 @@ class Flat(Supervised):
     learn what each would learn in a run of its own.  The coarser levels' encoders begin as copies of the one
     that is given: as runs with the same seed, or from the same trained weights, would.  Weights that are
     loaded later have to reach all of them; :func:`castssl.checkpoints.initialize.initialize` does that.
-
-    Attributes:
-        encoder: the finest level's.
-        coarser: those of the other levels, coarse to fine.
 
     Args:
         encoder: what is trained, as many times as there are levels.
@@ -42,6 +58,8 @@ class Flat(Supervised):
             of range.
     """
 
+    model: Encoders
+
     def __init__(
         self,
         encoder: Encoder,
@@ -52,24 +70,11 @@ class Flat(Supervised):
         smoothing: float = 0.1,
         ema: float = 0.0,
     ) -> None:
-        super().__init__(encoder, labels, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
-        self.coarser = nn.ModuleList(deepcopy(encoder) for _ in self.classes[:-1])
-        self.level_heads = nn.ModuleList(linear(encoder.dim, count) for count in self.classes)
+        super().__init__(labels, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
+        coarser = nn.ModuleList(deepcopy(encoder) for _ in self.classes[:-1])
+        level_heads = nn.ModuleList(linear(encoder.dim, count) for count in self.classes)
+        self.model = Encoders(encoder, coarser=coarser, level_heads=level_heads)
         self.keep_average(ema)
-
-    def trained(self) -> Mapping[str, nn.Module]:
-        """``encoder``, ``coarser`` and ``level_heads``, coarse to fine."""
-        encoder = self.encoder
-        return {"encoder": encoder, "coarser": self.coarser, "level_heads": self.level_heads}
-
-    def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:
-        """Logits (B, C) of each level: ``level0``, the coarsest, ``level1``, ..."""
-        encoders = [*parts["coarser"], parts["encoder"]]
-        pairs = zip(encoders, parts["level_heads"], strict=True)
-        return {
-            f"level{level}": head(encoder(view).stages[-1].cls[:, 0])
-            for level, (encoder, head) in enumerate(pairs)
-        }
 
     def criterion(
         self, logits: Sequence[Tensor], targets: Sequence[Tensor]

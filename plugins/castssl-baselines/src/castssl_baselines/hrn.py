@@ -8,18 +8,71 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
-from castssl.objectives.classification import Supervised, cross_entropy
+from castssl.objectives.classification import ClassifierModel, Supervised, cross_entropy
 from castssl.objectives.tree_kl import over_children
 from castssl.types import LabelTree, View
 
 Scores = Literal["sigmoid", "raw"]
+
+
+class Branched(ClassifierModel):
+    """An encoder with a branch and a classifier of each level, and one more of the finest.
+
+    Args:
+        encoder: what is trained.
+        labels: the data set's label tree.
+        classes: how many classes each level has, coarse to fine.
+        scores: as :class:`HRN` has it.
+    """
+
+    branches: nn.ModuleList
+    level_heads: nn.ModuleList
+    leaf_head: nn.Linear
+
+    def __init__(self, encoder: Encoder, labels: LabelTree, classes: Sequence[int], scores: Scores) -> None:
+        # Their own cells, such as a convolutional network's: else the tokens' places are unknown.
+        has_map = not encoder.uses_superpixels
+        width = _narrow(encoder.dim, 4)
+        super().__init__(
+            encoder,
+            branches=nn.ModuleList(_branch(encoder.dim, has_map) for _ in classes),
+            # torch's own start: from DeiT's smaller one the bounded scores would hardly move at first.
+            level_heads=nn.ModuleList(nn.Linear(width, count) for count in classes),
+            leaf_head=nn.Linear(width, classes[-1]),
+        )
+        self.has_map, self.scores = has_map, scores
+        for level, table in enumerate(labels.parents, start=1):
+            self.register_buffer(f"parents{level}", torch.tensor(table), persistent=False)
+
+    @property
+    def parents(self) -> list[Tensor]:
+        """For each level but the coarsest, the parent of each class: int64 (C,)."""
+        return [self.get_buffer(f"parents{level}") for level in range(1, len(self.level_heads))]
+
+    def forward(self, view: View) -> Mapping[str, Tensor]:
+        """Log marginals float32 (B, C) of each level, ``level0`` the coarsest."""
+        return self.marginals(self.features(view))
+
+    def features(self, view: View) -> list[Tensor]:
+        """Each level's feature (B, W), coarse to fine."""
+        tokens = self.encoder(view).stages[-1]
+        grid = tokens.x if self.has_map else tokens.cls
+        side = int(grid.shape[1] ** 0.5)
+        cells = grid.transpose(1, 2).unflatten(2, (side, grid.shape[1] // side))
+        return [total.relu() for total in accumulate(branch(cells) for branch in self.branches)]
+
+    def marginals(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Log marginals float32 (B, C) of features (B, W), by level."""
+        found = [head(feature).float() for head, feature in zip(self.level_heads, features, strict=True)]
+        scores = [each.sigmoid() if self.scores == "sigmoid" else each for each in found]
+        return {f"level{level}": each for level, each in enumerate(log_marginals(scores, self.parents))}
 
 
 class HRN(Supervised):
@@ -61,6 +114,8 @@ class HRN(Supervised):
             out of range.
     """
 
+    model: Branched
+
     def __init__(
         self,
         encoder: Encoder,
@@ -73,46 +128,19 @@ class HRN(Supervised):
         smoothing: float = 0.0,
         ema: float = 0.0,
     ) -> None:
-        super().__init__(encoder, labels, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
+        super().__init__(labels, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
         if scores not in ("sigmoid", "raw"):
             raise ConfigError(f"scores: got {scores!r}, expected sigmoid or raw")
         if leaf < 0:
             raise ConfigError(f"leaf: the weight of the softmax is 0 or above, got {leaf}")
-        self.scores, self.leaf = scores, leaf
-        # Their own cells, such as a convolutional network's: else the tokens' places are unknown.
-        self.has_map = not encoder.uses_superpixels
-        self.branches = nn.ModuleList(_branch(encoder.dim, self.has_map) for _ in self.classes)
-        width = _narrow(encoder.dim, 4)
-        # torch's own start: from DeiT's smaller one the bounded scores would hardly move at first.
-        self.level_heads = nn.ModuleList(nn.Linear(width, count) for count in self.classes)
-        self.leaf_head = nn.Linear(width, self.classes[-1])
-        for level, table in enumerate(labels.parents, start=1):
-            self.register_buffer(f"parents{level}", torch.tensor(table), persistent=False)
+        self.leaf = leaf
+        self.model = Branched(encoder, labels, self.classes, scores)
         self.keep_average(ema)
 
-    @property
-    def parents(self) -> list[Tensor]:
-        """For each level but the coarsest, the parent of each class: int64 (C,)."""
-        return [self.get_buffer(f"parents{level}") for level in range(1, len(self.classes))]
-
-    def trained(self) -> Mapping[str, nn.Module]:
-        """``encoder``, ``branches`` and ``level_heads``, one a level, and ``leaf_head``."""
-        return {
-            "encoder": self.encoder,
-            "branches": self.branches,
-            "level_heads": self.level_heads,
-            "leaf_head": self.leaf_head,
-        }
-
-    def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:
-        """Log marginals float32 (B, C) of each level, ``level0`` the coarsest."""
-        return self._marginals(parts, self._features(parts, view))
-
     def answers(self, view: View) -> Mapping[str, Tensor]:
-        """What :meth:`read` gives, and ``leaf``: the logits (B, C) of the softmax over the finest level."""
-        parts = self.trained()
-        features = self._features(parts, view)
-        return {**self._marginals(parts, features), "leaf": parts["leaf_head"](features[-1])}
+        """The predictions, and ``leaf``: the logits (B, C) of the softmax over the finest level."""
+        features = self.model.features(view)
+        return {**self.model.marginals(features), "leaf": self.model.leaf_head(features[-1])}
 
     def criterion(
         self, logits: Sequence[Tensor], targets: Sequence[Tensor]
@@ -124,25 +152,11 @@ class HRN(Supervised):
             targets: soft targets (B, C) of each level.
         """
         *marginals, leaf = logits
-        wanted = finest(targets, self.parents)
+        wanted = finest(targets, self.model.parents)
         each = [-(target * found).sum(1).mean() for target, found in zip(wanted, marginals, strict=True)]
         tree = torch.stack(each).sum()
         softmax = cross_entropy(leaf, targets[-1])
         return tree + self.leaf * softmax, {"tree": tree.detach(), "softmax": softmax.detach()}
-
-    def _features(self, parts: Mapping[str, Any], view: View) -> list[Tensor]:
-        """Each level's feature (B, W), coarse to fine."""
-        tokens = parts["encoder"](view).stages[-1]
-        grid = tokens.x if self.has_map else tokens.cls
-        side = int(grid.shape[1] ** 0.5)
-        cells = grid.transpose(1, 2).unflatten(2, (side, grid.shape[1] // side))
-        return [total.relu() for total in accumulate(branch(cells) for branch in parts["branches"])]
-
-    def _marginals(self, parts: Mapping[str, Any], features: Sequence[Tensor]) -> dict[str, Tensor]:
-        found = [head(feature).float() for head, feature in zip(parts["level_heads"], features, strict=True)]
-        scores = [each.sigmoid() if self.scores == "sigmoid" else each for each in found]
-        marginals = log_marginals(scores, self.parents)
-        return {f"level{level}": each for level, each in enumerate(marginals)}
 
 
 def log_marginals(scores: Sequence[Tensor], parents: Sequence[Tensor]) -> list[Tensor]:

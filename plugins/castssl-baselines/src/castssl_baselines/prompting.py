@@ -44,9 +44,15 @@ class Prompting(nn.Module):
         block.register_forward_pre_hook(self._join, with_kwargs=True)
         block.register_forward_hook(self._part)
 
-    def compare(self, after: Tensor) -> Tensor:
-        """Logits float32 (B, C): of each prompt's output float (B, C, D) with the prototype of its class."""
-        return (after.float() * self.prototypes.float()).sum(-1)
+    def logits(self) -> Tensor:
+        """Logits float32 (B, C): of each prompt's output with the prototype of its class.
+
+        Raises:
+            RuntimeError: outside :func:`prompted`.
+        """
+        if self.after is None:
+            raise RuntimeError("the prompts took part in no pass; call this within prompted()")
+        return (self.after.float() * self.prototypes.float()).sum(-1)
 
     def _join(
         self, block: nn.Module, args: tuple[Any, ...], options: Mapping[str, Any]

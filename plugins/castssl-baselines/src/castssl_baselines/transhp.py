@@ -6,16 +6,31 @@ TransHP: Image Classification with Hierarchical Prompting (NeurIPS 2023), https:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
-from castssl.objectives.classification import Supervised, cross_entropy, linear
+from castssl.objectives.classification import ClassifierModel, Supervised, cross_entropy, linear
 from castssl.types import LabelTree, View
 from castssl_baselines.prompting import Prompting, blocks_of, prompted
+
+
+class Prompted(ClassifierModel):
+    """An encoder with prompts of the coarse levels, coarse to fine, and a classifier of the finest."""
+
+    promptings: nn.ModuleList
+    head: nn.Linear
+
+    def forward(self, view: View) -> Mapping[str, Tensor]:
+        """Logits (B, C) of each level: ``level0``, the coarsest, ``level1``, ..."""
+        promptings = [module for module in self.promptings if isinstance(module, Prompting)]
+        with prompted(self.encoder, promptings):
+            hierarchy = self.encoder(view)
+            logits = [prompting.logits() for prompting in promptings]
+        logits.append(self.head(hierarchy.stages[-1].cls[:, 0]))
+        return {f"level{level}": scores for level, scores in enumerate(logits)}
 
 
 class TransHP(Supervised):
@@ -53,6 +68,8 @@ class TransHP(Supervised):
             few blocks, or an option is out of range.
     """
 
+    model: Prompted
+
     def __init__(
         self,
         encoder: Encoder,
@@ -65,31 +82,18 @@ class TransHP(Supervised):
         smoothing: float = 0.1,
         ema: float = 0.0,
     ) -> None:
-        super().__init__(encoder, labels, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
+        super().__init__(labels, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
         if weight < 0:
             raise ConfigError(f"weight of the coarse levels is 0 or above, got {weight}")
         self.weight = weight
         self.blocks = prompting_blocks(encoder, len(self.classes), blocks)
         *coarse, finest = self.classes
-        self.promptings = nn.ModuleList(Prompting(encoder.dim, count) for count in coarse)
-        hooked = blocks_of(encoder)
-        for block, prompting in zip(self.blocks, self.promptings, strict=True):
-            cast(Prompting, prompting).hook(hooked[block])
-        self.head = linear(encoder.dim, finest)
+        promptings, hooked = [Prompting(encoder.dim, count) for count in coarse], blocks_of(encoder)
+        for block, prompting in zip(self.blocks, promptings, strict=True):
+            prompting.hook(hooked[block])
+        head = linear(encoder.dim, finest)
+        self.model = Prompted(encoder, promptings=nn.ModuleList(promptings), head=head)
         self.keep_average(ema)
-
-    def trained(self) -> Mapping[str, nn.Module]:
-        """``encoder``, ``promptings`` (coarse to fine) and ``head``."""
-        return {"encoder": self.encoder, "promptings": self.promptings, "head": self.head}
-
-    def read(self, parts: Mapping[str, Any], view: View) -> Mapping[str, Tensor]:
-        """Logits (B, C) of each level: ``level0``, the coarsest, ``level1``, ..."""
-        encoder, promptings = parts["encoder"], parts["promptings"]
-        with prompted(encoder, promptings):
-            hierarchy = encoder(view)
-            logits = [prompting.compare(prompting.after) for prompting in promptings]
-        logits.append(parts["head"](hierarchy.stages[-1].cls[:, 0]))
-        return {f"level{level}": logits for level, logits in enumerate(logits)}
 
     def criterion(
         self, logits: Sequence[Tensor], targets: Sequence[Tensor]

@@ -10,11 +10,18 @@ from copy import deepcopy
 import torch
 from lightly.loss.negative_cosine_similarity import NegativeCosineSimilarity
 from lightly.models.modules.heads import BYOLPredictionHead, BYOLProjectionHead
+from torch import nn
 
 from castssl.contracts import Encoder
 from castssl.types import Batch, LabelTree, Outcome
 from castssl_lightly.momentum import MomentumObjective
-from castssl_lightly.siamese import in_float32, spread
+from castssl_lightly.siamese import Projected, in_float32, spread
+
+
+class Predicted(Projected):
+    """An encoder, a projector, and a predictor, float (B, E) -> (B, E)."""
+
+    predictor: nn.Module
 
 
 class BYOL(MomentumObjective):
@@ -33,6 +40,8 @@ class BYOL(MomentumObjective):
         ConfigError: if ``momentum`` is not in [0, 1].
     """
 
+    model: Predicted
+
     def __init__(
         self,
         encoder: Encoder,
@@ -43,9 +52,11 @@ class BYOL(MomentumObjective):
         out: int = 256,
     ) -> None:
         projector = BYOLProjectionHead(encoder.dim, hidden, out)
-        momentum_model = {"encoder": deepcopy(encoder), "projector": deepcopy(projector)}
-        super().__init__(encoder, projector, momentum_model, momentum)
-        self.predictor = BYOLPredictionHead(out, hidden, out)
+        momentum_model = Projected(deepcopy(encoder), projector=deepcopy(projector))
+        predictor = BYOLPredictionHead(out, hidden, out)
+        super().__init__(
+            Predicted(encoder, projector=projector, predictor=predictor), momentum_model, momentum
+        )
         self.criterion = NegativeCosineSimilarity()
 
     def forward(self, batch: Batch) -> Outcome:
@@ -55,9 +66,9 @@ class BYOL(MomentumObjective):
             ValueError: unless the batch has two views of floating-point images.
         """
         first, second = self.pair(batch)
-        p1, p2 = self.predictor(self.project(first)), self.predictor(self.project(second))
+        p1, p2 = (self.model.predictor(self.model.project(view)) for view in (first, second))
         with torch.no_grad():
-            z1, z2 = self.teach(first), self.teach(second)
+            z1, z2 = self.momentum_model.project(first), self.momentum_model.project(second)
         # |a - b|^2 = 2 - 2 cos for unit vectors, once for each direction.
         loss = 4 + 2 * (in_float32(self.criterion, p1, z2) + in_float32(self.criterion, p2, z1))
         return Outcome(loss, {"loss": loss.detach(), "spread": spread(z1)})

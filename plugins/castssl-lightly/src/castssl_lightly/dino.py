@@ -18,7 +18,7 @@ from castssl.contracts import Encoder
 from castssl.errors import ConfigError
 from castssl.types import Batch, LabelTree, Outcome
 from castssl_lightly.momentum import MomentumObjective
-from castssl_lightly.siamese import in_float32, spread
+from castssl_lightly.siamese import Projected, in_float32, spread
 
 
 class DINO(MomentumObjective):
@@ -73,8 +73,8 @@ class DINO(MomentumObjective):
         widths = (encoder.dim, hidden, bottleneck, out)
         projector, copy = _head(widths), _head(widths)
         copy.load_state_dict(projector.state_dict())
-        momentum_model = {"encoder": deepcopy(encoder), "projector": copy}
-        super().__init__(encoder, projector, momentum_model, momentum)
+        model, copied = Projected(encoder, projector=projector), Projected(deepcopy(encoder), projector=copy)
+        super().__init__(model, copied, momentum)
         self.criterion = _Loss(
             out, teacher_temp=teacher_temperature, student_temp=temperature, center_momentum=center_momentum
         )
@@ -83,7 +83,7 @@ class DINO(MomentumObjective):
         self.register_load_state_dict_post_hook(_read_progress)  # type: ignore[no-untyped-call]
         self._at(0.0)
         last = projector.get_parameter("last_layer.weight_v")
-        last.register_hook(self._held)  # type: ignore[no-untyped-call]
+        last.register_hook(self._held)
 
     def forward(self, batch: Batch) -> Outcome:
         """The cross entropy of teacher and student, mean over both directions; and the teacher's spread.
@@ -94,9 +94,9 @@ class DINO(MomentumObjective):
             ValueError: unless the batch has two views of floating-point images.
         """
         first, second = self.pair(batch)
-        student = self.project(first), self.project(second)
+        student = self.model.project(first), self.model.project(second)
         with torch.no_grad():
-            teacher = self.teach(first), self.teach(second)
+            teacher = self.momentum_model.project(first), self.momentum_model.project(second)
         loss = in_float32(self._agree, *teacher, *student)
         return Outcome(loss, {"loss": loss.detach(), "spread": spread(teacher[0])})
 

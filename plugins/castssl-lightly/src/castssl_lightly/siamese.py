@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castssl.contracts import Encoder, Target
+from castssl.contracts import Encoder, Model, Objective
 from castssl.types import Batch, Outcome, View
 
 
-class Siamese(nn.Module):
-    """An encoder that sees two views of each image.
+class Projected(Model):
+    """An encoder and a projector, float (B, D) -> (B, E)."""
+
+    projector: nn.Module
+
+    def project(self, view: View) -> Tensor:
+        """The embedding of a view: float (B, E)."""
+        rows: Tensor = self.projector(self.feature(view))
+        return rows
+
+
+class Siamese(Objective):
+    """A model that sees two views of each image.
 
     Args:
-        encoder: what is pretrained.
+        model: an encoder and a projector.
     """
 
     views = 2
-    target: Target = "none"
+    model: Projected
     least = 1
     """Images that each process needs, below which the loss is undefined."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, model: Projected) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.model = model
 
     def pair(self, batch: Batch) -> tuple[View, View]:
         """The two views.
@@ -46,13 +57,6 @@ class Siamese(nn.Module):
         first, second = batch.views
         return first, second
 
-    def after_step(self, progress: float) -> None:
-        """Nothing is updated between steps unless there is a momentum model."""
-
-    def predict(self, view: View) -> Mapping[str, Tensor]:
-        """Nothing: there are no classes."""
-        return {}
-
 
 class Joint(Siamese):
     """Both views go through encoder and projector; the criterion compares the two embeddings.
@@ -64,8 +68,7 @@ class Joint(Siamese):
     """
 
     def __init__(self, encoder: Encoder, projector: nn.Module, criterion: nn.Module) -> None:
-        super().__init__(encoder)
-        self.projector = projector
+        super().__init__(Projected(encoder, projector=projector))
         self.criterion = criterion
 
     def forward(self, batch: Batch) -> Outcome:
@@ -74,15 +77,9 @@ class Joint(Siamese):
         Raises:
             ValueError: unless the batch has two views of enough floating-point images.
         """
-        first, second = (self.projector(feature(self.encoder, view)) for view in self.pair(batch))
+        first, second = (self.model.project(view) for view in self.pair(batch))
         loss = in_float32(self.criterion, first, second)
         return Outcome(loss, {"loss": loss.detach(), "spread": spread(first)})
-
-
-def feature(encoder: nn.Module | Encoder, view: View) -> Tensor:
-    """The class token of an encoder's last stage: float (B, D)."""
-    token: Tensor = encoder(view).stages[-1].cls[:, 0]
-    return token
 
 
 def in_float32(criterion: Callable[..., Tensor], *rows: Tensor) -> Tensor:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castssl.contracts import Encoder, Target
-from castssl.types import Batch, LabelTree, Outcome, View
+from castssl.contracts import Encoder, Model, Objective
+from castssl.types import Batch, LabelTree, Outcome
 
 
-class TemplateObjective(nn.Module):
+class TemplateModel(Model):
+    """What is trained: the encoder, and a layer that guesses three numbers."""
+
+    head: nn.Linear
+
+
+class TemplateObjective(Objective):
     """The class token of the last stage guesses the mean color of its image.
 
     Args:
@@ -20,14 +24,12 @@ class TemplateObjective(nn.Module):
         weight: factor on the loss.
     """
 
-    views = 1
-    target: Target = "none"
+    model: TemplateModel
 
     def __init__(self, encoder: Encoder, labels: LabelTree, *, weight: float = 1.0) -> None:
         super().__init__()
-        self.encoder = encoder
         self.weight = weight
-        self.head = nn.Linear(encoder.dim, 3)
+        self.model = TemplateModel(encoder, head=nn.Linear(encoder.dim, 3))
 
     def forward(self, batch: Batch) -> Outcome:
         """The squared error of the guess.
@@ -38,13 +40,6 @@ class TemplateObjective(nn.Module):
         if len(batch.views) != self.views:
             raise ValueError(f"expected {self.views} view of each image, got {len(batch.views)}")
         view = batch.views[0]
-        guess: Tensor = self.head(self.encoder(view).stages[-1].cls[:, 0])
+        guess: Tensor = self.model.head(self.model.feature(view))
         error = F.mse_loss(guess.float(), view.image.mean((2, 3)))
         return Outcome(self.weight * error, {"error": error.detach()})
-
-    def after_step(self, progress: float) -> None:
-        """Nothing is updated between steps; update a momentum encoder here."""
-
-    def predict(self, view: View) -> Mapping[str, Tensor]:
-        """Nothing: there are no classes."""
-        return {}
