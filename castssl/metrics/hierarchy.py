@@ -9,7 +9,6 @@ waits for the device.  A share is in [0, 1]; without any image it is not a numbe
 
 from __future__ import annotations
 
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -116,60 +115,13 @@ class WeightedAveragePrecision(LevelAccuracy):
 
     The sum over levels l of C_l Acc_l, divided by the sum of C_l.  H-CAST's code does not compute it; this
     formula gives 29 of the poster's 36 values, see ``recipes/hierarchy.md``.  Each level's accuracy is over
-    the images whose label is known there.  What OTX calls weighted precision is something else:
-    :class:`WeightedHierarchicalPrecision`.
+    the images whose label is known there.
     """
 
     def compute(self) -> Tensor:
         """float32 scalar; not a number if a level has no image."""
         weight = torch.tensor(self.sizes, device=self.total.device) / sum(self.sizes)
         return (weight * super().compute()).sum()
-
-
-class WeightedHierarchicalPrecision(PathMetric):
-    """The levels' macro precisions, weighted by their numbers of classes: a float32 scalar.
-
-    As OTX (Geti) has it under this name.  A class's precision is the share of the images given to it that
-    belong to it, 0 if none is given; a level's is the mean over the classes that some image is of or is given
-    to.  It equals :class:`WeightedAveragePrecision` only by accident: a rare class weighs as much as a
-    frequent one.  Each level counts the images whose label is known there.
-    """
-
-    higher_is_better = True
-    hits: Tensor
-    named: Tensor
-    present: Tensor
-    offsets: Tensor
-    limits: Tensor
-
-    def __init__(self, tree: LabelTree, **options: Any) -> None:
-        super().__init__(tree, **options)
-        self.counts("hits", "named", "present", shape=(sum(tree.sizes),))
-        limits = torch.tensor(tree.sizes)
-        self.register_buffer("limits", limits, persistent=False)
-        self.register_buffer("offsets", limits.cumsum(0) - limits, persistent=False)
-
-    def update(self, predicted: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
-        """Count a batch; see :meth:`LevelAccuracy.update`."""
-        self.check("predicted", predicted)
-        known = self.labeled(predicted, target, valid)
-        self.hits = self._add(self.hits, target, known & (predicted == target))
-        self.named = self._add(self.named, predicted, known)
-        self.present = self._add(self.present, target, known)
-
-    def compute(self) -> Tensor:
-        """float32 scalar; not a number if a level has no image."""
-        precision = self.hits / self.named.clamp(min=1)
-        counted = (self.named + self.present) > 0
-        levels = (counts.tensor_split(list(accumulate(self.sizes[:-1]))) for counts in (precision, counted))
-        means = torch.stack([(each * some).sum() / some.sum() for each, some in zip(*levels, strict=True)])
-        return (means * self.limits).sum() / sum(self.sizes)
-
-    def _add(self, counts: Tensor, classes: Tensor, which: Tensor) -> Tensor:
-        """One more for each class (B, L) of which (B, L) is True."""
-        which = which & (classes >= 0) & (classes < self.limits)
-        at = classes.clamp(min=0).minimum(self.limits - 1) + self.offsets
-        return counts.index_add(0, at.flatten(), which.long().flatten())
 
 
 class FullPathAccuracy(PathMetric):
@@ -227,13 +179,3 @@ class TreeInconsistency(PathMetric):
     def compute(self) -> Tensor:
         """float32 scalar."""
         return self.astray / self.total
-
-
-class Consistency(TreeInconsistency):
-    """The share of images whose predicted classes are a path of the tree, 1 - TICE: a float32 scalar."""
-
-    higher_is_better = True
-
-    def compute(self) -> Tensor:
-        """float32 scalar."""
-        return (self.total - self.astray) / self.total

@@ -9,17 +9,14 @@ from hypothesis import given, settings
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassPrecision
 
 from castssl.errors import ConfigError
 from castssl.metrics.hierarchy import (
-    Consistency,
     FullPathAccuracy,
     LevelAccuracy,
     PathMetric,
     TreeInconsistency,
     WeightedAveragePrecision,
-    WeightedHierarchicalPrecision,
 )
 from castssl.metrics.mistakes import HierarchicalDistance, MistakeSeverity
 from castssl.types import LabelTree
@@ -27,70 +24,50 @@ from tests.metrics.trees import BIRDS, Case, accuracies, cases, full_path, incon
 
 PREDICTED = torch.tensor([[0, 0, 1], [0, 1, 3], [1, 2, 4], [0, 2, 4], [1, 0, 1]])
 TARGET = torch.tensor([[0, 0, 1], [0, 1, 2], [1, 2, 5], [1, 2, 4], [0, 0, 1]])
-KINDS = [LevelAccuracy, FullPathAccuracy, TreeInconsistency, WeightedHierarchicalPrecision]
+KINDS = [LevelAccuracy, FullPathAccuracy, TreeInconsistency, WeightedAveragePrecision]
 SLACK = 1e-6
 """Of numbers in float32."""
 
 
-def judged(metric: Metric, case: Case) -> Tensor:
-    """What comes of a case, given in two batches."""
+def computed(metric: Metric, case: Case) -> Tensor:
+    """The metric of a case, updated in two batches."""
     for part in (slice(None, 3), slice(3, None)):
         metric.update(case.predicted[part], case.target[part], valid=case.valid[part])
-    found: Tensor = metric.compute()
-    return found
+    value: Tensor = metric.compute()
+    return value
 
 
-def same(found: Tensor, expected: float | list[float]) -> None:
-    torch.testing.assert_close(found, torch.tensor(expected).squeeze(), rtol=0, atol=SLACK, equal_nan=True)
+def same(value: Tensor, expected: float | list[float]) -> None:
+    torch.testing.assert_close(value, torch.tensor(expected).squeeze(), rtol=0, atol=SLACK, equal_nan=True)
 
 
 def test_by_hand() -> None:
     case = Case(BIRDS, PREDICTED, TARGET, torch.ones(5, dtype=torch.bool))
     # Images 0, 1, 2 are right at the coarsest level, all but none at the middle one, 0, 3, 4 at the finest.
-    same(judged(LevelAccuracy(BIRDS), case), [3 / 5, 5 / 5, 3 / 5])
-    same(judged(WeightedAveragePrecision(BIRDS), case), (2 * 3 + 3 * 5 + 6 * 3) / 5 / 11)
-    same(judged(FullPathAccuracy(BIRDS), case), 1 / 5)
-    same(judged(TreeInconsistency(BIRDS), case), 2 / 5)
-    same(judged(Consistency(BIRDS), case), 3 / 5)
-    # Of the finest classes, 2 and 5 are never named, and 0 is not there at all.
-    levels = [(2 / 3 + 1 / 2) / 2, 1, (1 + 0 + 1 / 2 + 0 + 0) / 5]
-    expected = sum(size * level for size, level in zip(BIRDS.sizes, levels, strict=True)) / 11
-    same(judged(WeightedHierarchicalPrecision(BIRDS), case), expected)
+    same(computed(LevelAccuracy(BIRDS), case), [3 / 5, 5 / 5, 3 / 5])
+    same(computed(WeightedAveragePrecision(BIRDS), case), (2 * 3 + 3 * 5 + 6 * 3) / 5 / 11)
+    same(computed(FullPathAccuracy(BIRDS), case), 1 / 5)
+    same(computed(TreeInconsistency(BIRDS), case), 2 / 5)
 
 
 @given(cases())
 @settings(max_examples=60, deadline=None)
 def test_as_counted_one_by_one(case: Case) -> None:
     levels, sizes = accuracies(case), case.tree.sizes
-    same(judged(LevelAccuracy(case.tree), case), levels)
+    same(computed(LevelAccuracy(case.tree), case), levels)
     weighted = sum(size * share for size, share in zip(sizes, levels, strict=True)) / sum(sizes)
-    same(judged(WeightedAveragePrecision(case.tree), case), weighted)
-    same(judged(FullPathAccuracy(case.tree), case), full_path(case))
-    same(judged(TreeInconsistency(case.tree), case), inconsistency(case))
-    same(judged(Consistency(case.tree), case), 1 - inconsistency(case))
-
-
-@given(cases())
-@settings(max_examples=40, deadline=None)
-def test_macro_precision_as_torchmetrics_has_it(case: Case) -> None:
-    means = []
-    for level, size in enumerate(case.tree.sizes):
-        known = case.valid & (case.target[:, level] >= 0)
-        oracle = MulticlassPrecision(max(size, 2), average="macro")
-        if known.any():
-            oracle.update(case.predicted[known, level], case.target[known, level])
-        means.append(float(oracle.compute()) if known.any() else float("nan"))
-    expected = sum(size * mean for size, mean in zip(case.tree.sizes, means, strict=True))
-    same(judged(WeightedHierarchicalPrecision(case.tree), case), expected / sum(case.tree.sizes))
+    same(computed(WeightedAveragePrecision(case.tree), case), weighted)
+    same(computed(FullPathAccuracy(case.tree), case), full_path(case))
+    same(computed(TreeInconsistency(case.tree), case), inconsistency(case))
 
 
 @given(cases(partial=False))
 @settings(max_examples=60, deadline=None)
 def test_invariants_of_whole_paths(case: Case) -> None:
     case = case._replace(valid=case.valid | True)
-    levels = judged(LevelAccuracy(case.tree), case)
-    fpa, tice = judged(FullPathAccuracy(case.tree), case), judged(TreeInconsistency(case.tree), case)
-    wap = judged(WeightedAveragePrecision(case.tree), case)
+    levels = computed(LevelAccuracy(case.tree), case)
+    fpa, tice = computed(FullPathAccuracy(case.tree), case), computed(TreeInconsistency(case.tree), case)
+    wap = computed(WeightedAveragePrecision(case.tree), case)
     assert fpa <= levels.min()
     assert fpa >= levels.sum() - (case.tree.levels - 1) - SLACK
     assert tice <= 1 - fpa + SLACK
@@ -107,8 +84,8 @@ def test_parents_read_off_the_tree_are_consistent(case: Case) -> None:
     metric.update(derived.predicted)
     same(metric.compute(), 0.0)
     whole = derived._replace(target=case.tree.paths()[case.target[:, -1].clamp(min=0)])
-    fine = judged(LevelAccuracy(case.tree), whole).flatten()[-1]
-    same(judged(FullPathAccuracy(case.tree), whole), float(fine))
+    fine = computed(LevelAccuracy(case.tree), whole).flatten()[-1]
+    same(computed(FullPathAccuracy(case.tree), whole), float(fine))
 
 
 def test_inconsistency_of_a_tree_whose_paths_no_number_could_hold() -> None:
@@ -146,7 +123,7 @@ def test_a_prediction_that_is_no_class_is_wrong_and_on_no_path(strange: int) -> 
         (FullPathAccuracy, 0.0),
         (TreeInconsistency, 1.0),
         (LevelAccuracy, [1.0, 1.0, 0.0]),
-        (WeightedHierarchicalPrecision, (2 + 3) / 11),
+        (WeightedAveragePrecision, (2 + 3) / 11),
     ):
         metric = kind(BIRDS)
         metric.update(predicted, target)

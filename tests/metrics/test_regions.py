@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from castssl.metrics.partition import best_overlap
-from castssl.metrics.regions import region_iou, single_segment_iou
+from castssl.metrics.regions import region_iou
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 7), st.integers(1, 7))
 seeds = st.integers(0, 10_000)
@@ -25,24 +24,13 @@ def drawn(shape: tuple[int, int, int], seed: int, high: int) -> Tensor:
 def naive_region_iou(labels: Tensor, truth: Tensor) -> float:
     """One image, as the docstring says it."""
     known = truth.numpy() >= 0
-    found, true = labels.numpy()[known], truth.numpy()[known]
-    named = np.full(found.shape, -1)
-    for segment in set(found.tolist()) - {-1}:
-        counts = {region: int(((found == segment) & (true == region)).sum()) for region in set(true.tolist())}
-        named[found == segment] = min(counts, key=lambda region: (-counts[region], region))
+    label, true = labels.numpy()[known], truth.numpy()[known]
+    named = np.full(label.shape, -1)
+    for segment in set(label.tolist()) - {-1}:
+        counts = {region: int(((label == segment) & (true == region)).sum()) for region in set(true.tolist())}
+        named[label == segment] = min(counts, key=lambda region: (-counts[region], region))
     ious = [_iou(named == region, true == region) for region in set(true.tolist())]
     return float(np.mean(ious)) if ious else math.nan
-
-
-def naive_single(labels: Tensor, truth: Tensor) -> float:
-    known = truth.numpy() >= 0
-    found, true = labels.numpy()[known], truth.numpy()[known]
-    segments = set(found.tolist()) - {-1}
-    best = [
-        max((_iou(found == one, true == region) for one in segments), default=0.0)
-        for region in set(true.tolist())
-    ]
-    return float(np.mean(best)) if best else math.nan
 
 
 def _iou(one: np.ndarray, other: np.ndarray) -> float:
@@ -51,13 +39,12 @@ def _iou(one: np.ndarray, other: np.ndarray) -> float:
 
 @given(shape=shapes, seed=seeds, segments=st.integers(1, 6), regions=st.integers(1, 4))
 @settings(deadline=None, max_examples=60)
-def test_both_equal_their_definition(
+def test_it_equals_its_definition(
     shape: tuple[int, int, int], seed: int, segments: int, regions: int
 ) -> None:
     labels, truth = drawn(shape, seed, segments), drawn(shape, seed + 1, regions)
-    for fast, naive in ((region_iou, naive_region_iou), (single_segment_iou, naive_single)):
-        expected = [naive(one, true) for one, true in zip(labels, truth, strict=True)]
-        torch.testing.assert_close(fast(labels, truth), torch.tensor(expected), equal_nan=True)
+    expected = [naive_region_iou(one, true) for one, true in zip(labels, truth, strict=True)]
+    torch.testing.assert_close(region_iou(labels, truth), torch.tensor(expected), equal_nan=True)
 
 
 @given(shape=shapes, seed=seeds, regions=st.integers(1, 4))
@@ -69,21 +56,6 @@ def test_segments_that_are_the_regions_cannot_be_better(
     finer = truth * 50 + drawn(shape, seed + 1, 3).clamp(min=0)
     assert torch.equal(region_iou(truth, truth), torch.ones(shape[0]))
     assert torch.equal(region_iou(finer, truth), torch.ones(shape[0]))
-    assert torch.equal(single_segment_iou(7 - truth, truth), torch.ones(shape[0]))
-    assert (single_segment_iou(finer, truth) <= 1).all()
-
-
-@given(shape=shapes, seed=seeds)
-@settings(deadline=None, max_examples=30)
-def test_the_best_segment_of_one_region_is_the_best_overlap(shape: tuple[int, int, int], seed: int) -> None:
-    """Known values only there: an image whose other pixels are unknown has one region."""
-    labels, mask = drawn(shape, seed, 5), drawn(shape, seed + 1, 1) == 0
-    alone = torch.where(mask, 3, -1)
-    masked = torch.where(mask, labels, -1)
-    expected = best_overlap(masked, mask)
-    torch.testing.assert_close(
-        single_segment_iou(labels, alone)[mask.any((1, 2))], expected[mask.any((1, 2))]
-    )
 
 
 def test_one_segment_is_all_background() -> None:
@@ -91,7 +63,6 @@ def test_one_segment_is_all_background() -> None:
     truth[:, :2, :2] = 9
     labels = torch.zeros_like(truth)
     assert float(region_iou(labels, truth)) == pytest.approx((16 / 20 + 0) / 2)
-    assert float(single_segment_iou(labels, truth)) == pytest.approx((16 / 20 + 4 / 20) / 2)
 
 
 def test_pixels_without_segment_are_missed_and_unknown_ones_left_out() -> None:
@@ -114,6 +85,5 @@ def test_images_do_not_influence_each_other() -> None:
 
 
 def test_maps_of_other_shapes_are_refused() -> None:
-    for measure in (region_iou, single_segment_iou):
-        with pytest.raises(ValueError, match=measure.__name__):
-            measure(torch.zeros(1, 2, 2), torch.zeros(1, 2, 3))
+    with pytest.raises(ValueError, match="region_iou"):
+        region_iou(torch.zeros(1, 2, 2), torch.zeros(1, 2, 3))
