@@ -26,28 +26,28 @@ KEPT = "cost.json"
 
 def kept(study: Study, out: Path) -> dict[tuple[str, ...], dict[str, Any]]:
     """What was measured of each row so far: GFLOPs, ms, and ``conditions``."""
-    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    costs: dict[tuple[str, ...], dict[str, Any]] = {}
     for cell in study.cells():
         path = cell.steps[-1].folder(out) / KEPT
         try:
-            found.setdefault(cell.row, dict(json.loads(path.read_text(encoding="utf-8"))))
+            costs.setdefault(cell.row, dict(json.loads(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, TypeError):
             continue  # Not measured yet, or cut off by a power failure: it is measured again.
-    return found
+    return costs
 
 
-def numbers(found: Mapping[tuple[str, ...], Mapping[str, Any]]) -> dict[tuple[str, ...], dict[str, float]]:
+def numbers(costs: Mapping[tuple[str, ...], Mapping[str, Any]]) -> dict[tuple[str, ...], dict[str, float]]:
     """The columns of the table, without the conditions."""
     return {
         row: {name: float(value) for name, value in values.items() if name != "conditions"}
-        for row, values in found.items()
+        for row, values in costs.items()
     }
 
 
-def conditions(found: Mapping[tuple[str, ...], Mapping[str, Any]]) -> list[str]:
+def conditions(costs: Mapping[tuple[str, ...], Mapping[str, Any]]) -> list[str]:
     """A sentence for each set of rows that were measured together."""
     together: dict[str, list[str]] = {}
-    for row, values in found.items():
+    for row, values in costs.items():
         together.setdefault(str(values.get("conditions", "unknown")), []).append(", ".join(row) or "all")
     if len(together) < 2:
         return [f"ms an image: {text}." for text in together]
@@ -64,10 +64,10 @@ def measure(study: Study, out: Path) -> None:
     that a busy machine slows them alike.  A row is measured once: delete ``cost.json`` in its folders to
     measure it again.
     """
-    known = kept(study, out)
+    measured = kept(study, out)
     cells: dict[tuple[str, ...], Cell] = {}
     for cell in study.cells():
-        if cell.row not in known and (cell.steps[0].folder(out) / WEIGHTS).is_file():
+        if cell.row not in measured and (cell.steps[0].folder(out) / WEIGHTS).is_file():
             cells.setdefault(cell.row, cell)
     if not cells:
         return
@@ -85,12 +85,12 @@ def measure(study: Study, out: Path) -> None:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = {row: opened(cell) for row, cell in cells.items()}
-    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    costs: dict[tuple[str, ...], dict[str, Any]] = {}
     views = {}
     for row, encoder in rows.items():
         side = encoder.config.image_size
         counted = account(encoder, image_size=side, classes=())
-        found[row] = {"GFLOPs": (counted.macs + counted.sampling) / 1e9}
+        costs[row] = {"GFLOPs": (counted.macs + counted.sampling) / 1e9}
         encoder.eval()
         encoder.to(device)
         views[row] = View(
@@ -106,9 +106,9 @@ def measure(study: Study, out: Path) -> None:
                     torch.cuda.synchronize()
                 taken[row].append(time.perf_counter() - began)
     for row, seconds in taken.items():
-        found[row]["ms"] = 1000 * median(seconds[1:]) / BATCH
-        found[row]["conditions"] = _conditions(str(device), len(rows))
-        save(found[row], cells[row].steps[-1].folder(out) / KEPT)
+        costs[row]["ms"] = 1000 * median(seconds[1:]) / BATCH
+        costs[row]["conditions"] = _conditions(str(device), len(rows))
+        save(costs[row], cells[row].steps[-1].folder(out) / KEPT)
 
 
 def _conditions(device: str, rows: int) -> str:
@@ -122,8 +122,8 @@ def _conditions(device: str, rows: int) -> str:
 
 def _sizes(cell: Cell) -> Sequence[int] | None:
     """Sizes that only the second recipe is given: those of the test."""
-    given = [value for key, value in cell.values.items() if key.endswith(".sizes")]
-    return [int(size) for size in given[0].partition("--")[0].split()] if given else None
+    values = [value for key, value in cell.values.items() if key.endswith(".sizes")]
+    return [int(size) for size in values[0].partition("--")[0].split()] if values else None
 
 
 def _regular(side: int, count: int) -> torch.Tensor:
@@ -131,5 +131,5 @@ def _regular(side: int, count: int) -> torch.Tensor:
     import torch
 
     rows = int(count**0.5)
-    at = torch.arange(side) * rows // side
-    return (at[:, None] * rows + at).int().expand(BATCH, -1, -1)
+    cell = torch.arange(side) * rows // side
+    return (cell[:, None] * rows + cell).int().expand(BATCH, -1, -1)

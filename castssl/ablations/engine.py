@@ -1,7 +1,7 @@
-"""Runs a study's steps: what is finished is skipped, what was stopped goes on, what fails is shown.
+"""Runs a study's steps: what is finished is skipped, what was stopped continues, what fails is shown.
 
 One process a run, so that a crash of one cell leaves the others alone.  Each run continues by itself from
-its last checkpoint, so starting the study again is all that it takes after a kill.
+its last checkpoint, so that a killed study continues when it is started again.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ OUTPUT = "output.txt"
 FILES = "submitit"
 """The folder of submitit's files, in that of a run."""
 STOP = "stop"
-"""The file among them whose appearance asks the run to save and end."""
+"""The file among them that asks the run to save and end."""
 STOPPED = 75
 """The exit code of a run that has saved and goes on at its next start."""
-TELLING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What tells a study to stop."""
-ENDING = (signal.SIGTERM, signal.SIGUSR2)
-"""What tells a job that it ends soon; submitit asks SLURM for the second one before the time is over."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that stop a study."""
+END_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+"""Signals before the end of a job; submitit requests the second from SLURM before the time limit."""
 YEARS = 10 * 365 * 24 * 60
 """Minutes; submitit's own limit for a process of this machine is two."""
 PAUSE = 0.2
 
 
-class Told(NamedTuple):
+class Event(NamedTuple):
     """A step has changed its state."""
 
     step: Step
@@ -62,8 +62,8 @@ def steps_of(cells: Sequence[Cell]) -> list[Step]:
 
 def run(
     steps: Sequence[Step], out: Path, jobs: Jobs, *, at_once: int = 1, stop: Callable[[], object] = bool
-) -> Iterator[Told]:
-    """Run what is not finished, ``at_once`` steps together, telling each change of state.
+) -> Iterator[Event]:
+    """Run what is not finished, ``at_once`` steps together, and yield each change of state.
 
     Args:
         steps: none before the one that it follows.
@@ -78,22 +78,22 @@ def run(
     states: dict[Step, State] = dict.fromkeys(steps, "waits")
     running: dict[Step, tuple[Job[int], float]] = {}
 
-    def told(step: Step, state: State) -> Told:
+    def changed(step: Step, state: State) -> Event:
         states[step] = state
         over = sum(state in ("finished", "failed", "stopped") for state in states.values())
-        return Told(step, state, over, len(states))
+        return Event(step, state, over, len(states))
 
     for step in steps:
         if step.results(out) is not None:
-            yield told(step, "finished")
+            yield changed(step, "finished")
     while "waits" in states.values() or running:
         for step in [step for step, state in states.items() if state == "waits"]:
             before = states[step.after] if step.after else "finished"
             if before in ("failed", "stopped"):
-                yield told(step, before)
+                yield changed(step, before)
             elif before == "finished" and len(running) < at_once and not (stop() or busy(step.folder(out))):
                 running[step] = (jobs.start(step), time.monotonic())
-                yield told(step, "runs")
+                yield changed(step, "runs")
         if stop():
             jobs.stop()
             raise KeyboardInterrupt
@@ -102,7 +102,7 @@ def run(
             if ended is not None:
                 del running[step]
                 _clock(step.folder(out), time.monotonic() - began)
-                yield told(step, _state(step, out, ended))
+                yield changed(step, _state(step, out, ended))
         time.sleep(PAUSE)
 
 
@@ -185,7 +185,7 @@ class Jobs:
         """Submit one step; what it prints goes to its folder.
 
         Raises:
-            ConfigError: if the cluster cannot be had, or refuses the parameters.
+            ConfigError: if the cluster is unavailable, or refuses the parameters.
         """
         from submitit import AutoExecutor
 
@@ -196,7 +196,7 @@ class Jobs:
         files.mkdir(parents=True)
         run = Run(step.command(self._out, self._launcher), folder, self._environment)
         # A terminal sends these to submitit's processes, too, which inherit that they are blocked.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, TELLING)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             executor = AutoExecutor(folder=files, cluster=self._cluster)
             executor.update_parameters(**self._parameters)
@@ -209,7 +209,7 @@ class Jobs:
         return job
 
     def stop(self) -> None:
-        """Ask all runs to save and end, and wait for them; what is still queued is taken back."""
+        """Ask all runs to save and end, and wait for them; queued jobs are canceled."""
         running = []
         for job, files in self._jobs:
             (files / STOP).touch()
@@ -234,7 +234,7 @@ def code(job: Job[int], folder: Path) -> int | None:
 
 @dataclass
 class Run:
-    """What a job does, on whichever machine: a process of its own, whose output goes to the folder."""
+    """The work of a job on any machine: a process whose output goes to the folder."""
 
     command: Sequence[str]
     folder: Path
@@ -243,30 +243,30 @@ class Run:
 
     def __call__(self) -> int:
         """The exit code; a stop file, or a signal that ends the job, sends one SIGTERM to the process."""
-        told: list[int] = []
-        handlers = {number: signal.getsignal(number) for number in (*TELLING, *ENDING)}
+        received: list[int] = []
+        handlers = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, *END_SIGNALS)}
         for number, handler in handlers.items():
             if handler != signal.SIG_IGN:  # As under nohup, which is meant for the process, too.
-                signal.signal(number, lambda number, _: told.append(number))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, TELLING)
-        if self._ending(told):
+                signal.signal(number, lambda number, _: received.append(number))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        if self._ending(received):
             return STOPPED
-        given = {**os.environ, **self.environment}
+        variables = {**os.environ, **self.environment}
         with (self.folder / OUTPUT).open("a", encoding="utf-8") as output:
             process = subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={name: value for name, value in given.items() if value is not None},
+                env={name: value for name, value in variables.items() if value is not None},
                 start_new_session=True,  # What is sent to a whole group does not reach it.
             )
-        while process.poll() is None and not self._ending(told):
+        while process.poll() is None and not self._ending(received):
             time.sleep(PAUSE)
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGTERM)
         requeue = handlers[signal.SIGUSR2]
-        if process.wait() == STOPPED and signal.SIGUSR2 in told and callable(requeue):
+        if process.wait() == STOPPED and signal.SIGUSR2 in received and callable(requeue):
             requeue(signal.SIGUSR2, None)
         return process.returncode
 
@@ -276,5 +276,5 @@ class Run:
 
         return DelayedSubmission(self)
 
-    def _ending(self, told: Sequence[int]) -> bool:
-        return any(number in ENDING for number in told) or (self.folder / FILES / STOP).exists()
+    def _ending(self, received: Sequence[int]) -> bool:
+        return any(number in END_SIGNALS for number in received) or (self.folder / FILES / STOP).exists()

@@ -54,10 +54,10 @@ class Step:
         if not path.is_file():
             return None
         try:
-            found: Any = json.loads(path.read_text(encoding="utf-8"))
+            content: Any = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             return None
-        return dict(found) if isinstance(found, dict) else None
+        return dict(content) if isinstance(content, dict) else None
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ class Study:
         first = {key: value for key, value in values.items() if "." not in key}
         steps = [_step(self.recipe, first, self.flags)]
         if self.then:
-            own = {key.partition(".")[2]: value for key, value in values.items() if "." in key}
-            steps.append(_step(self.then, own, self.then_flags, steps[0]))
+            second = {key.partition(".")[2]: value for key, value in values.items() if "." in key}
+            steps.append(_step(self.then, second, self.then_flags, steps[0]))
         return Cell(values, tuple(steps))
 
 
@@ -134,11 +134,11 @@ def _short(path: Path) -> str:
 
 
 def _step(recipe: Path, values: Mapping[str, str], flags: Sequence[str], after: Step | None = None) -> Step:
-    given = (*flags, *(word for key, value in values.items() for word in _argument(key, value)))
+    arguments = (*flags, *(word for key, value in values.items() for word in _argument(key, value)))
     # The hash keeps runs with other common flags apart; a run's folder holds one configuration for ever.
-    mark = hashlib.sha256(json.dumps([*given, after.name if after else ""]).encode()).hexdigest()[:8]
+    mark = hashlib.sha256(json.dumps([*arguments, after.name if after else ""]).encode()).hexdigest()[:8]
     words = [re.sub(r"[^\w.=-]+", "_", f"{key}={value}") for key, value in values.items()]
-    return Step(recipe, "-".join([recipe.stem, *words, mark]), given, after)
+    return Step(recipe, "-".join([recipe.stem, *words, mark]), arguments, after)
 
 
 def _argument(key: str, value: str) -> list[str]:

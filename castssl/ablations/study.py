@@ -1,4 +1,4 @@
-"""A study from the command line: run its cells, and write table, CSV and picture as they finish."""
+"""A study from the command line: run its cells, and write table, CSV and chart as they finish."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from castssl.ablations import cost, engine, table
-from castssl.ablations.engine import TELLING, Jobs
+from castssl.ablations.engine import STOP_SIGNALS, Jobs
 from castssl.ablations.grid import ALLOW, Step, Study, add_flags
 from castssl.errors import CastError, PluginError
 from castssl.files import check_outputs, write_text
@@ -28,76 +28,76 @@ from castssl.output import outlive_readers
 MARK = ".castssl-study"
 """An empty file in the folder of a study, whose tables later calls may replace."""
 APART = 1.0
-"""Seconds between two Ctrl-C that were both meant; a terminal and a launcher pass on the same one."""
+"""Seconds between two separate Ctrl-C; a terminal and a launcher pass on the same one."""
 WRITTEN = ("table.md", "cells.csv", "table.png")
 
 
-def conduct(study: Study, given: argparse.Namespace, name: str) -> int:
+def conduct(study: Study, args: argparse.Namespace, name: str) -> int:
     """Run what is not finished and write the table; 0 if all cells finished, else 1.
 
     Args:
         study: what is compared.
-        given: what :func:`castssl.ablations.grid.add_flags` added, parsed.
-        name: of the folder, if ``--out`` does not say.
+        args: the parsed arguments of :func:`castssl.ablations.grid.add_flags`.
+        name: of the folder, without ``--out``.
     """
-    out = given.out or Path("runs") / "ablations" / name
-    if given.allow_commands and study.data:
+    out = args.out or Path("runs") / "ablations" / name
+    if args.allow_commands and study.data:
         study = replace(study, flags=[*study.flags, ALLOW], then_flags=[*study.then_flags, ALLOW])
     steps = engine.steps_of(study.cells())
-    launcher = shlex.split(given.launcher)
-    if given.dry_run:
-        if given.cluster != "local":
-            print(f"# each a job of the {given.cluster} cluster with {_parameters(given.job)}")
+    launcher = shlex.split(args.launcher)
+    if args.dry_run:
+        if args.cluster != "local":
+            print(f"# each a job of the {args.cluster} cluster with {_parameters(args.job)}")
         for step in steps:
             print(shlex.join(step.command(out, launcher or ["python"])))
         return 0
     if not (out / MARK).is_file():
-        check_outputs([out / name for name in WRITTEN], overwrite=given.overwrite)
+        check_outputs([out / name for name in WRITTEN], overwrite=args.overwrite)
         write_text(out / MARK, "")
-    jobs = Jobs(out, given.cluster, given.jobs, _parameters(given.job), launcher)
+    jobs = Jobs(out, args.cluster, args.jobs, _parameters(args.job), launcher)
     console = Console(stderr=True)
-    at_once = len(steps) if given.cluster == "slurm" else given.jobs
+    at_once = len(steps) if args.cluster == "slurm" else args.jobs
     try:
-        with _told_to_stop() as told:
-            events = engine.run(steps, out, jobs, at_once=at_once, stop=lambda: told)
+        with _stop_signals() as signaled:
+            events = engine.run(steps, out, jobs, at_once=at_once, stop=lambda: signaled)
             _watch(study, out, events, console)
-            if told:  # While the last table was written.
+            if signaled:  # While the last table was written.
                 raise KeyboardInterrupt
     except KeyboardInterrupt:
         console.print(f"stopped; the same command goes on, and {out / 'table.md'} has what is finished")
         write(study, out, measure=False)
         return 130
-    text = write(study, out, measure=not given.no_cost)
+    text = write(study, out, measure=not args.no_cost)
     Console().print(Markdown(text.partition("## Commands")[0]))
-    print(f"table, CSV and picture lie in {out}")
+    print(f"table, CSV and chart are in {out}")
     return 0 if all(step.results(out) is not None for step in steps) else 1
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[list[float]]:
-    """When this process was told to stop; also where a shell has put it into the background.
+def _stop_signals() -> Iterator[list[float]]:
+    """The times of the signals that stop this process; also where a shell has put it into the background.
 
     A second Ctrl-C leaves at once, and leaves the runs to save and end by themselves.
     """
-    told: list[float] = []
+    signaled: list[float] = []
 
-    def tell(number: int, frame: FrameType | None) -> None:
-        if told and number == signal.SIGINT and time.monotonic() - told[0] > APART:
+    def note(number: int, frame: FrameType | None) -> None:
+        if signaled and number == signal.SIGINT and time.monotonic() - signaled[0] > APART:
             raise KeyboardInterrupt
-        told.append(time.monotonic())
+        signaled.append(time.monotonic())
 
-    before = {number: signal.getsignal(number) for number in TELLING}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     for number, handler in before.items():
         if number != signal.SIGHUP or handler != signal.SIG_IGN:  # Else nohup started it.
-            signal.signal(number, tell)
+            signal.signal(number, note)
     try:
-        yield told
+        yield signaled
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _watch(study: Study, out: Path, events: Iterator[engine.Told], console: Console) -> None:
+def _watch(study: Study, out: Path, events: Iterator[engine.Event], console: Console) -> None:
     steps = engine.steps_of(study.cells())
     columns = (
         TextColumn("runs"),
@@ -108,13 +108,13 @@ def _watch(study: Study, out: Path, events: Iterator[engine.Told], console: Cons
     )
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("", total=len(steps))
-        for told in events:
-            progress.update(bar, completed=told.done, description=_left(steps, out, told.done))
-            folder = told.step.folder(out)
-            console.print(f"{told.state:<9} {told.step.name}", highlight=False, soft_wrap=True)
-            if told.state == "failed" and folder.is_dir():
+        for event in events:
+            progress.update(bar, completed=event.done, description=_left(steps, out, event.done))
+            folder = event.step.folder(out)
+            console.print(f"{event.state:<9} {event.step.name}", highlight=False, soft_wrap=True)
+            if event.state == "failed" and folder.is_dir():
                 console.print(engine.last_words(folder, 4), markup=False, highlight=False, style="dim")
-            if told.state != "runs":
+            if event.state != "runs":
                 write(study, out, measure=False)
 
 
@@ -137,14 +137,14 @@ def write(study: Study, out: Path, *, measure: bool) -> str:
     """
     if measure:
         cost.measure(study, out)
-    known = cost.kept(study, out)
-    made = table.rows(study, out, cost.numbers(known))
-    text = table.markdown(study, out, made, cost.conditions(known))
+    costs = cost.kept(study, out)
+    rows = table.rows(study, out, cost.numbers(costs))
+    text = table.markdown(study, out, rows, cost.conditions(costs))
     write_text(out / "table.md", text, "table")
     write_text(out / "cells.csv", table.comma_separated(study, out), "table")
-    if any(row.finished for row in made):
+    if any(row.finished for row in rows):
         try:
-            table.draw(study.title, made, out / "table.png")
+            table.draw(study.title, rows, out / "table.png")
         except PluginError as error:
             print(f"castssl: {error}", file=sys.stderr)
     return text
@@ -171,19 +171,19 @@ def main(study: Study, *, demo: Study | None = None, argv: Sequence[str] | None 
     parser.add_argument("--recipe", type=Path, help="another recipe's file")
     parser.add_argument("--seeds", type=int, metavar="N", help="repetitions a row, with seeds 0 to N - 1")
     add_flags(parser)
-    given = parser.parse_args(argv)
-    is_demo = given.data.partition(":")[0] == "demo"
+    args = parser.parse_args(argv)
+    is_demo = args.data.partition(":")[0] == "demo"
     chosen = demo if demo is not None and is_demo else study
     try:
-        data = ["--data", given.data] if chosen.data else []
-        changes: dict[str, Any] = {"flags": [*data, *chosen.flags, *given.rest]}
+        data = ["--data", args.data] if chosen.data else []
+        changes: dict[str, Any] = {"flags": [*data, *chosen.flags, *args.rest]}
         if chosen.then:
             changes["then_flags"] = [*data, *chosen.then_flags]
-        if given.recipe:
-            changes["recipe"] = given.recipe
-        if given.seeds:
-            changes["grid"] = _seeded(chosen.grid, given.seeds)
-        return conduct(replace(chosen, **changes), given, f"{name}-demo" if is_demo else name)
+        if args.recipe:
+            changes["recipe"] = args.recipe
+        if args.seeds:
+            changes["grid"] = _seeded(chosen.grid, args.seeds)
+        return conduct(replace(chosen, **changes), args, f"{name}-demo" if is_demo else name)
     except CastError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2

@@ -33,7 +33,7 @@ class Spread(NamedTuple):
     seeds: int
 
     def shown(self, name: str) -> str:
-        """For people, as :mod:`castssl.evaluation.report` has it."""
+        """As :mod:`castssl.evaluation.report` prints it."""
         scale = metric(name).scale
         mean, deviation = scale * self.mean, scale * self.deviation
         return f"{mean:.1f}" if self.seeds < 2 or math.isnan(deviation) else f"{mean:.1f} ± {deviation:.1f}"
@@ -44,33 +44,33 @@ class Row:
     """The cells that differ in their seed only."""
 
     values: tuple[str, ...]
-    found: Mapping[str, Spread]
+    results: Mapping[str, Spread]
     cost: Cost
     finished: int
     cells: int
 
 
-def results(cell: Cell, out: Path) -> dict[str, float] | None:
-    """What a cell's runs found after training, the last run's word counting; None if one is not finished."""
+def cell_results(cell: Cell, out: Path) -> dict[str, float] | None:
+    """The results of a cell's runs after training, a later run's first; None if one is not finished."""
     every = [step.results(out) for step in cell.steps]
     if None in every:
         return None
-    return {name: value for found in every for name, value in (found or {}).get("trained", {}).items()}
+    return {name: value for results in every for name, value in (results or {}).get("trained", {}).items()}
 
 
 def references(cells: Sequence[Cell], out: Path) -> dict[str, dict[str, Spread]]:
-    """What needs no training, over all finished cells; what is the same in all of them has no deviation."""
-    found: dict[str, dict[str, list[float]]] = {}
+    """Results without training, over all finished cells; equal ones have no deviation."""
+    by_kind: dict[str, dict[str, list[float]]] = {}
     for cell in cells:
         for step in cell.steps:
             for kind, values in (step.results(out) or {}).items():
                 for name, value in values.items() if kind in REFERENCES else ():
-                    found.setdefault(kind, {}).setdefault(name, []).append(value)
+                    by_kind.setdefault(kind, {}).setdefault(name, []).append(value)
 
     def of(values: Sequence[float]) -> Spread:
         return spread(values) if len(set(values)) > 1 else Spread(values[0], math.nan, len(values))
 
-    return {kind: {name: of(v) for name, v in values.items()} for kind, values in found.items()}
+    return {kind: {name: of(v) for name, v in values.items()} for kind, values in by_kind.items()}
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -83,17 +83,17 @@ def rows(study: Study, out: Path, costs: Mapping[tuple[str, ...], Cost]) -> list
     grouped: dict[tuple[str, ...], list[Cell]] = {}
     for cell in study.cells():
         grouped.setdefault(cell.row, []).append(cell)
-    made = []
+    table_rows = []
     for values, cells in grouped.items():
-        found = [marks for cell in cells if (marks := results(cell, out)) is not None]
-        names = [name for name in study.show or _names(found) if any(name in marks for marks in found)]
-        spreads = {name: spread([marks[name] for marks in found if name in marks]) for name in names}
-        made.append(Row(values, spreads, costs.get(values, {}), len(found), len(cells)))
-    return made
+        results = [result for cell in cells if (result := cell_results(cell, out)) is not None]
+        names = [name for name in study.show or _names(results) if any(name in result for result in results)]
+        spreads = {name: spread([result[name] for result in results if name in result]) for name in names}
+        table_rows.append(Row(values, spreads, costs.get(values, {}), len(results), len(cells)))
+    return table_rows
 
 
-def _names(found: Sequence[Mapping[str, float]]) -> list[str]:
-    return list(dict.fromkeys(name for marks in found for name in marks))
+def _names(results: Sequence[Mapping[str, float]]) -> list[str]:
+    return list(dict.fromkeys(name for result in results for name in result))
 
 
 def keys(study: Study) -> list[str]:
@@ -101,24 +101,24 @@ def keys(study: Study) -> list[str]:
     return [key for key in study.grid if key.rpartition(".")[2] != SEED]
 
 
-def columns(made: Sequence[Row]) -> tuple[list[str], list[str]]:
-    """The names of what was found, and of what it costs."""
-    found = list(dict.fromkeys(name for row in made for name in row.found))
-    return found, list(dict.fromkeys(name for row in made for name in row.cost))
+def columns(table_rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """The names of the results, and of the costs."""
+    names = list(dict.fromkeys(name for row in table_rows for name in row.results))
+    return names, list(dict.fromkeys(name for row in table_rows for name in row.cost))
 
 
-def markdown(study: Study, out: Path, made: Sequence[Row], notes: Sequence[str] = ()) -> str:
+def markdown(study: Study, out: Path, table_rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     """The table with its references, then what failed, then the command of every cell."""
-    found, costs = columns(made)
+    names, costs = columns(table_rows)
     lines = [f"# {study.title}", ""]
-    lines += _line([*keys(study), *found, *costs, "seeds"], head=True)
-    for row in made:
+    lines += _line([*keys(study), *names, *costs, "seeds"], head=True)
+    for row in table_rows:
         seeds = str(row.finished) if row.finished == row.cells else f"{row.finished} of {row.cells}"
-        cells = _shown(row.found, found)
+        cells = _shown(row.results, names)
         lines += _line([*row.values, *cells, *(_number(row.cost.get(name)) for name in costs), seeds])
     for kind, values in references(study.cells(), out).items():
         padding = [""] * (len(keys(study)) - 1)
-        cells = _shown(values, found)
+        cells = _shown(values, names)
         lines += _line([f"*{kind}*", *padding, *cells, *("" for _ in costs), ""])
     lines += [
         "",
@@ -143,18 +143,18 @@ def commands(study: Study, out: Path) -> list[str]:
 
 
 def comma_separated(study: Study, out: Path) -> str:
-    """One line a cell: its values, its state, what it found, how long it took, its last command."""
+    """One line a cell: its values, state, results, seconds and commands."""
     cells = study.cells()
-    marks = [results(cell, out) for cell in cells]
-    names = _names([found for found in marks if found])
+    results = [cell_results(cell, out) for cell in cells]
+    names = _names([result for result in results if result])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*study.grid, "finished", *names, "seconds", "command"])
-    for cell, found in zip(cells, marks, strict=True):
+    for cell, result in zip(cells, results, strict=True):
         seconds = sum(seconds_of(step.folder(out)) for step in cell.steps)
-        values = [(found or {}).get(name, "") for name in names]
+        values = [(result or {}).get(name, "") for name in names]
         command = " && ".join(shlex.join(step.command(out, ["python"])) for step in cell.steps)
-        writer.writerow([*cell.values.values(), found is not None, *values, round(seconds, 1), command])
+        writer.writerow([*cell.values.values(), result is not None, *values, round(seconds, 1), command])
     return text.getvalue()
 
 
@@ -178,7 +178,7 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
 
 
-def draw(title: str, made: Sequence[Row], path: Path) -> Path:
+def draw(title: str, table_rows: Sequence[Row], path: Path) -> Path:
     """Write a PNG: a panel for each result (mean, standard deviation over seeds) and for each cost.
 
     Raises:
@@ -188,26 +188,26 @@ def draw(title: str, made: Sequence[Row], path: Path) -> Path:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise PluginError(f"a study's picture needs matplotlib: {install('matplotlib')}") from error
-    found, costs = columns(made)
-    names = [", ".join(row.values) or "all" for row in made]
-    panels = max(1, len(found) + len(costs))
-    figure = Figure(figsize=(1.5 + 2.6 * panels, 1.4 + 0.34 * len(made)), layout="constrained")
+        raise PluginError(f"a study's chart needs matplotlib: {install('matplotlib')}") from error
+    names, costs = columns(table_rows)
+    labels = [", ".join(row.values) or "all" for row in table_rows]
+    panels = max(1, len(names) + len(costs))
+    figure = Figure(figsize=(1.5 + 2.6 * panels, 1.4 + 0.34 * len(table_rows)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
-    places = range(len(made))
-    for axis, name in zip(axes, [*found, *costs], strict=False):
-        if name in found:
-            spreads = [row.found.get(name) for row in made]
+    positions = range(len(table_rows))
+    for axis, name in zip(axes, [*names, *costs], strict=False):
+        if name in names:
+            spreads = [row.results.get(name) for row in table_rows]
             times = metric(name).scale
             means = [times * spread.mean if spread else 0.0 for spread in spreads]
             errors = [times * spread.deviation if spread and spread.seeds > 1 else 0.0 for spread in spreads]
-            axis.barh(places, means, xerr=errors, color="#4477aa", ecolor="#333333", capsize=2)
+            axis.barh(positions, means, xerr=errors, color="#4477aa", ecolor="#333333", capsize=2)
         else:
-            axis.barh(places, [row.cost.get(name, 0.0) for row in made], color="#bbbbbb")
-        axis.set_xlabel(f"{name}, %" if name in found and metric(name).unit == "%" else name)
+            axis.barh(positions, [row.cost.get(name, 0.0) for row in table_rows], color="#bbbbbb")
+        axis.set_xlabel(f"{name}, %" if name in names and metric(name).unit == "%" else name)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_yticks(places, names)
+    axes[0].set_yticks(positions, labels)
     axes[0].invert_yaxis()
     figure.suptitle(title)
     with atomic_write(path, "picture") as aside:

@@ -21,11 +21,11 @@ def study(**changes: object) -> Study:
     return Study(**{**options, **changes})  # type: ignore[arg-type]
 
 
-def states(found: Study, out: Path, jobs: Jobs) -> dict[str, str]:
+def states(chosen: Study, out: Path, jobs: Jobs) -> dict[str, str]:
     last = {}
-    for told in engine.run(engine.steps_of(found.cells()), out, jobs, at_once=2):
-        last[told.step.name] = str(told.state)
-    assert told.done == told.total == len(last)
+    for event in engine.run(engine.steps_of(chosen.cells()), out, jobs, at_once=2):
+        last[event.step.name] = str(event.state)
+    assert event.done == event.total == len(last)
     return last
 
 
@@ -42,8 +42,8 @@ def test_finished_runs_are_not_started_again(tmp_path: Path) -> None:
 
 def test_a_failure_leaves_the_others_alone_and_is_tried_again(tmp_path: Path) -> None:
     broken = study(flags=["--fail", "tome"], then=RECIPE)
-    found = states(broken, tmp_path, Jobs(tmp_path, at_once=2))
-    assert sorted(found.values()) == ["failed"] * 4 + ["finished"] * 4
+    chosen = states(broken, tmp_path, Jobs(tmp_path, at_once=2))
+    assert sorted(chosen.values()) == ["failed"] * 4 + ["finished"] * 4
     steps = engine.steps_of(broken.cells())
     failed = next(step for step in steps if "pooling=tome" in step.name)
     assert "the reason why" in engine.last_words(failed.folder(tmp_path))

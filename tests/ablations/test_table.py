@@ -39,9 +39,9 @@ def out(tmp_path_factory: pytest.TempPathFactory, study: Study) -> Path:
 def test_rows_are_means_and_deviations_over_seeds(study: Study, out: Path) -> None:
     graph, tome, broken = table.rows(study, out, {("graph",): {"ms": 1.0}})
     assert graph.values == ("graph",)
-    assert graph.found["accuracy"] == pytest.approx((0.06, statistics.stdev([0.05, 0.06, 0.07]), 3))
-    assert tome.found["accuracy"].mean == pytest.approx(0.05)
-    assert (broken.found, broken.finished, broken.cells) == ({}, 0, 3)
+    assert graph.results["accuracy"] == pytest.approx((0.06, statistics.stdev([0.05, 0.06, 0.07]), 3))
+    assert tome.results["accuracy"].mean == pytest.approx(0.05)
+    assert (broken.results, broken.finished, broken.cells) == ({}, 0, 3)
     assert (graph.cost, tome.cost) == ({"ms": 1.0}, {})
     assert math.isnan(table.spread([3.0]).deviation)
     assert table.spread([0.03]).shown("accuracy") == "3.0"
