@@ -40,7 +40,7 @@ def imagenet100(recipes: Path, title: str, grid: Mapping[str, Sequence[str]], **
 
 
 def embedded(recipes: Path, title: str, grid: Mapping[str, Sequence[str]], **changes: Any) -> Study:
-    """A nano with labels (DeiT) on the demo set: in a few minutes, MoCo would hardly tell poolings apart.
+    """A nano with labels (DeiT) on the demo set: MoCo shows no difference between poolings in a few minutes.
 
     Args:
         recipes: the folder of ``deit_in1k.py``.

@@ -33,9 +33,9 @@ OUTPUT = "output.txt"
 FILES = "submitit"
 """The folder of submitit's files, in that of a run."""
 STOP = "stop"
-"""The file among them that asks the run to save and end."""
+"""The file among them that makes the run save and end."""
 STOPPED = 75
-"""The exit code of a run that has saved and goes on at its next start."""
+"""The exit code of a run that has saved, and continues at its next start."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that stop a study."""
 END_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
@@ -271,7 +271,7 @@ class Run:
         return process.returncode
 
     def checkpoint(self) -> DelayedSubmission:
-        """What submitit puts into the queue again: the same, which goes on from what it saved."""
+        """The job that submitit puts into the queue again: it continues from its checkpoint."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)

@@ -126,7 +126,7 @@ class Study:
 
 
 def _short(path: Path) -> str:
-    """Relative to the working directory if it lies below: tables quote commands for others to type."""
+    """Relative to the working directory if it lies below: tables quote commands that are typed elsewhere."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:

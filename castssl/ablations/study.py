@@ -60,11 +60,11 @@ def conduct(study: Study, args: argparse.Namespace, name: str) -> int:
     try:
         with _stop_signals() as signaled:
             events = engine.run(steps, out, jobs, at_once=at_once, stop=lambda: signaled)
-            _watch(study, out, events, console)
+            _show(study, out, events, console)
             if signaled:  # While the last table was written.
                 raise KeyboardInterrupt
     except KeyboardInterrupt:
-        console.print(f"stopped; the same command goes on, and {out / 'table.md'} has what is finished")
+        console.print(f"stopped; the same command continues, and {out / 'table.md'} has what is finished")
         write(study, out, measure=False)
         return 130
     text = write(study, out, measure=not args.no_cost)
@@ -97,7 +97,7 @@ def _stop_signals() -> Iterator[list[float]]:
             signal.signal(number, handler)
 
 
-def _watch(study: Study, out: Path, events: Iterator[engine.Event], console: Console) -> None:
+def _show(study: Study, out: Path, events: Iterator[engine.Event], console: Console) -> None:
     steps = engine.steps_of(study.cells())
     columns = (
         TextColumn("runs"),

@@ -1,4 +1,4 @@
-"""Accuracy at one label level: how often a subject predicts the class of a held-out image."""
+"""Accuracy at one label level: the share of held-out images whose class is predicted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOP = (1, 5)
 class Accuracy(Evaluator):
     """``top1``, ``top5`` where there are more than five classes, and ``top1_balanced``, in [0, 1].
 
-    The subject must predict the logits of the level, alone.  Images without a label at the level do not
+    The subject must predict the logits of this level only.  Images without a label at the level do not
     count; if none has one, nothing is measured.
 
     Args:
@@ -79,7 +79,7 @@ class Accuracy(Evaluator):
         return results if results.pop("labeled", 0) else {}
 
     def chance(self) -> dict[str, float]:
-        """One class, or five, in so many."""
+        """k of all classes."""
         levels = {f"top{top}": top / self._classes for top in self._tops}
         return levels | ({"top1_balanced": 1 / self._classes} if levels else {})
 
@@ -92,5 +92,5 @@ class Accuracy(Evaluator):
 
     @property
     def _tops(self) -> tuple[int, ...]:
-        """Among how many first classes the right one may be, where that says something."""
+        """Each k of top-k accuracy that is below the number of classes."""
         return tuple(top for top in TOP if top < self._classes)

@@ -128,7 +128,7 @@ def _gather(parts: list[Tensor], dtype: torch.dtype, device: Device) -> Tensor:
     pieces: list[list[Tensor]] = [[] for _ in counts]
     for start in range(0, max(counts), SENT):
         piece = rows[start : start + SENT]
-        # A collective wants equal shapes: pad here, cut there.
+        # A collective needs equal shapes: pad here, and cut after it.
         piece = F.pad(piece, (0, 0, 0, min(SENT, max(counts) - start) - len(piece)))
         for rank, part in enumerate(ranks.gather(piece.to(device)).cpu().chunk(len(counts))):
             pieces[rank].append(part[: max(0, counts[rank] - start)])

@@ -145,7 +145,7 @@ class Evaluator:
 
 @dataclass
 class Evaluation:
-    """Held-out images and what is measured on them; every process calls it together.
+    """Held-out images and the evaluators that measure on them; every process calls it.
 
     Without held-out images there are no evaluators left, and all results are empty.  Results do not depend on
     the number of processes.
@@ -155,7 +155,7 @@ class Evaluation:
         held_out: with labels by the classes of ``train``, as :func:`castssl.data.splits.open_splits` gives
             them; None: nothing is measured.
         superpixels: what the encoder builds on.
-        view: the view of each image, for evaluators that ask for no other.
+        view: the view of each image, for evaluators without views of their own.
         evaluators: in the order of their results; those that read logits come before those that read
             features of the same view, so that the encoder runs once.
         device: where the subject is.

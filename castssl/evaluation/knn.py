@@ -1,4 +1,4 @@
-"""kNN accuracy: what frozen features know of classes, by a vote of nearest neighbors.
+"""kNN accuracy: classification by a vote of nearest neighbors in the space of frozen features.
 
 The vote is that of Wu et al. 2018, "Unsupervised feature learning via non-parametric instance
 discrimination", https://arxiv.org/abs/1805.01978, section 3.4.
@@ -72,7 +72,7 @@ class Knn(Evaluator):
         return {"knn": knn(*self._bank, *rows, classes=self._classes)}
 
     def chance(self) -> dict[str, float]:
-        """One in so many classes."""
+        """1 / number of classes."""
         return {"knn": 1 / self._classes} if self._classes > 1 else {}
 
     def majority(self) -> dict[str, float]:

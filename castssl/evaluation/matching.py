@@ -1,4 +1,4 @@
-"""Matching: does one random view of an image find the other view of it among the views of other images?"""
+"""Matching: the nearest neighbor of a random view among views of all images is of the same image."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Matching(Evaluator):
 
 
 def match(a: Tensor, b: Tensor, *, device: Device | None = None) -> float:
-    """The share of rows of ``a`` whose nearest row of ``b`` is their own: do two views know each other?
+    """The share of rows of ``a`` whose nearest row of ``b`` is the other view of the same image.
 
     Args:
         a: float (n, D), of any length; nearness is the cosine.

@@ -89,9 +89,12 @@ class Overlap(Evaluator):
         if self._segments is None:
             for batch in self._batches():
                 self._keep(batch, self._scored(batch))
-        rows, places = Features(self._data.device), {index: place for place, index in enumerate(self._masks)}
+        rows, order = (
+            Features(self._data.device),
+            {index: position for position, index in enumerate(self._masks)},
+        )
         for index, segments in (self._segments or {}).items():
-            seed = self._data.seed * 1_000_003 + places[index]
+            seed = self._data.seed * 1_000_003 + order[index]
             merged = torch.stack([merge_at_random(segments, size, seed) for size in self.sizes])
             inside, parts = (mask.expand_as(merged) for mask in self._masks[index])
             rows.add(

@@ -62,7 +62,7 @@ class Metric(NamedTuple):
     unit: str
     """%, levels, ms or images."""
     legend: str
-    """One line; empty if nothing is known of the name."""
+    """One line; empty for an unknown name."""
 
     @property
     def scale(self) -> float:
@@ -71,7 +71,7 @@ class Metric(NamedTuple):
 
 
 def metric(name: str) -> Metric:
-    """The metric of a name in results.json; a name that nothing is known of is its own title."""
+    """The metric of a name in results.json; an unknown name is its own title."""
     unit = next((unit for ending, unit in UNITS.items() if name.endswith(ending)), "%")
     plain = name.replace("_hie", "")
     for pattern, (title, legend) in KNOWN.items():
@@ -84,7 +84,7 @@ def metric(name: str) -> Metric:
 def table(**columns: Mapping[str, float]) -> Group | str:
     """Results side by side with their units, then a legend; n/a without a value.
 
-    Without any result, a sentence that says so.
+    Without any result, it is a sentence.
 
     Args:
         columns: a heading, such as ``trained`` or ``chance``, to results by name.

@@ -28,11 +28,11 @@ TRUTHS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "undersegmentation": undersegmentation_error,
     "accuracy": achievable_accuracy,
 }
-"""The measures that need to know the true regions."""
+"""The measures that need the true regions."""
 
 
 class Scores(NamedTuple):
-    """What one backend did with the images; means over them."""
+    """Results of one backend, as means over the images."""
 
     milliseconds: float
     """For one image: the median of the rounds."""

@@ -1,4 +1,4 @@
-"""What an unbalanced set of images asks for: accuracy by class, and the share of the most frequent class."""
+"""Metrics for unbalanced images: balanced accuracy, and the share of the most frequent class."""
 
 from __future__ import annotations
 

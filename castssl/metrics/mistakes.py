@@ -31,7 +31,7 @@ class TreeMetric(PathMetric):
             target: int64, right ones, of a shape that broadcasts with it.
         """
         last = self.sizes[-1] - 1
-        # In a tree, who shares a class shares all classes above it.
+        # In a tree, paths that share a class share all classes above it.
         same = self.paths[predicted.clamp(0, last)] == self.paths[target.clamp(0, last)]
         exists = ((predicted >= 0) & (predicted <= last)).unsqueeze(-1)
         return len(self.sizes) - (same & exists).sum(-1)
@@ -70,7 +70,7 @@ class HierarchicalDistance(TreeMetric):
     Counts the images whose finest label is known.  With one k it is a scalar, as torchmetrics has it.
 
     Attributes:
-        top_k: the k that are asked for.
+        top_k: each k.
 
     Args:
         tree: the label tree.

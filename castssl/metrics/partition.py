@@ -97,7 +97,7 @@ def boundary_recall(labels: Tensor, truth: Tensor, *, tolerance: int = 2) -> Ten
 
 
 def explained_variation(labels: Tensor, images: Tensor) -> Tensor:
-    """How much of the color variance lies between segments: 1 if each is of one color, 0 if all are alike.
+    """The share of the color variance between segments: 1 if each has one color, 0 if all are equal.
 
     Args:
         labels: integer (B, H, W); pixels with a negative label are left out.
@@ -183,7 +183,7 @@ def shared_pixels(name: str, labels: Tensor, truth: Tensor) -> Tensor:
     """How many pixels each segment shares with each region.
 
     Args:
-        name: who asks, for the message of an error.
+        name: the calling function, for the message of an error.
         labels: integer (B, H, W), the segments.
         truth: integer or bool (B, H, W), the regions.  Pixels with a negative label in either are left out.
 

@@ -61,7 +61,7 @@ class Mixing(Mixup):
                 target is 0.
         """
         image = view.image.clone()
-        # Not super().__call__: it refuses odd batches and knows one level only.
+        # Not super().__call__: it refuses odd batches and handles one level only.
         share = self._mix_batch(image)  # type: ignore[no-untyped-call]
         return view._replace(image=image), [
             self._target(path[:, level], count, share) for level, count in enumerate(self.classes)

@@ -66,7 +66,7 @@ class TreeKL(Supervised):
     images are mixed, by one draw for all levels; in evaluation mode they are not.  Images whose label is
     missing at a level have no part in that level's cross entropy, nor in the divergence.
 
-    Nothing in this says which fine class belongs to which coarse one (see :func:`tree_kl`); ``tie`` does.
+    No term of this contains the parents of classes (see :func:`tree_kl`), except ``tie``.
 
     Attributes:
         stages: the stage that each level reads, coarse to fine, counted from the last, which is -1.
@@ -75,7 +75,7 @@ class TreeKL(Supervised):
         encoder: what is trained; it needs as many stages with a class token as there are levels to part.
         labels: the data set's label tree.
         weight: of the divergence; H-CAST 0.5, and 0 leaves it out.
-        tie: weight of :func:`tree_tie`, which asks each level to agree with the sums over its children; 0, as
+        tie: weight of :func:`tree_tie`, the divergence of each level from the sums over its children; 0, as
             in H-CAST, leaves it out.
         order: ``"coarse-last"``: the coarsest level reads the last stage, the next the one before, ...
             (H-CAST); ``"fine-last"``: the finest does; ``"all-last"``: all levels do.
@@ -122,7 +122,7 @@ class TreeKL(Supervised):
         if norm == "shared" and encoder.last_norm is None:
             raise ConfigError("norm=shared needs an encoder with a last norm of its own; take each or last")
         alone = [stage != -1 and norm == "each" for stage in self.stages]
-        norms = nn.ModuleList(nn.LayerNorm(encoder.dim) if own else nn.Identity() for own in alone)
+        norms = nn.ModuleList(nn.LayerNorm(encoder.dim) if has_norm else nn.Identity() for has_norm in alone)
         self.model = LevelHeads(encoder, self.stages, level_heads, norms, shared=norm == "shared")
         self.keep_average(ema)
 
@@ -150,8 +150,8 @@ def tree_kl(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
     whose path is not wholly known add nothing to it.
 
     It equals the mean of the levels' cross entropies, plus log sum_l Z_l - (1/L) sum_l log Z_l for the sums
-    Z_l of the levels' exponentials, plus a constant: it keeps the levels equally sure, and does not know the
-    tree.
+    Z_l of the levels' exponentials, plus a constant: it balances the confidence of the levels, and does not
+    depend on the tree.
 
     Args:
         logits: float (B, C) of each of the L levels.

@@ -84,7 +84,7 @@ class GraphPool(Pooling):
         mean = weighted_mean(hidden[:, 1:], assign)
         out = self.fc2(torch.cat([hidden[:, :1], mean], 1))
         x = (gather(tokens.x, index) + out[:, 1:]) * present[..., None]
-        # Padding passes nothing on: its mass is 0, but a row of ``assign`` must say so itself.
+        # Padding has mass 0, and its row of ``assign`` must be 0, too.
         assign = assign * (tokens.mass > 0)[..., None]
         return Pooled(x.to(tokens.x.dtype), (tokens.cls + out[:, :1]).to(tokens.cls.dtype), assign)
 

@@ -1,4 +1,4 @@
-"""Random sampling: the smallest honest pooling.  Read this one first.
+"""Random sampling, the simplest pooling.  Read this one first.
 
 CAST, Table 5a ("Random Sampling").
 """

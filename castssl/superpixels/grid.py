@@ -1,4 +1,4 @@
-"""Square cells as superpixels: the patches of a ViT, and every test's partition."""
+"""Square cells as superpixels, such as the patches of a ViT."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Grid(Superpixels):
 
     Args:
         cell: side of a cell in pixels; 16 gives the 196 patches of a ViT at 224 x 224.
-        runs_on: "device" partitions the whole batch where it lies, "worker" each image while loading.
+        runs_on: "device" partitions the whole batch on its device, "worker" each image while loading.
 
     Raises:
         ConfigError: if ``cell`` is below 1 or ``runs_on`` is neither of the two.

@@ -48,11 +48,11 @@ class Seeds(Superpixels):
     below 2 pixels, or strips) gets fewer cells, and at the extreme a plain grid: see :meth:`capacity`.
 
     Args:
-        count: superpixels asked for, at least 10.  OpenCV rounds to a grid, so it may give fewer.
+        count: superpixels requested, at least 10.  OpenCV rounds to a grid, so it may give fewer.
         bins: histogram bins per Lab channel.
         iterations: refinement sweeps over the pixels.
         scale: the image is resized by this before SEEDS, and its labels back to full size by nearest.
-        mode: whose pixels SEEDS sees.  "moco": the image as it is.  "deit": the image after the
+        mode: the input of SEEDS.  "moco": the image as it is.  "deit": the image after the
             supervised and H-CAST code's round trip through normalization, which truncates many values by
             one.  "segmenter": after mmsegmentation's round trip in single precision, which lowers 2, 1
             and 3 of the red, green and blue values by one, and the published Segmenter code's overflow, which
@@ -177,7 +177,7 @@ def _opencv_cells(height: int, width: int, requested: int) -> tuple[int, int] | 
 
 
 def _cells(height: int, width: int, count: int) -> tuple[int, int, int]:
-    """Rows, columns, and what to ask of OpenCV; 0 means that a plain grid takes its place."""
+    """Rows, columns, and the request to OpenCV; 0 means that a plain grid takes its place."""
     requested = min(count, (height // 2) * (width // 2))
     cells = _opencv_cells(height, width, requested) if requested >= _FEWEST else None
     if cells is not None:
@@ -199,7 +199,7 @@ def _enlarge(labels: NDArray[np.int32], height: int, width: int) -> NDArray[np.i
 
 
 def _table(mode: Mode) -> NDArray[np.uint8] | None:
-    """What each uint8 value of each channel has become when SEEDS sees it: (1, 256, 3), or None."""
+    """Each uint8 value of each channel as SEEDS receives it: (1, 256, 3), or None."""
     values = np.arange(256, dtype=np.float32)[None, :, None]
     if mode == "deit":
         mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

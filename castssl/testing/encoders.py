@@ -126,8 +126,10 @@ def check_stages(subject: Subject) -> None:
     claim(isinstance(hierarchy, Hierarchy), f"return castssl.types.Hierarchy, got {type(hierarchy).__name__}")
     segments, stages, assigns = hierarchy
     shape = (len(view.image), *view.image.shape[2:])
-    whole = segments.shape == shape and not segments.is_floating_point()
-    claim(whole, f"segments are whole numbers {shape}, got {segments.dtype} of shape {tuple(segments.shape)}")
+    integers = segments.shape == shape and not segments.is_floating_point()
+    claim(
+        integers, f"segments are whole numbers {shape}, got {segments.dtype} of shape {tuple(segments.shape)}"
+    )
     count, declared = len(stages), len(encoder.sizes)
     claim(0 < count <= declared, f"{count} stages, but sizes declares {declared}")
     claim(len(assigns) == count - 1, f"{count} stages need {count - 1} assigns, got {len(assigns)}")
@@ -201,8 +203,10 @@ def check_config_rebuilds(subject: Subject) -> None:
         raise ContractError(f"the factory refuses its encoder's config {config}: {error}") from error
     fault = f"the encoder of {config} has the config {rebuilt.config}; keep what the factory reads in it"
     claim(rebuilt.config == config, fault)
-    ours, theirs = ({name: t.shape for name, t in e.state_dict().items()} for e in (encoder, rebuilt))
-    other = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    shapes, rebuilt_shapes = (
+        {name: t.shape for name, t in e.state_dict().items()} for e in (encoder, rebuilt)
+    )
+    other = [name for name in {**shapes, **rebuilt_shapes} if shapes.get(name) != rebuilt_shapes.get(name)]
     claim(not other, f"built again from its config, it has another state: {', '.join(other[:5])}")
     rebuilt.load_state_dict(encoder.state_dict())
     fault = "built again from its config, with equal state, it gives another {}: keep weights in the state"

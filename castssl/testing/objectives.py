@@ -2,7 +2,7 @@
 
 Each check takes a registry spec or a factory ``factory(encoder, labels) -> Objective`` and raises
 ContractError with what the author should change.  The encoder is the samples'; the label tree is the first of
-the samples' that fits the target which the objective asks for.
+the samples' that fits the objective's target.
 """
 
 from __future__ import annotations

@@ -108,8 +108,8 @@ def _claim_same(a: Pooled, b: Pooled, message: str, *, tolerance: float = 1e-5) 
 def check_conforms(subject: Subject) -> None:
     """It is a Pooling that declares which recordings it needs."""
     needs, names = make_pooling(subject).needs, get_args(Need)
-    known = isinstance(needs, frozenset) and needs <= set(names)
-    claim(known, f"set needs to a frozenset of some of {names}, got {needs!r}")
+    valid = isinstance(needs, frozenset) and needs <= set(names)
+    claim(valid, f"set needs to a frozenset of some of {names}, got {needs!r}")
 
 
 def check_shapes_and_dtypes(subject: Subject) -> None:

@@ -49,8 +49,8 @@ def together(work: Callable[..., None], *args: Any) -> None:
         (Path(folder) / "around").write_bytes(pickle.dumps((os.getcwd(), path, dict(os.environ))))
         (Path(folder) / "payload").write_bytes(payload)
         answer = _ask(folder, os.pathsep.join(path))
-        told = Path(folder) / "told"
-        shown = told.read_text(errors="replace").strip()[-2000:] if told.exists() else ""
+        output = Path(folder) / "output"
+        shown = output.read_text(errors="replace").strip()[-2000:] if output.exists() else ""
     if answer == "None":
         raise ContractError(f"two processes still wait for each other after {LIMIT} s")
     if answer != "0":
@@ -72,10 +72,10 @@ def _ask(folder: str, path: str) -> str:
         environment = {**os.environ, "PYTHONPATH": path}
         pipe = subprocess.PIPE
         _servers.append(subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True))
-    asked, answers = _servers[0].stdin, _servers[0].stdout
-    assert asked is not None
+    requests, answers = _servers[0].stdin, _servers[0].stdout
+    assert requests is not None
     assert answers is not None
-    print(folder, file=asked, flush=True)
+    print(folder, file=requests, flush=True)
     return answers.readline().strip()
 
 
@@ -95,9 +95,9 @@ def main() -> None:
 
 def _pair(folder: str) -> None:
     """Start the two processes, with the caller's surroundings."""
-    told = os.open(Path(folder) / "told", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    os.dup2(told, 1)  # The interpreter's own output is its answers.
-    os.dup2(told, 2)
+    output = os.open(Path(folder) / "output", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(output, 1)  # The interpreter's own output is its answers.
+    os.dup2(output, 2)
     place, path, environment = pickle.loads((Path(folder) / "around").read_bytes())
     os.chdir(place)
     sys.path[:] = path

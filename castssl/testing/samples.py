@@ -39,10 +39,10 @@ def pixels(batch: int = 2, height: int = SIDE, width: int = SIDE, *, seed: int =
     return (regions + noise).to(torch.uint8)
 
 
-def view(batch: int = 4, *, seed: int = 0, look: int = 0) -> View:
-    """A finished view; ``look`` varies the noise of the same images, as an augmentation would."""
+def view(batch: int = 4, *, seed: int = 0, noise: int = 0) -> View:
+    """A normalized view; ``noise`` varies the noise of the same images, as an augmentation would."""
     image = pixels(batch, seed=seed).float() / 127.5 - 1
-    draw = torch.Generator().manual_seed(1000 + look)
+    draw = torch.Generator().manual_seed(1000 + noise)
     image = image + 0.1 * torch.randn(image.shape, generator=draw)
     side = torch.arange(SIDE) // (SIDE // 4)
     grid = (side[:, None] * 4 + side).int()
@@ -50,15 +50,15 @@ def view(batch: int = 4, *, seed: int = 0, look: int = 0) -> View:
 
 
 def batch(views: int, tree: LabelTree, size: int = 4, *, seed: int = 0) -> Batch:
-    """A labeled batch of ``size`` images, ``views`` looks at each; its target fits ``tree``."""
+    """A labeled batch of ``size`` images, ``views`` views of each; its target fits ``tree``."""
     draw = torch.Generator().manual_seed(seed)
-    looks = [view(size, seed=seed, look=look) for look in range(views)]
+    augmented = [view(size, seed=seed, noise=number) for number in range(views)]
     if not tree.exclusive:
-        return Batch(looks, torch.randint(2, (size, tree.sizes[-1]), generator=draw).float())
+        return Batch(augmented, torch.randint(2, (size, tree.sizes[-1]), generator=draw).float())
     path = [torch.randint(tree.sizes[-1], (size,), generator=draw)] if tree.levels else []
     for parents in reversed(tree.parents):
         path.insert(0, torch.tensor(parents)[path[0]])
-    return Batch(looks, torch.stack(path, 1) if path else torch.zeros(size, 0, dtype=torch.int64))
+    return Batch(augmented, torch.stack(path, 1) if path else torch.zeros(size, 0, dtype=torch.int64))
 
 
 def tokens(
@@ -128,5 +128,5 @@ class SampleEncoder(Encoder):
         member = F.one_hot(view.segments.flatten(1).long(), self.sizes[0]).float()
         mass = member.sum(1)
         mean = member.transpose(1, 2) @ view.image.flatten(2).transpose(1, 2) / mass.clamp(min=1)[..., None]
-        # A product with positions: a sum would lose where a color lies in the mean over tokens.
+        # A product with positions: a sum would lose the position of a color in the mean over tokens.
         return torch.tanh(self.embed(mean)) * self.place, mass

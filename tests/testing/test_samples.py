@@ -16,7 +16,7 @@ def test_pixels_are_images_with_regions() -> None:
 
 
 def test_looks_share_their_images_and_nothing_else() -> None:
-    first, second, stranger = samples.view(look=0), samples.view(look=1), samples.view(seed=1)
+    first, second, stranger = samples.view(noise=0), samples.view(noise=1), samples.view(seed=1)
     near = (first.image - second.image).abs().mean()
     far = (first.image - stranger.image).abs().mean()
     assert 0 < near < 0.5 * far

@@ -70,9 +70,14 @@ class Branched(ClassifierModel):
 
     def marginals(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """Log marginals float32 (B, C) of features (B, W), by level."""
-        found = [head(feature).float() for head, feature in zip(self.level_heads, features, strict=True)]
-        scores = [each.sigmoid() if self.scores == "sigmoid" else each for each in found]
-        return {f"level{level}": each for level, each in enumerate(log_marginals(scores, self.parents))}
+        raw = [head(feature).float() for head, feature in zip(self.level_heads, features, strict=True)]
+        scores = [
+            level_scores.sigmoid() if self.scores == "sigmoid" else level_scores for level_scores in raw
+        ]
+        return {
+            f"level{level}": level_scores
+            for level, level_scores in enumerate(log_marginals(scores, self.parents))
+        }
 
 
 class HRN(Supervised):
@@ -153,8 +158,10 @@ class HRN(Supervised):
         """
         *marginals, leaf = logits
         wanted = finest(targets, self.model.parents)
-        each = [-(target * found).sum(1).mean() for target, found in zip(wanted, marginals, strict=True)]
-        tree = torch.stack(each).sum()
+        losses = [
+            -(target * marginal).sum(1).mean() for target, marginal in zip(wanted, marginals, strict=True)
+        ]
+        tree = torch.stack(losses).sum()
         softmax = cross_entropy(leaf, targets[-1])
         return tree + self.leaf * softmax, {"tree": tree.detach(), "softmax": softmax.detach()}
 
@@ -181,7 +188,7 @@ def log_marginals(scores: Sequence[Tensor], parents: Sequence[Tensor]) -> list[T
         through[level] = torch.logaddexp(through[level], below)
     nothing = torch.zeros_like(scores[0][:, :1])
     total = torch.cat([nothing, through[0]], 1).logsumexp(1, keepdim=True)
-    return [each - total for each in through]
+    return [sums - total for sums in through]
 
 
 def finest(targets: Sequence[Tensor], parents: Sequence[Tensor]) -> list[Tensor]:

@@ -47,18 +47,18 @@ def recorded(tokens: Tokens, need: Need) -> Tensor:
     Raises:
         ValueError: if it was not recorded.
     """
-    found: Tensor | None = getattr(tokens, need)
-    if found is None:
+    values: Tensor | None = getattr(tokens, need)
+    if values is None:
         raise ValueError(f"expected tokens with {need}, got None; the model records what the pooling `needs`")
-    return found
+    return values
 
 
 @torch.no_grad()
 def points(tokens: Tokens, space: Space) -> Tensor:
     """Where the tokens lie: float32 (or better) (B, N, d), rows of padding 0, without gradient."""
-    found = tokens.x if space == "features" else recorded(tokens, "keys")
-    wide = torch.promote_types(found.dtype, torch.float32)
-    return found.to(wide).masked_fill((tokens.mass <= 0)[..., None], 0)
+    rows = tokens.x if space == "features" else recorded(tokens, "keys")
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    return rows.to(wide).masked_fill((tokens.mass <= 0)[..., None], 0)
 
 
 @torch.no_grad()

@@ -81,9 +81,9 @@ class DINO(MomentumObjective):
         self.temperatures, self.warmup, self.freeze = (teacher_start, teacher_temperature), warmup, freeze
         self.register_buffer("progress", torch.zeros(()))
         self.register_load_state_dict_post_hook(_read_progress)  # type: ignore[no-untyped-call]
-        self._at(0.0)
+        self._set_progress(0.0)
         last = projector.get_parameter("last_layer.weight_v")
-        last.register_hook(self._held)
+        last.register_hook(self._freeze_gradient)
 
     def forward(self, batch: Batch) -> Outcome:
         """The cross entropy of teacher and student, mean over both directions; and the teacher's spread.
@@ -104,7 +104,7 @@ class DINO(MomentumObjective):
         """Move the teacher, and go on in the schedules."""
         super().after_step(progress)
         self.progress.fill_(progress)
-        self._at(progress)
+        self._set_progress(progress)
 
     def train(self, mode: bool = True) -> DINO:
         """The teacher stays in evaluation mode."""
@@ -116,14 +116,14 @@ class DINO(MomentumObjective):
         loss: Tensor = self.criterion([t1, t2], [s1, s2], teacher_temp=self._temperature)
         return loss
 
-    def _at(self, progress: float) -> None:
+    def _set_progress(self, progress: float) -> None:
         """Set what depends on progress, as plain numbers: lightly would copy a tensor from the device."""
         start, end = self.temperatures
         share = min(progress / self.warmup, 1.0) if self.warmup else 1.0
         self._temperature = start + (end - start) * share
         self._frozen = progress < self.freeze
 
-    def _held(self, gradient: Tensor) -> Tensor:
+    def _freeze_gradient(self, gradient: Tensor) -> Tensor:
         return torch.zeros_like(gradient) if self._frozen else gradient
 
 
@@ -138,7 +138,7 @@ class _Loss(DINOLoss):  # type: ignore[misc]
 def _read_progress(module: nn.Module, _: Any) -> None:
     """After a state was loaded, its progress counts."""
     objective = cast(DINO, module)
-    objective._at(float(objective.progress))
+    objective._set_progress(float(objective.progress))
 
 
 def _head(widths: tuple[int, ...]) -> nn.Module:

@@ -25,9 +25,7 @@ class MomentumObjective(Siamese):
         ConfigError: if ``momentum`` is not in [0, 1].
     """
 
-    def __init__(
-        self, model: Projected, momentum_model: Projected, momentum: float
-    ) -> None:
+    def __init__(self, model: Projected, momentum_model: Projected, momentum: float) -> None:
         super().__init__(model)
         if not 0 <= momentum <= 1:
             raise ConfigError(f"momentum is a share: expected 0 to 1, got {momentum}")

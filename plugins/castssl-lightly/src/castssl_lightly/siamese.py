@@ -85,7 +85,7 @@ class Joint(Siamese):
 def in_float32(criterion: Callable[..., Tensor], *rows: Tensor) -> Tensor:
     """A criterion of these rows, outside autocast and in float32 at least."""
     with torch.autocast(rows[0].device.type, enabled=False):
-        return criterion(*(each.to(torch.promote_types(each.dtype, torch.float32)) for each in rows))
+        return criterion(*(row.to(torch.promote_types(row.dtype, torch.float32)) for row in rows))
 
 
 def spread(rows: Tensor) -> Tensor:

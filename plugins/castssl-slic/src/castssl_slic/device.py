@@ -23,7 +23,7 @@ from castssl_slic.repair import repair
 
 FAR = 1e9
 """Where clusters outside the image lie; its square is still a float32."""
-AROUND = sorted(product((-1, 0, 1), repeat=2), key=lambda at: at != (0, 0))
+AROUND = sorted(product((-1, 0, 1), repeat=2), key=lambda step: step != (0, 0))
 """Rows down and columns to the right; a pixel's own cell first, which is kept when others are as near."""
 
 
@@ -131,7 +131,7 @@ def assign(colors: Tensor, cells: Cells, *, compactness: float, iterations: int)
     rows, columns, tall, wide = cells
     # Cut cells are filled up, so that cells are axes of the shape; what is filled in has no mass.
     pixels = F.pad(colors, (0, columns * wide - width, 0, rows * tall - height))
-    y, x, home = _places(cells, colors.device)
+    y, x, home = _grid_positions(cells, colors.device)
     inside = (y < height) & (x < width)
     labels = home.expand(batch, -1, -1)
     centers = colors.new_zeros(batch, 5, rows * columns)
@@ -162,8 +162,8 @@ def means(pixels: Tensor, labels: Tensor, inside: Tensor, before: Tensor) -> Ten
         )
         for values in (counted, *pixels.long().unbind(1), y, x)
     )
-    found = torch.stack(sums, 1).float() / mass.clamp(min=1)[:, None]
-    return torch.where(mass[:, None] > 0, found, before)
+    means = torch.stack(sums, 1).float() / mass.clamp(min=1)[:, None]
+    return torch.where(mass[:, None] > 0, means, before)
 
 
 def nearest(pixels: Tensor, centers: Tensor, cells: Cells, weight: float) -> Tensor:
@@ -177,7 +177,7 @@ def nearest(pixels: Tensor, centers: Tensor, cells: Cells, weight: float) -> Ten
     """
     batch, rows, columns = len(pixels), cells.rows, cells.columns
     split = (rows, cells.height, columns, cells.width)
-    y, x, home = _places(cells, pixels.device)
+    y, x, home = _grid_positions(cells, pixels.device)
     y, x = y.view(rows, cells.height, 1, 1).float(), x.view(1, 1, columns, cells.width).float()
     channels = pixels.view(batch, 3, *split).unbind(1)
     framed = F.pad(centers.view(batch, 5, rows, columns), (1, 1, 1, 1), value=FAR)
@@ -194,7 +194,7 @@ def nearest(pixels: Tensor, centers: Tensor, cells: Cells, weight: float) -> Ten
     return labels.reshape(batch, rows * cells.height, columns * cells.width)
 
 
-def _places(cells: Cells, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _grid_positions(cells: Cells, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Row (H, 1), column (W,) and cell (H, W) of each pixel of a grid, int64."""
     y = torch.arange(cells.rows * cells.height, device=device)[:, None]
     x = torch.arange(cells.columns * cells.width, device=device)
