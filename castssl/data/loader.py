@@ -78,7 +78,7 @@ class _Prepare:
             sample = images.fetch(index % len(images), self.views.plan)  # Larger indices are further copies.
             crops = self.views.crop(sample.image, sample.plan)
             views = self.cached(images, sample.position, crops) if self.cached else self._segment(crops)
-            return _Sample(views, sample.target, (*sample.bad, *sample.clipped))
+            return _Sample(views, sample.target, sample.bad)
 
     def _segment(self, crops: list[CroppedView]) -> list[tuple[Tensor, Tensor]]:
         if self.superpixels is None:

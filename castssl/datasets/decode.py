@@ -1,4 +1,4 @@
-"""Encoded pictures become upright RGB: whatever PIL can read, without silent damage."""
+"""Encoded images become upright RGB: all formats that PIL reads, without silent damage."""
 
 from __future__ import annotations
 
@@ -39,23 +39,26 @@ _ON_SIDE = (5, 6, 7, 8)
 
 
 class Decoded(NamedTuple):
-    """A picture as it is used."""
+    """A decoded image.
+
+    Attributes:
+        image: RGB, upright.
+        orientation: of the stored image by EXIF, 1 to 8.
+        remark: on values outside the declared range, which are lost; "" if there are none.
+    """
 
     image: Image.Image
-    """RGB, upright."""
     orientation: int
-    """By EXIF, 1 to 8: how the stored picture was turned."""
     remark: str
-    """What was lost, "" if nothing was: values outside the declared range."""
 
 
 def decode(file: IO[bytes], declared: Range | None = None) -> Image.Image:
-    """The picture in ``file`` as upright RGB, at its own size: :func:`header`, then :func:`read`."""
+    """The image in ``file`` as upright RGB, at its own size: :func:`header`, then :func:`read`."""
     return read(header(file, declared), declared=declared).image
 
 
 def header(file: IO[bytes], declared: Range | None = None) -> Image.Image:
-    """The picture in ``file``, opened and of known size; its pixels are read as long as the file is open.
+    """The image in ``file``, opened and of known size; its pixels are read as long as the file is open.
 
     Raises:
         DataError: if the file is empty, a pointer of Git LFS, of a format that needs another package, or
@@ -69,8 +72,16 @@ def header(file: IO[bytes], declared: Range | None = None) -> Image.Image:
     except UnidentifiedImageError:
         file.seek(0)
         begin = file.read(64)
-        if not (begin[4:8] == b"ftyp" and b"avif" not in begin and find_spec("pillow_heif")):
-            _explain(begin)
+        package = _package(begin)
+        if package != "pillow-heif" or not find_spec("pillow_heif"):
+            if not begin:
+                raise DataError("the file is empty") from None
+            if begin.startswith(LFS):
+                raise DataError(
+                    "a pointer of Git LFS in place of the image: run git lfs pull in its folder"
+                ) from None
+            if package:
+                raise DataError(f"of a format that needs another package: {install(package)}") from None
             raise
         import_module("pillow_heif").register_heif_opener()
         file.seek(0)
@@ -79,37 +90,31 @@ def header(file: IO[bytes], declared: Range | None = None) -> Image.Image:
     return opened
 
 
-def _explain(begin: bytes) -> None:
-    """Raise an error that names the cause, if the first bytes of a file show it."""
-    if not begin:
-        raise DataError("the file is empty") from None
-    if begin.startswith(LFS):
-        raise DataError(
-            "a pointer of Git LFS in place of the image: run git lfs pull where it lies"
-        ) from None
-    if begin[4:8] == b"ftyp":
-        package = "pillow>=11.3" if b"avif" in begin else "pillow-heif"
-        raise DataError(f"of a format that needs another package: {install(package)}") from None
+def _package(begin: bytes) -> str:
+    """The package that reads a file which PIL alone does not read, by its first bytes; "" if unknown."""
+    if begin[4:8] != b"ftyp":
+        return ""
+    return "pillow>=11.3" if b"avif" in begin else "pillow-heif"
 
 
 def orientation(image: Image.Image) -> int:
-    """How a picture is stored, by EXIF: 1 (upright) to 8; 1 if EXIF is missing or damaged.
+    """The orientation of a stored image by EXIF: 1 (upright) to 8; 1 if EXIF is missing or damaged.
 
     Raises:
-        Exception: of almost any kind, if the picture is broken: some formats hold EXIF behind the pixels.
+        Exception: of almost any kind, if the image is broken: some formats hold EXIF behind the pixels.
     """
     if not isinstance(image, (JpegImageFile, TiffImageFile)):
         image.load()  # Else the parser would load it, and its error could not be told from one in EXIF.
     try:
         tags = image.tag_v2 if isinstance(image, TiffImageFile) else image.getexif()
-        found = tags.get(_ORIENTATION, 1)
-    except Exception:  # the parser raises almost anything, and the pixels are whole
+        tag = tags.get(_ORIENTATION, 1)
+    except Exception:  # The parser raises almost anything, and the pixels are intact.
         return 1
-    return found if isinstance(found, int) and found in _TURNS else 1
+    return tag if isinstance(tag, int) and tag in _TURNS else 1
 
 
 def turned(image: Image.Image, by: int) -> Image.Image:
-    """A stored picture turned upright, given its EXIF orientation."""
+    """A stored image turned upright, given its EXIF orientation."""
     if by not in _TURNS:
         return image
     upright = image.transpose(_TURNS[by])
@@ -118,10 +123,10 @@ def turned(image: Image.Image, by: int) -> Image.Image:
 
 
 def upright_size(opened: Image.Image) -> tuple[int, int]:
-    """Width and height of an opened picture once it is upright.
+    """Width and height of an opened image once it is upright.
 
     Raises:
-        Exception: of almost any kind, if it is broken: PIL turns TIFF pictures when it reads their pixels.
+        Exception: of almost any kind, if it is broken: PIL turns TIFF images when it reads their pixels.
     """
     width, height = opened.size
     if isinstance(opened, TiffImageFile):
@@ -131,19 +136,19 @@ def upright_size(opened: Image.Image) -> tuple[int, int]:
 
 
 def read(opened: Image.Image, least: tuple[int, int] | None = None, declared: Range | None = None) -> Decoded:
-    """An opened picture as upright RGB; its color profile is left alone, as in torchvision.
+    """An opened image as upright RGB; its color profile is ignored, as in torchvision.
 
-    An animation gives its first picture.
+    An animation gives its first image.
 
     Args:
-        opened: what :func:`header` gave; it is used up.
+        opened: the result of :func:`header`; it is consumed.
         least: read a JPEG at 1/2, 1/4 or 1/8 as long as it keeps this width and height of the upright
-            picture.
-        declared: the values of black and white in pictures of more than 8 bits, see
+            image.
+        declared: the values of black and white in images of more than 8 bits, see
             :mod:`castssl.datasets.depth`.
 
     Raises:
-        DataError: if the picture has more than 8 bits and nothing declares its range.
+        DataError: if the image has more than 8 bits and nothing declares its range.
         Exception: of almost any kind, if it is broken.
     """
     by = orientation(opened)
@@ -154,24 +159,10 @@ def read(opened: Image.Image, least: tuple[int, int] | None = None, declared: Ra
     return Decoded(rgb if isinstance(opened, TiffImageFile) else turned(rgb, by), by, remark)
 
 
-def pixels(opened: Image.Image, least: tuple[int, int] | None = None) -> Image.Image:
-    """The image of :func:`read`."""
-    return read(opened, least).image
-
-
-def to_rgb(image: Image.Image, declared: Range | None = None) -> Image.Image:
-    """As upright RGB: more than 8 bits are scaled, transparency is laid on white.
-
-    Raises:
-        DataError: if the picture has more than 8 bits and nothing declares its range.
-    """
-    return read(image, declared=declared).image
-
-
 def _rgb(image: Image.Image, declared: Range | None) -> tuple[Image.Image, str]:
     if is_deep(image):
-        grey, remark = eight_bits(image, declared)
-        return grey.convert("RGB"), remark
+        gray, remark = eight_bits(image, declared)
+        return gray.convert("RGB"), remark
     if image.has_transparency_data:
         over = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB"), ""
@@ -179,12 +170,12 @@ def _rgb(image: Image.Image, declared: Range | None) -> tuple[Image.Image, str]:
 
 
 def fitted(mask: Image.Image, size: tuple[int, int], by: int) -> Image.Image:
-    """A mask as it lies on the upright picture.
+    """A mask as it lies on the upright image.
 
     Args:
-        mask: of the upright picture's size, or of the stored picture's.
-        size: width and height of the upright picture.
-        by: the picture's EXIF orientation.
+        mask: of the upright image's size, or of the stored image's.
+        size: width and height of the upright image.
+        by: the image's EXIF orientation.
 
     Raises:
         DataError: if the mask has another size.
@@ -199,10 +190,10 @@ def fitted(mask: Image.Image, size: tuple[int, int], by: int) -> Image.Image:
 
 
 def silence_pil() -> None:
-    """Let PIL not warn of every odd tag: what matters is whether the picture can be read.
+    """Suppress PIL's warnings about odd tags.
 
-    A context around each picture would make Python forget which other warnings it has shown already, and a
-    filter set once might be gone: ``pytest`` and ``warnings.catch_warnings`` put the old ones back.
+    A context around each image would make Python forget which other warnings it has shown already, and a
+    filter set once might be gone: ``pytest`` and ``warnings.catch_warnings`` restore the old ones.
     """
     if _QUIET not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -1,14 +1,13 @@
-"""Pictures of more than 8 bits become 8 bits, by what their file declares and never by their content.
+"""Images of more than 8 bits become 8 bits, by the range that their file declares, never by their content.
 
-A scale that is found in the content makes the brightness of a picture depend on its brightest pixel.  So the
+A scale that is computed from the content makes an image's brightness depend on its brightest pixel.  So the
 range comes from the user, else from the tags of a TIFF file (TIFF 6.0, sections 8 and 19), else from the
-format.  A picture whose range nothing declares is refused.
+format.  An image whose range nothing declares is refused.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
@@ -19,7 +18,7 @@ from PIL import Image
 from castssl.errors import DataError
 
 SCALED = ("PNG", "PPM", "JPEG2000")
-"""Formats of which PIL delivers more than 8 bits scaled to 16, whatever the file holds."""
+"""Formats in which PIL returns more than 8 bits scaled to 16, whatever the file's depth is."""
 WIDE = 16
 _BITS, _PHOTOMETRIC, _FORMAT, _LEAST, _MOST = 258, 262, 339, 340, 341
 HINT = (
@@ -46,12 +45,12 @@ def parse_range(text: str) -> Range:
     """
     low, _, high = text.partition(":")
     try:
-        found = Range(float(low), float(high))
+        limits = Range(float(low), float(high))
     except ValueError:
-        found = Range(math.nan, math.nan)
-    if not (found.low < found.high and math.isfinite(found.low) and math.isfinite(found.high)):
+        limits = Range(0, 0)
+    if not 0 < limits.high - limits.low < math.inf:
         raise DataError(f"range: got {text!r}, expected LOW:HIGH with LOW below HIGH, such as 0:4095")
-    return found
+    return limits
 
 
 def range_of_bits(text: str) -> Range:
@@ -73,24 +72,24 @@ def split_range(spec: str) -> tuple[str, Range | None]:
     """
     base, mark, query = spec.rpartition("?")
     options = parse_qsl(query, keep_blank_values=True)
-    given = [(key, value) for key, value in options if key in ("range", "bits")]
-    if not mark or not given:
+    ranges = [(key, value) for key, value in options if key in ("range", "bits")]
+    if not mark or not ranges:
         return spec, None
-    if len(given) > 1:
-        raise DataError(f"{spec}: got {len(given)} ranges, expected one of range=LOW:HIGH and bits=N")
-    key, value = given[0]
-    rest = [pair for pair in options if pair not in given]
+    if len(ranges) > 1:
+        raise DataError(f"{spec}: got {len(ranges)} ranges, expected one of range=LOW:HIGH and bits=N")
+    key, value = ranges[0]
+    rest = [pair for pair in options if pair not in ranges]
     name = f"{base}?{urlencode(rest, safe='/:')}" if rest else base
     return name, parse_range(value) if key == "range" else range_of_bits(value)
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether PIL delivers more than 8 bits of a picture: modes I, I;16 and F."""
+    """Whether PIL returns more than 8 bits of an image: modes I, I;16 and F."""
     return image.mode.startswith(("I", "F"))
 
 
 def eight_bits(image: Image.Image, declared: Range | None) -> tuple[Image.Image, str]:
-    """A deep picture, loaded, as mode "L", and a remark on what was lost: "" if nothing was.
+    """A deep image, loaded, as mode "L", and a remark on lost values: "" if there are none.
 
     Args:
         image: of one channel; :func:`is_deep`.
@@ -110,25 +109,21 @@ def eight_bits(image: Image.Image, declared: Range | None) -> tuple[Image.Image,
     shares = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / (high - low)
     if _tag(image, _PHOTOMETRIC) == 0:
         shares = 1 - shares
-    grey = np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
-    return Image.fromarray(grey), " and ".join(lost) and f"clipped {' and '.join(lost)}"
+    gray = np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
+    return Image.fromarray(gray), " and ".join(lost) and f"clipped {' and '.join(lost)}"
 
 
 def refuse_range(image: Image.Image, declared: Range | None) -> None:
-    """Nothing, unless PIL has cut a picture of 16 bits a channel down to 8, to which no range applies.
+    """Refuse a range for an image of 16 bits a channel that PIL has reduced to 8 bits.
 
     Raises:
         DataError: if so, and a range was declared.
     """
-    if declared is not None and any(";16" in str(part) for tile in _tiles(image) for part in tile):
+    if declared is not None and ";16" in str(getattr(image, "tile", "")):
         raise DataError(
             f"16 bits a channel, of which PIL reads the upper 8: the range {declared} cannot be applied;"
-            " convert such pictures to 8 bits first"
+            " convert such images to 8 bits first"
         )
-
-
-def _tiles(image: Image.Image) -> Sequence[Sequence[object]]:
-    return getattr(image, "tile", ())
 
 
 def _tag(image: Image.Image, tag: int) -> float | None:
@@ -146,7 +141,7 @@ def _values(image: Image.Image) -> NDArray[np.float64]:
 
 
 def _range(image: Image.Image) -> Range:
-    """What the file's tags, or its format, declare."""
+    """The range that the file's tags, or its format, declare."""
     low, high = _tag(image, _LEAST), _tag(image, _MOST)
     if low is not None and high is not None and low < high:
         return Range(low, high)

@@ -1,4 +1,4 @@
-"""Where the object of an image is, and its parts: from folders of masks, or from one file of annotations."""
+"""Masks of the object of an image and of its parts: from folders, or from one file of annotations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Masks(Protocol):
         """Whether there is a mask of that image's object."""
         ...
 
-    def whole(self, name: str) -> Image.Image | None:
+    def mask(self, name: str) -> Image.Image | None:
         """The object, mode "L", 255 on it and 0 elsewhere, at the file's full size; None if unknown."""
         ...
 
@@ -33,7 +33,7 @@ class MaskFolder:
 
     Args:
         folder: of the object masks.  If ``masks`` is the last or last but one name of its path, as in
-            ``masks/val``, those of the parts lie in a folder that has ``parts`` there.
+            ``masks/val``, the part masks are in the folder with ``parts`` in its place.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,9 +41,9 @@ class MaskFolder:
 
     def knows(self, name: str) -> bool:
         """See :class:`Masks`."""
-        return _file(self.folder, name).is_file()
+        return (self.folder / name).with_suffix(".png").is_file()
 
-    def whole(self, name: str) -> Image.Image | None:
+    def mask(self, name: str) -> Image.Image | None:
         """See :class:`Masks`."""
         mask = _read(self.folder, name)
         return None if mask is None else mask.convert("L")
@@ -57,12 +57,8 @@ class MaskFolder:
         return _read(Path(*rest, *beside), name)
 
 
-def _file(folder: Path, name: str) -> Path:
-    return (folder / name).with_suffix(".png")
-
-
 def _read(folder: Path, name: str) -> Image.Image | None:
-    path = _file(folder, name)
+    path = (folder / name).with_suffix(".png")
     if not path.is_file():
         return None
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Images that cannot be read: why, and which ones a process has met."""
+"""Images that cannot be read: the reasons, and the list of a process."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ from castssl.contracts import Unreadable
 from castssl.errors import CastError, printable
 
 TRIES = 100
-"""So many unreadable images in a row are a broken disk, not broken files."""
-TOLD = 3
-"""So many unreadable images are named on the terminal; all are in the :class:`Ledger`."""
+"""This many unreadable images in a row are a broken disk, not broken files."""
+SHOWN = 3
+"""The number of images of a kind that are logged; all are in the :class:`Ledger`."""
 
 _log = logging.getLogger(__name__)
 
 
 class Clipped(NamedTuple):
-    """An image that was read, but has values outside the range that was declared."""
+    """An image that was read, but has values outside the declared range.
+
+    Attributes:
+        name: as of :class:`castssl.contracts.Unreadable`.
+        reason: one line.
+    """
 
     name: str
-    """As of :class:`castssl.contracts.Unreadable`."""
     reason: str
-    """One line."""
 
 
 class Ledger(dict[str, str]):
-    """The unreadable images met so far in this process, in that order: name -> reason.
+    """The unreadable images of this process so far, in order: name -> reason.
 
     Attributes:
         clipped: the images with values outside their range, likewise.
@@ -39,42 +42,36 @@ class Ledger(dict[str, str]):
         super().__init__()
         self.clipped: dict[str, str] = {}
 
-    def note(self, found: Iterable[Unreadable | Clipped]) -> None:
-        """Add what is new; the first :data:`TOLD` of each kind are logged as warnings."""
-        for each in found:
-            name, reason = each
-            if isinstance(each, Clipped):
-                self._note_clipped(name, reason)
+    def note(self, faults: Iterable[Unreadable | Clipped]) -> None:
+        """Add the new ones; the first :data:`SHOWN` of each kind are logged as warnings."""
+        for fault in faults:
+            clipped = isinstance(fault, Clipped)
+            known = self.clipped if clipped else self
+            if fault.name in known:
                 continue
-            if name in self:
-                continue
-            self[name] = reason
-            if len(self) <= TOLD:
-                shown = _shown(name), _shown(reason)
-                _log.warning("cannot read the image %s (%s); another one takes its place", *shown)
-            elif len(self) == TOLD + 1:
-                _log.warning("more images cannot be read; from here on they are listed, but not told")
-
-    def _note_clipped(self, name: str, reason: str) -> None:
-        if name not in self.clipped and len(self.clipped) <= TOLD:
-            more = "; further images like this are listed without a warning"
-            _log.warning(
-                "the image %s: %s%s", _shown(name), _shown(reason), more * (len(self.clipped) == TOLD)
-            )
-        self.clipped.setdefault(name, reason)
+            known[fault.name] = fault.reason
+            if len(known) <= SHOWN:
+                text = (
+                    "the image %s: %s"
+                    if clipped
+                    else "cannot read the image %s (%s); the next one replaces it"
+                )
+                _log.warning(text, *map(_escape, fault))
+            elif len(known) == SHOWN + 1:
+                _log.warning("more images like these are listed without a warning")
 
 
-def _shown(text: str) -> str:
-    """A text from data, with undecodable bytes and control characters as escapes: logs go to terminals."""
+def _escape(text: str) -> str:
+    """Text with undecodable bytes and control characters as escapes: logs go to terminals."""
     return printable(text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
 
 
 def why(error: Exception) -> str:
-    """The reason that an error gives, in one line and without what the name says already."""
+    """The reason of an error in one line, without the file's name."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or of an unknown format"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    told = " ".join(str(error).split())
-    kind = "" if isinstance(error, (CastError, OSError)) else type(error).__name__
-    return ": ".join(filter(None, [kind, told])) or type(error).__name__
+    message = " ".join(str(error).split())
+    kind = "" if message and isinstance(error, (CastError, OSError)) else type(error).__name__
+    return ": ".join(filter(None, [kind, message]))

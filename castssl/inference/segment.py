@@ -19,7 +19,7 @@ from castssl.checkpoints.load import Source, load_encoder
 from castssl.contracts import Encoder, Superpixels
 from castssl.data.normalize import to_views
 from castssl.data.views import to_uint8
-from castssl.datasets.decode import header, read, to_rgb
+from castssl.datasets.decode import header, read
 from castssl.datasets.depth import Range
 from castssl.datasets.unreadable import why
 from castssl.errors import DataError, printable
@@ -157,14 +157,14 @@ def read_photo(image: Photo, declared: tuple[float, float] | None = None) -> Ima
     values = None if declared is None else Range(*declared)
     _refuse_other(image)
     if isinstance(image, Image.Image):
-        return to_rgb(image, values)
+        return read(image, declared=values).image
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))):
             raise DataError(
                 f"expected an array uint8 of shape (H, W), (H, W, 3) or (H, W, 4) with values 0 to 255, got"
                 f" {image.dtype} of shape {image.shape}"
             )
-        return to_rgb(Image.fromarray(image))
+        return read(Image.fromarray(image)).image
     try:
         with Path(image).expanduser().open("rb") as file:
             decoded = read(header(file, values), declared=values)

@@ -34,7 +34,8 @@ from castssl import build
 from castssl.config import launch
 from castssl.data.rng import seeded
 from castssl.data.views import CenterView, TwoViews
-from castssl.datasets.decode import decode, header, pixels
+from castssl.datasets.decode import decode, header
+from castssl.datasets.decode import read as read_opened
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.doctor import machine
@@ -92,7 +93,7 @@ def ours(size: int, spec: str) -> Row:
     def read(encoded: bytes) -> Any:
         opened = header(io.BytesIO(encoded))
         plan = views.plan(*opened.size)
-        return pixels(opened, (opened.width // plan.shrink, opened.height // plan.shrink)), plan
+        return read_opened(opened, (opened.width // plan.shrink, opened.height // plan.shrink)).image, plan
 
     return Row(spec, read, lambda drawn: [v.image for v in views.crop(*drawn)], lambda v: backend(v[None])[0])
 

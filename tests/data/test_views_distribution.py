@@ -24,7 +24,7 @@ from castssl.data import photometric
 from castssl.data import views as views_module
 from castssl.data.rng import seeded
 from castssl.data.views import MOCO, ColorAugment, TwoViews, to_uint8
-from castssl.datasets.decode import header, pixels
+from castssl.datasets.decode import header, read
 from castssl.visualization.photographs import photographs
 
 SIZE = 48
@@ -72,7 +72,7 @@ def _as_loaded(number: int, view: int) -> Tensor:
     views = TwoViews(SIZE, colors=[MOCO[view]])
     opened = header(io.BytesIO(_encoded(number % 4)))
     plan = views.plan(*opened.size)
-    image = pixels(opened, (opened.width // plan.shrink, opened.height // plan.shrink))
+    image = read(opened, (opened.width // plan.shrink, opened.height // plan.shrink)).image
     return views.crop(image, plan)[0].image
 
 
@@ -146,10 +146,10 @@ def test_gradients_of_pictures_that_were_decoded_smaller(spare: float, low: floa
     ratios = []
     for number in range(4):
         small, full = (header(io.BytesIO(_encoded(number))) for _ in range(2))
-        small = pixels(small, (small.width // 2, small.height // 2))
+        small = read(small, (small.width // 2, small.height // 2)).image
         views = [
             image.crop((0, 0, box, box)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-            for image, box in ((small, side // 2), (pixels(full), side))
+            for image, box in ((small, side // 2), (read(full).image, side))
         ]
         energy = [np.exp(_statistics(to_uint8(view))[7:9]).sum() for view in views]
         ratios.append(energy[0] / energy[1])

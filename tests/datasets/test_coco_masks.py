@@ -69,20 +69,20 @@ def test_parts_and_their_union(tmp_path: Path) -> None:
     expected[2:22, 10:30] = 2
     expected[:3, 35:] = 2
     expected[2:12, 2:12] = 1
-    parts, whole = masks.parts("val/n02484322_1234.JPEG"), masks.whole("n02484322_1234.JPEG")
+    parts, mask = masks.parts("val/n02484322_1234.JPEG"), masks.mask("n02484322_1234.JPEG")
     assert parts is not None
     assert parts.mode == "L"
     assert np.array_equal(np.array(parts), expected)
-    assert whole is not None
-    assert np.array_equal(np.array(whole), np.where(expected > 0, 255, 0))
+    assert mask is not None
+    assert np.array_equal(np.array(mask), np.where(expected > 0, 255, 0))
 
 
 def test_pictures_are_known_by_the_last_part_of_their_name(tmp_path: Path) -> None:
     masks = Annotations.read(written(tmp_path, partimagenet()))
     assert masks.knows("any/folder/n02484322_1234.JPEG")
     assert not masks.knows("n02484322_1234.png")
-    assert masks.whole("n02484322_1235.JPEG") is masks.parts("x") is None
-    empty = masks.whole("n02484322_99.JPEG")
+    assert masks.mask("n02484322_1235.JPEG") is masks.parts("x") is None
+    empty = masks.mask("n02484322_99.JPEG")
     assert empty is not None
     assert empty.getextrema() == (0, 0)
 
@@ -143,7 +143,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "no id": (broken(images={"id": None}), "whole number as id, got None"),
     "no name": (broken(images={"file_name": None}), "got None of 40 x 30"),
     "no size": (broken(images={"height": 0}), "of 40 x 0 pixels"),
-    "too large": (broken(images={"height": 10**30}), "expected pictures of 1 to"),
+    "too large": (broken(images={"height": 10**30}), "expected images of 1 to"),
     "same name": (broken(images={"file_name": "b/n02484322_99.JPEG"}), "is there twice"),
     "same id": (broken(images={"id": 8}), "is there twice"),
     "strange image": (broken(annotations={"image_id": 9}), "annotation 1 has image_id 9"),

@@ -7,10 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from castssl.datasets.decode import decode, header, read, to_rgb, upright_size
+from castssl.datasets.decode import decode, header, read, upright_size
 from castssl.datasets.depth import Range
 from castssl.errors import DataError
 from tests.datasets.pictures import picture
+
+
+def to_rgb(image: Image.Image, declared: Range | None = None) -> Image.Image:
+    return read(image, declared=declared).image
+
 
 RAMP = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
 

@@ -33,14 +33,14 @@ def test_parts_lie_where_masks_lie(tmp_path: Path, masks: str, parts: str) -> No
         Image.new("L", (3, 2), value).save(tmp_path / folder / "cat" / "a.png")
     found = open_masks(tmp_path / masks)
     assert isinstance(found, MaskFolder)
-    whole, part = found.whole("cat/a.jpg"), found.parts("cat/a.jpg")
+    whole, part = found.mask("cat/a.jpg"), found.parts("cat/a.jpg")
     assert whole is not None
     assert whole.getextrema() == (255, 255)
     assert part is not None
     assert part.getextrema() == (3, 3)
     assert found.knows("cat/a.jpg")
     assert not found.knows("cat/b.jpg")
-    assert found.whole("cat/b.jpg") is found.parts("cat/b.jpg") is None
+    assert found.mask("cat/b.jpg") is found.parts("cat/b.jpg") is None
 
 
 def test_a_folder_of_another_name_has_no_parts(tmp_path: Path) -> None:

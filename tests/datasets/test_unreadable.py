@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 
 from castssl.contracts import Unreadable
-from castssl.datasets.unreadable import TOLD, Clipped, Ledger, why
+from castssl.datasets.unreadable import SHOWN, Clipped, Ledger, why
 from castssl.errors import DataError
 
 
@@ -47,15 +47,15 @@ def test_what_pil_says_of_a_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_ledger_keeps_all_and_tells_a_few(caplog: pytest.LogCaptureFixture) -> None:
     ledger = Ledger()
-    found = [Unreadable(f"{index}.jpg", "torn") for index in range(TOLD + 5)]
+    found = [Unreadable(f"{index}.jpg", "torn") for index in range(SHOWN + 5)]
     with caplog.at_level(logging.WARNING):
         ledger.note(found[:2])
         ledger.note(found)
         ledger.note([Unreadable("0.jpg", "another reason")])
     assert list(ledger.items()) == [tuple(each) for each in found]
     told = [record.getMessage() for record in caplog.records]
-    assert len(told) == TOLD + 1
-    assert all(f"{index}.jpg (torn)" in told[index] for index in range(TOLD))
+    assert len(told) == SHOWN + 1
+    assert all(f"{index}.jpg (torn)" in told[index] for index in range(SHOWN))
     assert "more images" in told[-1]
 
 

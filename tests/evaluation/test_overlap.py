@@ -76,10 +76,10 @@ class Known:
     def knows(self, name: str) -> bool:
         return name in self.names
 
-    def whole(self, name: str) -> Image.Image | None:
+    def mask(self, name: str) -> Image.Image | None:
         return Image.new("L", (2, 2), 255) if self.knows(name) else None
 
-    parts = whole
+    parts = mask
 
 
 def written(root: Path, *objects: Any, parts: Mapping[int, np.ndarray] | None = None) -> Path:
