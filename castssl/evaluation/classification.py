@@ -29,13 +29,13 @@ class Accuracy(Evaluator):
     by_index: ClassVar[bool] = False
     title: ClassVar[str] = "accuracy"
     level: int = -1
-    _data: Evaluation = field(init=False, repr=False)
     _classes: int = field(default=0, init=False, repr=False)
     _meters: dict[str, Metric] = field(default_factory=dict, init=False, repr=False)
 
     def prepare(self, data: Evaluation) -> None:
         """Keep the data."""
-        self._data, self._classes = data, data.tree.sizes[self.level] if data.tree.levels else 0
+        super().prepare(data)
+        self._classes = data.tree.sizes[self.level] if data.tree.levels else 0
 
     def begin(self, subject: Subject) -> None:
         """Count anew."""

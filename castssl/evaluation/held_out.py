@@ -113,9 +113,11 @@ class Evaluator:
     title: ClassVar[str] = ""
     every: int = field(default=0, kw_only=True)
     views: Augment | None = field(default=None, kw_only=True)
+    _data: Evaluation = field(init=False, repr=False)
 
     def prepare(self, data: Evaluation) -> None:
-        """Keep what is needed of the data; called once."""
+        """Keep the data; called once."""
+        self._data = data
 
     def images(self) -> Sequence[int] | None:
         """The positions of the held-out images that it needs; None: all.

@@ -30,7 +30,6 @@ class Knn(Evaluator):
 
     title: ClassVar[str] = "kNN"
     voters: int = 0
-    _data: Evaluation = field(init=False, repr=False)
     _classes: int = field(default=0, init=False, repr=False)
     _voting: Images = field(init=False, repr=False)
     _bank: tuple[Tensor, Tensor] = field(init=False, repr=False)
@@ -38,8 +37,9 @@ class Knn(Evaluator):
 
     def prepare(self, data: Evaluation) -> None:
         """Draw the training images that vote."""
+        super().prepare(data)
         train = cast(Images, data.train)
-        self._data, self._classes = data, train.tree.sizes[-1] if train.tree.levels else 0
+        self._classes = train.tree.sizes[-1] if train.tree.levels else 0
         self._voting = self._drawn(train) if self._classes > 1 else train
         if len(self._voting) < len(train):
             note(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from castssl.errors import ConfigError
 from castssl.evaluation.features import Device
-from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject
+from castssl.evaluation.held_out import Evaluator, Forward, ImageBatch, Subject
 from castssl.metrics.balanced import BalancedAccuracy, majority
 from castssl.metrics.hie import hie
 from castssl.metrics.hierarchy import (
@@ -41,12 +41,7 @@ class LabelPaths(Evaluator):
     by_index: ClassVar[bool] = False
     title: ClassVar[str] = "label paths"
     hie: bool = False
-    _data: Evaluation = field(init=False, repr=False)
     _metrics: list[PathMetrics] = field(default_factory=list, init=False, repr=False)
-
-    def prepare(self, data: Evaluation) -> None:
-        """Keep the data."""
-        self._data = data
 
     def begin(self, subject: Subject) -> None:
         """Count anew."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from castssl.evaluation.features import Device, Features, blocks, check_rows, unit
-from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject, spread
+from castssl.evaluation.held_out import Evaluator, Forward, ImageBatch, Subject, spread
 
 IMAGES = 256
 """How many held-out images take part."""
@@ -24,12 +24,7 @@ class Matching(Evaluator):
     """
 
     title: ClassVar[str] = "matching"
-    _data: Evaluation = field(init=False, repr=False)
     _rows: list[Features] = field(init=False, repr=False)
-
-    def prepare(self, data: Evaluation) -> None:
-        """Keep the data."""
-        self._data = data
 
     def images(self) -> Sequence[int] | None:
         """At most :data:`IMAGES`, evenly spread."""

@@ -43,7 +43,6 @@ class Overlap(Evaluator):
     title: ClassVar[str] = "IoU"
     sizes: Sequence[int]
     masks: str | Path | None = None
-    _data: Evaluation = field(init=False, repr=False)
     _source: Images = field(init=False, repr=False)
     _masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
     _rows: Features = field(init=False, repr=False)
@@ -55,7 +54,8 @@ class Overlap(Evaluator):
         Raises:
             DataError: if they cannot be read, or belong to no image.
         """
-        self._data, self._source = data, cast(Images, data.held_out)
+        super().prepare(data)
+        self._source = cast(Images, data.held_out)
         chosen: Sequence[int] = range(len(self._source))
         if self.masks is not None:
             self._source, chosen = masked_by(open_masks(self.masks), self._source, cast(Images, data.train))

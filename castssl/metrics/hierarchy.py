@@ -9,7 +9,7 @@ waits for the device.  A share is in [0, 1]; without any image it is not a numbe
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,10 +20,13 @@ from castssl.types import LabelTree
 
 
 class PathMetric(Metric):
-    """What metrics of label paths share: the tree, checked shapes, and which labels are known.
+    """The ratio of two sums over label paths; a subclass defines what a batch adds to them.
 
     A label -1 is unknown.  A prediction that is no class of its level (such as -1, "not sure") is wrong and
     on no path.
+
+    Attributes:
+        states: the names of both sums.
 
     Args:
         tree: the label tree.
@@ -35,6 +38,9 @@ class PathMetric(Metric):
 
     is_differentiable = False
     full_state_update = False
+    higher_is_better = True
+    # torchmetrics takes metrics of equal names and values of states for the same one.
+    states: ClassVar[tuple[str, str]]
     paths: Tensor
 
     def __init__(self, tree: LabelTree, **options: Any) -> None:
@@ -46,13 +52,50 @@ class PathMetric(Metric):
             )
         self.sizes = tree.sizes
         self.register_buffer("paths", tree.paths(), persistent=False)
-
-    def counts(self, *names: str, shape: tuple[int, ...] = ()) -> None:
-        """States that are summed over batches and processes."""
-        for name in names:
+        for name, shape in zip(self.states, self.shapes(), strict=True):
             self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
 
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The shapes of both sums."""
+        return (), ()
+
+    def terms(self, predicted: Tensor, target: Tensor, labeled: Tensor) -> tuple[Tensor, Tensor]:
+        """What a batch adds to both sums.
+
+        Args:
+            predicted: int64 (B, L), coarse to fine.
+            target: int64 (B, L); -1 is unknown.
+            labeled: bool (B, L), True where a label of a real row is known.
+        """
+        raise NotImplementedError
+
+    def update(self, predicted: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
+        """Count a batch.
+
+        Args:
+            predicted: int64 (B, L), coarse to fine.
+            target: int64 (B, L); -1 is unknown.
+            valid: bool (B,), False for rows that only fill the batch.
+
+        Raises:
+            ValueError: if shapes or dtypes are others.
+        """
+        self.check("predicted", predicted)
+        self.add(*self.terms(predicted, target, self.labeled(predicted, target, valid)))
+
+    def add(self, *terms: Tensor) -> None:
+        """Add a batch's terms to both sums."""
+        for name, term in zip(self.states, terms, strict=True):
+            setattr(self, name, getattr(self, name) + term)
+
+    def compute(self) -> Tensor:
+        """The ratio: float32."""
+        above, below = (getattr(self, name) for name in self.states)
+        ratio: Tensor = above / below
+        return ratio
+
     def check(self, name: str, paths: Tensor) -> None:
+        """Refuse class numbers that are not int (B, L)."""
         if paths.dim() != 2 or paths.shape[1] != len(self.sizes) or paths.is_floating_point():
             raise ValueError(
                 f"{type(self).__name__}: {name} must be whole numbers (B, {len(self.sizes)}), coarse to fine,"
@@ -81,33 +124,15 @@ class LevelAccuracy(PathMetric):
     has it.
     """
 
-    higher_is_better = True
-    right: Tensor
-    total: Tensor
+    states = ("right", "total")
 
-    def __init__(self, tree: LabelTree, **options: Any) -> None:
-        super().__init__(tree, **options)
-        self.counts("right", "total", shape=(tree.levels,))
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """A number for each level."""
+        return (len(self.sizes),), (len(self.sizes),)
 
-    def update(self, predicted: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
-        """Count a batch.
-
-        Args:
-            predicted: int64 (B, L), coarse to fine.
-            target: int64 (B, L); -1 is unknown.
-            valid: bool (B,), False for rows that only fill the batch.
-
-        Raises:
-            ValueError: if shapes or dtypes are others.
-        """
-        self.check("predicted", predicted)
-        labeled = self.labeled(predicted, target, valid)
-        self.right = self.right + ((predicted == target) & labeled).sum(0)
-        self.total = self.total + labeled.sum(0)
-
-    def compute(self) -> Tensor:
-        """float32 (L,)."""
-        return self.right / self.total
+    def terms(self, predicted: Tensor, target: Tensor, labeled: Tensor) -> tuple[Tensor, Tensor]:
+        """Right and known labels of each level."""
+        return ((predicted == target) & labeled).sum(0), labeled.sum(0)
 
 
 class WeightedAveragePrecision(LevelAccuracy):
@@ -120,8 +145,9 @@ class WeightedAveragePrecision(LevelAccuracy):
 
     def compute(self) -> Tensor:
         """float32 scalar; not a number if a level has no image."""
-        weight = torch.tensor(self.sizes, device=self.total.device) / sum(self.sizes)
-        return (weight * super().compute()).sum()
+        accuracy = super().compute()
+        weight = torch.tensor(self.sizes, device=accuracy.device) / sum(self.sizes)
+        return (weight * accuracy).sum()
 
 
 class FullPathAccuracy(PathMetric):
@@ -130,24 +156,12 @@ class FullPathAccuracy(PathMetric):
     Counts the images whose whole path is known.
     """
 
-    higher_is_better = True
-    right: Tensor
-    total: Tensor
+    states = ("right", "total")
 
-    def __init__(self, tree: LabelTree, **options: Any) -> None:
-        super().__init__(tree, **options)
-        self.counts("right", "total")
-
-    def update(self, predicted: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
-        """Count a batch; see :meth:`LevelAccuracy.update`."""
-        self.check("predicted", predicted)
-        complete = self.labeled(predicted, target, valid).all(1)
-        self.right = self.right + ((predicted == target).all(1) & complete).sum()
-        self.total = self.total + complete.sum()
-
-    def compute(self) -> Tensor:
-        """float32 scalar."""
-        return self.right / self.total
+    def terms(self, predicted: Tensor, target: Tensor, labeled: Tensor) -> tuple[Tensor, Tensor]:
+        """Right and known paths."""
+        complete = labeled.all(1)
+        return ((predicted == target).all(1) & complete).sum(), complete.sum()
 
 
 class TreeInconsistency(PathMetric):
@@ -158,24 +172,15 @@ class TreeInconsistency(PathMetric):
     """
 
     higher_is_better = False
-    astray: Tensor
-    total: Tensor
-
-    def __init__(self, tree: LabelTree, **options: Any) -> None:
-        super().__init__(tree, **options)
-        self.counts("astray", "total")
+    states = ("astray", "total")
 
     def update(self, predicted: Tensor, target: Tensor | None = None, valid: Tensor | None = None) -> None:
-        """Count a batch; see :meth:`LevelAccuracy.update`.  Without a target every real row counts."""
-        self.check("predicted", predicted)
-        complete = self.labeled(
-            predicted, torch.zeros_like(predicted) if target is None else target, valid
-        ).all(1)
+        """Count a batch; see :meth:`PathMetric.update`.  Without a target every real row counts."""
+        super().update(predicted, torch.zeros_like(predicted) if target is None else target, valid)
+
+    def terms(self, predicted: Tensor, target: Tensor, labeled: Tensor) -> tuple[Tensor, Tensor]:
+        """Predictions that are no path, and known paths."""
         # A finest class has one path.  Numbers for whole paths would grow with the product of the sizes.
         path = self.paths[predicted[:, -1].clamp(0, self.sizes[-1] - 1)]
-        self.astray = self.astray + ((path != predicted).any(1) & complete).sum()
-        self.total = self.total + complete.sum()
-
-    def compute(self) -> Tensor:
-        """float32 scalar."""
-        return self.astray / self.total
+        complete = labeled.all(1)
+        return ((path != predicted).any(1) & complete).sum(), complete.sum()

@@ -45,23 +45,12 @@ class MistakeSeverity(TreeMetric):
     """
 
     higher_is_better = False
-    heights: Tensor
-    mistakes: Tensor
+    states = ("heights", "mistakes")
 
-    def __init__(self, tree: LabelTree, **options: Any) -> None:
-        super().__init__(tree, **options)
-        self.counts("heights", "mistakes")
-
-    def update(self, predicted: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
-        """Count a batch; see :meth:`LevelAccuracy.update`."""
-        self.check("predicted", predicted)
-        wrong = self.labeled(predicted, target, valid)[:, -1] & (predicted[:, -1] != target[:, -1])
-        self.heights = self.heights + (self.height(predicted[:, -1], target[:, -1]) * wrong).sum()
-        self.mistakes = self.mistakes + wrong.sum()
-
-    def compute(self) -> Tensor:
-        """float32 scalar."""
-        return self.heights / self.mistakes
+    def terms(self, predicted: Tensor, target: Tensor, labeled: Tensor) -> tuple[Tensor, Tensor]:
+        """Heights of wrong finest classes, and their number."""
+        wrong = labeled[:, -1] & (predicted[:, -1] != target[:, -1])
+        return (self.height(predicted[:, -1], target[:, -1]) * wrong).sum(), wrong.sum()
 
 
 class HierarchicalDistance(TreeMetric):
@@ -79,16 +68,19 @@ class HierarchicalDistance(TreeMetric):
     """
 
     higher_is_better = False
+    states = ("heights", "total")
     heights: Tensor
     total: Tensor
     among: Tensor
 
     def __init__(self, tree: LabelTree, top_k: Sequence[int] = (1, 5, 20), **options: Any) -> None:
+        self.top_k = tuple(k for k in top_k if tree.levels and 0 < k < tree.sizes[-1])
         super().__init__(tree, **options)
-        self.top_k = tuple(k for k in top_k if 0 < k < tree.sizes[-1])
         self.register_buffer("among", torch.tensor(self.top_k, dtype=torch.int64), persistent=False)
-        self.counts("heights", shape=(len(self.top_k),))
-        self.counts("total")
+
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """A sum of heights for each k, and the number of images."""
+        return (len(self.top_k),), ()
 
     def update(self, scores: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
         """Count a batch.
@@ -108,8 +100,7 @@ class HierarchicalDistance(TreeMetric):
             )
         first = scores.topk(max(self.top_k, default=0), dim=1).indices
         heights = self.height(first, target[:, -1:]) * labeled.unsqueeze(1)
-        self.heights = self.heights + heights.sum(0).cumsum(0)[self.among - 1]
-        self.total = self.total + labeled.sum()
+        self.add(heights.sum(0).cumsum(0)[self.among - 1], labeled.sum())
 
     def compute(self) -> Tensor:
         """float32 (K,), each in [0, L]."""
