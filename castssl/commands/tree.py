@@ -82,7 +82,7 @@ def _drawn(spec: str, tree: LabelTree, per_class: Sequence[Sequence[Tensor]], *,
     """The tree as rich draws it, with the images of each class and split."""
     from rich.tree import Tree
 
-    from castssl.datasets.tree_checks import called
+    from castssl.datasets.tree_checks import class_name
     from castssl.output import safe_markup
 
     children: list[list[list[int]]] = [[[] for _ in range(size)] for size in tree.sizes[:-1]]
@@ -95,7 +95,7 @@ def _drawn(spec: str, tree: LabelTree, per_class: Sequence[Sequence[Tensor]], *,
         # A line "1 more" is no shorter than the class itself.
         for number in numbers[: shown if shown < len(numbers) - 1 else None]:
             images = " / ".join(str(int(count[level][number])) for count in per_class)
-            text = f"{safe_markup(called(tree, level, number))}  [dim]{images}[/]"
+            text = f"{safe_markup(class_name(tree, level, number))}  [dim]{images}[/]"
             grown = branch.add(text, highlight=False)
             if level < tree.levels - 1:
                 grow(grown, level + 1, children[level][number])

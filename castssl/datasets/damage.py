@@ -1,4 +1,4 @@
-"""What a split leaves out, in words: by folder, by extension, and by damage, before it is trained on."""
+"""Sentences about what a split leaves out: by folder, by extension, and by damage, before training."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
 
 LOOKED = 20_000
-"""So many images of a split are opened; all if there are no more."""
+"""The largest number of images of a split that are opened."""
 SECONDS = 5.0
 """After this time no further images are opened."""
 THREADS = 16
-"""Files that are opened at a time: a network drive answers many questions at once."""
+"""The number of files that are opened at a time: a network drive answers many requests at once."""
 DECODED = 256
-"""So many images of a split are decoded, spread evenly."""
+"""The number of images of a split that are decoded, spread evenly."""
 NAMED = 3
-"""So many images are named."""
-_CHUNK = 64
+"""The number of images that a sentence names."""
 
 
 def left_out(images: Images | Stream, *, decoded: bool = False) -> Iterator[str]:
-    """Sentences about what is left out: by folder, by extension, and by damage; one for each that there is.
+    """Sentences about what is left out: by folder, by extension, and by damage.
 
-    Images are opened, all or of many a sample that is spread evenly, but their pixels are not read: this
-    finds what is empty, cut within its header or no image.  Of a stream, whose files are not known, nothing
-    is said.
+    All images, or of many an evenly spread sample, are opened, but their pixels are not read: this finds
+    empty files, files that end within their header, and files that are no image.  There are none about a
+    stream, whose files are not known.
 
     Args:
         images: a split.
@@ -41,41 +40,42 @@ def left_out(images: Images | Stream, *, decoded: bool = False) -> Iterator[str]
     if isinstance(images, Stream):
         return
     yield from images.left_out
-    looked, found = _opened(images)
+    looked, bad = _open(images)
     of = f" (of {len(images):,})" if looked < len(images) else ""
-    yield from _told(found, f"{looked:,} images that were looked at{of}")
+    yield from _sentence(bad, f"{looked:,} images that were looked at{of}")
     if decoded:
         count = min(DECODED, len(images))
         chosen = [number * len(images) // count for number in range(count)]
-        whole = [index for index in chosen if images.inspect(index) is None]
-        found = [bad for index in whole if (bad := images.inspect(index, decoded=True)) is not None]
-        yield from _told(found, f"{count} images that were decoded")
+        readable = [index for index in chosen if images.inspect(index) is None]
+        bad = [fault for index in readable if (fault := images.inspect(index, decoded=True)) is not None]
+        yield from _sentence(bad, f"{count} images that were decoded")
 
 
-def _told(found: Sequence[Unreadable], of: str) -> Iterator[str]:
-    if found:
-        names = ", ".join(f"{bad.name} ({bad.reason})" for bad in found[:NAMED])
+def _sentence(bad: Sequence[Unreadable], of: str) -> Iterator[str]:
+    if bad:
+        names = ", ".join(f"{fault.name} ({fault.reason})" for fault in bad[:NAMED])
         yield (
-            f"{len(found):,} of {of} cannot be read, such as {names}; others stand in for them in training,"
-            " up to --max-bad: repair, replace or remove them"
+            f"{len(bad):,} of {of} cannot be read, such as {names}; others replace them in training, up to"
+            " --max-bad: repair, replace or remove them"
         )
 
 
-def _opened(images: Images) -> tuple[int, list[Unreadable]]:
-    """How many images were opened, and those that cannot be, in the order of the data set."""
-    Image.init()  # A thread may take a format that another one just registers for one that it has tried.
-    order, looked, found = islice(_spread(len(images)), LOOKED), 0, dict[int, Unreadable]()
+def _open(images: Images) -> tuple[int, list[Unreadable]]:
+    """The number of images that were opened, and the unreadable ones, in the order of the data set."""
+    Image.init()  # Else a thread may see the formats while another one registers them.
+    order = islice(_spread(len(images)), LOOKED)
+    looked, bad = 0, dict[int, Unreadable]()
     end = time.monotonic() + SECONDS
     with ThreadPoolExecutor(THREADS) as threads:
-        while time.monotonic() < end and (chunk := list(islice(order, _CHUNK))):
-            seen = zip(chunk, threads.map(images.inspect, chunk), strict=True)
-            found |= {index: bad for index, bad in seen if bad is not None}
+        while time.monotonic() < end and (chunk := list(islice(order, 64))):
+            faults = zip(chunk, threads.map(images.inspect, chunk), strict=True)
+            bad |= {index: fault for index, fault in faults if fault is not None}
             looked += len(chunk)
-    return looked, [bad for _, bad in sorted(found.items())]
+    return looked, [fault for _, fault in sorted(bad.items())]
 
 
 def _spread(count: int) -> Iterator[int]:
-    """Every number below ``count`` once; those up to any place are spread evenly.
+    """Every number below ``count`` once; those up to any point are spread evenly.
 
     Multiples of the golden section, modulo one, leave gaps of at most three lengths (Sós 1958).
     """

@@ -17,7 +17,7 @@ from castssl.options import did_you_mean
 from castssl.registry import build, names
 
 SLASHED = ("wds", "hfds", "hfids", "tfds")
-"""Data sets that may also be written with a slash behind their name, as timm does: ``hfds/NAME``."""
+"""Data sets that may also have a slash behind their name, as in timm: ``hfds/NAME``."""
 
 
 def open_images(
@@ -30,12 +30,12 @@ def open_images(
             ``folder:/path``, ``tar:/path.tar``, ``breeds:living17:/imagenet``, ``tree:/path/labels.csv`` or
             ``hfds/cifar100?input_key=img&target_key=fine_label``.  Behind any of them ``?range=LOW:HIGH`` or
             ``?bits=N`` declares the values of black and white in pictures of more than 8 bits, as in
-            ``folder:/path?bits=12``; it takes precedence over what the files say.
+            ``folder:/path?bits=12``; it takes precedence over the files.
         split: "train", "val" or "test".
         subset: "imagenet100", or a text file with one class name a line ("#" begins a comment): only
             these classes are kept and numbered.
-        commands: run commands that ``spec`` itself holds, such as ``wds/NAME:pipe:cat a.tar``, and read what
-            they print; only ever what the user said, as by ``--allow-commands``.
+        commands: run commands in ``spec`` itself, such as ``wds/NAME:pipe:cat a.tar``, and read their output;
+            only ever from the user, as by ``--allow-commands``.
 
     Raises:
         DataError: if the spec is unknown, the path or split is missing, there are no images, a class of the
@@ -50,7 +50,7 @@ def open_images(
         raise _unknown(spec, kind) from error
     data.commands = commands
     if data.location and not location:
-        raise DataError(f"{kind} does not say which data: expected {kind}:{data.location}")
+        raise DataError(f"{kind} has no location: expected {kind}:{data.location}")
     only = None if subset is None else read_subset(subset)
     if only is not None and not data.indexed:
         raise DataError(
@@ -58,15 +58,14 @@ def open_images(
         )
     if (split_name(split) or split) not in data.splits:
         raise NoSplit(f"{spec} has no {split} split with labels, expected {' or '.join(data.splits)}")
-    found = data.open(location, split)
-    if not isinstance(found, Listing):
-        return Stream(found, f"{kind}/{location.partition('?')[0]}", declared)
-    rows, targets, tree = np.arange(len(found.targets), dtype=np.int64), found.targets, found.tree
+    opened = data.open(location, split)
+    if not isinstance(opened, Listing):
+        return Stream(opened, f"{kind}/{location.partition('?')[0]}", declared)
+    source, targets, tree, masks, left_out = opened
+    rows = np.arange(len(targets), dtype=np.int64)
     if only is not None:
         rows, targets, tree = narrow(targets, tree, only)
-    return Images(
-        found.source, rows, targets, tree, masks=found.masks, declared=declared, left_out=found.left_out
-    )
+    return Images(source, rows, targets, tree, masks=masks, declared=declared, left_out=left_out)
 
 
 def parse(spec: str) -> tuple[str, str]:
@@ -84,5 +83,5 @@ def _unknown(spec: str, kind: str) -> DataError:
         hint = f"; did you mean folder:{spec} ?"
     return DataError(
         f"unknown data {spec!r}{hint or ':'} expected NAME:LOCATION with one of these names:"
-        f" {', '.join(known)}; `castssl list datasets` says what each of them is"
+        f" {', '.join(known)}; `castssl list datasets` describes them"
     )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from castssl.datasets import taxonomies
+from castssl.datasets.folder import some
 from castssl.datasets.text import read_text
 from castssl.errors import DataError
 from castssl.types import LabelTree
@@ -36,8 +37,7 @@ def read_subset(subset: str) -> Subset:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in shipped.glob("*.txt")))
         raise DataError(f"there is no subset {subset!r}: expected {known}, or a text file of class names")
-    lines = (line.split("#")[0].strip() for line in read_text(path).splitlines())
-    names = frozenset(line for line in lines if line)
+    names = frozenset(line.split("#")[0].strip() for line in read_text(path).splitlines()) - {""}
     if not names:
         raise DataError(f"subset file {path} names no class; write one class name a line")
     return Subset(subset, names)
@@ -64,8 +64,7 @@ def narrow(targets: Tensor, tree: LabelTree, subset: Subset) -> tuple[NDArray[np
     if missing:
         raise DataError(
             f"subset {subset.name} names {len(subset.classes)} classes, {len(missing)} of which the data"
-            f" lacks: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; the finest class folders"
-            " must be called like that"
+            f" lacks: {some(missing)}; the finest class folders must have these names"
         )
     kept = torch.tensor([name in subset.classes for name in names])
     classes = [torch.unique(column).tolist() for column in tree.paths()[kept].T]

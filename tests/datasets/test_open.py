@@ -20,7 +20,7 @@ def test_an_unknown_name_learns_of_all(spec: str, hint: str) -> None:
 
 @pytest.mark.parametrize("spec", ["breeds", "breeds:"])
 def test_a_name_without_its_location_is_refused(spec: str) -> None:
-    with pytest.raises(DataError, match="breeds does not say which data: expected breeds:living17:/path"):
+    with pytest.raises(DataError, match="breeds has no location: expected breeds:living17:/path"):
         open_images(spec)
 
 
