@@ -3,10 +3,9 @@
 A field's docstring is its help text.  ``--config run.json`` (or the folder of a run) starts from saved
 settings, and every other flag overrides them.  The folder that holds a run's ``config.json`` is the run,
 wherever it was copied to, unless ``--out`` names another.  Wrong flags and wrong JSON are reported all at
-once.  A field marked :data:`TYPED` gets its value from the command line alone.  A config may have a method
-``problems() -> Iterable[str]`` for what its types cannot say; those are reported together, too; and a class
-method ``starting(argv) -> config`` for defaults that depend on other flags (:func:`asked` finds these), which
-must bear any command line.  This module does not import torch.
+once.  A field marked :data:`TYPED` gets its value from the command line alone.  A config that inherits from
+:class:`Settings` can check what its types cannot say, and have defaults that depend on other flags.  This
+module does not import torch.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
 
@@ -50,8 +49,36 @@ TYPED = {"resume": "typed"}
 keeps it, and no preset sets it."""
 
 
+class Settings:
+    """What castssl asks of settings beside their fields, with defaults."""
+
+    @classmethod
+    def starting(cls, argv: Sequence[str]) -> Self | None:
+        """Defaults that depend on other flags (:func:`asked` finds these); None: those of the fields.
+
+        It accepts any command line, also one that is wrong.
+        """
+        return None
+
+    def problems(self) -> list[str]:
+        """What is wrong beyond types, in words; a subclass adds its own to those of ``super()``."""
+        return []
+
+    def fitted(self, given: Collection[str]) -> Self:
+        """These settings with defaults that depend on other settings; a subclass's own come on top.
+
+        Args:
+            given: the names of the fields that the command line gives a value; those stay as they are.
+        """
+        return self
+
+    def backend(self, seeds: str = "seeds") -> str:
+        """The spec of the superpixels, with ``seeds`` where they are SEEDS; "" without superpixels."""
+        return ""
+
+
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Settings):
     """What every training run needs; a recipe's config inherits it and adds its own fields."""
 
     out: str = field(default="", metadata=FREE)
@@ -85,8 +112,8 @@ class RunConfig:
     track: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = field(default="none", metadata=FREE)
     """Where else the reports go."""
 
-    def problems(self) -> Iterable[str]:
-        """What is wrong beyond types, in words; a recipe's own ``problems`` come on top of these."""
+    def problems(self) -> list[str]:
+        """What the types cannot say."""
         least = {
             "seed": 0,
             "epochs": 0,
@@ -96,21 +123,18 @@ class RunConfig:
             "keep": 1,
             "log_every": 1,
         }
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                yield f"--{name.replace('_', '-')}: got {getattr(self, name)}, expected at least {low}"
+        found = [
+            f"--{name.replace('_', '-')}: got {getattr(self, name)}, expected at least {low}"
+            for name, low in least.items()
+            if getattr(self, name) < low
+        ]
         if self.seed > SEEDS:
-            yield f"--seed: got {self.seed}, expected 0 to {SEEDS}: NumPy's generator takes no larger one"
+            found.append(
+                f"--seed: got {self.seed}, expected 0 to {SEEDS}: NumPy's generator takes no larger one"
+            )
         if not 0 <= self.max_bad <= 1:
-            yield f"--max-bad: got {self.max_bad}, expected a share from 0 to 1"
-
-    def fitted(self, given: Collection[str]) -> Self:
-        """These settings with defaults that depend on other settings; a recipe's own come on top.
-
-        Args:
-            given: the names of the fields that the command line gives a value; those stay as they are.
-        """
-        return self
+            found.append(f"--max-bad: got {self.max_bad}, expected a share from 0 to 1")
+        return [*super().problems(), *found]
 
 
 def launch(main: Callable[[C], object], config: type[C], argv: Sequence[str] | None = None) -> None:
@@ -177,8 +201,8 @@ def read(config: type[C], argv: Sequence[str] | None = None, *, description: str
             start = _at(load(config, path), path)
         except ConfigError as error:
             problems.append(str(error))
-    elif starting := getattr(config, "starting", None):
-        start = starting(rest)
+    elif issubclass(config, Settings):
+        start = config.starting(rest)
     start = _untyped(start)
     heard = io.StringIO()
     default: dict[str, Any] = {} if start is None else {"default": start}
@@ -193,10 +217,10 @@ def read(config: type[C], argv: Sequence[str] | None = None, *, description: str
         problems += flag_problems(config, rest, complete=path is None)
         problems = problems or [heard.getvalue().strip()]
         made = start
-    if path is None and isinstance(made, RunConfig):
-        made = cast(C, made.fitted(_given(rest)))
-    if made is not None and not problems:
-        problems += _own_problems(made)
+    if path is None and isinstance(made, Settings):
+        made = made.fitted(_given(rest))
+    if isinstance(made, Settings) and not problems:
+        problems += made.problems()
     if problems or made is None:
         told = "\n  ".join(["the settings do not fit:", *problems])
         raise ConfigError(f"{told}\n--help lists every option")
@@ -345,12 +369,6 @@ def _help(config: type[Any], description: str | None) -> str:
         f"{text}\n\n--config PATH starts from the settings of an earlier run, and"
         " continues it in the folder of PATH unless --out names another."
     )
-
-
-def _own_problems(config: Any) -> list[str]:
-    """What the ``problems`` methods of the class and of its bases say, each thing once."""
-    asked = [vars(kind)["problems"] for kind in reversed(type(config).__mro__) if "problems" in vars(kind)]
-    return list(dict.fromkeys(found for method in asked for found in method(config)))
 
 
 def _take_config(argv: list[str]) -> tuple[Path | None, list[str], list[str]]:

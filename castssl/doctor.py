@@ -156,8 +156,8 @@ def opencv() -> Finding:
         cv2 = importlib.import_module("cv2")
     except Exception as fault:
         return Finding("cv2", "broken", f"does not import: {fault}; installed: {told}", remedy)
-    version = getattr(cv2, "__version__", "of unknown version")
-    if not hasattr(getattr(cv2, "ximgproc", None), "createSuperpixelSEEDS"):
+    version = cv2.__version__ if "__version__" in dir(cv2) else "of unknown version"
+    if "ximgproc" not in dir(cv2) or "createSuperpixelSEEDS" not in dir(cv2.ximgproc):
         text = f"{version} has no ximgproc, so there is no SEEDS; written by {told}, the last one wins"
         return Finding("cv2", "broken", text, remedy)
     if len(owners) > 1:

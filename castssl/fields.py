@@ -91,7 +91,7 @@ def spell(hint: Any) -> str:
     if origin in (tuple, list):
         many = spell(args[0]).removeprefix("a ")
         return f"a list of {many}{'s' if many.endswith('number') else ''}"
-    return WORDS.get(hint, getattr(hint, "__name__", str(hint)))
+    return WORDS.get(hint, hint.__name__ if isinstance(hint, type) else str(hint))
 
 
 def build(config: type[Any], saved: Any, where: str, problems: list[str]) -> Any:

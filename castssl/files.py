@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -112,7 +113,7 @@ def atomic_folder(path: Path, what: str = "folder") -> Iterator[Path]:
         aside.mkdir()
         try:
             yield aside
-            if hasattr(os, "sync"):
+            if sys.platform != "win32":
                 os.sync()  # one call for thousands of small files
             try:
                 aside.rename(path)

@@ -214,7 +214,9 @@ def _distributions() -> Iterator[tuple[metadata.Distribution | None, str]]:
                 yield distribution, ""
         except Exception as cause:  # noqa: PERF203
             # One broken distribution must not stop the others.
-            where = getattr(distribution, "_path", distribution)
+            where: object = distribution
+            if isinstance(distribution, metadata.PathDistribution):
+                where = distribution._path
             yield None, f"the metadata in {where} cannot be read: {type(cause).__name__}: {cause}"
 
 

@@ -67,8 +67,12 @@ class Config(ImageConfig):
 
     def problems(self) -> list[str]:
         """What the types cannot say."""
-        found = [] if self.weights else ["--weights is missing: type --weights RUN/encoder.safetensors"]
-        return found + ["--val none: a probe is measured on held-out images"] * (self.val == "none")
+        found = super().problems()
+        if not self.weights:
+            found.append("--weights is missing: type --weights RUN/encoder.safetensors")
+        if self.val == "none":
+            found.append("--val none: a probe is measured on held-out images")
+        return found
 
 
 def make_evaluators(cfg: Config, encoder: Encoder, size: int) -> list[Evaluator]:

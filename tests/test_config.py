@@ -4,10 +4,10 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from hypothesis import given
@@ -28,6 +28,9 @@ from castssl.config import (
     typed,
 )
 from castssl.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,13 @@ class Config(RunConfig):
     weights: dict[str, float] = field(default_factory=dict)
     """A weight for each name."""
 
-    def problems(self) -> Iterator[str]:
-        # The base's are told, too, without a call of super().
+    def problems(self) -> list[str]:
+        found = super().problems()
         if self.lr < 0:
-            yield f"--lr: got {self.lr}, expected at least 0"
+            found.append(f"--lr: got {self.lr}, expected at least 0")
         if self.fast and self.epochs > 5:
-            yield f"--fast: expected --epochs 5 or fewer, got {self.epochs}"
+            found.append(f"--fast: expected --epochs 5 or fewer, got {self.epochs}")
+        return found
 
 
 def _write(folder: Path, **settings: Any) -> Path:
@@ -328,7 +332,7 @@ def test_no_preset_sets_what_is_to_be_typed() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Preset(RunConfig):
         @classmethod
-        def starting(cls, argv: Sequence[str]) -> Preset:
+        def starting(cls, argv: Sequence[str]) -> Self:
             return cls(overwrite=True, epochs=3)
 
     assert read(Preset, []) == Preset(epochs=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -112,7 +113,7 @@ def measure(study: Study, out: Path) -> None:
 
 
 def _conditions(device: str, rows: int) -> str:
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    load = f", load {os.getloadavg()[0]:.1f}" if sys.platform != "win32" else ""
     when = time.strftime("%Y-%m-%d %H:%M")
     return (
         f"median of {ROUNDS} passes of {BATCH} images, {rows} rows taking turns, {when},"

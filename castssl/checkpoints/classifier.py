@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -115,11 +115,11 @@ def load_classifier(
         raise DataError(
             f"the settings in {checkpoint.source} describe no classifier ({error}); copy it again"
         ) from error
-    objective = build("objectives", checkpoint.objective, encoder, saved, **options)
-    if not isinstance(draft, Supervised) or not isinstance(objective, Supervised):
-        kind = checkpoint.objective
+    kind = checkpoint.objective
+    if not isinstance(draft, Supervised):
         raise DataError(f"{checkpoint.source} holds {kind}, which learns no classes; {TRAINS}")
     check_heads(draft, checkpoint.heads)
+    objective = cast(Supervised, build("objectives", kind, encoder, saved, **options))
     if any(value.dtype == torch.float64 for value in checkpoint.encoder.values()):
         objective.double()
     objective.branch("base").load_state_dict(checkpoint.encoder)

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -232,13 +232,10 @@ def method(superpixels: Superpixels) -> dict[str, Any]:
 
 def _versions(module: ModuleType) -> dict[str, str]:
     """The versions of the packages that a module's names come from."""
-    homes = [
-        getattr(value, "__module__", None) or getattr(value, "__name__", "")
-        for value in vars(module).values()
-    ]
-    packages = {str(home).partition(".")[0] for home in homes}
-    versions = {name: getattr(sys.modules.get(name), "__version__", None) for name in packages}
-    return {name: found for name, found in versions.items() if isinstance(found, str)}
+    homes = [inspect.getmodule(value) for _, value in inspect.getmembers(module)]
+    packages = {home.__name__.partition(".")[0] for home in homes if home is not None}
+    owners = {name: sorted(set(found)) for name, found in packages_distributions().items()}
+    return {name: ", ".join(map(version, owners[name])) for name in packages & owners.keys()}
 
 
 def _code(module: ModuleType) -> str:

@@ -14,6 +14,8 @@ from urllib.parse import parse_qsl, urlencode
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from castssl.errors import DataError
 
@@ -119,7 +121,7 @@ def refuse_range(image: Image.Image, declared: Range | None) -> None:
     Raises:
         DataError: if so, and a range was declared.
     """
-    if declared is not None and ";16" in str(getattr(image, "tile", "")):
+    if declared is not None and isinstance(image, ImageFile) and ";16" in str(image.tile):
         raise DataError(
             f"16 bits a channel, of which PIL reads the upper 8: the range {declared} cannot be applied;"
             " convert such images to 8 bits first"
@@ -128,7 +130,7 @@ def refuse_range(image: Image.Image, declared: Range | None) -> None:
 
 def _tag(image: Image.Image, tag: int) -> float | None:
     """The first number of a TIFF tag; None without that tag or in another format."""
-    value = getattr(image, "tag_v2", {}).get(tag)
+    value = image.tag_v2.get(tag) if isinstance(image, TiffImageFile) else None
     value = value[0] if isinstance(value, tuple) and value else value
     return float(value) if isinstance(value, (int, float)) else None
 

@@ -180,11 +180,13 @@ class Shards:
         try:
             with stream.open_address(path) as file:
                 splits = json.load(file)["splits"]
-            info = splits.get(split)
+            if not isinstance(splits, dict):
+                raise TypeError(f"'splits' is a {type(splits).__name__}")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise DataError(f"cannot read {path}: {why(error)}; expected an object with 'splits'") from error
+        info = splits.get(split)
         if not isinstance(info, dict):
             raise NoSplit(f"split {split} is not among {', '.join(splits)}")
         names = info.get("filenames")

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from PIL import Image
@@ -92,6 +92,17 @@ class Forward:
                 self._cache.append((view, out))
 
         return keep
+
+
+def indexed(images: Images | Stream | None) -> Images:
+    """The images themselves, for an evaluator ``by_index``, which is never due on a stream.
+
+    Raises:
+        TypeError: if they are a stream, or None.
+    """
+    if not isinstance(images, Images):
+        raise TypeError(f"expected images by index, got {type(images).__name__}")
+    return images
 
 
 @dataclass(eq=False)
@@ -245,7 +256,7 @@ class Evaluation:
             return
         sets = [(augment, None if images is None else set(images)) for augment, images in needed]
         groups: dict[tuple[Augment, ...], list[int]] = {}
-        for image in range(len(cast(Images, self.held_out))):
+        for image in range(len(indexed(self.held_out))):
             augments = (augment for augment, images in sets if images is None or image in images)
             groups.setdefault(tuple(dict.fromkeys(augments)), []).append(image)
         yield from ((images, augments) for augments, images in groups.items() if augments)
@@ -260,7 +271,7 @@ class Evaluation:
         """Feed some held-out images to the evaluators that need one of their views."""
         assert self.held_out is not None
         first = {augment: sum(a.views for a in augments[:place]) for place, augment in enumerate(augments)}
-        data = self.held_out if images is None else cast(Images, self.held_out).take(images)
+        data = self.held_out if images is None else indexed(self.held_out).take(images)
         for batch in self.batches(data, augments, "held-out images"):
             forward = Forward(subject)
             positions = batch.positions if images is None else torch.tensor(images)[batch.positions]

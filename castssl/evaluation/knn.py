@@ -7,14 +7,14 @@ discrimination", https://arxiv.org/abs/1805.01978, section 3.4.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from castssl.datasets.images import Images, hash_index
 from castssl.evaluation.features import Device, Features, blocks, check_rows, unit
-from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject, note
+from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject, indexed, note
 from castssl.metrics.balanced import majority
 
 
@@ -38,7 +38,7 @@ class Knn(Evaluator):
     def prepare(self, data: Evaluation) -> None:
         """Draw the training images that vote."""
         super().prepare(data)
-        train = cast(Images, data.train)
+        train = indexed(data.train)
         self._classes = train.tree.sizes[-1] if train.tree.levels else 0
         self._voting = self._drawn(train) if self._classes > 1 else train
         if len(self._voting) < len(train):

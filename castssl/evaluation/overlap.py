@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from castssl.datasets.images import Images
 from castssl.datasets.masks import Masks, open_masks
 from castssl.errors import DataError
 from castssl.evaluation.features import Features
-from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject
+from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject, indexed
 from castssl.metrics.partition import best_overlap, merge_at_random
 from castssl.metrics.regions import region_iou
 
@@ -55,10 +55,10 @@ class Overlap(Evaluator):
             DataError: if they cannot be read, or belong to no image.
         """
         super().prepare(data)
-        self._source = cast(Images, data.held_out)
+        self._source = indexed(data.held_out)
         chosen: Sequence[int] = range(len(self._source))
         if self.masks is not None:
-            self._source, chosen = masked_by(open_masks(self.masks), self._source, cast(Images, data.train))
+            self._source, chosen = masked_by(open_masks(self.masks), self._source, indexed(data.train))
         count = min(MASKED, len(chosen))
         self._masks = object_masks(
             self._source, [chosen[place * len(chosen) // count] for place in range(count)], data.view
@@ -104,7 +104,7 @@ class Overlap(Evaluator):
 
     @property
     def _held_out(self) -> bool:
-        return self._source.source is cast(Images, self._data.held_out).source
+        return self._source.source is indexed(self._data.held_out).source
 
     def _batches(self) -> Iterator[ImageBatch]:
         """The images with an object, in a pass of their own."""

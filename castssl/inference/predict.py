@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -147,16 +147,19 @@ def explained(objective: Supervised, view: View) -> tuple[list[Tensor], list[Evi
     with evaluating(objective), torch.enable_grad(), _watched(objective) as runs:
         logits = list(objective.predict(view._replace(image=image)).values())
     found = []
+    traced = [(run.tokens, run.hierarchy) for run in runs if run.tokens is not None]
+    leaves = [tokens for tokens, _ in traced] or [image]
     for logit, stage in zip(logits, objective.stages, strict=True):
         top = logit[0].max()
-        leaves = [run.tokens for run in runs if run.tokens is not None] or [image]
         grads = torch.autograd.grad(top, leaves, retain_graph=True, allow_unused=True)
         if leaves[0] is image:
             found.append(_of_pixels(image, grads[0], runs[-1].hierarchy.labels(stage)[0]))
             continue
         # Only one encoder, where there are several, has a part in this level's logit.
-        run, grad = next((run, grad) for run, grad in zip(runs, grads, strict=True) if grad is not None)
-        found.append(_of_tokens(cast(Tensor, run.tokens), grad, run.hierarchy, stage))
+        (tokens, hierarchy), grad = next(
+            (run, grad) for run, grad in zip(traced, grads, strict=True) if grad is not None
+        )
+        found.append(_of_tokens(tokens, grad, hierarchy, stage))
     return [logit.detach() for logit in logits], found
 
 

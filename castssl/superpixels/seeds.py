@@ -77,7 +77,7 @@ class Seeds(Superpixels):
         prior: int = 2,
     ) -> None:
         _refuse_options(count, bins, iterations, scale, mode, prior=prior)
-        if not hasattr(getattr(cv2, "ximgproc", None), "createSuperpixelSEEDS"):
+        if "ximgproc" not in dir(cv2) or "createSuperpixelSEEDS" not in dir(cv2.ximgproc):
             raise PluginError(
                 f"SEEDS needs cv2.ximgproc, which OpenCV {cv2.__version__} here lacks: opencv-python was"
                 " installed over opencv-contrib-python-headless, or instead of it. Repair it with:"

@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 import socket
+import sys
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,8 +35,7 @@ def folder_of(cfg: RunConfig, recipe: str | None = None) -> Path:
         return Path(cfg.out)
     if recipe is None:
         recipe = Path(inspect.getfile(type(cfg))).stem
-    source = str(getattr(cfg, "data", ""))
-    place = source.rpartition(":")[2]
+    place = str(config.plain(cfg).get("data", "")).rpartition(":")[2]
     data = re.sub(r"[^\w.-]+", "-", Path(place).resolve().name if place else "")
     return Path("runs") / "-".join(filter(None, [recipe, data, str(cfg.seed)]))
 
@@ -123,7 +123,7 @@ def _has_work(folder: Path) -> bool:
 def _lock(folder: Path) -> IO[Any]:
     """A lock that ends with the process, however it ends."""
     file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
-    if hasattr(os, "register_at_fork"):
+    if sys.platform != "win32":
         # A forked data worker would keep the lock for the seconds that it outlives a killed run.
         os.register_at_fork(after_in_child=file.close)
     try:

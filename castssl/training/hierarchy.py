@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from castssl.config import FREE, asked
 from castssl.errors import ConfigError, PluginError
 from castssl.options import did_you_mean, parse
 from castssl.registry import require
 from castssl.training.supervised import SupervisedConfig
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Method(NamedTuple):
@@ -75,7 +78,7 @@ class HierarchyConfig(SupervisedConfig):
     """Share of the training images whose label is known at coarse levels only."""
 
     @classmethod
-    def starting(cls, argv: Sequence[str]) -> HierarchyConfig:
+    def starting(cls, argv: Sequence[str]) -> Self:
         """The defaults for the data set and the method of a command line."""
         data = (asked(argv, "--data") or "").partition(":")[0]
         name = (asked(argv, "--method") or cls.method).partition(":")[0]
@@ -93,7 +96,9 @@ class HierarchyConfig(SupervisedConfig):
 
     def problems(self) -> list[str]:
         """What the types cannot say."""
-        found = [] if 0 <= self.free_grain <= 1 else [f"--free-grain is a share, got {self.free_grain}"]
+        found = super().problems()
+        if not 0 <= self.free_grain <= 1:
+            found.append(f"--free-grain is a share, got {self.free_grain}")
         try:
             require("objectives", parse(self.chosen().objective).name)
         except (ConfigError, PluginError) as error:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+import sys
 
 from castssl import ranks, registry
-from castssl.config import RunConfig
+from castssl.config import RunConfig, plain
 
 LIMIT = 0.1
 """The share of a run's time that it may wait for data without a word."""
@@ -43,7 +43,7 @@ class Patience:
 
 def free_cores() -> int:
     """Cores that each training process of this machine has beside the one that it runs on."""
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(0, here // int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world())) - 1)
 
 
@@ -54,22 +54,18 @@ def advice(cfg: RunConfig, free: int) -> str:
         cfg: its settings; one that does not have ``workers`` gets no flag.
         free: cores that each process can give to its workers.
     """
-    workers: int | None = getattr(cfg, "workers", None)
+    settings = plain(cfg)
+    workers: int | None = settings.get("workers")
     if workers == 0:
         return f"--workers {max(1, free)} loads beside training, not in turn with it"
     if workers is not None and workers < free:
         return f"--workers {free} uses the cores that are left"
-    own, _, options = _superpixels(cfg).partition(":")
-    if own not in ("", "grid") and getattr(cfg, "superpixel_cache", None) is None:
+    own, _, options = cfg.backend().partition(":")
+    if own not in ("", "grid") and settings.get("superpixel_cache") is None:
         known = [entry.name for entry in registry.names("superpixels")]
         if own == "seeds" and "bins" not in options and "seeds-fast" in known:
             return "no core is left; --superpixels seeds-fast, in a new run, takes a fraction of SEEDS' time"
         # RandAugment shears and turns views, which cached superpixels cannot follow: load refuses both.
-        if hasattr(cfg, "superpixel_cache") and getattr(cfg, "augment", "none") != "randaugment":
+        if settings.get("augment") != "randaugment":
             return "no core is left; --superpixel-cache DIR, in a new run, computes superpixels only once"
     return "no core is left; it needs smaller image files, a faster disk, or more cores"
-
-
-def _superpixels(cfg: Any) -> str:
-    """The spec of the superpixel backend; ``""`` if the settings have none."""
-    return str(cfg.backend()) if hasattr(cfg, "backend") else ""

@@ -204,7 +204,7 @@ class Place:
         """What differs between the images of now and those that the run began with."""
         if self._images is not None:
             return differences(self._images, now)
-        data = getattr(self._cfg, "data", None)
+        data = config.plain(self._cfg).get("data")
         moved = self._data is not None and data != self._data
         return [f"{self._data} then, {data} now; the checkpoint does not list its images"] if moved else []
 

@@ -60,7 +60,7 @@ class ImageConfig(RunConfig):
 
     def problems(self) -> list[str]:
         """What the types cannot say."""
-        found = []
+        found = super().problems()
         if not self.data:
             found.append("--data is missing: type --data folder:/path/to/imagenet, or --data demo to try it")
         if self.batch_size < 1 or self.batch_size % self.accumulate:
@@ -132,9 +132,12 @@ class PretrainConfig(ImageConfig):
 
     def problems(self) -> list[str]:
         """What the types cannot say."""
-        if not self.epochs or 0 <= self.warmup_epochs < self.epochs:
-            return []
-        return [f"--warmup-epochs: got {self.warmup_epochs}, expected 0 to below --epochs, {self.epochs}"]
+        found = super().problems()
+        if self.epochs and not 0 <= self.warmup_epochs < self.epochs:
+            found.append(
+                f"--warmup-epochs: got {self.warmup_epochs}, expected 0 to below --epochs, {self.epochs}"
+            )
+        return found
 
     def fitted(self, given: Collection[str]) -> Self:
         """A default warm-up that would not end is a tenth of the epochs instead."""

@@ -70,7 +70,9 @@ class SupervisedConfig(PretrainConfig):
 
     def problems(self) -> list[str]:
         """What the types cannot say."""
-        found = [] if self.ema or self.branch == "base" else ["--branch ema needs --ema above 0"]
+        found = super().problems()
+        if self.branch != "base" and not self.ema:
+            found.append("--branch ema needs --ema above 0")
         if self.lr <= 0 or not 0 <= max(self.warmup_lr, self.min_lr) <= self.peak:
             found.append(
                 f"--warmup-lr, --min-lr: got {self.warmup_lr:g} and {self.min_lr:g}, expected 0 to the"

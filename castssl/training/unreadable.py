@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -26,6 +26,17 @@ from castssl.config import RunConfig
 from castssl.datasets.unreadable import Ledger
 from castssl.errors import DataError
 from castssl.training.log import FILE, Log
+
+
+@runtime_checkable
+class ListsUnreadable(Protocol):
+    """A loader that replaces unreadable images and lists them."""
+
+    images: int
+    """How many there are, readable or not."""
+    bad: Mapping[str, str]
+    """The reason by the name of the image; a ledger also has the clipped ones."""
+
 
 NAMED = 5
 """The number of images that the error names."""
@@ -75,9 +86,9 @@ class UnreadableList:
         Raises:
             DataError: as :meth:`check`.
         """
-        bad: Mapping[str, str] = getattr(loader, "bad", {})
+        bad: Mapping[str, str] = loader.bad if isinstance(loader, ListsUnreadable) else {}
         self._met = {UNREADABLE: bad, CLIPPED: bad.clipped if isinstance(bad, Ledger) else {}}
-        self._images = getattr(loader, "images", 0)
+        self._images = loader.images if isinstance(loader, ListsUnreadable) else 0
         self._taken = {UNREADABLE: 0, CLIPPED: 0}
         self.check(step)
 

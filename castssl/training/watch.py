@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -23,7 +24,7 @@ from castssl import ranks
 from castssl.errors import ContractError, Diverged
 from castssl.superpixel_labels import ADVICE, take_strays
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+SIGNALS = (signal.SIGTERM, signal.SIGINT, *((signal.SIGUSR1,) if sys.platform != "win32" else ()))
 REQUEUE = "SIGUSR1"
 """The signal by which a cluster announces the end of a job that is to be requeued."""
 NEXT = "finishing this step and saving; Ctrl-C again ends at once"
@@ -164,7 +165,7 @@ class Watch:
             with suppress(OSError):  # Nobody may be listening any more.
                 os.write(2, f"\n{signal.Signals(number).name}: {NEXT}\n".encode())
         self.reason = self.reason or signal.Signals(number).name
-        if hasattr(signal, "SIGCHLD"):
+        if sys.platform != "win32":
             # A signal to the whole process group ends the data workers, too; the loader's own handler would
             # raise in the middle of the step that is to be finished.
             signal.signal(signal.SIGCHLD, lambda *_: None)

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from castssl.config import TYPED, launch
+from castssl.config import TYPED, Settings, launch
 from castssl.doctor import machine
 from castssl.errors import CastError
 
@@ -37,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Settings):
     """Measure a recipe at work."""
 
     data: str = "demo"
@@ -55,10 +54,11 @@ class Config:
     seconds: float = 1800.0
     """A run that takes longer is given up."""
 
-    def problems(self) -> Iterator[str]:
+    def problems(self) -> list[str]:
         """What the types cannot say."""
-        if not 1 <= self.every <= self.steps // 2:
-            yield f"--every: got {self.every}, expected 1 to half of the {self.steps} steps"
+        if 1 <= self.every <= self.steps // 2:
+            return super().problems()
+        return [f"--every: got {self.every}, expected 1 to half of the {self.steps} steps"]
 
 
 def command(cfg: Config, processes: int, out: Path) -> list[str]:

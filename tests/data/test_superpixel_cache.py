@@ -218,7 +218,7 @@ def test_the_method_knows_options_and_libraries(monkeypatch: pytest.MonkeyPatch)
     assert described["backend"] == "castssl.superpixels.seeds.Seeds"
     assert method(Seeds(16, bins=4, iterations=3)) != described
     assert {"castssl", "cv2", "numpy", "PIL"} <= described["versions"].keys()
-    monkeypatch.setattr("cv2.__version__", "0.0")
+    monkeypatch.setattr("castssl.data.superpixel_cache.version", lambda name: f"{name} 0.0")
     assert method(SEEDS) != described
 
 
