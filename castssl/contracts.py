@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError
-from castssl.types import Batch, Hierarchy, LabelTree, Outcome, Pooled, Tokens, View
+from castssl.types import Batch, DenseTokens, Hierarchy, LabelTree, Outcome, Pooled, Tokens, View
 
 Kind = Literal["superpixels", "pooling", "objectives", "datasets", "encoders"]
 KINDS: tuple[Kind, ...] = ("superpixels", "pooling", "objectives", "datasets", "encoders")
@@ -76,6 +76,9 @@ class Encoder(nn.Module):
     stride: int = 1
     """Pixels per side of a cell of the stem: sides of images are best multiples of it."""
 
+    dense_dim: int | None = None
+    """Width of the tokens that :meth:`dense` returns, for segmentation; None if the encoder has none."""
+
     @property
     def stages_with_cls(self) -> int:
         """How many of the first stages serve the class token; :meth:`forward` returns these."""
@@ -100,12 +103,35 @@ class Encoder(nn.Module):
         Raises:
             ConfigError: if the encoder cannot have these sizes.
         """
+        self.check_sizes(sizes)
+        return self(view)
+
+    def check_sizes(self, sizes: Sequence[int] | None) -> None:
+        """Refuse other token budgets than the encoder's own.
+
+        Raises:
+            ConfigError: naming both.
+        """
         if sizes is not None and tuple(sizes) != self.sizes:
             raise ConfigError(
                 f"a {type(self).__name__} has the sizes {self.sizes} and no others, got {tuple(sizes)};"
                 " leave sizes out, or ask for fewer superpixels"
             )
-        return self(view)
+
+    def dense(self, view: View, sizes: Sequence[int] | None = None) -> DenseTokens:
+        """The finest tokens, after all stages, for predictions at each pixel.
+
+        Args:
+            view: as in :meth:`forward`.
+            sizes: as in :meth:`segment`.
+
+        Raises:
+            ConfigError: if :attr:`dense_dim` is None.
+        """
+        raise ConfigError(
+            f"a {type(self).__name__} has no tokens for segmentation: define dense(view) and dense_dim, or"
+            " take another encoder"
+        )
 
     if TYPE_CHECKING:
 

@@ -92,6 +92,20 @@ class Hierarchy(NamedTuple):
         return at.gather(1, flat.clamp(min=0)).masked_fill(flat < 0, -1).view(self.segments.shape)
 
 
+class DenseTokens(NamedTuple):
+    """The finest tokens of an encoder, which know of its coarser stages, and where they lie."""
+
+    x: Tensor
+    """float (B, N, D)."""
+    mass: Tensor
+    """float32 (B, N), what lies behind each token; 0 is padding."""
+    labels: Tensor
+    """int (B, H, W), the token of each pixel; -1 where a pixel has none."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns if the tokens are the cells of a regular grid, row by row; None if they have no grid,
+    as superpixels."""
+
+
 class Outcome(NamedTuple):
     """What an objective returns."""
 

@@ -22,7 +22,7 @@ from castssl.tokens.inputs import check_view
 from castssl.tokens.positions import resize, sin_cos
 from castssl.tokens.segments import sample_labels, segment_mean
 from castssl.tokens.stem import ConvStem
-from castssl.types import Hierarchy, Pooled, Tokens, View
+from castssl.types import DenseTokens, Hierarchy, Pooled, Tokens, View
 
 
 class CAST(Encoder):
@@ -90,6 +90,7 @@ class CAST(Encoder):
             nn.Identity() if fine == coarse else make_pooling(dim) for fine, coarse in pairwise(sizes)
         )
         self.norm = layer_norm(dim) if final_norm else nn.Identity()
+        self.dense_dim = dim * self.stages_with_cls
         for pooling in self.poolings[self.stages_with_cls - 1 :]:
             pooling.requires_grad_(False)
         self.initialize(trunc=positions == "learned")
@@ -126,6 +127,23 @@ class CAST(Encoder):
     def segment(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy:
         """All stages, also those that exist for the segmentation alone."""
         return self.trace(view, sizes, stages=len(self.sizes))[0]
+
+    def dense(self, view: View, sizes: Sequence[int] | None = None) -> DenseTokens:
+        """The tokens of all stages with a class token, at the finest tokens: float (B, N, stages * D).
+
+        Those of the last stage are normalized as its class token is.
+        """
+        hierarchy, _ = self.trace(view, sizes, stages=self.stages_with_cls)
+        *earlier, last = (unpool(stage.x, hierarchy.parents(at)) for at, stage in enumerate(hierarchy.stages))
+        return self.densely(view, hierarchy, torch.cat([*earlier, self.norm(last)], -1))
+
+    def densely(self, view: View, hierarchy: Hierarchy, x: Tensor) -> DenseTokens:
+        """The finest tokens of a hierarchy, with other features: float (B, N, D')."""
+        grid = None
+        rows, columns = (-(-side // self.stem.stride) for side in view.image.shape[-2:])
+        if self.config.superpixels == f"grid:cell={self.stem.stride}" and x.shape[1] == rows * columns:
+            grid = rows, columns
+        return DenseTokens(x, hierarchy.stages[0].mass, hierarchy.segments, grid)
 
     def trace(
         self, view: View, sizes: Sequence[int] | None = None, *, stages: int
@@ -209,6 +227,11 @@ class CAST(Encoder):
             for name, module in room.named_modules():
                 if isinstance(module, nn.Linear):
                     _initialize(module, trunc=trunc, fused="qkv" in name)
+
+
+def unpool(x: Tensor, index: Tensor) -> Tensor:
+    """The tokens of a stage at the finest tokens (Eq. 4): (B, K, D), int64 (B, N) -> (B, N, D)."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def _initialize(linear: nn.Linear, *, trunc: bool, fused: bool) -> None:

@@ -14,8 +14,8 @@ from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
 from castssl import ranks
-from castssl.models.cast import CAST
-from castssl.types import Hierarchy, Tokens, View
+from castssl.models.cast import CAST, unpool
+from castssl.types import DenseTokens, Hierarchy, Tokens, View
 
 
 @runtime_checkable
@@ -124,6 +124,12 @@ class FusedCAST(CAST):
         nn.init.xavier_uniform_(self.fusion.linear.weight)
         nn.init.zeros_(self.fusion.linear.bias)
         self.poolings.requires_grad_(True)
+        self.dense_dim = self.dim
+
+    def dense(self, view: View, sizes: Sequence[int] | None = None) -> DenseTokens:
+        """The fused segment tokens."""
+        hierarchy, fused = self.fuse(view, sizes)
+        return self.densely(view, hierarchy, fused[:, 1:])
 
     def forward(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy:
         """The stages with a class token; the last one's class token is the mean of the fused tokens."""
@@ -167,7 +173,7 @@ class FusedCAST(CAST):
     def _parents(self, hierarchy: Hierarchy, sizes: Sequence[int] | None) -> list[Tensor]:
         """For each stage with a class token, the token that each finest token ended up in: int64 (B, N)."""
         parents = [hierarchy.parents(stage) for stage in range(self.stages_with_cls)]
-        pooling = self.poolings[0]
+        pooling = self.poolings[0] if len(self.poolings) else None
         if self.padding == "mask" or not isinstance(pooling, Assigns):
             return parents
         # In the published models an empty token, too, has a parent; ``assign`` may not tell it.
@@ -178,8 +184,3 @@ class FusedCAST(CAST):
         later = hierarchy._replace(stages=hierarchy.stages[1:], assigns=hierarchy.assigns[1:])
         coarser = range(self.stages_with_cls - 1)
         return [parents[0], *(later.parents(stage).gather(1, first) for stage in coarser)]
-
-
-def unpool(x: Tensor, index: Tensor) -> Tensor:
-    """The tokens of a stage at the finest tokens (Eq. 4): (B, K, D), int64 (B, N) -> (B, N, D)."""
-    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))

@@ -18,7 +18,7 @@ from castssl.contracts import Encoder
 from castssl.encoder_config import BY_HAND, EncoderConfig, plugin_config
 from castssl.errors import ConfigError
 from castssl.tokens.inputs import check_image
-from castssl.types import Hierarchy, Tokens, View
+from castssl.types import DenseTokens, Hierarchy, Tokens, View
 
 
 @runtime_checkable
@@ -73,7 +73,7 @@ class TimmEncoder(Encoder):
         with torch.no_grad():
             features, feature, _ = self._run(torch.zeros(1, 3, image_size, image_size))
         self.network.train()
-        self.dim = feature.shape[-1]
+        self.dim, self.dense_dim = feature.shape[-1], features.shape[-1]
         self.sizes = (features.shape[1] * features.shape[2],) * stages
         shape: dict[str, Any] = {"sizes": self.sizes, "dim": self.dim, "pooling": BY_HAND}
         self.config = plugin_config(f"timm:{name}", image_size=image_size, drop_path=drop_path, **shape)
@@ -87,6 +87,19 @@ class TimmEncoder(Encoder):
         """The stages; their segments are the cells of the last feature map, not the view's superpixels."""
         check_image(view)
         features, feature, earlier = self._run(view.image)
+        tokens = self._tokens(view, features)
+        mass = tokens.mass
+        stages = (*(Tokens(*both, mass) for both in earlier), Tokens(tokens.x, feature[:, None], mass))
+        return Hierarchy(tokens.labels, stages, (torch.diag_embed(mass),) * len(earlier))
+
+    def dense(self, view: View, sizes: Sequence[int] | None = None) -> DenseTokens:
+        """The cells of the last feature map."""
+        check_image(view)
+        self.check_sizes(sizes)
+        return self._tokens(view, self._run(view.image)[0])
+
+    def _tokens(self, view: View, features: Tensor) -> DenseTokens:
+        """The cells of a feature map (B, h, w, D'), and the cell of each pixel."""
         batch, rows, cols, _ = features.shape
         x = features.flatten(1, 2)
         mass = torch.ones(x.shape[:2], dtype=torch.float32, device=x.device)
@@ -94,8 +107,7 @@ class TimmEncoder(Encoder):
         row = torch.arange(height, device=x.device) * rows // height
         col = torch.arange(width, device=x.device) * cols // width
         cells = (row[:, None] * cols + col).int().expand(batch, -1, -1)
-        stages = (*(Tokens(*both, mass) for both in earlier), Tokens(x, feature[:, None], mass))
-        return Hierarchy(cells, stages, (torch.diag_embed(mass),) * len(earlier))
+        return DenseTokens(x, mass, cells, (rows, cols))
 
     def _run(self, image: Tensor) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
         """The last feature map (B, h, w, D') and the pooled feature (B, D).

@@ -36,7 +36,7 @@ from castssl.testing.claims import (
     deep_copy,
     seed_all,
 )
-from castssl.types import Hierarchy, Tokens, View
+from castssl.types import DenseTokens, Hierarchy, Tokens, View
 
 SIDE = 64
 """Pixels per side in the factory's config."""
@@ -278,6 +278,43 @@ def check_leaves_input_alone(subject: Subject) -> None:
     before = copy.deepcopy(view)
     _run(encoder, view)
     claim_untouched("view", before, view)
+
+
+def check_dense(subject: Subject) -> None:
+    """With ``dense_dim``, each pixel has a token of that width, and images are independent."""
+    encoder, view = _make(subject)
+    if encoder.dense_dim is None:
+        return
+    encoder.eval()
+    with torch.no_grad():
+        found = encoder.dense(view)
+        alone = encoder.dense(View(view.image[1:2], view.segments[1:2]))
+    claim(
+        isinstance(found, DenseTokens), f"dense returns castssl.types.DenseTokens, got {type(found).__name__}"
+    )
+    images, count, *_ = found.x.shape
+    shape = (len(view.image), count, encoder.dense_dim)
+    claim(found.x.shape == shape, f"dense tokens have shape {tuple(found.x.shape)}, not {shape}, as declared")
+    claim(
+        found.mass.shape == (images, count) and found.mass.dtype == torch.float32,
+        f"dense mass is {found.mass.dtype} {tuple(found.mass.shape)}, not float32 {(images, count)}",
+    )
+    labels = found.labels
+    claim(
+        labels.ndim == 3 and len(labels) == images and not labels.is_floating_point(),
+        f"dense labels are whole numbers (B, H, W), got {labels.dtype} of shape {tuple(labels.shape)}",
+    )
+    low, high = int(labels.min()), int(labels.max())
+    claim(low >= -1 and high < count, f"dense labels go from {low} to {high}, but there are {count} tokens")
+    own = found.mass.gather(1, labels.flatten(1).long().clamp(min=0))
+    claim(
+        bool(((own > 0) | (labels.flatten(1) < 0)).all()),
+        "a pixel's dense token has mass 0: mass 0 is padding; label such pixels -1",
+    )
+    rows, columns = found.grid or (1, count)
+    claim(rows * columns == count, f"a grid of {rows} x {columns} is not that of {count} dense tokens")
+    fault = "an image alone has other dense tokens: no statistic may run over the batch in evaluation"
+    claim_equal(found.x[1:2], alone.x, fault, tolerance=1e-4)
 
 
 def check_refuses_what_is_no_view(subject: Subject) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from castssl.errors import ConfigError
 from castssl.testing import encoders as room
 from castssl.testing.claims import Check, Subject
 from castssl.testing.samples import SampleEncoder
-from castssl.types import Hierarchy, Tokens, View
+from castssl.types import DenseTokens, Hierarchy, Tokens, View
 from tests.contracts.healthy import Pairs
 
 
@@ -237,6 +238,53 @@ class TakesAnything(SampleEncoder):
         return super().forward(View(view.image.float(), view.segments))
 
 
+class Dense(Pairs):
+    """Has dense tokens, those of its finest stage."""
+
+    dense_dim: int | None = 32
+
+    def dense(self, view: View, sizes: Sequence[int] | None = None) -> DenseTokens:
+        found = self(view)
+        return self.change(DenseTokens(found.stages[0].x, found.stages[0].mass, found.segments))
+
+    def change(self, tokens: DenseTokens) -> DenseTokens:
+        return tokens
+
+
+class OtherWidth(Dense):
+    dense_dim = 33
+
+
+class WholeDenseMass(Dense):
+    def change(self, tokens: DenseTokens) -> DenseTokens:
+        return tokens._replace(mass=tokens.mass.long())
+
+
+class FlatLabels(Dense):
+    def change(self, tokens: DenseTokens) -> DenseTokens:
+        return tokens._replace(labels=tokens.labels.flatten(1))
+
+
+class LabelsBeyond(Dense):
+    def change(self, tokens: DenseTokens) -> DenseTokens:
+        return tokens._replace(labels=tokens.labels + 1000)
+
+
+class LabelsOfPadding(Dense):
+    def change(self, tokens: DenseTokens) -> DenseTokens:
+        return tokens._replace(labels=torch.full_like(tokens.labels, tokens.x.shape[1] - 1))
+
+
+class OtherGrid(Dense):
+    def change(self, tokens: DenseTokens) -> DenseTokens:
+        return tokens._replace(grid=(3, 5))
+
+
+class DenseCentersTheBatch(Dense):
+    def change(self, tokens: DenseTokens) -> DenseTokens:
+        return tokens._replace(x=tokens.x - tokens.x.mean(0, keepdim=True))
+
+
 MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_conforms, NoModule, "inherit from castssl.contracts.Encoder"),
     (room.check_conforms, SizesAsList, "set sizes to a tuple"),
@@ -266,5 +314,12 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_half_precision, Overflows, "float16: stages.2..x is not finite"),
     (room.check_half_precision, HalfMass, "mass is torch.bfloat16"),
     (room.check_leaves_input_alone, Normalizes, "view.image was changed in place"),
+    (room.check_dense, OtherWidth, r"shape \(3, 16, 32\), not \(3, 16, 33\)"),
+    (room.check_dense, WholeDenseMass, "torch.int64"),
+    (room.check_dense, FlatLabels, "whole numbers"),
+    (room.check_dense, LabelsBeyond, "but there are 16 tokens"),
+    (room.check_dense, LabelsOfPadding, "mass 0 is padding"),
+    (room.check_dense, OtherGrid, "a grid of 3 x 5"),
+    (room.check_dense, DenseCentersTheBatch, "no statistic may run over the batch"),
     (room.check_refuses_what_is_no_view, TakesAnything, "check_image"),
 ]
