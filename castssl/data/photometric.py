@@ -135,9 +135,9 @@ def gaussian_blur(pixels: Pixels, radius: float) -> Pixels:
     Gaussian would not do: below a radius of one pixel its variance is too small.
     """
     variance = radius * radius / 3
-    whole = int(((12 * variance + 1) ** 0.5 - 1) / 2)
-    # The variance of 2 * whole + 1 taps of 1 and two of this weight at the ends, solved for the weight.
-    end = (2 * whole + 1) * (variance - whole * (whole + 1) / 3) / (2 * ((whole + 1) ** 2 - variance))
-    box = np.concatenate([[end], np.ones(2 * whole + 1), [end]]) / (2 * whole + 1 + 2 * end)
+    taps = int(((12 * variance + 1) ** 0.5 - 1) / 2)
+    # The variance of 2 * taps + 1 taps of 1 and two of this weight at the ends, solved for the weight.
+    end = (2 * taps + 1) * (variance - taps * (taps + 1) / 3) / (2 * ((taps + 1) ** 2 - variance))
+    box = np.concatenate([[end], np.ones(2 * taps + 1), [end]]) / (2 * taps + 1 + 2 * end)
     kernel = np.convolve(np.convolve(box, box), box).astype(np.float32)
     return _array(cv2.sepFilter2D(pixels, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE))

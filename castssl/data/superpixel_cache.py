@@ -234,7 +234,7 @@ def _versions(module: ModuleType) -> dict[str, str]:
     """The versions of the packages that a module's names come from."""
     homes = [inspect.getmodule(value) for _, value in inspect.getmembers(module)]
     packages = {home.__name__.partition(".")[0] for home in homes if home is not None}
-    owners = {name: sorted(set(found)) for name, found in packages_distributions().items()}
+    owners = {name: sorted(set(names)) for name, names in packages_distributions().items()}
     return {name: ", ".join(map(version, owners[name])) for name in packages & owners.keys()}
 
 

@@ -135,8 +135,8 @@ class TwoViews(Augment):
             0, 3, 1, 2
         )
         # PIL's filter, to within one gray value, in a quarter of its time.
-        resized = interpolate(crop, (self.size, self.size), mode="bilinear", antialias=True)
-        view = augment_colors(resized[0].permute(1, 2, 0).contiguous().numpy(), colors, self.blur)
+        small = interpolate(crop, (self.size, self.size), mode="bilinear", antialias=True)
+        view = augment_colors(small[0].permute(1, 2, 0).contiguous().numpy(), colors, self.blur)
         flipped = bool(torch.rand(1) < colors.flip)
         return CroppedView(_tensor(view, flipped), _to_box(window, width, height), flipped)
 
@@ -269,8 +269,8 @@ def resized_part(image: Image.Image, shorter: int, box: _Window, mode: T.Interpo
     """
     width, height = resized_size(image.size, shorter)
     if max(width, height) <= SLIM * shorter:
-        whole: Image.Image = V.resize(image, [shorter], mode)
-        return whole.crop(box)
+        full: Image.Image = V.resize(image, [shorter], mode)
+        return full.crop(box)
     wide, high = image.width / width, image.height / height
     part = (box[0] * wide, box[1] * high, box[2] * wide, box[3] * high)
     return image.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling[mode.name], part)

@@ -84,8 +84,8 @@ def _classes(rows: list[_Row]) -> list[tuple[str, ...]]:
     trained = [row.labels for row in rows if row.split == "train"]
     if not trained:
         return [row.labels for row in rows]
-    known = {path[:end] for path in trained for end in range(1, len(path) + 1) if all(path[:end])}
-    open_ended = known - {path[:-1] for path in known}
+    complete = {path[:end] for path in trained for end in range(1, len(path) + 1) if all(path[:end])}
+    open_ended = complete - {path[:-1] for path in complete}
     others = [row.labels for row in rows if row.split != "train"]
     return trained + [path for path in others if any(path[:end] in open_ended for end in range(1, len(path)))]
 

@@ -104,7 +104,7 @@ def orientation(image: Image.Image) -> int:
         Exception: of almost any kind, if the image is broken: some formats hold EXIF behind the pixels.
     """
     if not isinstance(image, (JpegImageFile, TiffImageFile)):
-        image.load()  # Else the parser would load it, and its error could not be told from one in EXIF.
+        image.load()  # Else the parser would load it, and its error would look like one in EXIF.
     try:
         tags = image.tag_v2 if isinstance(image, TiffImageFile) else image.getexif()
         tag = tags.get(_ORIENTATION, 1)

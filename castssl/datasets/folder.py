@@ -123,8 +123,8 @@ def find_split(root: Path, split: str) -> Split:
     else:
         folder = _choose(root, split, splits)
         train = folder if folder in trains else trains[0] if len(trains) == 1 else None
-    places = (folder.parent / "masks" / folder.name, root / "masks" / split)
-    return Split(folder, train, next((place for place in places if place.is_dir()), None))
+    mask_folders = (folder.parent / "masks" / folder.name, root / "masks" / split)
+    return Split(folder, train, next((path for path in mask_folders if path.is_dir()), None))
 
 
 def no_split(root: Path, split: str, inside: Sequence[str]) -> NoReturn:
@@ -143,12 +143,12 @@ def stand_ins(split: str) -> tuple[str, ...]:
 
 def _choose(root: Path, split: str, splits: Sequence[Path]) -> Path:
     for wanted in stand_ins(split):
-        found = [p for p in splits if split_name(p.name) == wanted]
-        exact = [p for p in found if p.name == split]
-        if len(exact or found) == 1:
-            return (exact or found)[0]
-        if found:
-            names = ", ".join(p.name for p in found)
+        matches = [p for p in splits if split_name(p.name) == wanted]
+        exact = [p for p in matches if p.name == split]
+        if len(exact or matches) == 1:
+            return (exact or matches)[0]
+        if matches:
+            names = ", ".join(p.name for p in matches)
             raise DataError(f"{root} has several {split} splits, {names}; give the folder of one")
     no_split(root, split, [p.name for p in splits])
 
@@ -273,15 +273,15 @@ def same_depth(paths: list[ClassPath]) -> list[ClassPath]:
 
 def class_folders(folder: Path, depth: int) -> set[ClassPath]:
     """The class folders below a split, without listing their images."""
-    found: set[ClassPath] = {()}
+    paths: set[ClassPath] = {()}
     for _ in range(depth):
-        found = {
+        paths = {
             (*path, entry.name)
-            for path in found
+            for path in paths
             for entry in os.scandir(folder.joinpath(*path))
             if entry.is_dir() and not ignored(entry.name) and (path or not holds_masks(folder / entry.name))
         }
-    return found
+    return paths
 
 
 def classes_of(split: Split, paths: Collection[ClassPath]) -> set[ClassPath]:

@@ -54,15 +54,15 @@ def pairs(path: Path, holds: str, home: str) -> list[tuple[str, str]]:
         DataError: if the file is missing, a line has no value, or there is no line.
     """
     lines = read_text(require(path, holds, home)).splitlines()
-    found = []
+    rows = []
     for number, line in enumerate(lines, start=1):
         key, _, value = line.strip().partition(" ")
         if key and not value:
             raise DataError(f"{path}, line {number}: {key!r} stands alone, expected {holds}")
-        found += [(key, value.strip())] if key else []
-    if not found:
+        rows += [(key, value.strip())] if key else []
+    if not rows:
         raise DataError(f"{path} is empty, expected {holds}; download the data set from {HOMES[home]}")
-    return found
+    return rows
 
 
 def choose(split: str, offered: dict[str, str], title: str) -> str:

@@ -78,8 +78,8 @@ def open_masks(path: Path | str) -> Masks:
         return MaskFolder(place)
     if place.is_file() and place.suffix.lower() == ".json":
         return Annotations.read(place)
-    got = "a file of another kind" if place.exists() else "nothing"
+    kind = "a file of another kind" if place.exists() else "nothing"
     raise DataError(
-        f"masks at {place}: got {got}, expected a folder of .png masks, or a .json file of annotations such"
+        f"masks at {place}: got {kind}, expected a folder of .png masks, or a .json file of annotations such"
         " as PartImageNet's; check the path"
     )

@@ -29,7 +29,7 @@ def open_images(
         spec: ``NAME:LOCATION``, where NAME is a registered data set (``castssl list datasets``), such as
             ``folder:/path``, ``tar:/path.tar``, ``breeds:living17:/imagenet``, ``tree:/path/labels.csv`` or
             ``hfds/cifar100?input_key=img&target_key=fine_label``.  Behind any of them ``?range=LOW:HIGH`` or
-            ``?bits=N`` declares the values of black and white in pictures of more than 8 bits, as in
+            ``?bits=N`` declares the values of black and white in images of more than 8 bits, as in
             ``folder:/path?bits=12``; it takes precedence over the files.
         split: "train", "val" or "test".
         subset: "imagenet100", or a text file with one class name a line ("#" begins a comment): only
@@ -77,11 +77,11 @@ def parse(spec: str) -> tuple[str, str]:
 
 
 def _unknown(spec: str, kind: str) -> DataError:
-    known = sorted({entry.name for entry in names("datasets")})
-    hint = did_you_mean(kind, known)
+    registered = sorted({entry.name for entry in names("datasets")})
+    hint = did_you_mean(kind, registered)
     if Path(spec).expanduser().exists():
         hint = f"; did you mean folder:{spec} ?"
     return DataError(
         f"unknown data {spec!r}{hint or ':'} expected NAME:LOCATION with one of these names:"
-        f" {', '.join(known)}; `castssl list datasets` describes them"
+        f" {', '.join(registered)}; `castssl list datasets` describes them"
     )

@@ -186,7 +186,7 @@ class Spec(NamedTuple):
         return int(text)
 
 
-def read_spec(kind: str, name: str, known: Sequence[str]) -> Spec:
+def read_spec(kind: str, name: str, allowed: Sequence[str]) -> Spec:
     """Split ``NAME[:root][?option=value&...]`` into its parts.
 
     Raises:
@@ -195,9 +195,9 @@ def read_spec(kind: str, name: str, known: Sequence[str]) -> Spec:
     base, _, query = name.partition("?")
     base, _, root = base.partition(":")
     options = dict(parse_qsl(query, keep_blank_values=True))
-    if unknown := sorted(options.keys() - set(known)):
+    if unknown := sorted(options.keys() - set(allowed)):
         raise DataError(
-            f"{kind}/{base} has no option {unknown[0]!r}: expected one of {', '.join(sorted(known))}"
+            f"{kind}/{base} has no option {unknown[0]!r}: expected one of {', '.join(sorted(allowed))}"
         )
     return Spec(f"{kind}/{base}", base, str(Path(root).expanduser()) if root[:1] == "~" else root, options)
 

@@ -35,8 +35,10 @@ def read_subset(subset: str) -> Subset:
     if not path.is_file():
         path = Path(subset).expanduser()
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in shipped.glob("*.txt")))
-        raise DataError(f"there is no subset {subset!r}: expected {known}, or a text file of class names")
+        shipped_names = ", ".join(sorted(p.stem for p in shipped.glob("*.txt")))
+        raise DataError(
+            f"there is no subset {subset!r}: expected {shipped_names}, or a text file of class names"
+        )
     names = frozenset(line.split("#")[0].strip() for line in read_text(path).splitlines()) - {""}
     if not names:
         raise DataError(f"subset file {path} names no class; write one class name a line")

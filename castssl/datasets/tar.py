@@ -89,8 +89,8 @@ class TarFiles(DataSet):
             except NoSplit:
                 pass  # Only this split is there; its classes are those of its images.
             else:
-                known = set(folders.same_depth(trained))
-                classes = folders.known_classes(classes, known, f"the {split} split of {place}", "train")
+                train = set(folders.same_depth(trained))
+                classes = folders.known_classes(classes, train, f"the {split} split of {place}", "train")
         tree = LabelTree.from_paths(classes)
         return Listing(source, tree.number(paths), tree, left_out=source.left_out)
 
@@ -106,7 +106,7 @@ def read_split(path: Path, split: str) -> tuple[Tar, list[ClassPath]]:
         DataError: if the path or the split is missing, a tar is compressed or damaged, tars lie inside one
             another more than :data:`NESTED` deep, or there are no images.
     """
-    archives, as_folders = _archives(path, split)
+    archives, as_folders = _list_archives(path, split)
     scans = [_Scan(archive, number, as_folders) for number, archive in enumerate(archives)]
     members = sorted(member for scan in scans for member in scan.members)
     if not members:
@@ -117,7 +117,7 @@ def read_split(path: Path, split: str) -> tuple[Tar, list[ClassPath]]:
     return Tar(archives, members, left_out), [member.parts[:-1] for member in members]
 
 
-def _archives(path: Path, split: str) -> tuple[list[Path], bool]:
+def _list_archives(path: Path, split: str) -> tuple[list[Path], bool]:
     """The files to read, and whether each is a class."""
     if not path.exists():
         raise DataError(f"there is no {path}; give a .tar file or a folder of them")
@@ -149,8 +149,8 @@ class _Scan:
         parts = (archive.stem,) if as_folder else ()
         try:
             with archive.open("rb") as file:
-                whole = Member(parts, number, 0, archive.stat().st_size)
-                self.members = list(self._members(file, whole, 0))
+                position = Member(parts, number, 0, archive.stat().st_size)
+                self.members = list(self._members(file, position, 0))
         except OSError as error:
             raise DataError(f"cannot read {archive}: {error.strerror or error}; check the disk") from error
         lost = sorted(self._lost, key=lambda part: not part.torn)

@@ -94,46 +94,48 @@ def _target(link: tarfile.TarInfo) -> str:
     return posixpath.normpath(posixpath.join(folder, link.linkname))
 
 
-def _members(file: IO[bytes], at: int, end: int) -> Iterator[tarfile.TarInfo | Lost]:
+def _members(file: IO[bytes], offset: int, end: int) -> Iterator[tarfile.TarInfo | Lost]:
     """The members between two bytes, and what is lost among them."""
-    if at >= end:
+    if offset >= end:
         yield Lost("", "the file is empty", torn=True)
         return
-    while at < end:
-        file.seek(at)
+    while offset < end:
+        file.seek(offset)
         try:
             # tarfile skips blocks that are no header; content among them is reported here.
             with tarfile.open(fileobj=file, mode="r:", ignore_zeros=True) as archive:
                 for member in archive:
                     if member.offset >= end:  # It belongs to a later archive.
                         break
-                    if any(_blocks(file, at, member.offset)):
-                        yield Lost("", f"no valid header at byte {at}; lost up to {member.offset}", torn=True)
-                    at = archive.offset
+                    if any(_blocks(file, offset, member.offset)):
+                        yield Lost(
+                            "", f"no valid header at byte {offset}; lost up to {member.offset}", torn=True
+                        )
+                    offset = archive.offset
                     if member.isreg() and member.offset_data + member.size > end:
                         yield Lost(member.name, "unexpected end of data", torn=True)
                         return
                     yield member
             break
         except (tarfile.TarError, ValueError, OverflowError, EOFError):
-            if at >= end:
+            if offset >= end:
                 break
-            yield Lost("", f"no valid header at byte {at}", torn=True)
-            at += tarfile.BLOCKSIZE
-            if at >= end:
+            yield Lost("", f"no valid header at byte {offset}", torn=True)
+            offset += tarfile.BLOCKSIZE
+            if offset >= end:
                 return
-    content = next(_blocks(file, at, end), None)
+    content = next(_blocks(file, offset, end), None)
     if content:
-        yield Lost("", f"no valid header at byte {at}; what follows is lost", torn=True)
-    elif at > end:
+        yield Lost("", f"no valid header at byte {offset}; what follows is lost", torn=True)
+    elif offset > end:
         yield Lost("", "unexpected end of data", torn=True)
     elif content is None:
         yield Lost("", "no end mark: the archive may have been cut off", torn=False)
 
 
-def _blocks(file: IO[bytes], at: int, end: int) -> Iterator[bool]:
+def _blocks(file: IO[bytes], offset: int, end: int) -> Iterator[bool]:
     """Whether each block between two bytes has content; a block of zeros is an end mark."""
-    file.seek(at)
-    while at < end and (block := file.read(min(tarfile.BLOCKSIZE, end - at))):
+    file.seek(offset)
+    while offset < end and (block := file.read(min(tarfile.BLOCKSIZE, end - offset))):
         yield any(block)
-        at += len(block)
+        offset += len(block)

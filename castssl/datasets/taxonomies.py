@@ -39,8 +39,8 @@ def breeds(name: str) -> Breeds:
     """
     base, _, end = name.partition("-")
     if base not in BREEDS or end not in ("", "source", "target"):
-        known = [*BREEDS, *(f"{known}-target" for known in BREEDS)]
-        raise DataError(f"BREEDS has no {name!r}{did_you_mean(name, known)}; it has {', '.join(known)}")
+        names = [*BREEDS, *(f"{base}-target" for base in BREEDS)]
+        raise DataError(f"BREEDS has no {name!r}{did_you_mean(name, names)}; it has {', '.join(names)}")
     table = _table(base)
     first = 3 if end == "target" else 1
     fine = table["fine"]

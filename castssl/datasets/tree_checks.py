@@ -48,10 +48,10 @@ def findings(train: Images | Stream, val: Images | Stream | None = None) -> list
     """What is wrong or odd about the label tree and the labels of a data set, the worst first."""
     if not train.tree.levels:
         return [Finding("there are no labels: no folder, column or reader names a class", breaks=True)]
-    found = [*_shape(train.tree), *_labels("train", train, breaks=True)]
+    all_findings = [*_shape(train.tree), *_labels("train", train, breaks=True)]
     if val is not None:
-        found += [*_mismatch(train.tree, val.tree), *_labels("val", val, breaks=False)]
-    return sorted(found, key=lambda finding: not finding.breaks)
+        all_findings += [*_mismatch(train.tree, val.tree), *_labels("val", val, breaks=False)]
+    return sorted(all_findings, key=lambda finding: not finding.breaks)
 
 
 def losses(split: str, images: Images | Stream) -> list[Finding]:

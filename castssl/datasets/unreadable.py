@@ -46,18 +46,18 @@ class Ledger(dict[str, str]):
         """Add the new ones; the first :data:`SHOWN` of each kind are logged as warnings."""
         for fault in faults:
             clipped = isinstance(fault, Clipped)
-            known = self.clipped if clipped else self
-            if fault.name in known:
+            listed = self.clipped if clipped else self
+            if fault.name in listed:
                 continue
-            known[fault.name] = fault.reason
-            if len(known) <= SHOWN:
+            listed[fault.name] = fault.reason
+            if len(listed) <= SHOWN:
                 text = (
                     "the image %s: %s"
                     if clipped
                     else "cannot read the image %s (%s); the next one replaces it"
                 )
                 _log.warning(text, *map(_escape, fault))
-            elif len(known) == SHOWN + 1:
+            elif len(listed) == SHOWN + 1:
                 _log.warning("more images like these are listed without a warning")
 
 

@@ -1,13 +1,13 @@
-"""The embedded demo data set: generated pictures of objects made of parts, each in its own surroundings.
+"""The embedded demo data set: generated images of objects made of parts, each in its own surroundings.
 
-Eight fine classes in four coarse ones.  What an object is, and the pattern around it, belong together; the
-light, the colours of the object, its place, size and pose vary from picture to picture and say nothing of the
-class.  Written once, as folders that :class:`castssl.datasets.folder.Folder` reads like any other's:
+Eight fine classes in four coarse ones.  Each class has its own object and pattern around it; the light, the
+colors of the object, its position, size and pose vary between images and are independent of the class.
+Written once, as folders that :class:`castssl.datasets.folder.Folder` reads:
 
     <root>/{train,val}/<coarse>/<fine>/0000.png        RGB
     <root>/masks/{train,val}/<coarse>/<fine>/0000.png  255 on the object
     <root>/parts/{train,val}/<coarse>/<fine>/0000.png  1, 2, ... on its parts, 0 elsewhere
-    <root>/tree.json                                   the label tree, and what the parts are called
+    <root>/tree.json                                   the label tree, and the names of the parts
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from castssl.files import atomic_folder
 from castssl.types import LabelTree
 
 VERSION = 2
-"""Goes up whenever the same seed gives other pictures, so that no old folder is taken for a new one."""
+"""Increases whenever the same seed gives other images, so that no old folder is used as a new one."""
 SPLITS = ("train", "val")
 
 
 class _Task(NamedTuple):
-    """One picture to be painted."""
+    """One image to be painted."""
 
     number: int
     split: str
@@ -50,11 +50,11 @@ def root(size: int = 96, per_class: int = 300, seed: int = 0) -> Path:
     """The folder of the demo data set; generated on the first call, in a few seconds, and kept.
 
     It lies in the folder that the environment variable CASTSSL_CACHE names, or in the user's cache folder.
-    Two processes may ask at once: each sees a whole folder.
+    Two processes may call this at once: each sees a complete folder.
 
     Args:
-        size: side of the pictures in pixels.
-        per_class: training pictures of each fine class; a fifth as many (at least one) are held out.
+        size: side of the images in pixels.
+        per_class: training images of each fine class; a fifth as many (at least one) are held out.
         seed: the same seed gives the same bytes.
 
     Raises:
@@ -96,7 +96,7 @@ class Demo(Folder):
 
 
 def cache() -> Path:
-    """Where generated data is kept: CASTSSL_CACHE, or ``castssl`` in the user's cache folder."""
+    """The folder of generated data: CASTSSL_CACHE, or ``castssl`` in the user's cache folder."""
     chosen = os.environ.get("CASTSSL_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -122,7 +122,7 @@ def _write(folder: Path, size: int, per_class: int, seed: int) -> None:
         for split in SPLITS:
             for top in ("", "masks", "parts"):
                 (folder / top / split / kind.coarse / kind.fine).mkdir(parents=True)
-    # Painting is mostly cv2 and numpy, which let other threads run.
+    # Painting is mostly cv2 and numpy, which release the interpreter lock.
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         list(threads.map(lambda task: _write_one(folder, size, task), _tasks(per_class, seed)))
     names = tree()
@@ -131,7 +131,7 @@ def _write(folder: Path, size: int, per_class: int, seed: int) -> None:
 
 
 def _tasks(per_class: int, seed: int) -> Iterator[_Task]:
-    """Every picture, with a seed of its own: neither order nor number of the others matters."""
+    """Every image, with a seed of its own: neither order nor number of the others matters."""
     for split, count in zip(SPLITS, (per_class, max(per_class // 5, 1)), strict=True):
         for index, kind in enumerate(KINDS):
             for number in range(count):
@@ -139,10 +139,10 @@ def _tasks(per_class: int, seed: int) -> Iterator[_Task]:
 
 
 def _write_one(folder: Path, size: int, task: _Task) -> None:
-    picture, parts = paint(np.random.default_rng(task.seed), task.kind, size)
+    image, parts = paint(np.random.default_rng(task.seed), task.kind, size)
     below = Path(task.split, task.kind.coarse, task.kind.fine, f"{task.number:04d}.png")
     mask = np.where(parts > 0, 255, 0).astype(np.uint8)
-    for top, pixels in (("", picture[..., ::-1]), ("masks", mask), ("parts", parts)):
+    for top, pixels in (("", image[..., ::-1]), ("masks", mask), ("parts", parts)):
         (folder / top / below).write_bytes(_png(pixels))
 
 

@@ -1,7 +1,7 @@
-"""The objects of the demo pictures, each made of named parts.
+"""The objects of the demo images, each made of named parts.
 
 An object is a list of :class:`Part` in its own frame: about [-1, 1] x [-1, 1], x to the right and y down,
-facing right.  Proportions vary from picture to picture; part numbers and names do not.
+facing right.  Proportions vary from image to image; part numbers and names do not.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from castssl.datasets.demo.scenes import TURN, Points, ellipse
 
 
 class Part(NamedTuple):
-    """One part: polygons that are drawn over the parts before it."""
+    """One part: polygons that are drawn over the parts before it.
+
+    Attributes:
+        number: the index into :data:`PARTS` of its class, from 1; a number may occur twice (two wheels).
+        points: (n, corners, 2).
+    """
 
     number: int
-    """The index into :data:`PARTS` of its class, from 1; the same number may come twice (two wheels)."""
     points: Points
-    """(n, corners, 2)."""
 
 
 Object = Callable[[Generator], list[Part]]
@@ -36,7 +39,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "plane": ("fuselage", "wing", "fin", "window"),
     "balloon": ("envelope", "stripe", "basket", "rope"),
 }
-"""What the values 1, 2, ... of a part picture mean, for each class."""
+"""The names of the values 1, 2, ... of a part mask, for each class."""
 
 
 def shape(*corners: tuple[float, float]) -> Points:

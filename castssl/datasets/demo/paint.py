@@ -1,4 +1,4 @@
-"""Paint one demo picture: surroundings, an object on them, and the light of the day over both."""
+"""Paint one demo image: surroundings, an object on them, and the lighting of both."""
 
 from __future__ import annotations
 
@@ -13,30 +13,38 @@ from castssl.datasets.demo import objects, scenes
 from castssl.datasets.demo.objects import Object, Part
 from castssl.datasets.demo.scenes import TURN, Points, Scene, Stroke
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 Light = NDArray[np.float32]
-"""A picture in [0, 1]."""
-FINE = 16
+"""An image in [0, 1]."""
+SUBPIXEL = 16
 """Corners are placed to a sixteenth of a pixel, as cv2's ``shift=4`` reads them."""
 DRIFT = 50.0
 """At most so many degrees of hue lie between the darkest and the lightest tone of the surroundings."""
 PERIOD = 0.42
-"""How far apart patterns repeat, in half sides of the picture; coarse enough to outlast MoCo's blur."""
+"""How far apart patterns repeat, in half sides of the image; coarse enough to outlast MoCo's blur."""
 OVER = 2
 """Objects are painted this many times larger, then averaged down."""
 
 
 class Kind(NamedTuple):
-    """One fine class: what it is, where it is found, and the usual hue of that place."""
+    """One fine class: its object, its scene, and the usual hue of that scene.
+
+    Attributes:
+        coarse: class name.
+        fine: class name.
+        paint: the parts of the object.
+        scene: the strokes around it.
+        hue: degrees on the color circle.
+        spread: standard deviation of the hue between images, degrees.
+        saturation: 0 to 1.
+    """
 
     coarse: str
     fine: str
     paint: Object
     scene: Scene
     hue: float
-    """Degrees on the colour circle."""
     spread: float
-    """Standard deviation of the hue from picture to picture, degrees."""
     saturation: float
 
 
@@ -56,14 +64,14 @@ KINDS = (
 def place(points: Points, frame: NDArray[np.float64], side: int) -> NDArray[np.int32]:
     """Corners in cv2's fixed-point pixels: ``frame`` (2, 3) maps the drawing's units to [-1, 1] x [-1, 1]."""
     moved = points @ frame[:, :2].T + frame[:, 2]
-    return np.asarray(np.rint((moved + 1) * (side / 2 * FINE) - FINE / 2), np.int32)
+    return np.asarray(np.rint((moved + 1) * (side / 2 * SUBPIXEL) - SUBPIXEL / 2), np.int32)
 
 
 def visible(corners: NDArray[np.int32], side: int) -> NDArray[np.int32]:
-    """Those polygons whose bounding box touches the picture (and a margin for a line's width)."""
+    """Those polygons whose bounding box touches the image (and a margin for a line's width)."""
     low, high = corners.min(1), corners.max(1)
-    margin = side // 8 * FINE
-    return np.asarray(corners[((high > -margin) & (low < side * FINE + margin)).all(1)])
+    margin = side // 8 * SUBPIXEL
+    return np.asarray(corners[((high > -margin) & (low < side * SUBPIXEL + margin)).all(1)])
 
 
 def turned(angle: float, stretch: tuple[float, float], shift: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -72,8 +80,8 @@ def turned(angle: float, stretch: tuple[float, float], shift: NDArray[np.float64
     return np.array([[c * stretch[0], -s * stretch[1], shift[0]], [s * stretch[0], c * stretch[1], shift[1]]])
 
 
-def tones(strokes: list[Stroke], frame: NDArray[np.float64], side: int) -> Picture:
-    """A scene in tones of grey: uint8 (side, side)."""
+def tones(strokes: list[Stroke], frame: NDArray[np.float64], side: int) -> Pixels:
+    """A scene in tones of gray: uint8 (side, side)."""
     canvas = np.zeros((side, side), np.uint8)
     for stroke in strokes:
         corners, tone = list(visible(place(stroke.points, frame, side), side)), int(255 * stroke.tone)
@@ -89,30 +97,30 @@ def tones(strokes: list[Stroke], frame: NDArray[np.float64], side: int) -> Pictu
     return canvas
 
 
-def rgb(hue: NDArray[np.float64], saturation: NDArray[np.float64], value: NDArray[np.float64]) -> Picture:
-    """Colours, hue in degrees and the others in [0, 1]: uint8 (..., 3)."""
+def rgb(hue: NDArray[np.float64], saturation: NDArray[np.float64], value: NDArray[np.float64]) -> Pixels:
+    """Colors, hue in degrees and the others in [0, 1]: uint8 (..., 3)."""
     parts = np.broadcast_arrays(hue % 360, np.clip(saturation, 0, 1), np.clip(value, 0, 1))
     hsv = np.stack(parts, -1).astype(np.float32).reshape(1, -1, 3)
     return np.rint(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).astype(np.uint8).reshape(*parts[0].shape, 3)
 
 
-def ramp(rng: Generator, hue: float, saturation: float) -> Picture:
-    """The colours of the tones 0 to 255: uint8 (256, 3)."""
+def ramp(rng: Generator, hue: float, saturation: float) -> Pixels:
+    """The colors of the tones 0 to 255: uint8 (256, 3)."""
     t = np.linspace(0, 1, 256)
     dark, light = rng.uniform(0.12, 0.35), rng.uniform(0.7, 1.0)
     drift = rng.uniform(-DRIFT, DRIFT)
     return rgb(hue + drift * (t - 0.5), saturation * (1.2 - 0.7 * t), dark + (light - dark) * t)
 
 
-def colours(rng: Generator, hue: float, count: int) -> Picture:
-    """A colour for each part, away from the surroundings' ``hue``: uint8 (count, 3)."""
+def part_colors(rng: Generator, hue: float, count: int) -> Pixels:
+    """A color for each part, away from the surroundings' ``hue``: uint8 (count, 3)."""
     first = hue + rng.uniform(70, 290)
     offsets = rng.permutation(np.array([0.0, 35.0, 150.0, -40.0, 180.0]))[:count]
     values = rng.permutation(np.array([0.95, 0.8, 0.6, 0.4, 0.9]))[:count]
     return rgb(first + offsets, rng.uniform(0.35, 0.85, count), values)
 
 
-def cover(parts: list[Part], frame: NDArray[np.float64], side: int) -> Picture:
+def cover(parts: list[Part], frame: NDArray[np.float64], side: int) -> Pixels:
     """Which part is seen where: uint8 (side, side), 0 where none is."""
     canvas = np.zeros((side, side), np.uint8)
     for part in parts:
@@ -122,7 +130,7 @@ def cover(parts: list[Part], frame: NDArray[np.float64], side: int) -> Picture:
 
 
 def pose(rng: Generator, parts: list[Part]) -> NDArray[np.float64]:
-    """Where the object is: a fifth to two fifths of the picture, a little turned, perhaps mirrored."""
+    """Where the object is: a fifth to two fifths of the image, a little turned, perhaps mirrored."""
     angle, ratio = rng.normal(0, 0.15), np.exp(rng.normal(0, 0.08))
     share = (cover(parts, turned(0, (0.9, 0.9), np.zeros(2)), 64) > 0).mean() / 0.81
     scale = min(np.sqrt(rng.uniform(0.22, 0.42) / share), 1.0)
@@ -131,7 +139,7 @@ def pose(rng: Generator, parts: list[Part]) -> NDArray[np.float64]:
     return turned(angle, (mirror * scale * ratio, scale / ratio), rng.uniform(-room, room, 2))
 
 
-def thing(rng: Generator, parts: list[Part], paints: Picture, side: int) -> tuple[Picture, Picture]:
+def thing(rng: Generator, parts: list[Part], paints: Pixels, side: int) -> tuple[Pixels, Pixels]:
     """The object alone on black, dark at the rims of its parts, and its part numbers, both ``side`` wide."""
     frame = pose(rng, parts)
     seen = cover(parts, frame, side)
@@ -141,7 +149,7 @@ def thing(rng: Generator, parts: list[Part], paints: Picture, side: int) -> tupl
     return canvas, seen
 
 
-def laid(rng: Generator, ground: Light, above: Picture, share: Light) -> Light:
+def laid(rng: Generator, ground: Light, above: Pixels, share: Light) -> Light:
     """``above``, which covers ``share`` of a pixel, laid on ``ground`` with its shadow: (size, size, 3)."""
     size = len(ground)
     shift = np.array([[1, 0, rng.uniform(-0.05, 0.05) * size], [0, 1, 0.04 * size]], dtype=np.float32)
@@ -150,10 +158,10 @@ def laid(rng: Generator, ground: Light, above: Picture, share: Light) -> Light:
     return np.asarray(ground * left[..., None] + above / np.float32(255), np.float32)
 
 
-def lit(rng: Generator, light: Light) -> Picture:
-    """The picture under some light: brightness, contrast, tint, a gradient across it, haze, blur and grain.
+def lit(rng: Generator, light: Light) -> Pixels:
+    """The image under some light: brightness, contrast, tint, a gradient across it, haze, blur and grain.
 
-    These vary more than what the picture shows, as they do in photographs, and say nothing of the class.
+    These vary more than the content, as in photographs, and are independent of the class.
     """
     size = len(light)
     light = light ** np.float32(np.exp(rng.normal(0, 0.35)))
@@ -169,22 +177,22 @@ def lit(rng: Generator, light: Light) -> Picture:
     return (light.clip(0, 1) * 255).astype(np.uint8)
 
 
-def paint(rng: Generator, kind: Kind, size: int) -> tuple[Picture, Picture]:
-    """A picture of this kind and its parts: RGB uint8 (size, size, 3) and part numbers uint8 (size, size)."""
+def paint(rng: Generator, kind: Kind, size: int) -> tuple[Pixels, Pixels]:
+    """An image of this kind and its parts: RGB uint8 (size, size, 3) and part numbers uint8 (size, size)."""
     side = OVER * size
     hue = rng.normal(kind.hue, kind.spread)
     zoom = np.exp(rng.uniform(-0.35, 0.35))
     stretch = (zoom * rng.choice([-1.0, 1.0]), zoom)
     frame = turned(rng.normal(0, 0.12), stretch, rng.uniform(-0.1, 0.1, 2))
-    grey = tones(kind.scene(rng, PERIOD), frame, size)
-    ground = ramp(rng, hue, kind.saturation * rng.uniform(0.6, 1.3))[grey]
-    canvas, seen = thing(rng, kind.paint(rng), colours(rng, hue, 5), side)
+    gray = tones(kind.scene(rng, PERIOD), frame, size)
+    ground = ramp(rng, hue, kind.saturation * rng.uniform(0.6, 1.3))[gray]
+    canvas, seen = thing(rng, kind.paint(rng), part_colors(rng, hue, 5), side)
     share: Light = halved(np.where(seen > 0, 255, 0).astype(np.uint8)) / np.float32(255)
     parts = np.ascontiguousarray(seen[OVER // 2 :: OVER, OVER // 2 :: OVER])
     return lit(rng, laid(rng, ground / np.float32(255), halved(canvas), share)), parts
 
 
-def halved(large: Picture) -> Picture:
-    """The picture averaged down by :data:`OVER`."""
+def halved(large: Pixels) -> Pixels:
+    """The image averaged down by :data:`OVER`."""
     side = len(large) // OVER
     return np.asarray(cv2.resize(large, (side, side), interpolation=cv2.INTER_AREA), np.uint8)

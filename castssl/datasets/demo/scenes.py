@@ -1,6 +1,6 @@
-"""The surroundings of the demo pictures: one kind of pattern for each class, drawn in tones of grey.
+"""The surroundings of the demo images: one kind of pattern for each class, drawn in tones of gray.
 
-A scene is a list of :class:`Stroke`, in units of the picture's half side: the picture shows [-1, 1] x
+A scene is a list of :class:`Stroke`, in units of the image's half side: the image shows [-1, 1] x
 [-1, 1], and a scene reaches far enough beyond it to be turned and shifted.  ``period`` is how far apart a
 pattern repeats.
 """
@@ -17,32 +17,36 @@ from numpy.typing import NDArray
 Points = NDArray[np.float64]
 """Polygons of equal length: (n, corners, 2), x to the right and y down."""
 REACH = 1.6
-"""How far a scene reaches: a turned, shifted picture stays inside."""
+"""How far a scene reaches: a turned, shifted image stays inside."""
 TURN = 2 * np.pi
 
 
 class Stroke(NamedTuple):
-    """Polygons, or lines if ``width`` is given, of one tone; later strokes cover earlier ones."""
+    """Polygons, or lines if ``width`` is given, of one tone; later strokes cover earlier ones.
+
+    Attributes:
+        points: (n, corners, 2).
+        tone: 0 darkest to 1 lightest of the image's color ramp.
+        width: of a line in half sides; None fills.
+        heaped: True where the polygons overlap: each is filled separately (slower), and none cancels another.
+    """
 
     points: Points
     tone: float
-    """0 darkest to 1 lightest of the picture's colour ramp."""
     width: float | None = None
-    """Line width in half sides; None fills."""
     heaped: bool = False
-    """True where the polygons overlap: each is filled by itself (slower), and none cancels another."""
 
 
 Scene = Callable[[Generator, float], list[Stroke]]
 
 
-def ellipse(at: Points, radii: Points, angle: Points | float = 0.0, corners: int = 14) -> Points:
-    """Ellipses around ``at`` (n, 2) with ``radii`` (n, 2), turned by ``angle`` (n,): (n, corners, 2)."""
+def ellipse(points: Points, radii: Points, angle: Points | float = 0.0, corners: int = 14) -> Points:
+    """Ellipses around ``points`` (n, 2) with ``radii`` (n, 2), turned by ``angle`` (n,): (n, corners, 2)."""
     t = np.linspace(0, TURN, corners, endpoint=False)
     x, y = radii[:, :1] * np.cos(t), radii[:, 1:] * np.sin(t)
-    a = np.broadcast_to(np.asarray(angle, dtype=np.float64), (len(at),))[:, None]
+    a = np.broadcast_to(np.asarray(angle, dtype=np.float64), (len(points),))[:, None]
     turned = np.stack([x * np.cos(a) - y * np.sin(a), x * np.sin(a) + y * np.cos(a)], -1)
-    return turned + at[:, None]
+    return turned + points[:, None]
 
 
 def box(low: Points, high: Points) -> Points:
@@ -56,12 +60,12 @@ def ground(tone: float) -> Stroke:
     return Stroke(box(np.full((1, 2), -2 * REACH), np.full((1, 2), 2 * REACH)), tone)
 
 
-def scatter(rng: Generator, period: float, jitter: float = 0.4) -> Points:
+def jittered_grid(rng: Generator, period: float, jitter: float = 0.4) -> Points:
     """Jittered grid points over the whole reach, top to bottom: (n, 2)."""
     steps = np.arange(-REACH, REACH + period, period)
-    at = np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2)
-    at = at + rng.uniform(-jitter, jitter, at.shape) * period
-    return np.asarray(at[np.argsort(at[:, 1], kind="stable")])
+    points = np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2)
+    points = points + rng.uniform(-jitter, jitter, points.shape) * period
+    return np.asarray(points[np.argsort(points[:, 1], kind="stable")])
 
 
 def toned(rng: Generator, polygons: Points, low: float, high: float, groups: int = 4) -> list[Stroke]:
@@ -92,9 +96,9 @@ def depths(rng: Generator, period: float) -> list[Stroke]:
     phase = rng.uniform(0, TURN, (len(x), 1))
     sway = x[:, None] + 0.32 * period * np.sin(TURN * y / (2.2 * period) + phase)
     weed = np.stack([sway, np.broadcast_to(y, sway.shape)], -1)
-    at = scatter(rng, period * 0.9)
-    radius = rng.uniform(0.08, 0.24, (len(at), 1)) * period
-    bubbles = ellipse(at, np.repeat(radius, 2, 1))
+    points = jittered_grid(rng, period * 0.9)
+    radius = rng.uniform(0.08, 0.24, (len(points), 1)) * period
+    bubbles = ellipse(points, np.repeat(radius, 2, 1))
     near = rng.random(len(x)) < 0.5
     return [
         ground(0.35),
@@ -115,10 +119,10 @@ def windows(rng: Generator, period: float) -> list[Stroke]:
         strokes.append(Stroke(front, rng.uniform(0.35, 0.65)))
         x = left + (np.arange(columns) + 0.5) * period * 0.75
         y = np.arange(-REACH, REACH, period * 1.05) + rng.uniform(0, period)
-        at = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
+        points = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
         half = np.array([0.2, 0.32]) * period
-        panes = box(at - half, at + half)
-        lit = rng.random(len(at)) < 0.4
+        panes = box(points - half, points + half)
+        lit = rng.random(len(points)) < 0.4
         strokes += [Stroke(panes[lit], 1.0), Stroke(panes[~lit], 0.02)]
         left += wide + 0.12 * period
     return strokes
@@ -140,28 +144,28 @@ def bricks(rng: Generator, period: float) -> list[Stroke]:
 
 def grass(rng: Generator, period: float) -> list[Stroke]:
     """Blades of grass, dense and upright."""
-    at = scatter(rng, period * 0.42)
-    lean, long = rng.normal(0, 0.35, len(at)), period * rng.uniform(0.8, 1.4, len(at))
-    wide = period * rng.uniform(0.07, 0.12, len(at))
-    tip = at + np.stack([np.sin(lean), -np.cos(lean)], -1) * long[:, None]
-    bend = (at + tip) / 2 + np.stack([lean * 0.15 * period, np.zeros(len(at))], -1)
-    side = np.stack([wide, np.zeros(len(at))], -1)
-    blades = np.stack([at - side, bend - side, tip, bend + side, at + side], 1)
+    points = jittered_grid(rng, period * 0.42)
+    lean, long = rng.normal(0, 0.35, len(points)), period * rng.uniform(0.8, 1.4, len(points))
+    wide = period * rng.uniform(0.07, 0.12, len(points))
+    tip = points + np.stack([np.sin(lean), -np.cos(lean)], -1) * long[:, None]
+    bend = (points + tip) / 2 + np.stack([lean * 0.15 * period, np.zeros(len(points))], -1)
+    side = np.stack([wide, np.zeros(len(points))], -1)
+    blades = np.stack([points - side, bend - side, tip, bend + side, points + side], 1)
     return [ground(0.1), *toned(rng, blades, 0.25, 0.95, 5)]
 
 
 def blossoms(rng: Generator, period: float) -> list[Stroke]:
     """Flowers of five petals among round leaves."""
-    at = scatter(rng, period * 0.7)
-    size = period * rng.uniform(0.22, 0.3, (len(at), 1))
-    leaves = ellipse(at, size * [[1.5, 0.8]], rng.uniform(0, TURN, len(at)))
-    at = scatter(rng, period * 1.15)
-    size = period * rng.uniform(0.2, 0.28, (len(at), 1))
-    turn = rng.uniform(0, TURN, (len(at), 1)) + np.arange(5) * TURN / 5
+    points = jittered_grid(rng, period * 0.7)
+    size = period * rng.uniform(0.22, 0.3, (len(points), 1))
+    leaves = ellipse(points, size * [[1.5, 0.8]], rng.uniform(0, TURN, len(points)))
+    points = jittered_grid(rng, period * 1.15)
+    size = period * rng.uniform(0.2, 0.28, (len(points), 1))
+    turn = rng.uniform(0, TURN, (len(points), 1)) + np.arange(5) * TURN / 5
     out = np.stack([np.cos(turn), np.sin(turn)], -1)
-    centre = (at[:, None] + out * size[:, None]).reshape(-1, 2)
-    petals = ellipse(centre, np.repeat(size, 5, 0) * [[0.85, 0.55]], turn.reshape(-1))
-    hearts = ellipse(at, np.repeat(size * 0.5, 2, 1), corners=8)
+    center = (points[:, None] + out * size[:, None]).reshape(-1, 2)
+    petals = ellipse(center, np.repeat(size, 5, 0) * [[0.85, 0.55]], turn.reshape(-1))
+    hearts = ellipse(points, np.repeat(size * 0.5, 2, 1), corners=8)
     return [
         ground(0.05),
         *toned(rng, leaves, 0.18, 0.45, 3),
@@ -172,20 +176,20 @@ def blossoms(rng: Generator, period: float) -> list[Stroke]:
 
 def streaks(rng: Generator, period: float) -> list[Stroke]:
     """High clouds drawn out by the wind."""
-    at = scatter(rng, period * 0.62)
-    long = period * rng.uniform(0.6, 1.6, len(at))
-    thick = period * rng.uniform(0.04, 0.13, len(at))
-    tilt = rng.uniform(-0.4, 0.4) + rng.normal(0, 0.08, len(at))
-    lenses = ellipse(at, np.stack([long, thick], -1), tilt, 10)
+    points = jittered_grid(rng, period * 0.62)
+    long = period * rng.uniform(0.6, 1.6, len(points))
+    thick = period * rng.uniform(0.04, 0.13, len(points))
+    tilt = rng.uniform(-0.4, 0.4) + rng.normal(0, 0.08, len(points))
+    lenses = ellipse(points, np.stack([long, thick], -1), tilt, 10)
     return [ground(0.25), *toned(rng, lenses, 0.45, 1.0)]
 
 
 def puffs(rng: Generator, period: float) -> list[Stroke]:
     """Heaped clouds, light above and shaded below."""
-    at = scatter(rng, period * 1.5)
-    offset = rng.normal(0, 1, (len(at), 5, 2)) * [0.36, 0.12] * period
-    centre = (at[:, None] + offset).reshape(-1, 2)
-    radius = period * rng.uniform(0.22, 0.42, (len(centre), 1))
-    shade = ellipse(centre + np.array([0, 0.12 * period]), np.repeat(radius, 2, 1))
-    light = ellipse(centre - np.array([0, 0.04 * period]), np.repeat(radius * 0.9, 2, 1))
+    points = jittered_grid(rng, period * 1.5)
+    offset = rng.normal(0, 1, (len(points), 5, 2)) * [0.36, 0.12] * period
+    center = (points[:, None] + offset).reshape(-1, 2)
+    radius = period * rng.uniform(0.22, 0.42, (len(center), 1))
+    shade = ellipse(center + np.array([0, 0.12 * period]), np.repeat(radius, 2, 1))
+    light = ellipse(center - np.array([0, 0.04 * period]), np.repeat(radius * 0.9, 2, 1))
     return [ground(0.2), Stroke(shade, 0.6, heaped=True), Stroke(light, 1.0, heaped=True)]
