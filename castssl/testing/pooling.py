@@ -7,8 +7,9 @@ the author should change.  The samples hold two images: the first is full, the s
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import partial
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ def _prepared(subject: Subject, *, train: bool = False, **options: Any) -> tuple
     return pooling, tokens(pooling.needs, **options)
 
 
-def pool(pooling: Pooling, sample: Tokens, size: int = SIZE) -> Pooled:
+def pool(pooling: Callable[[Tokens, int], Pooled], sample: Tokens, size: int = SIZE) -> Pooled:
     """Pool with torch's global generator at a fixed seed."""
     torch.manual_seed(1)
     return pooling(sample, size)
@@ -283,7 +284,7 @@ def check_compiles(subject: Subject) -> None:
     compiled = torch.compile(pooling, fullgraph=True, backend="eager")
     try:
         with promised("torch.compile(fullgraph=True) fails: {}; keep Python out of the data's way"):
-            out = pool(cast(Pooling, compiled), sample)
+            out = pool(compiled, sample)
     finally:
         torch._dynamo.reset()
     _claim_same(pool(pooling, sample), out, "compiled, it gives another {}", tolerance=1e-4)
