@@ -130,8 +130,9 @@ def check_stages(subject: Subject) -> None:
     claim(
         integers, f"segments are whole numbers {shape}, got {segments.dtype} of shape {tuple(segments.shape)}"
     )
-    count, declared = len(stages), len(encoder.sizes)
-    claim(0 < count <= declared, f"{count} stages, but sizes declares {declared}")
+    count, declared = len(stages), encoder.stages_with_cls
+    claim(count == declared, f"{count} stages, but stages_with_cls declares {declared}")
+    claim(0 < count <= len(encoder.sizes), f"{count} stages, but sizes declares {len(encoder.sizes)}")
     claim(len(assigns) == count - 1, f"{count} stages need {count - 1} assigns, got {len(assigns)}")
     for number, (stage, size) in enumerate(zip(stages, encoder.sizes, strict=False)):
         _claim_stage(stage, (len(view.image), size, encoder.dim), f"stages[{number}]")
@@ -140,6 +141,12 @@ def check_stages(subject: Subject) -> None:
         claim(assign.shape == shape, f"assigns[{number}] has shape {tuple(assign.shape)}, not {shape}")
     high = int(segments.max())
     claim(high < encoder.sizes[0], f"segments go up to {high}, but sizes declares {encoder.sizes[0]} tokens")
+    with torch.no_grad():
+        whole = encoder.segment(view)
+    claim(
+        isinstance(whole, Hierarchy) and len(whole.stages) == len(encoder.sizes),
+        f"segment() returns a Hierarchy of all stages that sizes declares, {len(encoder.sizes)}",
+    )
 
 
 def _claim_stage(stage: Tokens, shape: tuple[int, int, int], case: str) -> None:

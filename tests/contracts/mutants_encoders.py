@@ -66,6 +66,18 @@ class WholeMass(Changed):
         return stage._replace(mass=stage.mass.long())
 
 
+class DeclaresOneStageLess(Pairs):
+    @property
+    def stages_with_cls(self) -> int:
+        return len(self.sizes) - 1
+
+
+class SegmentsTwoStages(Pairs):
+    def segment(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy:
+        found = super().segment(view, sizes)
+        return found._replace(stages=found.stages[:2], assigns=found.assigns[:1])
+
+
 class NoAssigns(Pairs):
     def forward(self, view: View) -> Hierarchy:
         return super().forward(view)._replace(assigns=())
@@ -292,6 +304,8 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_stages, FlatClassToken, r"stages\[2\]\.cls has shape \(3, 32\)"),
     (room.check_stages, OneTokenMore, r"stages\[2\]\.x has shape \(3, 5\), not \(3, 4\)"),
     (room.check_stages, WholeMass, "mass is torch.int64"),
+    (room.check_stages, DeclaresOneStageLess, "3 stages, but stages_with_cls declares 2"),
+    (room.check_stages, SegmentsTwoStages, "all stages that sizes declares, 3"),
     (room.check_stages, NoAssigns, "3 stages need 2 assigns, got 0"),
     (room.check_padding, PadsWithOne, r"multiply by \(mass > 0\)"),
     (room.check_padding, PixelsOfPadding, "has pixels, but its token has mass 0"),

@@ -45,7 +45,7 @@ def test_its_gradients_are_the_stored_ones(variant: str) -> None:
     loss = torch.stack([out.square().mean() for out in logits]).sum()
     torch.testing.assert_close(loss, run.loss, atol=1e-6, rtol=1e-5)
     loss.backward()
-    named = {name.removeprefix("encoder."): p.grad for name, p in objective.named_parameters()}
+    named = {name.removeprefix("encoder."): p.grad for name, p in objective.model.named_parameters()}
     heads = {name: f"level_heads.{level}" for level, name in enumerate(LEVELS[variant])}
     compare({name: stored.digest(_gradient(named, name, heads)) for name in run.gradients}, run.gradients)
 
