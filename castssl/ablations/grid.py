@@ -180,26 +180,21 @@ def _values(text: str) -> list[str]:
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """Add the leave to run commands that names of data hold, which only the command line gives."""
+    """Add ``--allow-commands``: only the command line allows to run commands in names of data."""
     text = "run pipe:COMMAND in the name of data, and read what it prints"
     parser.add_argument(ALLOW, action="store_true", help=text)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what every study understands."""
-    parser.epilog = LEAVES
+    """Add the flags of every study."""
+    parser.epilog = parser.epilog or LEAVES
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/ablations/NAME")
     parser.add_argument("--overwrite", action="store_true", help="replace files that no study made")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
-    parser.add_argument(
-        "--cluster",
-        choices=("local", "slurm"),
-        default="local",
-        help="where submitit runs them (default: local, this machine)",
-    )
-    parser.add_argument(
-        "--job", action="append", default=[], metavar="KEY=VALUE", help="submitit's, as gpus_per_node=8"
-    )
+    cluster = "where submitit runs them (default: local, this machine)"
+    parser.add_argument("--cluster", choices=("local", "slurm"), default="local", help=cluster)
+    job = "submitit's, as gpus_per_node=8"
+    parser.add_argument("--job", action="append", default=[], metavar="KEY=VALUE", help=job)
     parser.add_argument("--launcher", default="", metavar="'COMMAND'", help="such as 'accelerate launch'")
     add_commands(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
