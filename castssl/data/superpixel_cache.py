@@ -8,6 +8,7 @@ with other settings share a folder.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import inspect
 import io
@@ -18,7 +19,7 @@ import pickle
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from types import ModuleType
@@ -234,8 +235,14 @@ def _versions(module: ModuleType) -> dict[str, str]:
     """The versions of the packages that a module's names come from."""
     homes = [inspect.getmodule(value) for _, value in inspect.getmembers(module)]
     packages = {home.__name__.partition(".")[0] for home in homes if home is not None}
-    owners = {name: sorted(set(names)) for name, names in packages_distributions().items()}
-    return {name: ", ".join(map(version, owners[name])) for name in packages & owners.keys()}
+    owners = _owners()
+    return {name: ", ".join(map(version, sorted({*owners[name]}))) for name in packages & owners.keys()}
+
+
+@functools.cache
+def _owners() -> Mapping[str, Sequence[str]]:
+    """The distributions that install each package; reading all metadata takes most of a second."""
+    return packages_distributions()
 
 
 def _code(module: ModuleType) -> str:
