@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
 
@@ -25,15 +23,12 @@ def inventory(images: Images | Stream) -> Inventory:
     """The inventory of a data set; names are relative to its root, so that a moved one has the same."""
     if not isinstance(images, Images):
         return {"images": len(images), "source": images.name}
-    paths, numbers = torch.unique(images.targets, dim=0, return_inverse=True)
-    labels = [""] * len(images)
-    if images.tree.levels:
-        tree = images.tree
-        names = [
-            "/".join(tree.names[level][n] if tree.names else str(n) for level, n in enumerate(path) if n >= 0)
-            for path in paths.tolist()
-        ]
-        labels = [names[number] for number in numbers.tolist()]
+    tree, (paths, rows) = images.tree, images.label_paths()
+    names = [
+        "/".join(tree.names[level][n] if tree.names else str(n) for level, n in enumerate(path) if n >= 0)
+        for path in paths.tolist()
+    ]
+    labels = [names[row] for row in rows.tolist()]
     order = hashlib.sha256()
     classes: dict[str, list[Any]] = {label: [0, hashlib.sha256()] for label in sorted(set(labels))}
     for index, label in enumerate(labels):

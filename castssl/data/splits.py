@@ -123,7 +123,7 @@ def hold_out(images: Images, share: float, *, seed: int = 0) -> tuple[Images, Im
         raise DataError(f"share {share} and seed {seed}: expected a share between 0 and 1 and a seed from 0")
     word = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
     order = np.argsort(hash_index(images.rows, word), kind="stable")
-    groups = torch.unique(images.targets, dim=0, return_inverse=True)[1].numpy()[order]
+    groups = images.label_paths()[1].numpy()[order]
     drawn = np.zeros(len(images), dtype=bool)
     for group in np.unique(groups):
         members = order[groups == group]

@@ -187,6 +187,13 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         hidden = torch.arange(levels) >= torch.from_numpy(first).unsqueeze(1)
         return replace(self, targets=self.targets.masked_fill(hidden, -1))
 
+    def label_paths(self) -> tuple[Tensor, Tensor]:
+        """The different label paths, int64 (P, L), and for each image the row of its own, int64 (n,)."""
+        if not self.tree.levels:  # torch.unique refuses paths of length 0.
+            return self.targets.new_zeros((1, 0)), self.targets.new_zeros(len(self))
+        paths, rows = torch.unique(self.targets, dim=0, return_inverse=True)
+        return paths, rows
+
     def name(self, index: int) -> str:
         """The file's path below its split, or its name in the source."""
         return self.source.name(int(self.rows[index]))

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from castssl.data.inventory import differences, inventory
+from castssl.data.splits import hold_out
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 
@@ -33,9 +34,9 @@ def test_what_differs_is_said_by_class(data: Path, pictures: Path) -> None:
     (first / "0000.png").unlink()
     (second / "0000.png").rename(second / "9.png")
     third.rename(third.with_name("zebra"))
-    found = differences(old, inventory(open_images(f"folder:{data}", split="train")))
+    result = differences(old, inventory(open_images(f"folder:{data}", split="train")))
     names = [path.relative_to(data / "train").as_posix() for path in (first, second, third)]
-    assert sorted(found) == sorted(
+    assert sorted(result) == sorted(
         [
             "48 images then, 47 now",
             f"class {names[0]!r}: 6 images then, 5 now",
@@ -54,6 +55,22 @@ def test_another_order_and_hidden_labels_differ(pictures: Path) -> None:
     assert differences(old, inventory(images.hide_fine(0.5))) != []
 
 
+def test_images_without_labels_are_counted_and_shared_out(tmp_path: Path) -> None:
+    for number in range(6):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    images = open_images(f"folder:{tmp_path}")
+    assert isinstance(images, Images)
+    assert (images.tree.levels, images.targets.shape) == (0, (6, 0))
+    old = inventory(images)
+    assert [count for count, _ in old["classes"].values()] == [6]
+    assert list(old["classes"]) == [""]
+    assert differences(old, inventory(images.take(range(5))))[1:] == [
+        "images without a label: 6 images then, 5 now"
+    ]
+    rest, held_out = hold_out(images, 0.3, seed=1)
+    assert (len(rest), len(held_out)) == (4, 2)
+
+
 def test_a_stream_is_known_by_its_spec(tmp_path: Path) -> None:
     image = io.BytesIO()
     Image.new("RGB", (8, 8)).save(image, "png")
@@ -63,8 +80,8 @@ def test_a_stream_is_known_by_its_spec(tmp_path: Path) -> None:
             member.size = len(content)
             shard.addfile(member, io.BytesIO(content))
     spec = f"wds/x:{tmp_path}"
-    found = inventory(open_images(f"{spec}?num_classes=1", split="train"))
-    assert found == {"images": 1, "source": spec}
+    result = inventory(open_images(f"{spec}?num_classes=1", split="train"))
+    assert result == {"images": 1, "source": spec}
 
 
 def test_streams_are_compared_by_spec_and_count() -> None:

@@ -29,9 +29,9 @@ SEEDS = Seeds(16, bins=4, iterations=2)
 
 @pytest.fixture
 def images(flat: Path) -> Images:
-    found = open_images(f"folder:{flat}")
-    assert isinstance(found, Images)
-    return found
+    result = open_images(f"folder:{flat}")
+    assert isinstance(result, Images)
+    return result
 
 
 def _load(images: Images, superpixels: Superpixels | None = SEEDS, **options: Any) -> Loader:
@@ -99,18 +99,18 @@ def test_goes_on_from_any_batch(images: Images) -> None:
     loader = _load(images)
     assert loader.resumable
     loader.set_epoch(2)
-    whole = list(loader)
+    full = list(loader)
     fresh = _load(images, workers=1)
     fresh.set_epoch(2, start=1)
-    assert _same(list(fresh), whole[1:])
+    assert _same(list(fresh), full[1:])
     fresh.set_epoch(2)
-    assert _same(list(fresh), whole)
+    assert _same(list(fresh), full)
 
 
 def test_ranks_share_each_batch(images: Images) -> None:
-    whole = list(_load(images))
+    full = list(_load(images))
     shares = zip(*(list(_load(images, rank=rank, world=2)) for rank in range(2)), strict=True)
-    for batch, (first, second) in zip(whole, shares, strict=True):
+    for batch, (first, second) in zip(full, shares, strict=True):
         assert torch.equal(batch.target, torch.cat([first.target, second.target]))
         for view, a, b in zip(batch.views, first.views, second.views, strict=True):
             assert torch.equal(view.image, torch.cat([a.image, b.image]))
@@ -187,12 +187,12 @@ def test_knows_how_long_the_consumer_waited(images: Images) -> None:
 
 
 def test_workers_have_one_thread_each(images: Images) -> None:
-    told = torch.cat(
+    messages = torch.cat(
         [batch.views[0].image.view(-1, 3) for batch in _load(images, None, views=_Slow(), workers=2)]
     )
-    assert set(told[:, 0].tolist()) == {1}
-    assert set(told[:, 1].tolist()) <= {0, 1}
-    assert len(set(told[:, 2].tolist()) - {os.getpid() % 251}) == 2
+    assert set(messages[:, 0].tolist()) == {1}
+    assert set(messages[:, 1].tolist()) <= {0, 1}
+    assert len(set(messages[:, 2].tolist()) - {os.getpid() % 251}) == 2
 
 
 def test_too_few_images_for_a_batch(images: Images) -> None:

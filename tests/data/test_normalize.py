@@ -22,8 +22,8 @@ def _raw(segments: tuple[int, int] = (0, 0)) -> Batch:
 
 
 def _reference(image: Tensor) -> Tensor:
-    normalised: Tensor = F.normalize(image.float().div(255), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    return normalised
+    normalized: Tensor = F.normalize(image.float().div(255), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    return normalized
 
 
 def test_device_superpixels_run_here() -> None:
@@ -49,7 +49,7 @@ def test_says_when_the_loader_did_not_run_them() -> None:
         to_views(_raw(), Seeds(10))
 
 
-def test_every_value_is_normalised_exactly() -> None:
+def test_every_value_is_normalized_exactly() -> None:
     image = torch.arange(256, dtype=torch.uint8).expand(1, 3, 1, 256)
     assert torch.equal(normalize(image), _reference(image))
     assert normalize(image).dtype == torch.float32

@@ -30,34 +30,34 @@ def _off(one: NDArray[np.uint8], other: Image.Image) -> NDArray[np.int64]:
 def test_jitter_is_nearly_torchvision_s(seed: int) -> None:
     image = picture(seed, (40, 30))
     with seeded(seed):
-        ours = Jitter(0.4, 0.4, 0.2, 0.1)(np.asarray(image))
+        computed = Jitter(0.4, 0.4, 0.2, 0.1)(np.asarray(image))
     with seeded(seed):
         theirs = T.ColorJitter(0.4, 0.4, 0.2, 0.1)(image)
-    assert _off(ours, theirs).mean() < 2
-    assert _off(ours, theirs).max() <= 20
+    assert _off(computed, theirs).mean() < 2
+    assert _off(computed, theirs).max() <= 20
 
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("step", ["brightness", "contrast", "saturation"])
-def test_a_single_change_is_torchvision_s_to_one_grey_value(step: str, seed: int) -> None:
+def test_a_single_change_is_torchvision_s_to_one_gray_value(step: str, seed: int) -> None:
     strength = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0} | {step: 0.4}
     with seeded(seed):
-        ours = Jitter(**strength)(np.asarray(PHOTOGRAPH))
+        computed = Jitter(**strength)(np.asarray(PHOTOGRAPH))
     with seeded(seed):
         theirs = T.ColorJitter(**strength)(PHOTOGRAPH)
-    assert _off(ours, theirs).max() <= 2
-    assert _off(ours, theirs).mean() < 0.6
-    assert _off(ours, PHOTOGRAPH).mean() > 0.3
+    assert _off(computed, theirs).max() <= 2
+    assert _off(computed, theirs).mean() < 0.6
+    assert _off(computed, PHOTOGRAPH).mean() > 0.3
 
 
-def test_saturation_leaves_grey_alone() -> None:
+def test_saturation_leaves_gray_alone() -> None:
     ramp = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     with seeded(1):
         assert all(np.array_equal(Jitter(0, 0, 0.4, 0)(ramp), ramp) for _ in range(20))
 
 
 @pytest.mark.parametrize("turn", [-0.1, -0.03, 0.0, 0.1, 0.5])
-def test_hue_turns_as_colour_theory_says(turn: float) -> None:
+def test_hue_turns_as_color_theory_says(turn: float) -> None:
     pixels = np.asarray(picture(3, (12, 12)))
     exact = [
         colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value)
@@ -92,10 +92,10 @@ def test_blurring_twice_adds_the_variances() -> None:
     assert (spread.sum(0) * where**2).sum() / spread.sum() == pytest.approx(4, rel=0.1)
 
 
-def test_grey_and_solarize_are_pil_s() -> None:
+def test_gray_and_solarize_are_pil_s() -> None:
     pixels = np.asarray(PHOTOGRAPH)
-    grey = augment_colors(pixels, ColorAugment(0, 1, 0, 0, 0), 2.0)
-    assert _off(grey, F.to_grayscale(PHOTOGRAPH, 3)).max() <= 1
+    gray = augment_colors(pixels, ColorAugment(0, 1, 0, 0, 0), 2.0)
+    assert _off(gray, F.to_grayscale(PHOTOGRAPH, 3)).max() <= 1
     assert (
         _off(
             augment_colors(pixels, ColorAugment(0, 0, 0, 1, 0), 2.0), ImageOps.solarize(PHOTOGRAPH, 128)

@@ -29,7 +29,7 @@ def test_different_keys_differ_in_every_generator() -> None:
     drawn = np.array([_inside(*key) for key in keys])
     for column in drawn.T:
         assert len(set(column)) == len(keys)
-    # neighbours are unrelated: a uniform mean, no correlation between successive keys or generators
+    # neighbors are unrelated: a uniform mean, no correlation between successive keys or generators
     assert np.abs(drawn.mean(0) - 0.5).max() < 0.07
     assert np.abs(np.corrcoef(np.hstack([drawn[1:], drawn[:-1]]).T) - np.eye(6)).max() < 0.25
 

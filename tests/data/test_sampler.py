@@ -65,12 +65,12 @@ def test_training_drops_only_the_rest_and_shuffles_anew_each_epoch() -> None:
 
 
 def test_start_resumes_inside_an_epoch() -> None:
-    whole = EpochBatches(40, 8, seed=1)
-    whole.epoch = 2
+    full = EpochBatches(40, 8, seed=1)
+    full.epoch = 2
     resumed = EpochBatches(40, 8, seed=1)
     resumed.epoch, resumed.start = 2, 3
-    assert list(resumed) == list(whole)[3:]
-    assert len(resumed) == len(whole) == 5
+    assert list(resumed) == list(full)[3:]
+    assert len(resumed) == len(full) == 5
     resumed.start = 9
     assert list(resumed) == []
 
@@ -92,9 +92,9 @@ def test_repeats_are_those_of_timm(length: int, size: int, world: int, epoch: in
         batches.epoch = epoch
         theirs = RepeatAugSampler(range(length), world, rank, num_repeats=3, selected_round=0)  # type: ignore[no-untyped-call]
         theirs.set_epoch(epoch)  # type: ignore[no-untyped-call]
-        ours = [number % length for number in _joined(batches)]
-        assert ours == list(theirs)[: len(ours)]
-        assert len(ours) == length // size * size // world
+        computed = [number % length for number in _joined(batches)]
+        assert computed == list(theirs)[: len(computed)]
+        assert len(computed) == length // size * size // world
 
 
 @settings(max_examples=30, deadline=None)
@@ -102,18 +102,18 @@ def test_repeats_are_those_of_timm(length: int, size: int, world: int, epoch: in
 def test_repeated_steps_hold_the_same_for_any_number_of_ranks(
     length: int, size: int, world: int, repeats: int
 ) -> None:
-    ours = [sorted(step) for step in _steps(length, size, world, repeats=repeats)]
-    assert ours == [sorted(step) for step in _steps(length, size, 1, repeats=repeats)]
-    numbers = _joined(ours)
+    computed = [sorted(step) for step in _steps(length, size, world, repeats=repeats)]
+    assert computed == [sorted(step) for step in _steps(length, size, 1, repeats=repeats)]
+    numbers = _joined(computed)
     assert len(set(numbers)) == len(numbers)
     assert max(numbers) < length * repeats
 
 
 def test_a_repeated_epoch_goes_on_from_any_batch() -> None:
-    whole = list(EpochBatches(40, 4, repeats=3))
+    full = list(EpochBatches(40, 4, repeats=3))
     rest = EpochBatches(40, 4, repeats=3)
     rest.start = 7
-    assert list(rest) == whole[7:]
+    assert list(rest) == full[7:]
 
 
 def test_copies_of_an_image_meet_on_different_ranks() -> None:

@@ -32,9 +32,9 @@ FORK = multiprocessing.get_context("fork")
 
 @pytest.fixture
 def images(flat: Path) -> Images:
-    found = open_images(f"folder:{flat}")
-    assert isinstance(found, Images)
-    return found
+    result = open_images(f"folder:{flat}")
+    assert isinstance(result, Images)
+    return result
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_at_once(tmp_path: Path) -
         Cache(tmp_path / "file" / "cache")
 
 
-def hammer(cache: Cache, seed: int, found: Any) -> None:
+def hammer(cache: Cache, seed: int, result: Any) -> None:
     """Write entries of 100 kB, and read them: each is whole, or not there."""
     random = np.random.default_rng(seed)
     wrong = read = 0
@@ -72,15 +72,15 @@ def hammer(cache: Cache, seed: int, found: Any) -> None:
         elif (entry := cache.read(name)) is not None:
             read += 1
             wrong += len(entry) != 100_000 or len(set(entry)) != 1
-    found.put((wrong, read))
+    result.put((wrong, read))
 
 
 def test_processes_never_see_half_an_entry(cache: Cache) -> None:
-    found = FORK.Queue()
-    workers = [FORK.Process(target=hammer, args=(cache, seed, found)) for seed in range(4)]
+    result = FORK.Queue()
+    workers = [FORK.Process(target=hammer, args=(cache, seed, result)) for seed in range(4)]
     for worker in workers:
         worker.start()
-    answers = [found.get(timeout=60) for _ in workers]
+    answers = [result.get(timeout=60) for _ in workers]
     for worker in workers:
         worker.join()
     assert [wrong for wrong, _ in answers] == [0] * 4
@@ -123,7 +123,7 @@ def test_a_killed_writer_leaves_the_entry_whole_and_its_rest_is_swept(cache: Cac
 
 def test_holds_no_more_than_it_may(tmp_path: Path) -> None:
     cache = Cache(tmp_path, gigabytes=SHARDS * 1000 / 1e9)
-    kept = [cache.write(f"abc{at}", bytes(300)) for at in range(5)]
+    kept = [cache.write(f"abc{index}", bytes(300)) for index in range(5)]
     assert kept == [True, True, True, False, False]
     assert cache.write("abd0", bytes(1000)), "another sub-folder has its own share"
     assert not cache.write("abe0", bytes(1001))
@@ -132,12 +132,12 @@ def test_holds_no_more_than_it_may(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in entries(cache)) == 2000
 
 
-def write_where_nothing_fits(cache: Cache, found: Any) -> None:
+def write_where_nothing_fits(cache: Cache, result: Any) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     with_room = cache.write("abc0", bytes(900))
     logging.getLogger("castssl.data.superpixel_cache").addHandler(told := _Told())
-    full = [cache.write(f"abc{at}", bytes(2000)) for at in range(1, 4)]
-    found.put((with_room, full, cache.read("abc0"), told.messages, sorted(os.listdir(cache.folder / "abc"))))
+    full = [cache.write(f"abc{index}", bytes(2000)) for index in range(1, 4)]
+    result.put((with_room, full, cache.read("abc0"), told.messages, sorted(os.listdir(cache.folder / "abc"))))
 
 
 class _Told(logging.Handler):
@@ -150,10 +150,10 @@ class _Told(logging.Handler):
 
 
 def test_a_full_disk_is_told_once_and_costs_nothing(cache: Cache) -> None:
-    found = FORK.Queue()
-    worker = FORK.Process(target=write_where_nothing_fits, args=(cache, found))
+    result = FORK.Queue()
+    worker = FORK.Process(target=write_where_nothing_fits, args=(cache, result))
     worker.start()
-    with_room, full, entry, messages, names = found.get(timeout=60)
+    with_room, full, entry, messages, names = result.get(timeout=60)
     worker.join()
     assert with_room
     assert full == [False] * 3
@@ -191,8 +191,8 @@ def test_a_damaged_entry_is_computed_again(images: Images, cache: Cache, damage:
 
 
 def test_a_name_tells_picture_and_method_apart(images: Images, cache: Cache) -> None:
-    def name(superpixels: Any, at: int = 0) -> str:
-        return CachedSuperpixels(superpixels, cache).name(read_file(images, at))
+    def name(superpixels: Any, index: int = 0) -> str:
+        return CachedSuperpixels(superpixels, cache).name(read_file(images, index))
 
     others = [Seeds(16, bins=4, iterations=3), Seeds(17, bins=4, iterations=2), Grid(4, runs_on="worker")]
     names = [name(SEEDS), name(SEEDS, 1), *map(name, others)]
@@ -234,10 +234,10 @@ def test_a_loader_cuts_them_out_for_each_view(images: Images, cache: Cache) -> N
     order = load(images, views=views, superpixels=None, batch_size=4).batches
     assert order is not None
     for batch, without, indices in zip(loaded, plain, order, strict=True):
-        for row, at in enumerate(indices):
-            image = images[at][0]
+        for row, index in enumerate(indices):
+            image = images[index][0]
             whole = superpixel_tree.partition(image, SEEDS)
-            with seeded(0, 0, at):
+            with seeded(0, 0, index):
                 placed = views.crop(image)
             for view, other, spot in zip(batch.views, without.views, placed, strict=True):
                 assert torch.equal(view.image[row], spot.image)

@@ -39,7 +39,7 @@ def _photograph(number: int) -> Image.Image:
 
 
 def _plane(values: object) -> Image.Image:
-    """Grey values (H, W), or colours (H, W, 3), as a picture."""
+    """Grey values (H, W), or colors (H, W, 3), as a picture."""
     array = np.asarray(values, np.uint8)
     return Image.fromarray(array if array.ndim == 3 else array[..., None].repeat(3, 2))
 
@@ -83,13 +83,13 @@ def test_jitter_is_as_strong_as_published() -> None:
     contrast = (halves[:, 3] - halves[:, 0]) / halves.mean(1) * 120 / 80
     assert _uniform(contrast, 0.6, 1.4, 0.06)
 
-    colours = _drawn(only, _plane(np.full((4, 4, 3), (150, 90, 90))), 4)[:, :, 0, 0] / 255
-    hue = np.array([(colorsys.rgb_to_hsv(*colour)[0] + 0.5) % 1 - 0.5 for colour in colours])
+    colors = _drawn(only, _plane(np.full((4, 4, 3), (150, 90, 90))), 4)[:, :, 0, 0] / 255
+    hue = np.array([(colorsys.rgb_to_hsv(*color)[0] + 0.5) % 1 - 0.5 for color in colors])
     assert _uniform(hue, -0.1, 0.1, 0.09)
 
-    # contrast takes a colour away from grey as saturation does
-    luma = colours @ (0.299, 0.587, 0.114)
-    seen = (colours.max(1) - colours.min(1)) / luma * (0.299 * 150 + 0.701 * 90) / 60
+    # contrast takes a color away from gray as saturation does
+    luma = colors @ (0.299, 0.587, 0.114)
+    seen = (colors.max(1) - colors.min(1)) / luma * (0.299 * 150 + 0.701 * 90) / 60
     chance = np.random.default_rng(0)
     strength = chance.uniform(0.6, 1.4, 10**5)
     ends = [0.01, 0.03, 0.97, 0.99]
@@ -106,9 +106,9 @@ def test_blur_is_as_strong_as_published() -> None:
         for radius in radii
     ]
     seen = _drawn(NEVER._replace(blur=1), edge, 24)[:, 0, 12, 9:12].sum(1)
-    found = np.interp(seen, strengths, radii)
-    assert _uniform(found, 0.1, 2.0, 0.06)
-    assert not _uniform(found, 0.1, 2.5, 0.06)
+    result = np.interp(seen, strengths, radii)
+    assert _uniform(result, 0.1, 2.0, 0.06)
+    assert not _uniform(result, 0.1, 2.5, 0.06)
 
 
 def test_blur_can_be_weaker_for_small_views() -> None:
@@ -131,7 +131,7 @@ def test_solarize_inverts_from_128_on() -> None:
 
 
 def test_crops_are_as_published() -> None:
-    """A picture whose colour is the position tells which box was cut out."""
+    """A picture whose color is the position tells which box was cut out."""
     y, x = np.mgrid[:256, :256]
     where = _plane(np.stack([x, y, x], -1))
     cuts = _drawn(NEVER, where, 16, 0.08)
@@ -144,11 +144,11 @@ def test_crops_are_as_published() -> None:
 
 def test_steps_come_in_the_published_order() -> None:
     everything = ColorAugment(0, 1, 1, 1, 0)
-    # grey (122) before solarize, which would leave another grey (78)
+    # gray (122) before solarize, which would leave another gray (78)
     assert abs(_drawn(everything, _plane(np.full((4, 4, 3), (200, 100, 30))), 4)[0] - 122).max() <= 1
     # blur before solarize: after it, black meets black
     assert _drawn(everything, _plane([[0] * 8 + [255] * 8] * 16), 16).max() > 80
-    # jitter before grey: a turned hue brightens a red more than brightness alone can
+    # jitter before gray: a turned hue brightens a red more than brightness alone can
     red = _plane(np.full((4, 4, 3), (140, 20, 20)))
     lightness = _drawn(ColorAugment(1, 1, 0, 0, 0), red, 4)[:, 0, 0, 0] / (0.299 * 140 + 0.701 * 20)
     assert lightness.max() > 1.6

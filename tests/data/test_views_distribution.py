@@ -78,14 +78,14 @@ def _as_loaded(number: int, view: int) -> Tensor:
 
 def _statistics(view: Tensor) -> NDArray[np.float64]:
     """Means and deviations of channels, colourfulness, energy of gradients, slopes of the spectrum: logs."""
-    colours = view.numpy().astype(np.float64)
-    grey = colours.mean(0)
-    gradients = [np.square(np.diff(grey, axis=axis)).mean() for axis in (0, 1)]
-    power = np.abs(np.fft.fft2(grey - grey.mean())) ** 2
+    colors = view.numpy().astype(np.float64)
+    gray = colors.mean(0)
+    gradients = [np.square(np.diff(gray, axis=axis)).mean() for axis in (0, 1)]
+    power = np.abs(np.fft.fft2(gray - gray.mean())) ** 2
     radius = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.fftfreq(SIZE))
     low, middle, high = (power[(a < radius) & (radius <= b)].sum() for a, b in BANDS)
-    saturation = (colours.max(0) - colours.min(0)).mean()
-    sizes = np.array([*colours.mean((1, 2)), *colours.std((1, 2)), saturation, *gradients])
+    saturation = (colors.max(0) - colors.min(0)).mean()
+    sizes = np.array([*colors.mean((1, 2)), *colors.std((1, 2)), saturation, *gradients])
     return np.array([*np.log(sizes + 1), np.log((low + 1) / (middle + 1)), np.log((middle + 1) / (high + 1))])
 
 
@@ -109,7 +109,7 @@ def _crops(seed: int) -> NDArray[np.float64]:
 def _changes(draw: Draw, seed: int) -> NDArray[np.float64]:
     """What each view's statistics are beyond those of the crop that the same draws give.
 
-    Else the differences between crops would hide those between colours.
+    Else the differences between crops would hide those between colors.
     """
     return _table(draw, seed) - _crops(seed)
 

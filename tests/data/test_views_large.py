@@ -39,8 +39,8 @@ def test_large_pictures_are_decoded_smaller(tmp_path: Path) -> None:
     with seeded(2):
         reduced = views.crop(sample.image, sample.plan)
     with seeded(2):
-        whole = views.crop(full, sample.plan)
-    for one, other in zip(reduced, whole, strict=True):
+        complete = views.crop(full, sample.plan)
+    for one, other in zip(reduced, complete, strict=True):
         assert one.box == pytest.approx(other.box, abs=0.004)
         assert (one.image.float() - other.image.float()).abs().mean() < 4
 

@@ -23,7 +23,7 @@ def drawn(view: SupervisedView, key: int) -> Tensor:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_views_are_plain_colours_and_repeat_with_their_key(policy: Policy) -> None:
+def test_views_are_plain_colors_and_repeat_with_their_key(policy: Policy) -> None:
     view = SupervisedView(32, policy=policy)
     images = [drawn(view, key) for key in range(8)]
     assert all(image.dtype == torch.uint8 and image.shape == (3, 32, 32) for image in images)
@@ -47,9 +47,9 @@ def test_the_crop_is_resized_bicubically_and_flipped_half_of_the_time() -> None:
 
 @pytest.mark.parametrize("policy", ["randaugment", "none"])
 def test_what_is_erased_is_one_rectangle_of_noise(policy: Policy) -> None:
-    whole, erased = (SupervisedView(48, policy=policy, erase=p) for p in (0.0, 1.0))
+    full, erased = (SupervisedView(48, policy=policy, erase=p) for p in (0.0, 1.0))
     for key in range(12):
-        changed = (drawn(whole, key) != drawn(erased, key)).any(0)
+        changed = (drawn(full, key) != drawn(erased, key)).any(0)
         rows, columns = changed.any(1).nonzero(), changed.any(0).nonzero()
         area = int(rows.max() - rows.min() + 1) * int(columns.max() - columns.min() + 1)
         # Noise equals what was there in hardly any pixel.
@@ -57,12 +57,12 @@ def test_what_is_erased_is_one_rectangle_of_noise(policy: Policy) -> None:
         assert 0.015 < area / 48**2 < 0.36
 
 
-def test_noise_is_normal_in_normalised_colours() -> None:
+def test_noise_is_normal_in_normalized_colors() -> None:
     view, values = SupervisedView(64, policy="none", erase=1.0), []
-    grey = Image.new("RGB", (64, 64), (1, 2, 3))
+    gray = Image.new("RGB", (64, 64), (1, 2, 3))
     for key in range(20):
         with seeded(key):
-            (image,) = view(grey)
+            (image,) = view(gray)
         values.append(image[0][(image != torch.tensor([1, 2, 3])[:, None, None]).any(0)])
     red = torch.cat(values).float() / 255
     # 0.485 and 0.229 are ImageNet's; the tails beyond 0 and 1 are cut off.
@@ -77,13 +77,13 @@ def test_a_quarter_is_erased_by_default() -> None:
     assert 30 <= erased <= 70
 
 
-def test_three_augment_greys_solarizes_or_blurs_and_erases_nothing() -> None:
+def test_three_augment_grays_solarizes_or_blurs_and_erases_nothing() -> None:
     view = SupervisedView(32, policy="three", erase=1.0)
     again = SupervisedView(32, policy="three", erase=0.0)
     images = [drawn(view, key) for key in range(90)]
     assert all(torch.equal(drawn(again, key), images[key]) for key in range(10))
-    grey = sum(bool((image[0] == image[1]).all() and (image[1] == image[2]).all()) for image in images)
-    assert 15 <= grey <= 45
+    gray = sum(bool((image[0] == image[1]).all() and (image[1] == image[2]).all()) for image in images)
+    assert 15 <= gray <= 45
 
 
 def test_only_randaugment_bends() -> None:

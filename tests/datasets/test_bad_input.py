@@ -25,7 +25,7 @@ from castssl.errors import DataError
 from castssl.superpixels.seeds import Seeds
 from tests.datasets.pictures import picture
 
-GREY = 156
+GRAY = 156
 """40000 of 65535 in eight bits."""
 ON_WHITE = 194
 """The same with an opacity of 40000 of 65535."""
@@ -39,20 +39,20 @@ def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def _png16(colour: int, channels: int) -> bytes:
-    """A 4 x 4 PNG of 16 bits, 40000 throughout; PIL cannot write all colour types."""
+def _png16(color: int, channels: int) -> bytes:
+    """A 4 x 4 PNG of 16 bits, 40000 throughout; PIL cannot write all color types."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    header = struct.pack(">IIBBBBB", 4, 4, 16, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", 4, 4, 16, color, 0, 0, 0)
     rows = (b"\0" + np.full((4, channels), 40000, ">u2").tobytes()) * 4
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
 
 def _tiff16(order: str) -> bytes:
-    """A 4 x 4 grey TIFF of 16 bits in one of the two byte orders."""
+    """A 4 x 4 gray TIFF of 16 bits in one of the two byte orders."""
     pixels = np.full((4, 4), 40000, f"{order}u2").tobytes()
     tags = [(256, 4), (257, 4), (258, 16), (259, 1), (262, 1), (273, 8), (277, 1), (278, 4), (279, 32)]
     entries = b"".join(
@@ -73,9 +73,9 @@ def _oriented() -> bytes:
 
 
 def _bad_exif() -> bytes:
-    whole = _encoded(picture(2), "jpeg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x40garbage")
-    assert b"garbage" in whole
-    return whole
+    complete = _encoded(picture(2), "jpeg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x40garbage")
+    assert b"garbage" in complete
+    return complete
 
 
 def _transparent() -> bytes:
@@ -86,11 +86,11 @@ def _transparent() -> bytes:
 ODD: dict[str, Callable[[], bytes]] = {
     "cmyk.jpg": lambda: _encoded(picture(4).convert("CMYK"), "jpeg"),
     "cmyk.tif": lambda: _encoded(picture(4).convert("CMYK"), "tiff"),
-    "grey.jpg": lambda: _encoded(picture(5).convert("L"), "jpeg"),
-    "grey_alpha.png": lambda: _encoded(picture(5).convert("LA"), "png"),
-    "grey16.png": lambda: _png16(0, 1),
+    "gray.jpg": lambda: _encoded(picture(5).convert("L"), "jpeg"),
+    "gray_alpha.png": lambda: _encoded(picture(5).convert("LA"), "png"),
+    "gray16.png": lambda: _png16(0, 1),
     "rgb16.png": lambda: _png16(2, 3),
-    "grey_alpha16.png": lambda: _png16(4, 2),
+    "gray_alpha16.png": lambda: _png16(4, 2),
     "rgba16.png": lambda: _png16(6, 4),
     "little.tif": lambda: _tiff16("<"),
     "big.tiff": lambda: _tiff16(">"),
@@ -144,7 +144,7 @@ def test_every_odd_file_is_read(tmp_path: Path) -> None:
 def test_sixteen_bits_keep_their_brightness(tmp_path: Path, name: str) -> None:
     image, _ = _folder(tmp_path, {name: ODD[name]})[0]
     assert image.size == (4, 4)
-    expected = ON_WHITE if "a" in name.removeprefix("grey").partition("16")[0] else GREY
+    expected = ON_WHITE if "a" in name.removeprefix("gray").partition("16")[0] else GRAY
     assert image.getextrema() == ((expected, expected),) * 3
 
 

@@ -14,7 +14,7 @@ from tests.datasets.tree_layouts import write_imagenet, write_jpegs
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ImageNet of Living-17, and of one class that is not in it; class i has 1 + i % 2 train images."""
     root = tmp_path_factory.mktemp("imagenet")
     wnids = [*taxonomies.breeds("living17").wnids, *taxonomies.breeds("living17-target").wnids, "n07747607"]
@@ -22,8 +22,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def imagenet(whole: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(whole, tmp_path / "imagenet")
+def imagenet(full: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(full, tmp_path / "imagenet")
 
 
 def _open(spec: str, split: str = "train") -> Images:
@@ -32,8 +32,8 @@ def _open(spec: str, split: str = "train") -> Images:
     return images
 
 
-def test_classes_by_wnid(whole: Path) -> None:
-    train, val = _open(f"breeds:living17:{whole}"), _open(f"breeds:living17:{whole}", "val")
+def test_classes_by_wnid(full: Path) -> None:
+    train, val = _open(f"breeds:living17:{full}"), _open(f"breeds:living17:{full}", "val")
     assert (len(train), len(val)) == (17 * 3, 34)
     assert train.tree == val.tree == taxonomies.breeds("living17").tree
     assert train.targets is not None
@@ -47,8 +47,8 @@ def test_classes_by_wnid(whole: Path) -> None:
     assert np.asarray(image).std() > 1
 
 
-def test_target_split_has_the_same_labels_and_other_wnids(whole: Path) -> None:
-    source, target = _open(f"breeds:living17:{whole}"), _open(f"breeds:living17-target:{whole}")
+def test_target_split_has_the_same_labels_and_other_wnids(full: Path) -> None:
+    source, target = _open(f"breeds:living17:{full}"), _open(f"breeds:living17-target:{full}")
     assert source.tree.parents == target.tree.parents
     assert target.targets is not None
     labels = {tuple(path) for path in target.targets.tolist()}
@@ -57,9 +57,9 @@ def test_target_split_has_the_same_labels_and_other_wnids(whole: Path) -> None:
     assert not wnids[0] & wnids[1]
 
 
-def test_a_subset_of_the_classes_is_numbered_anew(whole: Path, tmp_path: Path) -> None:
+def test_a_subset_of_the_classes_is_numbered_anew(full: Path, tmp_path: Path) -> None:
     (tmp_path / "some.txt").write_text("tarantula\neft\n")
-    images = open_images(f"breeds:living17:{whole}", subset=str(tmp_path / "some.txt"))
+    images = open_images(f"breeds:living17:{full}", subset=str(tmp_path / "some.txt"))
     assert isinstance(images, Images)
     assert images.tree.names == (("salamander", "spider"), ("eft", "tarantula"))
     assert [images[i][1].tolist() for i in range(len(images))] == [[0, 0], [1, 1]]

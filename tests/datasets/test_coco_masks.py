@@ -175,12 +175,12 @@ def test_broken_files_say_where_and_what(tmp_path: Path, fault: str) -> None:
     width=st.integers(1, 19),
 )
 @settings(deadline=None, max_examples=100)
-def test_a_pixel_belongs_to_the_polygon_that_holds_its_centre(
+def test_a_pixel_belongs_to_the_polygon_that_holds_its_center(
     corners: list[tuple[float, float]], height: int, width: int
 ) -> None:
-    # Off the pixels' centres, where either answer is right; both axes alike would leave diagonals on them.
+    # Off the pixels' centers, where either answer is right; both axes alike would leave diagonals on them.
     polygon = np.array(corners) + np.array([0.123456, 0.0271828])
-    # Theirs takes (row, column), with centres at whole numbers, and any larger picture gives the same.
+    # Theirs takes (row, column), with centers at whole numbers, and any larger picture gives the same.
     theirs = polygon2mask((height, width), polygon[:, ::-1] - 0.5)  # type: ignore[no-untyped-call]
     assert np.array_equal(fill(polygon, height, width), theirs)
 

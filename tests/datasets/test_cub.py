@@ -27,13 +27,13 @@ def test_joins_the_files_by_image_id(tmp_path: Path, below: bool) -> None:
     for split, wanted in (("train", 1), ("val", 0), ("test", 0)):
         images = _open(folder if below else tmp_path, split)
         assert images.tree == tree
-        found = {images.name(i): images[i][1].tolist() for i in range(len(images))}
+        result = {images.name(i): images[i][1].tolist() for i in range(len(images))}
         naive = {
             f"{species:03}.Bird_No_{species}/Bird_{image:04}.jpg": tree.paths()[species - 1].tolist()
             for image, species, train in IMAGES
             if train == wanted
         }
-        assert found == naive
+        assert result == naive
     image, path = _open(tmp_path, "train")[0]
     assert image.size == (20, 16)
     assert path.shape == (3,)

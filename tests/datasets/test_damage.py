@@ -32,14 +32,14 @@ def opened(spec: str) -> Images:
 def test_nothing_is_said_of_whole_images_and_of_all_kinds_of_damage_one_sentence(tmp_path: Path) -> None:
     root = write(tmp_path, 6)
     assert list(damage.left_out(opened(f"folder:{root}"), decoded=True)) == []
-    whole = (root / "a" / "003.png").read_bytes()
-    for number, content in enumerate([b"", whole[:20], b"no image", whole[:2000]]):
+    full = (root / "a" / "003.png").read_bytes()
+    for number, content in enumerate([b"", full[:20], b"no image", full[:2000]]):
         (root / "a" / f"00{number}.png").write_bytes(content)
-    (told,) = damage.left_out(opened(f"folder:{root}"))
-    assert told.startswith("3 of 6 images that were looked at cannot be read, such as ")
-    assert "000.png (the file is empty)" in told
+    (messages,) = damage.left_out(opened(f"folder:{root}"))
+    assert messages.startswith("3 of 6 images that were looked at cannot be read, such as ")
+    assert "000.png (the file is empty)" in messages
     *first, last = damage.left_out(opened(f"folder:{root}"), decoded=True)
-    assert first == [told]
+    assert first == [messages]
     assert last.startswith("1 of 6 images that were decoded cannot be read, such as ")
     assert "003.png (" in last
 
@@ -50,9 +50,9 @@ def test_images_of_a_tar_are_looked_at(tmp_path: Path) -> None:
         archive.add(root / "a", "a")
         member = tarfile.TarInfo("a/004.png")
         archive.addfile(member, io.BytesIO())
-    (told,) = damage.left_out(opened(f"tar:{tmp_path / 'set.tar'}"))
-    assert told.startswith("1 of 4 images that were looked at cannot be read, such as")
-    assert "set.tar: a/004.png (the file is empty)" in told
+    (messages,) = damage.left_out(opened(f"tar:{tmp_path / 'set.tar'}"))
+    assert messages.startswith("1 of 4 images that were looked at cannot be read, such as")
+    assert "set.tar: a/004.png (the file is empty)" in messages
 
 
 def test_of_many_images_a_sample_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,8 +60,8 @@ def test_of_many_images_a_sample_is_looked_at(tmp_path: Path, monkeypatch: pytes
     for path in (root / "a").iterdir():
         path.write_bytes(b"")
     monkeypatch.setattr(damage, "LOOKED", 4)
-    (told,) = damage.left_out(opened(f"folder:{root}"))
-    assert told.startswith("4 of 4 images that were looked at (of 9) cannot be read")
+    (messages,) = damage.left_out(opened(f"folder:{root}"))
+    assert messages.startswith("4 of 4 images that were looked at (of 9) cannot be read")
 
 
 def test_a_slow_disk_ends_the_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

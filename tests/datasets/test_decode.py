@@ -51,8 +51,8 @@ def test_wide_integers_and_floats_need_a_declared_range() -> None:
 
 @pytest.mark.parametrize("mode", ["L", "1", "YCbCr", "HSV"])
 def test_other_modes(mode: str) -> None:
-    grey = Image.fromarray((RAMP > 100).astype(np.uint8) * 255)
-    assert _close(to_rgb(grey.convert("RGB").convert(mode)), np.asarray(grey), 2)
+    gray = Image.fromarray((RAMP > 100).astype(np.uint8) * 255)
+    assert _close(to_rgb(gray.convert("RGB").convert(mode)), np.asarray(gray), 2)
 
 
 def test_cmyk_is_not_inverted() -> None:
@@ -69,7 +69,7 @@ def test_transparency_lies_on_white(mode: str) -> None:
     assert _close(_roundtrip(picture.convert(mode), "png"), expected)
 
 
-def test_a_palette_with_a_transparent_colour() -> None:
+def test_a_palette_with_a_transparent_color() -> None:
     picture = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8), "P")
     picture.putpalette([10, 20, 30, 200, 100, 50])
     plain = _roundtrip(picture, "png")

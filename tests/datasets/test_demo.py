@@ -118,8 +118,8 @@ def test_the_picture_changes_where_the_object_begins() -> None:
     steps: list[float] = []
     for index, kind in enumerate(KINDS):
         picture, parts = paint(np.random.default_rng((3, index)), kind, 96)
-        grey, inside = picture.astype(float).mean(-1), parts > 0
-        jump = np.abs(np.diff(grey, axis=1))
+        gray, inside = picture.astype(float).mean(-1), parts > 0
+        jump = np.abs(np.diff(gray, axis=1))
         border = np.diff(inside.astype(int), axis=1) != 0
         steps.append(jump[border].mean() / jump[~border].mean())
     assert np.mean(steps) > 1.5, steps

@@ -128,10 +128,10 @@ def test_lists_class_folders_of_a_depth(tree: Path) -> None:
 
 def test_the_train_split_says_which_classes_there_are(tree: Path) -> None:
     val = folders.find_split(tree, "val")
-    own = {("animal", "cat"), ("plant", "oak")}
-    assert folders.classes_of(val, own) == own | {("animal", "dog")}
+    classes = {("animal", "cat"), ("plant", "oak")}
+    assert folders.classes_of(val, classes) == classes | {("animal", "dog")}
     with pytest.raises(DataError, match=r"val has 1 classes that .*train lacks: animal/cow"):
-        folders.classes_of(val, own | {("animal", "cow")})
+        folders.classes_of(val, classes | {("animal", "cow")})
     with pytest.warns(UserWarning, match="no class folders"):
         assert folders.classes_of(val, {()}) == {()}
 

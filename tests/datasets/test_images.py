@@ -109,8 +109,8 @@ def test_the_demo_is_a_folder_like_any_other(tmp_path: Path, monkeypatch: pytest
     mask = train.mask(0)
     assert mask is not None
     assert mask.size == (32, 32)
-    with pytest.raises(DataError, match=r"demo:colour=3|colour"):
-        open_images("demo:colour=3")
+    with pytest.raises(DataError, match=r"demo:color=3|color"):
+        open_images("demo:color=3")
 
 
 def test_pickles(tree: Path) -> None:
@@ -185,7 +185,7 @@ def test_an_index_out_of_range_is_an_index_error(flat: Path) -> None:
         images[12]
 
 
-def _labelled(count: int) -> Images:
+def _labeled(count: int) -> Images:
     tree = LabelTree((2, 3, 4), ((0, 0, 1), (0, 1, 1, 2)))
     targets = tree.paths()[torch.arange(count) % 4]
     source = Files(Path("any"), [f"{i}.png" for i in range(count)])
@@ -195,7 +195,7 @@ def _labelled(count: int) -> Images:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 60), st.floats(0, 1), st.integers(0, 2**40))
 def test_hidden_labels(count: int, share: float, seed: int) -> None:
-    images = _labelled(count)
+    images = _labeled(count)
     hidden = images.hide_fine(share, seed=seed)
     assert hidden.targets is not None
     assert images.targets is not None
@@ -209,7 +209,7 @@ def test_hidden_labels(count: int, share: float, seed: int) -> None:
 
 
 def test_hidden_labels_depend_on_seed_and_row_alone() -> None:
-    images = _labelled(400)
+    images = _labeled(400)
     half, most = (images.hide_fine(share, seed=1).targets for share in (0.5, 0.9))
     assert half is not None
     assert most is not None
@@ -219,11 +219,11 @@ def test_hidden_labels_depend_on_seed_and_row_alone() -> None:
         images.take(chosen).hide_fine(1, seed=1).targets,
         images.hide_fine(1, seed=1).take(chosen).targets,
     )
-    whole = images.hide_fine(1, seed=1).targets
+    full = images.hide_fine(1, seed=1).targets
     other = images.hide_fine(1, seed=2).targets
-    assert whole is not None
-    assert 150 < int((whole[:, 1] == -1).sum()) < 250, "both levels are drawn alike"
-    assert not torch.equal(whole, other)
+    assert full is not None
+    assert 150 < int((full[:, 1] == -1).sum()) < 250, "both levels are drawn alike"
+    assert not torch.equal(full, other)
     assert images.targets is not None
     assert int(images.targets.min()) == 0, "the data set itself is untouched"
 
@@ -233,4 +233,4 @@ def test_labels_that_cannot_be_hidden(flat: Path) -> None:
         _open(f"folder:{flat}").hide_fine(0.5)
     for share, seed in ((1.1, 0), (-0.1, 0), (float("nan"), 0), (0.5, -1)):
         with pytest.raises(DataError, match=r"expected a share in \[0, 1\]"):
-            _labelled(4).hide_fine(share, seed=seed)
+            _labeled(4).hide_fine(share, seed=seed)

@@ -31,16 +31,16 @@ def test_parts_lie_where_masks_lie(tmp_path: Path, masks: str, parts: str) -> No
     for folder, value in ((masks, 255), (parts, 3)):
         (tmp_path / folder / "cat").mkdir(parents=True)
         Image.new("L", (3, 2), value).save(tmp_path / folder / "cat" / "a.png")
-    found = open_masks(tmp_path / masks)
-    assert isinstance(found, MaskFolder)
-    whole, part = found.mask("cat/a.jpg"), found.parts("cat/a.jpg")
-    assert whole is not None
-    assert whole.getextrema() == (255, 255)
+    result = open_masks(tmp_path / masks)
+    assert isinstance(result, MaskFolder)
+    full, part = result.mask("cat/a.jpg"), result.parts("cat/a.jpg")
+    assert full is not None
+    assert full.getextrema() == (255, 255)
     assert part is not None
     assert part.getextrema() == (3, 3)
-    assert found.knows("cat/a.jpg")
-    assert not found.knows("cat/b.jpg")
-    assert found.mask("cat/b.jpg") is found.parts("cat/b.jpg") is None
+    assert result.knows("cat/a.jpg")
+    assert not result.knows("cat/b.jpg")
+    assert result.mask("cat/b.jpg") is result.parts("cat/b.jpg") is None
 
 
 def test_a_folder_of_another_name_has_no_parts(tmp_path: Path) -> None:
@@ -62,8 +62,8 @@ def test_an_unreadable_part_mask_is_noted(tmp_path: Path) -> None:
 
 def test_what_is_neither_folder_nor_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "masks.txt").write_text("{}")
-    for path, got in ((tmp_path / "masks.txt", "another kind"), (tmp_path / "none.json", "nothing")):
-        with pytest.raises(DataError, match=f"got .*{got}.*expected a folder"):
+    for path, kind in ((tmp_path / "masks.txt", "another kind"), (tmp_path / "none.json", "nothing")):
+        with pytest.raises(DataError, match=f"got .*{kind}.*expected a folder"):
             open_masks(path)
     (tmp_path / "a.json").write_text('{"images": [], "categories": [], "annotations": []}')
     assert isinstance(open_masks(tmp_path / "a.json"), Annotations)

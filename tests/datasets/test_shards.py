@@ -75,8 +75,8 @@ def test_webdataset_in_order_leaves_them_out(shards: Path) -> None:
 
 
 def test_a_torn_shard_is_told_by_its_address(shards: Path) -> None:
-    whole = (shards / "a.tar").read_bytes()
-    (shards / "a.tar").write_bytes(whole[:3100])
+    full = (shards / "a.tar").read_bytes()
+    (shards / "a.tar").write_bytes(full[:3100])
     loader = _load(f"wds/set:{shards}?num_samples=12")
     assert sum(len(batch.target) for batch in loader) == 12
     assert loader.bad[f"{shards}/a.tar"] == "unexpected end of data (0001.jpg)"
@@ -84,7 +84,7 @@ def test_a_torn_shard_is_told_by_its_address(shards: Path) -> None:
 
 def test_a_wrong_option_is_no_broken_image(shards: Path) -> None:
     with pytest.raises(DataError, match=r"a.tar: 0000 has no 'json'.*the option target_key"):
-        next(iter(_load(f"wds/set:{shards}?target_key=colour&num_samples=12")))
+        next(iter(_load(f"wds/set:{shards}?target_key=color&num_samples=12")))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -48,14 +48,14 @@ def test_names_the_missing_package(kind: str, package: str, monkeypatch: pytest.
         open_images(f"{kind}/x:/nowhere")
 
 
-def _shard(path: Path, first: int, count: int, *, labelled: bool = True) -> None:
+def _shard(path: Path, first: int, count: int, *, labeled: bool = True) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for number in range(first, first + count):
             stream = io.BytesIO()
             picture(number).save(stream, "png")
             members = {"png": stream.getvalue(), "cls": str(number % 3).encode()}
-            for suffix in ("png", "cls") if labelled else ("png",):
+            for suffix in ("png", "cls") if labeled else ("png",):
                 entry = tarfile.TarInfo(f"{number:04}.{suffix}")
                 entry.size = len(members[suffix])
                 archive.addfile(entry, io.BytesIO(members[suffix]))
@@ -78,10 +78,10 @@ def _stream(spec: str, **options: Any) -> Stream:
 
 
 def _numbers(loader: Any) -> list[int]:
-    """Which pictures came, recognised by their middle."""
-    known = [CenterView(8)(picture(number))[0] for number in range(40)]
+    """Which pictures came, recognized by their middle."""
+    references = [CenterView(8)(picture(number))[0] for number in range(40)]
     seen = [image for batch in loader for image in batch.views[0].image]
-    return [next(n for n, view in enumerate(known) if torch.equal(view, image)) for image in seen]
+    return [next(n for n, view in enumerate(references) if torch.equal(view, image)) for image in seen]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -155,7 +155,7 @@ def test_webdataset_says_what_is_wrong(shards: Path, tmp_path: Path) -> None:
     stream = _stream(f"wds/set:{shards}")
     with pytest.raises(DataError, match=r"too few shards for 1 processes of 5 workers.*enough for 4"):
         load(stream, views=CenterView(8), superpixels=None, batch_size=4, workers=5)
-    _shard(tmp_path / "plain" / "a.tar", 0, 2, labelled=False)
+    _shard(tmp_path / "plain" / "a.tar", 0, 2, labeled=False)
     assert len(_stream(f"wds/set:{tmp_path}/plain")) == 2
     with pytest.raises(DataError, match=r"the 2 images .* have no labels; expected a \.cls"):
         open_images(f"wds/set:{tmp_path}/plain?num_classes=3")

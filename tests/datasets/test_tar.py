@@ -96,9 +96,9 @@ def test_one_tar_with_both_splits(tmp_path: Path) -> None:
 def test_a_tar_per_split(tmp_path: Path) -> None:
     (tmp_path / "train.tar").write_bytes(_tar(IMAGES))
     (tmp_path / "val.tar").write_bytes(_tar({"n01/v.png": _png(3)}))
-    for given in (tmp_path, tmp_path / "train.tar"):
-        assert _contents(read_split(given, "train")[0]) == IMAGES
-        assert list(_contents(read_split(given, "val")[0])) == ["n01/v.png"]
+    for argument in (tmp_path, tmp_path / "train.tar"):
+        assert _contents(read_split(argument, "train")[0]) == IMAGES
+        assert list(_contents(read_split(argument, "val")[0])) == ["n01/v.png"]
 
 
 def test_a_tar_per_class(tmp_path: Path) -> None:

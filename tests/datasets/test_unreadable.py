@@ -47,16 +47,16 @@ def test_what_pil_says_of_a_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_ledger_keeps_all_and_tells_a_few(caplog: pytest.LogCaptureFixture) -> None:
     ledger = Ledger()
-    found = [Unreadable(f"{index}.jpg", "torn") for index in range(SHOWN + 5)]
+    result = [Unreadable(f"{index}.jpg", "torn") for index in range(SHOWN + 5)]
     with caplog.at_level(logging.WARNING):
-        ledger.note(found[:2])
-        ledger.note(found)
+        ledger.note(result[:2])
+        ledger.note(result)
         ledger.note([Unreadable("0.jpg", "another reason")])
-    assert list(ledger.items()) == [tuple(each) for each in found]
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == SHOWN + 1
-    assert all(f"{index}.jpg (torn)" in told[index] for index in range(SHOWN))
-    assert "more images" in told[-1]
+    assert list(ledger.items()) == [tuple(one) for one in result]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == SHOWN + 1
+    assert all(f"{index}.jpg (torn)" in messages[index] for index in range(SHOWN))
+    assert "more images" in messages[-1]
 
 
 @pytest.mark.parametrize("kind", [Unreadable, Clipped])

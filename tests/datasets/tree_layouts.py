@@ -66,9 +66,9 @@ def write_cub(root: Path, images: Sequence[tuple[int, int, int]]) -> Path:
         "image_class_labels": [f"{image} {species}" for image, species, _ in images],
         "train_test_split": [f"{image} {train}" for image, _, train in images],
     }
-    for seed, (name, own) in enumerate(lines.items()):
-        random.Random(seed).shuffle(own)
-        (folder / f"{name}.txt").write_text("\n".join(own) + "\n")
+    for seed, (name, rows) in enumerate(lines.items()):
+        random.Random(seed).shuffle(rows)
+        (folder / f"{name}.txt").write_text("\n".join(rows) + "\n")
     return folder
 
 
