@@ -21,7 +21,7 @@ _strays: dict[torch.device, Tensor] = {}
 
 
 def partition(superpixels: Superpixels, images: Tensor) -> Tensor:
-    """The superpixels of a batch, held against their contract.
+    """The superpixels of a batch, compared with their contract.
 
     Args:
         superpixels: the backend.
@@ -33,7 +33,11 @@ def partition(superpixels: Superpixels, images: Tensor) -> Tensor:
     Raises:
         ContractError: if dtype, shape or (on a processor) a label is not as promised.
     """
-    labels = superpixels(images)
+    return checked(superpixels, superpixels(images), images)
+
+
+def checked(superpixels: Superpixels, labels: Tensor, images: Tensor) -> Tensor:
+    """Labels that superpixels returned, compared with their contract as in :func:`partition`."""
     shape = (len(images), *images.shape[-2:])
     if labels.dtype != torch.int32 or labels.shape != shape:
         raise ContractError(
@@ -79,10 +83,10 @@ def take_strays(device: torch.device) -> Tensor:
 
     Nothing waits for the device.
     """
-    found = torch.zeros((), device=device)
-    for place in [place for place in _strays if place.type == device.type]:
-        found = found + _strays.pop(place).to(device, torch.float32)
-    return found
+    count = torch.zeros((), device=device)
+    for other in [other for other in _strays if other.type == device.type]:
+        count = count + _strays.pop(other).to(device, torch.float32)
+    return count
 
 
 def _at_once(device: torch.device) -> bool:

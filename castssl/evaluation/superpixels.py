@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from castssl.contracts import Superpixels
-from castssl.errors import ContractError, DataError
+from castssl.errors import DataError
 from castssl.metrics.partition import (
     achievable_accuracy,
     boundary_recall,
     explained_variation,
     undersegmentation_error,
 )
-from castssl.superpixel_labels import bounded
+from castssl.superpixel_labels import checked
 
 TRUTHS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "recall": boundary_recall,
@@ -105,7 +105,7 @@ def compare(
                     built[name] = build()
                 partition, took = _partition(built[name], images, on_device)
                 if not turn:
-                    labels[name] = _checked(built[name], partition, images)
+                    labels[name] = checked(built[name], partition.cpu(), images)
             except Exception as fault:  # a plugin's code may raise anything
                 faults[name] = f"{type(fault).__name__}: {fault}"
             else:
@@ -133,13 +133,6 @@ def _partition(superpixels: Superpixels, images: Tensor, on_device: Tensor) -> t
     if cuda:
         torch.cuda.synchronize(on_device.device)
     return labels, clock() - began
-
-
-def _checked(superpixels: Superpixels, labels: Tensor, images: Tensor) -> Tensor:
-    shape, most = (len(images), *images.shape[2:]), superpixels.capacity(*images.shape[2:])
-    if labels.dtype != torch.int32 or labels.shape != shape:
-        raise ContractError(f"expected labels int32 {shape}, got {labels.dtype} {tuple(labels.shape)}")
-    return bounded(labels.cpu(), most, f"the capacity of {superpixels!r}")
 
 
 def _score(

@@ -87,13 +87,13 @@ def test_without_truth_there_is_only_variation() -> None:
         (lambda: Faulty(at=3), "RuntimeError: call 3"),
         (lambda: Faulty(plus=1), "ContractError: segments have labels from 1 to 16, expected 0 to 15"),
         (lambda: Faulty(plus=-1), "ContractError: segments have labels from -1 to 14, expected 0 to 15"),
-        (lambda: Faulty(dtype=torch.int64), "ContractError: expected labels int32"),
+        (lambda: Faulty(dtype=torch.int64), "returned torch.int64 of shape (1, 32, 32), expected torch.int32"),
     ],
 )
 def test_a_broken_backend_says_why_and_stops_nobody(build: Callable[[], Superpixels], fault: str) -> None:
     trials = compare({"a": Grid, "broken": build, "z": Grid}, samples.pixels(1), [None], rounds=3)
     assert [trial.name for trial in trials] == ["a", "broken", "z"]
-    assert trials[1].fault.startswith(fault)
+    assert fault in trials[1].fault
     assert trials[1].scores is None
     assert trials[1].labels is None
     assert trials[0].scores is not None
