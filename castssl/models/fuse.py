@@ -65,11 +65,12 @@ class Fusion(nn.Module):
 def masked_batch_norm(x: Tensor, valid: Tensor, norm: nn.BatchNorm1d | nn.SyncBatchNorm) -> Tensor:
     """Batch norm in training mode whose statistics, also the running ones, are those of the valid rows.
 
-    Where ``norm`` was converted to ``SyncBatchNorm``, they are those of its processes' valid rows.
+    With whole numbers in place of ``valid``, a row counts as if it were there so many times.  Where ``norm``
+    was converted to ``SyncBatchNorm``, the statistics are those of its processes' valid rows.
 
     Args:
         x: float (B, N, C); the rows that are not valid must be finite, too.
-        valid: bool (B, N).
+        valid: bool (B, N), or float (B, N) whole numbers from 0.
         norm: the parameters and the running statistics, which are updated.
 
     Returns:
