@@ -11,7 +11,7 @@ from torch.utils.data import Sampler
 from castssl.errors import ConfigError
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class EpochBatches(Sampler[list[int]]):
     """The batches of one epoch on one rank.
 

@@ -62,7 +62,7 @@ class Sample(NamedTuple):
     plan: Plan | None = None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Images(Dataset[tuple[Image.Image, Tensor]]):
     """A map-style data set: ``images[i] -> (RGB image, label path int64 (L,))``.
 

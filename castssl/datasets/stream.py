@@ -334,7 +334,7 @@ def class_number(label: object, classes: int, where: str) -> int:
         return -1
     try:
         number = int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = -2
     if not -1 <= number < classes or (isinstance(value, float) and number != value):
         raise DataError(
