@@ -14,13 +14,14 @@ from castssl.contracts import Encoder
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import CastError, DataError
 from castssl.models.create import create
-from castssl.modes import kept_random_state
 from castssl.types import LabelTree
 
 State = dict[str, Tensor]
 Which = Literal["base", "momentum"]
 MOMENTUM = "momentum_model."
 """Before the names in ``extra`` of a momentum encoder and its projector."""
+_OF_BOTH = ("encoder.", "projector.", "published.")
+"""Before the names of tensors that the momentum encoder has a copy of."""
 
 
 @dataclass
@@ -52,7 +53,6 @@ class Checkpoint:
     source: str = "these weights"
     report: Report = field(default_factory=Report)
 
-    @kept_random_state()
     def build(self) -> Encoder:
         """The encoder with its weights, in evaluation mode; float64 where the weights are.
 
@@ -113,28 +113,15 @@ class Checkpoint:
             raise DataError(
                 f"{self.source} has no {which} encoder; only MoCo's checkpoints have, leave which out"
             )
-        other = {f"{MOMENTUM}encoder.{name}": value for name, value in self.encoder.items()}
-        for name, value in self.extra.items():
-            if name.startswith(f"{MOMENTUM}projector."):
-                other[name.removeprefix(MOMENTUM)] = value
-            elif name.startswith("projector."):
-                other[MOMENTUM + name] = value
-            elif not name.startswith(MOMENTUM):
-                other[name] = value
-        return replace(self, encoder=momentum, extra=_swap_published(other))
+        swapped = {}
+        for name, value in {**self.extra, **{f"encoder.{n}": v for n, v in self.encoder.items()}}.items():
+            if name.startswith(MOMENTUM):
+                swapped[name.removeprefix(MOMENTUM)] = value
+            else:
+                swapped[MOMENTUM + name if name.startswith(_OF_BOTH) else name] = value
+        extra = {name: value for name, value in swapped.items() if not name.startswith("encoder.")}
+        return replace(self, encoder=momentum, extra=extra)
 
     def under(self, prefix: str) -> State:
         """The tensors in ``extra`` whose names begin so, without that beginning."""
         return {n.removeprefix(prefix): v for n, v in self.extra.items() if n.startswith(prefix)}
-
-
-def _swap_published(extra: State) -> State:
-    """Exchange what the published layout keeps of the two branches."""
-    base, momentum = "published.", f"published.{MOMENTUM}"
-    swapped = {n: v for n, v in extra.items() if not n.startswith(base)}
-    for name, value in extra.items():
-        if name.startswith(momentum):
-            swapped[base + name.removeprefix(momentum)] = value
-        elif name.startswith(base):
-            swapped[momentum + name.removeprefix(base)] = value
-    return swapped

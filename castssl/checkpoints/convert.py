@@ -15,9 +15,8 @@ from castssl.checkpoints import native
 from castssl.checkpoints.checkpoint import State, Which
 from castssl.checkpoints.load import Source, read
 from castssl.checkpoints.official import Stage, encode
-from castssl.checkpoints.official_layout import Layout
+from castssl.checkpoints.official_layout import Layout, Published
 from castssl.checkpoints.official_model import adapt, as_published
-from castssl.checkpoints.official_parts import Published
 from castssl.checkpoints.report import Report
 from castssl.errors import DataError
 from castssl.files import atomic_write, write_tensors
@@ -112,7 +111,7 @@ def official_state(published: Published) -> State:
 
 
 def _spelt(layout: Layout, plain: State) -> State:
-    return {name: value for key, value in plain.items() for name in layout.spelt(key)}
+    return {name: value for key, value in plain.items() for name in layout.spellings(key)}
 
 
 def _wrapped(layout: Layout, state: State) -> dict[str, Any]:

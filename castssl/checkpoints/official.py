@@ -14,17 +14,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from castssl.checkpoints.checkpoint import MOMENTUM, Checkpoint
+from castssl.checkpoints.checkpoint import MOMENTUM, Checkpoint, State
 from castssl.checkpoints.official_layout import (
     FUSED,
     LEARNED,
     LEVELS,
     Layout,
-    State,
+    Published,
     Variant,
+    check,
     head_shapes,
+    take_apart,
 )
-from castssl.checkpoints.official_parts import Published, check, take_apart
 from castssl.checkpoints.report import Report
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import DataError
@@ -78,7 +79,7 @@ def decode(content: Mapping[str, Any], *, ema: bool = False, source: str = "this
     if momentum := published.momentum:
         extra |= {f"{MOMENTUM}encoder.{n}": value for n, value in encoder_state(layout, momentum).items()}
         extra |= _under_ours(f"{MOMENTUM}projector.", momentum, "head.")
-        extra |= _left_over(layout, momentum, KEPT + MOMENTUM)
+        extra |= _left_over(layout, momentum, MOMENTUM + KEPT)
     added = "the position table's first row" if layout.learned else "pe_token (of zeros in the released code)"
     report.changed["cls_token"] = f"{added} is added to it"
     if beside := sorted({name.partition(".")[0] for name in extra}):
@@ -121,13 +122,14 @@ def _left_over(layout: Layout, state: State, prefix: str) -> State:
     names = ["pe_token", *_SPARE]
     if layout.variant == "cast_seg_deit":
         names += [name for name in state if name.startswith("head.")]
-    kept |= {name: state[name] for name in names if name in state and layout.ours(name) is None}
+    kept |= {name: state[name] for name in names if name in state and name not in layout.encoder_names}
     return {prefix + name: value for name, value in kept.items()}
 
 
 def encoder_state(layout: Layout, state: Mapping[str, Tensor]) -> State:
     """What our encoder's ``load_state_dict`` takes."""
-    ours = {new: value for name, value in state.items() if (new := layout.ours(name))}
+    names = layout.encoder_names
+    ours = {names[name]: value for name, value in state.items() if name in names}
     table = ours["positions"]
     ours["cls_token"] = ours["cls_token"] + _offset(layout, state)
     cells = table[:, 1:] if layout.learned else table
@@ -199,14 +201,15 @@ def encode(checkpoint: Checkpoint) -> Published:
         tuple(head_shapes({"cls_token": ours["cls_token"], **heads})),
     )
     state = _published_state(layout, ours, kept) | heads
-    check(state, layout.shapes, variant, layout.spelt)
-    report = Report(variant=variant, used=list(ours), renamed={layout.ours(n) or n: n for n in state})
+    check(state, layout.shapes, variant, layout.spellings)
+    names = layout.encoder_names
+    report = Report(variant=variant, used=list(ours), renamed={names.get(n, n): n for n in state})
     report.notes += _differences(checkpoint, variant)
     momentum: State = {}
     if tensors := checkpoint.under(f"{MOMENTUM}encoder."):
-        momentum = _published_state(layout, tensors, checkpoint.under(KEPT + MOMENTUM))
+        momentum = _published_state(layout, tensors, checkpoint.under(MOMENTUM + KEPT))
         momentum |= _head_of_layers(checkpoint.under(f"{MOMENTUM}projector.layers."))
-        check(momentum, layout.shapes, f"{variant}, the momentum encoder", layout.spelt)
+        check(momentum, layout.shapes, f"{variant}, the momentum encoder", layout.spellings)
     predictor = checkpoint.under("predictor.layers.")
     return Published(layout, state, predictor, momentum, config.dense and variant == "cast_seg", report)
 
@@ -216,9 +219,8 @@ def _head_of_layers(layers: State) -> State:
 
 
 def _published_state(layout: Layout, ours: State, kept: State) -> State:
-    state = {name: ours[new] for name in layout.shapes if (new := layout.ours(name)) and new in ours}
-    strange = ours.keys() - {layout.ours(name) for name in state}
-    if strange:
+    state = {name: ours[new] for name, new in layout.encoder_names.items() if new in ours}
+    if strange := ours.keys() - set(layout.encoder_names.values()):
         raise DataError(f"the published {layout.variant} has no place for {sorted(strange)[:_SHOWN]}")
     cls = state["cls_token"]
     offset = kept.get("cls_position", torch.zeros_like(cls))

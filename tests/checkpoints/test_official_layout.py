@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from castssl.checkpoints.official_layout import Layout, Variant, head_shapes, recognize, stage_depths
+from castssl.checkpoints.official_layout import Layout, Variant, find_variant, head_shapes, stage_depths
 from castssl.errors import DataError
 from castssl.models.create import create
 from tests.checkpoints import checkpoints
@@ -33,7 +33,7 @@ def test_as_many_entries_as_the_released_code_writes(
     heads = [(f"{n}.{k}", s) for n, c in zip(names, classes, strict=False) for k, s in (("weight", (c, 384)), ("bias", (c,)))]  # fmt: skip # noqa: E501
     rows = 785 if "deit" in variant else 784
     layout = Layout(variant, 384, checkpoints.DEPTHS[blocks], rows, tuple(heads))
-    names_written = [name for plain in layout.shapes for name in layout.spelt(plain)]
+    names_written = [name for plain in layout.shapes for name in layout.spellings(plain)]
     assert len(names_written) == len(set(names_written)) == entries
 
 
@@ -42,11 +42,11 @@ def test_as_many_entries_as_the_released_code_writes(
 def test_a_second_description_agrees(variant: Variant, blocks: int) -> None:
     """Names and shapes as tests/parity writes them down."""
     state = checkpoints.state(variant, *((5, 3) if variant == "cast_deit_hier" else (4,)), blocks=blocks)
-    assert recognize(state) == variant
+    assert find_variant(state) == variant
     assert stage_depths(state) == checkpoints.DEPTHS[blocks]
     layout = Layout(variant, 48, stage_depths(state), state["pos_embed"].shape[1], tuple(head_shapes(state)))
     assert layout.side == 4
-    spelt = {name: shape for plain, shape in layout.shapes.items() for name in layout.spelt(plain)}
+    spelt = {name: shape for plain, shape in layout.shapes.items() for name in layout.spellings(plain)}
     assert spelt == {name: tuple(value.shape) for name, value in state.items()}
 
 
@@ -59,7 +59,7 @@ def test_our_names_are_those_of_the_encoder(variant: Variant, name: str) -> None
         encoder = create(name)
     depths = (6, 3, 3, 3) if "deep" in name else (3, 3, 3, 2)
     layout = Layout(variant, encoder.dim, depths, 784)
-    ours = {new: shape for plain, shape in layout.shapes.items() if (new := layout.ours(plain))}
+    ours = {new: layout.shapes[plain] for plain, new in layout.encoder_names.items()}
     table = ours.pop("positions")
     theirs = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
     assert theirs.pop("positions") == (1, table[2], 28, 28)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from castssl import load_official
 from castssl.checkpoints import read
-from castssl.checkpoints.official_parts import take_apart
+from castssl.checkpoints.official_layout import take_apart
 from castssl.errors import DataError
 from tests.checkpoints import checkpoints
 from tests.checkpoints.checkpoints import SIZES, VARIANTS, state
@@ -82,8 +82,7 @@ def test_the_encoder_that_comes_first_is_explicit() -> None:
         for name, value in one.encoder.items():
             assert torch.equal(other.extra[f"momentum_model.encoder.{name}"], value), name
         for prefix in ("projector.", "published."):
-            kept = prefix == "published."
-            copied = other.under(f"{prefix}momentum_model." if kept else f"momentum_model.{prefix}")
+            copied = other.under(f"momentum_model.{prefix}")
             own = {name: v for name, v in one.under(prefix).items() if not name.startswith("momentum_model.")}
             assert own.keys() == copied.keys() != set()
             assert all(torch.equal(copied[name], value) for name, value in own.items())
@@ -157,7 +156,7 @@ def test_a_faulty_state_dict_is_refused_by_name(fault: str) -> None:
 
 def test_faults_in_the_other_parts_of_a_moco_checkpoint() -> None:
     for key, message in {
-        "module.momentum_encoder.norm.bias": r"the other branch: missing \['norm.bias'\]",
+        "module.momentum_encoder.norm.bias": r"the momentum encoder: missing \['norm.bias'\]",
         "module.predictor.3.weight": r"predictor: missing \['3.weight'\]",
         "module.base_encoder.head.6.weight": r"missing \['head.6.weight'\]",
     }.items():

@@ -1,4 +1,4 @@
-"""The way from a command's --weights to the encoder is short: few files, in few rooms."""
+"""Few files in few rooms lie between a command's ``--weights`` and the encoder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import pytest
 import torch
 from PIL import Image
 
@@ -18,17 +19,17 @@ from castssl.models.create import create
 from tests.checkpoints import checkpoints
 
 PACKAGE = Path(castssl.__file__).parent
-WHOLE = "checkpoints/load.py load_encoder"
+BEGINS, ENDS = "commands/segment.py _segment", "checkpoints/load.py load_encoder"
 BUILDS = "models/create.py create"
 STAYS, ROOMS = 8, 4
 COMPREHENSIONS = {"<genexpr>", "<listcomp>", "<dictcomp>", "<setcomp>"}
 
 
 class Way:
-    """The functions of castssl that are entered from the call of ``load_encoder`` until it returns.
+    """The castssl functions that are called from the command's function until ``load_encoder`` returns.
 
-    What runs within ``create`` builds the encoder, and what runs within an import follows no argument:
-    neither is on the way.  A comprehension is no function of its own; Python 3.12 has no frame for most.
+    Functions called by ``create`` build the encoder, and imports follow no argument: both are left out.  A
+    comprehension is no function of its own; Python 3.12 has no frame for most of them.
     """
 
     def __init__(self) -> None:
@@ -44,10 +45,10 @@ class Way:
             return
         name = self._name(frame)
         if event == "return":
-            self._done = name == WHOLE
+            self._done = name == ENDS
         elif frame.f_code.co_name == "<module>":
             self._inside = frame
-        elif name == WHOLE or (self.functions and name):
+        elif name == BEGINS or (self.functions and name):
             self.functions.append(name)
             self._inside = frame if name == BUILDS else None
 
@@ -85,7 +86,8 @@ def follow(weights: Path, folder: Path) -> Way:
     return way
 
 
-def check(way: Way, stays: list[str]) -> None:
+def check(way: Way) -> None:
+    stays = way.stays()
     shown = " -> ".join(way.stays())
     assert BUILDS in way.functions, shown
     rooms = {file.partition("/")[0] for file in stays}
@@ -95,12 +97,11 @@ def check(way: Way, stays: list[str]) -> None:
 
 def test_few_stays_lie_between_a_runs_folder_and_its_encoder(tmp_path: Path) -> None:
     save_encoder(create("nano", image_size=32), tmp_path / "encoder.safetensors")
-    way = follow(tmp_path, tmp_path)
-    check(way, way.stays())
+    check(follow(tmp_path, tmp_path))
 
 
-def test_few_files_lie_between_a_published_file_and_its_encoder(tmp_path: Path) -> None:
-    """Different files: the layout is asked once for each tensor, which makes a stay of each answer."""
-    torch.save({"model": checkpoints.state("cast_deit", 4)}, tmp_path / "in.pth")
-    way = follow(tmp_path / "in.pth", tmp_path)
-    check(way, list(dict.fromkeys(way.stays())))
+@pytest.mark.parametrize("variant", ["cast", "cast_deit", "cast_seg", "moco"])
+def test_few_stays_lie_between_a_published_file_and_its_encoder(variant: str, tmp_path: Path) -> None:
+    content = checkpoints.moco() if variant == "moco" else {"model": checkpoints.state(variant, 4)}
+    torch.save(content, tmp_path / "in.pth")
+    check(follow(tmp_path / "in.pth", tmp_path))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from castssl.checkpoints.official_layout import Layout, find_variant, merge_spellings
+from castssl.checkpoints.report import Report
 from castssl.tokens.positions import sin_cos
 from tests.parity import filler
 
@@ -126,3 +128,10 @@ def spell(state: dict[str, Tensor], depths: tuple[int, ...], how: str) -> dict[s
         if how == "local":
             out[f"blocks{stage + 1}.{local}.{rest}"] = value
     return out
+
+
+def encoder_name(key: str) -> str:
+    """castssl's name of a tensor in a published model of one block a stage, in any spelling."""
+    depths = (1, 1, 1, 1)
+    (plain,) = state = merge_spellings({key: torch.empty(0)}, depths, Report())
+    return Layout(find_variant(state), 24, depths, 1).encoder_names.get(plain, plain)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from castssl.checkpoints.load import load_official
 from castssl.checkpoints.official_model import Official
-from castssl.checkpoints.official_parts import rename
 from castssl.pooling.graph import GraphPool
 from castssl.types import View
+from tests.parity import published as layouts
 from tests.parity import stored
 
 SIZES = (16, 9, 6, 4, 2)
@@ -74,7 +74,7 @@ def gradients(model: Official, variant: str, names: set[str]) -> dict[str, Tenso
     named = {k.removeprefix("encoder."): p for k, p in model.named_parameters()}
     found: dict[str, Tensor] = {}
     for name in names:
-        (ours,) = rename({name: torch.empty(0)}, (1, 1, 1, 1))
+        ours = layouts.encoder_name(name)
         first, _, last = ours.partition(".")
         parameter = named.pop(f"{HEADS[first]}.{last}" if first in HEADS else ours)
         grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
