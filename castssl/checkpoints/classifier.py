@@ -23,7 +23,7 @@ from castssl.registry import build, load
 from castssl.types import LabelTree
 
 TRAINS = "recipes/hcast.py and recipes/deit_in1k.py train one"
-"""The next step for who has no classifier."""
+"""The next step where there is no classifier."""
 
 
 class Classifier(NamedTuple):
@@ -67,8 +67,8 @@ def save_classifier(
     merged = {**values(load("objectives", name), parsed), **(options or {})}
     encoder = objective.branch(branch)
     state = dict(encoder.state_dict())
-    made = Checkpoint(encoder.config, state, objective.heads(branch), {}, name, merged, labels)
-    return native.write(made, path)
+    written = Checkpoint(encoder.config, state, objective.heads(branch), {}, name, merged, labels)
+    return native.write(written, path)
 
 
 @kept_random_state()
@@ -95,14 +95,14 @@ def load_classifier(
     checkpoint = read(source)
     if sizes is not None:
         if not checkpoint.variant:
-            own = checkpoint.config.sizes
-            raise DataError(f"{checkpoint.source} holds its sizes, {own}; leave sizes out")
+            stored = checkpoint.config.sizes
+            raise DataError(f"{checkpoint.source} holds its sizes, {stored}; leave sizes out")
         checkpoint = adapt(checkpoint, None, None, sizes)
-    found = classifiers(checkpoint)
-    if not checkpoint.objective or not (checkpoint.labels or found):
+    linear_heads = classifiers(checkpoint)
+    if not checkpoint.objective or not (checkpoint.labels or linear_heads):
         what = f"is a {checkpoint.variant}" if checkpoint.variant else "holds an encoder"
         raise DataError(f"{checkpoint.source} {what} without a classifier of images; {TRAINS}")
-    saved = checkpoint.labels or _numbered([head.out_features for head in reversed(found)])
+    saved = checkpoint.labels or _numbered([head.out_features for head in reversed(linear_heads)])
     # The average would be a second copy that nothing needs.
     options = {key: value for key, value in checkpoint.options.items() if key != "ema"}
     encoder = checkpoint.build()
@@ -137,12 +137,14 @@ def check_heads(objective: Supervised, heads: Mapping[str, Tensor]) -> None:
         DataError: if names or shapes differ; the message has the first of them.
     """
     wanted = {name: tuple(value.shape) for name, value in objective.heads().items()}
-    given = {name: tuple(value.shape) for name, value in heads.items()}
-    if wanted != given:
-        differ = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
+    actual = {name: tuple(value.shape) for name, value in heads.items()}
+    if wanted != actual:
+        differ = sorted(
+            name for name in wanted.keys() | actual.keys() if wanted.get(name) != actual.get(name)
+        )
         raise DataError(
             f"these classifiers do not fit a {type(objective).__name__} of {objective.classes} classes:"
-            f" {differ[0]} has shape {given.get(differ[0])}, expected {wanted.get(differ[0])}"
+            f" {differ[0]} has shape {actual.get(differ[0])}, expected {wanted.get(differ[0])}"
             f" ({len(differ)} tensors differ); None: there is no such tensor"
         )
 
@@ -170,7 +172,7 @@ def _renamed(saved: LabelTree, labels: LabelTree | None) -> LabelTree:
         return saved
     if labels.sizes != saved.sizes:
         raise DataError(
-            f"the weights tell {saved.sizes} classes apart, coarse to fine, but the label tree has"
+            f"the weights classify {saved.sizes} classes, coarse to fine, but the label tree has"
             f" {labels.sizes}; give the tree of the data that they were trained on"
         )
     return labels

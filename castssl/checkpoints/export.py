@@ -64,13 +64,13 @@ class Flat(nn.Module):
         """
         hierarchy, served = self._run(View(image, segments))
         rows = [stage.cls[:, 0] for stage in served.stages]
-        found = {"features": rows[-1]}
+        outputs = {"features": rows[-1]}
         for i, head in enumerate(self.heads):
             name = "logits" if len(self.heads) == 1 else f"logits{i}"
-            found[name] = head(rows[i - len(self.heads)])
+            outputs[name] = head(rows[i - len(self.heads)])
         for i, stage in enumerate(hierarchy.stages):
-            found |= {f"tokens{i}": stage.x, f"mass{i}": stage.mass, f"labels{i}": hierarchy.labels(i)}
-        return found | {f"assign{i}": assign for i, assign in enumerate(hierarchy.assigns)}
+            outputs |= {f"tokens{i}": stage.x, f"mass{i}": stage.mass, f"labels{i}": hierarchy.labels(i)}
+        return outputs | {f"assign{i}": assign for i, assign in enumerate(hierarchy.assigns)}
 
     def _run(self, view: View) -> tuple[Hierarchy, Hierarchy]:
         """All stages, and those that serve the class token; nothing is computed twice."""
@@ -121,7 +121,7 @@ def export(traced: Traced, path: str | Path, *, to: To, about: Mapping[str, Any]
         PluginError: if a library is missing; the message has the command that installs it.
     """
     require(to)
-    known = {
+    description = {
         "image_size": traced.image_size,
         "sizes": traced.sizes,
         "mean": MEAN,
@@ -131,10 +131,10 @@ def export(traced: Traced, path: str | Path, *, to: To, about: Mapping[str, Any]
     path = Path(path)
     with atomic_write(path, "exported model", shared=True) as aside:
         if to == "onnx":
-            _write_onnx(traced, aside, json.dumps(known))
+            _write_onnx(traced, aside, json.dumps(description))
         else:
             with open(aside, "wb") as file:
-                torch.export.save(traced.program, file, extra_files={SETTINGS: json.dumps(known)})
+                torch.export.save(traced.program, file, extra_files={SETTINGS: json.dumps(description)})
     return path
 
 
@@ -171,8 +171,8 @@ def load(path: str | Path) -> Run:
 
         return reload
     session = _session(path)
-    inputs = {each.name for each in session.get_inputs()}
-    outputs = [each.name for each in session.get_outputs()]
+    inputs = {tensor.name for tensor in session.get_inputs()}
+    outputs = [tensor.name for tensor in session.get_outputs()]
 
     def run(image: Tensor, segments: Tensor) -> dict[str, Tensor]:
         fed = {"image": image.numpy(), "segments": segments.numpy()}
@@ -191,9 +191,9 @@ def about(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if path.suffix == ".onnx" and path.is_file():
-        held = _session(path).get_modelmeta().custom_metadata_map
-        if SETTINGS in held:
-            return dict(json.loads(held[SETTINGS]))
+        metadata = _session(path).get_modelmeta().custom_metadata_map
+        if SETTINGS in metadata:
+            return dict(json.loads(metadata[SETTINGS]))
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
@@ -217,12 +217,12 @@ def difference(flat: Flat, path: str | Path, image: Tensor, segments: Tensor) ->
     Raises:
         DataError, PluginError: as :func:`load` does.
     """
-    found = load(path)(image, segments)
+    outputs = load(path)(image, segments)
     with evaluating(flat), torch.no_grad():
         expected = flat(image, segments)
     labels = {name for name, value in expected.items() if not value.is_floating_point()}
-    values = [float((found[name] - expected[name]).abs().max()) for name in expected.keys() - labels]
-    return Difference(max(values), max(float((found[n] != expected[n]).float().mean()) for n in labels))
+    values = [float((outputs[name] - expected[name]).abs().max()) for name in expected.keys() - labels]
+    return Difference(max(values), max(float((outputs[n] != expected[n]).float().mean()) for n in labels))
 
 
 def _session(path: Path) -> Any:

@@ -109,7 +109,7 @@ def push_to_hub(
 def make_card(encoder: Encoder, **fields: str) -> ModelCard:
     """The model card of an encoder; ``fields`` as :func:`save_pretrained` takes them."""
     config = encoder.config
-    known: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "model_name": config.name,
         "model": config.name,
         "parameters": f"{sum(p.numel() for p in encoder.parameters()):,}",
@@ -121,5 +121,5 @@ def make_card(encoder: Encoder, **fields: str) -> ModelCard:
         "source": f"hf:{fields['repo_id']}" if "repo_id" in fields else "",
     }
     data = ModelCardData(library_name="castssl", tags=["superpixels", "cast"])
-    card: ModelCard = ModelCard.from_template(data, template_str=CARD, **{**known, **fields})
+    card: ModelCard = ModelCard.from_template(data, template_str=CARD, **{**defaults, **fields})
     return card

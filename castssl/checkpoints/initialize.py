@@ -71,8 +71,8 @@ def initialize(
         return report
     encoder = target.encoder if isinstance(target, Supervised) else target
     taken = _taken(encoder, checkpoint, checkpoint.encoder)
-    for each in objective.encoders() if objective else [encoder]:
-        each.load_state_dict(taken, strict=False)
+    for module in objective.encoders() if objective else [encoder]:
+        module.load_state_dict(taken, strict=False)
     if objective is None:
         return report
     if heads:
@@ -98,20 +98,20 @@ def _moco(objective: MoCoV3, checkpoint: Checkpoint) -> None:
         "predictor": objective.model.predictor,
         projector: momentum_model.projector,
     }
-    found = {name: tensors for name in parts if (tensors := checkpoint.under(f"{name}."))}
-    for name, tensors in found.items():
+    weights = {name: tensors for name in parts if (tensors := checkpoint.under(f"{name}."))}
+    for name, tensors in weights.items():
         _check_widths(name, parts[name], tensors, checkpoint.source)
     # Nothing is loaded before all of it fits.
     objective.encoder.load_state_dict(taken, strict=False)
     momentum_model.encoder.load_state_dict(copied, strict=False)
     for name, part in parts.items():
-        if name in found:
-            part.load_state_dict(found[name])
+        if name in weights:
+            part.load_state_dict(weights[name])
         elif name == projector:
             part.load_state_dict(objective.model.projector.state_dict())
         else:
             checkpoint.report.notes.append(f"not in the weights, begins afresh: {name}.*")
-    with_it = [f"{name}.*" for name in (*([f"{MOMENTUM}encoder"] if momentum else []), *found)]
+    with_it = [f"{name}.*" for name in (*([f"{MOMENTUM}encoder"] if momentum else []), *weights)]
     if with_it:
         checkpoint.report.notes.append(f"taken over beside the encoder: {', '.join(with_it)}")
     if not momentum:
@@ -119,32 +119,34 @@ def _moco(objective: MoCoV3, checkpoint: Checkpoint) -> None:
 
 
 def _check_widths(name: str, part: nn.Module, tensors: State, source: str) -> None:
-    own = {key: tuple(value.shape) for key, value in part.state_dict().items()}
-    given = {key: tuple(value.shape) for key, value in tensors.items()}
-    if own != given:
-        key = next(key for key in {**own, **given} if own.get(key) != given.get(key))
+    wanted = {key: tuple(value.shape) for key, value in part.state_dict().items()}
+    actual = {key: tuple(value.shape) for key, value in tensors.items()}
+    if wanted != actual:
+        key = next(key for key in {**wanted, **actual} if wanted.get(key) != actual.get(key))
         raise DataError(
-            f"the {name} in {source} has other widths: {key} has shape {given.get(key)}, expected"
-            f" {own.get(key)}; give --hidden and --out-dim of the weights"
+            f"the {name} in {source} has other widths: {key} has shape {actual.get(key)}, expected"
+            f" {wanted.get(key)}; give --hidden and --out-dim of the weights"
         )
 
 
 def _taken(encoder: Encoder, checkpoint: Checkpoint, tensors: State) -> State:
     """The tensors to load, once it is clear that they are this model's."""
-    own, found, report = encoder.state_dict(), dict(tensors), checkpoint.report
-    if "positions" in own and "positions" in found:
-        found["positions"] = _table(own["positions"], found["positions"], report)
-    lacking = {name for name in own if name not in found}
-    spare = {name for name in found if name not in own}
-    for name in own.keys() & found.keys():
-        if own[name].shape != found[name].shape and name.startswith(_MAY_DIFFER):
+    wanted, weights, report = encoder.state_dict(), dict(tensors), checkpoint.report
+    if "positions" in wanted and "positions" in weights:
+        weights["positions"] = _table(wanted["positions"], weights["positions"], report)
+    lacking = {name for name in wanted if name not in weights}
+    spare = {name for name in weights if name not in wanted}
+    for name in wanted.keys() & weights.keys():
+        if wanted[name].shape != weights[name].shape and name.startswith(_MAY_DIFFER):
             lacking.add(name)
             spare.add(name)
     needed = sorted(name for name in lacking | spare if not name.startswith(_MAY_DIFFER))
-    wrong = sorted(n for n in own.keys() & found.keys() if own[n].shape != found[n].shape and n not in spare)
+    wrong = sorted(
+        n for n in wanted.keys() & weights.keys() if wanted[n].shape != weights[n].shape and n not in spare
+    )
     theirs, mine = checkpoint.config, encoder.config
     if needed or wrong:
-        refusal = _refusal((theirs.name, mine.name), needed + wrong, own, found)
+        refusal = _refusal((theirs.name, mine.name), needed + wrong, wanted, weights)
         raise DataError(f"{checkpoint.source} holds a {refusal}")
     if lacking:
         report.notes.append(f"not in the weights, begin afresh: {_groups(lacking)}")
@@ -153,16 +155,16 @@ def _taken(encoder: Encoder, checkpoint: Checkpoint, tensors: State) -> State:
     if theirs.name != mine.name:
         report.notes.append(f"weights of a {theirs.name} in a {mine.name}")
     _compare(theirs, mine, report)
-    return {name: value for name, value in found.items() if name not in spare}
+    return {name: value for name, value in weights.items() if name not in spare}
 
 
-def _table(own: Tensor, found: Tensor, report: Report) -> Tensor:
-    height, width = own.shape[-2:]
-    if found.shape[-2:] != (height, width):
-        before = " x ".join(map(str, found.shape[-2:]))
+def _table(wanted: Tensor, weights: Tensor, report: Report) -> Tensor:
+    height, width = wanted.shape[-2:]
+    if weights.shape[-2:] != (height, width):
+        before = " x ".join(map(str, weights.shape[-2:]))
         report.changed["positions"] = f"grid {before} -> {height} x {width}, bicubic"
     with torch.no_grad():
-        return resize(found, height, width)
+        return resize(weights, height, width)
 
 
 def _compare(theirs: EncoderConfig, mine: EncoderConfig, report: Report) -> None:
@@ -175,17 +177,17 @@ def _compare(theirs: EncoderConfig, mine: EncoderConfig, report: Report) -> None
 
 
 def _refusal(
-    names: tuple[str, str], differ: list[str], own: Mapping[str, Tensor], found: Mapping[str, Tensor]
+    names: tuple[str, str], differ: list[str], wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 ) -> str:
     """In words how the weights' tensors differ from the model's."""
     theirs, mine = names
     parts = [f"{theirs}, which cannot start a {mine}"]
-    if missing := [name for name in differ if name not in found]:
+    if missing := [name for name in differ if name not in weights]:
         parts.append(f"it lacks {missing[:_SHOWN]} ({len(missing)})")
-    if left := [name for name in differ if name not in own]:
+    if left := [name for name in differ if name not in wanted]:
         parts.append(f"it has {left[:_SHOWN]} ({len(left)}), which the model has not")
-    if wrong := [name for name in differ if name in own and name in found]:
-        shapes = f"{tuple(found[wrong[0]].shape)}, expected {tuple(own[wrong[0]].shape)}"
+    if wrong := [name for name in differ if name in wanted and name in weights]:
+        shapes = f"{tuple(weights[wrong[0]].shape)}, expected {tuple(wanted[wrong[0]].shape)}"
         parts.append(f"{wrong[0]} has shape {shapes} ({len(wrong)} tensors differ)")
     if theirs in PRESETS or ":" in theirs:
         parts.append(f"build the model that the weights are of: --model {theirs}")
@@ -194,8 +196,8 @@ def _refusal(
 
 def _groups(names: set[str]) -> str:
     """``poolings.0.*, norm.*`` for many tensors."""
-    cut = {".".join(name.split(".")[: 2 if name.startswith("poolings.") else 1]) for name in names}
-    return ", ".join(f"{name}.*" for name in sorted(cut))
+    groups = {".".join(name.split(".")[: 2 if name.startswith("poolings.") else 1]) for name in names}
+    return ", ".join(f"{name}.*" for name in sorted(groups))
 
 
 def _same_classes(checkpoint: Checkpoint, labels: LabelTree | None) -> None:
@@ -204,8 +206,8 @@ def _same_classes(checkpoint: Checkpoint, labels: LabelTree | None) -> None:
     if saved is None or labels is None:
         return
     if saved.names and labels.names and saved.names != labels.names:
-        theirs, ours = (set(chain(*tree.names)) for tree in (saved, labels))
-        strange = sorted(theirs ^ ours) or ["the same names in another order"]
+        theirs, present = (set(chain(*tree.names)) for tree in (saved, labels))
+        strange = sorted(theirs ^ present) or ["the same names in another order"]
         raise DataError(
             f"{checkpoint.source} has classifiers for other classes than this data: {strange[:_SHOWN]}; leave"
             " heads out to train new ones"

@@ -76,25 +76,25 @@ def locate(source: str | Path) -> Path:
     if isinstance(source, str) and source.startswith(HUB):
         return _download(source.removeprefix(HUB))
     path = Path(source).expanduser()
-    found = [path / name for name in NAMES] if path.is_dir() else [path]
-    if not (there := [each for each in found if each.is_file()]):
+    paths = [path / name for name in NAMES] if path.is_dir() else [path]
+    if not (existing := [file for file in paths if file.is_file()]):
         raise DataError(
             f"no weights at {source}; expected a finished run's folder, a .safetensors, .pth, .pth.tar or .pt"
             " file, or hf:USER/NAME"
         )
-    return there[0]
+    return existing[0]
 
 
 def _download(name: str) -> Path:
     shared, trained = reversed(NAMES)
     try:
         try:
-            found = Path(hf_hub_download(name, shared))
+            path = Path(hf_hub_download(name, shared))
         except EntryNotFoundError:
             return Path(hf_hub_download(name, trained))
         with suppress(EntryNotFoundError):  # For weights without metadata.
             hf_hub_download(name, SETTINGS_FILE)
-        return found
+        return path
     except Exception as error:  # the library raises its own, httpx's and the system's
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             neither = f"{HUB}{name} has neither {shared} nor {trained}, and no other is read"

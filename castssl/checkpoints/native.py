@@ -69,24 +69,24 @@ def save_objective(objective: Objective, encoder: Encoder, path: str | Path) -> 
     """
     state = {name.removeprefix("model."): value for name, value in objective.state_dict().items()}
     extra = {name: value for name, value in state.items() if not name.startswith("encoder.")}
-    made = Checkpoint(encoder.config, dict(objective.encoder.state_dict()), extra=extra)
+    checkpoint = Checkpoint(encoder.config, dict(objective.encoder.state_dict()), extra=extra)
     if encoder is not objective.encoder:
-        made = (
-            made.choose("momentum")
-            if made.under(f"{MOMENTUM}encoder.")
-            else replace(made, encoder=dict(encoder.state_dict()), extra={})
+        checkpoint = (
+            checkpoint.choose("momentum")
+            if checkpoint.under(f"{MOMENTUM}encoder.")
+            else replace(checkpoint, encoder=dict(encoder.state_dict()), extra={})
         )
-    return write(made, path)
+    return write(checkpoint, path)
 
 
 def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """What the metadata of a file say, and the ``config.json`` of a shared model."""
-    found: dict[str, Any] = {"format": FORMAT, "config": checkpoint.config.to_dict()}
+    fields: dict[str, Any] = {"format": FORMAT, "config": checkpoint.config.to_dict()}
     if checkpoint.objective:
-        found |= {"objective": checkpoint.objective, "options": dict(checkpoint.options)}
+        fields |= {"objective": checkpoint.objective, "options": dict(checkpoint.options)}
     if checkpoint.labels is not None:
-        found["labels"] = checkpoint.labels.to_dict()
-    return found | ({"variant": checkpoint.variant} if checkpoint.variant else {})
+        fields["labels"] = checkpoint.labels.to_dict()
+    return fields | ({"variant": checkpoint.variant} if checkpoint.variant else {})
 
 
 def read_file(path: Path) -> tuple[State, str]:
@@ -150,12 +150,12 @@ def _settings(text: str, path: str | Path) -> dict[str, Any]:
             " weights again"
         )
     types = {"config": dict, "objective": str, "options": dict, "labels": dict, "variant": str}
-    found: dict[str, Any] = settings if isinstance(settings, dict) else {}
-    wrong = [name for name, kind in types.items() if not isinstance(found.get(name, kind()), kind)]
-    if wrong or not found.get("config"):
+    fields: dict[str, Any] = settings if isinstance(settings, dict) else {}
+    wrong = [name for name, kind in types.items() if not isinstance(fields.get(name, kind()), kind)]
+    if wrong or not fields.get("config"):
         what = ", ".join(wrong) or "no config"
         raise DataError(f"the settings in {path} describe no model ({what}); copy it again")
-    if found.get("format") != FORMAT or (found.keys() - _FIELDS):
-        what = f"format {found.get('format')} and settings {sorted(found)}"
+    if fields.get("format") != FORMAT or (fields.keys() - _FIELDS):
+        what = f"format {fields.get('format')} and settings {sorted(fields)}"
         raise DataError(f"{path} has {what}; this castssl reads format {FORMAT}: update castssl")
-    return found
+    return fields

@@ -1,8 +1,9 @@
 """The published layout: every key of a published checkpoint is accounted for, and nothing is lost on the way.
 
-Our encoder has one class token; published models add it to a second tensor (``pe_token``, or the first row of
-the position table).  A :class:`~castssl.checkpoints.checkpoint.Checkpoint` keeps both in ``extra`` under
-``published.*``, with the parts that castssl has no module for, so that the published keys and bits come back.
+castssl's encoder has one class token; published models add it to a second tensor (``pe_token``, or the first
+row of the position table).  A :class:`~castssl.checkpoints.checkpoint.Checkpoint` keeps both in ``extra``
+under ``published.*``, with the parts that castssl has no module for, so that the published keys and bits come
+back.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ CLUSTERS: Mapping[Stage, tuple[int, ...]] = {
 }
 """Token budgets per stage, which no checkpoint holds."""
 KEPT = "published."
-"""Before the names, in ``Checkpoint.extra``, of published tensors that are no part of any module of ours."""
+"""Before the names, in ``Checkpoint.extra``, of published tensors that no module of castssl holds."""
 _SPARE = ("norm.weight", "norm.bias")
 _SHOWN = 5
 
@@ -74,11 +75,11 @@ def decode(content: Mapping[str, Any], *, ema: bool = False, source: str = "this
     extra = _left_over(layout, state, KEPT)
     heads, objective = _classifiers(layout, state)
     if "head.0.weight" in state:
-        extra |= _under_ours("projector.", state, "head.")
+        extra |= _layers("projector.", state, "head.")
     extra |= {f"predictor.layers.{name}": value for name, value in published.predictor.items()}
     if momentum := published.momentum:
         extra |= {f"{MOMENTUM}encoder.{n}": value for n, value in encoder_state(layout, momentum).items()}
-        extra |= _under_ours(f"{MOMENTUM}projector.", momentum, "head.")
+        extra |= _layers(f"{MOMENTUM}projector.", momentum, "head.")
         extra |= _left_over(layout, momentum, MOMENTUM + KEPT)
     added = "the position table's first row" if layout.learned else "pe_token (of zeros in the released code)"
     report.changed["cls_token"] = f"{added} is added to it"
@@ -97,10 +98,10 @@ def decode(content: Mapping[str, Any], *, ema: bool = False, source: str = "this
     )
 
 
-def _under_ours(ours: str, state: State, published: str) -> State:
-    """Tensors of a head that is a list of layers, by our names."""
-    found = {n.removeprefix(published): v for n, v in state.items() if n.startswith(published)}
-    return {f"{ours}layers.{name}": value for name, value in found.items()}
+def _layers(prefix: str, state: State, published: str) -> State:
+    """The tensors of a head of several layers, by castssl's names."""
+    tensors = {n.removeprefix(published): v for n, v in state.items() if n.startswith(published)}
+    return {f"{prefix}layers.{name}": value for name, value in tensors.items()}
 
 
 def _classifiers(layout: Layout, state: State) -> tuple[State, str]:
@@ -117,7 +118,7 @@ def _classifiers(layout: Layout, state: State) -> tuple[State, str]:
 
 
 def _left_over(layout: Layout, state: State, prefix: str) -> State:
-    """Published tensors that no module of ours holds as they are."""
+    """Published tensors that no module of castssl holds unchanged."""
     kept = {"cls_token": state["cls_token"], "cls_position": _offset(layout, state)}
     names = ["pe_token", *_SPARE]
     if layout.variant == "cast_seg_deit":
@@ -129,12 +130,12 @@ def _left_over(layout: Layout, state: State, prefix: str) -> State:
 def encoder_state(layout: Layout, state: Mapping[str, Tensor]) -> State:
     """What our encoder's ``load_state_dict`` takes."""
     names = layout.encoder_names
-    ours = {names[name]: value for name, value in state.items() if name in names}
-    table = ours["positions"]
-    ours["cls_token"] = ours["cls_token"] + _offset(layout, state)
+    encoder = {names[name]: value for name, value in state.items() if name in names}
+    table = encoder["positions"]
+    encoder["cls_token"] = encoder["cls_token"] + _offset(layout, state)
     cells = table[:, 1:] if layout.learned else table
-    ours["positions"] = cells.transpose(1, 2).reshape(1, -1, layout.side, layout.side)
-    return ours
+    encoder["positions"] = cells.transpose(1, 2).reshape(1, -1, layout.side, layout.side)
+    return encoder
 
 
 def _offset(layout: Layout, state: Mapping[str, Tensor]) -> Tensor:
@@ -186,24 +187,24 @@ def encode(checkpoint: Checkpoint) -> Published:
     Raises:
         DataError: if the released code could not run such a model.
     """
-    config, ours = checkpoint.config, checkpoint.encoder
+    config, encoder = checkpoint.config, checkpoint.encoder
     variant = _variant(checkpoint)
     _refuse_strangers(checkpoint, variant)
     heads = published_heads(checkpoint) | _head_of_layers(checkpoint.under("projector.layers."))
     kept = checkpoint.under(KEPT)
     heads |= {name: value for name, value in kept.items() if name.startswith("head.")}
-    cells = ours["positions"].shape[-1] ** 2
+    cells = encoder["positions"].shape[-1] ** 2
     layout = Layout(
         variant,
         config.dim,
         config.depths[:-1],
         cells + (variant in LEARNED),
-        tuple(head_shapes({"cls_token": ours["cls_token"], **heads})),
+        tuple(head_shapes({"cls_token": encoder["cls_token"], **heads})),
     )
-    state = _published_state(layout, ours, kept) | heads
+    state = _published_state(layout, encoder, kept) | heads
     check(state, layout.shapes, variant, layout.spellings)
     names = layout.encoder_names
-    report = Report(variant=variant, used=list(ours), renamed={names.get(n, n): n for n in state})
+    report = Report(variant=variant, used=list(encoder), renamed={names.get(n, n): n for n in state})
     report.notes += _differences(checkpoint, variant)
     momentum: State = {}
     if tensors := checkpoint.under(f"{MOMENTUM}encoder."):
@@ -218,9 +219,9 @@ def _head_of_layers(layers: State) -> State:
     return {f"head.{name}": value for name, value in layers.items()}
 
 
-def _published_state(layout: Layout, ours: State, kept: State) -> State:
-    state = {name: ours[new] for name, new in layout.encoder_names.items() if new in ours}
-    if strange := ours.keys() - set(layout.encoder_names.values()):
+def _published_state(layout: Layout, encoder: State, kept: State) -> State:
+    state = {name: encoder[new] for name, new in layout.encoder_names.items() if new in encoder}
+    if strange := encoder.keys() - set(layout.encoder_names.values()):
         raise DataError(f"the published {layout.variant} has no place for {sorted(strange)[:_SHOWN]}")
     cls = state["cls_token"]
     offset = kept.get("cls_position", torch.zeros_like(cls))

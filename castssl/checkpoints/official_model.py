@@ -1,9 +1,9 @@
 """A published CAST or H-CAST model as a module that returns what the published code returns.
 
-The keys tell the variant:
+The keys determine the variant:
 
 ==================  ==================================  ====================================================
-variant             told by                             ``Official.forward`` returns
+variant             detected by                         ``Official.forward`` returns
 ==================  ==================================  ====================================================
 ``cast``            ``pe_token``                        logits (B, C), or MoCo's projection
 ``cast_deit``       neither of the others' keys         logits (B, C)
@@ -15,7 +15,7 @@ variant             told by                             ``Official.forward`` ret
                     ``pe_token``
 ==================  ==================================  ====================================================
 
-CAST-S, -S-deep, -B and -B-deep differ in width and in the number of blocks, which the keys tell, too.
+CAST-S, -S-deep, -B and -B-deep differ in width and in the number of blocks, which the keys determine, too.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ class Official(nn.Module):
         view = View(image, segments.clamp(max=sizes[0] - 1))
         if self.stage == "segmentation" and isinstance(self.encoder, FusedCAST):
             _, fused = self.encoder.fuse(view, sizes)
-            logits: Tensor = fused if self.variant == "cast_seg_deit" else _each(self.head, fused[:, 1:])
+            logits: Tensor = (
+                fused if self.variant == "cast_seg_deit" else _apply_to_rows(self.head, fused[:, 1:])
+            )
             return logits
         stages = self.encoder(view, sizes).stages
         heads = [self.head, *self.coarser]
@@ -106,7 +108,7 @@ class Official(nn.Module):
         return (int(labels.max()) + 1, *self.encoder.sizes[1:])
 
 
-def _each(head: nn.Module, x: Tensor) -> Tensor:
+def _apply_to_rows(head: nn.Module, x: Tensor) -> Tensor:
     """The head on every row: (B, N, D) -> (B, N, C); its batch norm wants rows of one dimension."""
     out: Tensor = head(x.flatten(0, 1)).unflatten(0, x.shape[:2])
     return out
@@ -148,10 +150,10 @@ def make(checkpoint: Checkpoint) -> Official:
 def classifiers(checkpoint: Checkpoint) -> list[nn.Linear]:
     """One linear layer a label level, fine to coarse; none where they do not read the stages of H-CAST's."""
     try:
-        found = published_heads(checkpoint)
+        tensors = published_heads(checkpoint)
     except DataError:
         return []
-    pairs = [(found.get(f"{name}.weight"), found.get(f"{name}.bias")) for name in LEVELS]
+    pairs = [(tensors.get(f"{name}.weight"), tensors.get(f"{name}.bias")) for name in LEVELS]
     return [
         _linear(weight, bias)
         for weight, bias in pairs
@@ -211,7 +213,7 @@ def _resize(checkpoint: Checkpoint, image_size: int) -> Checkpoint:
     if image_size % STRIDE or image_size < STRIDE:
         raise DataError(f"image_size must be a multiple of {STRIDE} pixels, got {image_size}")
 
-    def resized(tensors: State, name: str) -> State:
+    def interpolate(tensors: State, name: str) -> State:
         if name not in tensors:
             return tensors
         table = F.interpolate(tensors[name], (side, side), mode="bicubic", align_corners=False)
@@ -222,8 +224,8 @@ def _resize(checkpoint: Checkpoint, image_size: int) -> Checkpoint:
     return replace(
         checkpoint,
         config=replace(config, image_size=image_size),
-        encoder=resized(checkpoint.encoder, "positions"),
-        extra=resized(checkpoint.extra, f"{MOMENTUM}encoder.positions"),
+        encoder=interpolate(checkpoint.encoder, "positions"),
+        extra=interpolate(checkpoint.extra, f"{MOMENTUM}encoder.positions"),
     )
 
 

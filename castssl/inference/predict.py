@@ -108,11 +108,11 @@ def predict(
     segments = partition(backend, seen[None]) if worker else torch.empty(1, 0, 0, dtype=torch.int32)
     raw = Batch([RawView(seen[None], segments)], torch.empty(1, 0, dtype=torch.int64))
     view = to_views(raw, backend, next(iter(objective.parameters())).device).views[0]
-    logits, found = explained(objective, view) if explain else (_logits(objective, view), ())
+    logits, evidence = explained(objective, view) if explain else (_logits(objective, view), ())
     path = _path(classifier, logits, min_confidence)
     kept = [i for i, level in enumerate(path, start=1) if level.sure and level.agrees is not False]
     answer = len(path) if min_confidence is None else max(kept, default=0)
-    return Prediction(seen, path, answer, tuple(found))
+    return Prediction(seen, path, answer, tuple(evidence))
 
 
 def with_superpixels(classifier: Classifier, spec: str) -> Classifier:
@@ -132,9 +132,9 @@ def explained(objective: Supervised, view: View) -> tuple[list[Tensor], list[Evi
     more than the image's mean token: to first order, the change of the logit if the finest segments in it
     looked like the image's average.  (Gradient times input, https://arxiv.org/abs/1605.01713, with the mean
     as its reference: the layer norm that comes first does not see how long a token is, so that the token
-    itself times its gradient hardly tells what happens without it.)  The finest tokens are those before the
+    itself times its gradient hardly predicts the logit without it.)  The finest tokens are those before the
     first block; their shares are added up over the segments of the stage that the level reads.  Attention of
-    the class token would tell where it looked, in one block, and not what that meant for the class.
+    the class token shows where it looked in one block, and not the effect on the class.
 
     Encoders that do not take superpixels have no such tokens: there it is the gradient at the pixels, and
     their difference from the mean color.
@@ -146,21 +146,21 @@ def explained(objective: Supervised, view: View) -> tuple[list[Tensor], list[Evi
     image = view.image.detach().clone().requires_grad_()
     with evaluating(objective), torch.enable_grad(), _watched(objective) as runs:
         logits = list(objective.predict(view._replace(image=image)).values())
-    found = []
+    evidence = []
     traced = [(run.tokens, run.hierarchy) for run in runs if run.tokens is not None]
     leaves = [tokens for tokens, _ in traced] or [image]
     for logit, stage in zip(logits, objective.stages, strict=True):
         top = logit[0].max()
         grads = torch.autograd.grad(top, leaves, retain_graph=True, allow_unused=True)
         if leaves[0] is image:
-            found.append(_of_pixels(image, grads[0], runs[-1].hierarchy.labels(stage)[0]))
+            evidence.append(_of_pixels(image, grads[0], runs[-1].hierarchy.labels(stage)[0]))
             continue
         # Only one encoder, where there are several, has a part in this level's logit.
         (tokens, hierarchy), grad = next(
             (run, grad) for run, grad in zip(traced, grads, strict=True) if grad is not None
         )
-        found.append(_of_tokens(tokens, grad, hierarchy, stage))
-    return [logit.detach() for logit in logits], found
+        evidence.append(_of_tokens(tokens, grad, hierarchy, stage))
+    return [logit.detach() for logit in logits], evidence
 
 
 class _Run(NamedTuple):
@@ -175,7 +175,7 @@ def _watched(objective: Supervised) -> Iterator[list[_Run]]:
     leaves: list[Tensor] = []
     runs: list[_Run] = []
 
-    def cut(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def detach_tokens(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         leaves.append(args[0].x.detach().requires_grad_())
         return (args[0]._replace(x=leaves[-1]), *args[1:])
 
@@ -186,7 +186,7 @@ def _watched(objective: Supervised) -> Iterator[list[_Run]]:
     for encoder in objective.encoders():
         hooks.append(encoder.register_forward_hook(note))
         if isinstance(encoder, CAST):
-            hooks.append(encoder.stages[0].register_forward_pre_hook(cut))
+            hooks.append(encoder.stages[0].register_forward_pre_hook(detach_tokens))
     try:
         yield runs
     finally:
@@ -197,15 +197,17 @@ def _watched(objective: Supervised) -> Iterator[list[_Run]]:
 def _of_tokens(tokens: Tensor, grad: Tensor, hierarchy: Hierarchy, stage: int) -> Evidence:
     mass = hierarchy.stages[0].mass[0]
     mean = (tokens[0] * mass[:, None]).sum(0) / mass.sum()
-    each = (grad[0] * (tokens[0] - mean)).sum(-1) * (mass > 0)
+    contributions = (grad[0] * (tokens[0] - mean)).sum(-1) * (mass > 0)
     parents = hierarchy.parents(stage % len(hierarchy.stages))[0]
-    moved = each.new_zeros(hierarchy.stages[stage].x.shape[1]).index_add(0, parents, each)
+    moved = contributions.new_zeros(hierarchy.stages[stage].x.shape[1]).index_add(0, parents, contributions)
     return Evidence(hierarchy.labels(stage)[0], moved.detach().float())
 
 
 def _of_pixels(image: Tensor, grad: Tensor, labels: Tensor) -> Evidence:
-    each = (grad * (image - image.mean((2, 3), keepdim=True))).sum(1)[0]
-    moved = each.new_zeros(int(labels.max()) + 1).index_add(0, labels[labels >= 0], each[labels >= 0])
+    contributions = (grad * (image - image.mean((2, 3), keepdim=True))).sum(1)[0]
+    moved = contributions.new_zeros(int(labels.max()) + 1).index_add(
+        0, labels[labels >= 0], contributions[labels >= 0]
+    )
     return Evidence(labels, moved.detach().float())
 
 
@@ -218,15 +220,15 @@ def _path(
     classifier: Classifier, logits: Sequence[Tensor], min_confidence: float | None
 ) -> tuple[Level, ...]:
     labels, path = classifier.labels, torch.full((1, classifier.labels.levels), -1)
-    found = []
+    levels = []
     for column, logit in zip(classifier.objective.columns, logits, strict=True):
         share, number = logit.float().softmax(1)[0].max(0)
         path[0, column] = int(number)
         agrees = bool(labels.valid(path)[0]) if classifier.known else None
         name = labels.names[column][int(number)] if labels.names else str(int(number))
         sure = float(share) >= (min_confidence or 0)
-        found.append(Level(column, int(number), name, float(share), agrees, sure))
-    return tuple(found)
+        levels.append(Level(column, int(number), name, float(share), agrees, sure))
+    return tuple(levels)
 
 
 def _check_room(objective: Supervised, backend: Superpixels, classifier: Classifier) -> None:

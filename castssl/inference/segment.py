@@ -183,8 +183,8 @@ def _refuse_other(image: object) -> None:
         turn = "give image.permute(1, 2, 0).cpu().numpy() of an image (3, H, W) with values 0 to 255"
         raise DataError(f"{expected}; got a tensor {image.dtype} of shape {tuple(image.shape)}: {turn}")
     if isinstance(image, list | tuple | set | dict):
-        each = "load the model once by castssl.load_encoder, call segment for each picture"
-        raise DataError(f"{expected}; got a {type(image).__name__} of {len(image)}: {each}")
+        advice = "load the model once by castssl.load_encoder, call segment for each picture"
+        raise DataError(f"{expected}; got a {type(image).__name__} of {len(image)}: {advice}")
     if not isinstance(image, Image.Image | np.ndarray | str | Path):
         raise DataError(f"{expected}; got a {type(image).__name__}")
 

@@ -39,10 +39,10 @@ def with_sizes(encoder: Encoder, sizes: Sequence[int]) -> Encoder:
     for (fine, coarse), (old, new) in zip(pairwise(wanted), pairwise(encoder.sizes), strict=True):
         if old == new and fine != coarse:
             raise ConfigError(f"the model has no pooling from {old} to {new} tokens: give equal sizes there")
-    again = copy(encoder)
-    again.sizes = wanted
-    again.config = replace(encoder.config, sizes=wanted)
-    return again
+    copied = copy(encoder)
+    copied.sizes = wanted
+    copied.config = replace(encoder.config, sizes=wanted)
+    return copied
 
 
 def sizes_for(encoder: Encoder, segments: int, sizes: Sequence[int] | None = None) -> tuple[int, ...]:

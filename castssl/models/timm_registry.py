@@ -6,8 +6,8 @@ outside of a compiled graph.  Where that is too slow, compute the segments in th
 
 ``checkpoint_path=FILE`` of ``timm.create_model`` takes the file of a run.  timm opens FILE when the model is
 made, and castssl sees neither the path nor the error: of a file that holds no weights, such as a pointer of
-Git LFS, timm's or safetensors' own error tells.  A file, or a folder of timm's ``save_for_hf``, that comes as
-``pretrained_cfg`` is opened within castssl's part, which names a pointer and what to do.
+Git LFS, timm's or safetensors' own error is raised.  A file, or a folder of timm's ``save_for_hf``, that
+comes as ``pretrained_cfg`` is opened within castssl's part, which names a pointer and what to do.
 """
 
 from __future__ import annotations
@@ -80,11 +80,11 @@ class TimmCAST(nn.Module):
         side = img_size if isinstance(img_size, int) else max(img_size)
         _refuse(in_chans, global_pool)
         options |= {"superpixels": superpixels, "drop_path": drop_path_rate}
-        made = create(model, image_size=side, advance=True, **options)
-        if not isinstance(made, CAST):
-            raise ConfigError(f"timm's {model} is a CAST, but the options ask for a {type(made).__name__}")
-        self.encoder = made
-        self.spec = made.config.superpixels
+        encoder = create(model, image_size=side, advance=True, **options)
+        if not isinstance(encoder, CAST):
+            raise ConfigError(f"timm's {model} is a CAST, but the options ask for a {type(encoder).__name__}")
+        self.encoder = encoder
+        self.spec = encoder.config.superpixels
         self.superpixels = build("superpixels", self.spec)
         self.num_features = self.head_hidden_size = self.embed_dim = self.encoder.dim
         self.num_prefix_tokens = 1
@@ -239,25 +239,25 @@ class TimmCAST(nn.Module):
             raise ConfigError(f"output_fmt is NCHW or NLC, got {output_fmt!r}")
         hierarchy = self.encoder(self.view(x, segments))
         count = len(hierarchy.stages)
-        found, prefix = [], []
+        intermediates, prefix = [], []
         for stage in _stages(indices, count):
             tokens, last = hierarchy.stages[stage], stage == count - 1
             rows = self.encoder.norm(tokens.x) if norm else tokens.x
             prefix.append(self.encoder.norm(tokens.cls) if norm and not last else tokens.cls)
-            found.append(rows if output_fmt == "NLC" else self._paint(rows, hierarchy.labels(stage)))
+            intermediates.append(rows if output_fmt == "NLC" else self._paint(rows, hierarchy.labels(stage)))
         features = torch.cat([hierarchy.stages[-1].cls, hierarchy.stages[-1].x], 1)
         if output_dict:
-            named = {"image_intermediates": found}
+            named = {"image_intermediates": intermediates}
             named |= {"image_intermediates_prefix": prefix} if return_prefix_tokens else {}
             return named if intermediates_only else {**named, "image_features": features}
-        out = list(zip(found, prefix, strict=True)) if return_prefix_tokens else found
+        out = list(zip(intermediates, prefix, strict=True)) if return_prefix_tokens else intermediates
         return out if intermediates_only else (features, out)
 
     def _paint(self, rows: Tensor, labels: Tensor) -> Tensor:
         """The row of each stem cell's label: (B, N, D), (B, H, W) -> (B, D, h, w)."""
         height, width = (-(-side // self.encoder.stem.stride) for side in labels.shape[-2:])
-        at = sample_labels(labels, height, width).flatten(1)[..., None]
-        painted = rows.gather(1, at.clamp(min=0).expand(-1, -1, rows.shape[-1])).masked_fill(at < 0, 0)
+        index = sample_labels(labels, height, width).flatten(1)[..., None]
+        painted = rows.gather(1, index.clamp(min=0).expand(-1, -1, rows.shape[-1])).masked_fill(index < 0, 0)
         return painted.transpose(1, 2).reshape(len(rows), -1, height, width)
 
     def load_state_dict(
@@ -326,14 +326,16 @@ def _fitted(state: dict[str, Any], model: TimmCAST, strict: bool = True) -> dict
 
     A castssl encoder's file has no ``encoder.``; beside the encoder it may hold a classifier.
     """
-    ours = "stem.layers.0.weight"
-    if ours in state:
-        own = model.head.state_dict()
-        beside = {key: state.get(f"{_HEADS}head.{key}") for key in own}
-        fits = all(value is not None and value.shape == own[key].shape for key, value in beside.items())
+    first_key = "stem.layers.0.weight"
+    if first_key in state:
+        classifier = model.head.state_dict()
+        beside = {key: state.get(f"{_HEADS}head.{key}") for key in classifier}
+        fits = all(
+            value is not None and value.shape == classifier[key].shape for key, value in beside.items()
+        )
         encoder = {f"encoder.{key}": v for key, v in state.items() if not key.startswith(_BESIDE)}
-        state = {**encoder, **{f"head.{key}": v for key, v in (beside if fits else own).items()}}
-    elif strict and f"encoder.{ours}" not in state:
+        state = {**encoder, **{f"head.{key}": v for key, v in (beside if fits else classifier).items()}}
+    elif strict and f"encoder.{first_key}" not in state:
         raise DataError(
             f"the weights hold no castssl encoder, but {sorted(state)[:3]} ...; published weights become one"
             " by `castssl convert CHECKPOINT encoder.safetensors`"

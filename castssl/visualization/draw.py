@@ -33,7 +33,7 @@ def draw_hierarchy(
     between stages: parts are shades of their whole (:func:`castssl.visualization.colors.paint`).
 
     Args:
-        image: what the encoder saw, before normalisation: uint8 (3, H, W) or PIL, H x W the segments' size.
+        image: what the encoder saw, before normalization: uint8 (3, H, W) or PIL, H x W the segments' size.
         hierarchy: of a batch, from ``encoder(view)`` or ``encoder.segment(view)``, on any device.
         index: which image of the batch.
         panel: height of a panel in pixels.
@@ -117,7 +117,7 @@ def to_pil(image: Picture) -> Image.Image:
     """A PIL RGB image of a picture.
 
     Raises:
-        ValueError: if it is a tensor but not uint8 (3, H, W); normalised images are not pictures.
+        ValueError: if it is a tensor but not uint8 (3, H, W); normalized images are not pictures.
     """
     if isinstance(image, Image.Image):
         return image.convert("RGB")

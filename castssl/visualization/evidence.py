@@ -35,7 +35,7 @@ def draw_path(
     The segment that moved a level's logit most has the full color; levels are not comparable.
 
     Args:
-        image: what the encoder saw, before normalisation: uint8 (3, H, W) or PIL.
+        image: what the encoder saw, before normalization: uint8 (3, H, W) or PIL.
         panels: coarse to fine.
         title: a line; cut where the picture ends.
         panel: height of a panel in pixels.
@@ -46,8 +46,10 @@ def draw_path(
     levels = [overlay(shown, p.labels, shade(p), panel=panel, strength=strength) for p in panels]
     drawn = [photo, *levels]
     width = min(part.width for part in drawn)
-    row = captioned(drawn, [_cut(text, width, CAPTION) for text in [LEGEND, *(p.caption for p in panels)]])
-    return sheet([row], _cut(title, row.width - 2 * GAP, TITLE))
+    row = captioned(
+        drawn, [_truncate(text, width, CAPTION) for text in [LEGEND, *(p.caption for p in panels)]]
+    )
+    return sheet([row], _truncate(title, row.width - 2 * GAP, TITLE))
 
 
 def shade(panel: Panel) -> Bytes:
@@ -61,7 +63,7 @@ def shade(panel: Panel) -> Bytes:
     return painted
 
 
-def _cut(text: str, width: int, size: int) -> str:
+def _truncate(text: str, width: int, size: int) -> str:
     """As much of a line as fits."""
     if font(size).getlength(text) <= width:
         return text

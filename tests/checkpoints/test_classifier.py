@@ -120,7 +120,7 @@ def test_a_classifier_without_names(tmp_path: Path) -> None:
     assert found.labels == LabelTree.flat("0123")
     same(predicted(found.objective), predicted(objective))
     assert load_classifier(path, labels=LabelTree.flat("wxyz")).labels.names == (tuple("wxyz"),)
-    with pytest.raises(DataError, match=r"tell \(4,\) classes apart.*has \(2, 4\)"):
+    with pytest.raises(DataError, match=r"classify \(4,\) classes.*has \(2, 4\)"):
         load_classifier(path, labels=TWO)
 
 
