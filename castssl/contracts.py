@@ -21,7 +21,7 @@ from castssl.types import Batch, DenseTokens, Hierarchy, LabelTree, Outcome, Poo
 Kind = Literal["superpixels", "pooling", "objectives", "datasets", "encoders"]
 KINDS: tuple[Kind, ...] = ("superpixels", "pooling", "objectives", "datasets", "encoders")
 Need = Literal["keys", "received"]
-Target = Literal["none", "path", "multihot"]
+Target = Literal["none", "path", "multihot", "map"]
 
 
 class Superpixels:
@@ -211,7 +211,7 @@ class Objective(nn.Module):
         """Runs once per optimizer step with the share of steps done, in (0, 1]; nothing by default."""
 
     def predict(self, view: View) -> Mapping[str, Tensor]:
-        """Logits (B, C) by name; {} if it predicts nothing."""
+        """Logits by name, (B, C), or (B, C, h, w) of target "map"; {} if it predicts nothing."""
         return {}
 
 
@@ -235,19 +235,34 @@ class Source(Protocol):
         ...
 
 
+class LabelMaps(NamedTuple):
+    """The label maps of the images of a listing, for the target "map"."""
+
+    source: Source
+    """Encoded images of one channel, one for each image, of its size."""
+    classes: Mapping[int, int]
+    """The class of each value that the files may have, -1 for unknown; any other value is an error."""
+    palette: tuple[tuple[int, int, int], ...] = ()
+    """The RGB color of each class in pictures of segmentations; () if the data set has none."""
+
+
 class Listing(NamedTuple):
     """One split whose images can be opened in any order."""
 
     source: Source
     targets: Tensor
     """One row for each row of ``source``.  Of target "path": int64 (n, L), label paths coarse to fine, -1
-    from the level on at which a label is unknown; L is 0 if the images have no labels."""
+    from the level on at which a label is unknown; L is 0 if the images have no labels.  Of target "map":
+    int64 (n, 0), and ``maps`` holds the labels."""
     tree: LabelTree
-    """The classes, the same for all splits; ``LabelTree.none()`` if the images have no labels."""
+    """The classes, the same for all splits; ``LabelTree.none()`` if the images have no labels; of target
+    "map" one level, the classes of pixels."""
     masks: Path | None = None
     """A folder of object masks, ``.png`` files with the names of the images."""
     left_out: tuple[str, ...] = ()
     """Sentences about files and folders that are no part of the data set."""
+    maps: LabelMaps | None = None
+    """The label maps, of target "map"."""
 
 
 class Unreadable(NamedTuple):

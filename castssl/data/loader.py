@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from castssl import ranks
 from castssl.contracts import Superpixels, Turn, Unreadable
+from castssl.data.dense_views import DenseAugment
 from castssl.data.inventory import Inventory, inventory
 from castssl.data.rng import seeded
 from castssl.data.sampler import EpochBatches, EpochSampler
@@ -75,7 +76,12 @@ class _Prepare:
     def indexed(self, images: Images, epoch: int, index: int) -> _Sample:
         """As a call with the image at ``index``, decoded no larger than the views' crops need it."""
         with seeded(self.seed, epoch, index):
-            sample = images.fetch(index % len(images), self.views.plan)  # Larger indices are further copies.
+            index %= len(images)  # Larger indices are further copies.
+            if isinstance(self.views, DenseAugment):
+                sample = images.fetch(index, labels=True)
+                crop, target = self.views.crop_labels(sample.image, sample.labels)
+                return _Sample(self._segment([crop]), target, sample.bad)
+            sample = images.fetch(index, self.views.plan)
             crops = self.views.crop(sample.image, sample.plan)
             views = self.cached(images, sample.position, crops) if self.cached else self._segment(crops)
             return _Sample(views, sample.target, sample.bad)
@@ -230,11 +236,13 @@ def load(
 
     Raises:
         ConfigError: if the ranks cannot share the batch, there are fewer images than it holds, ``repeats`` is
-            not 1 for a stream, or the cache does not fit the rest.
+            not 1 for a stream, the cache does not fit the rest, or views of label maps do not fit the images.
         DataError: if a stream has too few shards.
     """
     rank = ranks.rank() if rank is None else rank
     world = ranks.world() if world is None else world
+    if isinstance(views, DenseAugment):
+        views.check(images, batch_size // world)
     prepare = _Prepare(views, superpixels, seed, cached_superpixels(cache, images, views, superpixels))
     options: dict[str, Any] = {
         "num_workers": workers,

@@ -18,9 +18,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from castssl.contracts import Source, Unreadable
+from castssl.contracts import LabelMaps, Source, Unreadable
 from castssl.datasets.decode import fitted, header, orientation, read, upright_size
 from castssl.datasets.depth import Range
+from castssl.datasets.label_maps import Labels, open_labels, to_classes
 from castssl.datasets.masks import MaskFolder, Masks
 from castssl.datasets.unreadable import TRIES, Clipped, Ledger, why
 from castssl.errors import DataError
@@ -53,6 +54,7 @@ class Sample(NamedTuple):
         position: the index of this image; another one than requested if that is unreadable.
         bad: the unreadable images that this one replaces, and itself if it has values outside its range.
         plan: drawn for this image before it was decoded.
+        labels: the label map, int32 (H, W), each a class or -1; None if it was not asked for.
     """
 
     image: Image.Image
@@ -60,6 +62,7 @@ class Sample(NamedTuple):
     position: int
     bad: tuple[Unreadable | Clipped, ...]
     plan: Plan | None = None
+    labels: Labels | None = None
 
 
 @dataclass(eq=False, repr=False)
@@ -75,6 +78,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
             :func:`castssl.datasets.masks.open_masks`; None if unknown.
         declared: the values of black and white in images of more than 8 bits, if the files lack them.
         left_out: sentences about files and folders beside the images that are no part of the data set.
+        maps: the label maps of the images of ``source``; None if the target is no map.
         bad: the unreadable images so far, of this data set and all that :meth:`take` made of it.
     """
 
@@ -86,6 +90,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
     masks: Path | Masks | None = None
     declared: Range | None = None
     left_out: tuple[str, ...] = ()
+    maps: LabelMaps | None = None
     bad: Ledger = field(default_factory=Ledger)
 
     def __len__(self) -> int:
@@ -97,16 +102,21 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         self.bad.note(sample.bad)
         return sample.image, sample.target
 
-    def fetch(self, index: int, plan: Callable[[int, int], Plan] | None = None) -> Sample:
+    def fetch(
+        self, index: int, plan: Callable[[int, int], Plan] | None = None, *, labels: bool = False
+    ) -> Sample:
         """As ``images[index]``, with the unreadable images, which are not added to :attr:`bad`.
 
         Args:
             index: of the image.
             plan: draws the crops from an image's width and height, so that a large JPEG need not be decoded
                 at full size.
+            labels: read the label map, too; an image whose label map cannot be decoded is unreadable.  The
+                image is then decoded at full size.
 
         Raises:
-            DataError: if a hundred images in a row (or all there are) cannot be decoded.
+            DataError: if a hundred images in a row (or all there are) cannot be decoded, or a label map has
+                colors, another size than its image, or a value that is no class.
         """
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
@@ -122,7 +132,8 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
                         width, height = upright_size(opened)
                         drawn = plan(width, height)
                         least = (width // drawn.shrink, height // drawn.shrink)
-                    image, _, remark = read(opened, least, self.declared)
+                    image, turn, remark = read(opened, least, self.declared)
+                stored = open_labels(self.maps, row) if labels and self.maps else None
             except Exception as error:  # Decoders raise almost anything on a broken file.
                 if explain(error):
                     raise  # The fault is not this image's.
@@ -130,7 +141,10 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
                 cause = error
             else:
                 clipped = [Clipped(self.source.path(row), remark)] if remark else []
-                return Sample(image, self.targets[position], position, (*bad, *clipped), drawn)
+                classes = None
+                if stored is not None and self.maps is not None:
+                    classes = to_classes(stored, self.maps, row, image.size, turn)
+                return Sample(image, self.targets[position], position, (*bad, *clipped), drawn, classes)
         raise DataError(
             f"{len(bad)} images in a row cannot be read, from {bad[0].name} ({bad[0].reason}) to"
             f" {bad[-1].name} ({bad[-1].reason}); check the disk, its mount and the files"

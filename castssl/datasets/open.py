@@ -61,11 +61,15 @@ def open_images(
     opened = data.open(location, split)
     if not isinstance(opened, Listing):
         return Stream(opened, f"{kind}/{location.partition('?')[0]}", declared)
-    source, targets, tree, masks, left_out = opened
+    source, targets, tree, masks, left_out, maps = opened
     rows = np.arange(len(targets), dtype=np.int64)
+    if only is not None and maps is not None:
+        raise DataError(
+            f"{spec} has classes of pixels: no subset {subset} of its images can be picked by class"
+        )
     if only is not None:
         rows, targets, tree = narrow(targets, tree, only)
-    return Images(source, rows, targets, tree, masks=masks, declared=declared, left_out=left_out)
+    return Images(source, rows, targets, tree, masks=masks, declared=declared, left_out=left_out, maps=maps)
 
 
 def parse(spec: str) -> tuple[str, str]:
