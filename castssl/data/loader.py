@@ -124,7 +124,7 @@ class _Streamed(IterableDataset[_Sample]):
 class Loader:
     """Iterates over one epoch's batches of raw views on this rank; see :func:`load`.
 
-    It knows its rank, so it needs no ``accelerator.prepare``, which returns it unchanged.
+    It has its rank, so it needs no ``accelerator.prepare``, which returns it unchanged.
 
     Attributes:
         tree: the label levels of the data.
@@ -190,7 +190,7 @@ class Loader:
             DataError: if too many images in a row cannot be read, or a stream breaks.
         """
         began = time.perf_counter()
-        # A stream knows its length only roughly, so it is not limited without need.
+        # The length of a stream is approximate, so it is not limited without need.
         stop = len(self) - self._start if self._start and self.batches is None else None
         try:
             for collated in islice(self._loader, stop):

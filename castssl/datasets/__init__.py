@@ -1,4 +1,4 @@
-"""Data sets, castssl's own and what a plugin needs to bring another: :class:`DataSet` says how."""
+"""Data sets: castssl's own, and the names that a plugin imports to add another, see :class:`DataSet`."""
 
 from castssl.contracts import DataSet, Feed, Item, Listing, Source, Turn, Unreadable
 from castssl.datasets.folder import Files, classes_of, find_split, is_image, look_through, same_depth
