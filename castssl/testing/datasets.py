@@ -23,8 +23,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from castssl.contracts import DataSet, Feed, Item, Listing, Target, Turn
+from castssl.contracts import DataSet, Feed, Item, LabelMaps, Listing, Target, Turn
 from castssl.datasets.decode import header, read
+from castssl.datasets.images import Images
 from castssl.datasets.stream import class_number
 from castssl.errors import ConfigError, ContractError, DataError, NoSplit
 from castssl.testing.claims import (
@@ -156,13 +157,41 @@ def check_targets(subject: Subject) -> None:
     """Label paths are int64 (n, L), each label a class of its level or -1; a stream's are class numbers."""
     for split, content in _splits(subject):
         if isinstance(content, Listing):
-            _claim_targets(split, content.targets, content.tree.sizes)
+            sizes = content.tree.sizes if content.maps is None else ()
+            _claim_targets(split, content.targets, sizes)
             continue
         try:
             for image in _images(content) if content.classes else ():
                 class_number(image.label, len(content.classes), image.name)
         except DataError as fault:
             raise ContractError(str(fault)) from fault
+
+
+def check_label_maps(subject: Subject) -> None:
+    """Of target "map": a label map for each image, of its size, with classes of the tree or -1."""
+    with _open(subject) as (data, location):
+        for split, content in _contents(data, location):
+            has = isinstance(content, Listing) and content.maps is not None
+            fault = f"target is {data.target!r}, so the {split} split has {'no ' * has}maps in its Listing"
+            claim(has == (data.target == "map"), fault)
+            if isinstance(content, Listing) and content.maps is not None:
+                _claim_maps(split, content, content.maps)
+
+
+def _claim_maps(split: str, content: Listing, maps: LabelMaps) -> None:
+    counts = len(content.source), len(maps.source)
+    claim(counts[0] == counts[1], f"the {split} split has {counts[0]} images, but {counts[1]} label maps")
+    claim(content.tree.levels == 1, f"the classes of pixels are one level, got {content.tree.levels}")
+    classes, numbers = content.tree.sizes[0], set(maps.classes.values())
+    fault = f"maps.classes numbers {sorted(numbers)}, expected 0 to {classes - 1} and -1"
+    claim(numbers <= set(range(-1, classes)), fault)
+    colors = len(maps.palette)
+    claim(colors in (0, classes), f"the palette has {colors} colors for {classes} classes")
+    images = Images(content.source, np.arange(counts[0]), content.targets, content.tree, maps=maps)
+    for index in sorted({number * counts[0] // READ for number in range(READ)}):
+        with promised("a label map cannot be read: {}"):
+            sample = images.fetch(index, labels=True)
+        claim(not sample.bad, f"{images.name(index)} or its label map cannot be read: {sample.bad[:1]}")
 
 
 def _claim_targets(split: str, targets: Tensor, sizes: tuple[int, ...]) -> None:
@@ -178,7 +207,7 @@ def _claim_targets(split: str, targets: Tensor, sizes: tuple[int, ...]) -> None:
 def check_label_paths(subject: Subject) -> None:
     """A label path is a path of the tree."""
     for split, content in _splits(subject):
-        if isinstance(content, Listing) and content.tree.exclusive:
+        if isinstance(content, Listing) and content.tree.exclusive and content.maps is None:
             strange = (~content.tree.valid(content.targets)).nonzero()
             fault = f"the {split} split has a label path that the tree's parents do not allow:"
             fault += f" {content.targets[strange[:1, 0]].tolist()}; tree.number() and tree.paths() give paths"

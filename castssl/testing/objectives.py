@@ -50,7 +50,7 @@ class Built(NamedTuple):
 
     def batch(self, size: int = 4, *, seed: int = 0) -> Batch:
         """A batch that fits."""
-        return samples.batch(self.objective.views, self.tree, size, seed=seed)
+        return samples.batch(self.objective.views, self.tree, size, seed=seed, target=self.objective.target)
 
 
 def build(subject: Subject, *, seed: int = 0) -> Built:
@@ -72,11 +72,13 @@ def build(subject: Subject, *, seed: int = 0) -> Built:
             return Built(objective, tree)
     if refusal is not None:
         raise refusal
-    raise ContractError("no sample label tree fits its target: set target to 'none', 'path' or 'multihot'")
+    raise ContractError(
+        "no sample label tree fits its target: set target to 'none', 'path', 'multihot' or 'map'"
+    )
 
 
 def _suits(target: Target, tree: LabelTree) -> bool:
-    if target == "path":
+    if target in ("path", "map"):
         return tree.levels > 0 and tree.exclusive
     return tree.levels == 0 if target == "none" else not tree.exclusive
 
@@ -174,13 +176,33 @@ def check_refuses_wrong_batches(subject: Subject) -> None:
     more = batch._replace(views=[*batch.views, batch.views[0]])
     cases: list[tuple[str, Batch, tuple[object, ...]]] = [(f"{views + 1} views", more, (views, views + 1))]
     if target != "none":
-        other = batch.target.float() if target == "path" else batch.target.long()
+        other = batch.target.long() if target == "multihot" else batch.target.float()
         dtypes, width = [str(value.dtype)[6:] for value in (batch.target, other)], batch.target.shape[1]
         cases.append((f"a target of {other.dtype}", batch._replace(target=other), tuple(dtypes)))
-        wide = batch._replace(target=torch.cat([batch.target] * 3, 1))
-        cases.append((f"a target of width {3 * width}", wide, (width, 3 * width)))
+        if target == "map":
+            shape = tuple(batch.target[:, 0, :1].shape)
+            paths = batch._replace(target=batch.target[:, 0, :1])
+            cases.append((f"label paths of shape {shape} in place of maps", paths, (shape,)))
+        else:
+            wide = batch._replace(target=torch.cat([batch.target] * 3, 1))
+            cases.append((f"a target of width {3 * width}", wide, (width, 3 * width)))
     for case, wrong, words in cases:
         claim_refused(partial(built.objective, wrong), case, map(str, words))
+
+
+def check_unlabeled_maps(subject: Subject) -> None:
+    """Of target "map", unknown pixels do not count: without a label, the loss is 0 with zero gradients."""
+    built = build(subject)
+    if built.objective.target != "map":
+        return
+    built.objective.train()
+    batch = built.batch()
+    loss = built.objective(batch._replace(target=torch.full_like(batch.target, -1))).loss
+    value = float(loss.detach())
+    claim(value == 0, f"maps without a labeled pixel gave a loss of {value:.3g}, expected 0: leave out -1")
+    loss.backward()
+    moved = [name for name, p in built.objective.named_parameters() if p.grad is not None and p.grad.any()]
+    claim(not moved, f"maps without a labeled pixel gave a gradient to {', '.join(moved[:5])}")
 
 
 def check_returns_non_finite_loss(subject: Subject) -> None:
@@ -240,7 +262,7 @@ def check_bfloat16(subject: Subject) -> None:
 
 
 def check_predictions(subject: Subject) -> None:
-    """Predictions are finite float logits (B, C), one row an image, the same for each batch it is in."""
+    """Predictions are finite float logits, (B, C) or of maps (B, C, h, w), the same in each batch."""
     built = build(subject)
     built.objective.eval()
     with torch.no_grad():
@@ -251,7 +273,8 @@ def check_predictions(subject: Subject) -> None:
     claim(predicts, "an objective with a target predicts: return its logits")
     for name, logits in full.items():
         case, shape = f"predict()[{name!r}]", tuple(logits.shape)
-        claim(len(shape) == 2 and shape[0] == 4, f"{case}: expected (4, C), got {shape}")
+        wanted, axes = ("(4, C, h, w)", 4) if built.objective.target == "map" else ("(4, C)", 2)
+        claim(len(shape) == axes and shape[0] == 4, f"{case}: expected {wanted}, got {shape}")
         finite = logits.is_floating_point() and bool(logits.isfinite().all())
         claim(finite, f"{case} is not finite float")
         fault = f"{case} depends on the other images of the batch in eval mode"

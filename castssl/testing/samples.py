@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castssl.contracts import Encoder, Need
+from castssl.contracts import Encoder, Need, Target
 from castssl.encoder_config import BY_HAND, EncoderConfig
 from castssl.types import Batch, Hierarchy, LabelTree, Tokens, View
 
@@ -49,10 +49,35 @@ def view(batch: int = 4, *, seed: int = 0, noise: int = 0) -> View:
     return View(image, grid.expand(batch, -1, -1).contiguous())
 
 
-def batch(views: int, tree: LabelTree, size: int = 4, *, seed: int = 0) -> Batch:
-    """A labeled batch of ``size`` images, ``views`` views of each; its target fits ``tree``."""
+def class_maps(size: int, classes: int, *, seed: int = 0) -> Tensor:
+    """Label maps in which each quarter of an image has a class, beside a margin that is unknown (-1).
+
+    Returns:
+        int64 (size, SIDE, SIDE).
+    """
+    draw = torch.Generator().manual_seed(seed)
+    quarters = torch.randint(classes, (size, 2, 2), generator=draw)
+    maps = quarters.repeat_interleave(SIDE // 2, 1).repeat_interleave(SIDE // 2, 2)
+    maps[..., -2:] = -1
+    return maps
+
+
+def batch(
+    views: int, tree: LabelTree, size: int = 4, *, seed: int = 0, target: Target | None = None
+) -> Batch:
+    """A labeled batch of ``size`` images, ``views`` views of each; its target fits ``tree``.
+
+    Args:
+        views: of each image.
+        tree: the classes.
+        size: B.
+        seed: of images and labels.
+        target: "map" for label maps of the finest classes.
+    """
     draw = torch.Generator().manual_seed(seed)
     augmented = [view(size, seed=seed, noise=number) for number in range(views)]
+    if target == "map":
+        return Batch(augmented, class_maps(size, tree.sizes[-1], seed=seed))
     if not tree.exclusive:
         return Batch(augmented, torch.randint(2, (size, tree.sizes[-1]), generator=draw).float())
     path = [torch.randint(tree.sizes[-1], (size,), generator=draw)] if tree.levels else []

@@ -16,9 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castssl.contracts import Encoder, Model, Objective, Pooling, Superpixels, Target
-from castssl.datasets import DataError, DataSet, Files, Item, Listing, Turn, Unreadable, read_text
+from castssl.contracts import Encoder, LabelMaps, Model, Objective, Pooling, Superpixels, Target
+from castssl.datasets import DataError, DataSet, Files, Item, Listing, NoSplit, Turn, Unreadable, read_text
 from castssl.encoder_config import EncoderConfig
+from castssl.objectives.segmentation import masked_cross_entropy
 from castssl.pooling.arithmetic import check_size, gather, weighted_mean
 from castssl.superpixels.per_image import per_image
 from castssl.testing.samples import SampleEncoder
@@ -116,6 +117,38 @@ class Classifier(Objective):
         return {"finest": self.model.head(self.read(view))}
 
 
+class Segmenter(Objective):
+    """Objective: a head names the class of each finest token, and so of its pixels."""
+
+    target: Target = "map"
+    model: Headed
+
+    def __init__(self, encoder: Encoder, labels: LabelTree) -> None:
+        super().__init__()
+        head = nn.Linear(2 * encoder.dim, labels.sizes[-1] if labels.levels else 1)
+        self.model = Headed(encoder, head=head)
+
+    def forward(self, batch: Batch) -> Outcome:
+        if len(batch.views) != self.views:
+            raise ValueError(f"expected {self.views} view, got {len(batch.views)}")
+        if batch.target.dtype != torch.int64:
+            raise ValueError(f"expected int64 maps, got {batch.target.dtype}")
+        if batch.target.dim() != 3:
+            raise ValueError(f"expected maps (B, H, W), got shape {tuple(batch.target.shape)}")
+        return Outcome(self.loss(self.predict(batch.views[0])["pixels"], batch.target), {})
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return masked_cross_entropy(logits, target)
+
+    def predict(self, view: View) -> Mapping[str, Tensor]:
+        hierarchy = self.model.encoder(view)
+        tokens = hierarchy.stages[0].x
+        cls = hierarchy.stages[-1].cls.expand_as(tokens)
+        logits = self.model.head(torch.cat([tokens, cls], -1)).transpose(1, 2)
+        at = hierarchy.labels(0).flatten(1)[:, None].expand(-1, logits.shape[1], -1)
+        return {"pixels": logits.gather(2, at).unflatten(2, view.segments.shape[1:])}
+
+
 class Labels(DataSet):
     """Data set: a folder with lists of images and their label paths."""
 
@@ -146,6 +179,35 @@ class Labels(DataSet):
 
 def _paths(rows: list[tuple[str, str]]) -> list[list[str]]:
     return [label.split("/") for _, label in rows]
+
+
+class Maps(DataSet):
+    """Data set: a folder of images, each with a label map beside it."""
+
+    location = "/folder"
+    splits = ("train", "val")
+    target: Target = "map"
+    size = (24, 20)
+    values: tuple[int, ...] = (0, 1, 2, 255)
+
+    def open(self, location: str, split: str) -> Listing:
+        root = Path(location)
+        if not (root / f"{split}-0.png").is_file():
+            raise NoSplit(f"{root} has no {split} split")
+        images, maps = (Files(root, [f"{split}-{n}{end}.png" for n in range(3)]) for end in ("", "-map"))
+        labels = LabelMaps(maps, {0: 0, 1: 1, 2: 2, 255: -1}, ((0, 0, 0), (9, 9, 9), (5, 0, 0)))
+        return Listing(images, torch.empty(3, 0, dtype=torch.int64), self.classes(), maps=labels)
+
+    def classes(self) -> LabelTree:
+        return LabelTree.flat(("sky", "road", "car"))
+
+    def example(self, folder: Path) -> str:
+        values = np.resize(np.array(self.values, dtype=np.uint8), self.size[::-1])
+        for split in self.splits:
+            for number in range(3):
+                Image.new("RGB", (24, 20), (40 * number, 90, 0)).save(folder / f"{split}-{number}.png")
+                Image.fromarray(values).save(folder / f"{split}-{number}-map.png")
+        return str(folder)
 
 
 class Reel:

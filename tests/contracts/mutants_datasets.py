@@ -15,7 +15,7 @@ from castssl.contracts import Target
 from castssl.datasets import DataSet, Files, Item, LabelTree, Listing, Turn
 from castssl.testing import datasets as room
 from castssl.testing.claims import Check, Subject
-from tests.contracts.healthy import Frames, Labels, Reel
+from tests.contracts.healthy import Frames, Labels, Maps, Reel
 
 
 class UnknownTarget(Labels):
@@ -216,6 +216,37 @@ class _SameForAll(Reel):
         return super().items(turn._replace(rank=0, world=1))
 
 
+class MapsOfPaths(Maps):
+    target = "path"
+
+
+class FewerMaps(Maps):
+    def open(self, location: str, split: str) -> Listing:
+        listing = super().open(location, split)
+        assert listing.maps is not None
+        return listing._replace(maps=listing.maps._replace(source=Files(Path(location), ["train-0-map.png"])))
+
+
+class MoreNumbers(Maps):
+    def classes(self) -> LabelTree:
+        return LabelTree.flat(("sky", "road"))
+
+
+class SmallMaps(Maps):
+    size = (20, 24)
+
+
+class StrangeValue(Maps):
+    values = (0, 1, 7)
+
+
+class ColorsOfOthers(Maps):
+    def open(self, location: str, split: str) -> Listing:
+        listing = super().open(location, split)
+        assert listing.maps is not None
+        return listing._replace(maps=listing.maps._replace(palette=((0, 0, 0),)))
+
+
 MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_conforms, UnknownTarget, "set target"),
     (room.check_conforms, NoTrain, "'train' among them"),
@@ -230,6 +261,12 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_targets, FlatTargets, r"shape \(n, 2\)"),
     (room.check_targets, CountsFromOne, "number them from 0"),
     (room.check_targets, StreamCountsFromOne, "expected 0 to 2"),
+    (room.check_label_maps, MapsOfPaths, "target is 'path'"),
+    (room.check_label_maps, FewerMaps, "has 3 images, but 1 label maps"),
+    (room.check_label_maps, MoreNumbers, "expected 0 to 1 and -1"),
+    (room.check_label_maps, SmallMaps, "20 x 24 pixels, expected 24 x 20"),
+    (room.check_label_maps, StrangeValue, "has the value 7"),
+    (room.check_label_maps, ColorsOfOthers, "1 colors for 3 classes"),
     (room.check_label_paths, OtherParents, "do not allow"),
     (room.check_splits_agree, TreeOfEachSplit, "classes of val differ"),
     (room.check_images, with_source(OpenedOnce), "cannot be read"),

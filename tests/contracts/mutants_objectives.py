@@ -14,7 +14,7 @@ from castssl.contracts import Encoder, Model, Target
 from castssl.testing import objectives as room
 from castssl.testing.claims import Check, Subject
 from castssl.types import Batch, LabelTree, Outcome, View
-from tests.contracts.healthy import Classifier
+from tests.contracts.healthy import Classifier, Segmenter
 
 
 class CopiesEncoder(Classifier):
@@ -191,6 +191,34 @@ class AverageByRank(Classifier):
                 slow.add_(self.seen)
 
 
+class TakesAnyMap(Segmenter):
+    def forward(self, batch: Batch) -> Outcome:
+        return super().forward(batch._replace(target=batch.target.long()))
+
+
+class TakesPaths(Segmenter):
+    def forward(self, batch: Batch) -> Outcome:
+        if batch.target.dim() == 2:
+            batch = batch._replace(target=batch.target[..., None].expand(-1, *batch.views[0].image.shape[2:]))
+        return super().forward(batch)
+
+
+class UnknownIsFirstClass(Segmenter):
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return super().loss(logits, target.clamp(min=0))
+
+
+class PullsWithoutLabels(Segmenter):
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return super().loss(logits, target) + logits.float().mean() - logits.detach().float().mean()
+
+
+class PredictsImages(Segmenter):
+    def predict(self, view: View) -> Mapping[str, Tensor]:
+        logits = super().predict(view)["pixels"]
+        return {"pixels": logits if self.training else logits.mean((2, 3))}
+
+
 MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_conforms, NoObjective, "inherit from castssl.contracts.Objective"),
     (room.check_conforms, NoModel, "set self.model"),
@@ -208,6 +236,11 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_refuses_wrong_batches, TakesFirstView, "given 2 views, raise ValueError"),
     (room.check_refuses_wrong_batches, TakesAnyDtype, "target of torch.float32, raise ValueError"),
     (room.check_refuses_wrong_batches, TakesAnyWidth, "width 3, raise ValueError"),
+    (room.check_refuses_wrong_batches, TakesAnyMap, "target of torch.float32, raise ValueError"),
+    (room.check_refuses_wrong_batches, TakesPaths, "in place of maps, raise ValueError"),
+    (room.check_unlabeled_maps, UnknownIsFirstClass, "expected 0: leave out -1"),
+    (room.check_unlabeled_maps, PullsWithoutLabels, "gave a gradient to"),
+    (room.check_predictions, PredictsImages, r"expected \(4, C, h, w\), got \(4, 4\)"),
     (room.check_returns_non_finite_loss, RaisesOnNan, "instead of raising"),
     (room.check_returns_non_finite_loss, HidesNan, "do not hide it"),
     (room.check_state_is_complete, ProgressOutside, "parameters or buffers"),

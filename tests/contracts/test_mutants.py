@@ -62,12 +62,12 @@ def test_a_healthy_pooling_passes(check: Check, subject: Subject) -> None:
     check(subject)
 
 
-@parametrize(objectives.checks, [healthy.Classifier])
+@parametrize(objectives.checks, [healthy.Classifier, healthy.Segmenter])
 def test_a_healthy_objective_passes(check: Check, subject: Subject) -> None:
     check(subject)
 
 
-@parametrize(datasets.checks, [healthy.Labels, healthy.Frames])
+@parametrize(datasets.checks, [healthy.Labels, healthy.Frames, healthy.Maps])
 def test_healthy_data_sets_pass(check: Check, subject: Subject) -> None:
     check(subject)
 
