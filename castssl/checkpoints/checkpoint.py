@@ -76,10 +76,10 @@ class Checkpoint:
         Raises:
             DataError: with the first difference.
         """
-        config, shapes = self.config, {name: tuple(value.shape) for name, value in self.encoder.items()}
+        config = self.config
         try:
-            if sum(config.depths) > len(shapes):
-                raise ValueError(f"{sum(config.depths)} blocks in {len(shapes)} tensors")
+            if sum(config.depths) > len(self.encoder):
+                raise ValueError(f"{sum(config.depths)} blocks in {len(self.encoder)} tensors")
             # No tensor's shape depends on the sizes, but a forward asks for memory for them.
             if max(config.sizes, default=0) > config.image_size**2:
                 raise ValueError(f"sizes {config.sizes} of {config.image_size} x {config.image_size} pixels")
@@ -92,14 +92,8 @@ class Checkpoint:
                 f"the settings in {self.source} describe no encoder ({error}); it is damaged, or of a newer"
                 " castssl"
             ) from error
-        wanted = {name: tuple(value.shape) for name, value in built.state_dict().items()}
-        if differ := [name for name in {**wanted, **shapes} if shapes.get(name) != wanted.get(name)]:
-            name = differ[0]
-            raise DataError(
-                f"{self.source} does not hold the weights that its settings describe: {name} has shape"
-                f" {shapes.get(name)}, expected {wanted.get(name)} ({len(differ)} tensors differ); None:"
-                " there is no such tensor"
-            )
+        if differ := difference(built.state_dict(), self.encoder):
+            raise DataError(f"{self.source} does not hold the weights that its settings describe: {differ}")
 
     def choose(self, which: Which) -> Checkpoint:
         """The same with the momentum encoder and its projector in front, or itself.
@@ -125,3 +119,15 @@ class Checkpoint:
     def under(self, prefix: str) -> State:
         """The tensors in ``extra`` whose names begin so, without that beginning."""
         return {n.removeprefix(prefix): v for n, v in self.extra.items() if n.startswith(prefix)}
+
+
+def difference(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
+    """The first difference of names or shapes of two state dicts, and their number; ``""`` if none."""
+    expected, actual = ({name: tuple(v.shape) for name, v in part.items()} for part in (wanted, tensors))
+    if not (differ := [n for n in {**expected, **actual} if expected.get(n) != actual.get(n)]):
+        return ""
+    name = differ[0]
+    return (
+        f"{name} has shape {actual.get(name)}, expected {expected.get(name)} ({len(differ)} tensors differ);"
+        " None: there is no such tensor"
+    )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from castssl.checkpoints import native
-from castssl.checkpoints.checkpoint import Checkpoint
+from castssl.checkpoints.checkpoint import Checkpoint, difference
 from castssl.checkpoints.load import Source, read
 from castssl.checkpoints.official_model import adapt, classifiers
 from castssl.errors import CastError, DataError
@@ -136,17 +136,9 @@ def check_heads(objective: Supervised, heads: Mapping[str, Tensor]) -> None:
     Raises:
         DataError: if names or shapes differ; the message has the first of them.
     """
-    wanted = {name: tuple(value.shape) for name, value in objective.heads().items()}
-    actual = {name: tuple(value.shape) for name, value in heads.items()}
-    if wanted != actual:
-        differ = sorted(
-            name for name in wanted.keys() | actual.keys() if wanted.get(name) != actual.get(name)
-        )
-        raise DataError(
-            f"these classifiers do not fit a {type(objective).__name__} of {objective.classes} classes:"
-            f" {differ[0]} has shape {actual.get(differ[0])}, expected {wanted.get(differ[0])}"
-            f" ({len(differ)} tensors differ); None: there is no such tensor"
-        )
+    if differ := difference(objective.heads(), heads):
+        name, classes = type(objective).__name__, objective.classes
+        raise DataError(f"these classifiers do not fit a {name} of {classes} classes: {differ}")
 
 
 def take_heads(objective: Supervised, heads: Mapping[str, Tensor]) -> None:

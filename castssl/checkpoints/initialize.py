@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from itertools import chain
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from castssl.checkpoints.checkpoint import MOMENTUM, Checkpoint, State, Which
+from castssl.checkpoints.checkpoint import MOMENTUM, Checkpoint, State, Which, difference
 from castssl.checkpoints.classifier import take_heads
 from castssl.checkpoints.load import Source, read
 from castssl.checkpoints.report import Report
@@ -100,7 +100,9 @@ def _moco(objective: MoCoV3, checkpoint: Checkpoint) -> None:
     }
     weights = {name: tensors for name in parts if (tensors := checkpoint.under(f"{name}."))}
     for name, tensors in weights.items():
-        _check_widths(name, parts[name], tensors, checkpoint.source)
+        if differ := difference(parts[name].state_dict(), tensors):
+            what = f"the {name} in {checkpoint.source} has other widths: {differ}"
+            raise DataError(f"{what}; give --hidden and --out-dim of the weights")
     # Nothing is loaded before all of it fits.
     objective.encoder.load_state_dict(taken, strict=False)
     momentum_model.encoder.load_state_dict(copied, strict=False)
@@ -116,17 +118,6 @@ def _moco(objective: MoCoV3, checkpoint: Checkpoint) -> None:
         checkpoint.report.notes.append(f"taken over beside the encoder: {', '.join(with_it)}")
     if not momentum:
         checkpoint.report.notes.append("not in the weights, a copy of the encoder: the momentum encoder")
-
-
-def _check_widths(name: str, part: nn.Module, tensors: State, source: str) -> None:
-    wanted = {key: tuple(value.shape) for key, value in part.state_dict().items()}
-    actual = {key: tuple(value.shape) for key, value in tensors.items()}
-    if wanted != actual:
-        key = next(key for key in {**wanted, **actual} if wanted.get(key) != actual.get(key))
-        raise DataError(
-            f"the {name} in {source} has other widths: {key} has shape {actual.get(key)}, expected"
-            f" {wanted.get(key)}; give --hidden and --out-dim of the weights"
-        )
 
 
 def _taken(encoder: Encoder, checkpoint: Checkpoint, tensors: State) -> State:

@@ -24,7 +24,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from lightly.models.modules.heads import ProjectionHead
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -48,6 +47,7 @@ from castssl.errors import DataError
 from castssl.models.cast import CAST
 from castssl.models.fuse import FusedCAST
 from castssl.modes import kept_random_state
+from castssl.objectives.moco import mlp_head
 from castssl.tokens.segments import sample_labels
 from castssl.types import View
 
@@ -170,10 +170,7 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 def projection(layers: State) -> nn.Module:
     """MoCo's projector of three layers."""
     (hidden, dim), out = layers["layers.0.weight"].shape, layers["layers.6.weight"].shape[0]
-    rows = [(dim, hidden), (hidden, hidden), (hidden, out)]
-    norms = [nn.BatchNorm1d(hidden), nn.BatchNorm1d(hidden), nn.BatchNorm1d(out, affine=False)]
-    acts = [nn.ReLU(), nn.ReLU(), None]
-    head: nn.Module = ProjectionHead([(*r, n, a) for r, n, a in zip(rows, norms, acts, strict=True)])
+    head = mlp_head((dim, hidden, hidden, out))
     head.to(layers["layers.0.weight"].dtype)
     head.load_state_dict(layers)
     return head

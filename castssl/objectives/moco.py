@@ -100,7 +100,7 @@ class MoCoV3(Objective):
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
         self.temperature, self.momentum, self.momentum_rise = temperature, momentum, momentum_rise
-        projector, predictor = _head((encoder.dim, hidden, hidden, out)), _head((out, hidden, out))
+        projector, predictor = mlp_head((encoder.dim, hidden, hidden, out)), mlp_head((out, hidden, out))
         self.model = Predicted(encoder, projector=projector, predictor=predictor)
         self.momentum_model = Projected(deepcopy(encoder), projector=deepcopy(projector))
         self.momentum_model.requires_grad_(False)
@@ -152,7 +152,7 @@ class MoCoV3(Objective):
         return first, second
 
 
-def _head(widths: tuple[int, ...]) -> nn.Module:
+def mlp_head(widths: tuple[int, ...]) -> nn.Module:
     """Linear layers without bias, batch norm after each; ReLU between; the last norm has no parameters."""
     *hidden, last = pairwise(widths)
     layers = [(a, b, nn.BatchNorm1d(b), nn.ReLU(True)) for a, b in hidden]
