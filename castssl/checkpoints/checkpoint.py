@@ -92,7 +92,9 @@ class Checkpoint:
                 f"the settings in {self.source} describe no encoder ({error}); it is damaged, or of a newer"
                 " castssl"
             ) from error
-        if differ := difference(built.state_dict(), self.encoder):
+        wanted = built.state_dict()
+        if {n: v.shape for n, v in wanted.items()} != {n: v.shape for n, v in self.encoder.items()}:
+            differ = difference(wanted, self.encoder)
             raise DataError(f"{self.source} does not hold the weights that its settings describe: {differ}")
 
     def choose(self, which: Which) -> Checkpoint:

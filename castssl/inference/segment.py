@@ -41,7 +41,7 @@ class Segmentation:
     Stages count from 0, the superpixels, to ``len(...) - 1``, the coarsest; -1 is the coarsest, too.
 
     Attributes:
-        image: the picture, RGB, as it was given.
+        image: the image in RGB, as it was given.
         seen: what the encoder saw of it, uint8 (3, h, w).
         hierarchy: what the encoder returned, a batch of one, on its device.
     """
@@ -113,7 +113,7 @@ def segment(
     random states are left as they were.
 
     Args:
-        image: a PIL image, an array uint8 (H, W), (H, W, 3) or (H, W, 4), or a file's path.  A picture
+        image: a PIL image, an array uint8 (H, W), (H, W, 3) or (H, W, 4), or a file's path.  An image
             is turned upright as its EXIF says, as viewers do.
         model: an encoder; or what :func:`castssl.load_encoder` takes, such as a run's folder, a checkpoint
             file or ``timm.create_model("cast_small")``.  To segment many images, load it once and give what
@@ -123,16 +123,16 @@ def segment(
             default the model's own, the first with room for the superpixels.
         image_size: another shorter side in pixels.
         device: where to run; by default where the encoder is.
-        value_range: the values of black and white in a picture of more than 8 bits, where its file does not
+        value_range: the values of black and white in an image of more than 8 bits, where its file does not
             say, such as (0, 4095).
 
     Raises:
         DataError: if the image or the weights cannot be read.
         ConfigError: if the superpixels are more than the first size has room for.
     """
-    encoder, picture = load_encoder(model), read_photo(image, value_range)
+    encoder, photo = load_encoder(model), read_photo(image, value_range)
     backend: Superpixels = build("superpixels", superpixels or encoder.config.superpixels)
-    seen = to_uint8(_shrink(picture, encoder, image_size or encoder.config.image_size))[None]
+    seen = to_uint8(_shrink(photo, encoder, image_size or encoder.config.image_size))[None]
     if encoder.uses_superpixels:
         capacity = backend.capacity(*seen.shape[-2:])
         sizes = sizes_for(encoder, capacity if sizes else max(capacity, encoder.sizes[0]), sizes)
@@ -145,11 +145,11 @@ def segment(
     with evaluating(encoder), torch.no_grad(), kept_random_state(place):
         view = to_views(raw, backend, place).views[0]
         hierarchy = encoder.segment(view, sizes)
-    return Segmentation(picture, seen[0], hierarchy)
+    return Segmentation(photo, seen[0], hierarchy)
 
 
 def read_photo(image: Photo, declared: tuple[float, float] | None = None) -> Image.Image:
-    """The picture as upright RGB; see :func:`segment`.
+    """The image as upright RGB; see :func:`segment`.
 
     Raises:
         DataError: saying what was expected.
@@ -178,23 +178,23 @@ def read_photo(image: Photo, declared: tuple[float, float] | None = None) -> Ima
 
 
 def _refuse_other(image: object) -> None:
-    expected = "expected one picture: a PIL image, an array uint8 (H, W, 3), or a file's path"
+    expected = "expected one image: a PIL image, an array uint8 (H, W, 3), or a file's path"
     if isinstance(image, Tensor):
         turn = "give image.permute(1, 2, 0).cpu().numpy() of an image (3, H, W) with values 0 to 255"
         raise DataError(f"{expected}; got a tensor {image.dtype} of shape {tuple(image.shape)}: {turn}")
     if isinstance(image, list | tuple | set | dict):
-        advice = "load the model once by castssl.load_encoder, call segment for each picture"
+        advice = "load the model once by castssl.load_encoder, call segment for each image"
         raise DataError(f"{expected}; got a {type(image).__name__} of {len(image)}: {advice}")
     if not isinstance(image, Image.Image | np.ndarray | str | Path):
         raise DataError(f"{expected}; got a {type(image).__name__}")
 
 
-def _shrink(picture: Image.Image, encoder: Encoder, side: int) -> Image.Image:
+def _shrink(photo: Image.Image, encoder: Encoder, side: int) -> Image.Image:
     if not encoder.uses_superpixels:
-        return picture.resize((side, side), Image.Resampling.BILINEAR)
-    shorter = min(picture.size)
+        return photo.resize((side, side), Image.Resampling.BILINEAR)
+    shorter = min(photo.size)
     stride = encoder.stride
     width, height = (
-        max(1, round(side * min(edge / shorter, SLIMMEST) / stride)) * stride for edge in picture.size
+        max(1, round(side * min(edge / shorter, SLIMMEST) / stride)) * stride for edge in photo.size
     )
-    return picture.resize((width, height), Image.Resampling.BILINEAR)
+    return photo.resize((width, height), Image.Resampling.BILINEAR)

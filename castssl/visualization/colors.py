@@ -6,7 +6,7 @@ of maps: the coarsest gets hues, then saturation, value, and a little hue take t
 in OKLab, https://bottosson.github.io/posts/oklab, where even steps look even: lightness is its value,
 and saturation is chroma as a share of what the screen can show at that lightness and hue.
 
-Colors depend on the pictured regions alone, never on how they happen to be numbered: slots of the
+Colors depend on the regions alone, never on how they happen to be numbered: slots of the
 palette are dealt in reading order, then swapped until regions that touch differ as much as they can.
 """
 
@@ -37,7 +37,7 @@ SWAPS = 200
 
 
 def paint(levels: Sequence[Tensor]) -> list[Bytes]:
-    """A color picture of each label map, all consistent with each other.
+    """A color image of each label map, all consistent with each other.
 
     Args:
         levels: integer (H, W) label maps of one size, fine to coarse, such as ``Hierarchy.labels(i)[0]``;
@@ -45,7 +45,7 @@ def paint(levels: Sequence[Tensor]) -> list[Bytes]:
             map counts as a part of the one it overlaps most.
 
     Returns:
-        uint8 (H, W, 3) RGB pictures, in the order of ``levels``.
+        uint8 (H, W, 3) RGB images, in the order of ``levels``.
 
     Raises:
         ValueError: if there is no map, or they are not (H, W) of one size.
@@ -180,5 +180,5 @@ def _parents(regions: Ints, wholes: Ints) -> Ints:
 
 
 def _fill(regions: Ints, shades: Floats) -> Bytes:
-    picture: Bytes = np.concatenate([rgb(shades), np.array([NOTHING], np.uint8)])[regions]
-    return picture
+    filled: Bytes = np.concatenate([rgb(shades), np.array([NOTHING], np.uint8)])[regions]
+    return filled

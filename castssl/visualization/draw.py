@@ -1,4 +1,4 @@
-"""Pictures of a hierarchy: one row an image, from the photograph over its superpixels to the wholes.
+"""Images of a hierarchy: one row for each image, from the photograph over its superpixels to the wholes.
 
 The panels are those of CAST's figure 5, https://arxiv.org/abs/2210.00314.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from castssl.types import Hierarchy
 from castssl.visualization.colors import NOTHING, Bytes, Ints, numbered, paint
 
-Picture = Image.Image | Tensor
+ImageLike = Image.Image | Tensor
 """A PIL image, or a uint8 (3, H, W) RGB tensor."""
 
 GAP = 8
@@ -25,7 +25,7 @@ INK, FAINT, PAPER, BORDER = (32, 32, 36), (90, 90, 98), (255, 255, 255), (255, 2
 
 
 def draw_hierarchy(
-    image: Picture, hierarchy: Hierarchy, index: int = 0, *, panel: int = 224, strength: float = 0.85
+    image: ImageLike, hierarchy: Hierarchy, index: int = 0, *, panel: int = 224, strength: float = 0.85
 ) -> Image.Image:
     """A row: the image, its superpixels in their mean colors, then each stage, fine to coarse, captioned.
 
@@ -63,7 +63,7 @@ def draw_hierarchy(
     return captioned(panels, captions)
 
 
-def partition(image: Picture, labels: Tensor, *, panel: int = 224) -> Image.Image:
+def partition(image: ImageLike, labels: Tensor, *, panel: int = 224) -> Image.Image:
     """Each region in its mean color, with white borders: integer (H, W) labels -> RGB, ``panel`` high."""
     shown = to_pil(image)
     regions = numbered(labels)
@@ -71,7 +71,7 @@ def partition(image: Picture, labels: Tensor, *, panel: int = 224) -> Image.Imag
 
 
 def overlay(
-    image: Picture, labels: Tensor, colors: Bytes, *, panel: int = 224, strength: float = 0.85
+    image: ImageLike, labels: Tensor, colors: Bytes, *, panel: int = 224, strength: float = 0.85
 ) -> Image.Image:
     """The image under colors, with thin white borders between regions.
 
@@ -113,17 +113,17 @@ def sheet(rows: Sequence[Image.Image], title: str = "") -> Image.Image:
     return page
 
 
-def to_pil(image: Picture) -> Image.Image:
-    """A PIL RGB image of a picture.
+def to_pil(image: ImageLike) -> Image.Image:
+    """The image as a PIL RGB image.
 
     Raises:
-        ValueError: if it is a tensor but not uint8 (3, H, W); normalized images are not pictures.
+        ValueError: if it is a tensor but not uint8 (3, H, W); normalized images are refused.
     """
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] != 3:
         raise ValueError(
-            f"expected a uint8 RGB picture (3, H, W), got {image.dtype} {tuple(image.shape)}; give the raw"
+            f"expected a uint8 RGB image (3, H, W), got {image.dtype} {tuple(image.shape)}; give the raw"
             f" view, from before finish"
         )
     return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
@@ -187,5 +187,5 @@ def _caption(size: int, seen: int) -> str:
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The font that Pillow brings along, so that pictures look alike everywhere."""
+    """The font that Pillow brings along, so that drawings look alike everywhere."""
     return ImageFont.load_default(size)

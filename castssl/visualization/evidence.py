@@ -1,4 +1,4 @@
-"""A picture of a label path: the photograph, and for each level the segments that spoke for its class."""
+"""An image of a label path: the photograph, and for each level the segments that spoke for its class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from castssl.visualization.colors import NOTHING, Bytes
-from castssl.visualization.draw import CAPTION, GAP, TITLE, Picture, captioned, font, overlay, sheet, to_pil
+from castssl.visualization.draw import CAPTION, GAP, TITLE, ImageLike, captioned, font, overlay, sheet, to_pil
 
 FOR, AGAINST, NEITHER = (235, 106, 10), (28, 92, 214), (246, 246, 244)
 """The colors of what spoke for a class, against it, and not at all."""
@@ -28,7 +28,7 @@ class Panel(NamedTuple):
 
 
 def draw_path(
-    image: Picture, panels: Sequence[Panel], title: str, *, panel: int = 224, strength: float = 0.72
+    image: ImageLike, panels: Sequence[Panel], title: str, *, panel: int = 224, strength: float = 0.72
 ) -> Image.Image:
     """The image, then each level's segments, shaded by how much they moved its logit, under a title.
 
@@ -37,7 +37,7 @@ def draw_path(
     Args:
         image: what the encoder saw, before normalization: uint8 (3, H, W) or PIL.
         panels: coarse to fine.
-        title: a line; cut where the picture ends.
+        title: a line; cut at the image's width.
         panel: height of a panel in pixels.
         strength: how much color hides the image, 0 to 1.
     """

@@ -1,4 +1,4 @@
-"""The hierarchy of an encoder on a few images, as one picture."""
+"""The hierarchy of an encoder on a few images, as one image."""
 
 from __future__ import annotations
 
