@@ -1,14 +1,19 @@
-"""The loss of class maps: cross entropy over the labelled pixels."""
+"""Semantic segmentation: a head on dense tokens, and cross entropy over the labelled pixels."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castssl import ranks
+from castssl.contracts import Encoder, Model, Objective
+from castssl.errors import ConfigError
+from castssl.models.segmentation_heads import create_head, paint
+from castssl.types import Batch, LabelTree, Outcome, View
 
 Mean = Literal["global", "process"]
 """Over which pixels :func:`masked_cross_entropy` divides."""
@@ -48,3 +53,129 @@ def masked_cross_entropy(logits: Tensor, target: Tensor, mean: Mean = "global") 
     share = ranks.mean(count) if mean == "global" else count
     total = F.cross_entropy(logits.float(), target, ignore_index=-1, reduction="sum")
     return total / torch.where(share > 0, share, 1)
+
+
+class SegmentationModel(Model):
+    """An encoder with dense tokens, and a head that scores the classes of each.
+
+    Args:
+        encoder: one with dense tokens.
+        head: a name of :data:`castssl.models.segmentation_heads.HEADS`.
+        classes: number of classes C.
+        frozen: True if the encoder is not trained; nothing is then kept for a gradient through it.
+
+    Raises:
+        ConfigError: if the encoder has no dense tokens, or there is no such head.
+    """
+
+    head: nn.Module
+
+    def __init__(self, encoder: Encoder, head: str, classes: int, *, frozen: bool = False) -> None:
+        if encoder.dense_dim is None:
+            raise ConfigError(
+                f"a {type(encoder).__name__} has no tokens for segmentation; take an encoder that defines"
+                " dense(view), such as those of castssl and of timm"
+            )
+        super().__init__(encoder, head=create_head(head, encoder.dense_dim, classes))
+        self.classes, self.frozen = classes, frozen
+        if frozen:
+            encoder.requires_grad_(False)
+            encoder.eval()
+
+    def forward(
+        self, view: View, sizes: Sequence[int] | None = None, *, size: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Logits of each pixel: float (B, C, H, W).
+
+        Args:
+            view: as for the encoder.
+            sizes: other token budgets than the encoder's own.
+            size: height and width of the maps; None for those of the image.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            tokens = self.encoder.dense(view, sizes)
+        height, width = view.image.shape[-2:]
+        return paint(self.head(tokens), tokens, size or (height, width))
+
+    if TYPE_CHECKING:
+
+        def __call__(
+            self, view: View, sizes: Sequence[int] | None = None, *, size: tuple[int, int] | None = None
+        ) -> Tensor: ...
+
+    def train(self, mode: bool = True) -> SegmentationModel:
+        """As in torch, but a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
+
+
+class Segmentation(Objective):
+    """Learn the class of each pixel.
+
+    Args:
+        encoder: one with dense tokens.
+        labels: a label tree of one level, the classes of pixels.
+        head: ``linear``, ``fused`` or ``segmenter``, see :mod:`castssl.models.segmentation_heads`.
+        frozen: train the head alone.
+        mean: over which pixels the loss is a mean, see :func:`masked_cross_entropy`.
+
+    Raises:
+        ConfigError: if the encoder has no dense tokens, the labels have not one level of classes that exclude
+            each other, or there is no such head.
+    """
+
+    target = "map"
+    model: SegmentationModel
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        labels: LabelTree,
+        *,
+        head: str = "linear",
+        frozen: bool = False,
+        mean: Mean = "global",
+    ) -> None:
+        super().__init__()
+        if labels.levels != 1 or not labels.exclusive:
+            raise ConfigError(
+                f"segmentation learns one level of classes, of which a pixel has one; got {labels.levels}"
+                f" levels of {labels.sizes} classes{'' if labels.exclusive else ' of which many may apply'}"
+            )
+        self.mean = mean
+        self.model = SegmentationModel(encoder, head, labels.sizes[0], frozen=frozen)
+
+    def forward(self, batch: Batch) -> Outcome:
+        """Cross entropy, and the share of labelled pixels whose class comes first.
+
+        Raises:
+            ValueError: unless the batch has one view and a target int64 (B, H, W).
+        """
+        target = check_maps(batch)
+        logits = self.model(batch.views[0], size=(target.shape[1], target.shape[2]))
+        loss = masked_cross_entropy(logits, target, self.mean)
+        right = (logits.detach().argmax(1) == target).sum() / (target >= 0).sum()
+        return Outcome(loss, {"loss": loss.detach(), "accuracy": right})
+
+    def predict(self, view: View) -> Mapping[str, Tensor]:
+        """Logits (B, C, H, W) of each pixel of the image, as ``class``."""
+        return {"class": self.model(view)}
+
+
+def check_maps(batch: Batch) -> Tensor:
+    """The target of a batch with one view and class maps.
+
+    Raises:
+        ValueError: naming what the batch has.
+    """
+    if len(batch.views) != 1:
+        raise ValueError(f"segmentation takes one view of each image, got {len(batch.views)}")
+    target, images = batch.target, len(batch.views[0].image)
+    if target.dtype != torch.int64 or target.ndim != 3 or len(target) != images:
+        raise ValueError(
+            f"segmentation takes class maps int64 (B, H, W) of {images} images, got {target.dtype} of shape"
+            f" {tuple(target.shape)}; take data with label maps"
+        )
+    return target

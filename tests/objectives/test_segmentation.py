@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+import copy
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,8 +12,12 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from castssl import ranks
-from castssl.objectives.segmentation import Mean, masked_cross_entropy
+from castssl.contracts import Encoder
+from castssl.errors import ConfigError
+from castssl.models.create import create
+from castssl.objectives.segmentation import Mean, Segmentation, masked_cross_entropy
 from castssl.testing.processes import together
+from castssl.types import Batch, LabelTree, View
 
 CLASSES = 5
 
@@ -119,3 +124,107 @@ def nothing_labelled(rank: int) -> None:
 @pytest.mark.distributed
 def test_two_processes_without_a_labelled_pixel_have_zero_gradients() -> None:
     together(nothing_labelled)
+
+
+TREE = LabelTree.flat(("sky", "sea", "land"))
+
+
+def objective(name: str = "nano_seg", **options: Any) -> Segmentation:
+    torch.manual_seed(0)
+    encoder = create(name, image_size=32)
+    return Segmentation(encoder, TREE, **options)
+
+
+def labelled(side: int = 32, *, seed: int = 0) -> Batch:
+    """Two images whose color is that of their class, in squares; a corner is not labelled."""
+    draw = torch.Generator().manual_seed(seed)
+    at = torch.arange(side) * 8 // side
+    segments = (at[:, None] * 8 + at).int().repeat(2, 1, 1)
+    target = torch.randint(0, 3, (2, 64), generator=draw).gather(1, segments.flatten(1).long())
+    target = target.view(2, side, side)
+    image = F.one_hot(target, 3).movedim(-1, 1).float()
+    target[:, :4, :4] = -1
+    return Batch([View(image, segments)], target)
+
+
+@pytest.mark.parametrize("head", ["linear", "fused", "segmenter"])
+@pytest.mark.parametrize("name", ["nano", "nano_seg", "nano_vit_seg", "timm:test_vit"])
+def test_the_loss_is_cross_entropy_of_the_maps(name: str, head: str) -> None:
+    """All encoders with all heads; gradients reach all that is trained."""
+    learned, batch = objective(name, head=head), labelled()
+    learned.eval()
+    maps = learned.predict(batch.views[0])["class"]
+    assert maps.shape == (2, 3, 32, 32)
+    outcome = learned(batch)
+    torch.testing.assert_close(outcome.loss, F.cross_entropy(maps, batch.target, ignore_index=-1))
+    right = (maps.argmax(1) == batch.target)[batch.target >= 0].float().mean()
+    torch.testing.assert_close(outcome.logs["accuracy"], right)
+    learned.train()
+    learned(batch).loss.backward()
+    idle = [name for name, p in learned.model.head.named_parameters() if p.grad is None]
+    assert not idle
+
+
+def test_the_map_of_a_class_is_learned() -> None:
+    learned, batch = objective(head="fused"), labelled()
+    optimizer = torch.optim.AdamW(learned.parameters(), lr=3e-3)
+    for _ in range(25):
+        outcome = learned(batch)
+        optimizer.zero_grad()
+        outcome.loss.backward()
+        optimizer.step()
+    assert learned(batch).logs["accuracy"] > 0.95
+
+
+def test_a_frozen_encoder_stays_as_it_is() -> None:
+    learned, batch = objective(frozen=True).train(), labelled()
+    before = copy.deepcopy(learned.encoder.state_dict())
+    learned(batch).loss.backward()
+    assert not learned.encoder.training
+    assert learned.model.head.training
+    assert not any(p.requires_grad or p.grad is not None for p in learned.encoder.parameters())
+    for name, value in learned.encoder.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+def test_a_batch_without_labels_moves_nothing() -> None:
+    learned, batch = objective(), labelled()
+    outcome = learned(batch._replace(target=torch.full_like(batch.target, -1)))
+    outcome.loss.backward()
+    assert outcome.loss == 0
+    assert not any(p.grad.any() for p in learned.parameters() if p.grad is not None)
+
+
+def test_maps_have_the_size_of_the_target() -> None:
+    """As the published VOC code trains: superpixels of half the image's side, labels of the whole."""
+    torch.manual_seed(0)
+    encoder = create("nano", image_size=32, fused=True, dense=True)
+    learned, batch = Segmentation(encoder, TREE, head="fused"), labelled()
+    view = batch.views[0]._replace(segments=labelled(16).views[0].segments)
+    assert learned(batch._replace(views=[view])).loss.isfinite()
+    assert learned.predict(view)["class"].shape == (2, 3, 32, 32)
+
+
+def test_half_precision_is_finite() -> None:
+    for head in ("linear", "fused", "segmenter"):
+        with torch.autocast("cpu", torch.bfloat16):
+            assert objective(head=head)(labelled()).loss.isfinite()
+
+
+class NoTokens(Encoder):
+    dim, sizes = 8, (4,)
+
+
+def test_what_cannot_be_segmented_is_refused() -> None:
+    for tree in (LabelTree.none(), LabelTree((2, 3), ((0, 0, 1),)), LabelTree((3,), exclusive=False)):
+        with pytest.raises(ConfigError, match="one level of classes"):
+            Segmentation(create("nano"), tree)
+    with pytest.raises(ConfigError, match="NoTokens has no tokens for segmentation"):
+        Segmentation(NoTokens(), TREE)
+    with pytest.raises(ConfigError, match="no head 'upernet'"):
+        objective(head="upernet")
+    batch = labelled()
+    with pytest.raises(ValueError, match=r"int64 \(B, H, W\) of 2 images, got torch.int64 of shape \(2, 1\)"):
+        objective()(batch._replace(target=torch.zeros(2, 1, dtype=torch.int64)))
+    with pytest.raises(ValueError, match="one view of each image, got 2"):
+        objective()(batch._replace(views=[*batch.views] * 2))

@@ -1,0 +1,122 @@
+"""Class maps of whole images, or by sliding windows: what a segmentation model sees in images of any size.
+
+Windows lie as in mmsegmentation's ``slide_inference``, which Segmenter (https://arxiv.org/abs/2105.05633)
+and the published CAST use, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from castssl.contracts import Superpixels
+from castssl.data.normalize import normalize
+from castssl.errors import ConfigError
+from castssl.models.sizes import sizes_for
+from castssl.modes import evaluating
+from castssl.objectives.segmentation import SegmentationModel
+from castssl.superpixel_labels import partition
+from castssl.types import View
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How an image is parted into windows whose logits are averaged.
+
+    Args:
+        size: side in pixels; a smaller image is one window, as it is.
+        stride: pixels from one window to the next; the last one ends at the image's border.
+        once: compute the superpixels of the whole image once, and cut them; else those of each window, as
+            published.
+
+    Raises:
+        ConfigError: unless 1 <= stride <= size.
+    """
+
+    size: int
+    stride: int
+    once: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.stride <= self.size:
+            raise ConfigError(
+                f"windows of {self.size} pixels with stride {self.stride} would leave pixels out: the stride"
+                f" is 1 to {self.size}"
+            )
+
+
+def boxes(height: int, width: int, windows: Windows) -> list[tuple[int, int, int, int]]:
+    """Top, left, bottom and right of each window, row by row."""
+    rows, columns = (_anchors(side, windows) for side in (height, width))
+    size = windows.size
+    return [(y, x, min(y + size, height), min(x + size, width)) for y in rows for x in columns]
+
+
+def _anchors(side: int, windows: Windows) -> list[int]:
+    last = max(side - windows.size, 0)
+    count = -(-last // windows.stride) + 1
+    return [min(at * windows.stride, last) for at in range(count)]
+
+
+def class_logits(
+    model: SegmentationModel, images: Tensor, superpixels: Superpixels, windows: Windows | None = None
+) -> Tensor:
+    """Logits of each pixel, in evaluation mode: float32 (B, C, H, W) where the model is.
+
+    Args:
+        model: an encoder with a head.
+        images: uint8 RGB (B, 3, H, W), of one size.
+        superpixels: the backend.
+        windows: None to show the model the whole image.
+    """
+    place = next(iter(model.parameters())).device
+    images = images.to(place)
+    height, width = images.shape[-2:]
+    with evaluating(model), torch.no_grad():
+        if windows is None:
+            return _logits(model, images, superpixels)
+        whole = _labels(superpixels, images) if windows.once and model.encoder.uses_superpixels else None
+        total = torch.zeros(len(images), model.classes, height, width, device=place)
+        seen = torch.zeros(height, width, device=place)
+        for top, left, bottom, right in boxes(height, width, windows):
+            at = (..., slice(top, bottom), slice(left, right))
+            total[at] += _logits(model, images[at], superpixels, None if whole is None else whole[at])
+            seen[at] += 1
+    return total / seen
+
+
+def _logits(
+    model: SegmentationModel, images: Tensor, superpixels: Superpixels, labels: Tensor | None = None
+) -> Tensor:
+    """Logits float32 (B, C, H, W) of images as they are; their superpixels are computed unless given."""
+    if not model.encoder.uses_superpixels:
+        nothing = torch.empty(len(images), 0, 0, dtype=torch.int32, device=images.device)
+        return model(View(normalize(images), nothing)).float()
+    if labels is None:
+        labels, count = _labels(superpixels, images), superpixels.capacity(*images.shape[-2:])
+    else:
+        labels, count = renumber(labels)
+    sizes = sizes_for(model.encoder, max(count, model.encoder.sizes[0]))
+    return model(View(normalize(images), labels), sizes).float()
+
+
+def _labels(superpixels: Superpixels, images: Tensor) -> Tensor:
+    """Superpixels int32 (B, H, W), computed where the backend runs, on the images' device."""
+    on_cpu = superpixels.runs_on == "worker"
+    return partition(superpixels, images.cpu() if on_cpu else images).to(images.device)
+
+
+def renumber(labels: Tensor) -> tuple[Tensor, int]:
+    """The labels of each image from 0 on without gaps, in their order: int32 (B, H, W); and how many at most.
+
+    -1 stays.  It waits for a device.
+    """
+    flat = labels.flatten(1).long()
+    offset = torch.arange(len(flat), device=flat.device)[:, None] * (flat.max() + 2)
+    # -1 is the first of each image, which is so even where no pixel has it.
+    first = torch.cat([torch.full_like(flat[:, :1], -1), flat], 1) + offset
+    inverse = torch.unique(first, return_inverse=True)[1]
+    found = (inverse - inverse[:, :1] - 1)[:, 1:]
+    return found.int().view(labels.shape), int(found.max()) + 1
