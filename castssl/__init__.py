@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from castssl.encoder_config import EncoderConfig
     from castssl.errors import CastError, ConfigError, DataError, Diverged, PluginError
     from castssl.inference.segment import segment
+    from castssl.labels import LabelTree
     from castssl.models.create import create
     from castssl.registry import build
-    from castssl.types import Batch, Hierarchy, LabelTree, Outcome, Pooled, Tokens, View
+    from castssl.types import Batch, Hierarchy, Outcome, Pooled, Tokens, View
 
     __version__: str
 
@@ -53,7 +54,8 @@ _HOMES = {
     "castssl.encoder_config": ("EncoderConfig",),
     "castssl.models.create": ("create",),
     "castssl.registry": ("build",),
-    "castssl.types": ("Batch", "Hierarchy", "LabelTree", "Outcome", "Pooled", "Tokens", "View"),
+    "castssl.labels": ("LabelTree",),
+    "castssl.types": ("Batch", "Hierarchy", "Outcome", "Pooled", "Tokens", "View"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -9,13 +9,13 @@ from functools import partial
 
 from castssl.commands import ALL
 from castssl.errors import CastError
-from castssl.faults import explain
-from castssl.output import outlive_readers
+from castssl.system_errors import explain
+from castssl.terminal import ignore_closed_streams
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; the exit code is 0, 1 if something failed, or 2 if the command line is wrong."""
-    outlive_readers()
+    ignore_closed_streams()
     given = parser().parse_args(arguments)
     try:
         code: int = given.run(given)

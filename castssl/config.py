@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import tyro
 
 from castssl.errors import CastError, ConfigError
-from castssl.faults import explain
 from castssl.fields import build, flag_problems
 from castssl.files import write_text
-from castssl.output import outlive_readers
+from castssl.system_errors import explain
+from castssl.terminal import ignore_closed_streams
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -139,13 +139,13 @@ class RunConfig(Settings):
 
 def launch(main: Callable[[C], object], config: type[C], argv: Sequence[str] | None = None) -> None:
     """Run a recipe, ``main(parse(config, argv))``; an error of castssl, or a fault of the system that
-    :mod:`castssl.faults` knows, becomes a message and an exit code.
+    :mod:`castssl.system_errors` knows, becomes a message and an exit code.
 
     Raises:
         SystemExit: 2 for a :class:`ConfigError`, 1 for any other :class:`CastError` and for such a fault.
     """
     settings = parse(config, argv)
-    from castssl.ranks import leaving  # It imports torch, and wrong flags shall be told at once.
+    from castssl.distributed import leaving  # It imports torch, and wrong flags shall be told at once.
 
     with leaving():
         _run(main, settings)
@@ -178,7 +178,7 @@ def parse(config: type[C], argv: Sequence[str] | None = None, *, description: st
     Raises:
         SystemExit: 0 after ``--help``, 2 after saying on stderr everything that is wrong.
     """
-    outlive_readers()
+    ignore_closed_streams()
     try:
         return read(config, argv, description=description)
     except ConfigError as error:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError
-from castssl.types import Batch, DenseTokens, Hierarchy, LabelTree, Outcome, Pooled, Tokens, View
+from castssl.labels import LabelTree
+from castssl.types import Batch, DenseTokens, Hierarchy, Outcome, Pooled, Tokens, View
 
 Kind = Literal["superpixels", "pooling", "objectives", "datasets", "encoders"]
 KINDS: tuple[Kind, ...] = ("superpixels", "pooling", "objectives", "datasets", "encoders")

@@ -25,13 +25,13 @@ from castssl.evaluation.knn import Knn
 from castssl.evaluation.matching import Matching
 from castssl.evaluation.overlap import Overlap
 from castssl.evaluation.report import table
+from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.objectives.deit import DeiT
 from castssl.registry import build
 from castssl.training import FirstBatch, build_optimizer, check_batch, check_labels, fits, set_rate, start
-from castssl.training.log import best
+from castssl.training.logging import best
 from castssl.training.supervised import SupervisedConfig
-from castssl.types import LabelTree
 from castssl.visualization.gallery import gallery
 from castssl.visualization.photographs import photographs
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from castssl import ranks
+from castssl import distributed
 from castssl.checkpoints.classifier import save_classifier
 from castssl.checkpoints.initialize import initialize
 from castssl.config import launch
@@ -32,13 +32,13 @@ from castssl.evaluation.label_paths import LabelPaths
 from castssl.evaluation.matching import Matching
 from castssl.evaluation.overlap import Overlap
 from castssl.evaluation.report import table
+from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.objectives.classification import Supervised
 from castssl.registry import build
 from castssl.training import FirstBatch, build_optimizer, check_batch, check_labels, fits, set_rate, start
 from castssl.training.hierarchy import HierarchyConfig
-from castssl.training.log import best
-from castssl.types import LabelTree
+from castssl.training.logging import best
 from castssl.visualization.gallery import gallery
 from castssl.visualization.photographs import photographs
 
@@ -71,7 +71,7 @@ def make_objective(cfg: Config, labels: LabelTree) -> Supervised:
     made = cast(Supervised, build("objectives", cfg.chosen().objective, encoder, labels, **options))
     if cfg.weights:
         told = initialize(made, cfg.weights)
-        if ranks.is_main():
+        if distributed.is_main():
             print(told)
     return made
 

@@ -17,7 +17,7 @@ from typing import Literal
 
 from torch.optim import Optimizer
 
-from castssl import ranks
+from castssl import distributed
 from castssl.checkpoints.initialize import initialize
 from castssl.checkpoints.native import save_objective
 from castssl.config import FREE, launch
@@ -30,13 +30,13 @@ from castssl.evaluation.knn import Knn
 from castssl.evaluation.matching import Matching
 from castssl.evaluation.overlap import Overlap
 from castssl.evaluation.report import table
+from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.objectives.moco import MoCoV3
 from castssl.registry import build
 from castssl.training import FirstBatch, build_optimizer, check_batch, fits, scaled_rate, set_rate, start
+from castssl.training.configs import PretrainConfig
 from castssl.training.schedule import warmup_cosine
-from castssl.training.settings import PretrainConfig
-from castssl.types import LabelTree
 from castssl.visualization.gallery import gallery
 from castssl.visualization.photographs import photographs
 
@@ -88,7 +88,7 @@ def make_objective(cfg: Config, labels: LabelTree) -> MoCoV3:
     )
     if cfg.init:
         report = initialize(objective, cfg.init)
-        if ranks.is_main():
+        if distributed.is_main():
             print(report)
     return objective
 

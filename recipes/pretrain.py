@@ -27,6 +27,7 @@ from castssl.evaluation.knn import Knn
 from castssl.evaluation.matching import Matching
 from castssl.evaluation.overlap import Overlap
 from castssl.evaluation.report import table
+from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.registry import build
 from castssl.training import (
@@ -39,9 +40,8 @@ from castssl.training import (
     set_rate,
     start,
 )
+from castssl.training.configs import PretrainConfig
 from castssl.training.schedule import warmup_cosine
-from castssl.training.settings import PretrainConfig
-from castssl.types import LabelTree
 from castssl.visualization.gallery import gallery
 from castssl.visualization.photographs import photographs
 

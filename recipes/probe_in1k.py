@@ -40,8 +40,8 @@ from castssl.training import (
     set_rate,
     start,
 )
-from castssl.training.log import best
-from castssl.training.settings import ImageConfig
+from castssl.training.configs import ImageConfig
+from castssl.training.logging import best
 from castssl.visualization.gallery import gallery
 from castssl.visualization.photographs import photographs
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from castssl.errors import DataError
-from castssl.types import Hierarchy, LabelTree, Tokens
+from castssl.labels import LabelTree
+from castssl.types import Hierarchy, Tokens
 
 
 def test_a_tree_that_holds() -> None:

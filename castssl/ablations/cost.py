@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from castssl.ablations.grid import WEIGHTS, Cell, Study
 from castssl.config import save
-from castssl.doctor import machine
+from castssl.devices import machine
 
 if TYPE_CHECKING:
     import torch

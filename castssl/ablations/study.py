@@ -23,7 +23,7 @@ from castssl.ablations.engine import STOP_SIGNALS, Jobs
 from castssl.ablations.grid import ALLOW, Step, Study, add_flags
 from castssl.errors import CastError, PluginError
 from castssl.files import check_outputs, write_text
-from castssl.output import outlive_readers
+from castssl.terminal import ignore_closed_streams
 
 MARK = ".castssl-study"
 """An empty file in the folder of a study, whose tables later calls may replace."""
@@ -163,7 +163,7 @@ def main(study: Study, *, demo: Study | None = None, argv: Sequence[str] | None 
         demo: the same question with a budget for the embedded data set, ``--data demo``.
         argv: by default that of the process.
     """
-    outlive_readers()
+    ignore_closed_streams()
     name = Path(sys.argv[0]).stem
     parser = argparse.ArgumentParser(name, description=study.title)
     what = "what to train on, as the recipe takes it, or demo" if study.data else "demo: of small models"

@@ -13,8 +13,8 @@ from castssl.checkpoints.report import Report
 from castssl.contracts import Encoder
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import CastError, DataError
+from castssl.labels import LabelTree
 from castssl.models.create import create
-from castssl.types import LabelTree
 
 State = dict[str, Tensor]
 Which = Literal["base", "momentum"]

@@ -15,12 +15,12 @@ from castssl.checkpoints.checkpoint import Checkpoint, difference
 from castssl.checkpoints.load import Source, read
 from castssl.checkpoints.official_model import adapt, classifiers
 from castssl.errors import CastError, DataError
+from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.modes import kept_random_state
 from castssl.objectives.classification import Branch, Supervised
 from castssl.options import parse, values
 from castssl.registry import build, load
-from castssl.types import LabelTree
 
 TRAINS = "recipes/hcast.py and recipes/deit_in1k.py train one"
 """The next step where there is no classifier."""

@@ -19,11 +19,11 @@ from castssl.checkpoints.report import Report
 from castssl.contracts import Encoder
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError, DataError
+from castssl.labels import LabelTree
 from castssl.models.presets import PRESETS
 from castssl.objectives.classification import Supervised
 from castssl.objectives.moco import MoCoV3
 from castssl.tokens.positions import resize
-from castssl.types import LabelTree
 
 _MAY_DIFFER = ("norm.", "fusion.", "poolings.")
 """Parts that one model has and another lacks: what only COCO's variant has, and poolings of another kind."""

@@ -13,14 +13,14 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from castssl import ranks
+from castssl import distributed
 from castssl.checkpoints.checkpoint import MOMENTUM, Checkpoint, State
 from castssl.checkpoints.report import Report
 from castssl.contracts import Encoder, Objective
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import DataError
 from castssl.files import not_safetensors, write_tensors
-from castssl.types import LabelTree
+from castssl.labels import LabelTree
 
 SETTINGS = "castssl"
 """The metadata key under which the settings are, as JSON."""
@@ -37,7 +37,7 @@ def write(checkpoint: Checkpoint, path: str | Path) -> Path:
         CastError: if it cannot be written.
     """
     path = Path(path)
-    if ranks.is_main():
+    if distributed.is_main():
         tensors = {
             **checkpoint.encoder,
             **{HEADS + name: value for name, value in checkpoint.heads.items()},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from castssl.commands import (
     ablate,
     convert,
-    doctor,
+    environment,
     export,
     flops,
     plugins,
@@ -15,5 +15,5 @@ from castssl.commands import (
     tree,
 )
 
-ALL = (plugins, superpixels, segment, predict, convert, export, flops, ablate, tree, doctor)
+ALL = (plugins, superpixels, segment, predict, convert, export, flops, ablate, tree, environment)
 """In the order of ``castssl --help``."""

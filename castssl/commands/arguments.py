@@ -120,7 +120,7 @@ def device_of(args: argparse.Namespace) -> str:
     """
     import torch
 
-    from castssl.doctor import check_device
+    from castssl.devices import check_device
 
     if args.device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"

@@ -93,7 +93,7 @@ def _verdicts(title: str, results: list[Result]) -> Table:
 
 
 def _new_plugin(args: argparse.Namespace) -> int:
-    from castssl.scaffold import write
+    from castssl.commands.scaffold import write
 
     folder = write(args.kind, args.name, args.into, overwrite=args.overwrite)
     print(f"{folder}: castssl-{args.name}, a {args.kind} plugin that works.  Next:")

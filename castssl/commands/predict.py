@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from castssl.checkpoints.classifier import Classifier
     from castssl.inference.predict import Level, Prediction
-    from castssl.types import LabelTree
+    from castssl.labels import LabelTree
 
 NOTES = """Each level's class is the likeliest by itself; a path may contradict the tree, which is noted.
 With --min-confidence P the answer backs off to a parent: it ends at the finest level whose probability is at
@@ -105,7 +105,7 @@ def _plain(image: Path, prediction: Prediction) -> dict[str, Any]:
 def _print(predictions: dict[Path, Prediction], classifier: Classifier, least: float | None) -> None:
     from rich.console import Console
 
-    from castssl.output import safe_markup
+    from castssl.terminal import safe_markup
 
     shown = table(["image", "level", "class", "probability", ""], [])
     for heading in (1, 3):

@@ -81,7 +81,7 @@ def _superpixels(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from castssl import registry
-    from castssl.doctor import machine
+    from castssl.devices import machine
     from castssl.evaluation.superpixels import compare
 
     photos = [photo for source in args.images for photo in _open(source, args)]
@@ -214,7 +214,7 @@ def _squares(photos: Sequence[Photo], size: int) -> tuple[Tensor, list[Tensor | 
 
 
 def _table(trials: Sequence[Trial], title: str) -> Table:
-    from castssl.output import safe_markup
+    from castssl.terminal import safe_markup
 
     numbers = ("ms", "count", "used", "variation", "recall", "reach", "accuracy")
     shown = table(["superpixels"], numbers, title=title)

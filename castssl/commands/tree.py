@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from castssl.datasets.images import Images
     from castssl.datasets.stream import Stream
-    from castssl.types import LabelTree
+    from castssl.labels import LabelTree
 
 NOTES = """Numbers after a class are its images in train / val.  Levels are counted from 0, the coarsest.
 The exit code is 1 if something makes training pointless: no labels, a class without a training image, labels
@@ -49,7 +49,7 @@ def _one(spec: str, *, whole: bool, commands: bool) -> int:
     from castssl.datasets.open import open_images
     from castssl.datasets.tree_checks import Finding, counts, findings, labels, losses
     from castssl.errors import DataError, NoSplit
-    from castssl.output import safe_markup
+    from castssl.terminal import safe_markup
 
     splits: dict[str, Images | Stream] = {"train": open_images(spec, commands=commands)}
     problems: list[Finding] = []
@@ -83,7 +83,7 @@ def _drawn(spec: str, tree: LabelTree, per_class: Sequence[Sequence[Tensor]], *,
     from rich.tree import Tree
 
     from castssl.datasets.tree_checks import class_name
-    from castssl.output import safe_markup
+    from castssl.terminal import safe_markup
 
     children: list[list[list[int]]] = [[[] for _ in range(size)] for size in tree.sizes[:-1]]
     for level, parents in enumerate(tree.parents):

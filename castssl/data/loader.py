@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
-from castssl import ranks
+from castssl import distributed
 from castssl.contracts import Superpixels, Turn, Unreadable
 from castssl.data.dense_views import DenseAugment
 from castssl.data.inventory import Inventory, inventory
@@ -34,8 +34,8 @@ from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
 from castssl.datasets.unreadable import Clipped
 from castssl.errors import ConfigError, ContractError, DataError
-from castssl.output import outlive_readers
 from castssl.superpixel_labels import partition
+from castssl.terminal import ignore_closed_streams
 from castssl.types import Batch, View
 
 __all__ = ["EpochBatches", "Loader", "load"]
@@ -231,7 +231,7 @@ def load(
         train: shuffle and leave out the last, incomplete batch; else all images once, in order.
         repeats: see :class:`castssl.data.sampler.EpochBatches`; not for a stream.
         cache: compute each image's superpixels once, see :mod:`castssl.data.superpixel_cache`.
-        rank: this process; by default that of :mod:`castssl.ranks`.
+        rank: this process; by default that of :mod:`castssl.distributed`.
         world: the number of processes; likewise.
 
     Raises:
@@ -239,8 +239,8 @@ def load(
             not 1 for a stream, the cache does not fit the rest, or views of label maps do not fit the images.
         DataError: if a stream has too few shards.
     """
-    rank = ranks.rank() if rank is None else rank
-    world = ranks.world() if world is None else world
+    rank = distributed.rank() if rank is None else rank
+    world = distributed.world() if world is None else world
     if isinstance(views, DenseAugment):
         views.check(images, batch_size // world)
     prepare = _Prepare(views, superpixels, seed, cached_superpixels(cache, images, views, superpixels))
@@ -276,7 +276,7 @@ def _collate(samples: list[_Sample]) -> _Collated:
 
 def _start_worker(worker: int) -> None:
     """One thread per worker, no messages about odd files, and Ctrl-C left to the main process."""
-    outlive_readers()
+    ignore_closed_streams()
     # A spawned worker, unlike others, ends its interpreter, while the thread that sends batches may still be
     # in native code: that aborts the worker, and the run with it.
     atexit.register(os._exit, 0)

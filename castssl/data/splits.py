@@ -7,13 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from castssl import ranks
+from castssl import distributed
 from castssl.datasets.damage import left_out
 from castssl.datasets.images import Images, hash_index
 from castssl.datasets.open import open_images
 from castssl.datasets.stream import Stream
 from castssl.errors import DataError, NoSplit
-from castssl.types import LabelTree
+from castssl.labels import LabelTree
 
 NONE = "none"
 """The name of held-out data that stands for no evaluation."""
@@ -101,7 +101,7 @@ def _open_val(data: str, val: str | None, subset: str | None, commands: bool) ->
 
 def _remarks(split: str, images: Images | Stream) -> list[str]:
     """Sentences about what is left out, for the process that prints; the others skip the check."""
-    return [f"{split}: {sentence}" for sentence in left_out(images)] if ranks.is_main() else []
+    return [f"{split}: {sentence}" for sentence in left_out(images)] if distributed.is_main() else []
 
 
 def hold_out(images: Images, share: float, *, seed: int = 0) -> tuple[Images, Images]:

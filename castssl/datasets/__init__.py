@@ -4,7 +4,7 @@ from castssl.contracts import DataSet, Feed, Item, Listing, Source, Turn, Unread
 from castssl.datasets.folder import Files, classes_of, find_split, is_image, look_through, same_depth
 from castssl.datasets.text import read_text
 from castssl.errors import DataError, NoSplit
-from castssl.types import LabelTree
+from castssl.labels import LabelTree
 
 __all__ = [
     "DataError",

@@ -12,7 +12,7 @@ from castssl.contracts import DataSet, Listing
 from castssl.datasets.folder import Files, is_image, split_name, stand_ins
 from castssl.datasets.text import read_text
 from castssl.errors import DataError, NoSplit
-from castssl.types import LabelTree
+from castssl.labels import LabelTree
 
 EXAMPLE = "path,split,family,species"
 """A header."""

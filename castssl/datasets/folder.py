@@ -22,7 +22,7 @@ from castssl import installer
 from castssl.contracts import DataSet, Listing
 from castssl.datasets.decode import EXTENSIONS, PACKAGES
 from castssl.errors import DataError, NoSplit
-from castssl.types import LabelTree
+from castssl.labels import LabelTree
 
 _SPLITS = {
     "train": re.compile(r"train(ing)?[-_]?\d*"),

@@ -13,11 +13,11 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from castssl import ranks
+from castssl import distributed
 from castssl.contracts import DataSet, Item, Listing, Turn, Unreadable
 from castssl.datasets import stream
 from castssl.errors import DataError
-from castssl.types import LabelTree
+from castssl.labels import LabelTree
 
 OPTIONS = ("split", "input_key", "target_key", "num_classes")
 """Options behind the name, as in ``hfds/cifar100?input_key=img&target_key=fine_label``."""
@@ -168,7 +168,7 @@ def _columns(spec: stream.Spec, features: Mapping[str, Any]) -> tuple[str, str, 
     classes = tuple(map(str, range(spec.number("num_classes"))))
     if isinstance(features.get(target), datasets.ClassLabel):
         return key, target, tuple(features[target].names)
-    if target in features and not classes and ranks.is_main():
+    if target in features and not classes and distributed.is_main():
         warnings.warn(
             f"the column {target!r} of {spec.title} names no classes, so the data counts as unlabeled; if"
             " it holds class numbers, give how many there are as ?num_classes=N",

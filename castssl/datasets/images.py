@@ -25,8 +25,8 @@ from castssl.datasets.label_maps import Labels, open_labels, to_classes
 from castssl.datasets.masks import MaskFolder, Masks
 from castssl.datasets.unreadable import TRIES, Clipped, Ledger, why
 from castssl.errors import DataError
-from castssl.faults import explain
-from castssl.types import LabelTree
+from castssl.labels import LabelTree
+from castssl.system_errors import explain
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, as shares of an image's width and height: 0 to 1."""

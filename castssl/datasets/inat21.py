@@ -11,7 +11,7 @@ from castssl.datasets import taxonomies
 from castssl.datasets.folder import Files, ignored
 from castssl.datasets.layout_checks import HOMES, choose, list_classes, require
 from castssl.errors import DataError
-from castssl.types import LabelTree
+from castssl.labels import LabelTree
 
 FOLDER = "<id>_<kingdom>_<phylum>_<class>_<order>_<family>_<genus>_<species>"
 

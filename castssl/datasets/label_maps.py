@@ -17,7 +17,7 @@ from castssl.contracts import LabelMaps
 from castssl.datasets.decode import fitted, header
 from castssl.datasets.unreadable import why
 from castssl.errors import DataError
-from castssl.faults import explain
+from castssl.system_errors import explain
 
 Labels = NDArray[np.int32]
 """int32 (H, W), each a class or -1, which is unknown."""

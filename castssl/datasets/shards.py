@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from castssl import ranks
+from castssl import distributed
 from castssl.contracts import DataSet, Item, Turn, Unreadable
 from castssl.datasets import stream
 from castssl.datasets.decode import EXTENSIONS
@@ -250,7 +250,7 @@ class Shards:
                 f"{images - labels} of {images} images have no label; those are left out where labels are"
                 " needed"
             )
-        for remark in remarks if ranks.is_main() else ():
+        for remark in remarks if distributed.is_main() else ():
             warnings.warn(f"{self.spec.title}: {remark}", stacklevel=2)
         return images
 

@@ -24,7 +24,7 @@ from castssl.datasets.depth import Range
 from castssl.datasets.unreadable import TRIES, Clipped, Ledger, why
 from castssl.errors import CastError, DataError, NoSplit
 from castssl.installer import install
-from castssl.types import LabelTree
+from castssl.labels import LabelTree
 
 SHUFFLED = 4096
 """Size of the shuffle buffer in encoded images, unless the data's name gives another one."""

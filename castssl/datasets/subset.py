@@ -14,7 +14,7 @@ from castssl.datasets import taxonomies
 from castssl.datasets.folder import some
 from castssl.datasets.text import read_text
 from castssl.errors import DataError
-from castssl.types import LabelTree
+from castssl.labels import LabelTree
 
 
 class Subset(NamedTuple):

@@ -14,13 +14,13 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from castssl import ranks
+from castssl import distributed
 from castssl.contracts import DataSet, Listing
 from castssl.datasets import folder as folders
 from castssl.datasets.folder import ClassPath, is_image, no_split, split_name, stand_ins
 from castssl.datasets.tarfiles import Lost, entries
 from castssl.errors import DataError, NoSplit
-from castssl.types import LabelTree
+from castssl.labels import LabelTree
 
 NESTED = 3
 """The largest number of tars inside one another within an archive."""
@@ -162,7 +162,7 @@ class _Scan:
                 f"cannot read {archive} as a plain tar: {example}; unpack compressed ones, copy damaged ones"
                 " again"
             )
-        if ranks.is_main():
+        if distributed.is_main():
             warnings.warn(f"{archive}: {len(lost)} entries cannot be read, such as {example}", stacklevel=2)
 
     def _members(self, file: IO[bytes], around: Member, depth: int) -> Iterator[Member]:

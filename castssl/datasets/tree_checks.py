@@ -13,7 +13,7 @@ from castssl.datasets.damage import left_out
 from castssl.datasets.folder import some
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
-from castssl.types import LabelTree
+from castssl.labels import LabelTree
 
 
 class Finding(NamedTuple):

@@ -14,7 +14,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
-from castssl import ranks
+from castssl import distributed
 from castssl.types import Batch
 
 Device = torch.device | str
@@ -79,7 +79,7 @@ def tracked(loader: Loader, what: str) -> Iterator[Batch]:
     """The batches, with their progress on stderr: a bar on a terminal that shows no other, else lines."""
     total = None if loader.batches is None else sum(1 for _ in loader.batches)
     console = Console(stderr=True)
-    if not ranks.is_main():
+    if not distributed.is_main():
         yield from loader
     elif console.is_terminal and not isinstance(sys.stderr, FileProxy):
         yield from track(loader, what, total, console=console, transient=True)
@@ -120,7 +120,7 @@ def check_rows(name: str, rows: Tensor) -> None:
 def _gather(parts: list[Tensor], dtype: torch.dtype, device: Device) -> Tensor:
     """The rows (n, W) of all ranks in rank order, on the CPU; ranks may have unequal numbers, or none."""
     rows = torch.cat(parts) if parts else torch.empty(0, 0, dtype=dtype)
-    shapes = ranks.gather(torch.tensor([rows.shape], device=device)).tolist()
+    shapes = distributed.gather(torch.tensor([rows.shape], device=device)).tolist()
     counts, width = [count for count, _ in shapes], max(width for _, width in shapes)
     if len(counts) == 1 or width == 0:
         return rows.new_empty(sum(counts), 0) if width == 0 else rows
@@ -130,7 +130,7 @@ def _gather(parts: list[Tensor], dtype: torch.dtype, device: Device) -> Tensor:
         piece = rows[start : start + SENT]
         # A collective needs equal shapes: pad here, and cut after it.
         piece = F.pad(piece, (0, 0, 0, min(SENT, max(counts) - start) - len(piece)))
-        for rank, part in enumerate(ranks.gather(piece.to(device)).cpu().chunk(len(counts))):
+        for rank, part in enumerate(distributed.gather(piece.to(device)).cpu().chunk(len(counts))):
             pieces[rank].append(part[: max(0, counts[rank] - start)])
     return torch.cat([part for rank in pieces for part in rank])
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from castssl import ranks
+from castssl import distributed
 from castssl.contracts import Encoder, Superpixels
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
@@ -26,8 +26,9 @@ from castssl.data.views import Augment, CenterView, CroppedView
 from castssl.datasets.images import Images, Plan
 from castssl.datasets.stream import Stream
 from castssl.evaluation.features import Device, tracked
+from castssl.labels import LabelTree
 from castssl.modes import evaluating
-from castssl.types import Hierarchy, LabelTree, View
+from castssl.types import Hierarchy, View
 
 
 class Subject(NamedTuple):
@@ -293,7 +294,7 @@ class Evaluation:
             images,
             views=views[0] if len(views) == 1 else Together(views),
             superpixels=self.superpixels,
-            batch_size=self.batch_size * ranks.world(),
+            batch_size=self.batch_size * distributed.world(),
             workers=self.workers,
             seed=self.seed,
             train=False,
@@ -324,7 +325,7 @@ def spread(count: int, limit: int) -> range:
 
 def note(text: str) -> None:
     """Print a line on stderr, in the main process only."""
-    if ranks.is_main():
+    if distributed.is_main():
         print(text, file=sys.stderr)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from castssl.errors import ConfigError
 from castssl.evaluation.features import Device
 from castssl.evaluation.held_out import Evaluator, Forward, ImageBatch, Subject
+from castssl.labels import LabelTree
 from castssl.metrics.balanced import BalancedAccuracy, majority
 from castssl.metrics.hie import hie
 from castssl.metrics.hierarchy import (
@@ -23,7 +24,6 @@ from castssl.metrics.hierarchy import (
     WeightedAveragePrecision,
 )
 from castssl.metrics.mistakes import HierarchicalDistance, MistakeSeverity
-from castssl.types import LabelTree
 
 
 @dataclass(eq=False)

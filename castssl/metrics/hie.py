@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from castssl.types import LabelTree
+from castssl.labels import LabelTree
 
 
 def hie(logits: Sequence[Tensor], tree: LabelTree) -> list[Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from castssl.errors import ConfigError
-from castssl.types import LabelTree
+from castssl.labels import LabelTree
 
 
 class PathMetric(Metric):

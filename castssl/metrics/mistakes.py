@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from castssl.labels import LabelTree
 from castssl.metrics.hierarchy import PathMetric
-from castssl.types import LabelTree
 
 
 class TreeMetric(PathMetric):

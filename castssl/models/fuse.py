@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, distributed, nn
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
-from castssl import ranks
+from castssl import distributed
 from castssl.models.cast import CAST, unpool
 from castssl.types import DenseTokens, Hierarchy, Tokens, View
 
@@ -92,9 +93,9 @@ def masked_batch_norm(x: Tensor, valid: Tensor, norm: nn.BatchNorm1d | nn.SyncBa
 
 def _over_processes(sums: Tensor, norm: nn.BatchNorm1d | nn.SyncBatchNorm) -> Tensor:
     """The sums over the processes of a ``SyncBatchNorm``, with gradient; as they are for another norm."""
-    if not isinstance(norm, nn.SyncBatchNorm) or ranks.world() == 1:
+    if not isinstance(norm, nn.SyncBatchNorm) or distributed.world() == 1:
         return sums
-    group = norm.process_group or distributed.group.WORLD
+    group = norm.process_group or dist.group.WORLD
     total: Tensor = all_reduce(sums, group=group)
     return total
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from castssl.contracts import Encoder, Model, Objective
 from castssl.errors import ConfigError
+from castssl.labels import LabelTree
 from castssl.objectives.mixing import Mixing
-from castssl.types import Batch, LabelTree, Outcome, View
+from castssl.types import Batch, Outcome, View
 
 Branch = Literal["base", "ema"]
 S = TypeVar("S", bound="Supervised")

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from castssl.contracts import Encoder
+from castssl.labels import LabelTree
 from castssl.objectives.classification import OneHead, Supervised, cross_entropy, linear
-from castssl.types import LabelTree
 
 
 class DeiT(Supervised):

@@ -17,9 +17,10 @@ from lightly.models.utils import update_momentum
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castssl import ranks
+from castssl import distributed
 from castssl.contracts import Encoder, Model, Objective
-from castssl.types import Batch, LabelTree, Outcome, View
+from castssl.labels import LabelTree
+from castssl.types import Batch, Outcome, View
 
 
 def similarities(q: Tensor, k: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -35,9 +36,9 @@ def similarities(q: Tensor, k: Tensor, temperature: float) -> tuple[Tensor, Tens
     """
     with torch.autocast(q.device.type, enabled=False):
         wide = torch.promote_types(q.dtype, torch.float32)
-        keys = ranks.gather(F.normalize(k.to(wide), dim=1))
+        keys = distributed.gather(F.normalize(k.to(wide), dim=1))
         logits = F.normalize(q.to(wide), dim=1) @ keys.T / temperature
-    positives = torch.arange(len(q), device=q.device) + ranks.first_row(q)
+    positives = torch.arange(len(q), device=q.device) + distributed.first_row(q)
     return logits, positives
 
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castssl.contracts import Encoder, Objective
+from castssl.labels import LabelTree
 from castssl.objectives.classification import OneHead, check_labeled, classes_of
-from castssl.types import Batch, LabelTree, Outcome, View
+from castssl.types import Batch, Outcome, View
 
 
 class LinearProbe(Objective):

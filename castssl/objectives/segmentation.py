@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castssl import ranks
+from castssl import distributed
 from castssl.contracts import Encoder, Model, Objective
 from castssl.errors import ConfigError
+from castssl.labels import LabelTree
 from castssl.models.segmentation_heads import create_head, paint
-from castssl.types import Batch, LabelTree, Outcome, View
+from castssl.types import Batch, Outcome, View
 
 Mean = Literal["global", "process"]
 """Over which pixels :func:`masked_cross_entropy` divides."""
@@ -50,7 +51,7 @@ def masked_cross_entropy(logits: Tensor, target: Tensor, mean: Mean = "global") 
     if mean not in ("global", "process"):
         raise ValueError(f"mean: got {mean!r}, expected 'global' or 'process'")
     count = (target != -1).sum()
-    share = ranks.mean(count) if mean == "global" else count
+    share = distributed.mean(count) if mean == "global" else count
     total = F.cross_entropy(logits.float(), target, ignore_index=-1, reduction="sum")
     return total / torch.where(share > 0, share, 1)
 

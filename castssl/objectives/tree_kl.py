@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
+from castssl.labels import LabelTree
 from castssl.objectives.classification import ClassifierModel, Supervised, cross_entropy, linear
-from castssl.types import LabelTree, View
+from castssl.types import View
 
 Order = Literal["coarse-last", "fine-last", "all-last"]
 Norm = Literal["last", "each", "shared"]

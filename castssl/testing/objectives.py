@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from castssl import ranks
+from castssl import distributed
 from castssl.contracts import Model, Objective, Target
 from castssl.errors import CastError, ContractError
+from castssl.labels import LabelTree
 from castssl.testing import samples
 from castssl.testing.claims import (
     Check,
@@ -34,7 +35,7 @@ from castssl.testing.claims import (
     seed_all,
 )
 from castssl.testing.processes import together
-from castssl.types import Batch, LabelTree, Outcome, View
+from castssl.types import Batch, Outcome, View
 
 STEPS = 40
 """Optimizer steps in which one batch must be learned."""
@@ -298,7 +299,9 @@ def _three_steps(rank: int, subject: Subject) -> None:
         optimizer.step()
         built.objective.after_step((step + 1) / 3)
     apart = [name for name, tensor in _shared(built.objective) if not _equal_on_all_ranks(tensor)]
-    fault = f"two ranks differ in {', '.join(apart)}: gather through castssl.ranks, move by what all share"
+    fault = (
+        f"two ranks differ in {', '.join(apart)}: gather through castssl.distributed, move by what all share"
+    )
     claim(not apart, fault)
 
 
@@ -316,7 +319,7 @@ def _shared(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _equal_on_all_ranks(tensor: Tensor) -> bool:
-    both = ranks.gather(tensor.detach()[None])
+    both = distributed.gather(tensor.detach()[None])
     return torch.equal(both[0], both[1])
 
 

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from castssl.contracts import Encoder, Need, Target
 from castssl.encoder_config import BY_HAND, EncoderConfig
-from castssl.types import Batch, Hierarchy, LabelTree, Tokens, View
+from castssl.labels import LabelTree
+from castssl.types import Batch, Hierarchy, Tokens, View
 
 DIM = 192
 """Token width of the samples: a multiple of 2, 3, 4, 6, 8, 12 and 64, as heads or as width of a head."""

@@ -1,10 +1,10 @@
 """Runs: optimizers, schedules, checkpoints, logs, and the loop's surroundings.  There is no trainer class."""
 
-from castssl.training.beginning import start
-from castssl.training.first import FirstBatch, check_batch, check_labels, fits
-from castssl.training.optimizer import build_optimizer, scaled_rate, set_rate
+from castssl.training.checks import FirstBatch, check_batch, check_labels, fits
+from castssl.training.optim import build_optimizer, scaled_rate, set_rate
 from castssl.training.run import STOPPED, Run
 from castssl.training.schedule import epoch_cosine, warmup_cosine
+from castssl.training.setup import start
 
 __all__ = [
     "STOPPED",

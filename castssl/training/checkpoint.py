@@ -5,7 +5,7 @@ whole.  It holds tensors and plain values only and is read with ``weights_only=T
 stranger cannot run code.
 
 Under FSDP and DeepSpeed no process holds the whole model.  There a checkpoint is a folder of the same name,
-written by ``accelerator.save_state`` beside :data:`PLACE`, which holds what Accelerate does not know.  Those
+written by ``accelerator.save_state`` beside :data:`STATE`, which holds what Accelerate does not know.  Those
 libraries read their own files, with pickle among them: go on only from folders that you trust.
 """
 
@@ -31,10 +31,10 @@ from castssl.files import PARTIAL, aside_of, atomic_write, remove, sync_folder, 
 
 State = dict[str, Any]
 NAME = re.compile(r"step-\d{8,}(\.pt)?")
-PLACE = "place.pt"
+STATE = "place.pt"
 """The file, in a sharded checkpoint's folder, of what Accelerate does not save."""
 SUMS = "files"
-"""The entry of :data:`PLACE` that holds size and CRC-32 of each file that Accelerate saved."""
+"""The entry of :data:`STATE` that holds size and CRC-32 of each file that Accelerate saved."""
 
 DAMAGE = (errno.EIO, errno.EINVAL, errno.EOVERFLOW)
 """The system's errors that tell of damage: a failing disk, and places that damaged headers point to."""
@@ -106,7 +106,7 @@ def save_sharded(
         accelerator.save_state(str(aside))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            _write(aside / PLACE, {**place, SUMS: _sums(aside)})
+            _write(aside / STATE, {**place, SUMS: _sums(aside)})
             remove(path)
             os.replace(aside, path)
             sync_folder(folder)
@@ -151,7 +151,7 @@ def damage(path: Path) -> str:
     try:
         if not path.is_dir():
             return _damage_of_zip(path)
-        reason = _damage_of_zip(path / PLACE)
+        reason = _damage_of_zip(path / STATE)
         saved = {} if reason else read(path).get(SUMS, {})
         now = _sums(path) if saved else {}
         wrong = [name for name in saved if saved[name] != now.get(name)]
@@ -171,7 +171,7 @@ def read(path: Path) -> State:
         DataError: if the file is damaged, or holds what could run code.
     """
     try:
-        found = torch.load(path / PLACE if path.is_dir() else path, map_location="cpu", weights_only=True)
+        found = torch.load(path / STATE if path.is_dir() else path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         # torch's own message advises to load it all the same.
         raise DataError(
@@ -242,7 +242,7 @@ def _all(folder: Path) -> list[Path]:
 
 def _is_whole(path: Path) -> bool:
     """False for a file that lost its end, where the zip format keeps its directory; costs no reading."""
-    return (path / PLACE).is_file() if path.is_dir() else zipfile.is_zipfile(path)
+    return (path / STATE).is_file() if path.is_dir() else zipfile.is_zipfile(path)
 
 
 def _damage_of_zip(path: Path) -> str:
@@ -266,9 +266,9 @@ def _damage_of_zip(path: Path) -> str:
 
 
 def _sums(folder: Path) -> dict[str, list[int]]:
-    """Size and CRC-32 of every file in a folder but :data:`PLACE`."""
+    """Size and CRC-32 of every file in a folder but :data:`STATE`."""
     found: dict[str, list[int]] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != PLACE):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != STATE):
         sum_, size = 0, 0
         with open(path, "rb") as file:
             while piece := file.read(2**24):

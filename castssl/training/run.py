@@ -30,20 +30,19 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from castssl import config, ranks
+from castssl import config, distributed
 from castssl.config import RunConfig
 from castssl.errors import DataError
 from castssl.files import atomic_write, write_text
 from castssl.objectives.classification import Supervised
 from castssl.objectives.probe import LinearProbe
-from castssl.training import again
-from castssl.training.blame import blame
-from castssl.training.first import has_batch_norm
-from castssl.training.log import Log
-from castssl.training.place import Loader, Place
-from castssl.training.report import Report
-from castssl.training.unreadable import UnreadableList
-from castssl.training.watch import REQUEUE, Watch
+from castssl.training.bad_images import BadImages
+from castssl.training.checks import has_batch_norm
+from castssl.training.describe_batch import describe_batch
+from castssl.training.logging import Log
+from castssl.training.progress import Report
+from castssl.training.signals import REQUEUE, LossMonitor, requeue, resume_command
+from castssl.training.state import Loader, TrainState
 from castssl.types import Batch
 
 STOPPED = 75
@@ -75,9 +74,9 @@ class Run:
         self._cfg, self._accelerator, self._lock = cfg, accelerator, lock
         self._log = Log(folder if accelerator.is_main_process else None)
         self._report = Report(cfg, folder, accelerator, self._log)
-        self._place = Place(cfg, folder, accelerator, self._log)
-        self._unreadable = UnreadableList(cfg, folder, accelerator, self._log)
-        self._watch = Watch(accelerator.device, self._blame)
+        self._state = TrainState(cfg, folder, accelerator, self._log)
+        self._unreadable = BadImages(cfg, folder, accelerator, self._log)
+        self._monitor = LossMonitor(accelerator.device, self._describe_batch)
         self._loader: Loader | None = None
         self._labels = ""
         self._end = 0
@@ -87,7 +86,7 @@ class Run:
     @property
     def step(self) -> int:
         """Optimizer steps done; in the loop's body, with the one that this batch completes."""
-        return self._place.step + (self._within and self._accelerator.sync_gradients)
+        return self._state.step + (self._within and self._accelerator.sync_gradients)
 
     def prepare(self, objective: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """Hand both to Accelerate, and continue from the run's last checkpoint if it has one.
@@ -99,17 +98,17 @@ class Run:
             DataError: if it is damaged, or of another model.
         """
         self._labels = type(objective).__name__ if isinstance(objective, Supervised | LinearProbe) else ""
-        apart = ranks.world() > 1 and has_batch_norm(objective)
-        if ranks.world() > 1 and self._accelerator.device.type == "cuda":
+        apart = distributed.world() > 1 and has_batch_norm(objective)
+        if distributed.world() > 1 and self._accelerator.device.type == "cuda":
             objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
         model, optimizer = self._accelerator.prepare(objective, optimizer)
-        found = self._place.resume(model, optimizer)
-        self._saved = self._place.step if found else -1
-        self._unreadable.begin(self._place.step if found else None)
-        self._report.begin(self._place.step if found else None)
+        found = self._state.resume(model, optimizer)
+        self._saved = self._state.step if found else -1
+        self._unreadable.begin(self._state.step if found else None)
+        self._report.begin(self._state.step if found else None)
         self._tell()
         if apart and self._accelerator.device.type != "cuda":
-            self._report.remark("batch norm", BATCH_NORM.format(world=ranks.world()))
+            self._report.remark("batch norm", BATCH_NORM.format(world=distributed.world()))
         return model, optimizer
 
     def steps(self, loader: Loader) -> Iterator[tuple[int, Batch]]:
@@ -126,53 +125,53 @@ class Run:
             Diverged: if a loss or a weight is not finite; this never reaches a checkpoint.
             SystemExit: :data:`STOPPED`.
         """
-        self.total, self._loader = self._place.plan(loader), loader
+        self.total, self._loader = self._state.plan(loader), loader
         self._end = min(self.total, self._cfg.max_steps or self.total)
-        if self._place.step < self._end and self._accelerator.is_main_process:
+        if self._state.step < self._end and self._accelerator.is_main_process:
             (self.folder / RESULTS).unlink(missing_ok=True)  # A finished run that goes on is not finished.
         self._tell()
-        self._unreadable.open(loader, self._place.step)
-        self._report.open(loader, self._place.step, self._end)
+        self._unreadable.open(loader, self._state.step)
+        self._report.open(loader, self._state.step, self._end)
         try:
-            with self._watch.signals():
-                while self._place.step < self._end:
+            with self._monitor.signals():
+                while self._state.step < self._end:
                     yield from self._epoch(loader)
-                if self._saved != self._place.step:
+                if self._saved != self._state.step:
                     self.save()
         finally:
             self._report.shut()
 
     def _tell(self) -> None:
         """Write and show what the user should know of how the run continues."""
-        for note in self._place.notes:
-            self._report.event("note", step=self._place.step, told=note)
+        for note in self._state.notes:
+            self._report.event("note", step=self._state.step, told=note)
             self._report.shut(note)
-        self._place.notes = []
+        self._state.notes = []
 
     def _epoch(self, loader: Loader) -> Iterator[tuple[int, Batch]]:
-        epoch, begin = self._place.epoch
+        epoch, begin = self._state.epoch
         labeled = begin > 0 or not self._labels
         loader.set_epoch(epoch, start=begin)
         for batch in self._batches(loader):
             self._report.batch(len(batch.target))
             labeled = labeled or bool((batch.target >= 0).any())
             self._within = True
-            yield self._place.step, batch
+            yield self._state.step, batch
             self._within = False
             known = torch.tensor(float(labeled), device=self._accelerator.device)
-            if self._ending and self._labels and not ranks.mean(known):
+            if self._ending and self._labels and not distributed.mean(known):
                 raise DataError(
                     f"no image of epoch {epoch} had a label, and {self._labels} learns nothing else: all were"
                     " -1, which means unknown; nothing of this epoch was saved; label the images, or take"
                     " other data"
                 )
             self._close()
-            if self._place.step >= self._end or self._place.epoch[0] > epoch:
+            if self._state.step >= self._end or self._state.epoch[0] > epoch:
                 return
         # Ranks must not part ways, so a stream that ends early is read again up to the length that it gave.
-        if loader.resumable or self._place.epoch == (epoch, begin):
+        if loader.resumable or self._state.epoch == (epoch, begin):
             raise DataError(
-                f"the loader says that it has {len(loader)} batches but ended after {self._place.epoch[1]};"
+                f"the loader says that it has {len(loader)} batches but ended after {self._state.epoch[1]};"
                 " expected the same number in every epoch and on every rank"
             )
 
@@ -182,32 +181,32 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             batches = iter(loader)
             batch = next(batches, None)
-        self._place.restore_random()
+        self._state.restore_random()
         while batch is not None:
             yield batch
             try:
                 batch = next(batches, None)
             except RuntimeError:
-                if self._watch.reason and ranks.world() == 1:
+                if self._monitor.reason and distributed.world() == 1:
                     self._stop()  # The signal that told this process has ended its data workers, too.
                 raise
 
     @property
     def _ending(self) -> bool:
         """True in the body of the last batch of an epoch, or of the run."""
-        last = self._accelerator.sync_gradients and self._place.step + 1 >= self._end
-        return last or self._place.epoch_after[1] == 0
+        last = self._accelerator.sync_gradients and self._state.step + 1 >= self._end
+        return last or self._state.epoch_after[1] == 0
 
     def _close(self) -> None:
         """Everything that happens between two batches."""
-        ended = self._place.advance(self._accelerator.sync_gradients)
+        ended = self._state.advance(self._accelerator.sync_gradients)
         if self._pausing:
             self._report.resume_clock()
             self._pausing = False
         if not self._accelerator.sync_gradients:
             return
-        step, every = self._place.step, self._cfg.save_every
-        stopping = self._watch.step(step)
+        step, every = self._state.step, self._cfg.save_every
+        stopping = self._monitor.step(step)
         self._report.step(step)
         if stopping:
             self._stop()
@@ -215,16 +214,16 @@ class Run:
             self.save()
 
     def _stop(self) -> NoReturn:
-        reason = self._watch.reason or "another rank"
+        reason = self._monitor.reason or "another rank"
         path = self.save()
-        goes_on = again.command(self.folder / config.FILE, config.typed(self._cfg))
-        self._report.event("stopped", step=self._place.step, reason=reason)
+        goes_on = resume_command(self.folder / config.FILE, config.typed(self._cfg))
+        self._report.event("stopped", step=self._state.step, reason=reason)
         self._report.shut(
-            f"stopped by {reason} after step {self._place.step}, saved in {path}",
+            f"stopped by {reason} after step {self._state.step}, saved in {path}",
             f"the same command goes on from there, and so does: {goes_on}",
         )
         if reason == REQUEUE and self._accelerator.is_main_process:
-            self._report.shut(*filter(None, [again.requeue()]))
+            self._report.shut(*filter(None, [requeue()]))
         # A launcher that sees one process end ends the others, in the midst of what they do.
         self._accelerator.wait_for_everyone()
         self._free()
@@ -238,14 +237,14 @@ class Run:
             Diverged: if a loss or a weight is not finite; nothing is written.
             CastError: if the disk is full; earlier checkpoints are whole.
         """
-        self._watch.settle()
-        self._unreadable.check(self._place.step)
-        path = self._place.save(self._blame)
-        self._saved = self._place.step
+        self._monitor.settle()
+        self._unreadable.check(self._state.step)
+        path = self._state.save(self._describe_batch)
+        self._saved = self._state.step
         return path
 
-    def _blame(self, batches: Sequence[int]) -> str:
-        return blame(self._loader, batches, self.folder) if self._loader is not None else ""
+    def _describe_batch(self, batches: Sequence[int]) -> str:
+        return describe_batch(self._loader, batches, self.folder) if self._loader is not None else ""
 
     def progress(self, step: int) -> float:
         """The share of all epochs' optimizer steps that ``step`` steps are, 0 to 1."""
@@ -253,8 +252,8 @@ class Run:
 
     def every(self, epochs: int) -> bool:
         """True in the body of an epoch's last batch, every so many epochs and at the end; 0 is never."""
-        number, begin = self._place.epoch_after
-        last = self._accelerator.sync_gradients and self._place.step + 1 >= self._end
+        number, begin = self._state.epoch_after
+        last = self._accelerator.sync_gradients and self._state.step + 1 >= self._end
         due = epochs > 0 and (last or (begin == 0 and number % epochs == 0))
         self._pausing |= due
         return due
@@ -264,7 +263,7 @@ class Run:
 
         The device is not waited for: on a GPU the error comes up to two steps later, and before any save.
         """
-        self._watch.add(loss, self._place.batch)
+        self._monitor.add(loss, self._state.batch)
         self._report.loss(loss)
         return loss
 
@@ -278,7 +277,7 @@ class Run:
         self._report.add(logs)
         done = step + 1
         if self._accelerator.sync_gradients and (done % self._cfg.log_every == 0 or done == self._end):
-            self._report.tell(done, self._place)
+            self._report.tell(done, self._state)
             self._unreadable.check(done)
 
     def note(self, **values: float | str) -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from castssl.config import FREE
 from castssl.data.views import Policy
-from castssl.training.optimizer import scaled_rate
+from castssl.training.configs import PretrainConfig
+from castssl.training.optim import scaled_rate
 from castssl.training.schedule import epoch_cosine, warmup_cosine
-from castssl.training.settings import PretrainConfig
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -101,7 +101,7 @@ class SupervisedConfig(PretrainConfig):
         return super().loading() | {"repeats": self.repeats}
 
     def optimizing(self) -> dict[str, Any]:
-        """The options of :func:`castssl.training.optimizer.build_optimizer` beside the learning rate."""
+        """The options of :func:`castssl.training.optim.build_optimizer` beside the learning rate."""
         return {"weight_decay": self.weight_decay, "decay": "weights", "summands": self.cls_token_twice}
 
     @property

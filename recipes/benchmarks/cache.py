@@ -32,7 +32,7 @@ from castssl.data.superpixel_cache import Cache
 from castssl.data.views import TwoViews
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
-from castssl.doctor import machine
+from castssl.devices import machine
 from castssl.metrics.partition import explained_variation
 from castssl.registry import build
 from castssl.visualization.photographs import photographs

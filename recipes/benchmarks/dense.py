@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 import castssl
 from castssl.config import launch
-from castssl.doctor import check_device, machine
+from castssl.devices import check_device, machine
 from castssl.models import dense
 from castssl.registry import build
 from castssl.tokens.interpolation import Mode, resized_mean

@@ -38,7 +38,7 @@ from castssl.datasets.decode import decode, header
 from castssl.datasets.decode import read as read_opened
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
-from castssl.doctor import machine
+from castssl.devices import machine
 from castssl.metrics.partition import boundary_recall, explained_variation
 from castssl.visualization import photographs
 

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import castssl
 from castssl.config import launch
-from castssl.doctor import check_device, machine
+from castssl.devices import check_device, machine
 from castssl.pooling.centroids import farthest
 
 VIT, SWIN = "timm:vit_small_patch16_224", "timm:swin_tiny_patch4_window7_224"

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from castssl import Tokens, create
 from castssl.config import TYPED, launch
-from castssl.doctor import check_device, machine
+from castssl.devices import check_device, machine
 from castssl.errors import ConfigError
 from castssl.files import check_outputs, write_text
 from castssl.models.cast import CAST

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from castssl.config import TYPED, Settings, launch
-from castssl.doctor import machine
+from castssl.devices import machine
 from castssl.errors import CastError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,8 +16,8 @@ from castssl.checkpoints.classifier import save_classifier
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import DataError
+from castssl.labels import LabelTree
 from castssl.objectives.tree_kl import TreeKL
-from castssl.types import LabelTree
 from tests.acceptance.conftest import Command
 
 SYSTEM = (

@@ -22,8 +22,8 @@ from castssl.checkpoints.hub import save_pretrained
 from castssl.checkpoints.native import save_encoder
 from castssl.contracts import Unreadable
 from castssl.datasets.unreadable import Clipped, Ledger
+from castssl.labels import LabelTree
 from castssl.objectives.deit import DeiT
-from castssl.types import LabelTree
 from tests.acceptance.conftest import Command
 from tests.forked import ROOT
 

@@ -26,7 +26,7 @@ from castssl.objectives.probe import LinearProbe
 from castssl.registry import build
 from castssl.testing import samples
 from castssl.training import check_labels
-from castssl.training.log import Log, Means
+from castssl.training.logging import Log, Means
 from castssl.types import Batch, View
 from tests.acceptance.conftest import Command
 from tests.acceptance.two_ranks import SPECS, TREE, Reads

@@ -15,11 +15,11 @@ import castssl
 from castssl.config import read
 from castssl.contracts import Encoder
 from castssl.evaluation.knn import knn
+from castssl.labels import LabelTree
 from castssl.models.cast import CAST
 from castssl.objectives.deit import DeiT
 from castssl.training import build_optimizer
 from castssl.training.hierarchy import HierarchyConfig
-from castssl.types import LabelTree
 from tests.acceptance.conftest import Command
 from tests.checkpoints import checkpoints
 

@@ -79,14 +79,14 @@ def test_on_a_device_it_changes_no_other_image_and_ends_the_run_with_the_loss_ch
 ) -> None:
     """The processor is treated as a device, whose labels are not waited for."""
     from castssl import superpixel_labels
-    from castssl.training.watch import LAG, Watch
+    from castssl.training.signals import LAG, LossMonitor
 
     if device == "cpu":
         monkeypatch.setattr(superpixel_labels, "_at_once", lambda _: False)
     superpixel_labels.take_strays(torch.device(device))
     torch.manual_seed(0)
     model: Any = castssl.create("nano", image_size=SIDE, membership=membership).eval().to(device)
-    watch, seen = Watch(torch.device(device)), list[Tensor]()
+    watch, seen = LossMonitor(torch.device(device)), list[Tensor]()
     lag = LAG if device == "cuda" else 0
 
     def step(number: int, change: int = 0) -> None:

@@ -14,8 +14,8 @@ import castssl
 import castssl.models
 from castssl.checkpoints.classifier import save_classifier
 from castssl.errors import ConfigError, DataError
+from castssl.labels import LabelTree
 from castssl.objectives.deit import DeiT
-from castssl.types import LabelTree
 from tests.acceptance.test_hostile_files import LFS
 
 

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from castssl import ranks
+from castssl import distributed
 from castssl.contracts import Objective
+from castssl.labels import LabelTree
 from castssl.models.blocks import Stage
 from castssl.registry import build
 from castssl.testing import samples
-from castssl.types import Batch, Hierarchy, LabelTree, View
+from castssl.types import Batch, Hierarchy, View
 
 TREE = LabelTree.from_paths([("a", "aa"), ("a", "ab"), ("b", "ba"), ("b", "bb")])
 IMAGES = 4
@@ -100,8 +101,8 @@ def work(rank: int, path: str) -> None:
             outcome = wrapped(share(objective, rank, hidden=hidden))
             torch.autograd.backward(outcome.loss)
             found[f"{name}-{hidden}"] = {
-                "loss": ranks.mean(outcome.loss),
+                "loss": distributed.mean(outcome.loss),
                 "gradients": gradients(objective),
             }
-    if ranks.is_main():
+    if distributed.is_main():
         torch.save(found, path)

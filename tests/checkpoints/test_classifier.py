@@ -18,12 +18,13 @@ from castssl.checkpoints.native import save_encoder, write
 from castssl.checkpoints.official_model import classifiers
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError, DataError
+from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.objectives.classification import Supervised
 from castssl.objectives.deit import DeiT
 from castssl.objectives.tree_kl import TreeKL
 from castssl.registry import build
-from castssl.types import LabelTree, View
+from castssl.types import View
 from tests.checkpoints import checkpoints
 from tests.checkpoints.checkpoints import SIZES
 from tests.parity import filler

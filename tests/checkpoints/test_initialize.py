@@ -17,12 +17,13 @@ from castssl.checkpoints.load import load_official
 from castssl.checkpoints.native import save_encoder
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError, DataError
+from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.models.presets import PRESETS
 from castssl.objectives.deit import DeiT
 from castssl.objectives.tree_kl import TreeKL
 from castssl.tokens.positions import resize
-from castssl.types import LabelTree, View
+from castssl.types import View
 from castssl_baselines.flat import Flat
 from tests.checkpoints import checkpoints
 from tests.checkpoints.checkpoints import SIZES

@@ -17,9 +17,9 @@ from castssl.checkpoints.native import FORMAT, save_encoder, save_objective, wri
 from castssl.contracts import Encoder
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import DataError
+from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.objectives.moco import MoCoV3
-from castssl.types import LabelTree
 
 MADE: dict[str, Any] = {"sizes": (16, 8, 4), "image_size": 32}
 

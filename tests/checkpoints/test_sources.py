@@ -17,10 +17,10 @@ from castssl.checkpoints.hub import save_pretrained
 from castssl.checkpoints.native import save_encoder, save_objective
 from castssl.cli import main
 from castssl.contracts import Encoder
+from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.objectives.moco import MoCoV3
 from castssl.objectives.tree_kl import TreeKL
-from castssl.types import LabelTree
 from tests.checkpoints import checkpoints
 from tests.checkpoints.hub import prepare
 

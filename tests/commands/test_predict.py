@@ -14,9 +14,9 @@ from PIL import Image
 from castssl.checkpoints.classifier import save_classifier
 from castssl.checkpoints.native import save_encoder
 from castssl.cli import main
+from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.objectives.tree_kl import TreeKL
-from castssl.types import LabelTree
 from tests.checkpoints import checkpoints
 
 TREE = LabelTree((2, 3), ((0, 0, 1),), (("bird", "cat"), ("[blackbird]", "gull", "lion")))

@@ -19,12 +19,13 @@ from torch.nn import functional as F
 from castssl.contracts import Encoder, LabelMaps, Model, Objective, Pooling, Superpixels, Target
 from castssl.datasets import DataError, DataSet, Files, Item, Listing, NoSplit, Turn, Unreadable, read_text
 from castssl.encoder_config import EncoderConfig
+from castssl.labels import LabelTree
 from castssl.objectives.segmentation import masked_cross_entropy
 from castssl.pooling.arithmetic import check_size, gather, weighted_mean
 from castssl.superpixels.per_image import per_image
 from castssl.testing.samples import SampleEncoder
 from castssl.tokens.inputs import check_view
-from castssl.types import Batch, Hierarchy, LabelTree, Outcome, Pooled, Tokens, View
+from castssl.types import Batch, Hierarchy, Outcome, Pooled, Tokens, View
 
 
 class Bands(Superpixels):

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castssl.contracts import Encoder, Model, Target
+from castssl.labels import LabelTree
 from castssl.testing import objectives as room
 from castssl.testing.claims import Check, Subject
-from castssl.types import Batch, LabelTree, Outcome, View
+from castssl.types import Batch, Outcome, View
 from tests.contracts.healthy import Classifier, Segmenter
 
 

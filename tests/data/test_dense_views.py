@@ -31,9 +31,9 @@ from castssl.datasets.folder import Files
 from castssl.datasets.images import Images
 from castssl.datasets.label_maps import class_table
 from castssl.errors import ConfigError, DataError
+from castssl.labels import LabelTree
 from castssl.superpixels.grid import Grid
 from castssl.superpixels.seeds import Seeds
-from castssl.types import LabelTree
 
 sides = st.integers(1, 90)
 seeds = st.integers(0, 10_000)

@@ -15,7 +15,7 @@ from castssl.datasets.folder import Files
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import DataError
-from castssl.types import LabelTree
+from castssl.labels import LabelTree
 from tests.datasets.pictures import picture, write
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from castssl.datasets.subset import Subset, narrow, read_subset
 from castssl.errors import DataError
-from castssl.types import LabelTree
+from castssl.labels import LabelTree
 
 TREE = LabelTree((2, 3), ((0, 0, 1),), (("a", "b"), ("x", "y", "z")))
 

@@ -12,7 +12,7 @@ import pytest
 
 from castssl.datasets import taxonomies
 from castssl.errors import DataError
-from castssl.types import LabelTree
+from castssl.labels import LabelTree
 
 
 @pytest.mark.parametrize(

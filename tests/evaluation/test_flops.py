@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from castssl.evaluation.flops import PUBLISHED, account
+from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.objectives.moco import MoCoV3
-from castssl.types import LabelTree
 
 
 @pytest.mark.parametrize(("name", "sizes"), [key for key in PUBLISHED if key[0].startswith("cast")])

@@ -15,7 +15,7 @@ import torch
 from PIL import ImageFile
 from torch import Tensor, nn
 
-from castssl import ranks
+from castssl import distributed
 from castssl.contracts import Encoder
 from castssl.data.views import Augment, CenterView, TwoViews
 from castssl.datasets.images import Images
@@ -29,11 +29,12 @@ from castssl.evaluation.knn import Knn
 from castssl.evaluation.label_paths import LabelPaths
 from castssl.evaluation.matching import Matching
 from castssl.evaluation.overlap import Overlap
+from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.objectives.deit import DeiT
 from castssl.superpixels.grid import Grid
 from castssl.testing.processes import together
-from castssl.types import LabelTree, View
+from castssl.types import View
 from tests.evaluation import test_classification, test_label_paths
 from tests.evaluation.toys import Colors, evaluation, subject
 
@@ -283,5 +284,5 @@ def test_two_processes_count_each_image_once(pictures: Path, tmp_path: Path) -> 
 
 def as_one_of_two(rank: int, pictures: str, folder: str) -> None:
     """What each of the two processes does."""
-    assert ranks.world() == 2
+    assert distributed.world() == 2
     torch.save(results(pictures) | test_label_paths.padded(rank, 2), Path(folder) / f"{rank}.pt")

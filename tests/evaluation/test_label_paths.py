@@ -12,8 +12,8 @@ from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import ConfigError
 from castssl.evaluation.label_paths import LabelPaths, PathMetrics
+from castssl.labels import LabelTree
 from castssl.metrics.hie import hie
-from castssl.types import LabelTree
 from tests.evaluation.toys import Heads, evaluation, subject
 from tests.metrics.trees import BIRDS, Case, accuracies, full_path, height, inconsistency, severity
 

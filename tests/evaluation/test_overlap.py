@@ -18,9 +18,10 @@ from castssl.errors import DataError
 from castssl.evaluation import overlap
 from castssl.evaluation.held_out import Evaluation, Subject
 from castssl.evaluation.overlap import Overlap, masked_by, object_masks, scores
+from castssl.labels import LabelTree
 from castssl.metrics.partition import best_overlap
 from castssl.superpixels.grid import Grid
-from castssl.types import Hierarchy, LabelTree, Tokens, View
+from castssl.types import Hierarchy, Tokens, View
 from tests.evaluation import toys
 
 SIDE = 32

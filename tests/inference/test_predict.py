@@ -13,11 +13,12 @@ from torch import Tensor
 from castssl.checkpoints.classifier import Classifier
 from castssl.errors import ConfigError, DataError
 from castssl.inference.predict import Prediction, explained, predict, with_superpixels
+from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.objectives.classification import Supervised
 from castssl.objectives.deit import DeiT
 from castssl.objectives.tree_kl import TreeKL
-from castssl.types import LabelTree, View
+from castssl.types import View
 from castssl_baselines.flat import Flat
 
 TREE = LabelTree((2, 3, 5), ((0, 0, 1), (0, 0, 1, 2, 2)), (tuple("AB"), tuple("cde"), tuple("vwxyz")))

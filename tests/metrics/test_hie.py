@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from castssl.labels import LabelTree
 from castssl.metrics.hie import hie
-from castssl.types import LabelTree
 from tests.metrics.trees import BIRDS, trees
 
 

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torchmetrics import Metric, MetricCollection
 
 from castssl.errors import ConfigError
+from castssl.labels import LabelTree
 from castssl.metrics.hierarchy import (
     FullPathAccuracy,
     LevelAccuracy,
@@ -19,7 +20,6 @@ from castssl.metrics.hierarchy import (
     WeightedAveragePrecision,
 )
 from castssl.metrics.mistakes import HierarchicalDistance, MistakeSeverity
-from castssl.types import LabelTree
 from tests.metrics.trees import BIRDS, Case, accuracies, cases, full_path, inconsistency
 
 PREDICTED = torch.tensor([[0, 0, 1], [0, 1, 3], [1, 2, 4], [0, 2, 4], [1, 0, 1]])

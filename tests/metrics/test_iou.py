@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from castssl import ranks
+from castssl import distributed
 from castssl.errors import DataError
 from castssl.metrics.iou import ClassMapScores, MeanIoU, count_pairs
 from castssl.testing.processes import together
@@ -175,7 +175,7 @@ def score_a_share(rank: int, expected: list[float]) -> None:
         metric.update(predicted[:4], truth[:4])
     else:
         metric.update(predicted[4], truth[4])
-    assert ranks.world() == 2
+    assert distributed.world() == 2
     assert metric.compute().iou.tolist() == expected
 
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from castssl.labels import LabelTree
 from castssl.metrics.mistakes import HierarchicalDistance, MistakeSeverity
-from castssl.types import LabelTree
 from tests.metrics.trees import BIRDS, Case, cases, height, real, severity, share
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from castssl.types import LabelTree
+from castssl.labels import LabelTree
 
 BIRDS = LabelTree(sizes=(2, 3, 6), parents=((0, 0, 1), (0, 0, 1, 1, 2, 2)))
 """Classes 0 and 1 of the coarsest level have four and two finest ones."""

@@ -13,10 +13,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from castssl.checkpoints import load_encoder
 from castssl.checkpoints.native import save_encoder
 from castssl.errors import ConfigError
+from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.models.timm_encoder import TimmEncoder
 from castssl.objectives.tree_kl import TreeKL
-from castssl.types import LabelTree, View
+from castssl.types import View
 
 VIT = "test_vit"
 """timm's own for tests: 6 blocks."""

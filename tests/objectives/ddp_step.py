@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from castssl import ranks
+from castssl import distributed
 from castssl.models.create import create
 from castssl.objectives.moco import MoCoV3
 from castssl.types import Batch, View
@@ -37,18 +37,18 @@ def main(path: str) -> None:
     torch.manual_seed(0)
     objective = fixed(MoCoV3(create("nano", image_size=32, sizes=(16, 8, 4)), hidden=32, out=16))
     model = accelerator.prepare(objective)
-    share = COUNT // ranks.world()
-    mine = slice(ranks.rank() * share, (ranks.rank() + 1) * share)
+    share = COUNT // distributed.world()
+    mine = slice(distributed.rank() * share, (distributed.rank() + 1) * share)
     given = global_batch()
     views = [View(v.image[mine], v.segments[mine]) for v in given.views]
     loss = model(given._replace(views=views, target=given.target[mine])).loss
     accelerator.backward(loss)
     gradients = {n: p.grad for n, p in objective.named_parameters() if p.grad is not None}
-    mean = ranks.mean(loss)
-    if ranks.is_main():
-        torch.save({"loss": mean, "world": torch.tensor(ranks.world())} | gradients, path)
+    mean = distributed.mean(loss)
+    if distributed.is_main():
+        torch.save({"loss": mean, "world": torch.tensor(distributed.world())} | gradients, path)
 
 
 if __name__ == "__main__":
-    with ranks.leaving():
+    with distributed.leaving():
         main(sys.argv[1])

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castssl.errors import ConfigError
+from castssl.labels import LabelTree
 from castssl.objectives.deit import DeiT
 from castssl.testing import samples
-from castssl.types import Batch, LabelTree, View
+from castssl.types import Batch, View
 
 FLAT = LabelTree.flat(("ant", "bee", "cat", "dog"))
 DEEP = LabelTree((2, 4), ((0, 0, 1, 1),))

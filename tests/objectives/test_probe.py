@@ -4,9 +4,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from castssl.labels import LabelTree
 from castssl.objectives.probe import LinearProbe
 from castssl.testing import samples
-from castssl.types import Hierarchy, LabelTree, View
+from castssl.types import Hierarchy, View
 
 DEEP = LabelTree((2, 4), ((0, 0, 1, 1),))
 

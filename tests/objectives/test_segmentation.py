@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from castssl import ranks
+from castssl import distributed
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
+from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.objectives.segmentation import Mean, Segmentation, masked_cross_entropy
 from castssl.testing.processes import together
-from castssl.types import Batch, LabelTree, View
+from castssl.types import Batch, View
 
 CLASSES = 5
 
@@ -81,7 +82,7 @@ def step(rank: int, unlabelled: float, mean: Mean, expected: tuple[Tensor, Tenso
     head = DistributedDataParallel(model())
     loss = masked_cross_entropy(head(pixels), target, mean)
     loss.backward()
-    torch.testing.assert_close(ranks.mean(loss), expected[0], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(distributed.mean(loss), expected[0], atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(head.module.weight.grad, expected[1], atol=1e-6, rtol=1e-5)
 
 

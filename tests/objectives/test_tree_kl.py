@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castssl.errors import ConfigError
+from castssl.labels import LabelTree
 from castssl.objectives.classification import cross_entropy
 from castssl.objectives.mixing import Mixing
 from castssl.objectives.tree_kl import TreeKL, read_stages, tree_kl, tree_tie
 from castssl.testing import samples
-from castssl.types import Batch, LabelTree
+from castssl.types import Batch
 
 TREE = LabelTree((2, 4), ((0, 0, 1, 1),))
 COARSE, FINE = [[0.2, -0.1], [1, 0.5]], [[0.3, 0.1, -0.4, 0], [-0.2, 0.9, 0.4, 0.6]]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from castssl import registry
-from castssl.doctor import plugins
+from castssl.commands.environment import plugins
 from castssl.errors import AmbiguousPlugin, BrokenPlugin
 from tests.plugins.packages import BROKEN, HEALTHY
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from castssl import ranks, registry
+from castssl import distributed, registry
 from castssl.testing import samples
 from castssl.testing.processes import together
 
@@ -41,7 +41,7 @@ def three_steps(rank: int) -> None:
             wrapped(10 * step + rank).backward()
             optimizer.step()
         for parameter in model.parameters():
-            both = ranks.gather(parameter.detach()[None])
+            both = distributed.gather(parameter.detach()[None])
             assert torch.equal(both[0], both[1]), name
 
 

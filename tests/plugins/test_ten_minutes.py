@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import forked
-from tests.test_scaffold import ROOT, wheel
+from tests.commands.test_scaffold import ROOT, wheel
 
 pytestmark = pytest.mark.recipe
 

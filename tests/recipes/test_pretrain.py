@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 from castssl import registry
 from castssl.errors import ConfigError, UnknownPlugin
+from castssl.labels import LabelTree
 from castssl.objectives.moco import MoCoV3
 from castssl.testing.samples import SampleEncoder
-from castssl.types import LabelTree
 from recipes.pretrain import Config, make_objective, make_views
 from tests.recipes.conftest import Runner
 

@@ -6,8 +6,8 @@ import pytest
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
+from castssl.labels import LabelTree
 from castssl.testing.objectives import build, trained
-from castssl.types import LabelTree
 from tests.contracts.healthy import Classifier
 
 

@@ -3,14 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from castssl import ranks
+from castssl import distributed
 from castssl.errors import ContractError
 from castssl.testing.processes import WORLD, together
 
 
 def gather_ranks(rank: int, expected: int) -> None:
-    assert ranks.world() == expected
-    assert ranks.gather(torch.tensor([float(rank)])).tolist() == [0.0, 1.0]
+    assert distributed.world() == expected
+    assert distributed.gather(torch.tensor([float(rank)])).tolist() == [0.0, 1.0]
 
 
 def fail_on_the_second(rank: int) -> None:

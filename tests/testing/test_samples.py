@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from castssl.labels import LabelTree
 from castssl.testing import samples
-from castssl.types import LabelTree
 
 
 def test_pixels_are_images_with_regions() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from castssl.training import STOPPED
-from castssl.training.watch import APART
+from castssl.training.signals import APART
 from tests.training.processes import QUICK, STEPS, Toy, finished, lines, reports, same, state
 
 

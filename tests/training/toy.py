@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from castssl import ranks
+from castssl import distributed
 from castssl.config import FREE, RunConfig, launch
 from castssl.data.inventory import Inventory
-from castssl.training.beginning import start
-from castssl.training.optimizer import build_optimizer, set_rate
+from castssl.training.optim import build_optimizer, set_rate
 from castssl.training.schedule import warmup_cosine
+from castssl.training.setup import start
 from castssl.types import Batch, Outcome, View
 
 SIDE = 4
@@ -90,14 +90,14 @@ class Loader:
         return {"images": self.images, "source": f"toy{self.cfg.other}"}
 
     def names(self, epoch: int, batch: int) -> list[str]:
-        return [] if self.cfg.stream else [f"picture {epoch}.{batch} of {ranks.rank()}"]
+        return [] if self.cfg.stream else [f"picture {epoch}.{batch} of {distributed.rank()}"]
 
     def __iter__(self) -> Iterator[Batch]:
         order = np.random.default_rng([self.cfg.seed, self.epoch]).permutation(self.cfg.images).tolist()
         size = self.cfg.batch_size
         count = len(order) // size
         batches = [order[at * size : (at + 1) * size] for at in range(self.first, count)]
-        mine = [batch[ranks.rank() :: ranks.world()] for batch in batches]
+        mine = [batch[distributed.rank() :: distributed.world()] for batch in batches]
         how: dict[str, Any] = {"num_workers": self.cfg.workers}
         if self.cfg.workers:
             how["multiprocessing_context"] = "fork"
@@ -130,7 +130,7 @@ class Objective(nn.Module):
     def forward(self, batch: Batch) -> Outcome:
         x = batch.views[0].image.flatten(1)
         loss = (self.net(x) - x).pow(2).mean() + 0.0 * self.average(x).sum()
-        if self.cfg.nan_at == int(self.steps) + 1 and ranks.rank() == self.cfg.nan_rank:
+        if self.cfg.nan_at == int(self.steps) + 1 and distributed.rank() == self.cfg.nan_rank:
             loss = loss * float("nan")
         draws = random.random() + np.random.random()  # noqa: NPY002
         return Outcome(loss, {"draws": torch.tensor(draws), "norm": x.detach().norm()})

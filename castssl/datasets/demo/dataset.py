@@ -30,7 +30,7 @@ from castssl.datasets.demo.paint import KINDS, Kind, paint
 from castssl.datasets.folder import Folder
 from castssl.errors import ConfigError, DataError
 from castssl.files import atomic_folder
-from castssl.types import LabelTree
+from castssl.labels import LabelTree
 
 VERSION = 2
 """Increases whenever the same seed gives other images, so that no old folder is used as a new one."""

@@ -20,8 +20,9 @@ import castssl
 from castssl.checkpoints.hub import save_pretrained
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError, DataError
+from castssl.labels import LabelTree
 from castssl.testing import Check, encoders, objectives, samples
-from castssl.types import Batch, LabelTree, View
+from castssl.types import Batch, View
 from castssl_baselines.clip import CLIP, phrase
 from castssl_baselines.clip_encoder import ClipEncoder, named
 

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castssl.errors import ConfigError
+from castssl.labels import LabelTree
 from castssl.testing import samples
-from castssl.types import Batch, LabelTree
+from castssl.types import Batch
 from castssl_baselines.fgn import FGN, answers
 
 TREES = {

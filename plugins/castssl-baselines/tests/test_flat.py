@@ -10,9 +10,10 @@ from torch import nn
 from castssl import build
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
+from castssl.labels import LabelTree
 from castssl.objectives.classification import Supervised
 from castssl.testing import Check, objectives, samples
-from castssl.types import Batch, LabelTree
+from castssl.types import Batch
 from castssl_baselines.flat import Flat
 
 DEEP = LabelTree((2, 3, 5), ((0, 0, 1), (0, 0, 1, 1, 2)))

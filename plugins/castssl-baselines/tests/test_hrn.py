@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from castssl.contracts import Encoder
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError
+from castssl.labels import LabelTree
 from castssl.testing import samples
-from castssl.types import Batch, Hierarchy, LabelTree, Tokens, View
+from castssl.types import Batch, Hierarchy, Tokens, View
 from castssl_baselines.hrn import HRN, finest, log_marginals
 
 DEEP = LabelTree((2, 4), ((0, 0, 1, 1),))

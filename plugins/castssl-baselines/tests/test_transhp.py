@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from castssl import create
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
+from castssl.labels import LabelTree
 from castssl.models.blocks import Stage
 from castssl.testing import Check, objectives, samples
-from castssl.types import Batch, Hierarchy, LabelTree, Tokens, View
+from castssl.types import Batch, Hierarchy, Tokens, View
 from castssl_baselines.prompting import prompted
 from castssl_baselines.transhp import TransHP, prompting_blocks
 

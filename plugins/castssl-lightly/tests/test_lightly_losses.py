@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError
+from castssl.labels import LabelTree
 from castssl.testing import claims
 from castssl.testing.processes import together
 from castssl.testing.samples import SampleEncoder, batch
-from castssl.types import Batch, Hierarchy, LabelTree, Tokens, View
+from castssl.types import Batch, Hierarchy, Tokens, View
 
 NONE = LabelTree.none()
 SPECS = {
@@ -62,9 +63,7 @@ def byol(objective: Made, given: Batch) -> Tensor:
     """Equation 2 and its mirror image."""
     model = objective.model
     online = [model.predictor(model.projector(x)) for x in tokens(model.encoder, given)]
-    target = [
-        objective.momentum_model.projector(x) for x in tokens(objective.momentum_model.encoder, given)
-    ]
+    target = [objective.momentum_model.projector(x) for x in tokens(objective.momentum_model.encoder, given)]
     total = torch.zeros(())
     for p, z in [(online[0], target[1]), (online[1], target[0])]:
         for one, other in zip(p, z, strict=True):
@@ -112,9 +111,7 @@ def vicreg(objective: Made, given: Batch) -> Tensor:
 def dino(objective: Made, given: Batch) -> Tensor:
     """Algorithm 1 without local crops, at the start: center 0, the teacher's temperature 0.04."""
     student = [objective.model.projector(x) / 0.1 for x in tokens(objective.encoder, given)]
-    teacher = [
-        objective.momentum_model.projector(x) for x in tokens(objective.momentum_model.encoder, given)
-    ]
+    teacher = [objective.momentum_model.projector(x) for x in tokens(objective.momentum_model.encoder, given)]
     total = torch.zeros(())
     for s, t in [(student[0], teacher[1]), (student[1], teacher[0])]:
         total = total - ((t / 0.04).exp() / (t / 0.04).exp().sum(1, True) * s.log_softmax(1)).sum(1).mean()

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from castssl import ranks
+from castssl import distributed
+from castssl.labels import LabelTree
 from castssl.testing.claims import make
 from castssl.testing.samples import SampleEncoder, batch
-from castssl.types import LabelTree
 
 IMAGES = 6
 
@@ -19,7 +19,7 @@ IMAGES = 6
 def losses(rank: int, path: str, specs: list[str]) -> None:
     """Write, by spec, the mean loss, the gradients and the buffers to ``path``."""
     found = {spec: one(rank, spec) for spec in specs}
-    if ranks.is_main():
+    if distributed.is_main():
         torch.save(found, path)
 
 
@@ -32,4 +32,8 @@ def one(rank: int, spec: str) -> dict[str, Any]:
     loss = wrapped(batch(2, LabelTree.none(), IMAGES, seed=rank)).loss
     loss.backward()
     gradients = {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
-    return {"loss": ranks.mean(loss), "gradients": gradients, "buffers": dict(objective.named_buffers())}
+    return {
+        "loss": distributed.mean(loss),
+        "gradients": gradients,
+        "buffers": dict(objective.named_buffers()),
+    }

@@ -56,9 +56,7 @@ def test_what_is_connected_and_large_stays(height: int, width: int, seed: int) -
     )
     colors = torch.zeros(2, 3, height, width)
     count = int(components.max()) + 1
-    assert torch.equal(
-        repair(components, colors, count=count, smallest=0, sweeps=height * width), components
-    )
+    assert torch.equal(repair(components, colors, count=count, smallest=0, sweeps=height * width), components)
 
 
 @settings(deadline=None)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
+from castssl.labels import LabelTree
 from castssl.objectives.classification import ClassifierModel, Supervised, cross_entropy, linear
-from castssl.types import LabelTree, View
+from castssl.types import View
 
 
 class Parts(ClassifierModel):

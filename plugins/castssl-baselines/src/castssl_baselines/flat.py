@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from castssl.contracts import Encoder
+from castssl.labels import LabelTree
 from castssl.objectives.classification import ClassifierModel, Supervised, cross_entropy, linear
-from castssl.types import LabelTree, View
+from castssl.types import View
 
 
 class Encoders(ClassifierModel):

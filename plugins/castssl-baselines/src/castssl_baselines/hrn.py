@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
+from castssl.labels import LabelTree
 from castssl.objectives.classification import ClassifierModel, Supervised, cross_entropy
 from castssl.objectives.tree_kl import over_children
-from castssl.types import LabelTree, View
+from castssl.types import View
 
 Scores = Literal["sigmoid", "raw"]
 

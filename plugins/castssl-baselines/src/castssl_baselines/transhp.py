@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
+from castssl.labels import LabelTree
 from castssl.objectives.classification import ClassifierModel, Supervised, cross_entropy, linear
-from castssl.types import LabelTree, View
+from castssl.types import View
 from castssl_baselines.prompting import Prompting, blocks_of, prompted
 
 

@@ -11,9 +11,9 @@ from lightly.models.modules.heads import BarlowTwinsProjectionHead
 from lightly.utils.dist import gather
 from torch import Tensor
 
-from castssl import ranks
+from castssl import distributed
 from castssl.contracts import Encoder
-from castssl.types import LabelTree
+from castssl.labels import LabelTree
 from castssl_lightly.siamese import Joint
 
 
@@ -54,7 +54,7 @@ class _Whole(BarlowTwinsLoss):  # type: ignore[misc]
     """lightly's loss of the embeddings of all processes, through which gradients flow."""
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        if ranks.world() > 1:
+        if distributed.world() > 1:
             z_a, z_b = (torch.cat(gather(rows.contiguous())) for rows in (z_a, z_b))
         loss: Tensor = super().forward(z_a, z_b)
         return loss

@@ -13,7 +13,8 @@ from lightly.models.modules.heads import BYOLPredictionHead, BYOLProjectionHead
 from torch import nn
 
 from castssl.contracts import Encoder
-from castssl.types import Batch, LabelTree, Outcome
+from castssl.labels import LabelTree
+from castssl.types import Batch, Outcome
 from castssl_lightly.momentum import MomentumObjective
 from castssl_lightly.siamese import Projected, in_float32, spread
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
-from castssl.types import Batch, LabelTree, Outcome
+from castssl.labels import LabelTree
+from castssl.types import Batch, Outcome
 from castssl_lightly.momentum import MomentumObjective
 from castssl_lightly.siamese import Projected, in_float32, spread
 

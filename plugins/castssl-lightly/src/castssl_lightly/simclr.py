@@ -11,7 +11,7 @@ from lightly.models.modules.heads import SimCLRProjectionHead
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
-from castssl.types import LabelTree
+from castssl.labels import LabelTree
 from castssl_lightly.siamese import Joint
 
 

@@ -10,7 +10,7 @@ from lightly.loss.vicreg_loss import VICRegLoss
 from lightly.models.modules.heads import VICRegProjectionHead
 
 from castssl.contracts import Encoder
-from castssl.types import LabelTree
+from castssl.labels import LabelTree
 from castssl_lightly.siamese import Joint
 
 

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castssl.contracts import Encoder, Model, Objective
-from castssl.types import Batch, LabelTree, Outcome
+from castssl.labels import LabelTree
+from castssl.types import Batch, Outcome
 
 
 class TemplateModel(Model):

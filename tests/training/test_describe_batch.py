@@ -6,7 +6,7 @@ from castssl.data.loader import load
 from castssl.data.views import CenterView
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
-from castssl.training.blame import blame
+from castssl.training.describe_batch import describe_batch
 
 
 def test_the_names_are_those_of_the_images_that_the_batch_had(pictures: Path, tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_the_names_are_those_of_the_images_that_the_batch_had(pictures: Path, tm
         for _ in range(2):
             batch = next(iter(loader))
             loader.set_epoch(1, 1)
-        told = blame(loader, [4], tmp_path)
+        told = describe_batch(loader, [4], tmp_path)
         names = (tmp_path / "diverged.txt").read_text().splitlines()
         assert len(names) == 8
         assert ", ".join(names[:4]) in told

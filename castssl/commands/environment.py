@@ -1,24 +1,25 @@
-"""What is installed, what is broken, and the command that repairs it."""
+"""``castssl doctor``: what is installed, what is broken, and the command that repairs it."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
-import os
 import platform
 import shutil
 import sys
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from packaging.requirements import Requirement
 
 from castssl import registry
-from castssl.errors import ConfigError, PluginError
+from castssl.commands.arguments import Commands, subcommand
+from castssl.errors import PluginError
 from castssl.installer import install, uninstall
 
 State = Literal["ok", "note", "broken"]
+COLORS = {"ok": "green", "note": "yellow", "broken": "red"}
 OPENCV = (
     "opencv-contrib-python-headless",
     "opencv-contrib-python",
@@ -39,6 +40,26 @@ class Finding(NamedTuple):
     text: str
     remedy: str = ""
     """A command, or ``""``."""
+
+
+def add(commands: Commands) -> None:
+    """Add it to the command line."""
+    subcommand(commands, "doctor", "what is installed, what is broken, and how to repair it", _doctor)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(soft_wrap=True)
+    broken = 0
+    for topic, state, text, remedy in examine():
+        broken += state == "broken"
+        console.print(f"[{COLORS[state]}]{state:<6}[/]  {topic:<20}  {escape(text)}", highlight=False)
+        if remedy:
+            console.print(f"{'':30}$ {escape(remedy)}", highlight=False)
+    console.print(f"{broken} broken" if broken else "nothing that castssl needs is broken")
+    return 1 if broken else 0
 
 
 def examine() -> Iterator[Finding]:
@@ -102,46 +123,6 @@ def accelerator() -> Finding:
     return Finding(
         "device", "note", f"no GPU is visible: torch runs on {torch.get_num_threads()} CPU threads"
     )
-
-
-def check_device(name: str) -> str:
-    """The device's name, if this machine has it.
-
-    Raises:
-        ConfigError: if it has not.
-    """
-    import torch
-
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"--device: got {name!r}, expected cpu, cuda or cuda:0") from error
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= there:
-        why = f"{there} GPUs are visible" if torch.version.cuda else "torch is for CPUs"
-        raise ConfigError(f"--device {name}: there is none ({why}); leave it out, or see `castssl doctor`")
-    if device.type == "meta":
-        raise ConfigError("--device meta: it computes nothing; give cpu or cuda")
-    if device.type not in ("cpu", "cuda"):
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise ConfigError(f"--device {name}: there is none; give cpu or cuda") from error
-    return name
-
-
-def machine(device: str = "cpu") -> str:
-    """What a table of measurements says of where it was made: processor, cores, threads, torch."""
-    import torch
-
-    named = [
-        line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")
-    ]
-    processor = named[0] if named else platform.processor() or platform.machine()
-    words = [processor, f"{os.cpu_count()} cores", f"{torch.get_num_threads()} threads"]
-    if torch.device(device).type == "cuda":
-        words.append(torch.cuda.get_device_name(device))
-    return ", ".join([*words, f"torch {torch.__version__}"])
 
 
 def opencv() -> Finding:
@@ -208,11 +189,3 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _lines(path: str) -> list[str]:
-    """The lines of a file; none if there is no such file."""
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []

@@ -21,11 +21,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
-from castssl import ranks
+from castssl import distributed
 from castssl.config import RunConfig
 from castssl.datasets.unreadable import Ledger
 from castssl.errors import DataError
-from castssl.training.log import FILE, Log
+from castssl.training.logging import FILE, Log
 
 
 @runtime_checkable
@@ -50,7 +50,7 @@ class _Met(NamedTuple):
     reason: str
 
 
-class UnreadableList:
+class BadImages:
     """The list of a run's unreadable images, and the limit of their share, ``--max-bad``.
 
     The share is of *all* images of the data set: it can only grow, so a run is never stopped for a bad start,
@@ -132,9 +132,9 @@ class UnreadableList:
 
     def _anyone(self, own: list[_Met]) -> bool:
         """True if any rank has met something."""
-        if ranks.world() == 1:
+        if distributed.world() == 1:
             return bool(own)
-        share = ranks.mean(torch.tensor(float(bool(own)), device=self._accelerator.device))
+        share = distributed.mean(torch.tensor(float(bool(own)), device=self._accelerator.device))
         return float(share) > 0
 
     def _add(self, met: list[_Met], step: int) -> None:

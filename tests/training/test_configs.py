@@ -7,7 +7,7 @@ import pytest
 
 from castssl.config import differences, plain
 from castssl.errors import ConfigError
-from castssl.training.settings import ImageConfig
+from castssl.training.configs import ImageConfig
 
 CONFIG = ImageConfig(data="demo", batch_size=12, accumulate=3, workers=2, seed=5)
 

@@ -9,7 +9,7 @@ import pytest
 from castssl import config
 from castssl.config import RunConfig
 from castssl.errors import CastError, ConfigError
-from castssl.training.folder import claim, folder_of
+from castssl.training.run_folder import claim, folder_of
 from tests.training.toy import Config
 
 

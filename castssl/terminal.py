@@ -43,7 +43,7 @@ def safe_markup(text: str) -> str:
     return escape(printable(text))
 
 
-def outlive_readers() -> None:
+def ignore_closed_streams() -> None:
     """Let this process go on when the reader of its standard output or error has gone.
 
     Characters that the encoding of a stream lacks, and bytes of file names that are no UTF-8, are printed as

@@ -10,7 +10,8 @@ import torch
 from packaging.requirements import Requirement
 
 from castssl.cli import main
-from castssl.doctor import Finding, machine, opencv, optional, python, required
+from castssl.commands.environment import Finding, opencv, optional, python, required
+from castssl.devices import machine
 from tests.plugins.packages import DUPLICATE, Package
 
 CLOBBERED = Package("opencv-python", version="4.11.0.86", sources={"cv2.py": '__version__ = "4.11.0"\n'})

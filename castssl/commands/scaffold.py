@@ -10,7 +10,7 @@ from castssl.errors import ConfigError
 from castssl.files import check_outputs, write_text
 from castssl.registry import KINDS, check_kind, names
 
-HERE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 
 
 def template() -> Path:
@@ -19,10 +19,10 @@ def template() -> Path:
     Raises:
         ConfigError: if it is in neither place.
     """
-    for folder in (HERE / "template", HERE.parent / "plugins" / "template"):
+    for folder in (PACKAGE / "template", PACKAGE.parent / "plugins" / "template"):
         if (folder / "pyproject.toml").is_file():
             return folder
-    raise ConfigError(f"the plugin template is missing beside {HERE}; install castssl again")
+    raise ConfigError(f"the plugin template is missing beside {PACKAGE}; install castssl again")
 
 
 def write(kind: str, name: str, into: Path, *, overwrite: bool = False) -> Path:

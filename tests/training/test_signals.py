@@ -10,13 +10,13 @@ import torch
 
 from castssl import superpixel_labels
 from castssl.errors import ContractError, Diverged
-from castssl.training import watch as watching
-from castssl.training.watch import LAG, Watch
+from castssl.training import signals as watching
+from castssl.training.signals import LAG, LossMonitor
 
 CPU = torch.device("cpu")
 
 
-def _step(watch: Watch, step: int, *losses: float) -> bool:
+def _step(watch: LossMonitor, step: int, *losses: float) -> bool:
     for loss in losses:
         watch.add(torch.tensor(loss, requires_grad=True))
     return watch.step(step)
@@ -24,7 +24,7 @@ def _step(watch: Watch, step: int, *losses: float) -> bool:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_loss_that_is_not_finite_is_told_with_its_step_and_the_ones_before(bad: float) -> None:
-    watch = Watch(CPU)
+    watch = LossMonitor(CPU)
     for step in range(1, 8):
         assert not _step(watch, step, step / 2, step / 2 + 1)
     with pytest.raises(Diverged) as caught:
@@ -36,14 +36,14 @@ def test_a_loss_that_is_not_finite_is_told_with_its_step_and_the_ones_before(bad
 
 
 def test_steps_without_a_loss_are_fine() -> None:
-    watch = Watch(CPU)
+    watch = LossMonitor(CPU)
     assert not watch.step(1)
     watch.settle()
 
 
 def test_a_signal_is_noted_and_the_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    watch = Watch(CPU)
+    watch = LossMonitor(CPU)
     with watch.signals():
         assert not _step(watch, 1, 1.0)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -53,7 +53,7 @@ def test_a_signal_is_noted_and_the_handlers_come_back() -> None:
 
 
 def test_what_came_first_is_the_reason_and_images_are_asked_for_by_batch() -> None:
-    watch = Watch(CPU, lambda batches: f"Blame {list(batches)}.")
+    watch = LossMonitor(CPU, lambda batches: f"Blame {list(batches)}.")
     with watch.signals():
         os.kill(os.getpid(), signal.SIGUSR1)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -70,7 +70,7 @@ def test_a_second_ctrl_c_interrupts_unless_it_is_an_echo_of_the_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(watching, "APART", 0.2)
-    watch = Watch(CPU)
+    watch = LossMonitor(CPU)
     with watch.signals():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -84,7 +84,7 @@ def test_within_a_thread_signals_are_left_alone() -> None:
     seen: list[object] = []
 
     def body() -> None:
-        with Watch(CPU).signals():
+        with LossMonitor(CPU).signals():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     before = signal.getsignal(signal.SIGTERM)
@@ -95,7 +95,7 @@ def test_within_a_thread_signals_are_left_alone() -> None:
 
 
 def test_without_a_launcher_no_parent_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
-    watch = Watch(CPU)
+    watch = LossMonitor(CPU)
     monkeypatch.setattr(os, "getppid", lambda: 1)
     assert not _step(watch, 1, 1.0)
 
@@ -103,7 +103,7 @@ def test_without_a_launcher_no_parent_is_watched(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_the_loss_is_looked_at_later_but_before_a_save() -> None:
-    watch = Watch(torch.device("cuda"))
+    watch = LossMonitor(torch.device("cuda"))
     watch.add(torch.tensor(float("nan"), device="cuda"))
     for step in range(1, LAG + 1):
         assert not watch.step(step)
@@ -121,7 +121,7 @@ def test_a_label_beyond_capacity_on_a_device_ends_the_run_with_the_loss_check(
     """The processor is treated as a device, on which the labels are not read at once."""
     monkeypatch.setattr(superpixel_labels, "_at_once", lambda _: False)
     superpixel_labels.take_strays(CPU)
-    watch = Watch(CPU)
+    watch = LossMonitor(CPU)
     superpixel_labels.bounded(torch.zeros(1, 4, 4, dtype=torch.int32), 4, "the size")
     assert not _step(watch, 1, 1.0)
     superpixel_labels.bounded(torch.full((1, 4, 4), 4, dtype=torch.int32), 4, "the size")

@@ -19,12 +19,12 @@ try:
 except ImportError:  # pragma: no cover
     resource = None  # type: ignore[assignment]
 
-from castssl import ranks
+from castssl import distributed
 from castssl.config import RunConfig
 from castssl.training.display import Display, Pace
-from castssl.training.log import Log, Means
-from castssl.training.patience import Patience
-from castssl.training.place import Loader, Place
+from castssl.training.logging import Log, Means
+from castssl.training.state import Loader, TrainState
+from castssl.training.waiting import WaitingMonitor
 
 STREAM = (
     "this data is a stream, so a run that is stopped within an epoch cannot go on exactly: it goes on by"
@@ -39,7 +39,7 @@ class Report:
     def __init__(self, cfg: RunConfig, folder: Path, accelerator: Accelerator, log: Log) -> None:
         self._cfg, self._folder, self._accelerator, self._log = cfg, folder, accelerator, log
         self._display = Display(accelerator.is_main_process)
-        self._means, self._pace, self._patience = Means(), Pace(), Patience(cfg)
+        self._means, self._pace, self._waiting = Means(), Pace(), WaitingMonitor(cfg)
         self._loss = torch.zeros((), device=accelerator.device)
         self._waited = 0.0
 
@@ -51,7 +51,7 @@ class Report:
             castssl=version("castssl"),
             torch=torch.__version__,
             device=str(self._accelerator.device),
-            processes=ranks.world(),
+            processes=distributed.world(),
             argv=sys.argv,
         )
         told = "a new run" if after is None else f"goes on after step {after}"
@@ -70,7 +70,7 @@ class Report:
 
     def batch(self, images: int) -> None:
         """Take note that this rank got a batch."""
-        self._pace.add(images * ranks.world())
+        self._pace.add(images * distributed.world())
 
     def loss(self, loss: Tensor) -> None:
         """Take note of the current batch's loss."""
@@ -80,7 +80,7 @@ class Report:
         """Take note of the current batch's scalars, and of its loss."""
         self._means.add({"loss": self._loss, **logs})
 
-    def tell(self, done: int, place: Place) -> None:
+    def tell(self, done: int, place: TrainState) -> None:
         """Write and show the means since the last call.  All ranks call this together."""
         means = self._means.take(self._accelerator.device)
         self._pace.measure(self._loader.waited)
@@ -90,8 +90,8 @@ class Report:
         self.note(done, epoch=epoch, **means, rate=place.rate, **speed, **self._memory())
         shown = f"{place.epoch[0] + 1}/{self._cfg.epochs}"
         self._display.report(done, shown, means.get("loss"), self._pace)
-        if told := self._patience.note(self._pace.seconds, self._pace.waiting):
-            self.event("waiting", step=done, share=self._patience.share, told=told)
+        if told := self._waiting.note(self._pace.seconds, self._pace.waiting):
+            self.event("waiting", step=done, share=self._waiting.share, told=told)
             self._display.say(told)
 
     def note(self, done: int, **values: Any) -> None:

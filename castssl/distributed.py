@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import torch
-from torch import Tensor, distributed
+import torch.distributed as dist
+from torch import Tensor
 
 _seen = {1}
 """The numbers of processes that :func:`world` has found; a group may be gone when the program ends."""
@@ -20,14 +21,14 @@ _seen = {1}
 
 def world() -> int:
     """How many processes take part."""
-    found = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    found = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     _seen.add(found)
     return found
 
 
 def rank() -> int:
     """The index of this process, from 0."""
-    return distributed.get_rank() if world() > 1 else 0
+    return dist.get_rank() if world() > 1 else 0
 
 
 def is_main() -> bool:
@@ -40,7 +41,7 @@ def gather(rows: Tensor) -> Tensor:
     if world() == 1:
         return rows.detach()
     parts = [torch.empty_like(rows) for _ in range(world())]
-    distributed.all_gather(parts, rows.detach().contiguous())
+    dist.all_gather(parts, rows.detach().contiguous())
     return torch.cat(parts)
 
 
@@ -54,7 +55,7 @@ def mean(value: Tensor) -> Tensor:
     if world() == 1:
         return value.detach()
     total = value.detach().clone()
-    distributed.all_reduce(total)
+    dist.all_reduce(total)
     return total / world()
 
 

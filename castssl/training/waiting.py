@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sys
 
-from castssl import ranks, registry
+from castssl import distributed, registry
 from castssl.config import RunConfig, plain
 
 LIMIT = 0.1
 """The share of a run's time that it may wait for data without a word."""
 
 
-class Patience:
+class WaitingMonitor:
     """Adds up how long a run waits, and speaks once if that is more than :data:`LIMIT` of its time.
 
     What comes before the first report does not count: workers start then, and their first batch is not ready.
@@ -44,7 +44,7 @@ class Patience:
 def free_cores() -> int:
     """Cores that each training process of this machine has beside the one that it runs on."""
     here = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return max(0, here // int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world())) - 1)
+    return max(0, here // int(os.environ.get("LOCAL_WORLD_SIZE", distributed.world())) - 1)
 
 
 def advice(cfg: RunConfig, free: int) -> str:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from castssl.training import again
+from castssl.training import signals
 from tests import forked
 
 
 def test_outside_of_slurm_nothing_is_requeued(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    assert again.requeue() == ""
+    assert signals.requeue() == ""
 
 
 @pytest.mark.parametrize(
@@ -33,14 +33,14 @@ def test_slurm_is_asked_and_its_answer_told(
         scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("SLURM_JOB_ID", "42")
-    assert again.requeue().startswith(expected)
+    assert signals.requeue().startswith(expected)
 
 
 def test_the_command_begins_as_the_launcher_did(tmp_path: Path) -> None:
     script = tmp_path / "my recipe.py"
     script.write_text(
-        "from pathlib import Path\nfrom castssl.training.again import command\n"
-        "print('>', command(Path('a b/config.json'), ['--overwrite']))\n"
+        "from pathlib import Path\nfrom castssl.training.signals import resume_command\n"
+        "print('>', resume_command(Path('a b/config.json'), ['--overwrite']))\n"
     )
     started = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1", "--master-port", "0"]
     launched = subprocess.run([*started, script, "--lr", "1"], capture_output=True, text=True, check=True)

@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, distributed
+import torch.distributed as dist
+from torch import Tensor
 
-from castssl import ranks
+from castssl import distributed
 from castssl.errors import ContractError, Diverged
 from castssl.superpixel_labels import ADVICE, take_strays
 
@@ -30,6 +35,8 @@ REQUEUE = "SIGUSR1"
 NEXT = "finishing this step and saving; Ctrl-C again ends at once"
 APART = 1.0
 """Seconds between two Ctrl-C that were both meant; a terminal and a launcher pass on the same one."""
+TIMEOUT = 60.0
+"""Seconds to wait for SLURM's controller."""
 LAG = 2
 """How many steps the host may run ahead of a GPU before it looks at the loss."""
 
@@ -48,19 +55,21 @@ class _Look(NamedTuple):
     done: torch.cuda.Event | None
 
 
-class Watch:
+class LossMonitor:
     """Collects losses and signals, and agrees on them between ranks once per optimizer step.
 
     Args:
         device: where losses are.
-        blame: a sentence on the images of such batches of this rank.
+        describe_batch: a sentence on the images of such batches of this rank.
     """
 
-    def __init__(self, device: torch.device, blame: Callable[[Sequence[int]], str] = lambda _: "") -> None:
+    def __init__(
+        self, device: torch.device, describe_batch: Callable[[Sequence[int]], str] = lambda _: ""
+    ) -> None:
         self.reason = ""
         """Why this process was told to stop; empty while nothing did."""
         self._since = 0.0
-        self._device, self._blame = device, blame
+        self._device, self._describe_batch = device, describe_batch
         self._losses: list[tuple[int, Tensor]] = []
         self._looks: deque[_Look] = deque()
         self._last: deque[tuple[int, float]] = deque(maxlen=5)
@@ -82,7 +91,7 @@ class Watch:
             self.reason = self.reason or "the end of its launcher"
         stopping = self._push(step)
         told = self._drain(LAG if self._device.type == "cuda" else 0)
-        return stopping if ranks.world() == 1 else told
+        return stopping if distributed.world() == 1 else told
 
     def settle(self) -> None:
         """Wait for the device and look at every loss so far.
@@ -98,8 +107,8 @@ class Watch:
         requeue = self.reason == REQUEUE
         flags = (own.new_full((), float(told)) for told in (stopping, requeue))
         value = torch.stack([own.sum(), *flags, take_strays(self._device)])
-        if ranks.world() > 1:
-            distributed.all_reduce(value)
+        if distributed.world() > 1:
+            dist.all_reduce(value)
         value, done = torch.cat([value, own]), None
         if value.is_cuda:
             value = torch.empty(len(value), pin_memory=True).copy_(value, non_blocking=True)
@@ -125,7 +134,7 @@ class Watch:
                 pairs = zip(look.batches, own, strict=False)
                 bad = [batch for batch, loss in pairs if not math.isfinite(loss)]
                 raise Diverged(self._story(look.step, total, bad))
-            self._last.append((look.step, total / max(1, len(look.batches) * ranks.world())))
+            self._last.append((look.step, total / max(1, len(look.batches) * distributed.world())))
             stop |= stopping > 0
             if requeue:
                 self.reason = REQUEUE
@@ -135,7 +144,11 @@ class Watch:
 
     def _story(self, step: int, value: float, bad: Sequence[int]) -> str:
         before = ", ".join(f"{loss:.4g} (step {at})" for at, loss in self._last) or "none"
-        whose = self._blame(bad) if bad else "It was the loss of another process, which says of which images."
+        whose = (
+            self._describe_batch(bad)
+            if bad
+            else "It was the loss of another process, which says of which images."
+        )
         return (
             f"the loss of step {step} is {value}, expected a finite number; the losses before: {before}."
             f" {whose} The checkpoints hold no trace of it: lower --lr, lengthen --warmup-epochs, or use"
@@ -169,3 +182,44 @@ class Watch:
             # A signal to the whole process group ends the data workers, too; the loader's own handler would
             # raise in the middle of the step that is to be finished.
             signal.signal(signal.SIGCHLD, lambda *_: None)
+
+
+def resume_command(config: Path, typed: Sequence[str] = ()) -> str:
+    """The command that continues the run with the settings in ``config``, from the same working folder.
+
+    Args:
+        config: the run's ``config.json``.
+        typed: the flags that ``config`` does not keep.
+
+    It has the launcher, and the launcher's options, of the command that started this run.
+    """
+    return shlex.join([*_launcher_command(), sys.argv[0], "--config", str(config), *typed])
+
+
+def requeue() -> str:
+    """Put this SLURM job back into the queue: the result, in words.
+
+    ``scontrol`` ends the job at once, so this is the last thing that a run does.
+    """
+    job = os.environ.get("SLURM_JOB_ID", "")
+    if not job:
+        return ""
+    try:
+        result = subprocess.run(
+            ["scontrol", "requeue", job], capture_output=True, text=True, timeout=TIMEOUT, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"job {job} could not be requeued ({error}); submit it again"
+    if result.returncode:
+        return f"job {job} could not be requeued ({result.stderr.strip()}); submit it again"
+    return f"job {job} is requeued and goes on from there"
+
+
+def _launcher_command() -> list[str]:
+    if not launched():
+        return ["python" if shutil.which("python") == sys.executable else sys.executable]
+    try:
+        parent = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        return parent[: parent.index(sys.argv[0])]
+    except (OSError, ValueError):  # No /proc, the launcher has ended, or names the recipe in another way.
+        return ["accelerate", "launch"]

@@ -10,7 +10,7 @@ from castssl.errors import ConfigError, ContractError
 from castssl.models.create import create
 from castssl.objectives.moco import MoCoV3
 from castssl.superpixels.grid import Grid
-from castssl.training.first import FirstBatch, check_hierarchy, fits
+from castssl.training.checks import FirstBatch, check_hierarchy, fits
 from castssl.types import Batch, Hierarchy, Tokens, View
 
 

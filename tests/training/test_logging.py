@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from castssl.errors import CastError, ConfigError
-from castssl.training import log
-from castssl.training.log import Log, Means, best, check_tracker
+from castssl.training import logging
+from castssl.training.logging import Log, Means, best, check_tracker
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / log.FILE).read_text().splitlines()]
+    return [json.loads(line) for line in (folder / logging.FILE).read_text().splitlines()]
 
 
 def test_a_line_is_on_the_disk_at_once_and_is_strict_json(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_a_log_goes_on_where_a_checkpoint_was_made(tmp_path: Path) -> None:
     second = Log(tmp_path)
     second.rewind(place)
     second.write(step=22)
-    assert second.position() == (tmp_path / log.FILE).stat().st_size
+    assert second.position() == (tmp_path / logging.FILE).stat().st_size
     assert [line["step"] for line in _lines(tmp_path)] == [1, 22]
 
 
@@ -49,7 +49,7 @@ def test_a_line_without_its_end_is_cut_off(tmp_path: Path) -> None:
     told = Log(tmp_path)
     told.write(step=1)
     told.close()
-    with open(tmp_path / log.FILE, "ab") as file:
+    with open(tmp_path / logging.FILE, "ab") as file:
         file.write(b'{"time": 1, "st')
     Log(tmp_path).write(step=2)
     assert [line["step"] for line in _lines(tmp_path)] == [1, 2]
@@ -65,7 +65,7 @@ def test_without_a_folder_nothing_happens() -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_is_told(tmp_path: Path) -> None:
-    (tmp_path / log.FILE).symlink_to("/dev/full")
+    (tmp_path / logging.FILE).symlink_to("/dev/full")
     with pytest.raises(CastError, match=r"log\.jsonl.*No space left"):
         Log(tmp_path).write(step=1)
 
@@ -89,7 +89,7 @@ def test_means_do_not_follow_a_tensor_that_changes_later() -> None:
 
 def test_a_missing_tracker_is_told_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     check_tracker("none")
-    monkeypatch.setitem(log.TRACKERS, "wandb", ("no_such_package_of_wandb",))
+    monkeypatch.setitem(logging.TRACKERS, "wandb", ("no_such_package_of_wandb",))
     with pytest.raises(ConfigError, match=r"--track wandb .*: .*pip install no_such_package_of_wandb"):
         check_tracker("wandb")
     with pytest.raises(ConfigError, match="expected one of none, tensorboard, wandb, trackio, mlflow"):

@@ -18,9 +18,9 @@ from accelerate.utils import (
 from castssl import config
 from castssl.config import RunConfig
 from castssl.errors import ConfigError
-from castssl.training.folder import claim, folder_of
-from castssl.training.log import check_tracker, start_trackers
+from castssl.training.logging import check_tracker, start_trackers
 from castssl.training.run import Run
+from castssl.training.run_folder import claim, folder_of
 
 
 def start(cfg: RunConfig, *, name: str | None = None) -> tuple[Run, Accelerator]:

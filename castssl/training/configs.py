@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from castssl import ranks
+from castssl import distributed
 from castssl.config import FREE, MOVES, TYPED, RunConfig
 from castssl.data.splits import open_splits
 from castssl.data.superpixel_cache import Cache
@@ -97,7 +97,7 @@ class ImageConfig(RunConfig):
             streams=streams,
             commands=self.allow_commands,
         )
-        for remark in remarks if ranks.is_main() else ():
+        for remark in remarks if distributed.is_main() else ():
             print(printable(remark), file=sys.stderr)
         return train, held_out
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from castssl import registry, scaffold
+from castssl import registry
 from castssl.cli import main
+from castssl.commands import scaffold
 from castssl.errors import ConfigError
 from tests import forked
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def wheel(project: Path, folder: Path) -> Path:
@@ -102,7 +103,7 @@ def test_a_wheel_of_castssl_brings_the_template(tmp_path: Path) -> None:
     site = wheel(ROOT, tmp_path / "wheel")
     assert (site / "castssl" / "py.typed").is_file()
     assert not (site / "tests").exists()
-    code = "import castssl.scaffold as s; print(s.template())"
+    code = "import castssl.commands.scaffold as s; print(s.template())"
     shown = run("-c", code, site=site, cwd=tmp_path).stdout.strip()
     assert Path(shown) == site / "castssl" / "template"
     made = run("-m", "castssl.cli", "new-plugin", "pooling", "mine", site=site, cwd=tmp_path)

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from castssl import ranks
+from castssl import distributed
 from castssl.errors import CastError
 from castssl.files import write_text
-from castssl.training.place import Loader
+from castssl.training.state import Loader
 
 SHOWN = 4
 """How many names a message has room for."""
 
 
-def blame(loader: Loader, batches: Sequence[int], folder: Path) -> str:
+def describe_batch(loader: Loader, batches: Sequence[int], folder: Path) -> str:
     """A sentence that names this rank's images; all of them go into ``diverged.txt`` in the run's folder.
 
     Args:
@@ -26,7 +26,7 @@ def blame(loader: Loader, batches: Sequence[int], folder: Path) -> str:
     names = [name for batch in batches for name in loader.names(*divmod(batch, len(loader)))]
     if not names:
         return "Its images are not known: the data is a stream."
-    path = folder / ("diverged.txt" if ranks.world() == 1 else f"diverged-{ranks.rank()}.txt")
+    path = folder / ("diverged.txt" if distributed.world() == 1 else f"diverged-{distributed.rank()}.txt")
     told = ", ".join(names[:SHOWN])
     with suppress(CastError):
         write_text(path, "".join(f"{name}\n" for name in names))

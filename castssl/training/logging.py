@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from castssl import ranks
+from castssl import distributed
 from castssl.errors import CastError, ConfigError
 from castssl.installer import install
 
@@ -161,6 +161,8 @@ class Means:
         names = sorted(self._sums)
         if not names:
             return {}
-        sums, counts = ranks.mean(torch.stack([self._sums[name].to(device) for name in names])).unbind(1)
+        sums, counts = distributed.mean(torch.stack([self._sums[name].to(device) for name in names])).unbind(
+            1
+        )
         self._sums = {}
         return dict(zip(names, (sums / counts).tolist(), strict=True))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from castssl.errors import ConfigError
 from castssl.testing.samples import SampleEncoder
-from castssl.training.optimizer import Decay, RateMultiples, build_optimizer, scaled_rate, set_rate
+from castssl.training.optim import Decay, RateMultiples, build_optimizer, scaled_rate, set_rate
 from castssl.training.schedule import poly
 
 

@@ -16,13 +16,13 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from castssl import config, ranks
+from castssl import config, distributed
 from castssl.config import RunConfig
 from castssl.data.inventory import Inventory, differences
 from castssl.errors import CastError, ConfigError, DataError, Diverged
 from castssl.training import checkpoint
-from castssl.training.folder import CHECKPOINTS, check_same
-from castssl.training.log import Log
+from castssl.training.logging import Log
+from castssl.training.run_folder import CHECKPOINTS, check_same
 from castssl.types import Batch
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class Loader(Protocol):
         ...
 
 
-class Place:
+class TrainState:
     """Counts steps and batches, and saves and restores everything that a run's future depends on."""
 
     def __init__(self, cfg: RunConfig, folder: Path, accelerator: Accelerator, log: Log) -> None:
@@ -147,13 +147,13 @@ class Place:
         if self._random is not None:
             checkpoint.set_random_state(self._random, self._accelerator.device)
         elif not self._started:
-            seeds = np.random.SeedSequence([self._cfg.seed, ranks.rank(), self.step])
+            seeds = np.random.SeedSequence([self._cfg.seed, distributed.rank(), self.step])
             set_seed(int(seeds.generate_state(1)[0]))
         self._random, self._started = None, True
 
-    def save(self, blame: Callable[[Sequence[int]], str] = lambda _: "") -> Path:
-        """Write a checkpoint; all ranks call this together.  ``blame`` is as in ``Watch``."""
-        self._check_weights(blame)
+    def save(self, describe_batch: Callable[[Sequence[int]], str] = lambda _: "") -> Path:
+        """Write a checkpoint; all ranks call this together.  ``describe_batch`` is as in ``LossMonitor``."""
+        self._check_weights(describe_batch)
         place = {
             "castssl": version("castssl"),
             "config": json.dumps(config.plain(self._cfg)),
@@ -195,8 +195,8 @@ class Place:
         else:
             self._fill(state, path)
         self.step, self.batch, self._batches = state["step"], state["batch"], state["batches"]
-        if ranks.rank() < len(state["random"]):
-            self._random = state["random"][ranks.rank()]
+        if distributed.rank() < len(state["random"]):
+            self._random = state["random"][distributed.rank()]
         self._log.rewind(state["log"])
         return True
 
@@ -245,13 +245,13 @@ class Place:
         module: nn.Module = self._accelerator.unwrap_model(self._model, keep_torch_compile=False)
         return module
 
-    def _check_weights(self, blame: Callable[[Sequence[int]], str]) -> None:
+    def _check_weights(self, describe_batch: Callable[[Sequence[int]], str]) -> None:
         """A loss can be finite and its gradient not; then the weights tell."""
         local = [part.to_local() if isinstance(part, DTensor) else part for part in self._bare().parameters()]
         if not torch.stack([part.isfinite().all() for part in local]).all():
             last = range(max(0, self.batch - self._cfg.accumulate), self.batch)
             raise Diverged(
                 f"the weights are not finite after step {self.step}, so no checkpoint was written; the one"
-                f" before is whole. {blame(last)} Lower --lr, lengthen --warmup-epochs, or use --precision"
-                " bf16 or fp32 in a new --out"
+                f" before is whole. {describe_batch(last)} Lower --lr, lengthen --warmup-epochs, or use"
+                " --precision bf16 or fp32 in a new --out"
             )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from castssl import ranks
+from castssl import distributed
 from castssl.contracts import Encoder, Objective, Superpixels
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
@@ -47,7 +47,7 @@ def check_batch(objective: Objective, images: int) -> None:
     Raises:
         ConfigError: with the flags that give a process more images.
     """
-    world = ranks.world()
+    world = distributed.world()
     synchronized = world > 1 and all(parameter.is_cuda for parameter in objective.parameters())
     if images // world != 1 or synchronized:
         return
@@ -105,7 +105,7 @@ def check_labels(
                 " of them at least; label them, or take other data"
             )
         for column, count in zip(columns, missing, strict=True):
-            if count and ranks.is_main():
+            if count and distributed.is_main():
                 print(
                     f"{count:,} of {len(images):,} {name} images have no label at level {column}: they are"
                     " left out of what is learnt and measured there",

@@ -10,8 +10,8 @@ from castssl.config import RunConfig
 from castssl.contracts import Unreadable
 from castssl.datasets.unreadable import Clipped, Ledger
 from castssl.errors import DataError
-from castssl.training.log import FILE, Log
-from castssl.training.unreadable import UnreadableList
+from castssl.training.bad_images import BadImages
+from castssl.training.logging import FILE, Log
 from tests.training.processes import QUICK, Toy, agree, finished, lines, state
 
 BROKEN = "--broken 3 7 20"
@@ -26,8 +26,8 @@ class Loader:
         self.bad = Ledger()
 
 
-def _list(folder: Path, limit: float, after: int | None = None) -> UnreadableList:
-    made = UnreadableList(RunConfig(max_bad=limit), folder, Accelerator(cpu=True), Log(folder))
+def _list(folder: Path, limit: float, after: int | None = None) -> BadImages:
+    made = BadImages(RunConfig(max_bad=limit), folder, Accelerator(cpu=True), Log(folder))
     made.begin(after)
     return made
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from castssl.config import RunConfig
-from castssl.training.patience import LIMIT, Patience, advice, free_cores
-from castssl.training.settings import PretrainConfig
+from castssl.training.configs import PretrainConfig
 from castssl.training.supervised import SupervisedConfig
+from castssl.training.waiting import LIMIT, WaitingMonitor, advice, free_cores
 from tests.plugins.packages import Package
 from tests.training.processes import QUICK, Toy, lines
 
@@ -49,7 +49,7 @@ def test_reports_have_the_peak_of_memory(unbroken: Path) -> None:
 
 
 def test_the_first_report_does_not_count_and_the_rest_adds_up() -> None:
-    patience = Patience(Recipe(workers=0))
+    patience = WaitingMonitor(Recipe(workers=0))
     assert patience.note(100.0, 1.0) == ""
     assert patience.share == 0.0
     assert patience.note(90.0, 0.05) == ""

@@ -13,7 +13,7 @@ from typing import IO, Any
 from castssl import config
 from castssl.config import RunConfig
 from castssl.errors import ConfigError
-from castssl.training import checkpoint, log
+from castssl.training import checkpoint, logging
 
 try:
     import fcntl
@@ -23,9 +23,9 @@ except ImportError:  # Windows has no such locks; two runs in one folder go unno
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 """Every run makes this file in its folder and leaves it there."""
-WRITTEN = (config.FILE, log.FILE, "once.json", "results.json", "encoder.safetensors", "probe.safetensors")
+WRITTEN = (config.FILE, logging.FILE, "once.json", "results.json", "encoder.safetensors", "probe.safetensors")
 """Files that a run writes, beside those in folders of its own."""
-STATE = {config.FILE, log.FILE, "once.json", "results.json"}
+STATE = {config.FILE, logging.FILE, "once.json", "results.json"}
 """Those that it also reads."""
 
 
@@ -78,7 +78,7 @@ def foreign(folder: Path) -> list[str]:
 
     The ``config.json`` of a run may lie there alone, for a new run with its settings.
     """
-    written = folder / log.FILE
+    written = folder / logging.FILE
     # A copied run may lack the lock, as hidden files are easily left out.
     ours = (folder / LOCK).exists() or checkpoint.exist(folder / CHECKPOINTS)
     if ours or (written.is_file() and written.read_bytes()[:8] == b'{"time":'):
@@ -114,7 +114,7 @@ def _settings(folder: Path) -> dict[str, Any] | None:
 
 def _has_work(folder: Path) -> bool:
     """True if something would be lost: a checkpoint, or a report in the log."""
-    written = folder / log.FILE
+    written = folder / logging.FILE
     return checkpoint.exist(folder / CHECKPOINTS) or (
         written.is_file() and '"step"' in written.read_text(encoding="utf-8", errors="replace")
     )
