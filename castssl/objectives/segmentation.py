@@ -172,7 +172,7 @@ def check_maps(batch: Batch) -> Tensor:
         ValueError: naming what the batch has.
     """
     if len(batch.views) != 1:
-        raise ValueError(f"segmentation takes one view of each image, got {len(batch.views)}")
+        raise ValueError(f"segmentation takes 1 view of each image, got {len(batch.views)}")
     target, images = batch.target, len(batch.views[0].image)
     if target.dtype != torch.int64 or target.ndim != 3 or len(target) != images:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from castssl.contracts import Encoder, Need, Target
 from castssl.encoder_config import BY_HAND, EncoderConfig
 from castssl.labels import LabelTree
-from castssl.types import Batch, Hierarchy, Tokens, View
+from castssl.types import Batch, DenseTokens, Hierarchy, Tokens, View
 
 DIM = 192
 """Token width of the samples: a multiple of 2, 3, 4, 6, 8, 12 and 64, as heads or as width of a head."""
@@ -122,7 +122,7 @@ class SampleEncoder(Encoder):
 
     def __init__(self, dim: int = 32) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim, self.dense_dim = dim, dim
         self.sizes: tuple[int, ...] = (16, 8, 4)
         self.config = EncoderConfig("sample", (1, 1, 1), self.sizes, dim, pooling=BY_HAND)
         self.embed = nn.Linear(3, dim)
@@ -149,6 +149,15 @@ class SampleEncoder(Encoder):
                 assigns.append(pairs * (mass > 0)[..., None])
                 x, mass = (x[:, ::2] + x[:, 1::2]) / 2, mass[:, ::2] + mass[:, 1::2]
         return Hierarchy(view.segments, tuple(stages), tuple(assigns))
+
+    def dense(self, view: View, sizes: Sequence[int] | None = None) -> DenseTokens:
+        """The finest tokens, each with its parents at all stages and the last class token added."""
+        self.check_sizes(sizes)
+        found = self(view)
+        x = found.stages[-1].cls
+        for at, stage in enumerate(found.stages):
+            x = x + stage.x.repeat_interleave(2**at, 1)
+        return DenseTokens(x, found.stages[0].mass, found.segments)
 
     def _segment_means(self, view: View) -> tuple[Tensor, Tensor]:
         member = F.one_hot(view.segments.flatten(1).long(), self.sizes[0]).float()

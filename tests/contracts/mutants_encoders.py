@@ -251,49 +251,48 @@ class TakesAnything(SampleEncoder):
 
 
 class Dense(Pairs):
-    """Has dense tokens, those of its finest stage."""
-
-    dense_dim: int | None = 32
+    """Changes its dense tokens."""
 
     def dense(self, view: View, sizes: Sequence[int] | None = None) -> DenseTokens:
-        found = self(view)
-        return self.change(DenseTokens(found.stages[0].x, found.stages[0].mass, found.segments))
+        return self.change_dense(super().dense(view, sizes))
 
-    def change(self, tokens: DenseTokens) -> DenseTokens:
+    def change_dense(self, tokens: DenseTokens) -> DenseTokens:
         return tokens
 
 
 class OtherWidth(Dense):
-    dense_dim = 33
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self.dense_dim = 33
 
 
 class WholeDenseMass(Dense):
-    def change(self, tokens: DenseTokens) -> DenseTokens:
+    def change_dense(self, tokens: DenseTokens) -> DenseTokens:
         return tokens._replace(mass=tokens.mass.long())
 
 
 class FlatLabels(Dense):
-    def change(self, tokens: DenseTokens) -> DenseTokens:
+    def change_dense(self, tokens: DenseTokens) -> DenseTokens:
         return tokens._replace(labels=tokens.labels.flatten(1))
 
 
 class LabelsBeyond(Dense):
-    def change(self, tokens: DenseTokens) -> DenseTokens:
+    def change_dense(self, tokens: DenseTokens) -> DenseTokens:
         return tokens._replace(labels=tokens.labels + 1000)
 
 
 class LabelsOfPadding(Dense):
-    def change(self, tokens: DenseTokens) -> DenseTokens:
+    def change_dense(self, tokens: DenseTokens) -> DenseTokens:
         return tokens._replace(labels=torch.full_like(tokens.labels, tokens.x.shape[1] - 1))
 
 
 class OtherGrid(Dense):
-    def change(self, tokens: DenseTokens) -> DenseTokens:
+    def change_dense(self, tokens: DenseTokens) -> DenseTokens:
         return tokens._replace(grid=(3, 5))
 
 
 class DenseCentersTheBatch(Dense):
-    def change(self, tokens: DenseTokens) -> DenseTokens:
+    def change_dense(self, tokens: DenseTokens) -> DenseTokens:
         return tokens._replace(x=tokens.x - tokens.x.mean(0, keepdim=True))
 
 

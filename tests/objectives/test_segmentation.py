@@ -17,6 +17,8 @@ from castssl.errors import ConfigError
 from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.objectives.segmentation import Mean, Segmentation, masked_cross_entropy
+from castssl.testing import Check, Subject, parametrize
+from castssl.testing.objectives import checks
 from castssl.testing.processes import together
 from castssl.types import Batch, View
 
@@ -212,6 +214,19 @@ def test_half_precision_is_finite() -> None:
             assert objective(head=head)(labelled()).loss.isfinite()
 
 
+def fused(encoder: Encoder, labels: LabelTree) -> Segmentation:
+    return Segmentation(encoder, labels, head="fused", frozen=True, mean="process")
+
+
+def segmenter(encoder: Encoder, labels: LabelTree) -> Segmentation:
+    return Segmentation(encoder, labels, head="segmenter")
+
+
+@parametrize(checks, [Segmentation, fused, segmenter])
+def test_contract(check: Check, subject: Subject) -> None:
+    check(subject)
+
+
 class NoTokens(Encoder):
     dim, sizes = 8, (4,)
 
@@ -227,5 +242,5 @@ def test_what_cannot_be_segmented_is_refused() -> None:
     batch = labelled()
     with pytest.raises(ValueError, match=r"int64 \(B, H, W\) of 2 images, got torch.int64 of shape \(2, 1\)"):
         objective()(batch._replace(target=torch.zeros(2, 1, dtype=torch.int64)))
-    with pytest.raises(ValueError, match="one view of each image, got 2"):
+    with pytest.raises(ValueError, match="1 view of each image, got 2"):
         objective()(batch._replace(views=[*batch.views] * 2))
