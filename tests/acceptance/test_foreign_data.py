@@ -97,7 +97,7 @@ def test_it_is_listed_described_and_checked(site: Path, listed: Path, command: C
     checked = command("check", "datasets", f"listed:{listed}")
     assert checked.code == 0, checked.out
     assert "12 of 12 checks passed" in checked.out
-    assert "name data that you have, as listed:/folder" in command("check", "datasets", "listed").err
+    assert "name your data, as listed:/folder" in command("check", "datasets", "listed").err
 
 
 def test_it_says_what_is_missing(site: Path, listed: Path) -> None:

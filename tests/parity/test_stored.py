@@ -22,6 +22,8 @@ SIZES = (16, 9, 6, 4, 2)
 NAMES = {"moco": "cast", "deit": "cast_deit", "hier2": "cast_deit_hier", "hier3": "cast_deit_hier"}
 NAMES |= {"seg_pretrain": "cast_seg", "seg_segmentation": "cast_seg", "seg_deit": "cast_seg_deit"}
 HEADS = {"family_head": "coarser.0", "manufacturer_head": "coarser.1"}
+ROUNDING = {"seg_segmentation": 2e-5}
+"""Released outputs that are further than 1e-5 from float64: the features at each pixel are averaged in float32."""
 ORIGINALS = Path(os.environ.get("CASTSSL_GOLDEN", "no such folder"))
 
 
@@ -44,7 +46,19 @@ def test_outputs_of_a_stored_run(variant: str) -> None:
     got = outputs(model, run)
     assert len(got) == len(run.outputs)
     for ours, theirs in zip(got, run.outputs, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours, theirs, atol=ROUNDING.get(variant, 1e-5), rtol=0)
+
+
+def test_the_dense_model_rounds_less_than_the_released_code() -> None:
+    """Against float64: what :data:`ROUNDING` allows is the stored run's own rounding."""
+    run = stored.load("seg_segmentation")
+    model = model_of(run, "seg_segmentation")
+    with torch.no_grad():
+        ours = model(run.image, run.segments)
+        exact = model.double()(run.image.double(), run.segments)
+    errors = [float((each - exact).abs().max()) for each in (ours, run.outputs[0])]
+    assert errors[0] < errors[1] < ROUNDING["seg_segmentation"]
+    assert errors[0] < 1e-5
 
 
 @pytest.mark.parametrize("variant", [v for v in stored.VARIANTS if v not in {"deit", "seg_deit"}])
