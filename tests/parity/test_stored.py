@@ -23,7 +23,7 @@ NAMES = {"moco": "cast", "deit": "cast_deit", "hier2": "cast_deit_hier", "hier3"
 NAMES |= {"seg_pretrain": "cast_seg", "seg_segmentation": "cast_seg", "seg_deit": "cast_seg_deit"}
 HEADS = {"family_head": "coarser.0", "manufacturer_head": "coarser.1"}
 ROUNDING = {"seg_segmentation": 2e-5}
-"""Released outputs that are further than 1e-5 from float64: the features at each pixel are averaged in float32."""
+"""Released outputs further than 1e-5 from float64, since features are averaged by pixel in float32."""
 ORIGINALS = Path(os.environ.get("CASTSSL_GOLDEN", "no such folder"))
 
 
@@ -50,7 +50,7 @@ def test_outputs_of_a_stored_run(variant: str) -> None:
 
 
 def test_the_dense_model_rounds_less_than_the_released_code() -> None:
-    """Against float64: what :data:`ROUNDING` allows is the stored run's own rounding."""
+    """Against float64: what ``ROUNDING`` allows is the stored run's own rounding."""
     run = stored.load("seg_segmentation")
     model = model_of(run, "seg_segmentation")
     with torch.no_grad():
