@@ -136,7 +136,7 @@ def check_heads(objective: Supervised, heads: Mapping[str, Tensor]) -> None:
     Raises:
         DataError: if names or shapes differ; the message has the first of them.
     """
-    if differ := difference(objective.heads(), heads):
+    if differ := difference(dict(sorted(objective.heads().items())), heads):
         name, classes = type(objective).__name__, objective.classes
         raise DataError(f"these classifiers do not fit a {name} of {classes} classes: {differ}")
 

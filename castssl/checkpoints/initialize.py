@@ -69,7 +69,7 @@ def initialize(
     if isinstance(target, MoCoV3):
         _moco(target, checkpoint)
         return report
-    encoder = target.encoder if isinstance(target, Supervised) else target
+    encoder = target.model.encoder if isinstance(target, Supervised) else target
     taken = _taken(encoder, checkpoint, checkpoint.encoder)
     for module in objective.encoders() if objective else [encoder]:
         module.load_state_dict(taken, strict=False)
@@ -123,6 +123,8 @@ def _moco(objective: MoCoV3, checkpoint: Checkpoint) -> None:
 def _taken(encoder: Encoder, checkpoint: Checkpoint, tensors: State) -> State:
     """The tensors to load, once it is clear that they are this model's."""
     wanted, weights, report = encoder.state_dict(), dict(tensors), checkpoint.report
+    theirs, mine = checkpoint.config, encoder.config
+    notes = _differences(theirs, mine)
     if "positions" in wanted and "positions" in weights:
         weights["positions"] = _table(wanted["positions"], weights["positions"], report)
     lacking = {name for name in wanted if name not in weights}
@@ -135,7 +137,6 @@ def _taken(encoder: Encoder, checkpoint: Checkpoint, tensors: State) -> State:
     wrong = sorted(
         n for n in wanted.keys() & weights.keys() if wanted[n].shape != weights[n].shape and n not in spare
     )
-    theirs, mine = checkpoint.config, encoder.config
     if needed or wrong:
         refusal = _refusal((theirs.name, mine.name), needed + wrong, wanted, weights)
         raise DataError(f"{checkpoint.source} holds a {refusal}")
@@ -145,7 +146,7 @@ def _taken(encoder: Encoder, checkpoint: Checkpoint, tensors: State) -> State:
         report.ignored[_groups(spare)] = "the model has no such parts"
     if theirs.name != mine.name:
         report.notes.append(f"weights of a {theirs.name} in a {mine.name}")
-    _compare(theirs, mine, report)
+    report.notes += [note for note in notes if note not in report.notes]
     return {name: value for name, value in weights.items() if name not in spare}
 
 
@@ -158,13 +159,10 @@ def _table(wanted: Tensor, weights: Tensor, report: Report) -> Tensor:
         return resize(weights, height, width)
 
 
-def _compare(theirs: EncoderConfig, mine: EncoderConfig, report: Report) -> None:
-    """Say which settings the weights were trained with that the model has otherwise."""
-    for name in _COMPARED if mine.kind == "cast" else ():
-        had, has = getattr(theirs, name), getattr(mine, name)
-        note = f"{name}: the weights had {had}, the model has {has}"
-        if had != has and note not in report.notes:
-            report.notes.append(note)
+def _differences(theirs: EncoderConfig, mine: EncoderConfig) -> list[str]:
+    """The settings in which the weights and the model differ, one note for each."""
+    pairs = [(name, getattr(theirs, name), getattr(mine, name)) for name in _COMPARED]
+    return [f"{name}: the weights had {had}, the model has {has}" for name, had, has in pairs if had != has]
 
 
 def _refusal(

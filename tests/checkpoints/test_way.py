@@ -13,9 +13,12 @@ import torch
 from PIL import Image
 
 import castssl
+from castssl.checkpoints.initialize import initialize
 from castssl.checkpoints.native import save_encoder
 from castssl.cli import main
+from castssl.labels import LabelTree
 from castssl.models.create import create
+from castssl.objectives.deit import DeiT
 from tests.checkpoints import checkpoints
 
 PACKAGE = Path(castssl.__file__).parent
@@ -32,7 +35,8 @@ class Way:
     comprehension is no function of its own; Python 3.12 has no frame for most of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, begins: str = BEGINS, ends: str = ENDS) -> None:
+        self._begins, self._ends = begins, ends
         self.functions: list[str] = []
         self._inside: FrameType | None = None
         self._done = False
@@ -45,10 +49,10 @@ class Way:
             return
         name = self._name(frame)
         if event == "return":
-            self._done = name == ENDS
+            self._done = name == self._ends
         elif frame.f_code.co_name == "<module>":
             self._inside = frame
-        elif name == BEGINS or (self.functions and name):
+        elif name == self._begins or (self.functions and name):
             self.functions.append(name)
             self._inside = frame if name == BUILDS else None
 
@@ -83,13 +87,14 @@ def follow(weights: Path, folder: Path) -> Way:
     finally:
         sys.setprofile(before)
     assert code == 0
+    assert BUILDS in way.functions
     return way
 
 
 def check(way: Way) -> None:
     stays = way.stays()
     shown = " -> ".join(way.stays())
-    assert BUILDS in way.functions, shown
+    assert stays
     rooms = {file.partition("/")[0] for file in stays}
     assert len(stays) <= STAYS, f"{len(stays)} stays in {sorted(rooms)}: {shown}"
     assert len(rooms) <= ROOMS, f"{sorted(rooms)}: {shown}"
@@ -105,3 +110,17 @@ def test_few_stays_lie_between_a_published_file_and_its_encoder(variant: str, tm
     content = checkpoints.moco() if variant == "moco" else {"model": checkpoints.state(variant, 4)}
     torch.save(content, tmp_path / "in.pth")
     check(follow(tmp_path / "in.pth", tmp_path))
+
+
+def test_few_stays_lie_between_hcasts_weights_and_its_objective(tmp_path: Path) -> None:
+    save_encoder(create("nano", image_size=32), tmp_path / "encoder.safetensors")
+    labels = LabelTree((3,), (), (("a", "b", "c"),))
+    objective = DeiT(create("nano", image_size=64), labels)
+    way = Way("checkpoints/initialize.py initialize", "checkpoints/initialize.py initialize")
+    before = sys.getprofile()
+    sys.setprofile(way)
+    try:
+        initialize(objective, tmp_path)
+    finally:
+        sys.setprofile(before)
+    check(way)
