@@ -63,6 +63,12 @@ def normalize(image: Tensor) -> Tensor:
     return (scaled - _constant(MEAN, image.device)) / _constant(STD, image.device)
 
 
+def denormalize(image: Tensor) -> Tensor:
+    """Float32 as :func:`normalize` returns it -> uint8 RGB (..., 3, H, W), which it was made of."""
+    scaled = image * _constant(STD, image.device) + _constant(MEAN, image.device)
+    return (scaled * 255).round().clamp(0, 255).to(torch.uint8)
+
+
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     # Filled on the device: copying a list to it would make the host wait.
     return torch.stack([torch.full((1, 1), value, device=device) for value in values])

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms import functional as F
 
-from castssl.data.normalize import normalize, to_views
+from castssl.data.normalize import denormalize, normalize, to_views
 from castssl.errors import ContractError
 from castssl.superpixels.grid import Grid
 from castssl.superpixels.seeds import Seeds
@@ -82,3 +82,9 @@ def test_does_not_wait_for_the_gpu() -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(batch.views[0].image.cpu(), _reference(raw.views[0].image))
+
+
+def test_bytes_survive_normalization() -> None:
+    """All values of all channels."""
+    image = torch.arange(256, dtype=torch.uint8).view(1, 16, 16).repeat(3, 1, 1)
+    assert torch.equal(denormalize(normalize(image)), image)

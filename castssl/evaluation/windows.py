@@ -7,12 +7,13 @@ and the published CAST use, too.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from castssl.contracts import Superpixels
-from castssl.data.normalize import normalize
+from castssl.data.normalize import denormalize
 from castssl.errors import ConfigError
 from castssl.models.sizes import sizes_for
 from castssl.modes import evaluating
@@ -61,51 +62,45 @@ def _anchors(side: int, windows: Windows) -> list[int]:
 
 
 def class_logits(
-    model: SegmentationModel, images: Tensor, superpixels: Superpixels, windows: Windows | None = None
+    model: SegmentationModel, view: View, superpixels: Superpixels, windows: Windows | None = None
 ) -> Tensor:
-    """Logits of each pixel, in evaluation mode: float32 (B, C, H, W) where the model is.
+    """Logits of each pixel, in evaluation mode: float32 (B, C, H, W) where the view is.
 
     Args:
-        model: an encoder with a head.
-        images: uint8 RGB (B, 3, H, W), of one size.
-        superpixels: the backend.
+        model: an encoder with a head, on the view's device.
+        view: images of any one size, normalized, with their superpixels.
+        superpixels: the backend that computed these.
         windows: None to show the model the whole image.
     """
-    place = next(iter(model.parameters())).device
-    images = images.to(place)
-    height, width = images.shape[-2:]
     with evaluating(model), torch.no_grad():
         if windows is None:
-            return _logits(model, images, superpixels)
-        whole = _labels(superpixels, images) if windows.once and model.encoder.uses_superpixels else None
-        total = torch.zeros(len(images), model.classes, height, width, device=place)
-        seen = torch.zeros(height, width, device=place)
+            return _logits(model, view, superpixels.capacity(*view.image.shape[-2:]))
+        batch, (height, width) = len(view.image), view.image.shape[-2:]
+        total = torch.zeros(batch, model.classes, height, width, device=view.image.device)
+        seen = torch.zeros(height, width, device=view.image.device)
         for top, left, bottom, right in boxes(height, width, windows):
             at = (..., slice(top, bottom), slice(left, right))
-            total[at] += _logits(model, images[at], superpixels, None if whole is None else whole[at])
+            total[at] += _logits(model, *_window(view, at, superpixels, windows))
             seen[at] += 1
     return total / seen
 
 
-def _logits(
-    model: SegmentationModel, images: Tensor, superpixels: Superpixels, labels: Tensor | None = None
-) -> Tensor:
-    """Logits float32 (B, C, H, W) of images as they are; their superpixels are computed unless given."""
-    if not model.encoder.uses_superpixels:
-        nothing = torch.empty(len(images), 0, 0, dtype=torch.int32, device=images.device)
-        return model(View(normalize(images), nothing)).float()
-    if labels is None:
-        labels, count = _labels(superpixels, images), superpixels.capacity(*images.shape[-2:])
-    else:
-        labels, count = renumber(labels)
-    sizes = sizes_for(model.encoder, max(count, model.encoder.sizes[0]))
-    return model(View(normalize(images), labels), sizes).float()
+def _window(view: View, at: Any, superpixels: Superpixels, windows: Windows) -> tuple[View, int]:
+    """What a window shows, and how many superpixels it may have."""
+    image = view.image[at]
+    if windows.once:
+        labels, count = renumber(view.segments[at]) if view.segments.numel() else (view.segments, 1)
+        return View(image, labels), count
+    pixels = denormalize(image)
+    labels = partition(superpixels, pixels.cpu() if superpixels.runs_on == "worker" else pixels)
+    return View(image, labels.to(image.device)), superpixels.capacity(*image.shape[-2:])
 
 
-def _labels(superpixels: Superpixels, images: Tensor) -> Tensor:
-    """Superpixels int32 (B, H, W), computed where the backend runs, on the images' device."""
-    on_cpu = superpixels.runs_on == "worker"
-    return partition(superpixels, images.cpu() if on_cpu else images).to(images.device)
+def _logits(model: SegmentationModel, view: View, count: int) -> Tensor:
+    """Logits float32 (B, C, H, W) of images as they are, with so many superpixels at most."""
+    encoder = model.encoder
+    sizes = sizes_for(encoder, max(count, encoder.sizes[0])) if encoder.uses_superpixels else None
+    return model(view, sizes).float()
 
 
 def renumber(labels: Tensor) -> tuple[Tensor, int]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from castssl.contracts import Superpixels
 from castssl.data.normalize import normalize
 from castssl.errors import ConfigError
-from castssl.inference.class_maps import Windows, boxes, class_logits, renumber
+from castssl.evaluation.windows import Windows, boxes, class_logits, renumber
 from castssl.models.create import create
 from castssl.objectives.segmentation import SegmentationModel
 from castssl.registry import build
@@ -49,9 +49,13 @@ def images(height: int = 48, width: int = 40) -> Tensor:
     return (torch.nn.functional.interpolate(small, (height, width), mode="bicubic").clamp(0, 1) * 255).byte()
 
 
+def viewed(superpixels: Superpixels, pictures: Tensor) -> View:
+    return View(normalize(pictures), superpixels(pictures))
+
+
 def by_hand(found: SegmentationModel, superpixels: Any, pictures: Tensor) -> Tensor:
     with torch.no_grad():
-        return found.eval()(View(normalize(pictures), superpixels(pictures)))
+        return found.eval()(viewed(superpixels, pictures))
 
 
 @pytest.mark.parametrize("name", ["nano_seg", "nano_vit_seg"])
@@ -59,7 +63,7 @@ def test_the_whole_image_at_once(name: str) -> None:
     found, superpixels = model(name)
     found.train()
     pictures = images(32, 32)
-    maps = class_logits(found, pictures, superpixels)
+    maps = class_logits(found, viewed(superpixels, pictures), superpixels)
     assert found.training
     assert maps.shape == (2, 5, 32, 32)
     torch.testing.assert_close(maps, by_hand(found, superpixels, pictures))
@@ -69,7 +73,7 @@ def test_the_whole_image_at_once(name: str) -> None:
 def test_logits_of_overlapping_windows_are_averaged(name: str) -> None:
     found, superpixels = model(name)
     pictures = images()
-    maps = class_logits(found, pictures, superpixels, Windows(32, 16))
+    maps = class_logits(found, viewed(superpixels, pictures), superpixels, Windows(32, 16))
     total, seen = torch.zeros(2, 5, 48, 40), torch.zeros(48, 40)
     for top, left in ((0, 0), (0, 8), (16, 0), (16, 8)):
         at = (..., slice(top, top + 32), slice(left, left + 32))
@@ -83,14 +87,16 @@ def test_superpixels_of_the_whole_image_are_cut() -> None:
     found, _ = model()
     superpixels = build("superpixels", "grid:cell=3")
     pictures = images()
-    once = class_logits(found, pictures, superpixels, Windows(32, 16, once=True))
-    windowed = class_logits(found, pictures, superpixels, Windows(32, 16))
+    once = class_logits(found, viewed(superpixels, pictures), superpixels, Windows(32, 16, once=True))
+    windowed = class_logits(found, viewed(superpixels, pictures), superpixels, Windows(32, 16))
     assert once.isfinite().all()
     assert not torch.allclose(once, windowed)
     # a cell of the whole image lies in one window here, where it has one value
     assert (once[:, :, 3:6, 3:6] == once[:, :, 3:4, 3:4]).all()
-    one = class_logits(found, pictures, superpixels, Windows(64, 64, once=True))
-    torch.testing.assert_close(one, class_logits(found, pictures, superpixels), atol=1e-5, rtol=1e-5)
+    one = class_logits(found, viewed(superpixels, pictures), superpixels, Windows(64, 64, once=True))
+    torch.testing.assert_close(
+        one, class_logits(found, viewed(superpixels, pictures), superpixels), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_labels_are_renumbered_image_by_image() -> None:

@@ -1,0 +1,90 @@
+"""mIoU of held-out images: from files, through windows and resizing, against a count by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from castssl.contracts import LabelMaps
+from castssl.data.dense_views import WholeView
+from castssl.data.normalize import normalize
+from castssl.data.views import CenterView
+from castssl.datasets.folder import Files
+from castssl.datasets.images import Images
+from castssl.datasets.label_maps import class_table
+from castssl.errors import ConfigError
+from castssl.evaluation.class_maps import ClassMaps
+from castssl.evaluation.held_out import Evaluation, Subject
+from castssl.evaluation.windows import Windows, class_logits
+from castssl.labels import LabelTree
+from castssl.models.create import create
+from castssl.objectives.segmentation import Segmentation
+from castssl.registry import build
+from castssl.types import View
+
+TREE = LabelTree.flat(("sky", "sea", "land"))
+SIZES = ((40, 48), (64, 40))
+
+
+def images(folder: Path) -> Images:
+    """Two images of two sizes, and their label maps; 255 is unknown."""
+    draw = np.random.default_rng(0)
+    for at, (height, width) in enumerate(SIZES):
+        Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / f"{at}.png")
+        labels = draw.integers(0, 3, (height, width), dtype=np.uint8)
+        labels[:5] = 255
+        Image.fromarray(labels).save(folder / f"map{at}.png")
+    names = [f"{at}.png" for at in range(len(SIZES))]
+    maps = LabelMaps(Files(folder, [f"map{name}" for name in names]), class_table(3))
+    rows = np.arange(len(names))
+    return Images(Files(folder, names), rows, torch.empty(2, 0, dtype=torch.int64), TREE, maps=maps)
+
+
+def objective(tree: LabelTree = TREE) -> Segmentation:
+    torch.manual_seed(0)
+    return Segmentation(create("nano_seg", image_size=32), tree, head="segmenter")
+
+
+def evaluation(folder: Path, windows: Windows | None) -> Evaluation:
+    data, superpixels = images(folder), build("superpixels", "seeds:count=64,bins=5,iterations=4")
+    evaluators = [ClassMaps(windows, views=WholeView(32))]
+    return Evaluation(data, data, superpixels, CenterView(32), evaluators, batch_size=1)
+
+
+@pytest.mark.parametrize("windows", [None, Windows(32, 16), Windows(32, 16, once=True)])
+def test_scores_are_those_of_the_label_maps_at_their_own_size(
+    tmp_path: Path, windows: Windows | None
+) -> None:
+    measured, learned = evaluation(tmp_path, windows), objective()
+    found = measured(Subject(learned.encoder, learned.predict, learned))
+    right, either = torch.zeros(3), torch.zeros(3)
+    hits = total = 0
+    for at in range(2):
+        with Image.open(tmp_path / f"{at}.png") as image, Image.open(tmp_path / f"map{at}.png") as labels:
+            cropped, _ = WholeView(32).crop_labels(image, None)
+            truth = torch.from_numpy(np.array(labels)).long()
+        pixels = cropped.image[None]
+        view = View(normalize(pixels), measured.superpixels(pixels))
+        logits = class_logits(learned.model, view, measured.superpixels, windows)
+        answer = F.interpolate(logits, truth.shape, mode="bilinear").argmax(1)[0]
+        known = truth != 255
+        hits, total = hits + int((answer == truth)[known].sum()), total + int(known.sum())
+        for label in range(3):
+            right[label] += ((answer == label) & (truth == label) & known).sum()
+            either[label] += (((answer == label) | (truth == label)) & known).sum()
+    assert found["miou"] == pytest.approx(float((right / either).mean()), abs=1e-6)
+    assert found["pixel_accuracy"] == pytest.approx(hits / total)
+    assert set(found) == {"miou", "pixel_accuracy", "class_accuracy"}
+
+
+def test_other_classes_and_objectives_are_refused(tmp_path: Path) -> None:
+    measured, learned = evaluation(tmp_path, None), objective(LabelTree.flat(("a", "b")))
+    with pytest.raises(ConfigError, match="2 classes were learned, but the held-out images have 3"):
+        measured(Subject(learned.encoder, learned.predict, learned))
+    with pytest.raises(ConfigError, match="needs the objective segmentation"):
+        measured(Subject(learned.encoder))
