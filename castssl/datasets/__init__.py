@@ -1,7 +1,8 @@
 """Data sets: castssl's own, and the names that a plugin imports to add another, see :class:`DataSet`."""
 
-from castssl.contracts import DataSet, Feed, Item, Listing, Source, Turn, Unreadable
+from castssl.contracts import DataSet, Feed, Item, LabelMaps, Listing, Source, Turn, Unreadable
 from castssl.datasets.folder import Files, classes_of, find_split, is_image, look_through, same_depth
+from castssl.datasets.label_maps import class_table
 from castssl.datasets.text import read_text
 from castssl.errors import DataError, NoSplit
 from castssl.labels import LabelTree
@@ -12,12 +13,14 @@ __all__ = [
     "Feed",
     "Files",
     "Item",
+    "LabelMaps",
     "LabelTree",
     "Listing",
     "NoSplit",
     "Source",
     "Turn",
     "Unreadable",
+    "class_table",
     "classes_of",
     "find_split",
     "is_image",

@@ -78,7 +78,8 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
             :func:`castssl.datasets.masks.open_masks`; None if unknown.
         declared: the values of black and white in images of more than 8 bits, if the files lack them.
         left_out: sentences about files and folders beside the images that are no part of the data set.
-        maps: the label maps of the images of ``source``; None if the target is no map.
+        maps: the label maps of the images of ``source``; None without any.
+        pixel_tree: the classes of the label maps; the images themselves have no labels then.
         bad: the unreadable images so far, of this data set and all that :meth:`take` made of it.
     """
 
@@ -91,6 +92,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
     declared: Range | None = None
     left_out: tuple[str, ...] = ()
     maps: LabelMaps | None = None
+    pixel_tree: LabelTree = field(default_factory=LabelTree.none)
     bad: Ledger = field(default_factory=Ledger)
 
     def __len__(self) -> int:

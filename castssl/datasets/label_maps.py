@@ -38,11 +38,13 @@ def class_table(
         ignored: a further value that is unknown.
 
     Raises:
-        DataError: if there are no classes, or more than files of label maps can tell apart.
+        DataError: if there are no classes, more than 16 bits can hold, or one that is ignored.
     """
     first = int(reduce_zero_label)
     if not 1 <= classes <= _HIGHEST + 1 - first:
         raise DataError(f"classes: got {classes}, expected 1 to {_HIGHEST + 1 - first}")
+    if ignored is not None and first <= ignored < classes + first:
+        raise DataError(f"the ignored value {ignored} is one of {classes} classes; give another one")
     table = {} if ignored is None else {ignored: UNKNOWN}
     table |= {0: UNKNOWN} if reduce_zero_label else {}
     return table | {value + first: value for value in range(classes)}
@@ -87,6 +89,8 @@ def to_classes(
             f"the label map {path} has the mode {opened.mode}, expected one channel of class numbers; convert"
             " a label map of colors: write the number of each color's class as a PNG of 8 or 16 bits"
         )
+    if opened.format == "JPEG":
+        raise DataError(f"the label map {path} is a JPEG, whose compression changes class numbers; use PNG")
     try:
         opened = fitted(opened, size, orientation)
     except DataError:

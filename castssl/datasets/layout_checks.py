@@ -14,6 +14,10 @@ from castssl.datasets.text import read_text
 from castssl.errors import DataError, NoSplit
 
 HOMES = {
+    "ade20k": "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+    "cityscapes": "https://www.cityscapes-dataset.com/downloads/",
+    "pascal-context": "https://cs.stanford.edu/~roozbeh/pascal-context/ (labels), VOC 2010 (images)",
+    "voc": "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
     "imagenet": "https://image-net.org/download (ILSVRC 2012)",
     "cub": "https://www.vision.caltech.edu/datasets/cub_200_2011/",
     "aircraft": "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
 from castssl.datasets.subset import narrow, read_subset
 from castssl.errors import DataError, NoSplit, UnknownPlugin
+from castssl.labels import LabelTree
 from castssl.options import did_you_mean
 from castssl.registry import build, names
 
@@ -67,9 +69,11 @@ def open_images(
         raise DataError(
             f"{spec} has classes of pixels: no subset {subset} of its images can be picked by class"
         )
+    pixel_tree, tree = (tree, LabelTree.none()) if maps else (LabelTree.none(), tree)
     if only is not None:
         rows, targets, tree = narrow(targets, tree, only)
-    return Images(source, rows, targets, tree, masks=masks, declared=declared, left_out=left_out, maps=maps)
+    images = Images(source, rows, targets, tree, masks=masks, declared=declared, left_out=left_out)
+    return replace(images, maps=maps, pixel_tree=pixel_tree)
 
 
 def parse(spec: str) -> tuple[str, str]:

@@ -187,8 +187,8 @@ def data(
         Image.fromarray(classes).save(folder / f"{number}_map.png")
     files, maps = (Files(folder, [f"{n}{end}.png" for n in range(len(sizes))]) for end in ("", "_map"))
     empty = torch.empty(len(sizes), 0, dtype=torch.int64)
-    tree = LabelTree.flat(("a", "b", "c", "d"))
-    return Images(files, np.arange(len(sizes)), empty, tree, maps=LabelMaps(maps, class_table(4)))
+    table = LabelMaps(maps, class_table(4))
+    return Images(files, np.arange(len(sizes)), empty, LabelTree.none(), maps=table)
 
 
 def loader(
