@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from castssl import distributed
 from castssl.errors import DataError
@@ -166,6 +167,13 @@ def test_counts_above_two_to_the_24_are_exact() -> None:
     metric.confusion[0, 0] = 2**24
     metric.update(torch.tensor([0, 1]), torch.tensor([0, 0]))
     assert float(metric.compute().mean_iou) == (2**24 + 1) / (2**24 + 2) / 2
+
+
+def test_nothing_waits_for_a_device() -> None:
+    """Fake tensors have no values, so that any read of one fails."""
+    with FakeTensorMode():
+        counts = count_pairs(torch.zeros(2, 4, 4).long(), torch.zeros(2, 4, 4).long(), 3)
+    assert counts.shape == (4, 4)
 
 
 def score_a_share(rank: int, expected: list[float]) -> None:

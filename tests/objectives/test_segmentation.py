@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -66,6 +67,13 @@ def test_the_loss_is_float32_under_autocast() -> None:
         loss = masked_cross_entropy(logits, target)
     assert logits.dtype == torch.bfloat16
     assert loss.dtype == torch.float32
+
+
+def test_nothing_waits_for_a_device() -> None:
+    """Fake tensors have no values, so that any read of one fails."""
+    with FakeTensorMode():
+        loss = masked_cross_entropy(torch.zeros(2, CLASSES, 4, 4), torch.zeros(2, 4, 4).long())
+    assert loss.shape == ()
 
 
 def test_what_does_not_fit_is_refused() -> None:
