@@ -32,7 +32,7 @@ TIMEOUT = 280.0
 IMPORTED = [
     "torch._dynamo",
     "tests.training.toy",
-    *(f"recipes.{name}" for name in ("moco_in1k", "pretrain", "deit_in1k", "hcast", "probe_in1k")),
+    *(f"recipes.{name}" for name in ("moco_in1k", "pretrain", "deit_in1k", "hcast", "probe_in1k", "segment")),
 ]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(IMPORTED)

@@ -7,9 +7,11 @@ from typing import ClassVar
 
 from torch.nn import functional as F
 
+from castssl.datasets.images import Images
 from castssl.errors import ConfigError
 from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject
 from castssl.evaluation.windows import Windows, class_logits
+from castssl.labels import LabelTree
 from castssl.metrics.iou import MeanIoU
 from castssl.objectives.segmentation import Segmentation
 
@@ -34,8 +36,8 @@ class ClassMaps(Evaluator):
     def prepare(self, data: Evaluation) -> None:
         """Keep the data."""
         super().prepare(data)
-        images = data.held_out
-        self._metric = MeanIoU(data.tree.sizes[-1]) if images is not None and data.tree.levels else None
+        tree = data.held_out.pixel_tree if isinstance(data.held_out, Images) else LabelTree.none()
+        self._metric = MeanIoU(tree.sizes[0]) if tree.levels else None
 
     def begin(self, subject: Subject) -> None:
         """Count anew.

@@ -143,7 +143,8 @@ class Segmentation(Objective):
         if labels.levels != 1 or not labels.exclusive:
             raise ConfigError(
                 f"segmentation learns one level of classes, of which a pixel has one; got {labels.levels}"
-                f" levels of {labels.sizes} classes{'' if labels.exclusive else ' of which many may apply'}"
+                f" levels of {labels.sizes} classes{'' if labels.exclusive else ' of which many may apply'};"
+                " take data with label maps, such as voc:, ade20k: or pairs:"
             )
         self.mean = mean
         self.model = SegmentationModel(encoder, head, labels.sizes[0], frozen=frozen)

@@ -42,7 +42,14 @@ def images(folder: Path) -> Images:
     names = [f"{at}.png" for at in range(len(SIZES))]
     maps = LabelMaps(Files(folder, [f"map{name}" for name in names]), class_table(3))
     rows = np.arange(len(names))
-    return Images(Files(folder, names), rows, torch.empty(2, 0, dtype=torch.int64), TREE, maps=maps)
+    return Images(
+        Files(folder, names),
+        rows,
+        torch.empty(2, 0, dtype=torch.int64),
+        LabelTree.none(),
+        maps=maps,
+        pixel_tree=TREE,
+    )
 
 
 def objective(tree: LabelTree = TREE) -> Segmentation:

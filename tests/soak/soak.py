@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
@@ -54,8 +55,9 @@ RECIPES: Mapping[str, tuple[str, ...]] = {
     ),
     "deit_in1k": (*SHAPE, *COMMON, *LABELED, "--eval-every", "1"),
     "hcast": (*SHAPE, *COMMON, *LABELED, "--eval-every", "1", "--repeats", "1", "--free-grain", "0.3"),
-    # The probe takes the model from --weights.
+    # These two take the model from --weights.
     "probe_in1k": (*COMMON, "--lr", "0.8", "--eval-every", "1"),
+    "segment": (*COMMON, "--head", "segmenter", "--eval-every", "1"),
 }
 """The flags of a small run of each recipe; between them, every kind of periodic evaluation happens."""
 PER_EPOCH = 3
@@ -171,9 +173,9 @@ class Soak:
         # Twice what the rounds need: on a busy machine a killed run makes some steps more.
         epochs = 2 * (rounds + 2) * (MOST + 1) // PER_EPOCH + 1
         self._flags = (
-            *("--data", f"folder:{_pictures(folder)}", "--epochs", str(epochs), "--seed", str(seed)),
+            *("--data", _data(recipe, folder), "--epochs", str(epochs), "--seed", str(seed)),
             *RECIPES[recipe],
-            *(("--weights", str(_weights(folder))) if recipe == "probe_in1k" else ()),
+            *(("--weights", str(_weights(folder))) if recipe in {"probe_in1k", "segment"} else ()),
         )
 
     def round(self, number: int) -> str:
@@ -263,6 +265,23 @@ def _pictures(folder: Path) -> Path:
     from castssl.datasets.demo import dataset as demo
 
     return demo.root(size=32, per_class=6)
+
+
+def _data(recipe: str, folder: Path) -> str:
+    """The demo's pictures; for segmentation with label maps: their dark pixels, and the others."""
+    root = _pictures(folder)
+    if recipe != "segment":
+        return f"folder:{root}"
+    pairs = folder / "pairs"
+    for path in [path for split in ("train", "val") for path in sorted((root / split).rglob("*.png"))]:
+        split, *names = path.relative_to(root).parts
+        name = "-".join(names)
+        with Image.open(path) as picture:
+            labels = picture.convert("L").point(lambda value: int(value > 100))
+            for kind, image in (("images", picture.convert("RGB")), ("labels", labels)):
+                (pairs / kind / split).mkdir(parents=True, exist_ok=True)
+                image.save(pairs / kind / split / name)
+    return f"pairs:{pairs}?classes=2"
 
 
 def _weights(folder: Path) -> Path:

@@ -1,0 +1,141 @@
+"""Transfer to segmentation: a few steps for real, continued, on two processes, by windows, and refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from castssl.checkpoints import load_encoder
+from castssl.checkpoints.native import save_encoder
+from castssl.models.create import create
+from castssl.types import View
+from tests.recipes.conftest import Runner
+
+pytestmark = pytest.mark.recipe
+SEEDS = "seeds:count=64,bins=5,iterations=2"
+FLAGS = ["--batch-size", "4", "--epochs", "2", "--workers", "0", "--image-size", "32"]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Squares whose color is their class, in images of two sizes."""
+    root, draw = tmp_path_factory.mktemp("pairs"), np.random.default_rng(0)
+    (root / "classes.txt").write_text("sky\nsea\nland\n")
+    for split, count in (("train", 12), ("val", 3)):
+        for at in range(count):
+            labels = draw.integers(0, 3, (3, 3)).repeat(16, 0).repeat(12 + at % 2, 1)
+            image = np.eye(3)[labels] * 200 + draw.integers(0, 50, (*labels.shape, 3))
+            for folder, pixels in (("images", image), ("labels", labels)):
+                (root / folder / split).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.astype(np.uint8)).save(root / folder / split / f"{at}.png")
+    return f"pairs:{root}"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder as a finished run of pretraining leaves it: not made for segmentation."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "encoder.safetensors"
+    return save_encoder(create("nano", superpixels=SEEDS, image_size=32), path)
+
+
+def state(folder: Path) -> dict[str, Any]:
+    """Of the last checkpoint."""
+    found: dict[str, Any] = torch.load(max((folder / "checkpoints").iterdir()), weights_only=True)["module"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, weights: Path, pairs: str, recipe: Runner) -> Path:
+    """The folder of a run of two epochs, never stopped."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    done = recipe("segment", "--data", pairs, "--weights", str(weights.parent), *FLAGS, "--out", str(out))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert all(word in done.stdout for word in ("mIoU", "pixel accuracy", "trained", "untrained"))
+    return out
+
+
+def test_the_classes_of_pixels_are_learned(weights: Path, pairs: str, recipe: Runner, tmp_path: Path) -> None:
+    flags = [*FLAGS, "--lr", "0.01", "--epochs", "20", "--eval-every", "0"]
+    done = recipe("segment", "--data", pairs, "--weights", str(weights), *flags, "--out", str(tmp_path / "a"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "a" / "results.json").read_text())
+    assert found["trained"]["miou"] > found["untrained"]["miou"] + 0.2
+
+
+def test_the_run_leaves_encoder_and_head(whole: Path) -> None:
+    saved, head = state(whole), load_file(whole / "head.safetensors")
+    for name, value in load_encoder(whole).state_dict().items():
+        assert torch.equal(saved[f"model.encoder.{name}"], value)
+    for name, value in head.items():
+        assert torch.equal(saved[f"model.head.{name}"], value)
+
+
+def test_a_stopped_run_goes_on_exactly(
+    whole: Path, weights: Path, pairs: str, recipe: Runner, tmp_path: Path
+) -> None:
+    """One epoch, which a second start continues to two."""
+    flags = ["--data", pairs, "--weights", str(weights), *FLAGS, "--out", str(tmp_path / "run")]
+    assert recipe("segment", *flags, "--save-every", "1", "--keep", "99").returncode == 0
+    checkpoints = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    assert len(checkpoints) == 6
+    for path in checkpoints[2:]:
+        path.unlink()
+    assert recipe("segment", *flags, "--save-every", "1", "--keep", "99").returncode == 0
+    for name, value in state(whole).items():
+        assert torch.equal(state(tmp_path / "run")[name], value), name
+
+
+@pytest.mark.parametrize("head", ["linear", "fused", "segmenter"])
+def test_a_frozen_encoder_has_the_tokens_of_its_run(
+    head: str, weights: Path, pairs: str, recipe: Runner, tmp_path: Path
+) -> None:
+    """And windows of both kinds measure."""
+    more = ["--window", "24", "--stride", "16", *(["--superpixels-once"] if head == "linear" else [])]
+    flags = ["--data", pairs, "--weights", str(weights), *FLAGS, "--frozen", "--head", head, *more]
+    done = recipe("segment", *flags, "--epochs", "1", "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    at = torch.arange(32) // 4
+    view = View(torch.randn(1, 3, 32, 32), (at[:, None] * 8 + at).int()[None])
+    with torch.no_grad():
+        ours, theirs = (load_encoder(path).dense(view).x for path in (tmp_path / "run", weights))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_two_processes_train_and_measure(pairs: str, weights: Path, recipe: Runner, tmp_path: Path) -> None:
+    flags = ["--data", pairs, "--weights", str(weights), *FLAGS, "--precision", "bf16"]
+    done = recipe("segment", *flags, "--head", "segmenter", "--out", str(tmp_path / "run"), processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["trained"]["miou"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "type either --weights RUN or --model NAME"),
+        (["--weights", "x", "--model", "nano"], "type either --weights RUN or --model NAME"),
+        (["--model", "nano", "--frozen"], "give --weights"),
+        (["--model", "nano", "--window", "8", "--stride", "9"], "the stride is 1 to 8"),
+        (["--model", "nano", "--superpixels", "grid:cell=2"], "room for 64"),
+    ],
+)
+def test_wrong_flags_are_refused(
+    flags: list[str], words: str, pairs: str, recipe: Runner, tmp_path: Path
+) -> None:
+    done = recipe("segment", "--data", pairs, *FLAGS, *flags, "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+def test_data_without_label_maps_is_refused(pictures: Path, recipe: Runner, tmp_path: Path) -> None:
+    data = ["--data", f"folder:{pictures}", "--model", "nano"]
+    done = recipe("segment", *data, *FLAGS, "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert "label maps" in done.stderr
