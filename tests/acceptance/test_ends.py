@@ -14,13 +14,14 @@ from tests.forked import ENVIRONMENT, ROOT, TIMEOUT
 SCRIPT = """
 import atexit, sys
 import torch
-from torch import distributed, nn
+import torch.distributed as dist
+from torch import nn
 from castssl import distributed
 from castssl.config import RunConfig, launch
 
 rank, meeting = sys.argv[1:]
 torch.set_num_threads(1)
-distributed.init_process_group("gloo", init_method=meeting, rank=int(rank), world_size=2)
+dist.init_process_group("gloo", init_method=meeting, rank=int(rank), world_size=2)
 model = nn.parallel.DistributedDataParallel(nn.Linear(3, 3))
 atexit.register(print, "the exit functions were called")
 
@@ -28,9 +29,9 @@ atexit.register(print, "the exit functions were called")
 def main(cfg):
     # The threads of gloo, which DDP's model keeps, have these to do while the program ends.
     for _ in range(1000):
-        distributed.all_reduce(torch.ones(100_000), async_op=True)
+        dist.all_reduce(torch.ones(100_000), async_op=True)
     assert distributed.world() == 2
-    distributed.destroy_process_group()
+    dist.destroy_process_group()
     raise SystemExit(75)
 
 

@@ -91,7 +91,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_is_listed_described_and_checked(site: Path, listed: Path, command: Command) -> None:
-    assert "listed       strangers-data" in command("list", "datasets").out
+    assert "listed strangers-data" in " ".join(command("list", "datasets").out.split())
     described = command("describe", "datasets", "listed").out
     assert "written as listed:/folder\nsplits: train\nread by index\n" in described
     checked = command("check", "datasets", f"listed:{listed}")

@@ -106,7 +106,7 @@ def interrupt(folder: Path, number: signal.Signals, devices: str) -> str:
     os.killpg(study.pid, number)
     _, told = study.communicate(timeout=60)
     assert study.returncode == 130, told
-    assert "the same command goes on" in told
+    assert "the same command continues" in told
     seen = f"devices {None if devices == 'unset' else devices}\n"
     assert logs(folder) == [f"{seen}told\n"] * 2
     assert [path.read_text() for path in folder.glob("out/*/saved.txt")] == ["all of it"] * 2

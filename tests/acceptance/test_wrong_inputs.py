@@ -37,7 +37,7 @@ def encoder() -> Any:
     ],
 )
 def test_segment_takes_one_picture(encoder: Any, image: Any, words: str) -> None:
-    with pytest.raises(DataError, match=f"one picture.*{words}"):
+    with pytest.raises(DataError, match=f"one image.*{words}"):
         castssl.segment(image, encoder)
 
 
