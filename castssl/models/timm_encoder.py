@@ -93,10 +93,22 @@ class TimmEncoder(Encoder):
         return Hierarchy(tokens.labels, stages, (torch.diag_embed(mass),) * len(earlier))
 
     def dense(self, view: View, sizes: Sequence[int] | None = None) -> DenseTokens:
-        """The cells of the last feature map."""
+        """The cells of the last feature map.
+
+        Raises:
+            ConfigError: if the model takes no images of this size.
+        """
         check_image(view)
         self.check_sizes(sizes)
-        return self._tokens(view, self._run(view.image)[0])
+        try:
+            features = self._run(view.image)[0]
+        except AssertionError as error:  # timm's own, of its patch embedding
+            height, width = view.image.shape[-2:]
+            raise ConfigError(
+                f"{self.config.name} takes no images of {height} x {width} pixels ({error}); evaluate by"
+                f" windows, such as --window {self.config.image_size}"
+            ) from error
+        return self._tokens(view, features)
 
     def _tokens(self, view: View, features: Tensor) -> DenseTokens:
         """The cells of a feature map (B, h, w, D'), and the cell of each pixel."""
@@ -127,8 +139,9 @@ class TimmEncoder(Encoder):
         feature = network.forward_head(features, pre_logits=True)
         if features.ndim == 3:  # (B, tokens, D)
             features = features[:, network.num_prefix_tokens if isinstance(network, Prefixed) else 0 :]
-            side = int(features.shape[1] ** 0.5)
-            features = features.unflatten(1, (side, features.shape[1] // side))
+            count, (height, width) = features.shape[1], image.shape[-2:]
+            rows = round((count * height / width) ** 0.5)
+            features = features.unflatten(1, (rows, count // rows))
         elif features.shape[1] == self.network.num_features:
             features = features.permute(0, 2, 3, 1)
         return features, feature, earlier

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from castssl.errors import ConfigError
 from castssl.models.create import create
 from castssl.models.presets import PRESETS
 from castssl.registry import build
@@ -71,6 +72,16 @@ def test_a_timm_model_has_its_grid(name: str, cells: int) -> None:
     assert found.grid == (side, side)
     assert found.x.shape == (2, cells, encoder.dense_dim)
     assert found.labels[0, 0].tolist() == [at * side // 64 for at in range(64)]
+
+
+def test_a_timm_model_takes_other_shapes_or_refuses_them() -> None:
+    encoder = create("timm:test_vit", image_size=64).eval()
+    empty = torch.zeros(1, 0, 0, dtype=torch.int32)
+    with torch.no_grad():
+        assert encoder.dense(View(torch.randn(1, 3, 64, 64), empty)).grid == (4, 4)
+        assert encoder.dense(View(torch.randn(1, 3, 96, 64), empty)).grid == (6, 4)
+        with pytest.raises(ConfigError, match=r"takes no images of 64 x 70 pixels .*--window 64"):
+            encoder.dense(View(torch.randn(1, 3, 64, 70), empty))
 
 
 @pytest.mark.parametrize("name", ["nano_vit_seg", "nano_seg"])
