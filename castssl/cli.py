@@ -16,9 +16,9 @@ from castssl.terminal import ignore_closed_streams
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; the exit code is 0, 1 if something failed, or 2 if the command line is wrong."""
     ignore_closed_streams()
-    given = parser().parse_args(arguments)
+    args = parser().parse_args(arguments)
     try:
-        code: int = given.run(given)
+        code: int = args.run(args)
     except CastError as error:
         print(f"castssl: {error}", file=sys.stderr)
         return 1
@@ -45,12 +45,12 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _help(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+def _help(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     parser.print_help()
     return 2
 
 
-def _version(given: argparse.Namespace) -> int:
+def _version(args: argparse.Namespace) -> int:
     from importlib.metadata import version
 
     print(version("castssl"))

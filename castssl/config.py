@@ -54,7 +54,7 @@ class Settings:
 
     @classmethod
     def starting(cls, argv: Sequence[str]) -> Self | None:
-        """Defaults that depend on other flags (:func:`asked` finds these); None: those of the fields.
+        """Defaults that depend on other flags (:func:`flag_value` finds these); None: those of the fields.
 
         It accepts any command line, also one that is wrong.
         """
@@ -64,11 +64,11 @@ class Settings:
         """What is wrong beyond types, in words; a subclass adds its own to those of ``super()``."""
         return []
 
-    def fitted(self, given: Collection[str]) -> Self:
+    def fitted(self, typed: Collection[str]) -> Self:
         """These settings with defaults that depend on other settings; a subclass's own come on top.
 
         Args:
-            given: the names of the fields that the command line gives a value; those stay as they are.
+            typed: the names of the fields that the command line gives a value; those stay as they are.
         """
         return self
 
@@ -227,7 +227,7 @@ def read(config: type[C], argv: Sequence[str] | None = None, *, description: str
     return made
 
 
-def asked(argv: Sequence[str], flag: str) -> str | None:
+def flag_value(argv: Sequence[str], flag: str) -> str | None:
     """The value that a command line gives ``flag``, as ``--flag VALUE`` or ``--flag=VALUE``; the last one."""
     found = [word.partition("=")[2] for word in argv if word.startswith(f"{flag}=")]
     found += [value for word, value in pairwise(argv) if word == flag]

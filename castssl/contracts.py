@@ -204,8 +204,8 @@ class Objective(nn.Module):
             ConfigError: if there is no such branch.
         """
         if name not in self.branches():
-            known = ", ".join(self.branches())
-            raise ConfigError(f"{type(self).__name__} has no branch {name!r}; expected one of: {known}")
+            names = ", ".join(self.branches())
+            raise ConfigError(f"{type(self).__name__} has no branch {name!r}; expected one of: {names}")
         return self.branches()[name].encoder
 
     def after_step(self, progress: float) -> None:
@@ -244,7 +244,7 @@ class LabelMaps(NamedTuple):
     classes: Mapping[int, int]
     """The class of each value that the files may have, -1 for unknown; any other value is an error."""
     palette: tuple[tuple[int, int, int], ...] = ()
-    """The RGB color of each class in pictures of segmentations; () if the data set has none."""
+    """The RGB color of each class in images of segmentations; () if the data set has none."""
 
 
 class Listing(NamedTuple):
@@ -326,7 +326,7 @@ class DataSet:
 
     A subclass defines :meth:`open`, and changes those attributes that do not fit; it is registered by its
     name as an entry point of the group ``castssl.datasets``, and imports from :mod:`castssl.datasets`.  A
-    folder of pictures with ``train.txt`` and ``val.txt``, which hold lines ``name.jpg class``, is::
+    folder of images with ``train.txt`` and ``val.txt``, which hold lines ``name.jpg class``, is::
 
         class Labels(DataSet):
             location = "/folder"

@@ -21,9 +21,9 @@ def check_device(name: str) -> str:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"--device: got {name!r}, expected cpu, cuda or cuda:0") from error
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= there:
-        why = f"{there} GPUs are visible" if torch.version.cuda else "torch is for CPUs"
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        why = f"{count} GPUs are visible" if torch.version.cuda else "torch is for CPUs"
         raise ConfigError(f"--device {name}: there is none ({why}); leave it out, or see `castssl doctor`")
     if device.type == "meta":
         raise ConfigError("--device meta: it computes nothing; give cpu or cuda")

@@ -1,6 +1,6 @@
 """What differs between processes: gathering rows, the first row, the main rank, the way out.
 
-Everything is the identity when torch.distributed is not initialised.
+Everything is the identity when torch.distributed is not initialized.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _seen = {1}
 
 def world() -> int:
     """How many processes take part."""
-    found = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    _seen.add(found)
-    return found
+    count = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    _seen.add(count)
+    return count
 
 
 def rank() -> int:
@@ -94,6 +94,6 @@ def _leave(code: int) -> None:
     atexit.unregister(_leave)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):  # Nobody may be listening any more.
+        with suppress(OSError, ValueError, AttributeError):  # The reader of the stream may have ended.
             stream.flush()
     os._exit(code)

@@ -79,15 +79,16 @@ class EncoderConfig:
         Raises:
             DataError: if a field is unknown, or has a value of another type.
         """
-        if unknown := values.keys() - {each.name for each in fields(cls)}:
+        if unknown := values.keys() - {field.name for field in fields(cls)}:
             raise DataError(f"the settings in {source} have unknown fields {sorted(unknown)}; update castssl")
-        made: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        for name, value in made.items():
+        settings: dict[str, Any]
+        settings = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        for name, value in settings.items():
             if not _fits(name, value):
                 raise DataError(f"the settings in {source} have {name} {str(value)[:40]}; copy it again")
-        if "name" not in made:
+        if "name" not in settings:
             raise DataError(f"the settings in {source} have no name; copy it again")
-        return cls(**made)
+        return cls(**settings)
 
 
 _CHOICES = {"membership": Membership, "padding": Padding, "positions": Positions}
@@ -98,7 +99,7 @@ def _fits(name: str, value: object) -> bool:
     if name in _CHOICES:
         return value in get_args(_CHOICES[name])
     if name in {"depths", "sizes"}:
-        return isinstance(value, tuple) and all(type(each) is int and each >= 0 for each in value)
+        return isinstance(value, tuple) and all(type(number) is int and number >= 0 for number in value)
     if name in {"dim", "heads", "stride", "image_size"}:
         return type(value) is int and value > 0
     if name == "drop_path":
@@ -126,13 +127,13 @@ def override(config: EncoderConfig, **overrides: Any) -> EncoderConfig:
     Raises:
         ConfigError: if there is no such field.
     """
-    known = [each.name for each in fields(config) if each.name != "name"]
-    if unknown := sorted(overrides.keys() - set(known)):
-        raise ConfigError(f"{config.name} has no option {', '.join(unknown)}; options: {', '.join(known)}")
-    given = {name: value for name, value in overrides.items() if value is not None}
-    if "sizes" in given:
-        given["sizes"] = complete_sizes(given["sizes"], config.depths)
-    return replace(config, **given)
+    names = [field.name for field in fields(config) if field.name != "name"]
+    if unknown := sorted(overrides.keys() - set(names)):
+        raise ConfigError(f"{config.name} has no option {', '.join(unknown)}; options: {', '.join(names)}")
+    values = {name: value for name, value in overrides.items() if value is not None}
+    if "sizes" in values:
+        values["sizes"] = complete_sizes(values["sizes"], config.depths)
+    return replace(config, **values)
 
 
 def complete_sizes(sizes: Sequence[int], depths: Sequence[int]) -> tuple[int, ...]:

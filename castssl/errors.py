@@ -1,4 +1,4 @@
-"""What castssl raises.  Every message says what, what it got, what it expected, and the next step."""
+"""The exceptions of castssl.  A message states what failed, what it got and expected, and the next step."""
 
 import re
 
@@ -8,9 +8,9 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 def printable(text: str) -> str:
     r"""The text with control characters, line breaks and tabs excepted, as escapes such as ``\x1b``.
 
-    Names of files and classes come from strangers: a terminal would obey the escape sequences in them.
+    Names of files and classes may hold escape sequences, which a terminal would execute.
     """
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class CastError(Exception):

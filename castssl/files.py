@@ -50,7 +50,7 @@ def atomic_write(
         CastError: if the system refuses to write it, for example on a full disk, or ``path`` is a folder or a
             device.  The earlier content of ``path`` is unchanged.
     """
-    with translated(path, what):
+    with translate_os_error(path, what):
         _check_target(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = aside_of(path, secrets.token_hex(4) if shared else "")
@@ -107,7 +107,7 @@ def atomic_folder(path: Path, what: str = "folder") -> Iterator[Path]:
     Raises:
         CastError: if the system refuses to write it.
     """
-    with translated(path, what):
+    with translate_os_error(path, what):
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = aside_of(path, secrets.token_hex(4))
         aside.mkdir()
@@ -144,10 +144,10 @@ def check_outputs(paths: Iterable[Path], *, overwrite: bool) -> None:
             f"two outputs would have the same path: {_some(twice)}; give one input a call of its own, with"
             " another --out"
         )
-    there = sorted(str(path) for path in outputs if os.path.lexists(path))
-    if there and not overwrite:
+    existing = sorted(str(path) for path in outputs if os.path.lexists(path))
+    if existing and not overwrite:
         raise ConfigError(
-            f"these files exist and would be replaced: {_some(there)}; choose another place, or give"
+            f"these files exist and would be replaced: {_some(existing)}; choose another place, or give"
             " --overwrite"
         )
 
@@ -165,7 +165,7 @@ def aside_of(path: Path, token: str = "") -> Path:
 
 
 @contextmanager
-def translated(path: Path, what: str) -> Iterator[None]:
+def translate_os_error(path: Path, what: str) -> Iterator[None]:
     """Turn the system's refusal to write ``path`` into a message.
 
     Raises:
@@ -200,7 +200,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def not_safetensors(path: str | Path, error: Exception) -> str:
-    """Why a file cannot be read as safetensors: a pointer of Git LFS, or what the library says."""
+    """Why a file cannot be read as safetensors: a pointer of Git LFS, or the message of the library."""
     with suppress(OSError), open(path, "rb") as file:
         if file.read(len(LFS)) == LFS:
             return "it is a pointer of Git LFS in place of the file: run git lfs pull where it lies"
@@ -224,7 +224,7 @@ def _check_target(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except OSError:
-        return  # absent, or a link to nothing; the system says the rest when it is written
+        return  # absent, or a link to nothing; the write itself raises the error
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
@@ -255,7 +255,7 @@ def refusal(error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, OSError) and error.strerror:
             return error.strerror
-        if found := _RUST.search(str(error)):
-            return os.strerror(int(found[1]))
+        if match := _RUST.search(str(error)):
+            return os.strerror(int(match[1]))
         error = error.__cause__ or error.__context__
     return None

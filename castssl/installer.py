@@ -1,4 +1,4 @@
-"""The commands that messages prescribe for installing and removing packages, for the environment at hand."""
+"""Commands that install and remove packages in the environment of this interpreter, for messages."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from importlib import util
 from pathlib import Path
 
 
-def install(*requirements: str, again: bool = False, options: str = "") -> str:
+def install(*requirements: str, reinstall: bool = False, options: str = "") -> str:
     """The command that installs packages beside this interpreter.
 
     Args:
         requirements: as pip takes them, such as ``"torch>=2.6"``.
-        again: install them even if they are there already.
+        reinstall: install them even if they are installed already.
         options: further options, before the requirements.
     """
     words = " ".join([*filter(None, [options]), *map(shlex.quote, requirements)])
     if _uv():
-        return f"uv pip install --python {_python()} {'--reinstall ' if again else ''}{words}"
-    return f"{_pip()} install {'--force-reinstall ' if again else ''}{words}"
+        return f"uv pip install --python {_python()} {'--reinstall ' if reinstall else ''}{words}"
+    return f"{_pip()} install {'--force-reinstall ' if reinstall else ''}{words}"
 
 
 def install_plugin(name: str) -> str:
@@ -30,7 +30,7 @@ def install_plugin(name: str) -> str:
 
 
 def uninstall(*names: str) -> str:
-    """The command that removes packages that lie beside this interpreter, without a question."""
+    """The command that removes packages beside this interpreter without asking."""
     words = " ".join(map(shlex.quote, names))
     return f"uv pip uninstall --python {_python()} {words}" if _uv() else f"{_pip()} uninstall -y {words}"
 
@@ -53,5 +53,5 @@ def _python() -> str:
 
 def _beside(name: str) -> bool:
     """True if a shell that is asked for ``name`` takes the one in this interpreter's folder."""
-    found = shutil.which(name)
-    return found is not None and Path(found).parent == Path(sys.executable).parent
+    path = shutil.which(name)
+    return path is not None and Path(path).parent == Path(sys.executable).parent

@@ -109,14 +109,15 @@ class LabelTree:
         Raises:
             DataError: if a path is not in the tree; names up to five of them.
         """
-        known = [{path: number for number, path in enumerate(level)} for level in self.named()]
+        numbers = [{path: number for number, path in enumerate(level)} for level in self.named()]
         rows: dict[tuple[str, ...], list[int]] = {}
         listed = [tuple(path) for path in paths]
         for path in dict.fromkeys(listed):
             named = path[: path.index("")] if "" in path else path
-            numbers = [known[end].get(named[: end + 1], -1) for end in range(min(len(named), len(known)))]
-            if len(path) == len(known) and -1 not in numbers:
-                rows[path] = numbers + [-1] * (len(known) - len(numbers))
+            ends = range(min(len(named), len(numbers)))
+            path_numbers = [numbers[end].get(named[: end + 1], -1) for end in ends]
+            if len(path) == len(numbers) and -1 not in path_numbers:
+                rows[path] = path_numbers + [-1] * (len(numbers) - len(path_numbers))
         strange = sorted({"/".join(path) for path in listed if path not in rows})
         if strange:
             raise DataError(
@@ -154,14 +155,14 @@ class LabelTree:
         if paths.dim() != 2 or paths.shape[1] != self.levels:
             raise DataError(f"label paths of shape {tuple(paths.shape)}, expected (B, {self.levels})")
         fits = torch.ones(len(paths), dtype=torch.bool, device=paths.device)
-        at = torch.full_like(paths[:, 0], -1) if self.levels else paths.sum(1)
+        label = torch.full_like(paths[:, 0], -1) if self.levels else paths.sum(1)
         for level in reversed(range(self.levels)):
-            given, size = paths[:, level], self.sizes[level]
-            fits &= (given >= -1) & (given < size) & ((given == -1) | (at == -1) | (given == at))
-            at = torch.where(at == -1, given, at)
+            labels, size = paths[:, level], self.sizes[level]
+            fits &= (labels >= -1) & (labels < size) & ((labels == -1) | (label == -1) | (labels == label))
+            label = torch.where(label == -1, labels, label)
             if level:
                 above = torch.tensor(self.parents[level - 1]).to(paths.device, non_blocking=True)
-                at = torch.where(at == -1, at, above[at.clamp(0, size - 1)])
+                label = torch.where(label == -1, label, above[label.clamp(0, size - 1)])
         return fits
 
     def to_dict(self) -> dict[str, Any]:
@@ -194,12 +195,12 @@ def _prefixes(paths: Sequence[tuple[str, ...]]) -> list[list[tuple[str, ...]]]:
         raise DataError(f"label paths of {sorted(depths)} levels, expected equally many in each")
     levels: list[list[tuple[str, ...]]] = []
     for level in range(max(depths, default=0)):
-        found = list(dict.fromkeys(path[: level + 1] for path in paths if all(path[: level + 1])))
-        childless = sorted(set(levels[-1]) - {prefix[:-1] for prefix in found}) if level else []
+        prefixes = list(dict.fromkeys(path[: level + 1] for path in paths if all(path[: level + 1])))
+        childless = sorted(set(levels[-1]) - {prefix[:-1] for prefix in prefixes}) if level else []
         if childless:
             raise DataError(
                 f"{len(childless)} classes of level {level - 1} have no class below them, as"
                 f" {'/'.join(childless[0])!r}; name the finer class of one image of each at least"
             )
-        levels.append(found)
+        levels.append(prefixes)
     return levels

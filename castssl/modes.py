@@ -19,13 +19,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     Not the same as ``train()`` afterwards: frozen parts stay in evaluation mode.
     """
     modules = list(module.modules())
-    modes = [each.training for each in modules]
+    modes = [part.training for part in modules]
     module.eval()
     try:
         yield
     finally:
-        for each, mode in zip(modules, modes, strict=True):
-            each.training = mode
+        for part, mode in zip(modules, modes, strict=True):
+            part.training = mode
 
 
 @contextmanager

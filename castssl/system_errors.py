@@ -42,8 +42,8 @@ def explain(error: BaseException) -> str:
 
 def _worker(pid: str, text: str) -> str:
     """Why a data-loading process may have died."""
-    found = re.search(r"killed by signal: ([\w ]+)", text)
-    name = found[1].strip() if found else ""
+    match = re.search(r"killed by signal: ([\w ]+)", text)
+    name = match[1].strip() if match else ""
     if name == "Killed":
         return (
             f"the system killed the data-loading process {pid}, as it does when memory runs out (see"

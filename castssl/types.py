@@ -14,14 +14,14 @@ from torch import Tensor
 
 
 class View(NamedTuple):
-    """One augmented look at each image of a batch.
+    """One augmented view of each image of a batch.
 
     Before ``to_views`` (a *raw* view) ``image`` is uint8 RGB, and ``segments`` is (B, 0, 0) when the
     superpixels run on the device.
     """
 
     image: Tensor
-    """float32 (B, 3, H, W), normalised RGB."""
+    """float32 (B, 3, H, W), normalized RGB."""
     segments: Tensor
     """int32 (B, H, W), values in [0, capacity)."""
 
@@ -77,17 +77,17 @@ class Hierarchy(NamedTuple):
 
     def parents(self, stage: int) -> Tensor:
         """The token of ``stage`` that each finest token ended up in: int64 (B, N), hard (argmax) chain."""
-        at = torch.arange(self.stages[0].x.shape[1], device=self.segments.device)
-        at = at.expand(self.stages[0].x.shape[0], -1)
+        token = torch.arange(self.stages[0].x.shape[1], device=self.segments.device)
+        token = token.expand(self.stages[0].x.shape[0], -1)
         for assign in self.assigns[: stage % len(self.stages)]:
-            at = assign.argmax(-1).gather(1, at)
-        return at
+            token = assign.argmax(-1).gather(1, token)
+        return token
 
     def labels(self, stage: int) -> Tensor:
         """The segmentation at ``stage``: int64 (B, H, W); -1 where a pixel's segment has no token."""
-        at = self.parents(stage).masked_fill(self.stages[0].mass <= 0, -1)
+        token = self.parents(stage).masked_fill(self.stages[0].mass <= 0, -1)
         flat = self.segments.flatten(1).long()
-        return at.gather(1, flat.clamp(min=0)).masked_fill(flat < 0, -1).view(self.segments.shape)
+        return token.gather(1, flat.clamp(min=0)).masked_fill(flat < 0, -1).view(self.segments.shape)
 
 
 class DenseTokens(NamedTuple):

@@ -122,9 +122,9 @@ def main(cfg: Config) -> None:
     save(cfg, objective, images.tree, run.folder / "encoder.safetensors")
     run.picture(picture())
     trained = evaluation.finish(subject)
-    found = {"trained": trained, "best": best(run.folder, "top1"), "untrained": untrained}
-    found |= {"majority": evaluation.majority(), "chance": evaluation.chance()}
-    run.finish(table(**found), f"the hierarchy on photographs: {run.folder / 'pictures'}", **found)
+    results = {"trained": trained, "best": best(run.folder, "top1"), "untrained": untrained}
+    results |= {"majority": evaluation.majority(), "chance": evaluation.chance()}
+    run.finish(table(**results), f"the hierarchy on photographs: {run.folder / 'pictures'}", **results)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Recognise at all levels of a taxonomy: H-CAST, and what it is compared with.
+"""Recognize at all levels of a taxonomy: H-CAST, and what it is compared with.
 
     accelerate launch recipes/hcast.py --data breeds:living17:/path/to/imagenet
     accelerate launch recipes/hcast.py --data cub:/path/to/CUB_200_2011 --weights cast_deit_small.pth
@@ -47,7 +47,7 @@ SEEDS = "seeds:bins=5,iterations=15"  # What the released H-CAST has for SEEDS.
 
 @dataclass(frozen=True, kw_only=True)
 class Config(HierarchyConfig):
-    """Recognise at all levels of a taxonomy; the defaults are those published for the data set."""
+    """Recognize at all levels of a taxonomy; the defaults are those published for the data set."""
 
 
 def make_encoder(cfg: Config) -> Encoder:
@@ -68,12 +68,12 @@ def make_objective(cfg: Config, labels: LabelTree) -> Supervised:
     encoder = make_encoder(cfg)
     options: dict[str, Any] = {"mixup": cfg.mixup, "cutmix": cfg.cutmix, "smoothing": cfg.smoothing}
     options["ema"] = cfg.ema
-    made = cast(Supervised, build("objectives", cfg.chosen().objective, encoder, labels, **options))
+    objective = cast(Supervised, build("objectives", cfg.chosen().objective, encoder, labels, **options))
     if cfg.weights:
-        told = initialize(made, cfg.weights)
+        report = initialize(objective, cfg.weights)
         if distributed.is_main():
-            print(told)
-    return made
+            print(report)
+    return objective
 
 
 def make_views(cfg: Config) -> SupervisedView:
@@ -138,9 +138,9 @@ def main(cfg: Config) -> None:
     save(cfg, objective, images.tree, run.folder / "encoder.safetensors")
     run.picture(picture())
     trained = evaluation.finish(subject)
-    found = {"trained": trained, "best": best(run.folder, "fpa"), "untrained": untrained}
-    found |= {"majority": evaluation.majority(), "chance": evaluation.chance()}
-    run.finish(table(**found), f"the hierarchy on photographs: {run.folder / 'pictures'}", **found)
+    results = {"trained": trained, "best": best(run.folder, "fpa"), "untrained": untrained}
+    results |= {"majority": evaluation.majority(), "chance": evaluation.chance()}
+    run.finish(table(**results), f"the hierarchy on photographs: {run.folder / 'pictures'}", **results)
 
 
 if __name__ == "__main__":

@@ -147,9 +147,9 @@ def main(cfg: Config) -> None:
             run.picture(picture())
     save_objective(objective, objective.encoder, run.folder / "encoder.safetensors")
     run.picture(picture())
-    found = {"trained": evaluation.finish(subject), "untrained": untrained}
-    found |= {"majority": evaluation.majority(), "chance": evaluation.chance()}
-    run.finish(table(**found), f"the hierarchy on photographs: {run.folder / 'pictures'}", **found)
+    results = {"trained": evaluation.finish(subject), "untrained": untrained}
+    results |= {"majority": evaluation.majority(), "chance": evaluation.chance()}
+    run.finish(table(**results), f"the hierarchy on photographs: {run.folder / 'pictures'}", **results)
 
 
 if __name__ == "__main__":

@@ -67,12 +67,12 @@ class Config(ImageConfig):
 
     def problems(self) -> list[str]:
         """What the types cannot say."""
-        found = super().problems()
+        problems = super().problems()
         if not self.weights:
-            found.append("--weights is missing: type --weights RUN/encoder.safetensors")
+            problems.append("--weights is missing: type --weights RUN/encoder.safetensors")
         if self.val == "none":
-            found.append("--val none: a probe is measured on held-out images")
-        return found
+            problems.append("--val none: a probe is measured on held-out images")
+        return problems
 
 
 def make_evaluators(cfg: Config, encoder: Encoder, size: int) -> list[Evaluator]:
@@ -87,8 +87,8 @@ def main(cfg: Config) -> None:
     images, held_out = cfg.images()
     loaded = load_encoder(cfg.weights)
     size = cfg.image_size or loaded.config.image_size
-    own = cfg.superpixels == "auto"
-    superpixels = build("superpixels", loaded.config.superpixels if own else cfg.superpixels)
+    model_default = cfg.superpixels == "auto"
+    superpixels = build("superpixels", loaded.config.superpixels if model_default else cfg.superpixels)
     encoder = with_sizes(loaded, cfg.sizes) if cfg.sizes else loaded
     fits(superpixels, encoder, size)
     objective = LinearProbe(encoder, images.tree, level=cfg.level).to(device)
@@ -124,12 +124,12 @@ def main(cfg: Config) -> None:
         if due := evaluation.due(run.every):
             run.note(**evaluation.update(subject, due))
     trained = evaluation.finish(subject) | frozen
-    found = {"trained": trained, "best": best(run.folder, "top1"), "untrained": unlearned}
-    found["majority"] = evaluation.majority() | features.majority()
-    found["chance"] = evaluation.chance() | features.chance()
+    results = {"trained": trained, "best": best(run.folder, "top1"), "untrained": unlearned}
+    results["majority"] = evaluation.majority() | features.majority()
+    results["chance"] = evaluation.chance() | features.chance()
     if accelerator.is_main_process:
         write_tensors(run.folder / "probe.safetensors", objective.model.head.state_dict(), {})
-    run.finish(table(**found), f"the hierarchy on photographs: {run.folder / 'pictures'}", **found)
+    run.finish(table(**results), f"the hierarchy on photographs: {run.folder / 'pictures'}", **results)
 
 
 if __name__ == "__main__":

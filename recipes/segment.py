@@ -96,14 +96,14 @@ class Config(ImageConfig):
 
     def problems(self) -> list[str]:
         """What the types cannot say."""
-        found = super().problems()
+        problems = super().problems()
         if bool(self.weights) == bool(self.model):
-            found.append("type either --weights RUN or --model NAME: an encoder to transfer, or a new one")
+            problems.append("type either --weights RUN or --model NAME: an encoder to transfer, or a new one")
         if self.frozen and not self.weights:
-            found.append("--frozen: an encoder with new weights is not worth keeping; give --weights")
+            problems.append("--frozen: an encoder with new weights is not worth keeping; give --weights")
         if self.superpixel_cache:
-            found.append("--superpixel-cache: superpixels follow scaled images here; leave it out")
-        return found
+            problems.append("--superpixel-cache: superpixels follow scaled images here; leave it out")
+        return problems
 
     def windows(self) -> Windows | None:
         """The windows of evaluation; None for whole images."""
@@ -126,8 +126,8 @@ def main(cfg: Config) -> None:
     tree = indexed(images).pixel_tree
     encoder = make_encoder(cfg)
     size = cfg.image_size or encoder.config.image_size
-    own = cfg.superpixels == "auto"
-    superpixels = build("superpixels", encoder.config.superpixels if own else cfg.superpixels)
+    model_default = cfg.superpixels == "auto"
+    superpixels = build("superpixels", encoder.config.superpixels if model_default else cfg.superpixels)
     fits(superpixels, encoder, size)
     objective = Segmentation(encoder, tree, head=cfg.head, frozen=cfg.frozen, mean=cfg.mean).to(device)
     check_batch(objective, cfg.batch_size // cfg.accumulate)
@@ -161,11 +161,11 @@ def main(cfg: Config) -> None:
         if due := evaluation.due(run.every):
             run.note(**evaluation.update(subject, due))
     trained = evaluation.finish(subject)
-    found = {"trained": trained, "best": best(run.folder, "miou"), "untrained": untrained}
+    results = {"trained": trained, "best": best(run.folder, "miou"), "untrained": untrained}
     if accelerator.is_main_process:
         write_tensors(run.folder / "head.safetensors", objective.model.head.state_dict(), {})
         save_encoder(encoder, run.folder / "encoder.safetensors")
-    run.finish(table(**found), **found)
+    run.finish(table(**results), **results)
 
 
 if __name__ == "__main__":

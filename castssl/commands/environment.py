@@ -104,7 +104,7 @@ def required(requirement: Requirement) -> Finding:
         importlib.import_module(MODULES.get(name, name.replace("-", "_")))
     except Exception as fault:
         text = f"{version} does not import: {type(fault).__name__}: {fault}"
-        return Finding(name, "broken", text, install(wish, again=True))
+        return Finding(name, "broken", text, install(wish, reinstall=True))
     return Finding(name, "ok", f"{version} ({requirement.specifier})")
 
 
@@ -118,7 +118,7 @@ def accelerator() -> Finding:
         named = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         return Finding("device", "ok", f"CUDA {torch.version.cuda}: {', '.join(named)}")
     if shutil.which("nvidia-smi") and torch.version.cuda is None and torch.version.hip is None:
-        remedy = install("torch", "torchvision", again=True)
+        remedy = install("torch", "torchvision", reinstall=True)
         return Finding("device", "note", "this machine has an NVIDIA GPU, but torch is built for CPU", remedy)
     return Finding(
         "device", "note", f"no GPU is visible: torch runs on {torch.get_num_threads()} CPU threads"
@@ -131,7 +131,7 @@ def opencv() -> Finding:
     told = ", ".join(f"{name} {version}" for name, version in owners.items()) or "no distribution"
     wish = next((t for t in _requires() if t.startswith(OPENCV[0])), OPENCV[0])
     remedy = " && ".join(
-        [*([uninstall(*owners)] if owners else []), install(wish, again=True, options="--no-deps")]
+        [*([uninstall(*owners)] if owners else []), install(wish, reinstall=True, options="--no-deps")]
     )
     try:
         cv2 = importlib.import_module("cv2")

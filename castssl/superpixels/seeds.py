@@ -81,7 +81,7 @@ class Seeds(Superpixels):
             raise PluginError(
                 f"SEEDS needs cv2.ximgproc, which OpenCV {cv2.__version__} here lacks: opencv-python was"
                 " installed over opencv-contrib-python-headless, or instead of it. Repair it with:"
-                f" {uninstall(*_OPENCV)} && {install(_OPENCV[-1], again=True)}"
+                f" {uninstall(*_OPENCV)} && {install(_OPENCV[-1], reinstall=True)}"
             )
         self.count = count
         self.bins = bins

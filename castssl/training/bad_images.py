@@ -99,15 +99,14 @@ class BadImages:
             DataError: on all ranks, if there are more unreadable images than ``--max-bad`` allows.
             CastError: if the list cannot be written.
         """
-        own = self._new()
-        if self._anyone(own):
-            self._add(gather_object(own), step)
+        new = self._new()
+        if self._anyone(new):
+            self._add(gather_object(new), step)
         if self._images and len(self._listed[UNREADABLE]) > math.floor(self._limit * self._images + 1e-6):
-            self._accelerator.wait_for_everyone()  # Whoever ends first ends the others; the list comes first.
-            told = (
-                "" if self._accelerator.is_main_process else "too many unreadable images, as process 0 tells"
-            )
-            raise DataError(told or self._story())
+            # The first process that ends also ends the others: the list is written before.
+            self._accelerator.wait_for_everyone()
+            main = self._accelerator.is_main_process
+            raise DataError(self._story() if main else "too many unreadable images; process 0 lists them")
 
     def summary(self) -> tuple[str, ...]:
         """Lines for the end of a run."""
@@ -123,18 +122,18 @@ class BadImages:
 
     def _new(self) -> list[_Met]:
         """What this rank met since the last call."""
-        found = []
+        new = []
         for event, met in self._met.items():
-            some = [_Met(event, *pair) for pair in islice(met.items(), self._taken[event], None)]
-            self._taken[event] += len(some)
-            found += some
-        return found
+            images = [_Met(event, *pair) for pair in islice(met.items(), self._taken[event], None)]
+            self._taken[event] += len(images)
+            new += images
+        return new
 
-    def _anyone(self, own: list[_Met]) -> bool:
+    def _anyone(self, bad_images: list[_Met]) -> bool:
         """True if any rank has met something."""
         if distributed.world() == 1:
-            return bool(own)
-        share = distributed.mean(torch.tensor(float(bool(own)), device=self._accelerator.device))
+            return bool(bad_images)
+        share = distributed.mean(torch.tensor(float(bool(bad_images)), device=self._accelerator.device))
         return float(share) > 0
 
     def _add(self, met: list[_Met], step: int) -> None:
@@ -148,10 +147,10 @@ class BadImages:
         shown = [f"  {name} ({reason})" for name, reason in islice(listed.items(), NAMED)]
         more = len(listed) - len(shown)
         shown += [f"  and {more} more"] if more else []
-        told = "\n".join(shown)
+        names = "\n".join(shown)
         return (
             f"{len(listed)} unreadable images, in a data set of {self._images}, are more than --max-bad"
-            f' {self._limit:g} allows:\n{told}\nall are in {self.path}, in the lines with "{UNREADABLE}".'
+            f' {self._limit:g} allows:\n{names}\nall are in {self.path}, in the lines with "{UNREADABLE}".'
             " Repair or replace these files, or raise --max-bad, and give the same command again: it goes on"
             " from the last checkpoint, which was written while they were fewer"
         )
@@ -159,7 +158,7 @@ class BadImages:
 
 def _read(path: Path) -> dict[str, dict[str, str]]:
     """What a log lists, by event and name, since the run began; a line that is damaged does not count."""
-    found: dict[str, dict[str, str]] = {UNREADABLE: {}, CLIPPED: {}}
+    listed: dict[str, dict[str, str]] = {UNREADABLE: {}, CLIPPED: {}}
     for line in path.read_bytes().split(b"\n"):
         try:
             values = json.loads(line)
@@ -169,7 +168,7 @@ def _read(path: Path) -> dict[str, dict[str, str]]:
             continue
         event, image = values.get("event"), values.get("image")
         if event == "start" and values.get("after") == 0:
-            found = {UNREADABLE: {}, CLIPPED: {}}
-        elif event in found and isinstance(image, str):
-            found[event][image] = str(values.get("reason"))
-    return found
+            listed = {UNREADABLE: {}, CLIPPED: {}}
+        elif event in listed and isinstance(image, str):
+            listed[event][image] = str(values.get("reason"))
+    return listed

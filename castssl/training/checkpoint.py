@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from castssl.errors import CastError, DataError
-from castssl.files import PARTIAL, aside_of, atomic_write, remove, sync_folder, translated
+from castssl.files import PARTIAL, aside_of, atomic_write, remove, sync_folder, translate_os_error
 
 State = dict[str, Any]
 NAME = re.compile(r"step-\d{8,}(\.pt)?")
@@ -37,7 +37,7 @@ SUMS = "files"
 """The entry of :data:`STATE` that holds size and CRC-32 of each file that Accelerate saved."""
 
 DAMAGE = (errno.EIO, errno.EINVAL, errno.EOVERFLOW)
-"""The system's errors that tell of damage: a failing disk, and places that damaged headers point to."""
+"""The system's errors that mean damage: a failing disk, and places that damaged headers point to."""
 
 
 class Latest(NamedTuple):
@@ -102,7 +102,7 @@ def save_sharded(
     if accelerator.is_main_process:
         remove(aside)  # A run of more processes may have been killed here.
     accelerator.wait_for_everyone()
-    with translated(path, "checkpoint"):
+    with translate_os_error(path, "checkpoint"):
         accelerator.save_state(str(aside))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
@@ -171,7 +171,7 @@ def read(path: Path) -> State:
         DataError: if the file is damaged, or holds what could run code.
     """
     try:
-        found = torch.load(path / STATE if path.is_dir() else path, map_location="cpu", weights_only=True)
+        state = torch.load(path / STATE if path.is_dir() else path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         # torch's own message advises to load it all the same.
         raise DataError(
@@ -182,9 +182,9 @@ def read(path: Path) -> State:
         raise DataError(
             f"cannot read the checkpoint {path} ({error}); delete it to go on from the one before"
         ) from error
-    if not isinstance(found, dict):
-        raise DataError(f"{path} holds a {type(found).__name__}, expected a checkpoint of castssl")
-    return found
+    if not isinstance(state, dict):
+        raise DataError(f"{path} holds a {type(state).__name__}, expected a checkpoint of castssl")
+    return state
 
 
 def random_state(device: torch.device) -> State:
@@ -267,14 +267,14 @@ def _damage_of_zip(path: Path) -> str:
 
 def _sums(folder: Path) -> dict[str, list[int]]:
     """Size and CRC-32 of every file in a folder but :data:`STATE`."""
-    found: dict[str, list[int]] = {}
+    sums: dict[str, list[int]] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != STATE):
         sum_, size = 0, 0
         with open(path, "rb") as file:
             while piece := file.read(2**24):
                 sum_, size = zlib.crc32(piece, sum_), size + len(piece)
-        found[path.relative_to(folder).as_posix()] = [size, sum_]
-    return found
+        sums[path.relative_to(folder).as_posix()] = [size, sum_]
+    return sums
 
 
 def _prune(folder: Path, keep: int, damaged: Collection[Path]) -> None:

@@ -76,7 +76,7 @@ def has_batch_norm(module: nn.Module) -> bool:
 def check_labels(
     objective: Objective, train: Images | Stream, held_out: Images | Stream | None = None
 ) -> None:
-    """Refuse images without a single label that the objective learns, and say how many labels are missing.
+    """Refuse images without a single label that the objective learns, and print how many labels are missing.
 
     The labels of a stream are known only once they are read; :meth:`castssl.training.run.Run.steps` refuses
     a first epoch without any.
@@ -87,7 +87,7 @@ def check_labels(
         held_out: the held-out images.
 
     Raises:
-        DataError: if no training image, or no held-out image, has a label at a level that is learnt.
+        DataError: if no training image, or no held-out image, has a label at a level that is learned.
     """
     if objective.target != "path":
         return
@@ -108,7 +108,7 @@ def check_labels(
             if count and distributed.is_main():
                 print(
                     f"{count:,} of {len(images):,} {name} images have no label at level {column}: they are"
-                    " left out of what is learnt and measured there",
+                    " left out of what is learned and measured there",
                     file=sys.stderr,
                 )
 

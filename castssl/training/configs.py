@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig(RunConfig):
-    """What is looked at, and how it is watched."""
+    """The images that a run trains on, and those that it is evaluated on."""
 
     data: str = field(default="", metadata=MOVES)
     """What to train on: folder:/path, tar:/path.tar, wds/NAME:/path, hfds/NAME, breeds:living17:/path,
@@ -59,26 +59,26 @@ class ImageConfig(RunConfig):
     """Compile the encoders with torch.compile."""
 
     def problems(self) -> list[str]:
-        """What the types cannot say."""
-        found = super().problems()
+        """Faults of these settings that their types allow."""
+        problems = super().problems()
         if not self.data:
-            found.append("--data is missing: type --data folder:/path/to/imagenet, or --data demo to try it")
+            problems.append("--data is missing: type --data folder:/path/to/imagenet, or --data demo to try")
         if self.batch_size < 1 or self.batch_size % self.accumulate:
-            found.append(f"--batch-size: got {self.batch_size}, expected a multiple of {self.accumulate}")
+            problems.append(f"--batch-size: got {self.batch_size}, expected a multiple of {self.accumulate}")
         if not self.superpixel_cache_gb > 0:
-            found.append(f"--superpixel-cache-gb: got {self.superpixel_cache_gb}, expected more than 0")
+            problems.append(f"--superpixel-cache-gb: got {self.superpixel_cache_gb}, expected more than 0")
         if not 0 <= self.val_share < 1:
-            found.append(f"--val-share: got {self.val_share}, expected 0 to below 1, such as 0.1")
+            problems.append(f"--val-share: got {self.val_share}, expected 0 to below 1, such as 0.1")
         if self.val and self.val_share:
-            found.append("--val and --val-share both name held-out images: give one of them")
+            problems.append("--val and --val-share both name held-out images: give one of them")
         if self.knn_images < 0:
-            found.append(f"--knn-images: got {self.knn_images}, expected 0 or more")
-        return found
+            problems.append(f"--knn-images: got {self.knn_images}, expected 0 or more")
+        return problems
 
     def images(
         self, *, measured: bool = True, streams: bool = True
     ) -> tuple[Images | Stream, Images | Stream | None]:
-        """The training images and the held-out images; says what is held out and left out.
+        """The training images and the held-out images; prints what is held out and left out.
 
         Args:
             measured: False if nothing will be measured.
@@ -131,29 +131,29 @@ class PretrainConfig(ImageConfig):
     after training, which is all if it is above --epochs; 0 = never."""
 
     def problems(self) -> list[str]:
-        """What the types cannot say."""
-        found = super().problems()
+        """Faults of these settings that their types allow."""
+        problems = super().problems()
         if self.epochs and not 0 <= self.warmup_epochs < self.epochs:
-            found.append(
+            problems.append(
                 f"--warmup-epochs: got {self.warmup_epochs}, expected 0 to below --epochs, {self.epochs}"
             )
-        return found
+        return problems
 
-    def fitted(self, given: Collection[str]) -> Self:
+    def fitted(self, typed: Collection[str]) -> Self:
         """A default warm-up that would not end is a tenth of the epochs instead."""
-        made = super().fitted(given)
-        if "warmup_epochs" in given or not 0 < made.epochs <= made.warmup_epochs:
-            return made
-        return replace(made, warmup_epochs=made.epochs / 10)
+        config = super().fitted(typed)
+        if "warmup_epochs" in typed or not 0 < config.epochs <= config.warmup_epochs:
+            return config
+        return replace(config, warmup_epochs=config.epochs / 10)
 
     def backend(self, seeds: str = "seeds") -> str:
         """The superpixels' spec: the user's, or the model's own, with ``seeds`` where that is SEEDS."""
         if self.superpixels != "auto":
             return self.superpixels
-        own = find_config(self.model).superpixels
-        return seeds if own == "seeds" else own
+        default = find_config(self.model).superpixels
+        return seeds if default == "seeds" else default
 
     def encoder(self, seeds: str = "seeds", **overrides: Any) -> EncoderConfig:
         """The config of the encoder to train, with ``overrides``; ``seeds`` as in :meth:`backend`."""
-        own = {key: getattr(self, key) for key in ("pooling", "sizes", "image_size", "membership")}
-        return override(find_config(self.model), superpixels=self.backend(seeds), **own, **overrides)
+        settings = {key: getattr(self, key) for key in ("pooling", "sizes", "image_size", "membership")}
+        return override(find_config(self.model), superpixels=self.backend(seeds), **settings, **overrides)

@@ -1,4 +1,4 @@
-"""Which images were in a batch that went wrong."""
+"""The names of the images in a batch whose loss is not finite."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def describe_batch(loader: Loader, batches: Sequence[int], folder: Path) -> str:
     if not names:
         return "Its images are not known: the data is a stream."
     path = folder / ("diverged.txt" if distributed.world() == 1 else f"diverged-{distributed.rank()}.txt")
-    told = ", ".join(names[:SHOWN])
+    shown = ", ".join(names[:SHOWN])
     with suppress(CastError):
         write_text(path, "".join(f"{name}\n" for name in names))
-        told += f" ... ({len(names)} in all, listed in {path})"
-    return f"Its images on this process: {told}."
+        shown += f" ... ({len(names)} in all, listed in {path})"
+    return f"Its images on this process: {shown}."

@@ -1,6 +1,6 @@
 """Settings for recognition at all levels of a taxonomy: H-CAST's and its baselines', by name.
 
-The numbers are those of the released H-CAST's README, one set for each of its data sets; ``demo`` is ours.
+The numbers are those of the released H-CAST's README, one set for each data set; ``demo`` is castssl's own.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from castssl.config import FREE, asked
+from castssl.config import FREE, flag_value
 from castssl.errors import ConfigError, PluginError
 from castssl.options import did_you_mean, parse
 from castssl.registry import require
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Method(NamedTuple):
-    """What a name stands for."""
+    """The objective and the encoders of a method."""
 
     objective: str
     """The spec of an objective; the user's options come on top."""
@@ -65,7 +65,7 @@ class HierarchyConfig(SupervisedConfig):
     """Recognition at all levels of a taxonomy; defaults depend on --data and --method."""
 
     method: str = "hcast"
-    """hcast, hier-vit, and of castssl-baselines flat-cast, flat-vit (one model a level, also told with HiE),
+    """hcast, hier-vit, and of castssl-baselines flat-cast, flat-vit (one model a level, also with HiE),
     transhp, fgn, hrn or clip (zero-shot), with options of its objective, such as hcast:weight=0,norm=each;
     `castssl describe objectives tree-kl` lists them."""
     epochs: int = 100
@@ -80,30 +80,31 @@ class HierarchyConfig(SupervisedConfig):
     @classmethod
     def starting(cls, argv: Sequence[str]) -> Self:
         """The defaults for the data set and the method of a command line."""
-        data = (asked(argv, "--data") or "").partition(":")[0]
-        name = (asked(argv, "--method") or cls.method).partition(":")[0]
+        data = (flag_value(argv, "--data") or "").partition(":")[0]
+        name = (flag_value(argv, "--method") or cls.method).partition(":")[0]
         chosen = METHODS.get(name, METHODS["hcast"])
-        own: dict[str, Any] = {"model": chosen.nano if data == "demo" else chosen.model}
-        if data == "breeds" and chosen.model.startswith("cast") and asked(argv, "--model") is None:
-            own |= {"superpixels": SEEDS_OF_BREEDS, "sizes": (256, 64, 32, 16, 8)}
+        defaults: dict[str, Any] = {"model": chosen.nano if data == "demo" else chosen.model}
+        if data == "breeds" and chosen.model.startswith("cast") and flag_value(argv, "--model") is None:
+            defaults |= {"superpixels": SEEDS_OF_BREEDS, "sizes": (256, 64, 32, 16, 8)}
         if name in ("fgn", "hrn"):  # Their papers mix nothing.
-            own |= {"mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0}
+            defaults |= {"mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0}
         if name == "clip":
-            own |= {"epochs": 0, "warmup_epochs": 0}
-        if name == "hcast" and data in PUBLISHED and data != "demo" and asked(argv, "--schedule") != "paper":
-            own |= {"cosine_epochs": RELEASED_COSINE}
-        return cls(**{**PUBLISHED.get(data, {}), **own})
+            defaults |= {"epochs": 0, "warmup_epochs": 0}
+        released = data in PUBLISHED and data != "demo" and flag_value(argv, "--schedule") != "paper"
+        if name == "hcast" and released:
+            defaults |= {"cosine_epochs": RELEASED_COSINE}
+        return cls(**{**PUBLISHED.get(data, {}), **defaults})
 
     def problems(self) -> list[str]:
-        """What the types cannot say."""
-        found = super().problems()
+        """Faults of these settings that their types allow."""
+        problems = super().problems()
         if not 0 <= self.free_grain <= 1:
-            found.append(f"--free-grain is a share, got {self.free_grain}")
+            problems.append(f"--free-grain is a share, got {self.free_grain}")
         try:
             require("objectives", parse(self.chosen().objective).name)
         except (ConfigError, PluginError) as error:
-            found.append(f"--method: {error}")
-        return found
+            problems.append(f"--method: {error}")
+        return problems
 
     def chosen(self) -> Method:
         """The method, with the options that the user gave its objective.
@@ -111,11 +112,11 @@ class HierarchyConfig(SupervisedConfig):
         Raises:
             ConfigError: if there is no such method.
         """
-        name, given = parse(self.method)
+        name, options = parse(self.method)
         if name not in METHODS:
             near = did_you_mean(name, METHODS) or "."
             raise ConfigError(f"no method {name!r}{near}  There are {', '.join(METHODS)}")
         method = METHODS[name]
         base = parse(method.objective)
-        options = ",".join(f"{key}={value}" for key, value in {**base.options, **given}.items())
-        return method._replace(objective=f"{base.name}:{options}" if options else base.name)
+        text = ",".join(f"{key}={value}" for key, value in {**base.options, **options}.items())
+        return method._replace(objective=f"{base.name}:{text}" if text else base.name)

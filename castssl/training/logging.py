@@ -1,4 +1,4 @@
-"""What a run tells: one JSON line per report, trackers, means over the steps between two reports.
+"""The log of a run (one JSON line per report), its trackers, and means over the steps between two reports.
 
 Only the main rank writes; on the others everything here does nothing.
 """
@@ -81,13 +81,12 @@ class Log:
         line = {"time": round(time.time(), 3), **{key: _json(value) for key, value in values.items()}}
         try:
             left = memoryview(json.dumps(line).encode() + b"\n")
-            while left:  # A disk that is almost full takes the beginning, and says so only the next time.
+            while left:  # A disk that is almost full takes the beginning, and fails at the next write only.
                 left = left[self._file.write(left) :]
         except OSError as error:
-            told = (
-                f"cannot write {self._file.name} ({error.strerror}); mend this and run the same command again"
-            )
-            raise CastError(told) from error
+            raise CastError(
+                f"cannot write {self._file.name} ({error.strerror}); fix this and run the same command again"
+            ) from error
 
     def position(self) -> int:
         """The size of the file, with everything on the disk; 0 where nothing is written."""
@@ -97,7 +96,7 @@ class Log:
         return self._file.seek(0, os.SEEK_END)
 
     def rewind(self, position: int) -> None:
-        """Drop the lines after ``position``: what a run told after the checkpoint that it goes on from."""
+        """Drop the lines after ``position``: the reports after the checkpoint that the run continues from."""
         if self._file is not None and self.position() > position:
             self._file.truncate(position)
 
@@ -113,12 +112,12 @@ def best(folder: Path, name: str) -> dict[str, float]:
     A run that went on from a checkpoint has the reports before it, and none that were given up.
     """
     path = folder / FILE
-    found: list[float] = []
+    values: list[float] = []
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         with suppress(ValueError):  # A power cut may leave zeros in place of a line.
             report = json.loads(line)
-            found += [report[name]] if isinstance(report.get(name), (int, float)) else []
-    return {name: max(found)} if found else {}
+            values += [report[name]] if isinstance(report.get(name), (int, float)) else []
+    return {name: max(values)} if values else {}
 
 
 def _drop_half_line(file: FileIO) -> None:

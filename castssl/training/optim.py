@@ -196,10 +196,10 @@ def _by_rate(
     group: dict[str, Any], lr: float, multiples: Mapping[nn.Parameter, float]
 ) -> list[dict[str, Any]]:
     """A parameter group for each learning-rate multiple that occurs in a group; first that of 1."""
-    found: dict[float, list[nn.Parameter]] = {1: []}
+    parameters: dict[float, list[nn.Parameter]] = {1: []}
     for parameter in group["params"]:
-        found.setdefault(multiples[parameter], []).append(parameter)
-    return [group | {"params": some, "lr": lr * count} for count, some in found.items() if some]
+        parameters.setdefault(multiples[parameter], []).append(parameter)
+    return [group | {"params": some, "lr": lr * count} for count, some in parameters.items() if some]
 
 
 def set_rate(optimizer: Optimizer, scale: float) -> None:

@@ -80,7 +80,7 @@ class Report:
         """Take note of the current batch's scalars, and of its loss."""
         self._means.add({"loss": self._loss, **logs})
 
-    def tell(self, done: int, place: TrainState) -> None:
+    def write(self, done: int, place: TrainState) -> None:
         """Write and show the means since the last call.  All ranks call this together."""
         means = self._means.take(self._accelerator.device)
         self._pace.measure(self._loader.waited)
@@ -91,7 +91,7 @@ class Report:
         shown = f"{place.epoch[0] + 1}/{self._cfg.epochs}"
         self._display.report(done, shown, means.get("loss"), self._pace)
         if told := self._waiting.note(self._pace.seconds, self._pace.waiting):
-            self.event("waiting", step=done, share=self._waiting.share, told=told)
+            self.event("waiting", step=done, share=self._waiting.share, text=told)
             self._display.say(told)
 
     def note(self, done: int, **values: Any) -> None:
@@ -109,7 +109,7 @@ class Report:
 
     def remark(self, event: str, text: str) -> None:
         """Write a line to the log that is no report, and show its text."""
-        self.event(event, told=text)
+        self.event(event, text=text)
         self._display.say(text)
 
     def resume_clock(self) -> None:

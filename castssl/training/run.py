@@ -46,9 +46,9 @@ from castssl.training.state import Loader, TrainState
 from castssl.types import Batch
 
 STOPPED = 75
-"""The exit code of a run that was told to stop, has saved, and is to be continued (EX_TEMPFAIL).
+"""The exit code of a run that was stopped, has saved, and is to be continued (EX_TEMPFAIL).
 
-``accelerate launch`` turns every exit code but 0 into 1; the last line of ``log.jsonl`` tells them apart.
+``accelerate launch`` turns every exit code but 0 into 1; the last line of ``log.jsonl`` distinguishes them.
 """
 BATCH_NORM = (
     "batch norm is not synchronized between processes without GPUs: each of the {world} processes normalizes"
@@ -102,11 +102,11 @@ class Run:
         if distributed.world() > 1 and self._accelerator.device.type == "cuda":
             objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
         model, optimizer = self._accelerator.prepare(objective, optimizer)
-        found = self._state.resume(model, optimizer)
-        self._saved = self._state.step if found else -1
-        self._unreadable.begin(self._state.step if found else None)
-        self._report.begin(self._state.step if found else None)
-        self._tell()
+        resumed = self._state.resume(model, optimizer)
+        self._saved = self._state.step if resumed else -1
+        self._unreadable.begin(self._state.step if resumed else None)
+        self._report.begin(self._state.step if resumed else None)
+        self._write_notes()
         if apart and self._accelerator.device.type != "cuda":
             self._report.remark("batch norm", BATCH_NORM.format(world=distributed.world()))
         return model, optimizer
@@ -129,7 +129,7 @@ class Run:
         self._end = min(self.total, self._cfg.max_steps or self.total)
         if self._state.step < self._end and self._accelerator.is_main_process:
             (self.folder / RESULTS).unlink(missing_ok=True)  # A finished run that goes on is not finished.
-        self._tell()
+        self._write_notes()
         self._unreadable.open(loader, self._state.step)
         self._report.open(loader, self._state.step, self._end)
         try:
@@ -141,10 +141,10 @@ class Run:
         finally:
             self._report.shut()
 
-    def _tell(self) -> None:
-        """Write and show what the user should know of how the run continues."""
+    def _write_notes(self) -> None:
+        """Write and show the notes on how the run continues."""
         for note in self._state.notes:
-            self._report.event("note", step=self._state.step, told=note)
+            self._report.event("note", step=self._state.step, text=note)
             self._report.shut(note)
         self._state.notes = []
 
@@ -158,8 +158,8 @@ class Run:
             self._within = True
             yield self._state.step, batch
             self._within = False
-            known = torch.tensor(float(labeled), device=self._accelerator.device)
-            if self._ending and self._labels and not distributed.mean(known):
+            any_label = torch.tensor(float(labeled), device=self._accelerator.device)
+            if self._ending and self._labels and not distributed.mean(any_label):
                 raise DataError(
                     f"no image of epoch {epoch} had a label, and {self._labels} learns nothing else: all were"
                     " -1, which means unknown; nothing of this epoch was saved; label the images, or take"
@@ -188,7 +188,7 @@ class Run:
                 batch = next(batches, None)
             except RuntimeError:
                 if self._monitor.reason and distributed.world() == 1:
-                    self._stop()  # The signal that told this process has ended its data workers, too.
+                    self._stop()  # The signal has ended the data workers of this process, too.
                 raise
 
     @property
@@ -268,7 +268,7 @@ class Run:
         return loss
 
     def report(self, step: int, logs: Mapping[str, Tensor]) -> None:
-        """Take note of a batch's scalars; every ``--log-every`` steps tell means over batches and ranks.
+        """Add a batch's scalars; every ``--log-every`` steps write and show means over batches and ranks.
 
         Args:
             step: as :meth:`steps` gave it.
@@ -277,7 +277,7 @@ class Run:
         self._report.add(logs)
         done = step + 1
         if self._accelerator.sync_gradients and (done % self._cfg.log_every == 0 or done == self._end):
-            self._report.tell(done, self._state)
+            self._report.write(done, self._state)
             self._unreadable.check(done)
 
     def note(self, **values: float | str) -> None:
@@ -298,21 +298,21 @@ class Run:
     def once(self, name: str, make: Callable[[], Mapping[str, float]]) -> dict[str, float]:
         """What ``make`` returned when this run first asked for ``name``; kept in ``once.json``."""
         path = self.folder / ONCE
-        known: dict[str, dict[str, float]] = broadcast_object_list([_read(path)])[0]
-        if name not in known:
-            known[name] = dict(make())
+        results: dict[str, dict[str, float]] = broadcast_object_list([_read(path)])[0]
+        if name not in results:
+            results[name] = dict(make())
             if self._accelerator.is_main_process:
-                write_text(path, json.dumps(known, indent=2))
-        return known[name]
+                write_text(path, json.dumps(results, indent=2))
+        return results[name]
 
-    def finish(self, *results: object, **found: Mapping[str, float]) -> None:
-        """End the run, as its last call: print ``results`` (text, or what rich shows) and where all lies.
+    def finish(self, *results: object, **metrics: Mapping[str, float]) -> None:
+        """End the run, as its last call: print ``results`` (text, or what rich shows) and the folder.
 
-        What was ``found``, such as ``trained={"knn": 37.6}``, is kept in ``results.json``, whose presence
-        says that the run is finished.
+        The metrics, such as ``trained={"knn": 37.6}``, are kept in ``results.json``; the file exists once the
+        run is finished.
         """
         if self._accelerator.is_main_process:
-            config.save(found, self.folder / RESULTS, "results")
+            config.save(metrics, self.folder / RESULTS, "results")
         lines = (*self._unreadable.summary(), f"everything lies in {self.folder}")
         self._report.conclude(*results, *lines)
         self._free()

@@ -1,4 +1,4 @@
-"""A run's folder: what it is called, who may write into it, and whether its settings fit."""
+"""A run's folder: its name, its lock, and the comparison of its settings."""
 
 from __future__ import annotations
 
@@ -45,19 +45,20 @@ def claim(folder: Path, cfg: RunConfig) -> IO[Any]:
 
     Raises:
         ConfigError: if another process trains in it, it holds a run with other settings, or without
-            ``cfg.overwrite`` files of somebody else that the run would replace, or nobody may write.
+            ``cfg.overwrite`` files of another origin that the run would replace, or the folder is not
+            writable.
     """
-    there = foreign(folder)
-    if there and not cfg.overwrite:
+    replaced = foreign(folder)
+    if replaced and not cfg.overwrite:
         raise ConfigError(
-            f"--out: {folder} holds {', '.join(there)}, which no run of castssl made and this one would"
+            f"--out: {folder} holds {', '.join(replaced)}, which no run of castssl made and this one would"
             " replace; choose another --out, or give --overwrite"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder)
         try:
-            for name in STATE & set(there):  # Else the run would take them for its own.
+            for name in STATE & set(replaced):  # Else the run would take them for its own.
                 (folder / name).unlink()
             saved = _settings(folder)
             if saved is not None and _has_work(folder):
@@ -80,13 +81,13 @@ def foreign(folder: Path) -> list[str]:
     """
     written = folder / logging.FILE
     # A copied run may lack the lock, as hidden files are easily left out.
-    ours = (folder / LOCK).exists() or checkpoint.exist(folder / CHECKPOINTS)
-    if ours or (written.is_file() and written.read_bytes()[:8] == b'{"time":'):
+    of_run = (folder / LOCK).exists() or checkpoint.exist(folder / CHECKPOINTS)
+    if of_run or (written.is_file() and written.read_bytes()[:8] == b'{"time":'):
         return []
-    there = [name for name in WRITTEN if os.path.lexists(folder / name)]
-    there += sorted(path.name for path in folder.glob("diverged*.txt"))
-    there += ["pictures"] if any((folder / "pictures").glob("step-*")) else []
-    return [] if there == [config.FILE] and "out" in (_settings(folder) or {}) else there
+    replaced = [name for name in WRITTEN if os.path.lexists(folder / name)]
+    replaced += sorted(path.name for path in folder.glob("diverged*.txt"))
+    replaced += ["pictures"] if any((folder / "pictures").glob("step-*")) else []
+    return [] if replaced == [config.FILE] and "out" in (_settings(folder) or {}) else replaced
 
 
 def check_same(saved: dict[str, Any], cfg: RunConfig, folder: Path) -> None:
@@ -95,10 +96,10 @@ def check_same(saved: dict[str, Any], cfg: RunConfig, folder: Path) -> None:
     Raises:
         ConfigError: naming every setting that differs.
     """
-    found = config.differences(saved, cfg)
-    if found:
-        told = "\n  ".join([f"{folder} holds a run with other settings:", *found])
-        raise ConfigError(f"{told}\nuse its settings to go on with it, or another --out to start anew")
+    differing = config.differences(saved, cfg)
+    if differing:
+        message = "\n  ".join([f"{folder} holds a run with other settings:", *differing])
+        raise ConfigError(f"{message}\nuse its settings to go on with it, or another --out to start anew")
 
 
 def _settings(folder: Path) -> dict[str, Any] | None:
@@ -132,8 +133,8 @@ def _lock(folder: Path) -> IO[Any]:
     except BlockingIOError:
         file.seek(0)
         holder = file.read().strip() or "unknown"
-        told = f"another process trains in {folder} ({holder}); end it or choose another --out"
-        raise ConfigError(told) from None
+        message = f"another process trains in {folder} ({holder}); end it or choose another --out"
+        raise ConfigError(message) from None
     except OSError:
         return file  # Some network file systems have no locks.
     file.truncate(0)

@@ -1,6 +1,6 @@
 """When to stop: a loss that is not finite, a signal, a launcher that is gone; on all ranks at the same step.
 
-Nothing here makes the host wait for the device: what a step found is looked at two steps later.
+Nothing here makes the host wait for the device: the values of a step are read two steps later.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ APART = 1.0
 TIMEOUT = 60.0
 """Seconds to wait for SLURM's controller."""
 LAG = 2
-"""How many steps the host may run ahead of a GPU before it looks at the loss."""
+"""How many steps the host may run ahead of a GPU before it reads the loss."""
 
 
 def launched() -> bool:
@@ -46,11 +46,11 @@ def launched() -> bool:
     return not {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}.isdisjoint(os.environ)
 
 
-class _Look(NamedTuple):
+class _StepRecord(NamedTuple):
     step: int
     value: Tensor
-    """(4 + n,) on the host: the loss summed over ranks and batches, how many ranks were told to stop, how
-    many by :data:`REQUEUE`, how many pixels have labels out of range, and this rank's own n losses."""
+    """(4 + n,) on the host: the loss summed over ranks and batches, how many ranks are to stop,
+    how many of them by :data:`REQUEUE`, how many pixels have labels out of range, and the n losses here."""
     batches: tuple[int, ...]
     done: torch.cuda.Event | None
 
@@ -67,11 +67,11 @@ class LossMonitor:
         self, device: torch.device, describe_batch: Callable[[Sequence[int]], str] = lambda _: ""
     ) -> None:
         self.reason = ""
-        """Why this process was told to stop; empty while nothing did."""
+        """Why this process is to stop; empty as long as it is not."""
         self._since = 0.0
         self._device, self._describe_batch = device, describe_batch
         self._losses: list[tuple[int, Tensor]] = []
-        self._looks: deque[_Look] = deque()
+        self._records: deque[_StepRecord] = deque()
         self._last: deque[tuple[int, float]] = deque(maxlen=5)
         self._launcher = os.getppid() if launched() else None
         self._process = os.getpid()
@@ -90,11 +90,11 @@ class LossMonitor:
         if self._launcher is not None and os.getppid() != self._launcher:
             self.reason = self.reason or "the end of its launcher"
         stopping = self._push(step)
-        told = self._drain(LAG if self._device.type == "cuda" else 0)
-        return stopping if distributed.world() == 1 else told
+        any_stopping = self._drain(LAG if self._device.type == "cuda" else 0)
+        return stopping if distributed.world() == 1 else any_stopping
 
     def settle(self) -> None:
-        """Wait for the device and look at every loss so far.
+        """Wait for the device and check every loss so far.
 
         Raises:
             Diverged: as :meth:`step`.
@@ -103,38 +103,38 @@ class LossMonitor:
 
     def _push(self, step: int) -> bool:
         stopping = bool(self.reason)
-        own = torch.stack([loss for _, loss in self._losses] or [torch.zeros((), device=self._device)])
+        losses = torch.stack([loss for _, loss in self._losses] or [torch.zeros((), device=self._device)])
         requeue = self.reason == REQUEUE
-        flags = (own.new_full((), float(told)) for told in (stopping, requeue))
-        value = torch.stack([own.sum(), *flags, take_strays(self._device)])
+        flags = (losses.new_full((), float(flag)) for flag in (stopping, requeue))
+        value = torch.stack([losses.sum(), *flags, take_strays(self._device)])
         if distributed.world() > 1:
             dist.all_reduce(value)
-        value, done = torch.cat([value, own]), None
+        value, done = torch.cat([value, losses]), None
         if value.is_cuda:
             value = torch.empty(len(value), pin_memory=True).copy_(value, non_blocking=True)
             done = torch.cuda.Event()
             done.record()
-        self._looks.append(_Look(step, value, tuple(batch for batch, _ in self._losses), done))
+        self._records.append(_StepRecord(step, value, tuple(batch for batch, _ in self._losses), done))
         self._losses = []
         return stopping
 
     def _drain(self, left: int) -> bool:
         stop = False
-        while len(self._looks) > left:
-            look = self._looks.popleft()
-            if look.done is not None:
-                look.done.synchronize()
-            total, stopping, requeue, strays, *own = look.value.tolist()
+        while len(self._records) > left:
+            record = self._records.popleft()
+            if record.done is not None:
+                record.done.synchronize()
+            total, stopping, requeue, strays, *losses = record.value.tolist()
             if strays:
                 raise ContractError(
-                    f"{strays:.0f} pixels of the images of step {look.step} have segments beyond the capacity"
-                    f" of the superpixels, or of the model, and joined no token; {ADVICE}"
+                    f"{strays:.0f} pixels of the images of step {record.step} have segments beyond the"
+                    f" capacity of the superpixels, or of the model, and joined no token; {ADVICE}"
                 )
             if not math.isfinite(total):
-                pairs = zip(look.batches, own, strict=False)
+                pairs = zip(record.batches, losses, strict=False)
                 bad = [batch for batch, loss in pairs if not math.isfinite(loss)]
-                raise Diverged(self._story(look.step, total, bad))
-            self._last.append((look.step, total / max(1, len(look.batches) * distributed.world())))
+                raise Diverged(self._story(record.step, total, bad))
+            self._last.append((record.step, total / max(1, len(record.batches) * distributed.world())))
             stop |= stopping > 0
             if requeue:
                 self.reason = REQUEUE
@@ -143,7 +143,7 @@ class LossMonitor:
         return stop
 
     def _story(self, step: int, value: float, bad: Sequence[int]) -> str:
-        before = ", ".join(f"{loss:.4g} (step {at})" for at, loss in self._last) or "none"
+        before = ", ".join(f"{loss:.4g} (step {number})" for number, loss in self._last) or "none"
         whose = (
             self._describe_batch(bad)
             if bad
@@ -161,21 +161,21 @@ class LossMonitor:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._told) for number in SIGNALS}
+        before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _told(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # A forked data worker: it ends with this process.
         if self.reason and number == signal.SIGINT and time.monotonic() - self._since > APART:
             raise KeyboardInterrupt
         if not self.reason:
             self._since = time.monotonic()
-            with suppress(OSError):  # Nobody may be listening any more.
+            with suppress(OSError):  # The terminal may be closed.
                 os.write(2, f"\n{signal.Signals(number).name}: {NEXT}\n".encode())
         self.reason = self.reason or signal.Signals(number).name
         if sys.platform != "win32":

@@ -51,7 +51,7 @@ class Loader(Protocol):
         ...
 
     def names(self, epoch: int, batch: int) -> list[str]:
-        """What the images of that batch are called; empty if nobody knows."""
+        """What the images of that batch are called; empty if they are not known."""
         ...
 
     def inventory(self) -> Inventory:
@@ -77,9 +77,9 @@ class TrainState:
         self._damaged: dict[Path, str] = {}
         self._images: Inventory | None = None
         self._data: str | None = None
-        """What the checkpoint says of its data; None in a new run."""
+        """``--data`` in the checkpoint; None in a new run."""
         self.notes: list[str] = []
-        """What the user should know of how the run continues."""
+        """Notes for the user on how the run continues."""
 
     @property
     def epoch(self) -> tuple[int, int]:
@@ -109,22 +109,22 @@ class TrainState:
             raise ConfigError("run.steps came before run.prepare(objective, optimizer); call that first")
         if not batches:
             raise DataError("the loader has no batch: it has fewer images than a batch; lower --batch-size")
-        found = self._on_main(loader.inventory)
-        other = self._other_images(found)
+        inventory = self._on_main(loader.inventory)
+        other = self._other_images(inventory)
         if self._batches not in (0, batches):
-            told = "\n  ".join(["", *other, ""]) if other else " "
+            changes = "\n  ".join(["", *other, ""]) if other else " "
             raise ConfigError(
                 f"{self._folder} has a run with {self._batches} batches an epoch, now there are {batches}:"
-                f" the images, or --batch-size times the number of processes, changed;{told}restore them or"
-                " choose another --out"
+                f" the images, or --batch-size times the number of processes, changed;{changes}restore them"
+                " or choose another --out"
             )
         if other and not self._cfg.other_images:
-            told = "\n  ".join([f"{self._folder} has a run that began with other images:", *other])
+            listed = "\n  ".join([f"{self._folder} has a run that began with other images:", *other])
             raise ConfigError(
-                f"{told}\nrestore them, choose another --out, or continue with these: --other-images"
+                f"{listed}\nrestore them, choose another --out, or continue with these: --other-images"
             )
         self.notes += [f"continues with other images: {'; '.join(other)}"] if other else []
-        self._batches, self._images = batches, found
+        self._batches, self._images = batches, inventory
         total = self._cfg.epochs * batches // self._cfg.accumulate
         if self._cfg.epochs and not total:
             every = self._cfg.epochs * batches
@@ -188,8 +188,8 @@ class TrainState:
         check_same(saved, self._cfg, self._folder)
         self._images, self._data = state.get("images"), saved.get("data")
         if path.is_dir() != (self._accelerator.distributed_type in SHARDED):
-            told = "by" if path.is_dir() else "without"
-            raise ConfigError(f"{path} was written {told} FSDP or DeepSpeed; go on with the same launch file")
+            how = "by" if path.is_dir() else "without"
+            raise ConfigError(f"{path} was written {how} FSDP or DeepSpeed; go on with the same launch file")
         if path.is_dir():
             self._accelerator.load_state(str(path))
         else:
@@ -208,18 +208,18 @@ class TrainState:
         moved = self._data is not None and data != self._data
         return [f"{self._data} then, {data} now; the checkpoint does not list its images"] if moved else []
 
-    def _on_main(self, make: Callable[[], T]) -> T:
+    def _on_main(self, call: Callable[[], T]) -> T:
         """What ``make`` returns or raises on the main process, on all processes."""
-        made: T | CastError | None = None
+        result: T | CastError | None = None
         if self._accelerator.is_main_process:
             try:
-                made = make()
+                result = call()
             except CastError as error:
-                made = error
-        made = broadcast_object_list([made])[0]
-        if isinstance(made, CastError):
-            raise made
-        return cast(T, made)
+                result = error
+        result = broadcast_object_list([result])[0]
+        if isinstance(result, CastError):
+            raise result
+        return cast(T, result)
 
     def _weights(self) -> dict[str, Any]:
         scaler = self._accelerator.scaler
@@ -246,7 +246,7 @@ class TrainState:
         return module
 
     def _check_weights(self, describe_batch: Callable[[Sequence[int]], str]) -> None:
-        """A loss can be finite and its gradient not; then the weights tell."""
+        """A loss can be finite and its gradient not; then the weights are not."""
         local = [part.to_local() if isinstance(part, DTensor) else part for part in self._bare().parameters()]
         if not torch.stack([part.isfinite().all() for part in local]).all():
             last = range(max(0, self.batch - self._cfg.accumulate), self.batch)

@@ -66,35 +66,35 @@ class SupervisedConfig(PretrainConfig):
     branch: Literal["base", "ema"] = field(default="base", metadata=FREE)
     """What is evaluated and saved: the weights themselves (the released code), or their average."""
     eval_every: int = field(default=1, metadata=FREE)
-    """Epochs between two looks at the accuracy on held-out images; 0 = only before and after training."""
+    """Epochs between measurements of the accuracy on held-out images; 0 = only before and after training."""
 
     def problems(self) -> list[str]:
-        """What the types cannot say."""
-        found = super().problems()
+        """Faults of these settings that their types allow."""
+        problems = super().problems()
         if self.branch != "base" and not self.ema:
-            found.append("--branch ema needs --ema above 0")
+            problems.append("--branch ema needs --ema above 0")
         if self.lr <= 0 or not 0 <= max(self.warmup_lr, self.min_lr) <= self.peak:
-            found.append(
+            problems.append(
                 f"--warmup-lr, --min-lr: got {self.warmup_lr:g} and {self.min_lr:g}, expected 0 to the"
                 f" highest learning rate, {self.peak:g} for a batch of {self.batch_size}"
             )
         if self.cosine_epochs and self.schedule == "paper":
-            found.append("--cosine-epochs is the released code's: it needs --schedule code")
+            problems.append("--cosine-epochs is the released code's: it needs --schedule code")
         if self.cosine_epochs < 0:
-            found.append(f"--cosine-epochs: got {self.cosine_epochs}, expected 0 or more")
+            problems.append(f"--cosine-epochs: got {self.cosine_epochs}, expected 0 or more")
         if self.repeats < 1:
-            found.append(f"--repeats: got {self.repeats}, expected at least 1")
-        return found
+            problems.append(f"--repeats: got {self.repeats}, expected at least 1")
+        return problems
 
-    def fitted(self, given: Collection[str]) -> Self:
+    def fitted(self, typed: Collection[str]) -> Self:
         """Whole epochs of warm-up where the schedule moves by epochs; ends of the schedule below its peak."""
-        made, changed = super().fitted(given), dict[str, Any]()
-        if made.warmup_epochs != self.warmup_epochs and made.schedule == "code":
-            changed["warmup_epochs"] = int(made.warmup_epochs)
+        config, changed = super().fitted(typed), dict[str, Any]()
+        if config.warmup_epochs != self.warmup_epochs and config.schedule == "code":
+            changed["warmup_epochs"] = int(config.warmup_epochs)
         for name in ("warmup_lr", "min_lr"):
-            if name not in given and getattr(made, name) > made.peak > 0:
-                changed[name] = made.peak / 100
-        return replace(made, **changed)
+            if name not in typed and getattr(config, name) > config.peak > 0:
+                changed[name] = config.peak / 100
+        return replace(config, **changed)
 
     def loading(self) -> dict[str, Any]:
         """As for other recipes, and ``repeats``."""

@@ -60,7 +60,7 @@ class Config:
     """Seeds of the demo."""
 
 
-def pictures(root: Path) -> Images:
+def photograph_images(root: Path) -> Images:
     """The photographs as a folder of JPEG files."""
     for name, photo in photographs():
         path = root / name / "0.jpg"
@@ -91,14 +91,14 @@ def measure(
 
 def pipeline(cfg: Config, folder: Path) -> Table:
     """Images a second of one process."""
-    images = pictures(folder / "photographs")
+    images = photograph_images(folder / "photographs")
     table = Table(title=machine(), caption=f"two views of {cfg.size} px, one process, median of {cfg.rounds}")
     for head in ("superpixels", "cache", "images/s", "ms/image", "kB/image", "per view", "explained"):
         table.add_column(head, justify="left" if head in ("superpixels", "cache") else "right")
 
     def row(name: str, cached: str, seconds: float, quality: tuple[str, str], kilobytes: str = "") -> None:
-        each = seconds / len(images)
-        table.add_row(name, cached, f"{1 / each:.1f}", f"{each * 1e3:.1f}", kilobytes, *quality)
+        per_image = seconds / len(images)
+        table.add_row(name, cached, f"{1 / per_image:.1f}", f"{per_image * 1e3:.1f}", kilobytes, *quality)
 
     seconds, quality = measure(cfg, images, None, None)
     row("none", "", median(seconds), quality)
@@ -114,7 +114,7 @@ def pipeline(cfg: Config, folder: Path) -> Table:
 
 
 def demo(cfg: Config, folder: Path) -> Table:
-    """Marks and speed of the demo, with and without."""
+    """Metrics and speed of the demo, with and without."""
     table = Table(title=machine(), caption=f"the demo, {cfg.epochs} epochs, mean (each of seeds {cfg.runs})")
     for head in ("cache", "kNN %", "match %", "images/s", "waiting %"):
         table.add_column(head, justify="left" if head == "cache" else "right")
@@ -127,10 +127,10 @@ def demo(cfg: Config, folder: Path) -> Table:
 
 
 def train(out: Path, seed: int, epochs: int, flags: Sequence[str]) -> dict[str, float]:
-    """A run of the demo: its last marks, and its mean speed and share of waiting."""
+    """A run of the demo: its last metrics, and its mean speed and share of waiting."""
     recipe = str(Path(__file__).parents[1] / "moco_in1k.py")
-    given = [*shlex.split(DEMO), "--seed", str(seed), "--epochs", str(epochs), "--out", str(out), *flags]
-    subprocess.run([sys.executable, recipe, *given], check=True, stdout=subprocess.DEVNULL)
+    args = [*shlex.split(DEMO), "--seed", str(seed), "--epochs", str(epochs), "--out", str(out), *flags]
+    subprocess.run([sys.executable, recipe, *args], check=True, stdout=subprocess.DEVNULL)
     lines: list[dict[str, float]] = list(map(json.loads, (out / "log.jsonl").read_text().splitlines()))
     paces = [line for line in lines if "images_per_second" in line]
     return lines[-1] | {key: mean(pace[key] for pace in paces) for key in ("images_per_second", "waiting")}

@@ -59,8 +59,8 @@ class Config:
 
 def by_pixels(features: Tensor, segments: Tensor, size: int, mode: Mode) -> tuple[Tensor, Tensor]:
     """As :func:`castssl.tokens.interpolation.resized_mean`, with features at every pixel."""
-    fine = F.interpolate(features, segments.shape[-2:], mode=mode, align_corners=False)
-    return segment_mean(fine.expand(len(segments), -1, -1, -1), segments, size)
+    resized = F.interpolate(features, segments.shape[-2:], mode=mode, align_corners=False)
+    return segment_mean(resized.expand(len(segments), -1, -1, -1), segments, size)
 
 
 WAYS: dict[str, Means] = {"pixels": by_pixels, "cells": resized_mean}
@@ -81,16 +81,17 @@ def jobs(cfg: Config) -> dict[tuple[str, str], Callable[[], object]]:
             way(features, view.segments, model.sizes[0], "bilinear")
             way(model.positions, view.segments, model.sizes[0], "bicubic")
 
-    def whole(way: Means, back: bool) -> None:
+    def forward(way: Means, back: bool) -> None:
         model.train(back)
         with patch.object(dense, "resized_mean", way), torch.set_grad_enabled(back):
-            found = model(view).stages[-1].cls
+            cls = model(view).stages[-1].cls
         if back:
-            found.square().mean().backward()
+            cls.square().mean().backward()
             model.zero_grad()
 
     kinds: dict[str, Callable[[Means], None]]
-    kinds = {"means": means, "forward": partial(whole, back=False), "+ backward": partial(whole, back=True)}
+    kinds = {"means": means, "forward": partial(forward, back=False)}
+    kinds["+ backward"] = partial(forward, back=True)
     return {
         (kind, name): partial(run, way) for (kind, run), (name, way) in product(kinds.items(), WAYS.items())
     }
@@ -100,14 +101,14 @@ def measure(cfg: Config) -> dict[tuple[str, str], float]:
     """Seconds of each job, median over rounds."""
     settle = torch.cuda.synchronize if cfg.device == "cuda" else int
     work = jobs(cfg)
-    found: dict[tuple[str, str], list[float]] = {key: [] for key in work}
+    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in work}
     for _, (key, run) in product(range(1 + cfg.rounds), work.items()):
         settle()
         began = time.perf_counter()
         run()
         settle()
-        found[key].append(time.perf_counter() - began)
-    return {key: median(seconds[1:]) for key, seconds in found.items()}
+        seconds[key].append(time.perf_counter() - began)
+    return {key: median(values[1:]) for key, values in seconds.items()}
 
 
 def peak(cfg: Config, way: str) -> float:

@@ -50,9 +50,9 @@ class Config:
     data: str = "photographs"
     """What to load: castssl's photographs and, if installed, scikit-image's larger ones, or a data spec."""
     images: int = 8
-    """How many pictures of it."""
+    """How many images of it."""
     masks: str = "demo:size=224,per_class=40"
-    """Pictures with object masks, on which the recall of boundaries is measured."""
+    """Images with object masks, on which the recall of boundaries is measured."""
     size: int = 224
     """Side of a view in pixels."""
     superpixels: tuple[str, ...] = ("seeds", "seeds-fast")
@@ -83,10 +83,10 @@ def published(size: int) -> Row:
         engine.iterate(cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB), 20)
         return torch.from_numpy(engine.getLabels())
 
-    return Row("published", lambda b: decode(io.BytesIO(b)), lambda i: [look(i) for look in views], partition)
+    return Row("published", lambda b: decode(io.BytesIO(b)), lambda i: [view(i) for view in views], partition)
 
 
-def ours(size: int, spec: str) -> Row:
+def castssl_row(size: int, spec: str) -> Row:
     """castssl's pipeline, as a loader's worker runs it."""
     backend, views = build("superpixels", spec), TwoViews(size)
 
@@ -99,10 +99,10 @@ def ours(size: int, spec: str) -> Row:
 
 
 def files(cfg: Config) -> list[bytes]:
-    """The encoded pictures."""
+    """The encoded images."""
     if cfg.data != "photographs":
-        found: Any = open_images(cfg.data)
-        return [found.source.open(int(row)).read() for row in found.rows[: cfg.images]]
+        opened: Any = open_images(cfg.data)
+        return [opened.source.open(int(row)).read() for row in opened.rows[: cfg.images]]
     small = [resources.files(photographs).joinpath(f"{name}.jpg").read_bytes() for name in photographs.NAMES]
     large = [io.BytesIO() for _ in small if find_spec("skimage")]
     for name, file in zip(photographs.NAMES, large, strict=False):
@@ -113,13 +113,13 @@ def files(cfg: Config) -> list[bytes]:
 def measure(rows: list[Row], encoded: list[bytes], rounds: int) -> Any:
     """(rows, 3): the milliseconds that decoding, augmentation and superpixels of an image take."""
     took = np.zeros((1 + rounds, len(rows), 3))
-    for turn, file, at in product(range(1 + rounds), encoded, range(len(rows))):
+    for turn, file, index in product(range(1 + rounds), encoded, range(len(rows))):
         with seeded(turn, len(file)):
-            times, made = [time.thread_time()], cast("Any", file)
-            for step in (rows[at].read, rows[at].augment, rows[at].partition):
-                made = [step(view) for view in made] if len(times) == 3 else step(made)
+            times, content = [time.thread_time()], cast("Any", file)
+            for step in (rows[index].read, rows[index].augment, rows[index].partition):
+                content = [step(view) for view in content] if len(times) == 3 else step(content)
                 times.append(time.thread_time())
-            took[turn, at] += np.diff(times)
+            took[turn, index] += np.diff(times)
     return np.median(took[1:], 0) * 1e3 / len(encoded)
 
 
@@ -127,7 +127,7 @@ def main(cfg: Config) -> None:
     """Print the table."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    rows = [published(cfg.size), *(ours(cfg.size, spec) for spec in cfg.superpixels)]
+    rows = [published(cfg.size), *(castssl_row(cfg.size, spec) for spec in cfg.superpixels)]
     encoded, masked = files(cfg), cast("Images", open_images(cfg.masks, split="val"))
     pairs = [(masked[index][0], mask) for index in range(len(masked)) if (mask := masked.mask(index))]
     center, exact = CenterView(cfg.size), CenterView(cfg.size, interpolation="nearest")
@@ -135,7 +135,7 @@ def main(cfg: Config) -> None:
     objects = [(center(image)[0], exact(mask.convert("RGB"))[0][:1] > 127) for image, mask in pairs]
     columns = "decode, ms", "augment", "superpixels", "images/s", "ratio", "explained variation", "recall"
     table = Table("", *columns, title=f"{machine()}, OpenCV {cv2.__version__}, Pillow {version('pillow')}")
-    table.caption = f"{len(encoded)} pictures of {cfg.data}, {cfg.rounds} rounds; views of {cfg.size} pixels"
+    table.caption = f"{len(encoded)} images of {cfg.data}, {cfg.rounds} rounds; views of {cfg.size} pixels"
     took = measure(rows, encoded, cfg.rounds)
     for row, steps in zip(rows, took, strict=True):
         explained = [explained_variation(row.partition(view)[None], view[None]) for view in views]

@@ -76,9 +76,9 @@ def passes(cfg: Config, name: str) -> Iterator[Job]:
     def run(call: Callable[..., Any], back: bool, half: bool, gradient: bool) -> None:
         model.train(back)
         with torch.set_grad_enabled(gradient), torch.autocast(cfg.device, torch.bfloat16, enabled=half):
-            found = call(shown) if timms else call(shown).stages[-1].cls
+            cls = call(shown) if timms else call(shown).stages[-1].cls
         if back:
-            found.float().square().mean().backward()
+            cls.float().square().mean().backward()
             model.zero_grad()
 
     for mode, back in (("forward", False), ("+ backward", True)):
@@ -92,33 +92,33 @@ def passes(cfg: Config, name: str) -> Iterator[Job]:
 def sampling(what: str, method: Callable[..., object], batch: int, steps: Sequence[tuple[int, int]]) -> Job:
     """Choose k of n random tokens of 384 numbers, for each step (n, k)."""
     tokens = [(torch.randn(batch, n, 384), torch.ones(batch, n, dtype=torch.bool), k) for n, k in steps]
-    return Job(what, "sampling", "fp32", lambda: [method(*each) for each in tokens])
+    return Job(what, "sampling", "fp32", lambda: [method(*step) for step in tokens])
 
 
 def one_by_one(x: Tensor, valid: Tensor, k: int) -> list[list[int]]:
     """Farthest point sampling, one image and one pick at a time; ``valid`` is taken for all true."""
     picks: list[list[int]] = [[] for _ in x]
-    for points, found in zip(x, picks, strict=True):
+    for points, chosen in zip(x, picks, strict=True):
         last, closest = points.mean(0), points.new_full(points.shape[:1], math.inf)
-        while len(found) < k:
+        while len(chosen) < k:
             closest = torch.minimum(closest, (points - last).square().sum(1))
-            found.append(int(closest.argmax()))
-            last = points[found[-1]]
+            chosen.append(int(closest.argmax()))
+            last = points[chosen[-1]]
     return picks
 
 
 def measure(jobs: Sequence[Job], cfg: Config) -> dict[tuple[str, str, str], float]:
     """Seconds of each job, median over rounds."""
     settle = torch.cuda.synchronize if cfg.device == "cuda" else int
-    found: dict[tuple[str, str, str], list[float]] = {job[:3]: [] for job in jobs}
+    seconds: dict[tuple[str, str, str], list[float]] = {job[:3]: [] for job in jobs}
     for _, job in product(range(1 + cfg.rounds), jobs):
         _ = job.mode == "sampling" and job.run()  # Within a model its tokens are in the cache: here, too.
         settle()
         began = time.perf_counter()
         job.run()
         settle()
-        found[job[:3]].append(time.perf_counter() - began)
-    return {key: median(seconds[1:]) for key, seconds in found.items()}
+        seconds[job[:3]].append(time.perf_counter() - began)
+    return {key: median(values[1:]) for key, values in seconds.items()}
 
 
 def main(cfg: Config) -> None:
@@ -137,11 +137,11 @@ def main(cfg: Config) -> None:
     heads = "model", "mode", "", "ms/image", "ratio", "sampling", "GFLOP/image", "GFLOP/s", "of matrices'"
     table = Table(*heads, title=machine(cfg.device), caption=f"batches of {cfg.batch}, {cfg.rounds} rounds")
     for job in jobs:
-        each, base = took[job[:3]], took.get((cfg.models[0], *job[1:3]))
+        seconds, base = took[job[:3]], took.get((cfg.models[0], *job[1:3]))
         chosen = took.get((job.what, "sampling", "fp32")) if job.flops else None
-        cells = [f"{each / cfg.batch * 1e3:.2f}", f"{each / base:.2f}" if base else ""]
-        cells += [f"{chosen / each:.1%}" if chosen else "", f"{job.flops / cfg.batch / 1e9:.2f}"]
-        cells += [f"{(speed := job.flops / each / 1e9):.0f}", f"{speed / rate[job.precision]:.0%}"]
+        cells = [f"{seconds / cfg.batch * 1e3:.2f}", f"{seconds / base:.2f}" if base else ""]
+        cells += [f"{chosen / seconds:.1%}" if chosen else "", f"{job.flops / cfg.batch / 1e9:.2f}"]
+        cells += [f"{(speed := job.flops / seconds / 1e9):.0f}", f"{speed / rate[job.precision]:.0%}"]
         table.add_row(*job[:3], *(cells if job.flops else cells[:2]))
     Console(width=130).print(table)
 

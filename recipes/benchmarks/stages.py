@@ -81,7 +81,7 @@ def parts(cfg: Config, model: CAST) -> dict[Job, Callable[[], Any]]:
         raise ConfigError(
             f"--tokens {cfg.tokens}: {cfg.model} has stages of {model.sizes}; give one of these"
         )
-    found: dict[Job, Callable[[], Any]] = {}
+    jobs: dict[Job, Callable[[], Any]] = {}
     for stage, size in enumerate(model.sizes):
         if cfg.tokens not in (None, size):
             continue
@@ -89,14 +89,14 @@ def parts(cfg: Config, model: CAST) -> dict[Job, Callable[[], Any]]:
         tokens = Tokens(x, cls, torch.ones(cfg.batch, size))
         if model.depths[stage]:
             needs = model.needs(stage) if stage < len(model.poolings) else ()
-            found[stage, "blocks"] = partial(model.stages[stage], tokens, needs)
+            jobs[stage, "blocks"] = partial(model.stages[stage], tokens, needs)
         if stage < len(model.poolings):
             coarser = model.sizes[stage + 1]
             attended = tokens._replace(received=torch.rand(cfg.batch, size))
-            found[stage, "pooling"] = partial(model.pool, stage, attended, coarser)
+            jobs[stage, "pooling"] = partial(model.pool, stage, attended, coarser)
             if getattr(model.poolings[stage], "centroids", "") == "farthest":
-                found[stage, "sampling"] = partial(farthest, x, tokens.mass > 0, coarser)
-    return found
+                jobs[stage, "sampling"] = partial(farthest, x, tokens.mass > 0, coarser)
+    return jobs
 
 
 def measure(cfg: Config, jobs: dict[Job, Callable[[], Any]]) -> dict[Job, float]:
@@ -110,15 +110,15 @@ def measure(cfg: Config, jobs: dict[Job, Callable[[], Any]]) -> dict[Job, float]
             run()
         settle()
         seconds[job].append(time.perf_counter() - began)
-    return {job: 1e3 * median(each[2:]) for job, each in seconds.items()}
+    return {job: 1e3 * median(values[2:]) for job, values in seconds.items()}
 
 
 def sums(took: dict[Job, float]) -> dict[str, float]:
     """Milliseconds by part, over all stages; named as castssl.evaluation.report has units."""
-    found: dict[str, float] = {}
+    total: dict[str, float] = {}
     for (_, part), ms in took.items():
-        found[f"{part}_ms"] = found.get(f"{part}_ms", 0.0) + ms
-    return found
+        total[f"{part}_ms"] = total.get(f"{part}_ms", 0.0) + ms
+    return total
 
 
 def main(cfg: Config) -> None:
@@ -140,9 +140,9 @@ def main(cfg: Config) -> None:
         ms = [took.get((stage, part)) for part in ("blocks", "pooling", "sampling")]
         share = f"{ms[2] / ms[1]:.0%}" if ms[1] and ms[2] else ""
         # The paper's rows are CAST-S's: 3, 3, 3 and 2 blocks of 384 channels.
-        known = PAPER.get(size, ()) if cfg.model == "cast_small" and cfg.pooling == "graph" else ()
-        shown = ["" if each is None else f"{each:.2f}" for each in ms]
-        table.add_row(str(size), *shown, share, *(f"{each:g}" for each in known))
+        published = PAPER.get(size, ()) if cfg.model == "cast_small" and cfg.pooling == "graph" else ()
+        shown = ["" if value is None else f"{value:.2f}" for value in ms]
+        table.add_row(str(size), *shown, share, *(f"{value:g}" for value in published))
     Console(width=130).print(table)
     if cfg.out:
         write_text(cfg.out / "results.json", json.dumps({"trained": sums(took)}), "results")

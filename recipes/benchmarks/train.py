@@ -69,16 +69,16 @@ def command(cfg: Config, processes: int, out: Path) -> list[str]:
     return [*start, *flags, "--max-steps", str(cfg.steps), "--out", str(out)]
 
 
-def watch(words: list[str], out: Path, cfg: Config) -> tuple[list[dict[str, Any]], int]:
-    """Start a run and end it after its last report: the lines of its log, and the most bytes that it held.
+def measure(words: list[str], out: Path, cfg: Config) -> tuple[list[dict[str, Any]], int]:
+    """Start a run and end it after its last report: the lines of its log, and its peak of memory in bytes.
 
     Raises:
         CastError: with the end of what it printed, if it fails or takes too long.
     """
     most, end = 0, time.monotonic() + cfg.seconds
     with (
-        open(out.with_suffix(".txt"), "w+b") as told,
-        subprocess.Popen(words, stdout=told, stderr=told) as child,
+        open(out.with_suffix(".txt"), "w+b") as output,
+        subprocess.Popen(words, stdout=output, stderr=output) as child,
     ):
         family = [psutil.Process(child.pid)]
         try:
@@ -88,12 +88,12 @@ def watch(words: list[str], out: Path, cfg: Config) -> tuple[list[dict[str, Any]
                 most = max(most, sum(map(memory, family)))
                 time.sleep(1.0)
         finally:
-            for each in family:
+            for process in family:
                 with suppress(psutil.Error):
-                    each.kill()
-        told.seek(0)
+                    process.kill()
+        output.seek(0)
         if not lines:
-            shown = told.read().decode(errors="replace")[-3000:]
+            shown = output.read().decode(errors="replace")[-3000:]
             raise CastError(f"this gave no report of step {cfg.steps}: {shlex.join(words)}\n{shown}")
     return lines, most
 
@@ -110,19 +110,19 @@ def reports(out: Path, steps: int) -> list[dict[str, Any]]:
 def memory(process: psutil.Process) -> int:
     """Bytes of a process; of what it shares with others its part, if the system tells."""
     with suppress(psutil.Error):
-        known = process.memory_full_info()
-        return int(getattr(known, "pss", known.rss))
+        info = process.memory_full_info()
+        return int(getattr(info, "pss", info.rss))
     return 0
 
 
-def figures(lines: list[dict[str, Any]], held: int) -> tuple[str, ...]:
+def figures(lines: list[dict[str, Any]], peak_bytes: int) -> tuple[str, ...]:
     """Images/s, waiting, memory and advice, over the reports but the first."""
-    found = [line for line in lines if "images_per_second" in line][1:]
-    speed = len(found) / sum(1 / line["images_per_second"] for line in found)
+    reports = [line for line in lines if "images_per_second" in line][1:]
+    speed = len(reports) / sum(1 / line["images_per_second"] for line in reports)
     gpu = lines[0]["device"].startswith("cuda")
-    most = max(line["memory_gib"] for line in found) if gpu else held / 2**30
-    told = [line["told"].partition(": ")[2] for line in lines if line.get("event") == "waiting"]
-    return (f"{speed:.1f}", f"{mean(line['waiting'] for line in found):.1%}", f"{most:.2f}", *told)
+    most = max(line["memory_gib"] for line in reports) if gpu else peak_bytes / 2**30
+    advice = [line["text"].partition(": ")[2] for line in lines if line.get("event") == "waiting"]
+    return (f"{speed:.1f}", f"{mean(line['waiting'] for line in reports):.1%}", f"{most:.2f}", *advice)
 
 
 def main(cfg: Config) -> None:
@@ -134,7 +134,7 @@ def main(cfg: Config) -> None:
     for processes in cfg.processes:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
-            table.add_row(str(processes), *figures(*watch(command(cfg, processes, out), out, cfg)))
+            table.add_row(str(processes), *figures(*measure(command(cfg, processes, out), out, cfg)))
     Console(width=130).print(table)
 
 

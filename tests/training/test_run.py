@@ -169,7 +169,7 @@ def test_a_log_that_takes_no_more_ends_the_run_and_the_next_mends_it(tmp_path: P
     size = (out / "log.jsonl").stat().st_size
     toy = Toy(out, f"{QUICK} --save-every 99", file_size=size + 200)
     assert toy.code() == 1
-    assert "log.jsonl (File too large); mend this and run the same command again" in toy.told()
+    assert "log.jsonl (File too large); fix this and run the same command again" in toy.told()
     assert "Traceback" not in toy.told()
     assert state(out)["step"] == 1
     assert not (out / "log.jsonl").read_bytes().endswith(b"\n")

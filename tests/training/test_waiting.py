@@ -34,7 +34,7 @@ def test_a_run_that_waits_says_so_once_with_a_flag(tmp_path: Path) -> None:
     assert len(found) == 1
     assert found[0]["step"] > 1
     assert LIMIT < found[0]["share"] <= 1
-    assert "--workers" in found[0]["told"]
+    assert "--workers" in found[0]["text"]
     assert toy.told().count("waiting for data: --workers") == 1
 
 
