@@ -81,8 +81,7 @@ class EncoderConfig:
         """
         if unknown := values.keys() - {field.name for field in fields(cls)}:
             raise DataError(f"the settings in {source} have unknown fields {sorted(unknown)}; update castssl")
-        settings: dict[str, Any]
-        settings = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         for name, value in settings.items():
             if not _fits(name, value):
                 raise DataError(f"the settings in {source} have {name} {str(value)[:40]}; copy it again")

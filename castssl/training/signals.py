@@ -144,14 +144,10 @@ class LossMonitor:
 
     def _story(self, step: int, value: float, bad: Sequence[int]) -> str:
         before = ", ".join(f"{loss:.4g} (step {number})" for number, loss in self._last) or "none"
-        whose = (
-            self._describe_batch(bad)
-            if bad
-            else "It was the loss of another process, which says of which images."
-        )
+        images = self._describe_batch(bad) if bad else "Another process had this loss and names its images."
         return (
             f"the loss of step {step} is {value}, expected a finite number; the losses before: {before}."
-            f" {whose} The checkpoints hold no trace of it: lower --lr, lengthen --warmup-epochs, or use"
+            f" {images} The checkpoints hold no trace of it: lower --lr, lengthen --warmup-epochs, or use"
             " --precision bf16 or fp32 in a new --out"
         )
 
