@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
-from castssl.options import did_you_mean
+from castssl.registry import did_you_mean
 
 WORDS: dict[Any, str] = {
     int: "a whole number",

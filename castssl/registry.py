@@ -3,25 +3,37 @@
 A plugin is an entry point of the group ``castssl.<kind>`` in any installed distribution; castssl's own are no
 different.  A factory is called ``factory(**options)`` for superpixels, ``factory(dim, **options)`` for
 poolings, ``factory(encoder, labels, **options)`` for objectives, ``factory()`` for data sets and
-``factory(config)`` for encoders.  This module does not import torch, and listing imports no plugin.
+``factory(config)`` for encoders.  Options are written ``"name:key=value,key=value"``.  This module does not import torch, and listing imports no plugin.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, overload
+from types import NoneType, UnionType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
 
-from castssl.docstrings import first_line
 from castssl.errors import AmbiguousPlugin, BrokenPlugin, CastError, ConfigError, ContractError, UnknownPlugin
 from castssl.installer import install_plugin, uninstall
-from castssl.options import Spec, accepted, did_you_mean, misfits, parse, values
 
 if TYPE_CHECKING:
     from castssl.contracts import DataSet, Encoder, Objective, Pooling, Superpixels
 
+Factory = Callable[..., Any]
 Kind = Literal["superpixels", "pooling", "objectives", "datasets", "encoders"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """The doors.  ``castssl.contracts`` names them too, but imports torch."""
@@ -44,19 +56,15 @@ SHELF: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "castssl-lightly": {"objectives": ("barlow-twins", "byol", "dino", "simclr", "vicreg")},
     "castssl-slic": {"superpixels": ("device-slic", "skimage-slic", "slic")},
 }
-"""What the distributions of ``plugins/`` register, to say how one that is missing is installed."""
+"""What the distributions of ``plugins/`` register, for the command that installs a missing one."""
 
 
 class Entry(NamedTuple):
-    """One registered plugin, as its distribution's metadata tell."""
+    """One registered plugin, by the metadata of its distribution."""
 
     name: str
     distribution: str
     version: str
-    summary: str
-    """The first line of its docstring; ``""`` if there is none to be read."""
-    value: str
-    """``module:attribute``."""
 
 
 class _Point(NamedTuple):
@@ -76,10 +84,7 @@ def names(kind: str) -> list[Entry]:
     Raises:
         ConfigError: if there is no such kind.
     """
-    return [
-        Entry(p.point.name, p.distribution, p.version, first_line(*_target(p.point)), p.point.value)
-        for p in _points(kind)
-    ]
+    return [Entry(p.point.name, p.distribution, p.version) for p in _points(kind)]
 
 
 def require(kind: str, name: str) -> None:
@@ -91,7 +96,7 @@ def require(kind: str, name: str) -> None:
     _one(kind, name)
 
 
-def load(kind: str, name: str) -> Callable[..., Any]:
+def load(kind: str, name: str) -> Factory:
     """The factory registered as ``name``; imports this one plugin only.
 
     Raises:
@@ -100,17 +105,17 @@ def load(kind: str, name: str) -> Callable[..., Any]:
         AmbiguousPlugin: if it is registered more than once.
         BrokenPlugin: if it does not import (the cause is chained), or if it cannot be called as its kind is.
     """
-    found = _one(kind, name)
+    plugin = _one(kind, name)
     try:
-        factory = found.point.load()
+        factory = plugin.point.load()
     except (Exception, SystemExit) as cause:
         raise BrokenPlugin(
-            f"{kind} {name!r} of {found} does not import: {type(cause).__name__}: {cause}; "
-            f"repair that, or remove it with `{uninstall(found.distribution)}`"
+            f"{kind} {name!r} of {plugin} does not import: {type(cause).__name__}: {cause}; "
+            f"repair that, or remove it with `{uninstall(plugin.distribution)}`"
         ) from cause
     fault = _fault(kind, factory)
     if fault:
-        raise BrokenPlugin(f"{kind} {name!r} of {found} {fault}")
+        raise BrokenPlugin(f"{kind} {name!r} of {plugin} {fault}")
     return factory  # type: ignore[no-any-return]
 
 
@@ -148,7 +153,7 @@ def build(kind: str, spec: str, *args: Any, **options: Any) -> Any:
 
 def bind(
     kind: str, spec: str, args: tuple[Any, ...] | None = None, options: dict[str, Any] | None = None
-) -> tuple[Callable[..., Any], Spec]:
+) -> tuple[Factory, Spec]:
     """The factory that ``spec`` names, once its options fit; nothing is built.
 
     Raises:
@@ -156,9 +161,9 @@ def bind(
     """
     wanted = parse(spec)
     factory = load(kind, wanted.name)
-    found = misfits(factory, ARGUMENTS[kind] if args is None else args, wanted, options or {})
-    if found:
-        listed = "".join(f"\n  - {misfit}" for misfit in found)
+    problems = misfits(factory, ARGUMENTS[kind] if args is None else args, wanted, options or {})
+    if problems:
+        listed = "".join(f"\n  - {problem}" for problem in problems)
         raise ConfigError(f"{kind} {wanted.name!r}:{listed}\n{_accepts(kind, factory)}")
     return factory, wanted
 
@@ -169,7 +174,7 @@ def describe(kind: str, name: str) -> str:
     Raises:
         ConfigError, UnknownPlugin, AmbiguousPlugin, BrokenPlugin: as :func:`load` does.
     """
-    found, factory = _one(kind, name), load(kind, name)
+    plugin, factory = _one(kind, name), load(kind, name)
     if kind == "datasets":
         data = build(kind, name)
         lines = [
@@ -185,12 +190,12 @@ def describe(kind: str, name: str) -> str:
             *(f"  {option}" for option in options),
         ]
     text = inspect.getdoc(factory) or "It has no docstring."
-    return "\n".join([f"{kind} {name}: {found}", *lines, "", text])
+    return "\n".join([f"{kind} {name}: {plugin}", *lines, "", text])
 
 
 def faults() -> list[str]:
     """One sentence for each distribution whose registrations cannot be read."""
-    return [text for found, text in _distributions() if found is None]
+    return [text for distribution, text in _distributions() if distribution is None]
 
 
 def check_kind(kind: str) -> str:
@@ -203,6 +208,132 @@ def check_kind(kind: str) -> str:
         hint = did_you_mean(kind, KINDS)
         raise ConfigError(f"there is no kind of plugin {kind!r}{hint}\nkinds: {', '.join(KINDS)}")
     return kind
+
+
+WORDS = {"true": True, "false": False}
+"""Spellings of a command line; as text both would be true."""
+
+
+class Spec(NamedTuple):
+    """A plugin's name and its options as they were written."""
+
+    name: str
+    options: Mapping[str, str]
+
+
+def parse(spec: str) -> Spec:
+    """Take ``"name:key=value,key=value"`` apart; a comma within brackets separates nothing.
+
+    Raises:
+        ConfigError: if there is no name, a part is not ``key=value``, or a key is given twice.
+    """
+    name, _, rest = spec.partition(":")
+    options: dict[str, str] = {}
+    for part in _split(rest):
+        key, equals, value = (text.strip() for text in part.partition("="))
+        if not equals or not key.isidentifier():
+            raise ConfigError(
+                f"in {spec!r}: expected key=value, got {part!r}; write name:key=value,key=value"
+            )
+        if key in options:
+            raise ConfigError(f"in {spec!r}: {key!r} is given twice; keep one")
+        options[key] = value
+    if not name.strip():
+        raise ConfigError(f"expected name or name:key=value,key=value, got {spec!r}")
+    return Spec(name.strip(), options)
+
+
+def _split(text: str) -> Iterator[str]:
+    depth, start = 0, 0
+    for end, letter in enumerate(text):
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and not depth:
+            yield text[start:end]
+            start = end + 1
+    if text[start:].strip():
+        yield text[start:]
+
+
+def values(factory: Factory, spec: Spec) -> dict[str, Any]:
+    """The options of ``spec`` as Python values: text for options of type ``str``, else literals if valid."""
+    hints = _hints(factory)
+    return {key: text if hints.get(key) is str else _literal(text) for key, text in spec.options.items()}
+
+
+def _literal(text: str) -> Any:
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def misfits(factory: Factory, args: tuple[Any, ...], spec: Spec, options: Mapping[str, Any]) -> list[str]:
+    """Every reason why ``factory`` cannot be called with these arguments, in words; empty if it can."""
+    signature = inspect.signature(factory)
+    keywords = {**values(factory, spec), **options}
+    problems = [f"{key!r} is given as text and as a keyword" for key in spec.options if key in options]
+    names = [p.name for p in list(signature.parameters.values())[len(args) :] if p.kind != p.VAR_KEYWORD]
+    open_ended = any(p.kind == p.VAR_KEYWORD for p in signature.parameters.values())
+    hints = _hints(factory)
+    for key, value in keywords.items():
+        if key not in names and not open_ended:
+            problems.append(f"unknown option {key!r}{did_you_mean(key, names)}")
+        elif key in hints and not fits(value, hints[key]):
+            problems.append(f"{key} = {value!r} is not {_spell(hints[key])}")
+    try:
+        signature.bind(*args, **{key: value for key, value in keywords.items() if key in names or open_ended})
+    except TypeError as fault:
+        problems.append(str(fault))
+    return problems
+
+
+def fits(value: object, hint: object) -> bool:
+    """True unless ``value`` certainly breaks ``hint``; only plain types, literals and unions are compared."""
+    if get_origin(hint) is Literal:
+        return any(value == allowed and type(value) is type(allowed) for allowed in get_args(hint))
+    if get_origin(hint) in (Union, UnionType):
+        return any(fits(value, part) for part in get_args(hint))
+    if hint in (int, float):
+        allowed = (int, float) if hint is float else (int,)
+        return isinstance(value, allowed) and not isinstance(value, bool)
+    if hint in (bool, str, NoneType):
+        return isinstance(value, hint)
+    return True
+
+
+def accepted(factory: Factory, arguments: int) -> list[str]:
+    """``key: type = default`` for each parameter of ``factory`` after its first ``arguments``."""
+    hints = _hints(factory)
+    parameters = list(inspect.signature(factory).parameters.values())[arguments:]
+    return [_show(parameter, hints.get(parameter.name, parameter.annotation)) for parameter in parameters]
+
+
+def _show(option: inspect.Parameter, hint: object) -> str:
+    if option.kind in (option.VAR_KEYWORD, option.VAR_POSITIONAL):
+        return str(option)
+    spelt = "" if hint is option.empty else f": {_spell(hint)}"
+    return f"{option.name}{spelt}" + ("" if option.default is option.empty else f" = {option.default!r}")
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"``, or nothing if no word is close."""
+    close = get_close_matches(word, list(words), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _spell(hint: object) -> str:
+    text = hint if isinstance(hint, str) else inspect.formatannotation(hint)
+    return text.replace("typing.", "").replace("collections.abc.", "")
+
+
+def _hints(factory: Factory) -> dict[str, Any]:
+    target: Any = factory.__init__ if inspect.isclass(factory) else factory
+    try:
+        return get_type_hints(target)
+    except Exception:
+        return {}  # Hints may name what only a type checker can see.
 
 
 def _distributions() -> Iterator[tuple[metadata.Distribution | None, str]]:
@@ -222,7 +353,7 @@ def _distributions() -> Iterator[tuple[metadata.Distribution | None, str]]:
 
 def _points(kind: str) -> list[_Point]:
     group = f"castssl.{check_kind(kind)}"
-    found: dict[tuple[str, str, str], _Point] = {}
+    points: dict[tuple[str, str, str], _Point] = {}
     for copy, _ in _distributions():
         if copy is None:
             continue
@@ -232,34 +363,28 @@ def _points(kind: str) -> list[_Point]:
         for point in first.entry_points:
             if point.group == group:
                 key = (point.name, re.sub(r"[-_.]+", "-", label).lower(), point.value)
-                found.setdefault(key, _Point(point, label, first.version))
-    return [found[key] for key in sorted(found)]
+                points.setdefault(key, _Point(point, label, first.version))
+    return [points[key] for key in sorted(points)]
 
 
 def _one(kind: str, name: str) -> _Point:
     points = _points(kind)
-    found = [p for p in points if p.point.name == name]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        owners = sorted({p.distribution for p in found})
+    same = [p for p in points if p.point.name == name]
+    if len(same) == 1:
+        return same[0]
+    if same:
+        owners = sorted({p.distribution for p in same})
         raise AmbiguousPlugin(
-            f"{kind} {name!r} is registered {len(found)} times: by {' and by '.join(map(str, found))}; "
+            f"{kind} {name!r} is registered {len(same)} times: by {' and by '.join(map(str, same))}; "
             f"remove all but one: {' or '.join(f'`{uninstall(owner)}`' for owner in owners)}"
         )
-    known = [p.point.name for p in points]
     owner = next((owner for owner, kinds in SHELF.items() if name in kinds.get(kind, ())), None)
-    remedy = f"; {owner} has it: `{install_plugin(owner)}`" if owner else did_you_mean(name, known)
+    hint = did_you_mean(name, [p.point.name for p in points])
+    remedy = f"; {owner} has it: `{install_plugin(owner)}`" if owner else hint
     raise UnknownPlugin(
         f"no {kind} is called {name!r}{remedy}\n"
         f"installed: {', '.join(f'{p.point.name} ({p.distribution} {p.version})' for p in points) or 'none'}"
     )
-
-
-def _target(point: metadata.EntryPoint) -> tuple[str, str]:
-    """Module and attribute of an entry point, whose own properties fail on some malformed values."""
-    module, _, attribute = point.value.partition("[")[0].partition(":")
-    return module.strip(), attribute.strip()
 
 
 def _fault(kind: str, factory: object) -> str:
@@ -278,13 +403,11 @@ def _fault(kind: str, factory: object) -> str:
     return ""
 
 
-def _accepts(kind: str, factory: Callable[..., Any]) -> str:
+def _accepts(kind: str, factory: Factory) -> str:
     return f"it accepts {', '.join(accepted(factory, len(ARGUMENTS[kind]))) or 'no options'}"
 
 
-def _call(
-    kind: str, wanted: Spec, factory: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
-) -> Any:
+def _call(kind: str, wanted: Spec, factory: Factory, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     try:
         return factory(*args, **values(factory, wanted), **options)
     except CastError:

@@ -19,8 +19,7 @@ from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.modes import kept_random_state
 from castssl.objectives.classification import Branch, Supervised
-from castssl.options import parse, values
-from castssl.registry import build, load
+from castssl.registry import build, load, parse, values
 
 TRAINS = "recipes/hcast.py and recipes/deit_in1k.py train one"
 """The next step where there is no classifier."""

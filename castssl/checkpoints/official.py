@@ -31,7 +31,7 @@ from castssl.checkpoints.report import Report
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import DataError
 from castssl.models.presets import PRESETS
-from castssl.options import parse
+from castssl.registry import parse
 
 HEADS = 12
 """Attention heads of every published model, whatever its width."""

@@ -199,7 +199,7 @@ def open_model(model: str, args: argparse.Namespace, sizes: Sequence[int] | None
 
 def superpixels_of(args: argparse.Namespace, encoder: Encoder) -> str:
     """The spec of ``--superpixels``, or the encoder's own, with as many superpixels as ``--segments``."""
-    from castssl.options import parse
+    from castssl.registry import parse
 
     spec: str = args.superpixels or encoder.config.superpixels
     if args.segments is None:

@@ -40,7 +40,7 @@ def _list(args: argparse.Namespace) -> int:
         names = [entry.name for entry in entries]
         for entry in entries:
             twice = "registered twice: see castssl doctor" if names.count(entry.name) > 1 else ""
-            rows.append((kind, entry.name, entry.distribution, entry.version, twice or entry.summary))
+            rows.append((kind, entry.name, entry.distribution, entry.version, twice))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

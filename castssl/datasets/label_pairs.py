@@ -12,7 +12,7 @@ from castssl.datasets.pixel_classes import PixelClasses, voc_palette
 from castssl.datasets.segmentation_sets import Pair, list_pairs, write_pair
 from castssl.datasets.text import read_text
 from castssl.errors import DataError
-from castssl.options import did_you_mean
+from castssl.registry import did_you_mean
 
 IMAGES = ("images", "image", "imgs", "img", "jpegimages", "leftimg8bit")
 LABELS = ("labels", "label", "annotations", "masks", "mask", "segmentationclass", "gt", "gtfine")

@@ -15,8 +15,7 @@ from castssl.datasets.stream import Stream
 from castssl.datasets.subset import narrow, read_subset
 from castssl.errors import DataError, NoSplit, UnknownPlugin
 from castssl.labels import LabelTree
-from castssl.options import did_you_mean
-from castssl.registry import build, names
+from castssl.registry import build, did_you_mean, names
 
 SLASHED = ("wds", "hfds", "hfids", "tfds")
 """Data sets that may also have a slash behind their name, as in timm: ``hfds/NAME``."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from castssl.errors import DataError
 from castssl.labels import LabelTree
-from castssl.options import did_you_mean
+from castssl.registry import did_you_mean
 
 BREEDS = ("living17", "nonliving26", "entity13", "entity30")
 """The BREEDS data sets; each has a source and a target split."""

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from castssl.config import FREE, flag_value
 from castssl.errors import ConfigError, PluginError
-from castssl.options import did_you_mean, parse
-from castssl.registry import require
+from castssl.registry import did_you_mean, parse, require
 from castssl.training.supervised import SupervisedConfig
 
 if TYPE_CHECKING:

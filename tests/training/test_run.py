@@ -209,7 +209,7 @@ def test_a_loss_that_is_no_number_on_one_rank_ends_all(tmp_path: Path) -> None:
     assert [process.exitcode for process in toy.processes] == [1, 1]
     told = toy.told()
     assert "error: the loss of step 3 is nan" in told
-    assert "It was the loss of another process, which says of which images" in told
+    assert "Another process had this loss and names its images" in told
     assert "error of process 1: the loss of step 3 is nan" in told
     assert "Its images on this process: picture 0.2 of 1" in told
     assert [path.name for path in (tmp_path / "run").glob("diverged*")] == ["diverged-1.txt"]
