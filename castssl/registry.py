@@ -3,7 +3,8 @@
 A plugin is an entry point of the group ``castssl.<kind>`` in any installed distribution; castssl's own are no
 different.  A factory is called ``factory(**options)`` for superpixels, ``factory(dim, **options)`` for
 poolings, ``factory(encoder, labels, **options)`` for objectives, ``factory()`` for data sets and
-``factory(config)`` for encoders.  Options are written ``"name:key=value,key=value"``.  This module does not import torch, and listing imports no plugin.
+``factory(config)`` for encoders.  Options are written ``"name:key=value,key=value"``.  This module does
+not import torch, and listing imports no plugin.
 """
 
 from __future__ import annotations
