@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from castssl.datasets.demo import dataset as demo
-from tests.datasets.pictures import LAYOUT, write
+from tests.datasets.image_files import LAYOUT, write
 
 
 def pytest_sessionfinish() -> None:
@@ -26,8 +26,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of 32-pixel pictures of eight classes, six of each to train on, with masks."""
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of 32-pixel images of eight classes, six of each to train on, with masks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CASTSSL_CACHE", str(tmp_path_factory.mktemp("cache")))
         return demo.root(size=32, per_class=6)
@@ -41,5 +41,5 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def flat(tmp_path: Path) -> Path:
-    """Twelve pictures of three classes, no splits."""
+    """Twelve images of three classes, no splits."""
     return write(tmp_path / "flat", [f"{'abc'[i % 3]}/{i:02}.png" for i in range(12)])

@@ -153,8 +153,8 @@ def run(
             more = ranks if processes > 1 else {}
             started.append(Forked(arguments, out, err, {**environment, **more}, cwd))
         codes = [one.wait() for one in started]
-        told = [path.read_text(errors="replace") for path in (out, err)]
-        return subprocess.CompletedProcess(list(arguments), max(codes, key=abs), *told)
+        output = [path.read_text(errors="replace") for path in (out, err)]
+        return subprocess.CompletedProcess(list(arguments), max(codes, key=abs), *output)
 
 
 def free_port() -> int:

@@ -118,7 +118,7 @@ def test_all_wrong_flags_are_reported_at_once_in_plain_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "output"),
     [
         (["stray", "--data", "x"], "'stray', which belongs to no option"),
         (["--data", "x", "--lr"], "--lr: got nothing, expected a number"),
@@ -128,10 +128,10 @@ def test_all_wrong_flags_are_reported_at_once_in_plain_words() -> None:
         (["--data", "x", "--config", "/no/such.json"], "cannot read /no/such.json"),
     ],
 )
-def test_a_wrong_command_line_is_told_what_was_expected(argv: list[str], told: str) -> None:
+def test_a_wrong_command_line_is_told_what_was_expected(argv: list[str], output: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read(Config, argv)
-    assert told in str(caught.value)
+    assert output in str(caught.value)
 
 
 def test_a_config_reports_its_own_problems_together() -> None:

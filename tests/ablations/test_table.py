@@ -66,7 +66,7 @@ def test_the_csv_has_a_line_a_cell(out: Path) -> None:
     assert "--seed 1" in lines[1]["command"]
 
 
-def test_the_picture_can_be_looked_at(out: Path) -> None:
+def test_the_image_can_be_looked_at(out: Path) -> None:
     assert Image.open(out / "table.png").width > 300
 
 
@@ -75,9 +75,9 @@ def test_a_file_of_recipes_ablations(tmp_path: Path, capsys: pytest.CaptureFixtu
     large = Study(title="t", recipe=RECIPE, grid={"pooling": ["graph"]})
     argv = ["--out", str(tmp_path), "--dry-run", "--seeds", "2"]
     assert main(large, demo=small, argv=["--data", "demo:size=32", *argv, "--", "--wait", "1"]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert len(told) == 2
-    assert "--data demo:size=32 --quick --wait 1 --pooling graph --seed 1" in told[1]
+    output = capsys.readouterr().out.splitlines()
+    assert len(output) == 2
+    assert "--data demo:size=32 --quick --wait 1 --pooling graph --seed 1" in output[1]
     assert main(large, demo=small, argv=["--data", "folder:x", *argv, "--cluster", "slurm"]) == 0
     assert "slurm" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())

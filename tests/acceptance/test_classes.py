@@ -33,7 +33,7 @@ SYSTEM = (
 
 
 def write(root: Path, *names: str | bytes) -> Path:
-    """Small pictures below a folder."""
+    """Small images below a folder."""
     for name in names:
         path = root / os.fsdecode(name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def write(root: Path, *names: str | bytes) -> Path:
 
 
 def pack(path: Path, *names: str) -> Path:
-    """A tar of small pictures."""
+    """A tar of small images."""
     content = io.BytesIO()
     Image.new("RGB", (8, 8)).save(content, "PNG")
     with tarfile.open(path, "w") as archive:

@@ -42,11 +42,11 @@ def wrong_modes(folder: Path, umask: int) -> dict[str, str]:
 
 
 def test_every_file_has_the_mode_of_the_umask(
-    tmp_path: Path, umask: int, pictures: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, umask: int, image_folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CASTSSL_CACHE", str(tmp_path / "cache"))
     save_pretrained(encoder(), tmp_path / "pretrained")
-    photo = min((pictures / "val").rglob("*.png"))
+    photo = min((image_folder / "val").rglob("*.png"))
     weights = tmp_path / "pretrained"
     assert command("segment", photo, "--weights", weights, "--out", tmp_path / "segments").code == 0
     demo.root(size=16, per_class=1)

@@ -21,12 +21,12 @@ def test_a_seed_that_numpy_does_not_take_is_refused_with_the_range(tmp_path: Pat
 
 
 def test_one_image_before_batch_norm_is_refused_with_the_flags(
-    pictures: Path, tmp_path: Path, process: Command
+    image_folder: Path, tmp_path: Path, process: Command
 ) -> None:
     """Accumulating as many batches as there are images leaves one image for each forward pass."""
     flags = (*SHAPE, *SUPERPIXELS, "--hidden", "16", "--out-dim", "8", "--val", "none", "--out", tmp_path)
     size = ("--batch-size", "4", "--accumulate", "4", "--epochs", "2", "--warmup-epochs", "1")
-    done = process("recipes/moco_in1k.py", "--data", f"folder:{pictures}", *flags, *size)
+    done = process("recipes/moco_in1k.py", "--data", f"folder:{image_folder}", *flags, *size)
     assert done.code == 2
     assert "1 image in each process" in done.err
     assert "--batch-size" in done.err
@@ -34,11 +34,11 @@ def test_one_image_before_batch_norm_is_refused_with_the_flags(
 
 
 def test_defaults_fit_one_epoch_and_a_batch_of_eight(
-    pictures: Path, tmp_path: Path, process: Command
+    image_folder: Path, tmp_path: Path, process: Command
 ) -> None:
     flags = (*SHAPE, *SUPERPIXELS, "--epochs", "1", "--batch-size", "8", "--max-steps", "1")
     unmeasured = ("--val", "none", "--knn-every", "0", "--out", tmp_path / "run")
-    done = process("recipes/deit_in1k.py", "--data", f"folder:{pictures}", *flags, *unmeasured)
+    done = process("recipes/deit_in1k.py", "--data", f"folder:{image_folder}", *flags, *unmeasured)
     assert done.code == 0, done.err
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
     peak = settings["lr"] * 8 / 512

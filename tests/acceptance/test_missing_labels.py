@@ -38,17 +38,17 @@ Written = Callable[[Callable[[str, int], bool]], str]
 
 
 @pytest.fixture
-def written(tmp_path: Path, pictures: Path) -> Written:
-    """A CSV data set of the demo's pictures, whose fine label is known where the given function says so."""
+def written(tmp_path: Path, image_folder: Path) -> Written:
+    """A CSV data set of the demo's images, whose fine label is known where the given function says so."""
 
     def write(known: Callable[[str, int], bool]) -> str:
-        (tmp_path / "pictures").symlink_to(pictures)
+        (tmp_path / "pictures").symlink_to(image_folder)
         rows = ["path,split,coarse,fine"]
         for split in ("train", "val"):
-            for number, path in enumerate(sorted((pictures / split).rglob("*.png"))):
-                coarse, fine = path.relative_to(pictures / split).parts[-3:-1]
+            for number, path in enumerate(sorted((image_folder / split).rglob("*.png"))):
+                coarse, fine = path.relative_to(image_folder / split).parts[-3:-1]
                 name = fine if known(split, number) else ""
-                rows.append(f"pictures/{path.relative_to(pictures)},{split},{coarse},{name}")
+                rows.append(f"pictures/{path.relative_to(image_folder)},{split},{coarse},{name}")
         (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
         return f"tree:{tmp_path / 'labels.csv'}"
 
@@ -142,8 +142,8 @@ def evaluated(images: Images, classifier: Always, evaluator: Evaluator) -> dict[
     return evaluation(Subject(classifier.encoder, classifier.predict, classifier))
 
 
-def test_top_1_is_over_the_images_with_a_label(pictures: Path) -> None:
-    data = f"folder:{pictures}"
+def test_top_1_is_over_the_images_with_a_label(image_folder: Path) -> None:
+    data = f"folder:{image_folder}"
     # Of three images the first is right, the second is not known, the third is wrong.
     images = of_split(data, lambda index: [(0, -1, 1)[index % 3]]).take(range(6))
     found = evaluated(images, Always(8), Accuracy())
@@ -151,8 +151,8 @@ def test_top_1_is_over_the_images_with_a_label(pictures: Path) -> None:
     assert evaluated(of_split(data, lambda _: [-1]), Always(8), Accuracy()) == {}
 
 
-def test_a_level_without_labels_has_no_result(pictures: Path) -> None:
-    found = evaluated(of_split(f"tree:{pictures}", lambda _: [0, -1]), Always(4, 8), LabelPaths())
+def test_a_level_without_labels_has_no_result(image_folder: Path) -> None:
+    found = evaluated(of_split(f"tree:{image_folder}", lambda _: [0, -1]), Always(4, 8), LabelPaths())
     assert found["level0"] == 1.0
     assert not {"level1", "fpa", "tice", "wap"} & found.keys()
 
@@ -187,10 +187,10 @@ def test_a_val_split_without_labels_is_refused(written: Written, tmp_path: Path,
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
-def test_a_train_split_without_labels_is_refused(written: Written, pictures: Path) -> None:
+def test_a_train_split_without_labels_is_refused(written: Written, image_folder: Path) -> None:
     for images in (
         open_images(written(lambda split, number: split == "val")),
-        of_split(f"tree:{pictures}", lambda _: [0, -1], "train"),
+        of_split(f"tree:{image_folder}", lambda _: [0, -1], "train"),
     ):
         with pytest.raises(DataError, match="training images has a label at level 1"):
             check_labels(LinearProbe(samples.SampleEncoder(), images.tree), images)

@@ -44,9 +44,9 @@ def checkpoints(out: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
-    """Pictures of this module's own."""
-    return Path(shutil.copytree(pictures, tmp_path_factory.mktemp("first") / "images"))
+def images(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Path:
+    """Images of this module's own."""
+    return Path(shutil.copytree(image_folder, tmp_path_factory.mktemp("first") / "images"))
 
 
 @pytest.fixture(scope="module")

@@ -30,14 +30,14 @@ def test_the_segmenter_mode_equals_seeds_on_the_inverted_round_trip() -> None:
     assert tuple(map(len, lowered)) == LOWERED
     draw = np.random.default_rng(0)
     coarse = draw.integers(0, 256, (16, 16, 3)).repeat(8, 0).repeat(8, 1)
-    picture = np.clip(coarse + draw.integers(-20, 20, (128, 128, 3)), 0, 255).astype(np.uint8)
+    image = np.clip(coarse + draw.integers(-20, 20, (128, 128, 3)), 0, 255).astype(np.uint8)
     for channel, values in enumerate(lowered):  # so that each value that changes is there
-        picture[channel::7, ::5, channel] = sorted(values)[0]
-    seen = picture.copy()
+        image[channel::7, ::5, channel] = sorted(values)[0]
+    seen = image.copy()
     for channel, values in enumerate(lowered):
-        seen[..., channel] -= np.isin(picture[..., channel], sorted(values)).astype(np.uint8)
+        seen[..., channel] -= np.isin(image[..., channel], sorted(values)).astype(np.uint8)
     inverted = (256 - seen.astype(np.int32)).astype(np.uint8)
-    raw, expected = (torch.from_numpy(x).permute(2, 0, 1)[None].contiguous() for x in (picture, inverted))
+    raw, expected = (torch.from_numpy(x).permute(2, 0, 1)[None].contiguous() for x in (image, inverted))
     assert torch.equal(
         castssl.build("superpixels", f"{FAST},mode=segmenter")(raw),
         castssl.build("superpixels", FAST)(expected),

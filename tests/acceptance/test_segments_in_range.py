@@ -99,10 +99,10 @@ def test_on_a_device_it_changes_no_other_image_and_ends_the_run_with_the_loss_ch
         watch.step(number)
 
     step(1)
-    told = pytest.raises(ContractError, match="2048 pixels of the images of step 2 have segments beyond")
+    output = pytest.raises(ContractError, match="2048 pixels of the images of step 2 have segments beyond")
     for number in range(2, 2 + lag):
         step(number, change=32 * (number == 2))
-    with told:
+    with output:
         step(2 + lag, change=0 if lag else 32)
     assert torch.isfinite(seen[1]).all()
     # The order of sums is not the same in each call on a GPU.
@@ -176,7 +176,7 @@ class TooMany(Superpixels):
 
 
 @pytest.mark.parametrize("runs_on", ["worker", "device"])
-def test_a_picture_with_too_many_superpixels_is_refused(
+def test_an_image_with_too_many_superpixels_is_refused(
     encoder: Any, runs_on: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from castssl import registry
@@ -208,7 +208,7 @@ class TooMany(Superpixels):
 
 
 def test_a_run_ends_with_words_where_a_worker_makes_too_many_superpixels(
-    process: Command, pictures: Path, tmp_path: Path
+    process: Command, image_folder: Path, tmp_path: Path
 ) -> None:
     package = tmp_path / "site"
     about = package / "many-0.1.dist-info"
@@ -220,7 +220,7 @@ def test_a_run_ends_with_words_where_a_worker_makes_too_many_superpixels(
 
     done = process(
         "recipes/moco_in1k.py",
-        *("--data", f"folder:{pictures}", "--out", tmp_path / "run", "--model", "nano"),
+        *("--data", f"folder:{image_folder}", "--out", tmp_path / "run", "--model", "nano"),
         *("--image-size", "32", "--batch-size", "16", "--epochs", "1", "--warmup-epochs", "0"),
         *("--workers", "1", "--superpixels", "many", "--hidden", "32", "--knn-every", "0"),
         PYTHONPATH=os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH", "")])),

@@ -39,7 +39,7 @@ NANO = [
 
 
 def write(root: Path, classes: dict[str, int], begin: int = 0) -> Path:
-    """Noise in class folders, so many pictures of each."""
+    """Noise in class folders, so many images of each."""
     random = np.random.default_rng(begin)
     for name, count in classes.items():
         (root / name).mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from tests.acceptance.conftest import Command
 KEYS = 8
 
 
-def picture(number: int) -> bytes:
+def image(number: int) -> bytes:
     """A PNG of one color, ``(10 * number, 0, 0)``."""
     stream = io.BytesIO()
     Image.new("RGB", (24, 24), (10 * number, 0, 0)).save(stream, "png")
@@ -51,7 +51,7 @@ def tar(path: Path, members: Sequence[Member]) -> Path:
 
 def samples(keys: Sequence[str], label: str = "cls") -> list[Member]:
     """An image and a label for each key, side by side; the label is the number modulo 3."""
-    pairs = [((f"{key}.png", picture(n)), (f"{key}.{label}", b"%d" % (n % 3))) for n, key in enumerate(keys)]
+    pairs = [((f"{key}.png", image(n)), (f"{key}.{label}", b"%d" % (n % 3))) for n, key in enumerate(keys)]
     return [member for pair in pairs for member in pair]
 
 
@@ -61,7 +61,7 @@ def evaluated(spec: str) -> Loader:
 
 
 def colors(loader: Loader) -> dict[int, list[int]]:
-    """The images that came, by the number of :func:`picture`, with their label paths."""
+    """The images that came, by the number of :func:`image`, with their label paths."""
     found = {}
     for batch in loader:
         for image, target in zip(batch.views[0].image, batch.target, strict=True):
@@ -221,7 +221,7 @@ def test_keys_with_dots(keys: list[str], tmp_path: Path) -> None:
 
 
 def test_a_field_with_a_dot_is_no_image_of_its_own(tmp_path: Path) -> None:
-    tar(tmp_path / "a.tar", [("1.png", picture(1)), ("1.seg.png", picture(9)), ("1.cls", b"2")])
+    tar(tmp_path / "a.tar", [("1.png", image(1)), ("1.seg.png", image(9)), ("1.cls", b"2")])
     assert colors(evaluated(f"wds/x:{tmp_path}?num_classes=3")) == {1: [2]}
 
 
@@ -242,7 +242,7 @@ def test_labels_in_json(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("label", "workers"), [(b"7", 0), (b"7", 1), (b"-2", 0), (b"1.5", 0), (b"cat", 0)])
 def test_labels_that_are_no_class(label: bytes, workers: int, tmp_path: Path) -> None:
-    tar(tmp_path / "a.tar", [*samples("abcd"), ("e.png", picture(5)), ("e.cls", label)])
+    tar(tmp_path / "a.tar", [*samples("abcd"), ("e.png", image(5)), ("e.cls", label)])
     stream = open_images(f"wds/x:{tmp_path}?num_classes=3")
     loader = load(stream, views=CenterView(8), superpixels=None, batch_size=1, workers=workers, train=False)
     expected = rf"^the label of {tmp_path}/a.tar: e is '{label.decode()}'.* expected"
@@ -251,7 +251,7 @@ def test_labels_that_are_no_class(label: bytes, workers: int, tmp_path: Path) ->
 
 
 def test_labels_that_are_missing_are_no_class(tmp_path: Path) -> None:
-    members = [*samples("abcd"), ("e.png", picture(4)), ("f.png", picture(5)), ("f.cls", b"-1")]
+    members = [*samples("abcd"), ("e.png", image(4)), ("f.png", image(5)), ("f.cls", b"-1")]
     tar(tmp_path / "a.tar", members)
     with pytest.warns(UserWarning, match="1 of 6 images have no label"):
         found = colors(evaluated(f"wds/x:{tmp_path}?num_classes=3"))
@@ -356,8 +356,8 @@ def test_links_in_a_tar_are_images(tmp_path: Path) -> None:
     members: list[Member] = [
         ("n01/early.png", (tarfile.LNKTYPE, "n01/a.png")),
         ("n01/chain.png", (tarfile.SYMTYPE, "soft.png")),
-        ("n01/a.png", picture(1)),
-        ("n02/b.png", picture(2)),
+        ("n01/a.png", image(1)),
+        ("n02/b.png", image(2)),
         ("n02/hard.png", (tarfile.LNKTYPE, "n01/a.png")),
         ("n01/soft.png", (tarfile.SYMTYPE, "../n02/b.png")),
         ("n03", (tarfile.SYMTYPE, "n02")),
@@ -380,14 +380,14 @@ def test_links_in_a_tar_are_images(tmp_path: Path) -> None:
 def test_a_real_tar_with_hard_links(tmp_path: Path) -> None:
     (tmp_path / "data" / "n01").mkdir(parents=True)
     (tmp_path / "data" / "n02").mkdir()
-    (tmp_path / "data" / "n01" / "a.png").write_bytes(picture(1))
+    (tmp_path / "data" / "n01" / "a.png").write_bytes(image(1))
     os.link(tmp_path / "data" / "n01" / "a.png", tmp_path / "data" / "n02" / "b.png")
     subprocess.run(["tar", "-cf", tmp_path / "all.tar", "-C", tmp_path / "data", "n01", "n02"], check=True)
     assert len(open_images(f"tar:{tmp_path}/all.tar")) == 2
 
 
 def test_a_link_out_of_the_tar_is_reported(tmp_path: Path) -> None:
-    members: list[Member] = [("n01/a.png", picture(1)), ("n02/b.png", (tarfile.SYMTYPE, "/elsewhere/b.png"))]
+    members: list[Member] = [("n01/a.png", image(1)), ("n02/b.png", (tarfile.SYMTYPE, "/elsewhere/b.png"))]
     with pytest.warns(UserWarning, match=r"n02/b.png: a link to /elsewhere/b.png, which leads to no file"):
         open_images(f"tar:{tar(tmp_path / 'all.tar', members)}")
 
@@ -405,7 +405,7 @@ def test_a_tar_cut_between_two_members_is_reported(tmp_path: Path) -> None:
 
 
 def test_tars_deep_inside_tars(tmp_path: Path, command: Command) -> None:
-    content = picture(1)
+    content = image(1)
     for depth in range(6):
         content = tar(tmp_path / "inner.tar", [("a.tar" if depth else "a.png", content)]).read_bytes()
     (tmp_path / "all.tar").write_bytes(content)
@@ -423,7 +423,7 @@ def parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     datasets = pytest.importorskip("datasets")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     labels = [0, 1, None, -1, 1, 0]
-    rows = {"image": [{"bytes": picture(n), "path": None} for n in range(6)], "label": labels}
+    rows = {"image": [{"bytes": image(n), "path": None} for n in range(6)], "label": labels}
     named = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
     for name, features in (("named", named), ("plain", {**named, "label": datasets.Value("int64")})):
         folder = tmp_path / name

@@ -104,9 +104,9 @@ def interrupt(folder: Path, number: signal.Signals, devices: str) -> str:
     wait_until(lambda: len(logs(folder)) == 2 and all(logs(folder)), "two runs at once")
     # A terminal sends Ctrl-C, and its end, to the whole group.
     os.killpg(study.pid, number)
-    _, told = study.communicate(timeout=60)
-    assert study.returncode == 130, told
-    assert "the same command continues" in told
+    _, output = study.communicate(timeout=60)
+    assert study.returncode == 130, output
+    assert "the same command continues" in output
     seen = f"devices {None if devices == 'unset' else devices}\n"
     assert logs(folder) == [f"{seen}told\n"] * 2
     assert [path.read_text() for path in folder.glob("out/*/saved.txt")] == ["all of it"] * 2
@@ -123,8 +123,8 @@ def test_the_same_command_goes_on_after_ctrl_c(tmp_path: Path) -> None:
     study = start(tmp_path, "nohup", flags=FLAGS, CUDA_VISIBLE_DEVICES="3,5", HOLD="0")
     wait_until(lambda: any(log.count("devices") == 2 for log in logs(tmp_path)), "run that goes on")
     os.killpg(study.pid, signal.SIGHUP)  # Means nothing to what nohup started.
-    _, told = study.communicate(timeout=60)
-    assert study.returncode == 0, told
+    _, output = study.communicate(timeout=60)
+    assert study.returncode == 0, output
     assert logs(tmp_path) == sorted([f"{seen}told\n{seen}"] * 2 + [seen])
     assert "60.0 ± 10.0" in (tmp_path / "out" / "table.md").read_text()
 
@@ -140,8 +140,8 @@ def test_jobs_of_slurm_save_before_their_time_is_over_and_are_queued_again(tmp_p
     first = start(tmp_path, flags=flags, PATH=path, SLURM=str(slurm), ROOM="1")
     wait_until(lambda: any(logs(tmp_path)) and (slurm / "2.sh").exists(), "run beside a queued one")
     first.send_signal(signal.SIGTERM)
-    _, told = first.communicate(timeout=60)
-    assert first.returncode == 130, told
+    _, output = first.communicate(timeout=60)
+    assert first.returncode == 130, output
     assert (slurm / "cancelled").read_text() == "2\n"
     (log,) = logs(tmp_path)
     assert log.count("told") == 1
@@ -149,7 +149,7 @@ def test_jobs_of_slurm_save_before_their_time_is_over_and_are_queued_again(tmp_p
     wait_until(lambda: len(logs(tmp_path)) == 2 and all(logs(tmp_path)), "second run")
     # As SLURM does some time before the end of a job.
     os.kill(int((slurm / "4.pid").read_text()), signal.SIGUSR2)
-    _, told = again.communicate(timeout=60)
-    assert again.returncode == 0, told
+    _, output = again.communicate(timeout=60)
+    assert again.returncode == 0, output
     assert (slurm / "requeued").read_text() == "requeue 4\n"
     assert [log.count("told") for log in logs(tmp_path)] == [1, 1]

@@ -53,9 +53,20 @@ def test_output_that_nobody_reads_is_no_error(arguments: tuple[str, ...]) -> Non
     assert gone(*arguments, stream="stdout") == (0, "")
 
 
-def test_a_run_outlives_the_reader_of_its_messages(pictures: Path, tmp_path: Path) -> None:
+def test_a_run_outlives_the_reader_of_its_messages(image_folder: Path, tmp_path: Path) -> None:
     flags = [
-        *("--data", f"folder:{pictures}", "--model", "nano", "--image-size", "32", "--sizes", "16", "8", "4"),
+        *(
+            "--data",
+            f"folder:{image_folder}",
+            "--model",
+            "nano",
+            "--image-size",
+            "32",
+            "--sizes",
+            "16",
+            "8",
+            "4",
+        ),
         *("--superpixels", "seeds:count=16,bins=5,iterations=2", "--hidden", "16"),
         *("--out-dim", "8", "--batch-size", "16"),
         *("--lr", "1e-3", "--epochs", "2", "--warmup-epochs", "1", "--max-steps", "2", "--knn-every", "0"),
@@ -155,9 +166,9 @@ def assert_told(
 ) -> None:
     with pytest.raises(SystemExit) as stop:
         launch(main, Settings, [])
-    told = capfd.readouterr().err
+    output = capfd.readouterr().err
     assert stop.value.code == 1
-    assert "the same command" in told.lower()
-    assert "Traceback" not in told
+    assert "the same command" in output.lower()
+    assert "Traceback" not in output
     for word in words:
-        assert word in told
+        assert word in output

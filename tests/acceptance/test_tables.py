@@ -22,7 +22,7 @@ NAMES = (("Fische", "Vögel"), ("Aal", "Kauz, groß"))
 
 
 def write(folder: Path, content: bytes) -> Path:
-    """The table beside the pictures that it names."""
+    """The table beside the images that it names."""
     for name in ("a.png", "b.png", "c.png"):
         Image.new("RGB", (8, 8)).save(folder / name)
     (folder / "labels.csv").write_bytes(content)

@@ -1,4 +1,4 @@
-"""What is no picture, no model or no view is refused in words; random states are left alone."""
+"""What is no image, no model or no view is refused in words; random states are left alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def encoder() -> Any:
         (3, "a int"),
     ],
 )
-def test_segment_takes_one_picture(encoder: Any, image: Any, words: str) -> None:
+def test_segment_takes_one_image(encoder: Any, image: Any, words: str) -> None:
     with pytest.raises(DataError, match=f"one image.*{words}"):
         castssl.segment(image, encoder)
 

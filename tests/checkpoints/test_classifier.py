@@ -125,7 +125,7 @@ def test_a_classifier_without_names(tmp_path: Path) -> None:
         load_classifier(path, labels=TWO)
 
 
-def test_what_is_no_recogniser(tmp_path: Path) -> None:
+def test_what_is_no_classifier(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no weights at"):
         load_classifier(tmp_path / "none")
     save_encoder(create("nano", **MADE), tmp_path / "e.safetensors")

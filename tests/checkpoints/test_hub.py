@@ -146,7 +146,7 @@ def test_the_cards_lines_run(tmp_path: Path) -> None:
     from castssl.visualization.photographs import photographs
 
     photo = tmp_path / "photo.png"
-    next(picture for _, picture in photographs()).save(photo)
+    next(image for _, image in photographs()).save(photo)
     space: dict[str, Any] = {}
     exec(code.replace("photo.jpg", str(photo)), space)
     assert space["features"].shape == (8, 64)

@@ -9,12 +9,12 @@ from castssl.cli import main
 from castssl.commands.arguments import picture
 
 
-def test_a_picture_s_path() -> None:
+def test_an_image_s_path() -> None:
     assert picture("some/where.PNG") == Path("some/where.PNG")
 
 
 @pytest.mark.parametrize("name", ["", "picture", "picture.txt", "picture.png/"])
-def test_what_no_picture_can_be_written_to(name: str, tmp_path: Path) -> None:
+def test_what_no_image_can_be_written_to(name: str, tmp_path: Path) -> None:
     (tmp_path / "picture.png").mkdir()
     with pytest.raises(ArgumentTypeError, match=r"such as picture\.png"):
         picture(str(tmp_path / name))

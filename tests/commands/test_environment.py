@@ -107,8 +107,8 @@ def test_a_missing_tracker_is_a_note() -> None:
 
 
 def test_a_table_of_measurements_says_where_it_was_made() -> None:
-    told = machine().split(", ")
-    assert told[0]
-    assert told[-3].endswith(" cores")
-    assert told[-2] == f"{torch.get_num_threads()} threads"
-    assert told[-1] == f"torch {torch.__version__}"
+    output = machine().split(", ")
+    assert output[0]
+    assert output[-3].endswith(" cores")
+    assert output[-2] == f"{torch.get_num_threads()} threads"
+    assert output[-1] == f"torch {torch.__version__}"

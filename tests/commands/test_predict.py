@@ -82,7 +82,7 @@ def test_json(weights: Path, photo: str, capsys: pytest.CaptureFixture[str]) -> 
     assert found["path"][1]["probability"] == pytest.approx(0.6, abs=1e-3)
 
 
-def test_the_picture_has_a_row_an_image(
+def test_the_image_has_a_row_an_image(
     weights: Path, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "other").mkdir()

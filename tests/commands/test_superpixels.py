@@ -1,4 +1,4 @@
-"""``castssl superpixels``: the table, the picture, masks, and what is broken or wrong."""
+"""``castssl superpixels``: the table, the image, masks, and what is broken or wrong."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def rows(text: str) -> dict[str, list[str]]:
     return {words[0]: words[1:] for words in lines if len(words) in (2, 8)}
 
 
-def test_photographs_have_numbers_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_photographs_have_numbers_and_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "compared.png"
     arguments = ["photographs", *FAST, "--backends", "grid:cell=16", "seeds", "--segments", "64"]
     assert main(["superpixels", *arguments, "--out", str(out)]) == 0
@@ -45,9 +45,9 @@ def test_photographs_have_numbers_and_a_picture(tmp_path: Path, capsys: pytest.C
     assert table["grid:cell=16"][1:3] == ["-", "16.0"]
     assert table["seeds"][1:3] == ["64", "64.0"]
     assert table["seeds"][4:] == ["-", "-", "-"]
-    with Image.open(out) as picture:
-        assert picture.width > 3 * 224
-        assert picture.height > 4 * 224
+    with Image.open(out) as image:
+        assert image.width > 3 * 224
+        assert image.height > 4 * 224
 
 
 def test_segments_go_to_whoever_takes_them(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from castssl.cli import main
 from castssl.datasets import taxonomies
 from castssl.datasets.open import open_images
 from castssl.datasets.tree_checks import findings
-from tests.datasets.pictures import write
+from tests.datasets.image_files import write
 from tests.datasets.tree_layouts import AIRCRAFT, write_aircraft, write_cub, write_imagenet, write_inat
 
 BIRDS = [(i + 1, i % 200 + 1, int(i < 200)) for i in range(400)]

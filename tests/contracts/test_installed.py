@@ -18,7 +18,7 @@ from castssl.contracts import Encoder
 from castssl.datasets.taxonomies import breeds
 from castssl.encoder_config import EncoderConfig
 from castssl.testing import Check, Subject, datasets, encoders, objectives, parametrize, pooling, superpixels
-from tests.datasets.pictures import write
+from tests.datasets.image_files import write
 from tests.datasets.tree_layouts import AIRCRAFT, write_aircraft, write_cub, write_imagenet, write_inat
 
 SMALLER = {"moco": "moco:hidden=64,out=16"}

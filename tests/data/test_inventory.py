@@ -15,12 +15,12 @@ from castssl.datasets.open import open_images
 
 
 @pytest.fixture
-def data(tmp_path: Path, pictures: Path) -> Path:
-    return Path(shutil.copytree(pictures, tmp_path / "data"))
+def data(tmp_path: Path, image_folder: Path) -> Path:
+    return Path(shutil.copytree(image_folder, tmp_path / "data"))
 
 
-def test_a_moved_data_set_has_the_same_inventory(data: Path, pictures: Path) -> None:
-    old, new = (inventory(open_images(f"folder:{path}", split="train")) for path in (pictures, data))
+def test_a_moved_data_set_has_the_same_inventory(data: Path, image_folder: Path) -> None:
+    old, new = (inventory(open_images(f"folder:{path}", split="train")) for path in (image_folder, data))
     assert old == new
     assert differences(old, new) == []
     assert old["images"] == sum(count for count, _ in old["classes"].values()) == 48
@@ -28,8 +28,8 @@ def test_a_moved_data_set_has_the_same_inventory(data: Path, pictures: Path) -> 
     assert len(old["classes"]) == 8
 
 
-def test_what_differs_is_said_by_class(data: Path, pictures: Path) -> None:
-    old = inventory(open_images(f"folder:{pictures}", split="train"))
+def test_what_differs_is_said_by_class(data: Path, image_folder: Path) -> None:
+    old = inventory(open_images(f"folder:{image_folder}", split="train"))
     first, second, third, *_ = sorted(path for path in (data / "train").glob("*/*"))
     (first / "0000.png").unlink()
     (second / "0000.png").rename(second / "9.png")
@@ -47,8 +47,8 @@ def test_what_differs_is_said_by_class(data: Path, pictures: Path) -> None:
     )
 
 
-def test_another_order_and_hidden_labels_differ(pictures: Path) -> None:
-    images = open_images(f"folder:{pictures}", split="train")
+def test_another_order_and_hidden_labels_differ(image_folder: Path) -> None:
+    images = open_images(f"folder:{image_folder}", split="train")
     assert isinstance(images, Images)
     old = inventory(images)
     assert differences(old, inventory(images.take([1, 0, *range(2, 48)]))) != []

@@ -22,7 +22,7 @@ from castssl.errors import ConfigError
 from castssl.superpixels.grid import Grid
 from castssl.superpixels.seeds import Seeds
 from castssl.types import Batch
-from tests.datasets.pictures import write
+from tests.datasets.image_files import write
 
 SEEDS = Seeds(16, bins=4, iterations=2)
 

@@ -1,4 +1,4 @@
-"""Each step against what torchvision, lightly and PIL make of the same picture."""
+"""Each step against what torchvision, lightly and PIL make of the same image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torchvision.transforms import functional as F
 from castssl.data.photometric import ColorAugment, Jitter, Pixels, augment_colors, gaussian_blur, shift_hue
 from castssl.data.rng import seeded
 from castssl.visualization.photographs import photographs
-from tests.datasets.pictures import picture
+from tests.datasets.image_files import make_image
 
 PHOTOGRAPH = photographs()[2][1].resize((96, 64))
 
@@ -28,7 +28,7 @@ def _off(one: NDArray[np.uint8], other: Image.Image) -> NDArray[np.int64]:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_jitter_is_nearly_torchvision_s(seed: int) -> None:
-    image = picture(seed, (40, 30))
+    image = make_image(seed, (40, 30))
     with seeded(seed):
         computed = Jitter(0.4, 0.4, 0.2, 0.1)(np.asarray(image))
     with seeded(seed):
@@ -58,7 +58,7 @@ def test_saturation_leaves_gray_alone() -> None:
 
 @pytest.mark.parametrize("turn", [-0.1, -0.03, 0.0, 0.1, 0.5])
 def test_hue_turns_as_color_theory_says(turn: float) -> None:
-    pixels = np.asarray(picture(3, (12, 12)))
+    pixels = np.asarray(make_image(3, (12, 12)))
     exact = [
         colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value)
         for hue, saturation, value in (colorsys.rgb_to_hsv(*p) for p in pixels.reshape(-1, 3) / 255)

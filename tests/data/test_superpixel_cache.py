@@ -24,7 +24,7 @@ from castssl.errors import ConfigError
 from castssl.superpixels.grid import Grid
 from castssl.superpixels.seeds import Seeds
 from castssl.types import Batch
-from tests.datasets.pictures import write
+from tests.datasets.image_files import write
 
 SEEDS = Seeds(16, bins=4, iterations=2)
 FORK = multiprocessing.get_context("fork")
@@ -135,9 +135,11 @@ def test_holds_no_more_than_it_may(tmp_path: Path) -> None:
 def write_where_nothing_fits(cache: Cache, result: Any) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     with_room = cache.write("abc0", bytes(900))
-    logging.getLogger("castssl.data.superpixel_cache").addHandler(told := _Told())
+    logging.getLogger("castssl.data.superpixel_cache").addHandler(output := _Told())
     full = [cache.write(f"abc{index}", bytes(2000)) for index in range(1, 4)]
-    result.put((with_room, full, cache.read("abc0"), told.messages, sorted(os.listdir(cache.folder / "abc"))))
+    result.put(
+        (with_room, full, cache.read("abc0"), output.messages, sorted(os.listdir(cache.folder / "abc")))
+    )
 
 
 class _Told(logging.Handler):
@@ -190,7 +192,7 @@ def test_a_damaged_entry_is_computed_again(images: Images, cache: Cache, damage:
     assert path.read_bytes() == whole
 
 
-def test_a_name_tells_picture_and_method_apart(images: Images, cache: Cache) -> None:
+def test_a_name_tells_image_and_method_apart(images: Images, cache: Cache) -> None:
     def name(superpixels: Any, index: int = 0) -> str:
         return CachedSuperpixels(superpixels, cache).name(read_file(images, index))
 
@@ -199,9 +201,9 @@ def test_a_name_tells_picture_and_method_apart(images: Images, cache: Cache) -> 
     assert len(set(names)) == 5
     SEEDS(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
     assert name(SEEDS) == name(Seeds(16, bins=4, iterations=2)) == names[0]
-    told = [path.read_text() for path in cache.folder.glob("*.json")]
-    assert len(told) == 4
-    assert sum("Seeds(count=17, bins=4" in text for text in told) == 1
+    output = [path.read_text() for path in cache.folder.glob("*.json")]
+    assert len(output) == 4
+    assert sum("Seeds(count=17, bins=4" in text for text in output) == 1
 
 
 class _Nameless(Grid):
@@ -260,7 +262,7 @@ def test_cold_or_warm_with_or_without_workers_is_the_same(images: Images, tmp_pa
                 assert torch.equal(a.segments, b.segments)
 
 
-def test_an_unreadable_picture_is_not_taken_for_another(flat: Path, images: Images, cache: Cache) -> None:
+def test_an_unreadable_image_is_not_taken_for_another(flat: Path, images: Images, cache: Cache) -> None:
     (flat / images.name(2)).write_bytes(b"broken")
     loaded = batches(images, cache, views=CenterView(16), batch_size=12, train=False)
     whole = superpixel_tree.partition(images[3][0], SEEDS)

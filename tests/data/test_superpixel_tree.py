@@ -19,7 +19,7 @@ from castssl.metrics.partition import explained_variation
 from castssl.superpixels.grid import Grid
 from castssl.superpixels.seeds import Seeds
 from castssl.visualization.photographs import photographs
-from tests.datasets.pictures import picture
+from tests.datasets.image_files import make_image
 
 CELLS = Grid(4, runs_on="worker")
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -38,7 +38,7 @@ def same_partition(one: NDArray[np.generic], other: NDArray[np.generic]) -> bool
 @pytest.mark.parametrize(
     ("height", "width"), [(1, 1), (1, 40), (40, 1), (2, 3), (7, 5), (33, 50), (64, 64), (20, 160)]
 )
-def test_any_picture_has_fine_superpixels_and_a_tree(height: int, width: int) -> None:
+def test_any_image_has_fine_superpixels_and_a_tree(height: int, width: int) -> None:
     result = superpixel_tree.partition(noise(height, width), Seeds(10, bins=3, iterations=1))
     count = int(result.labels.max()) + 1
     assert result.labels.shape == (height, width)
@@ -89,7 +89,7 @@ def naive_merges(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> list[N
 
 @pytest.mark.parametrize("seed", range(3))
 def test_merges_those_neighbors_whose_spread_grows_least(seed: int) -> None:
-    image = picture(seed, (16, 12))
+    image = make_image(seed, (16, 12))
     result = superpixel_tree.partition(image, CELLS)
     count = len(result.merge_order) + 1
     assert count > 8
@@ -128,7 +128,7 @@ def naive_crop(full: SuperpixelTree, box: Box, flipped: bool, size: int, most: i
     return np.unique(cluster[view], return_inverse=True)[1].reshape(size, size)
 
 
-WHOLES = [superpixel_tree.partition(picture(seed, (50, 36)), CELLS) for seed in range(2)]
+WHOLES = [superpixel_tree.partition(make_image(seed, (50, 36)), CELLS) for seed in range(2)]
 SHARE = st.floats(0, 1, width=32)
 
 
@@ -140,7 +140,7 @@ SHARE = st.floats(0, 1, width=32)
     size=st.integers(1, 20),
     most=st.integers(1, 60),
 )
-def test_a_view_is_cut_flipped_and_merged_like_its_picture(
+def test_a_view_is_cut_flipped_and_merged_like_its_image(
     full: SuperpixelTree, corners: tuple[float, float, float, float], flipped: bool, size: int, most: int
 ) -> None:
     (left, right), (top, bottom) = sorted(corners[:2]), sorted(corners[2:])
@@ -171,7 +171,7 @@ def test_explains_a_view_as_well_as_its_own_superpixels_do() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (9, 40), (50, 36)])
 def test_packs_without_loss(size: tuple[int, int]) -> None:
-    full = superpixel_tree.partition(picture(0, size), CELLS)
+    full = superpixel_tree.partition(make_image(0, size), CELLS)
     packed = superpixel_tree.pack(full)
     again = superpixel_tree.unpack(packed)
     assert np.array_equal(again.labels, full.labels)
@@ -200,8 +200,8 @@ def test_a_flipped_bit_never_gives_other_superpixels(at: int, bit: int) -> None:
     assert np.array_equal(result.merge_order, WHOLES[0].merge_order)
 
 
-def test_a_large_picture_is_reduced_first() -> None:
-    full = superpixel_tree.partition(picture(0, (1500, 1000)), Grid(40, runs_on="worker"))
+def test_a_large_image_is_reduced_first() -> None:
+    full = superpixel_tree.partition(make_image(0, (1500, 1000)), Grid(40, runs_on="worker"))
     height, width = full.labels.shape
     assert 0.98 * superpixel_tree.PIXELS < height * width <= superpixel_tree.PIXELS
     assert abs(width / height - 1.5) < 0.01

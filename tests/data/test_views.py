@@ -16,7 +16,7 @@ from castssl.data.rng import seeded
 from castssl.data.views import MOCO, CenterView, ColorAugment, CroppedView, OneView, TwoViews, to_uint8
 from castssl.errors import ConfigError
 from castssl.visualization.photographs import photographs
-from tests.datasets.pictures import picture
+from tests.datasets.image_files import make_image
 
 DRAWS = 1200
 NEVER = ColorAugment(0, 0, 0, 0, 0)
@@ -28,7 +28,7 @@ PUBLISHED = (
 
 
 def _drawn(color: ColorAugment, image: Image.Image, size: int, crop_min: float = 1.0) -> NDArray[np.float64]:
-    """Many draws of one view: (DRAWS, 3, size, size); a square picture is never cropped at crop_min 1."""
+    """Many draws of one view: (DRAWS, 3, size, size); a square image is never cropped at crop_min 1."""
     views = TwoViews(size, crop_min, colors=[color])
     with seeded(17):
         return np.stack([views(image)[0].numpy() for _ in range(DRAWS)]).astype(np.float64)
@@ -39,7 +39,7 @@ def _photograph(number: int) -> Image.Image:
 
 
 def _plane(values: object) -> Image.Image:
-    """Grey values (H, W), or colors (H, W, 3), as a picture."""
+    """Grey values (H, W), or colors (H, W, 3), as an image."""
     array = np.asarray(values, np.uint8)
     return Image.fromarray(array if array.ndim == 3 else array[..., None].repeat(3, 2))
 
@@ -48,7 +48,7 @@ CHECKS = _plane([[[210, 60, 20], [20, 120, 240]] * 2, [[20, 240, 100], [230, 20,
 
 
 def _agrees(color: ColorAugment, step: str, published: float) -> bool:
-    """Whether a step alone changes a colourful picture as often as it should, within four deviations."""
+    """Whether a step alone changes a colourful image as often as it should, within four deviations."""
     drawn = _drawn(NEVER._replace(**{step: getattr(color, step)}), CHECKS, 4)
     share = (drawn != to_uint8(CHECKS).numpy()).any((1, 2, 3)).mean()
     return bool(abs(share - published) < 4 * (0.25 / DRAWS) ** 0.5)
@@ -131,7 +131,7 @@ def test_solarize_inverts_from_128_on() -> None:
 
 
 def test_crops_are_as_published() -> None:
-    """A picture whose color is the position tells which box was cut out."""
+    """An image whose color is the position tells which box was cut out."""
     y, x = np.mgrid[:256, :256]
     where = _plane(np.stack([x, y, x], -1))
     cuts = _drawn(NEVER, where, 16, 0.08)
@@ -156,8 +156,8 @@ def test_steps_come_in_the_published_order() -> None:
 
 @pytest.mark.parametrize("views", [TwoViews(24), OneView(24), CenterView(24)])
 @pytest.mark.parametrize("size", [(50, 31), (24, 24), (5, 60)])
-def test_views_are_uint8_and_leave_the_picture(views: TwoViews, size: tuple[int, int]) -> None:
-    image = picture(1, size)
+def test_views_are_uint8_and_leave_the_image(views: TwoViews, size: tuple[int, int]) -> None:
+    image = make_image(1, size)
     before = np.asarray(image).copy()
     made = pickle.loads(pickle.dumps(views))(image)
     assert len(made) == views.views
@@ -170,7 +170,7 @@ def test_views_are_uint8_and_leave_the_picture(views: TwoViews, size: tuple[int,
 def test_equal_seeds_give_equal_views(views: TwoViews) -> None:
     def drawn(seed: int) -> list[CroppedView]:
         with seeded(seed):
-            return views.crop(picture(1, (60, 40)))
+            return views.crop(make_image(1, (60, 40)))
 
     same = [torch.equal(a.image, b.image) and a[1:] == b[1:] for a, b in zip(drawn(1), drawn(1), strict=True)]
     assert all(same)
@@ -178,15 +178,15 @@ def test_equal_seeds_give_equal_views(views: TwoViews) -> None:
     assert all(other) == isinstance(views, CenterView)
 
 
-def _carried(picture: NDArray[np.uint8], view: CroppedView, size: int) -> NDArray[np.uint8]:
-    """A map of the picture through a view's box and flip, each pixel from where its middle lies."""
+def _carried(image: NDArray[np.uint8], view: CroppedView, size: int) -> NDArray[np.uint8]:
+    """A map of the image through a view's box and flip, each pixel from where its middle lies."""
     left, top, right, bottom = view.box
     middles = (np.arange(size) + 0.5) / size
     across = left + middles * (right - left)
     if view.flipped:
         across = across[::-1]
-    rows = ((top + middles * (bottom - top)) * picture.shape[0]).astype(int)
-    carried: NDArray[np.uint8] = picture[rows[:, None], (across * picture.shape[1]).astype(int)]
+    rows = ((top + middles * (bottom - top)) * image.shape[0]).astype(int)
+    carried: NDArray[np.uint8] = image[rows[:, None], (across * image.shape[1]).astype(int)]
     return carried
 
 
@@ -197,7 +197,7 @@ def _off(where: NDArray[np.uint8], view: CroppedView) -> int:
 
 @pytest.mark.parametrize("views", [TwoViews(32, colors=[NEVER._replace(flip=0.5)] * 2), CenterView(32)])
 def test_places_tell_where_a_view_lies(views: TwoViews) -> None:
-    """A smooth map of the whole picture, carried through the same box and flip, matches the view."""
+    """A smooth map of the whole image, carried through the same box and flip, matches the view."""
     y, x = np.mgrid[:90, :120]
     where = np.stack([x * 2, y * 2, 255 - x - y], -1).astype(np.uint8)
     with seeded(9):
@@ -236,7 +236,7 @@ def test_one_view_crops_and_flips_only() -> None:
 
 @pytest.mark.parametrize(("size", "shorter"), [(224, 256), (96, 109), (7, 8)])
 def test_center_view_is_resize_and_crop(size: int, shorter: int) -> None:
-    image = picture(2, (300, 280))
+    image = make_image(2, (300, 280))
     oracle = T.Compose([T.Resize(shorter), T.CenterCrop(size), T.PILToTensor()])
     assert torch.equal(CenterView(size)(image)[0], oracle(image))
     assert not torch.equal(CenterView(size, interpolation="bicubic")(image)[0], oracle(image))

@@ -1,4 +1,4 @@
-"""Our views have the distribution of the plain pipeline's: torchvision, lightly and PIL on the full picture.
+"""Our views have the distribution of the plain pipeline's: torchvision, lightly and PIL on the full image.
 
 Statistics of many views of photographs, compared by Kolmogorov and Smirnov's test at the 0.1 % level each;
 seeded faults show that the comparison sees what it should.
@@ -129,18 +129,18 @@ def _farthest(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     return float(max(distances))
 
 
-def test_views_change_pictures_as_the_plain_pipeline_does(reference: NDArray[np.float64]) -> None:
+def test_views_change_images_as_the_plain_pipeline_does(reference: NDArray[np.float64]) -> None:
     assert _farthest(_changes(_ours, 2), reference) < LIMIT
 
 
-def test_so_do_views_of_pictures_that_were_decoded_smaller() -> None:
+def test_so_do_views_of_images_that_were_decoded_smaller() -> None:
     assert _farthest(_table(_as_loaded, 2), _table(_reference, 1)) < LIMIT
     with seeded(2):
         assert 20 < sum(TwoViews(SIZE).plan(384, 256).shrink > 1 for _ in range(DRAWS)) < DRAWS
 
 
 @pytest.mark.parametrize(("spare", "low", "high"), [(1.25, 0.94, 1.0), (1.0, 1.12, 2.0)])
-def test_gradients_of_pictures_that_were_decoded_smaller(spare: float, low: float, high: float) -> None:
+def test_gradients_of_images_that_were_decoded_smaller(spare: float, low: float, high: float) -> None:
     """Why some more pixels than the view's must be left."""
     side = round(2 * SIZE * spare)
     ratios = []

@@ -1,4 +1,4 @@
-"""Pictures much larger than the views: decoded smaller, with the same views and the same replacements."""
+"""Images much larger than the views: decoded smaller, with the same views and the same replacements."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _large(folder: Path) -> Images:
     return images
 
 
-def test_large_pictures_are_decoded_smaller(tmp_path: Path) -> None:
+def test_large_images_are_decoded_smaller(tmp_path: Path) -> None:
     images, views = _large(tmp_path), TwoViews(64, 0.5)
     with seeded(1):
         sample = images.fetch(2, views.plan)

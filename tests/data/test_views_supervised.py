@@ -10,10 +10,10 @@ from castssl.data.rng import seeded
 from castssl.data.views import Policy, SupervisedView
 from castssl.datasets.images import Plan
 from castssl.errors import ConfigError
-from tests.datasets.pictures import picture
+from tests.datasets.image_files import make_image
 
 POLICIES: tuple[Policy, ...] = ("randaugment", "three", "none")
-PHOTO = picture(3, (90, 70))
+PHOTO = make_image(3, (90, 70))
 
 
 def drawn(view: SupervisedView, key: int) -> Tensor:
@@ -90,10 +90,10 @@ def test_only_randaugment_bends() -> None:
     assert [SupervisedView(8, policy=policy).bends for policy in POLICIES] == [True, False, False]
 
 
-def test_pictures_of_any_shape_serve() -> None:
+def test_images_of_any_shape_serve() -> None:
     view = SupervisedView(16)
     for shape in ((1, 1), (3, 200), (200, 2)):
-        (image,) = view(picture(0, shape))
+        (image,) = view(make_image(0, shape))
         assert image.shape == (3, 16, 16)
 
 

@@ -23,7 +23,7 @@ from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import DataError
 from castssl.superpixels.seeds import Seeds
-from tests.datasets.pictures import picture
+from tests.datasets.image_files import make_image
 
 GRAY = 156
 """40000 of 65535 in eight bits."""
@@ -69,51 +69,51 @@ def _oriented() -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    return _encoded(picture(1), "jpeg", exif=exif, icc_profile=profile)
+    return _encoded(make_image(1), "jpeg", exif=exif, icc_profile=profile)
 
 
 def _bad_exif() -> bytes:
-    complete = _encoded(picture(2), "jpeg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x40garbage")
+    complete = _encoded(make_image(2), "jpeg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x40garbage")
     assert b"garbage" in complete
     return complete
 
 
 def _transparent() -> bytes:
-    palette = picture(3).convert("P")
+    palette = make_image(3).convert("P")
     return _encoded(palette, "png", transparency=bytes(range(256)))
 
 
 ODD: dict[str, Callable[[], bytes]] = {
-    "cmyk.jpg": lambda: _encoded(picture(4).convert("CMYK"), "jpeg"),
-    "cmyk.tif": lambda: _encoded(picture(4).convert("CMYK"), "tiff"),
-    "gray.jpg": lambda: _encoded(picture(5).convert("L"), "jpeg"),
-    "gray_alpha.png": lambda: _encoded(picture(5).convert("LA"), "png"),
+    "cmyk.jpg": lambda: _encoded(make_image(4).convert("CMYK"), "jpeg"),
+    "cmyk.tif": lambda: _encoded(make_image(4).convert("CMYK"), "tiff"),
+    "gray.jpg": lambda: _encoded(make_image(5).convert("L"), "jpeg"),
+    "gray_alpha.png": lambda: _encoded(make_image(5).convert("LA"), "png"),
     "gray16.png": lambda: _png16(0, 1),
     "rgb16.png": lambda: _png16(2, 3),
     "gray_alpha16.png": lambda: _png16(4, 2),
     "rgba16.png": lambda: _png16(6, 4),
     "little.tif": lambda: _tiff16("<"),
     "big.tiff": lambda: _tiff16(">"),
-    "palette.png": lambda: _encoded(picture(6).convert("P"), "png"),
+    "palette.png": lambda: _encoded(make_image(6).convert("P"), "png"),
     "transparent.png": _transparent,
-    "bit.png": lambda: _encoded(picture(7).convert("1"), "png"),
-    "lab.tif": lambda: _encoded(picture(7).convert("LAB"), "tiff"),
-    "pixel.png": lambda: _encoded(picture(8, (1, 1)), "png"),
-    "row.jpg": lambda: _encoded(picture(8, (40, 1)), "jpeg"),
-    "column.jpg": lambda: _encoded(picture(8, (1, 40)), "jpeg"),
-    "panorama.jpg": lambda: _encoded(picture(8, (600, 15)), "jpeg"),
-    "tower.jpg": lambda: _encoded(picture(8, (15, 600)), "jpeg"),
+    "bit.png": lambda: _encoded(make_image(7).convert("1"), "png"),
+    "lab.tif": lambda: _encoded(make_image(7).convert("LAB"), "tiff"),
+    "pixel.png": lambda: _encoded(make_image(8, (1, 1)), "png"),
+    "row.jpg": lambda: _encoded(make_image(8, (40, 1)), "jpeg"),
+    "column.jpg": lambda: _encoded(make_image(8, (1, 40)), "jpeg"),
+    "panorama.jpg": lambda: _encoded(make_image(8, (600, 15)), "jpeg"),
+    "tower.jpg": lambda: _encoded(make_image(8, (15, 600)), "jpeg"),
     "exif.jpg": _oriented,
     "bad_exif.jpg": _bad_exif,
-    "animated.gif": lambda: _encoded(picture(9), "gif", save_all=True, append_images=[picture(10)]),
-    "animated.webp": lambda: _encoded(picture(9), "webp", save_all=True, append_images=[picture(10)]),
-    "large.png": lambda: _encoded(picture(9, (120, 100)), "png"),
+    "animated.gif": lambda: _encoded(make_image(9), "gif", save_all=True, append_images=[make_image(10)]),
+    "animated.webp": lambda: _encoded(make_image(9), "webp", save_all=True, append_images=[make_image(10)]),
+    "large.png": lambda: _encoded(make_image(9, (120, 100)), "png"),
 }
 """What must be read."""
 BROKEN: dict[str, Callable[[], bytes]] = {
     "empty.jpg": lambda: b"",
-    "truncated.jpg": lambda: _encoded(picture(11, (64, 64)), "jpeg")[:-300],
-    "truncated.png": lambda: _encoded(picture(11, (64, 64)), "png")[:-300],
+    "truncated.jpg": lambda: _encoded(make_image(11, (64, 64)), "jpeg")[:-300],
+    "truncated.png": lambda: _encoded(make_image(11, (64, 64)), "png")[:-300],
     "page.jpg": lambda: b"<html>404 not found</html>",
     "nothing.gif": lambda: b"GIF89a" + bytes(6) + b";",
     "bomb.png": lambda: _encoded(Image.new("1", (200, 200)), "png"),
@@ -149,9 +149,9 @@ def test_sixteen_bits_keep_their_brightness(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["animated.gif", "animated.webp"])
-def test_an_animation_is_its_first_picture(tmp_path: Path, name: str) -> None:
+def test_an_animation_is_its_first_image(tmp_path: Path, name: str) -> None:
     image, _ = _folder(tmp_path, {name: ODD[name]})[0]
-    pixels, first, second = (np.asarray(x).astype(int) for x in (image, picture(9), picture(10)))
+    pixels, first, second = (np.asarray(x).astype(int) for x in (image, make_image(9), make_image(10)))
     assert np.abs(pixels - first).mean() < np.abs(pixels - second).mean() / 2
 
 
@@ -161,7 +161,7 @@ def test_any_shape_becomes_views_and_superpixels(size: int, kind: Callable[[int]
     superpixels = Seeds(16, bins=5, iterations=1)
     views = kind(size)
     for shape in ((1, 1), (2, 1), (40, 1), (1, 40), (1200, 30), (30, 1200), (7, 280)):
-        for view in views(picture(3, shape)):
+        for view in views(make_image(3, shape)):
             assert (view.dtype, view.shape) == (torch.uint8, (3, size, size))
             segments = superpixels(view[None])
             assert segments.shape == (1, size, size)
@@ -170,7 +170,7 @@ def test_any_shape_becomes_views_and_superpixels(size: int, kind: Callable[[int]
 
 def test_what_cannot_be_read_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", LIMIT)
-    images = _folder(tmp_path, {**BROKEN, "zebra.png": lambda: _encoded(picture(0), "png")})
+    images = _folder(tmp_path, {**BROKEN, "zebra.png": lambda: _encoded(make_image(0), "png")})
     sample = images.fetch(0)
     assert images.name(sample.position) == "class/zebra.png"
     assert [Path(bad.name) for bad in sample.bad] == sorted(tmp_path / "class" / name for name in BROKEN)
@@ -185,7 +185,7 @@ def test_what_cannot_be_read_says_why(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_goes_on_and_keeps_the_list(tmp_path: Path, workers: int) -> None:
     some = {name: BROKEN[name] for name in ("empty.jpg", "page.jpg")}
-    good = {f"{i}.png": lambda: _encoded(picture(0), "png") for i in range(6)}
+    good = {f"{i}.png": lambda: _encoded(make_image(0), "png") for i in range(6)}
     images = _folder(tmp_path, some | good)
     loader = load(images, views=CenterView(8), superpixels=None, batch_size=4, workers=workers)
     for epoch in range(2):
@@ -200,7 +200,7 @@ def test_a_loader_goes_on_and_keeps_the_list(tmp_path: Path, workers: int) -> No
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_folder_that_is_gone_ends_in_one_plain_sentence(tmp_path: Path, workers: int) -> None:
-    images = _folder(tmp_path, {f"{i:03}.png": lambda: _encoded(picture(0), "png") for i in range(120)})
+    images = _folder(tmp_path, {f"{i:03}.png": lambda: _encoded(make_image(0), "png") for i in range(120)})
     (tmp_path / "class").rename(tmp_path / "unmounted")
     loader = load(images, views=CenterView(8), superpixels=None, batch_size=4, workers=workers)
     with pytest.raises(DataError) as caught:
@@ -212,7 +212,7 @@ def test_a_folder_that_is_gone_ends_in_one_plain_sentence(tmp_path: Path, worker
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
 def test_a_forbidden_file_is_an_unreadable_one(tmp_path: Path) -> None:
-    images = _folder(tmp_path, {f"{i}.png": lambda: _encoded(picture(0), "png") for i in range(2)})
+    images = _folder(tmp_path, {f"{i}.png": lambda: _encoded(make_image(0), "png") for i in range(2)})
     (tmp_path / "class/0.png").chmod(0)
     assert images.fetch(0).bad == (Unreadable(str(tmp_path / "class/0.png"), "Permission denied"),)
 
@@ -236,8 +236,8 @@ def test_files_of_any_name(tmp_path: Path, broken: bool) -> None:
     place = tmp_path / os.fsdecode(b"a class, \xfcber \n all")
     place.mkdir()
     for name in NAMES:
-        (place / name).write_bytes(b"" if broken else _encoded(picture(0), "png"))
-    (place / "zz.png").write_bytes(_encoded(picture(1), "png"))
+        (place / name).write_bytes(b"" if broken else _encoded(make_image(0), "png"))
+    (place / "zz.png").write_bytes(_encoded(make_image(1), "png"))
     images = open_images(f"folder:{tmp_path}")
     assert isinstance(images, Images)
     assert len(images) == len(NAMES) + 1

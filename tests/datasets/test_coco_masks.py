@@ -77,7 +77,7 @@ def test_parts_and_their_union(tmp_path: Path) -> None:
     assert np.array_equal(np.array(mask), np.where(expected > 0, 255, 0))
 
 
-def test_pictures_are_known_by_the_last_part_of_their_name(tmp_path: Path) -> None:
+def test_images_are_known_by_the_last_part_of_their_name(tmp_path: Path) -> None:
     masks = Annotations.read(written(tmp_path, partimagenet()))
     assert masks.knows("any/folder/n02484322_1234.JPEG")
     assert not masks.knows("n02484322_1234.png")
@@ -180,7 +180,7 @@ def test_a_pixel_belongs_to_the_polygon_that_holds_its_center(
 ) -> None:
     # Off the pixels' centers, where either answer is right; both axes alike would leave diagonals on them.
     polygon = np.array(corners) + np.array([0.123456, 0.0271828])
-    # Theirs takes (row, column), with centers at whole numbers, and any larger picture gives the same.
+    # Theirs takes (row, column), with centers at whole numbers, and any larger image gives the same.
     theirs = polygon2mask((height, width), polygon[:, ::-1] - 0.5)  # type: ignore[no-untyped-call]
     assert np.array_equal(fill(polygon, height, width), theirs)
 

@@ -16,7 +16,7 @@ from castssl.datasets.open import open_images
 
 
 def write(root: Path, count: int) -> Path:
-    """So many small pictures of one class."""
+    """So many small images of one class."""
     (root / "a").mkdir(parents=True)
     for number in range(count):
         Image.effect_noise((64, 64), 50).save(root / "a" / f"{number:03}.png")

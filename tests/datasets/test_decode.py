@@ -10,7 +10,7 @@ from PIL import Image
 from castssl.datasets.decode import decode, header, read, upright_size
 from castssl.datasets.depth import Range
 from castssl.errors import DataError
-from tests.datasets.pictures import picture
+from tests.datasets.image_files import make_image
 
 
 def to_rgb(image: Image.Image, declared: Range | None = None) -> Image.Image:
@@ -62,36 +62,36 @@ def test_cmyk_is_not_inverted() -> None:
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparency_lies_on_white(mode: str) -> None:
-    picture = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
-    picture.paste((40, 40, 40, 255), (0, 0, 4, 8))
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    image.paste((40, 40, 40, 255), (0, 0, 4, 8))
     expected = np.full((8, 8), 255)
     expected[:, :4] = 40
-    assert _close(_roundtrip(picture.convert(mode), "png"), expected)
+    assert _close(_roundtrip(image.convert(mode), "png"), expected)
 
 
 def test_a_palette_with_a_transparent_color() -> None:
-    picture = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8), "P")
-    picture.putpalette([10, 20, 30, 200, 100, 50])
-    plain = _roundtrip(picture, "png")
+    image = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8), "P")
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    plain = _roundtrip(image, "png")
     assert plain.getpixel((0, 0)) == (10, 20, 30)
-    clear = _roundtrip(picture, "png", transparency=0)
+    clear = _roundtrip(image, "png", transparency=0)
     assert [clear.getpixel((0, 0)), clear.getpixel((1, 0))] == [(255, 255, 255), (200, 100, 50)]
 
 
 @pytest.mark.parametrize("suffix", ["jpeg", "png", "webp", "tiff"])
-def test_exif_turns_a_picture_upright_once(suffix: str) -> None:
+def test_exif_turns_an_image_upright_once(suffix: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
-    upright = _roundtrip(picture(0, (24, 8)), suffix, exif=exif)
+    upright = _roundtrip(make_image(0, (24, 8)), suffix, exif=exif)
     assert upright.size == to_rgb(upright).size == (8, 24)
-    expected = picture(0, (24, 8)).transpose(Image.Transpose.ROTATE_270)
+    expected = make_image(0, (24, 8)).transpose(Image.Transpose.ROTATE_270)
     assert np.abs(np.asarray(upright).astype(int) - np.asarray(expected)).mean() < 16
 
 
 def test_a_jpeg_on_its_side_is_reduced_by_its_upright_size() -> None:
     exif, stream = Image.Exif(), io.BytesIO()
     exif[0x0112] = 8
-    picture(0, (64, 256)).save(stream, "jpeg", exif=exif)
+    make_image(0, (64, 256)).save(stream, "jpeg", exif=exif)
     opened = header(stream)
     assert upright_size(opened) == (256, 64)
     assert read(opened, (128, 32)).image.size == (128, 32)

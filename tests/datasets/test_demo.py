@@ -45,7 +45,7 @@ def pixels(path: Path) -> NDArray[np.uint8]:
     return np.asarray(Image.open(path), np.uint8)
 
 
-def test_same_seed_same_bytes_other_seed_other_pictures(
+def test_same_seed_same_bytes_other_seed_other_images(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CASTSSL_CACHE", str(tmp_path))
@@ -56,7 +56,7 @@ def test_same_seed_same_bytes_other_seed_other_pictures(
     assert (other / first).read_bytes() != (folder / first).read_bytes()
 
 
-def test_a_picture_does_not_depend_on_how_many_there_are(folder: Path) -> None:
+def test_an_image_does_not_depend_on_how_many_there_are(folder: Path) -> None:
     name = Path("val", "water", "fish", "0000.png")
     assert (demo.root(SIZE, 2) / name).read_bytes() == (folder / name).read_bytes()
 
@@ -78,10 +78,10 @@ def test_the_loader_reads_it_with_its_tree_and_masks(folder: Path) -> None:
     assert images.tree == demo.tree()
     assert images.tree.sizes == (4, 8)
     for i in range(len(images)):
-        picture, path = images[i]
+        image, path = images[i]
         mask = images.mask(i)
         assert mask is not None
-        assert mask.size == picture.size
+        assert mask.size == image.size
         names = (images.tree.names[0][path[0]], images.tree.names[1][path[1]])
         assert images.name(i).startswith("/".join(names))
 
@@ -95,9 +95,9 @@ def test_the_tree_file_says_the_same(folder: Path) -> None:
 
 
 def test_masks_and_parts_agree(folder: Path) -> None:
-    for picture in folder.glob("*/*/*/*.png"):
-        if picture.parts[len(folder.parts)] in demo.SPLITS:
-            below = picture.relative_to(folder)
+    for image in folder.glob("*/*/*/*.png"):
+        if image.parts[len(folder.parts)] in demo.SPLITS:
+            below = image.relative_to(folder)
             mask, parts = pixels(folder / "masks" / below), pixels(folder / "parts" / below)
             assert set(np.unique(mask)) == {0, 255}
             assert np.array_equal(mask == 255, parts > 0)
@@ -113,12 +113,12 @@ def test_objects_are_large_and_each_of_their_parts_is_seen_somewhere() -> None:
         assert set(np.unique(painted)) == set(range(len(PARTS[kind.fine]) + 1))
 
 
-def test_the_picture_changes_where_the_object_begins() -> None:
+def test_the_image_changes_where_the_object_begins() -> None:
     # An object that is not where its mask says would make no step in brightness at the mask's border.
     steps: list[float] = []
     for index, kind in enumerate(KINDS):
-        picture, parts = paint(np.random.default_rng((3, index)), kind, 96)
-        gray, inside = picture.astype(float).mean(-1), parts > 0
+        image, parts = paint(np.random.default_rng((3, index)), kind, 96)
+        gray, inside = image.astype(float).mean(-1), parts > 0
         jump = np.abs(np.diff(gray, axis=1))
         border = np.diff(inside.astype(int), axis=1) != 0
         steps.append(jump[border].mean() / jump[~border].mean())

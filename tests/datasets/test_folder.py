@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from castssl.datasets import folder as folders
 from castssl.errors import DataError
-from tests.datasets.pictures import write
+from tests.datasets.image_files import write
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import DataError
 from castssl.labels import LabelTree
-from tests.datasets.pictures import picture, write
+from tests.datasets.image_files import make_image, write
 
 
 def _open(spec: str, **options: Any) -> Images:
@@ -33,7 +33,7 @@ def test_a_folder_of_two_levels(tree: Path) -> None:
     assert [images.name(i) for i in (0, 3)] == ["animal/cat/a.png", "plant/oak/d.png"]
     image, target = images[3]
     assert (image.mode, image.size) == ("RGB", (20, 16))
-    assert np.array_equal(np.asarray(image), np.asarray(picture(3)))
+    assert np.array_equal(np.asarray(image), np.asarray(make_image(3)))
     assert target.dtype == torch.int64
     assert target.tolist() == [1, 2]
 
@@ -52,7 +52,7 @@ def test_a_class_that_a_split_lacks_keeps_its_number(tree: Path) -> None:
     assert [val[i][1].tolist() for i in range(2)] == [[0, 0], [1, 2]]
 
 
-def test_pictures_without_folders_are_unlabeled(tmp_path: Path) -> None:
+def test_images_without_folders_are_unlabeled(tmp_path: Path) -> None:
     images = _open(f"folder:{write(tmp_path, ['a.png', 'b.png'])}")
     assert images.tree.levels == 0
     assert images[1][1].shape == (0,)

@@ -111,7 +111,7 @@ def test_another_size_than_the_images_is_refused_with_both(tmp_path: Path) -> No
 
 
 def test_a_label_map_turns_with_its_image(tmp_path: Path) -> None:
-    """A camera's picture on its side: the label map may lie as the stored or as the upright image."""
+    """A camera's image on its side: the label map may lie as the stored or as the upright image."""
     stored = values(*range(24))
     for labels in (stored, stored.transpose(Image.Transpose.ROTATE_270)):
         write(tmp_path, "train", labels=labels)

@@ -8,7 +8,7 @@ from castssl import registry
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import DataError
-from tests.datasets.pictures import write
+from tests.datasets.image_files import write
 
 
 @pytest.mark.parametrize(("spec", "hint"), [("zip:/x", ":"), ("foldr:/x", r"; did you mean 'folder'\?")])

@@ -14,14 +14,14 @@ from castssl.data.views import CenterView
 from castssl.datasets.open import open_images
 from castssl.datasets.stream import Stream
 from castssl.errors import DataError
-from tests.datasets.pictures import picture, write
+from tests.datasets.image_files import make_image, write
 
 TORN = ("0001", "0004")
 
 
 def _image(kind: str, number: int) -> bytes:
     stream = io.BytesIO()
-    picture(number, (48, 48)).save(stream, kind)
+    make_image(number, (48, 48)).save(stream, kind)
     return stream.getvalue()
 
 

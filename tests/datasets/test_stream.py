@@ -19,7 +19,7 @@ from castssl.datasets.open import open_images, parse
 from castssl.datasets.stream import Stream
 from castssl.errors import DataError
 from castssl.superpixels.seeds import Seeds
-from tests.datasets.pictures import picture, write
+from tests.datasets.image_files import make_image, write
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def _shard(path: Path, first: int, count: int, *, labeled: bool = True) -> None:
     with tarfile.open(path, "w") as archive:
         for number in range(first, first + count):
             stream = io.BytesIO()
-            picture(number).save(stream, "png")
+            make_image(number).save(stream, "png")
             members = {"png": stream.getvalue(), "cls": str(number % 3).encode()}
             for suffix in ("png", "cls") if labeled else ("png",):
                 entry = tarfile.TarInfo(f"{number:04}.{suffix}")
@@ -63,7 +63,7 @@ def _shard(path: Path, first: int, count: int, *, labeled: bool = True) -> None:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
-    """Four train shards of six pictures, one val shard of five."""
+    """Four train shards of six images, one val shard of five."""
     pytest.importorskip("webdataset")
     for number in range(4):
         _shard(tmp_path / f"set-train-{number:02}.tar", 6 * number, 6)
@@ -78,8 +78,8 @@ def _stream(spec: str, **options: Any) -> Stream:
 
 
 def _numbers(loader: Any) -> list[int]:
-    """Which pictures came, recognized by their middle."""
-    references = [CenterView(8)(picture(number))[0] for number in range(40)]
+    """Which images came, recognized by their middle."""
+    references = [CenterView(8)(make_image(number))[0] for number in range(40)]
     seen = [image for batch in loader for image in batch.views[0].image]
     return [next(n for n, view in enumerate(references) if torch.equal(view, image)) for image in seen]
 

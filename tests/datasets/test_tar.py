@@ -12,12 +12,12 @@ from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.datasets.tar import Tar, read_split
 from castssl.errors import DataError
-from tests.datasets.pictures import picture
+from tests.datasets.image_files import make_image
 
 
 def _png(seed: int) -> bytes:
     stream = io.BytesIO()
-    picture(seed).save(stream, "png")
+    make_image(seed).save(stream, "png")
     return stream.getvalue()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from tests.datasets.pictures import picture
+from tests.datasets.image_files import make_image
 
 AIRCRAFT = (
     ("0062765", "Boeing", "Boeing 737", "737-400"),
@@ -30,14 +30,14 @@ INAT = (
 
 @cache
 def jpeg(seed: int) -> bytes:
-    """An encoded picture of 20 x 16 pixels."""
+    """An encoded image of 20 x 16 pixels."""
     stream = io.BytesIO()
-    picture(seed).save(stream, "jpeg")
+    make_image(seed).save(stream, "jpeg")
     return stream.getvalue()
 
 
 def write_jpegs(folder: Path, names: Iterable[str]) -> None:
-    """A picture for each path below ``folder``."""
+    """An image for each path below ``folder``."""
     for number, name in enumerate(names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

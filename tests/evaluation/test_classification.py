@@ -22,10 +22,10 @@ def toy(classes: int = 8) -> Heads:
     return Heads(classes, seed=SEED)
 
 
-def test_accuracies_are_those_counted_one_by_one(pictures: Path) -> None:
+def test_accuracies_are_those_counted_one_by_one(image_folder: Path) -> None:
     objective = toy().train()
-    images = cast(Images, open_images(f"folder:{pictures}", split="val"))
-    found = evaluation(pictures, Accuracy())
+    images = cast(Images, open_images(f"folder:{image_folder}", split="val"))
+    found = evaluation(image_folder, Accuracy())
     view = CenterView(32, interpolation="bicubic")
     first = five = 0
     for index in range(len(images)):
@@ -42,6 +42,6 @@ def test_accuracies_are_those_counted_one_by_one(pictures: Path) -> None:
     assert found(subject(objective, "other")) != found(subject(objective))
 
 
-def test_a_classifier_of_other_classes_is_refused(pictures: Path) -> None:
+def test_a_classifier_of_other_classes_is_refused(image_folder: Path) -> None:
     with pytest.raises(ConfigError, match="11 classes were learned, but the held-out images have 8"):
-        evaluation(pictures, Accuracy())(subject(toy(11)))
+        evaluation(image_folder, Accuracy())(subject(toy(11)))

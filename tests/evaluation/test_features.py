@@ -76,8 +76,8 @@ def as_one_of_two(rank: int, folder: str) -> None:
     torch.save(answers, Path(folder) / f"{rank}.pt")
 
 
-def test_the_feature_is_the_last_class_token(pictures: Path) -> None:
-    images = open_images(f"folder:{pictures}")
+def test_the_feature_is_the_last_class_token(image_folder: Path) -> None:
+    images = open_images(f"folder:{image_folder}")
     assert isinstance(images, Images)
     evaluation = Evaluation(images, images, Grid(8), CenterView(32), [], batch_size=5)
     encoder, collected = Colors().eval(), Features("cpu")

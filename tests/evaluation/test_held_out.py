@@ -1,4 +1,4 @@
-"""An evaluation as a whole, on small generated pictures with labels and masks."""
+"""An evaluation as a whole, on small generated images with labels and masks."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from castssl.datasets.open import open_images
 from castssl.datasets.stream import Stream
 from castssl.errors import DataError
 from castssl.evaluation import matching
+from castssl.evaluation.class_maps import ClassMaps
 from castssl.evaluation.classification import Accuracy
 from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, Subject
 from castssl.evaluation.knn import Knn
@@ -52,8 +53,8 @@ def frozen(**options: Any) -> list[Evaluator]:
     return [Matching(views=TwoViews(32), **options), Knn(**options), Overlap(SIZES, **options)]
 
 
-def test_results_are_shares_and_repeat_exactly(pictures: Path) -> None:
-    encoder, evaluated = nano(), evaluation(pictures, *frozen(), batch_size=8)
+def test_results_are_shares_and_repeat_exactly(image_folder: Path) -> None:
+    encoder, evaluated = nano(), evaluation(image_folder, *frozen(), batch_size=8)
     found = evaluated(Subject(encoder))
     assert list(found)[:2] == ["match", "knn"]
     assert set(found) == {"match", "knn", *(f"{name}_{k}" for name in MEASURES for k in SIZES)}
@@ -62,8 +63,8 @@ def test_results_are_shares_and_repeat_exactly(pictures: Path) -> None:
     assert encoder.training
 
 
-def test_the_chance_level_is_one_in_so_many(pictures: Path) -> None:
-    evaluated = evaluation(pictures, *frozen())
+def test_the_chance_level_is_one_in_so_many(image_folder: Path) -> None:
+    evaluated = evaluation(image_folder, *frozen())
     chance = evaluated.chance()
     assert chance["knn"] == 1 / 8
     assert chance["match"] == 1 / 8
@@ -77,10 +78,10 @@ def test_the_chance_level_is_one_in_so_many(pictures: Path) -> None:
 
 
 def test_broken_images_do_not_end_the_evaluation_and_are_known_to_the_run(
-    pictures: Path, tmp_path: Path
+    image_folder: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "broken"
-    shutil.copytree(pictures, root)
+    shutil.copytree(image_folder, root)
     broken = [next((root / split).rglob("*.png")) for split in ("train", "val")]
     for path in broken:
         path.write_bytes(b"")
@@ -92,7 +93,7 @@ def test_broken_images_do_not_end_the_evaluation_and_are_known_to_the_run(
     assert sorted(train.bad) == sorted(map(str, broken))
 
 
-def test_other_masks_may_be_given(pictures: Path, tmp_path: Path) -> None:
+def test_other_masks_may_be_given(image_folder: Path, tmp_path: Path) -> None:
     """As PartImageNet's, which know some of the training images and no held-out one."""
     shape = {"size": [32, 32], "counts": [0, 512, 512]}
     content: dict[str, Any] = {
@@ -102,7 +103,7 @@ def test_other_masks_may_be_given(pictures: Path, tmp_path: Path) -> None:
     }
     path = tmp_path / "masks.json"
     path.write_text(json.dumps(content))
-    evaluated = evaluation(pictures, Overlap((16,), path))
+    evaluated = evaluation(image_folder, Overlap((16,), path))
     assert evaluated.evaluators[0].images() == ()
     chance = evaluated.chance()
     assert set(evaluated(Subject(nano()))) == set(chance) == {f"{name}_16" for name in MEASURES}
@@ -111,11 +112,11 @@ def test_other_masks_may_be_given(pictures: Path, tmp_path: Path) -> None:
     content["images"][0]["file_name"] = "other.png"
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match="know none of the images"):
-        evaluation(pictures, Overlap((16,), path))
+        evaluation(image_folder, Overlap((16,), path))
 
 
-def test_without_held_out_images_nothing_is_measured(pictures: Path) -> None:
-    images = open_images(f"folder:{pictures}")
+def test_without_held_out_images_nothing_is_measured(image_folder: Path) -> None:
+    images = open_images(f"folder:{image_folder}")
     evaluated = Evaluation(images, None, Grid(8), CenterView(32), [Accuracy(), LabelPaths(), *frozen()])
     assert evaluated(Subject(nano())) == evaluated.chance() == evaluated.majority() == {}
     assert evaluated.tree.levels == 0
@@ -132,18 +133,18 @@ class Unread(Stream):
 
 
 def test_only_what_needs_no_index_is_measured_on_a_stream(
-    pictures: Path, capsys: pytest.CaptureFixture[str]
+    image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images = open_images(f"folder:{pictures}")
+    images = open_images(f"folder:{image_folder}")
     stream = Unread()
     evaluated = Evaluation(images, stream, Grid(8), CenterView(32), [Accuracy(), *frozen()])
     assert [type(one) for one in evaluated.evaluators] == [Accuracy]
     assert "matching, kNN, IoU are not measured" in capsys.readouterr().err
 
 
-def test_what_was_not_due_is_measured_at_the_end(pictures: Path) -> None:
+def test_what_was_not_due_is_measured_at_the_end(image_folder: Path) -> None:
     accuracy, knn = Accuracy(every=1), Knn(every=2)
-    evaluated = evaluation(pictures, accuracy, knn)
+    evaluated = evaluation(image_folder, accuracy, knn)
     due = evaluated.due(lambda every: every == 1)
     assert due == [accuracy]
     objective = test_classification.toy()
@@ -194,9 +195,9 @@ def deit() -> tuple[Subject, Counter[str]]:
     return Subject(encoder, partial(objective.predict, branch="base"), objective), seen
 
 
-def once(pictures: Path, counted: Counter[Any], evaluators: Sequence[Evaluator]) -> None:
+def once(image_folder: Path, counted: Counter[Any], evaluators: Sequence[Evaluator]) -> None:
     """Evaluate, and see that no image is decoded, no view segmented, and none encoded twice."""
-    evaluated = evaluation(pictures, *evaluators)
+    evaluated = evaluation(image_folder, *evaluators)
     assert isinstance(evaluated.held_out, Images)
     counted.clear()
     measured, seen = deit()
@@ -213,68 +214,69 @@ def once(pictures: Path, counted: Counter[Any], evaluators: Sequence[Evaluator])
     assert seen["views"] == sum(views.values())
 
 
-def test_each_image_is_decoded_segmented_and_encoded_once(pictures: Path, counted: Counter[Any]) -> None:
+def test_each_image_is_decoded_segmented_and_encoded_once(image_folder: Path, counted: Counter[Any]) -> None:
     """All share the center view but matching, which has two random views of the same decoded image."""
-    once(pictures, counted, [Accuracy(), Knn()])
-    once(pictures, counted, [Accuracy(), *frozen()])
+    once(image_folder, counted, [Accuracy(), Knn()])
+    once(image_folder, counted, [Accuracy(), *frozen()])
 
 
 def test_the_count_notices_a_pass_for_each_evaluator(
-    pictures: Path, counted: Counter[Any], monkeypatch: pytest.MonkeyPatch
+    image_folder: Path, counted: Counter[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def apart(self: Evaluation, due: Sequence[Evaluator]) -> list[tuple[None, tuple[Augment, ...]]]:
         return [(None, (one.views or self.view,)) for one in due]
 
     monkeypatch.setattr(Evaluation, "_groups", apart)
     with pytest.raises(AssertionError):
-        once(pictures, counted, [Accuracy(), Knn()])
+        once(image_folder, counted, [Accuracy(), Knn()])
 
 
 def test_the_count_notices_a_second_forward_pass(
-    pictures: Path, counted: Counter[Any], monkeypatch: pytest.MonkeyPatch
+    image_folder: Path, counted: Counter[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Forward, "_keep", lambda self, view: lambda *args: None)
     with pytest.raises(AssertionError):
-        once(pictures, counted, [Accuracy(), Knn()])
+        once(image_folder, counted, [Accuracy(), Knn()])
 
 
 def test_a_few_images_with_two_views_do_not_change_what_the_others_give(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = evaluation(pictures, Knn())(Subject(nano()))
+    alone = evaluation(image_folder, Knn())(Subject(nano()))
     monkeypatch.setattr(matching, "IMAGES", 3)
-    both = evaluation(pictures, Matching(views=TwoViews(32)), Knn())(Subject(nano()))
+    both = evaluation(image_folder, Matching(views=TwoViews(32)), Knn())(Subject(nano()))
     assert both["knn"] == alone["knn"]
     assert 3 * both["match"] == pytest.approx(round(3 * both["match"]))
 
 
-def test_a_compiled_encoder_gives_the_same(pictures: Path) -> None:
+def test_a_compiled_encoder_gives_the_same(image_folder: Path) -> None:
     measured, _ = deit()
-    evaluated = evaluation(pictures, Accuracy(), Knn())
+    evaluated = evaluation(image_folder, Accuracy(), Knn())
     expected = evaluated(measured)
     cast(nn.Module, measured.encoder).compile(backend="eager")
     assert evaluated(measured) == expected
 
 
 def test_every_evaluator_of_the_house_is_tested_here() -> None:
+    """But ClassMaps, which has a file of its own: test_class_maps.py."""
     kinds = {type(one) for one in (Accuracy(), LabelPaths(), *frozen())}
-    assert kinds == set(Evaluator.__subclasses__())
+    assert kinds | {ClassMaps} == set(Evaluator.__subclasses__())
 
 
-def results(pictures: str | Path) -> dict[str, float]:
+def results(image_folder: str | Path) -> dict[str, float]:
     """Of all evaluators."""
-    classes = evaluation(pictures, Accuracy(), Matching(views=TwoViews(32)), Knn())
-    paths = evaluation(pictures, LabelPaths(hie=True))
+    classes = evaluation(image_folder, Accuracy(), Matching(views=TwoViews(32)), Knn())
+    paths = evaluation(image_folder, LabelPaths(hie=True))
     toy = test_classification.toy()
     found = classes(Subject(Colors(), toy.predict, toy)) | paths(subject(test_label_paths.toy()))
-    return found | evaluation(pictures, Overlap(SIZES))(Subject(nano()))
+    return found | evaluation(image_folder, Overlap(SIZES))(Subject(nano()))
 
 
 @pytest.mark.distributed
-def test_two_processes_count_each_image_once(pictures: Path, tmp_path: Path) -> None:
-    together(as_one_of_two, str(pictures), str(tmp_path))
+def test_two_processes_count_each_image_once(image_folder: Path, tmp_path: Path) -> None:
+    together(as_one_of_two, str(image_folder), str(tmp_path))
     # 8 images: of the batches of 2 x 5, one rank has 4 and the other 4; alone, one has 5 and then 3.
-    one = results(pictures) | test_label_paths.padded(0, 1, batch=9)
+    one = results(image_folder) | test_label_paths.padded(0, 1, batch=9)
     assert [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)] == [one, one]
     assert 0 < one["fpa"] < one["level0"] < 1
     assert 0 < one["fpa_padded"] < one["level0_padded"] < 1
@@ -282,7 +284,7 @@ def test_two_processes_count_each_image_once(pictures: Path, tmp_path: Path) -> 
     assert {"knn", "match", "object_iou_16"} <= one.keys()
 
 
-def as_one_of_two(rank: int, pictures: str, folder: str) -> None:
+def as_one_of_two(rank: int, image_folder: str, folder: str) -> None:
     """What each of the two processes does."""
     assert distributed.world() == 2
-    torch.save(results(pictures) | test_label_paths.padded(rank, 2), Path(folder) / f"{rank}.pt")
+    torch.save(results(image_folder) | test_label_paths.padded(rank, 2), Path(folder) / f"{rank}.pt")

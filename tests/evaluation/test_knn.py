@@ -37,8 +37,8 @@ def test_the_accuracy_is_that_of_a_vote_over_the_training_images(tmp_path: Path)
     assert found.chance() == found.majority() == {"knn": 0.5}
 
 
-def test_images_of_which_only_coarse_labels_are_known_do_not_vote(pictures: Path) -> None:
-    images, held_out = (open_images(f"folder:{pictures}", split=split) for split in ("train", "val"))
+def test_images_of_which_only_coarse_labels_are_known_do_not_vote(image_folder: Path) -> None:
+    images, held_out = (open_images(f"folder:{image_folder}", split=split) for split in ("train", "val"))
     assert isinstance(images, Images)
     some, none = (
         Evaluation(images.hide_fine(share), held_out, Grid(8), CenterView(32), [Knn()])(Subject(Colors()))
@@ -48,8 +48,10 @@ def test_images_of_which_only_coarse_labels_are_known_do_not_vote(pictures: Path
     assert "knn" not in none
 
 
-def test_a_sample_of_the_training_images_votes(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    every, sampled = (evaluation(pictures, Knn(count)) for count in (48, 9))
+def test_a_sample_of_the_training_images_votes(
+    image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    every, sampled = (evaluation(image_folder, Knn(count)) for count in (48, 9))
     assert capsys.readouterr().err.startswith("kNN: 9 of 48 training images vote")
     assert every(Subject(Colors())).keys() == sampled(Subject(Colors())).keys()
 

@@ -27,8 +27,8 @@ def toy(sizes: tuple[int, ...] = SIZES) -> Heads:
     return Heads(*sizes, seed=SEED)
 
 
-def test_metrics_are_those_counted_one_by_one(pictures: Path) -> None:
-    objective, images = toy().train(), cast(Images, open_images(f"folder:{pictures}", split="val"))
+def test_metrics_are_those_counted_one_by_one(image_folder: Path) -> None:
+    objective, images = toy().train(), cast(Images, open_images(f"folder:{image_folder}", split="val"))
     tree, view = images.tree, CenterView(32, interpolation="bicubic")
     colors = torch.stack([normalize(view(images[i][0])[0]).mean((1, 2)) for i in range(len(images))])
     target = torch.stack([images[index][1] for index in range(len(images))])
@@ -49,25 +49,25 @@ def test_metrics_are_those_counted_one_by_one(pictures: Path) -> None:
     assert tree.sizes == SIZES
     assert 0 < expected["fpa"] < expected["level1"] < 1
     assert expected["tice_hie"] < expected["tice"]
-    found = evaluation(pictures, LabelPaths(hie=True))(subject(objective))
+    found = evaluation(image_folder, LabelPaths(hie=True))(subject(objective))
     by_class = {name for name in found if "balanced" in name}
     assert len(by_class) == 4
     assert {name: found[name] for name in found.keys() - by_class} == pytest.approx(expected)
     assert objective.training
-    evaluated = evaluation(pictures, LabelPaths())
+    evaluated = evaluation(image_folder, LabelPaths())
     plain = evaluated(subject(objective))
     assert plain == {name: value for name, value in found.items() if "_hie" not in name}
     assert plain.keys() == evaluated.chance().keys()
     assert evaluated(subject(objective, "other")) != plain
 
 
-def test_guesses_have_the_chance_level(pictures: Path) -> None:
-    tree = cast(Images, open_images(f"folder:{pictures}")).tree
+def test_guesses_have_the_chance_level(image_folder: Path) -> None:
+    tree = cast(Images, open_images(f"folder:{image_folder}")).tree
     generator = torch.Generator().manual_seed(0)
     metrics = PathMetrics(tree)
     target = tree.paths().repeat(2000, 1)
     metrics.update([torch.rand(len(target), size, generator=generator) for size in SIZES], target)
-    assert metrics.compute() == pytest.approx(evaluation(pictures, LabelPaths()).chance(), abs=0.015)
+    assert metrics.compute() == pytest.approx(evaluation(image_folder, LabelPaths()).chance(), abs=0.015)
 
 
 def test_metrics_that_no_image_decides_are_left_out() -> None:
@@ -99,9 +99,9 @@ def test_rows_that_only_fill_a_batch_do_not_count() -> None:
 
 
 @pytest.mark.parametrize("sizes", [(8, 4), (4, 11), (8,)])
-def test_a_classifier_of_other_levels_is_refused(pictures: Path, sizes: tuple[int, ...]) -> None:
+def test_a_classifier_of_other_levels_is_refused(image_folder: Path, sizes: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match=r"were learned, but the held-out images have \(4, 8\)"):
-        evaluation(pictures, LabelPaths())(subject(toy(sizes)))
+        evaluation(image_folder, LabelPaths())(subject(toy(sizes)))
 
 
 def test_one_level_is_a_path_too() -> None:

@@ -27,11 +27,11 @@ def test_matching_counts_rows_that_find_their_own() -> None:
 
 
 def test_the_images_are_spread_and_their_views_those_of_a_loader(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(matching, "IMAGES", 3)
     views, toy = TwoViews(32), Colors()
-    found = evaluation(pictures, Matching(views=views))
+    found = evaluation(image_folder, Matching(views=views))
     assert isinstance(found.held_out, Images)
     loader = load(found.held_out.take([0, 2, 4]), views=views, superpixels=Grid(8), batch_size=3, train=False)
     (raw,) = loader

@@ -49,35 +49,35 @@ def images(height: int = 48, width: int = 40) -> Tensor:
     return (torch.nn.functional.interpolate(small, (height, width), mode="bicubic").clamp(0, 1) * 255).byte()
 
 
-def viewed(superpixels: Superpixels, pictures: Tensor) -> View:
-    return View(normalize(pictures), superpixels(pictures))
+def viewed(superpixels: Superpixels, images: Tensor) -> View:
+    return View(normalize(images), superpixels(images))
 
 
-def by_hand(found: SegmentationModel, superpixels: Any, pictures: Tensor) -> Tensor:
+def by_hand(found: SegmentationModel, superpixels: Any, images: Tensor) -> Tensor:
     with torch.no_grad():
-        return found.eval()(viewed(superpixels, pictures))
+        return found.eval()(viewed(superpixels, images))
 
 
 @pytest.mark.parametrize("name", ["nano_seg", "nano_vit_seg"])
 def test_the_whole_image_at_once(name: str) -> None:
     found, superpixels = model(name)
     found.train()
-    pictures = images(32, 32)
-    maps = class_logits(found, viewed(superpixels, pictures), superpixels)
+    photos = images(32, 32)
+    maps = class_logits(found, viewed(superpixels, photos), superpixels)
     assert found.training
     assert maps.shape == (2, 5, 32, 32)
-    torch.testing.assert_close(maps, by_hand(found, superpixels, pictures))
+    torch.testing.assert_close(maps, by_hand(found, superpixels, photos))
 
 
 @pytest.mark.parametrize("name", ["nano_seg", "nano_vit_seg", "timm:test_vit"])
 def test_logits_of_overlapping_windows_are_averaged(name: str) -> None:
     found, superpixels = model(name)
-    pictures = images()
-    maps = class_logits(found, viewed(superpixels, pictures), superpixels, Windows(32, 16))
+    photos = images()
+    maps = class_logits(found, viewed(superpixels, photos), superpixels, Windows(32, 16))
     total, seen = torch.zeros(2, 5, 48, 40), torch.zeros(48, 40)
     for top, left in ((0, 0), (0, 8), (16, 0), (16, 8)):
         at = (..., slice(top, top + 32), slice(left, left + 32))
-        total[at] += by_hand(found, superpixels, pictures[at])
+        total[at] += by_hand(found, superpixels, photos[at])
         seen[at] += 1
     torch.testing.assert_close(maps, total / seen, atol=1e-5, rtol=1e-5)
 
@@ -86,16 +86,16 @@ def test_superpixels_of_the_whole_image_are_cut() -> None:
     """Labels of a window are numbered anew, and more of them than the model's own number have room."""
     found, _ = model()
     superpixels = build("superpixels", "grid:cell=3")
-    pictures = images()
-    once = class_logits(found, viewed(superpixels, pictures), superpixels, Windows(32, 16, once=True))
-    windowed = class_logits(found, viewed(superpixels, pictures), superpixels, Windows(32, 16))
+    photos = images()
+    once = class_logits(found, viewed(superpixels, photos), superpixels, Windows(32, 16, once=True))
+    windowed = class_logits(found, viewed(superpixels, photos), superpixels, Windows(32, 16))
     assert once.isfinite().all()
     assert not torch.allclose(once, windowed)
     # a cell of the whole image lies in one window here, where it has one value
     assert (once[:, :, 3:6, 3:6] == once[:, :, 3:4, 3:4]).all()
-    one = class_logits(found, viewed(superpixels, pictures), superpixels, Windows(64, 64, once=True))
+    one = class_logits(found, viewed(superpixels, photos), superpixels, Windows(64, 64, once=True))
     torch.testing.assert_close(
-        one, class_logits(found, viewed(superpixels, pictures), superpixels), atol=1e-5, rtol=1e-5
+        one, class_logits(found, viewed(superpixels, photos), superpixels), atol=1e-5, rtol=1e-5
     )
 
 

@@ -19,9 +19,9 @@ from castssl.testing import samples
 from castssl.types import Hierarchy, Tokens, View
 
 
-def evaluation(pictures: str | Path, *evaluators: Evaluator, **options: Any) -> Evaluation:
+def evaluation(image_folder: str | Path, *evaluators: Evaluator, **options: Any) -> Evaluation:
     """On the small data set, by default in batches of five."""
-    data = f"folder:{pictures}"
+    data = f"folder:{image_folder}"
     images, held_out = open_images(data), open_images(data, split="val")
     defaults = {"view": CenterView(32, interpolation="bicubic"), "batch_size": 5, "superpixels": Grid(8)}
     arguments: dict[str, Any] = defaults | options

@@ -1,4 +1,4 @@
-"""The Markdown documents: links lead to files and sections, Python blocks compile, README has a picture."""
+"""The Markdown documents: links lead to files and sections, Python blocks compile, README has an image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LARGEST_PICTURE = 150_000
 
 
 def links(document: str) -> list[str]:
-    """The targets of a document's relative links and pictures, in text outside of code."""
+    """The targets of a document's relative links and images, in text outside of code."""
     prose = re.sub(r"```.*?```|`[^`\n]*`", "", document, flags=re.DOTALL)
     return re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", prose)
 
@@ -72,10 +72,10 @@ def test_python_blocks_compile_and_import_names_that_exist(path: Path) -> None:
                     resolve(node.module, alias.name)
 
 
-def test_the_first_screen_of_the_readme_has_a_small_picture_and_six_lines_of_python() -> None:
+def test_the_first_screen_of_the_readme_has_a_small_image_and_six_lines_of_python() -> None:
     head, use = "\n".join(README.splitlines()[:12]), "\n".join(README.splitlines()[:30])
-    (picture,) = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", head)
-    assert (source.ROOT / picture).stat().st_size < LARGEST_PICTURE
+    (image,) = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", head)
+    assert (source.ROOT / image).stat().st_size < LARGEST_PICTURE
     (block,) = blocks(use)
     assert len(block.splitlines()) == 6
     assert "import castssl" in block

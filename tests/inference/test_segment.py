@@ -75,7 +75,7 @@ def test_any_size_and_shape(encoder: Encoder, photo: Image.Image, size: tuple[in
     assert torch.isfinite(found.features(-1)).all()
 
 
-def test_a_path_an_array_and_a_picture_are_the_same(
+def test_a_path_an_array_and_an_image_are_the_same(
     tmp_path: Path, encoder: Encoder, photo: Image.Image
 ) -> None:
     photo.save(tmp_path / "a photo.png")
@@ -140,7 +140,7 @@ def test_a_models_superpixels_are_those_it_was_trained_with(
         segment(photo, torch.nn.Linear(2, 2))
 
 
-def test_the_command_writes_pictures_and_label_maps(
+def test_the_command_writes_images_and_label_maps(
     tmp_path: Path, encoder: Encoder, photo: Image.Image, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = castssl.create(replace(encoder.config, superpixels=SUPERPIXELS))
@@ -153,10 +153,10 @@ def test_the_command_writes_pictures_and_label_maps(
     assert np.array(Image.open(tmp_path / "many" / "photo-stage0.png")).max() > 64
     capsys.readouterr()
     code = main(["segment", *files, "--weights", str(tmp_path), "--out", str(tmp_path / "out")])
-    told = capsys.readouterr()
+    output = capsys.readouterr()
     assert code == 1
-    assert "broken.png" in told.err
-    assert "1 of 2 images segmented" in told.out
+    assert "broken.png" in output.err
+    assert "1 of 2 images segmented" in output.out
     expected = segment(photo, tmp_path)
     for stage in range(4):
         written = torch.from_numpy(

@@ -25,8 +25,8 @@ def test_larger_sizes_and_more_superpixels_are_a_model_built_so() -> None:
     torch.manual_seed(0)
     trained = create("nano", sizes=(196, 64, 32, 16)).eval()
     backend = build("superpixels", "seeds:count=324,iterations=4")
-    picture = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8)
-    view = View(picture / 255.0, backend(picture))
+    image = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8)
+    view = View(image / 255.0, backend(image))
     assert 196 < int(view.segments.max()) + 1 <= backend.capacity(224, 224) <= 324
     wanted = (324, 128, 64, 32)
     larger, built = with_sizes(trained, wanted), create("nano", sizes=wanted).eval()

@@ -107,7 +107,7 @@ def test_the_class_token_is_the_first_of_several_prefix_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes", "told"),
+    ("name", "sizes", "output"),
     [
         ("test_resnet", (4, 4), "no class token"),
         ("test_vit2", (4, 4), "no class token"),
@@ -116,8 +116,8 @@ def test_the_class_token_is_the_first_of_several_prefix_tokens() -> None:
         (VIT, (9,), r"give 4 once"),
     ],
 )
-def test_stages_that_a_model_cannot_have(name: str, sizes: tuple[int, ...], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_stages_that_a_model_cannot_have(name: str, sizes: tuple[int, ...], output: str) -> None:
+    with pytest.raises(ConfigError, match=output):
         create(f"timm:{name}", image_size=SIDE, sizes=sizes)
 
 

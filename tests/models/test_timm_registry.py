@@ -32,7 +32,7 @@ def nano(**options: Any) -> Any:
     return timm.create_model("cast_nano", pretrained=False, **options).eval()
 
 
-def picture(batch: int = 2, side: int = 64) -> Tensor:
+def make_image(batch: int = 2, side: int = 64) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(batch, 3, 8, 8, generator=generator)
     return (torch.nn.functional.interpolate(coarse, (side, side)) * 255).to(torch.uint8)
@@ -63,7 +63,7 @@ def test_an_image_alone_gives_what_the_framework_gives(spec: str) -> None:
     model, backend, raw = (
         nano(superpixels=spec, num_classes=0, img_size=64),
         build("superpixels", spec),
-        picture(),
+        make_image(),
     )
     segments = backend(raw) if backend.runs_on == "worker" else torch.empty(2, 0, 0, dtype=torch.int32)
     view = to_views(Batch([RawView(raw, segments)], torch.empty(2, 0)), backend).views[0]
@@ -76,7 +76,7 @@ def test_an_image_alone_gives_what_the_framework_gives(spec: str) -> None:
 
 
 def test_features_head_and_classifiers_fit_together() -> None:
-    model, x = nano(num_classes=7, drop_rate=0.5), normalize(picture())
+    model, x = nano(num_classes=7, drop_rate=0.5), normalize(make_image())
     with torch.no_grad():
         features = model.forward_features(x)
         assert features.shape == (2, 1 + 16, model.num_features)
@@ -100,7 +100,7 @@ def test_options_of_timm_and_of_castssl_arrive() -> None:
     assert model.encoder.positions.shape[-1] == 8
     assert model.encoder.stages[2].blocks[0].drop_path1.drop_prob == pytest.approx(0.3)
     with pytest.raises(ConfigError, match="may give 64 superpixels of 64 x 64 pixels"):
-        model(normalize(picture()))
+        model(normalize(make_image()))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_castssl_file_is_a_pretrained_file(tmp_path: Path) -> None:
 
 def test_superpixels_stay_outside_of_the_graph() -> None:
     # Few tokens: tracing takes a while for each that is sampled.
-    model, x = nano(img_size=32, sizes=(64, 4, 3, 2)), normalize(picture())
+    model, x = nano(img_size=32, sizes=(64, 4, 3, 2)), normalize(make_image())
     with torch.no_grad():
         expected = model(x)
         compiled: Any = torch.compile(model, backend="eager")

@@ -76,7 +76,7 @@ def test_it_learns_the_level_that_is_asked_for(level: int, classes: int) -> None
 
 
 @pytest.mark.parametrize(
-    ("tree", "options", "told"),
+    ("tree", "options", "output"),
     [
         (LabelTree.none(), {}, "no labels"),
         (LabelTree((4,), exclusive=False), {}, "several labels"),
@@ -84,8 +84,8 @@ def test_it_learns_the_level_that_is_asked_for(level: int, classes: int) -> None
         (FLAT, {"ema": 1.0}, r"1\.0"),
     ],
 )
-def test_what_cannot_be_learnt_is_refused(tree: LabelTree, options: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_what_cannot_be_learned_is_refused(tree: LabelTree, options: dict[str, Any], output: str) -> None:
+    with pytest.raises(ConfigError, match=output):
         made(tree, **options)
 
 

@@ -155,7 +155,7 @@ def test_which_stage_a_level_reads(
 
 
 @pytest.mark.parametrize(
-    ("levels", "options", "told"),
+    ("levels", "options", "output"),
     [
         (4, {}, "has 3 with a class token"),
         (2, {"order": "last"}, "coarse-last, fine-last, all-last"),
@@ -163,16 +163,16 @@ def test_which_stage_a_level_reads(
         (2, {"stages": (-1, 0)}, "has 3 with a class token"),
     ],
 )
-def test_a_level_without_a_stage_is_refused(levels: int, options: dict[str, object], told: str) -> None:
+def test_a_level_without_a_stage_is_refused(levels: int, options: dict[str, object], output: str) -> None:
     class Three:
         stages_with_cls, sizes = 3, (8, 4, 2, 1)
 
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=output):
         read_stages(Three(), levels, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("tree", "options", "told"),
+    ("tree", "options", "output"),
     [
         (LabelTree.none(), {}, "no labels"),
         (TREE, {"weight": -1.0}, "0 or above"),
@@ -180,8 +180,8 @@ def test_a_level_without_a_stage_is_refused(levels: int, options: dict[str, obje
         (TREE, {"norm": "shared"}, "last norm of its own"),
     ],
 )
-def test_misfits_are_refused(tree: LabelTree, options: dict[str, object], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_misfits_are_refused(tree: LabelTree, options: dict[str, object], output: str) -> None:
+    with pytest.raises(ConfigError, match=output):
         made(tree, **options)
 
 

@@ -33,14 +33,14 @@ class Started:
     A recipe that Python alone would start is forked.
     """
 
-    def __init__(self, command: Sequence[str], told: Path, environment: dict[str, str]) -> None:
-        self._told = told
+    def __init__(self, command: Sequence[str], output: Path, environment: dict[str, str]) -> None:
+        self._output = output
         self._process: Forked | subprocess.Popen[bytes]
         if command[0] == sys.executable and command[1].startswith("recipes/"):
-            told.touch()
-            self._process = Forked(command[1:], told, told, environment)
+            output.touch()
+            self._process = Forked(command[1:], output, output, environment)
             return
-        with open(told, "wb") as file:
+        with open(output, "wb") as file:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True
             )
@@ -66,9 +66,9 @@ class Started:
         """The exit code once it has ended."""
         return self._process.wait(TIMEOUT)
 
-    def told(self) -> str:
+    def output(self) -> str:
         """What it printed."""
-        return self._told.read_text(errors="replace")
+        return self._output.read_text(errors="replace")
 
     def stop(self) -> None:
         """End it, however it stands."""

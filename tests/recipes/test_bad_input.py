@@ -17,10 +17,10 @@ BROKEN = ("an empty one.jpg", "a truncated one.png", "no image \u00e9.jpg")
 
 
 @pytest.fixture(scope="module")
-def spoilt(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
-    """The demo's pictures, three files of them broken, others odd, and a broken one to be examined on."""
+def spoilt(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Path:
+    """The demo's images, three files of them broken, others odd, and a broken one to be examined on."""
     root = tmp_path_factory.mktemp("spoilt") / "with blanks"
-    shutil.copytree(pictures, root)
+    shutil.copytree(image_folder, root)
     place = next((root / "train").rglob("*.png")).parent
     whole = sorted(place.glob("*.png"))
     odd = Image.open(whole[3])

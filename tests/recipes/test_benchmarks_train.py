@@ -13,8 +13,8 @@ FLAGS = (
 )
 
 
-def test_a_recipe_is_measured_by_its_own_log(pictures: Path, recipe: Runner) -> None:
-    flags = ["--data", f"folder:{pictures}", "--steps", "3", "--every", "1", "--processes", "1"]
+def test_a_recipe_is_measured_by_its_own_log(image_folder: Path, recipe: Runner) -> None:
+    flags = ["--data", f"folder:{image_folder}", "--steps", "3", "--every", "1", "--processes", "1"]
     done = recipe("benchmarks/train", *flags, f"--flags={FLAGS}")
     assert done.returncode == 0, done.stderr[-3000:]
     line = next(line for line in done.stdout.splitlines() if line.startswith("│ 1"))

@@ -26,10 +26,10 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, pictures: Path, recipe: Runner) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, image_folder: Path, recipe: Runner) -> Path:
     """The folder of a run of three epochs, never stopped."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    flags = ["--data", f"folder:{pictures}", *FLAGS, "--workers", "0", "--out", str(out)]
+    flags = ["--data", f"folder:{image_folder}", *FLAGS, "--workers", "0", "--out", str(out)]
     done = recipe("deit_in1k", *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     words = ("trained", "best", "untrained", "chance", "top-1 accuracy", "kNN accuracy")
@@ -62,13 +62,13 @@ def test_the_average_that_was_evaluated_is_what_is_saved(whole: Path) -> None:
 
 
 def test_stopped_and_continued_ends_where_it_would_have(
-    whole: Path, tmp_path: Path, pictures: Path, recipe: Runner
+    whole: Path, tmp_path: Path, image_folder: Path, recipe: Runner
 ) -> None:
     """Within an epoch, with other workers: mixing, drop path and repeats go on as if nothing had happened."""
     for limit, workers in (("4", "1"), ("0", "0")):
         command = [
             "--data",
-            f"folder:{pictures}",
+            f"folder:{image_folder}",
             *FLAGS,
             "--workers",
             workers,
@@ -83,20 +83,20 @@ def test_stopped_and_continued_ends_where_it_would_have(
 
 
 @pytest.mark.distributed
-def test_two_processes(tmp_path: Path, pictures: Path, recipe: Runner) -> None:
+def test_two_processes(tmp_path: Path, image_folder: Path, recipe: Runner) -> None:
     flags = [*FLAGS, "--workers", "0", "--out", str(tmp_path), "--max-steps", "2", "--knn-every", "0"]
     extra = ["--augment", "three", "--bce", "--schedule", "paper", "--repeats", "1"]
-    done = recipe("deit_in1k", "--data", f"folder:{pictures}", *flags, *extra, processes=2)
+    done = recipe("deit_in1k", "--data", f"folder:{image_folder}", *flags, *extra, processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     assert lines(tmp_path)[0]["processes"] == 2
     (top,) = [line["top1"] for line in lines(tmp_path) if "top1" in line]
     assert json.loads((tmp_path / "results.json").read_text())["trained"]["top1"] == pytest.approx(top)
 
 
-def test_pictures_without_labels_are_refused_before_any_work(
-    tmp_path: Path, pictures: Path, recipe: Runner
+def test_images_without_labels_are_refused_before_any_work(
+    tmp_path: Path, image_folder: Path, recipe: Runner
 ) -> None:
-    folder = next(path for path in sorted((pictures / "train").rglob("*")) if any(path.glob("*.png")))
+    folder = next(path for path in sorted((image_folder / "train").rglob("*")) if any(path.glob("*.png")))
     done = recipe(
         "deit_in1k",
         "--data",

@@ -28,11 +28,11 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, pictures: Path, recipe: Runner) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, image_folder: Path, recipe: Runner) -> Path:
     """The folder of a run of three epochs, never stopped."""
     out = tmp_path_factory.mktemp("runs") / "whole"
     flags = [*FLAGS, *NANO, "--ema", "0.5", "--free-grain", "0.3", "--out", str(out)]
-    done = recipe("hcast", "--data", f"folder:{pictures}", *flags)
+    done = recipe("hcast", "--data", f"folder:{image_folder}", *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     assert all(word in done.stdout for word in ("trained", "best", "untrained", "chance", "FPA", "TICE"))
     return out
@@ -48,12 +48,12 @@ def test_a_run_leaves_marks_of_paths_and_of_segments(whole: Path) -> None:
 
 
 def test_stopped_and_continued_ends_where_it_would_have(
-    whole: Path, tmp_path: Path, pictures: Path, recipe: Runner
+    whole: Path, tmp_path: Path, image_folder: Path, recipe: Runner
 ) -> None:
     """Within an epoch: mixing, missing labels and the average go on as if nothing had happened."""
     flags = [*FLAGS, *NANO, "--ema", "0.5", "--free-grain", "0.3", "--out", str(tmp_path)]
     for limit in ("4", "0"):
-        done = recipe("hcast", "--data", f"folder:{pictures}", *flags, "--max-steps", limit)
+        done = recipe("hcast", "--data", f"folder:{image_folder}", *flags, "--max-steps", limit)
         assert done.returncode == 0, done.stderr[-3000:]
     assert "goes on after step 4" in done.stderr
     expected, got = (load_file(folder / "encoder.safetensors") for folder in (whole, tmp_path))
@@ -73,10 +73,12 @@ def test_stopped_and_continued_ends_where_it_would_have(
     ],
 )
 def test_each_method_trains(
-    method: str, model: list[str], tmp_path: Path, pictures: Path, recipe: Runner
+    method: str, model: list[str], tmp_path: Path, image_folder: Path, recipe: Runner
 ) -> None:
     flags = [*FLAGS, *model, "--method", method, "--out", str(tmp_path), "--max-steps", "2"]
-    done = recipe("hcast", "--data", f"folder:{pictures}", *flags, "--knn-every", "0", "--eval-every", "0")
+    done = recipe(
+        "hcast", "--data", f"folder:{image_folder}", *flags, "--knn-every", "0", "--eval-every", "0"
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     trained = json.loads((tmp_path / "results.json").read_text())["trained"]
     assert trained.keys() >= MARKS
@@ -85,10 +87,10 @@ def test_each_method_trains(
 
 @pytest.mark.distributed
 def test_two_processes_begin_with_another_run_s_encoder(
-    whole: Path, tmp_path: Path, pictures: Path, recipe: Runner
+    whole: Path, tmp_path: Path, image_folder: Path, recipe: Runner
 ) -> None:
     flags = [*FLAGS, *NANO, "--weights", str(whole), "--out", str(tmp_path), "--max-steps", "2"]
-    done = recipe("hcast", "--data", f"folder:{pictures}", *flags, "--knn-every", "0", processes=2)
+    done = recipe("hcast", "--data", f"folder:{image_folder}", *flags, "--knn-every", "0", processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     assert lines(tmp_path)[0]["processes"] == 2
     (fpa,) = [line["fpa"] for line in lines(tmp_path) if "fpa" in line]
@@ -96,7 +98,7 @@ def test_two_processes_begin_with_another_run_s_encoder(
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "output"),
     [
         (["--method", "hkast"], "no method 'hkast'"),
         (["--data", "cub:/nowhere"], "/nowhere"),
@@ -104,10 +106,10 @@ def test_two_processes_begin_with_another_run_s_encoder(
     ],
 )
 def test_what_cannot_be_is_told_before_any_work(
-    flags: list[str], told: str, tmp_path: Path, pictures: Path, recipe: Runner
+    flags: list[str], output: str, tmp_path: Path, image_folder: Path, recipe: Runner
 ) -> None:
-    done = recipe("hcast", "--data", f"folder:{pictures}", *FLAGS, *NANO, "--out", str(tmp_path), *flags)
+    done = recipe("hcast", "--data", f"folder:{image_folder}", *FLAGS, *NANO, "--out", str(tmp_path), *flags)
     assert done.returncode in (1, 2)
-    assert told in done.stderr
+    assert output in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("checkpoints/*"))

@@ -28,10 +28,10 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, pictures: Path, recipe: Runner) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, image_folder: Path, recipe: Runner) -> Path:
     """The folder of a run of two epochs, never stopped."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    done = recipe("moco_in1k", "--data", f"folder:{pictures}", *FLAGS, "--epochs", "2", "--out", str(out))
+    done = recipe("moco_in1k", "--data", f"folder:{image_folder}", *FLAGS, "--epochs", "2", "--out", str(out))
     assert done.returncode == 0, done.stderr[-3000:]
     assert "untrained" in done.stdout
     assert str(out) in done.stdout.replace("\n", "")
@@ -44,8 +44,8 @@ def test_a_run_leaves_what_the_readme_says(whole: Path) -> None:
     assert steps[-1]["step"] == 6
     assert {"match", "images_per_second", "waiting"} <= steps[-1].keys()
     assert {"knn", "match", "object_iou_4"} <= lines(whole)[-1].keys()
-    (picture,) = (whole / "pictures").iterdir()
-    assert Image.open(picture).width > 500
+    (image,) = (whole / "pictures").iterdir()
+    assert Image.open(image).width > 500
     assert list((whole / "checkpoints").iterdir())
 
 
@@ -59,10 +59,18 @@ def test_the_saved_encoder_is_built_again(whole: Path) -> None:
 
 
 def test_stopped_and_continued_ends_where_it_would_have(
-    whole: Path, tmp_path: Path, pictures: Path, recipe: Runner
+    whole: Path, tmp_path: Path, image_folder: Path, recipe: Runner
 ) -> None:
     for limit in ("4", "0"):
-        command = ["--data", f"folder:{pictures}", *FLAGS, "--epochs", "2", "--out", str(tmp_path / "run")]
+        command = [
+            "--data",
+            f"folder:{image_folder}",
+            *FLAGS,
+            "--epochs",
+            "2",
+            "--out",
+            str(tmp_path / "run"),
+        ]
         done = recipe("moco_in1k", *command, "--max-steps", limit, "--knn-every", "0")
         assert done.returncode == 0, done.stderr[-3000:]
     assert "goes on after step 4" in done.stderr
@@ -71,9 +79,9 @@ def test_stopped_and_continued_ends_where_it_would_have(
 
 
 @pytest.mark.distributed
-def test_two_processes(tmp_path: Path, pictures: Path, recipe: Runner) -> None:
+def test_two_processes(tmp_path: Path, image_folder: Path, recipe: Runner) -> None:
     flags = [*FLAGS, "--epochs", "2", "--out", str(tmp_path), "--max-steps", "2"]
-    done = recipe("moco_in1k", "--data", f"folder:{pictures}", *flags, processes=2)
+    done = recipe("moco_in1k", "--data", f"folder:{image_folder}", *flags, processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     assert lines(tmp_path)[0]["processes"] == 2
     assert [line["step"] for line in lines(tmp_path) if "loss" in line][-1] == 2
@@ -88,10 +96,10 @@ def test_without_data_it_names_the_two_likely_things(recipe: Runner) -> None:
 
 
 def test_too_many_superpixels_are_refused_before_any_work(
-    tmp_path: Path, pictures: Path, recipe: Runner
+    tmp_path: Path, image_folder: Path, recipe: Runner
 ) -> None:
     flags = [*FLAGS, "--epochs", "2", "--out", str(tmp_path), "--sizes", "9", "4", "2"]
-    done = recipe("moco_in1k", "--data", f"folder:{pictures}", *flags)
+    done = recipe("moco_in1k", "--data", f"folder:{image_folder}", *flags)
     assert done.returncode == 2
     assert "16 segments" in done.stderr
     assert "room for 9" in done.stderr

@@ -35,8 +35,8 @@ WITHIN = (1, 2, 4, 5)
 """Steps after which an epoch is not at its end."""
 
 
-def start(out: Path, pictures: Path, *flags: str, **options: Any) -> Toy:
-    words = ["--data", f"folder:{pictures}", *FLAGS, *EVERY, *flags]
+def start(out: Path, image_folder: Path, *flags: str, **options: Any) -> Toy:
+    words = ["--data", f"folder:{image_folder}", *FLAGS, *EVERY, *flags]
     return Toy(out, shlex.join(words), recipe="recipes.moco_in1k", **options)
 
 
@@ -47,26 +47,26 @@ def equal(out: Path, straight: Path) -> None:
         assert same(ours[part], theirs[part]), part
     assert ours["step"] == STEPS
     assert same(*(load_file(folder / "encoder.safetensors") for folder in (out, straight)))
-    told = [[line.get("loss") for line in lines(folder) if "loss" in line] for folder in (out, straight)]
-    assert told[0] == told[1]
+    output = [[line.get("loss") for line in lines(folder) if "loss" in line] for folder in (out, straight)]
+    assert output[0] == output[1]
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> dict[int, Path]:
+def straight(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> dict[int, Path]:
     """By the number of processes, the folder of a run that nothing disturbed."""
     made = {}
     for world in (1, 2):
         made[world] = tmp_path_factory.mktemp("straight") / f"of-{world}"
-        toy = start(made[world], pictures, world=world)
-        assert toy.code() == 0, toy.told()
+        toy = start(made[world], image_folder, world=world)
+        assert toy.code() == 0, toy.output()
     return made
 
 
 def wait_for_step(process: Toy | Started, out: Path, step: int) -> None:
     end = time.monotonic() + PATIENCE
     while not (out / "checkpoints" / f"step-{step:08d}.pt").exists():
-        assert process.running(), process.told()
-        assert time.monotonic() < end, f"no step {step}: {process.told()}"
+        assert process.running(), process.output()
+        assert time.monotonic() < end, f"no step {step}: {process.output()}"
         time.sleep(0.002)
 
 
@@ -82,10 +82,10 @@ def wait_for_step(process: Toy | Started, out: Path, step: int) -> None:
     ids=lambda case: "processes {}, workers {}, killed: {}".format(*case),
 )
 def test_killed_within_an_epoch_it_ends_as_if_nothing_had_happened(
-    case: tuple[int, int, str], tmp_path: Path, pictures: Path, straight: dict[int, Path]
+    case: tuple[int, int, str], tmp_path: Path, image_folder: Path, straight: dict[int, Path]
 ) -> None:
     (world, workers, victims), out, step = case, tmp_path / "run", random.choice(WITHIN)
-    toy = start(out, pictures, "--workers", str(workers), world=world)
+    toy = start(out, image_folder, "--workers", str(workers), world=world)
     wait_for_step(toy, out, step)
     if victims == "all":
         toy.signal_group(signal.SIGKILL)
@@ -96,26 +96,26 @@ def test_killed_within_an_epoch_it_ends_as_if_nothing_had_happened(
     assert toy.code() != 0
     found = max(int(path.stem[5:]) for path in (out / "checkpoints").glob("step-*.pt"))
     assert found >= step
-    again = start(out, pictures, "--workers", str(workers), world=world)
-    assert again.code() == 0, again.told()
-    assert f"goes on after step {found}" in again.told()
+    again = start(out, image_folder, "--workers", str(workers), world=world)
+    assert again.code() == 0, again.output()
+    assert f"goes on after step {found}" in again.output()
     equal(out, straight[world])
 
 
 def test_ctrl_c_saves_and_prints_the_command_that_goes_on(
-    tmp_path: Path, pictures: Path, starter: Starter, straight: dict[int, Path]
+    tmp_path: Path, image_folder: Path, starter: Starter, straight: dict[int, Path]
 ) -> None:
     out = tmp_path / "my run"
-    flags = ["--data", f"folder:{pictures}", *FLAGS, *EVERY, "--workers", "2", "--out", str(out)]
+    flags = ["--data", f"folder:{image_folder}", *FLAGS, *EVERY, "--workers", "2", "--out", str(out)]
     process = starter(["recipes/moco_in1k.py", *flags])
     wait_for_step(process, out, 2)
     process.interrupt()
     assert process.code() == STOPPED
     assert lines(out)[-1]["event"] == "stopped"
     assert lines(out)[-1]["reason"] == "SIGINT"
-    again = starter(_told_command(process.told()), python=False)
-    assert again.code() == 0, again.told()
-    assert re.search(r"goes on after step [2-5]", again.told())
+    again = starter(_printed_command(process.output()), python=False)
+    assert again.code() == 0, again.output()
+    assert re.search(r"goes on after step [2-5]", again.output())
     equal(out, straight[1])
 
 
@@ -141,19 +141,19 @@ if [[ $1 == show ]]; then echo 127.0.0.1; fi
 @pytest.mark.distributed
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="the launch file would take the GPUs")
 def test_a_slurm_job_of_two_nodes_is_requeued_and_goes_on(
-    tmp_path: Path, pictures: Path, starter: Starter, straight: dict[int, Path]
+    tmp_path: Path, image_folder: Path, starter: Starter, straight: dict[int, Path]
 ) -> None:
     """The batch script for real; of SLURM's programs, stand-ins that do what theirs do here.
 
     ``make slow`` also has it start again; here two ranks without launchers do.
     """
-    requeue(tmp_path, pictures, starter)
-    again = start(tmp_path / "run", pictures, world=2)
-    assert again.code() == 0, again.told()
+    requeue(tmp_path, image_folder, starter)
+    again = start(tmp_path / "run", image_folder, world=2)
+    assert again.code() == 0, again.output()
     equal(tmp_path / "run", straight[2])
 
 
-def requeue(tmp_path: Path, pictures: Path, starter: Starter) -> Callable[[], Started]:
+def requeue(tmp_path: Path, image_folder: Path, starter: Starter) -> Callable[[], Started]:
     """Start a job of two nodes and tell it that its time is over; what starts the same job comes back."""
     out, programs = tmp_path / "run", tmp_path / "programs"
     programs.mkdir()
@@ -162,7 +162,7 @@ def requeue(tmp_path: Path, pictures: Path, starter: Starter) -> Callable[[], St
         (programs / name).chmod(0o755)
     (programs / "accelerate").symlink_to(Path(sys.executable).with_name("accelerate"))
     job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "cpu[1-2]", "SLURM_NNODES": "2", "PROCESSES": "1"}
-    words = ["recipes/moco_in1k.py", "--data", f"folder:{pictures}", *FLAGS, *EVERY, "--out", str(out)]
+    words = ["recipes/moco_in1k.py", "--data", f"folder:{image_folder}", *FLAGS, *EVERY, "--out", str(out)]
     batch = ["bash", "recipes/launch/slurm.sbatch", *words]
     process = starter(batch, python=False, path=programs, PORT=str(free_port()), **job)
     wait_for_step(process, out, 1)
@@ -170,20 +170,20 @@ def requeue(tmp_path: Path, pictures: Path, starter: Starter) -> Callable[[], St
         os.kill(child, signal.SIGUSR1)
     assert process.code() != 0
     assert (programs / "asked").read_text().splitlines() == ["show hostnames cpu[1-2]", "requeue 4711"]
-    assert "job 4711 is requeued and goes on from there" in process.told()
+    assert "job 4711 is requeued and goes on from there" in process.output()
     assert [line["reason"] for line in lines(out) if line.get("event") == "stopped"] == ["SIGUSR1"]
     return lambda: starter(batch, python=False, path=programs, PORT=str(free_port()), **job)
 
 
-def _told_command(told: str) -> list[str]:
-    (found,) = re.findall(r"goes on from there, and so does: (.*)", told)
+def _printed_command(output: str) -> list[str]:
+    (found,) = re.findall(r"goes on from there, and so does: (.*)", output)
     return shlex.split(found)
 
 
 @pytest.mark.distributed
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="the launch file would take the GPUs")
 @pytest.mark.parametrize("name", ["fsdp", "deepspeed"])
-def test_the_launch_files_start(name: str, tmp_path: Path, pictures: Path, starter: Starter) -> None:
+def test_the_launch_files_start(name: str, tmp_path: Path, image_folder: Path, starter: Starter) -> None:
     """Without a GPU Accelerate makes data parallel of FSDP; tests/training shards over gloo.
 
     That of DDP starts under SLURM, above.
@@ -192,21 +192,21 @@ def test_the_launch_files_start(name: str, tmp_path: Path, pictures: Path, start
         pytest.importorskip("deepspeed")
     launcher = ["-m", "accelerate.commands.launch", "--config_file", f"recipes/launch/{name}.yaml"]
     launcher += ["--num_processes", "2", "--main_process_port", "0", "recipes/moco_in1k.py"]
-    flags = ["--data", f"folder:{pictures}", *FLAGS, *EVERY, "--out", str(tmp_path), "--max-steps", "2"]
+    flags = ["--data", f"folder:{image_folder}", *FLAGS, *EVERY, "--out", str(tmp_path), "--max-steps", "2"]
     process = starter([*launcher, *flags])
-    assert process.code() == 0, process.told()
+    assert process.code() == 0, process.output()
     assert lines(tmp_path)[0]["processes"] == 2
     assert [line["step"] for line in lines(tmp_path) if "loss" in line] == [1, 2]
 
 
 def test_more_epochs_continue_a_finished_run_and_write_its_results_anew(
-    tmp_path: Path, pictures: Path, straight: dict[int, Path]
+    tmp_path: Path, image_folder: Path, straight: dict[int, Path]
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(straight[1], out)
-    toy = start(out, pictures, "--epochs", "3")
-    assert toy.code() == 0, toy.told()
-    assert f"goes on after step {STEPS}" in toy.told()
+    toy = start(out, image_folder, "--epochs", "3")
+    assert toy.code() == 0, toy.output()
+    assert f"goes on after step {STEPS}" in toy.output()
     assert state(out)["step"] == 9
     ours, theirs = (load_file(folder / "encoder.safetensors") for folder in (out, straight[1]))
     assert not same(ours, theirs)
@@ -222,39 +222,41 @@ def test_more_epochs_continue_a_finished_run_and_write_its_results_anew(
     assert same(*(json.loads((folder / "once.json").read_text()) for folder in (out, straight[1])))
 
 
-def test_a_run_that_diverges_names_the_images(tmp_path: Path, pictures: Path) -> None:
-    toy = start(tmp_path / "run", pictures, "--lr", "1e30", "--save-every", "0")
+def test_a_run_that_diverges_names_the_images(tmp_path: Path, image_folder: Path) -> None:
+    toy = start(tmp_path / "run", image_folder, "--lr", "1e30", "--save-every", "0")
     assert toy.code() == 1
-    told = toy.told()
-    found = re.search(r"the loss of step (\d) is (nan|inf)|the weights are not finite after step (\d)", told)
-    assert found, told
+    output = toy.output()
+    found = re.search(
+        r"the loss of step (\d) is (nan|inf)|the weights are not finite after step (\d)", output
+    )
+    assert found, output
     named = (tmp_path / "run" / "diverged.txt").read_text().splitlines()
     assert len(named) == 16
-    assert ", ".join(named[:4]) in told
-    assert all((pictures / "train" / name).is_file() for name in named)
+    assert ", ".join(named[:4]) in output
+    assert all((image_folder / "train" / name).is_file() for name in named)
 
 
 def test_an_encoder_that_finds_no_room_loses_no_checkpoint(
-    tmp_path: Path, pictures: Path, straight: dict[int, Path]
+    tmp_path: Path, image_folder: Path, straight: dict[int, Path]
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(straight[1], out)
     (out / "encoder.safetensors").unlink()
     (out / "encoder.safetensors").mkdir()  # What cannot be replaced, as on a full disk.
     (out / "encoder.safetensors" / "file").touch()
-    toy = start(out, pictures)
+    toy = start(out, image_folder)
     assert toy.code() == 1
-    assert "cannot write the encoder" in toy.told()
-    assert "run the same command again" in toy.told()
-    assert "Traceback" not in toy.told()
+    assert "cannot write the encoder" in toy.output()
+    assert "run the same command again" in toy.output()
+    assert "Traceback" not in toy.output()
     shutil.rmtree(out / "encoder.safetensors")
-    again = start(out, pictures)
-    assert again.code() == 0, again.told()
+    again = start(out, image_folder)
+    assert again.code() == 0, again.output()
     equal(out, straight[1])
 
 
 def _shard(path: Path) -> None:
-    """A WebDataset shard of 48 pictures of noise."""
+    """A WebDataset shard of 48 images of noise."""
     with tarfile.open(path, "w") as archive:
         for number in range(48):
             image = BytesIO()
@@ -275,8 +277,8 @@ def test_a_stream_goes_on_by_count_and_says_so(tmp_path: Path) -> None:
     toy.signal_group(signal.SIGKILL)
     toy.code()
     again = start(out, tmp_path, *data)
-    assert again.code() == 0, again.told()
-    for told in (toy.told() or again.told(), again.told()):
-        assert told.count("cannot go on exactly: it goes on by count") == 1
+    assert again.code() == 0, again.output()
+    for output in (toy.output() or again.output(), again.output()):
+        assert output.count("cannot go on exactly: it goes on by count") == 1
     assert [line["step"] for line in lines(out) if "loss" in line] == list(range(1, STEPS + 1))
     assert "stream" in [line.get("event") for line in lines(out)]

@@ -25,9 +25,9 @@ FLAGS = {
 }
 
 
-def evaluations(recipe: str, pictures: Path, folder: Path) -> list[dict[str, Any]]:
+def evaluations(recipe: str, image_folder: Path, folder: Path) -> list[dict[str, Any]]:
     """What each evaluation of a run without any step has decoded and partitioned."""
-    flags = ["--data", f"folder:{pictures}", "--out", str(folder / "run")]
+    flags = ["--data", f"folder:{image_folder}", "--out", str(folder / "run")]
     flags += ["--epochs", "0", "--workers", "0", "--batch-size", "16"]
     if recipe == "probe_in1k":
         torch.manual_seed(0)
@@ -41,12 +41,12 @@ def evaluations(recipe: str, pictures: Path, folder: Path) -> list[dict[str, Any
 
 
 @pytest.mark.parametrize("recipe", FLAGS)
-def test_no_image_is_decoded_or_segmented_twice(recipe: str, pictures: Path, tmp_path: Path) -> None:
+def test_no_image_is_decoded_or_segmented_twice(recipe: str, image_folder: Path, tmp_path: Path) -> None:
     """All evaluators share the center view but matching, which has two random views of each image.
 
     kNN also needs the center view of each training image.
     """
-    counted = evaluations(recipe, pictures, tmp_path)
+    counted = evaluations(recipe, image_folder, tmp_path)
     names = {name for one in counted for name in one["evaluators"]}
     assert names >= {"Knn", "Matching", "Overlap"}
     for one in counted:

@@ -27,14 +27,16 @@ FLAGS = [
 ]
 
 
-def test_it_trains_is_continued_and_leaves_results(tmp_path: Path, pictures: Path, recipe: Runner) -> None:
-    flags = ["--data", f"folder:{pictures}", *FLAGS, "--out", str(tmp_path), "--log-every", "1"]
+def test_it_trains_is_continued_and_leaves_results(
+    tmp_path: Path, image_folder: Path, recipe: Runner
+) -> None:
+    flags = ["--data", f"folder:{image_folder}", *FLAGS, "--out", str(tmp_path), "--log-every", "1"]
     for limit in ("2", "4"):
         done = recipe("pretrain", *flags, "--max-steps", limit, "--knn-every", "9")
         assert done.returncode == 0, done.stderr[-3000:]
     assert "goes on after step 2" in done.stderr
-    told = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in told if "loss" in line] == [1, 2, 3, 4]
+    output = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in output if "loss" in line] == [1, 2, 3, 4]
     results = json.loads((tmp_path / "results.json").read_text())
     assert {"knn", "match", "object_iou_4"} <= results["trained"].keys() & results["untrained"].keys()
     state = torch.load(max((tmp_path / "checkpoints").iterdir()), weights_only=True)["module"]

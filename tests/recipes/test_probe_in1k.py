@@ -33,10 +33,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, weights: Path, pictures: Path, recipe: Runner) -> Path:
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, weights: Path, image_folder: Path, recipe: Runner
+) -> Path:
     """The folder of a run of two epochs, never stopped."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    flags = ["--data", f"folder:{pictures}", "--weights", str(weights.parent), *FLAGS]
+    flags = ["--data", f"folder:{image_folder}", "--weights", str(weights.parent), *FLAGS]
     done = recipe("probe_in1k", *flags, "--out", str(out))
     assert done.returncode == 0, done.stderr[-3000:]
     words = ("trained", "best", "untrained", "chance", "top-1 accuracy", "kNN accuracy")
@@ -62,10 +64,10 @@ def test_the_rate_is_the_reference_s(whole: Path) -> None:
 
 
 def test_stopped_and_continued_ends_where_it_would_have(
-    whole: Path, weights: Path, tmp_path: Path, pictures: Path, recipe: Runner
+    whole: Path, weights: Path, tmp_path: Path, image_folder: Path, recipe: Runner
 ) -> None:
     for limit in ("4", "0"):
-        command = ["--data", f"folder:{pictures}", "--weights", str(weights.parent), *FLAGS]
+        command = ["--data", f"folder:{image_folder}", "--weights", str(weights.parent), *FLAGS]
         done = recipe("probe_in1k", *command, "--out", str(tmp_path / "run"), "--max-steps", limit)
         assert done.returncode == 0, done.stderr[-3000:]
     assert "goes on after step 4" in done.stderr
@@ -75,11 +77,11 @@ def test_stopped_and_continued_ends_where_it_would_have(
 
 @pytest.mark.distributed
 def test_two_processes_with_other_sizes(
-    weights: Path, tmp_path: Path, pictures: Path, recipe: Runner
+    weights: Path, tmp_path: Path, image_folder: Path, recipe: Runner
 ) -> None:
     flags = [*FLAGS, "--out", str(tmp_path), "--max-steps", "2"]
     sizes = ["--superpixels", "grid:cell=4", "--sizes", "64", "16", "8"]
-    command = ["--data", f"folder:{pictures}", "--weights", str(weights), *flags, *sizes]
+    command = ["--data", f"folder:{image_folder}", "--weights", str(weights), *flags, *sizes]
     done = recipe("probe_in1k", *command, processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     assert lines(tmp_path)[0]["processes"] == 2
@@ -97,9 +99,9 @@ def test_without_data_and_weights_both_are_asked_for(recipe: Runner) -> None:
 
 
 def test_too_many_superpixels_are_refused_before_any_work(
-    weights: Path, tmp_path: Path, pictures: Path, recipe: Runner
+    weights: Path, tmp_path: Path, image_folder: Path, recipe: Runner
 ) -> None:
-    flags = ["--data", f"folder:{pictures}", "--weights", str(weights), "--sizes", "9", "4", "2"]
+    flags = ["--data", f"folder:{image_folder}", "--weights", str(weights), "--sizes", "9", "4", "2"]
     done = recipe("probe_in1k", *flags, *FLAGS, "--out", str(tmp_path))
     assert done.returncode == 2
     assert "room for 9" in done.stderr

@@ -134,8 +134,8 @@ def test_wrong_flags_are_refused(
     assert words in done.stderr
 
 
-def test_data_without_label_maps_is_refused(pictures: Path, recipe: Runner, tmp_path: Path) -> None:
-    data = ["--data", f"folder:{pictures}", "--model", "nano"]
+def test_data_without_label_maps_is_refused(image_folder: Path, recipe: Runner, tmp_path: Path) -> None:
+    data = ["--data", f"folder:{image_folder}", "--model", "nano"]
     done = recipe("segment", *data, *FLAGS, "--out", str(tmp_path / "run"))
     assert done.returncode == 2
     assert "label maps" in done.stderr

@@ -108,8 +108,8 @@ def test_doctor_installs_what_is_optional(environment: Environment) -> None:
 def test_a_plugin_names_the_commands_that_build_its_library(environment: Environment) -> None:
     environment.succeed("pip uninstall -y fast-slic")
     code = "from castssl.registry import build; build('superpixels', 'slic')"
-    told = environment.run(f'python -c "{code}"').stderr
-    (command,) = re.findall(r"`(pip install [^`]*fast-slic)`", told)
+    output = environment.run(f'python -c "{code}"').stderr
+    (command,) = re.findall(r"`(pip install [^`]*fast-slic)`", output)
     environment.succeed(command)
     environment.succeed("python -c 'import fast_slic'")
 

@@ -22,12 +22,12 @@ def confined(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(whole, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
 
 
-def test_full_shared_memory_is_named_with_the_flag(pictures: Path, tmp_path: Path) -> None:
+def test_full_shared_memory_is_named_with_the_flag(image_folder: Path, tmp_path: Path) -> None:
     allowed = confined("true")
     if allowed.returncode:
         pytest.skip(f"no mount namespace of its own: {allowed.stderr.strip()}")
     flags = [
-        *("--data", f"folder:{pictures}", "--model", "nano", "--image-size", "64", "--hidden", "16"),
+        *("--data", f"folder:{image_folder}", "--model", "nano", "--image-size", "64", "--hidden", "16"),
         *("--superpixels", "seeds:count=64,bins=5,iterations=2", "--out-dim", "8", "--batch-size", "48"),
         *("--lr", "1e-3", "--epochs", "2", "--warmup-epochs", "1", "--max-steps", "1", "--knn-every", "0"),
         *("--out", str(tmp_path)),

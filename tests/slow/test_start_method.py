@@ -26,9 +26,20 @@ else:
 """
 
 
-def test_a_run_trains_with_spawned_workers(pictures: Path, tmp_path: Path) -> None:
+def test_a_run_trains_with_spawned_workers(image_folder: Path, tmp_path: Path) -> None:
     flags = [
-        *("--data", f"folder:{pictures}", "--model", "nano", "--image-size", "32", "--sizes", "16", "8", "4"),
+        *(
+            "--data",
+            f"folder:{image_folder}",
+            "--model",
+            "nano",
+            "--image-size",
+            "32",
+            "--sizes",
+            "16",
+            "8",
+            "4",
+        ),
         *("--superpixels", "seeds:count=16,bins=5,iterations=2", "--hidden", "16", "--out-dim", "8"),
         *("--batch-size", "16", "--lr", "1e-3", "--epochs", "2", "--warmup-epochs", "1", "--max-steps", "2"),
         *("--knn-every", "0", "--workers", "1", "--start-method", "spawn", "--out", str(tmp_path)),
@@ -40,10 +51,10 @@ def test_a_run_trains_with_spawned_workers(pictures: Path, tmp_path: Path) -> No
     assert (tmp_path / "results.json").is_file()
 
 
-def test_spawned_workers_end_without_the_end_of_their_interpreter(pictures: Path, tmp_path: Path) -> None:
+def test_spawned_workers_end_without_the_end_of_their_interpreter(image_folder: Path, tmp_path: Path) -> None:
     # Once that has begun, the thread that sends batches may abort the process, and the run with it.
     script = tmp_path / "script.py"
     script.write_text(WORKERS)
-    command = [sys.executable, str(script), f"folder:{pictures}"]
+    command = [sys.executable, str(script), f"folder:{image_folder}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "a worker has begun\n"), done.stderr

@@ -61,7 +61,7 @@ RECIPES: Mapping[str, tuple[str, ...]] = {
 }
 """The flags of a small run of each recipe; between them, every kind of periodic evaluation happens."""
 PER_EPOCH = 3
-"""Steps of an epoch of the demo pictures made here."""
+"""Steps of an epoch of the demo images made here."""
 MOST = 3
 """Steps that a round makes at most before it is killed in the next."""
 PATIENCE = 300.0
@@ -110,13 +110,13 @@ class Process:
 
     def __init__(self, recipe: str, folder: Path, out: Path, *flags: str) -> None:
         self.out = out
-        self._told = folder / f"{out.name}.txt"
-        self._told.unlink(missing_ok=True)
-        self.forked = Forked([f"recipes/{recipe}.py", "--out", str(out), *flags], self._told, self._told)
+        self._output = folder / f"{out.name}.txt"
+        self._output.unlink(missing_ok=True)
+        self.forked = Forked([f"recipes/{recipe}.py", "--out", str(out), *flags], self._output, self._output)
 
-    def told(self) -> str:
+    def output(self) -> str:
         """What it printed."""
-        return self._told.read_text(errors="replace") if self._told.exists() else ""
+        return self._output.read_text(errors="replace") if self._output.exists() else ""
 
     def wait_for(self, pattern: str, step: int) -> None:
         """Return when a file of this pattern lies in ``checkpoints/``, or a checkpoint of ``step`` or later.
@@ -131,9 +131,9 @@ class Process:
             int(path.stem.removeprefix("step-")) >= step for path in folder.glob("step-*.pt")
         ):
             if (code := self.forked.poll()) is not None:
-                raise Failure(f"ended by itself with {code}: {self.told()[-2000:]}")
+                raise Failure(f"ended by itself with {code}: {self.output()[-2000:]}")
             if time.monotonic() > end:
-                raise Failure(f"no {pattern} after {PATIENCE:.0f} s: {self.told()[-2000:]}")
+                raise Failure(f"no {pattern} after {PATIENCE:.0f} s: {self.output()[-2000:]}")
             time.sleep(0.001)
 
     def kill(self, *, group: bool) -> None:
@@ -148,7 +148,7 @@ class Process:
     def finish(self) -> None:
         """Wait until it ends well."""
         if code := self.forked.wait(None):
-            raise Failure(f"ended with {code}: {self.told()[-2000:]}")
+            raise Failure(f"ended with {code}: {self.output()[-2000:]}")
 
     def children_left(self) -> list[int]:
         """Processes of its session that still run."""
@@ -243,12 +243,12 @@ class Soak:
         counts["only the main process killed"] += not group
         if not group:
             self._orphans.append((time.monotonic(), process))
-        told = re.search(r"goes on after step (\d+)|a new run", process.told().replace("\n", " "))
-        if told is None:
+        output = re.search(r"goes on after step (\d+)|a new run", process.output().replace("\n", " "))
+        if output is None:
             return  # Killed before it could say so.
-        counts["resumed" if told[1] else "new"] += 1
-        if (int(told[1]) if told[1] else None) != before:
-            raise Failure(f"{told[0]}, but the latest whole checkpoint was {before}")
+        counts["resumed" if output[1] else "new"] += 1
+        if (int(output[1]) if output[1] else None) != before:
+            raise Failure(f"{output[0]}, but the latest whole checkpoint was {before}")
 
     def _check(self, before: int | None, after: int | None) -> None:
         if (after or 0) < (before or 0):
@@ -260,7 +260,7 @@ class Soak:
             raise Failure(f"step {len(done)} was done, but only {after} saved")
 
 
-def _pictures(folder: Path) -> Path:
+def _image_files(folder: Path) -> Path:
     os.environ["CASTSSL_CACHE"] = str(folder / "cache")
     from castssl.datasets.demo import dataset as demo
 
@@ -268,17 +268,17 @@ def _pictures(folder: Path) -> Path:
 
 
 def _data(recipe: str, folder: Path) -> str:
-    """The demo's pictures; for segmentation with label maps: their dark pixels, and the others."""
-    root = _pictures(folder)
+    """The demo's images; for segmentation with label maps: their dark pixels, and the others."""
+    root = _image_files(folder)
     if recipe != "segment":
         return f"folder:{root}"
     pairs = folder / "pairs"
     for path in [path for split in ("train", "val") for path in sorted((root / split).rglob("*.png"))]:
         split, *names = path.relative_to(root).parts
         name = "-".join(names)
-        with Image.open(path) as picture:
-            labels = picture.convert("L").point(lambda value: int(value > 100))
-            for kind, image in (("images", picture.convert("RGB")), ("labels", labels)):
+        with Image.open(path) as photo:
+            labels = photo.convert("L").point(lambda value: int(value > 100))
+            for kind, image in (("images", photo.convert("RGB")), ("labels", labels)):
                 (pairs / kind / split).mkdir(parents=True, exist_ok=True)
                 image.save(pairs / kind / split / name)
     return f"pairs:{pairs}?classes=2"
@@ -339,12 +339,12 @@ def soak(rounds: int, seed: int, folder: Path, recipe: str = "moco_in1k") -> Tal
     for number in range(rounds + 1):
         name = f"round {number + 1}/{rounds}" if number < rounds else "end"
         try:
-            told = work.round(number) if number < rounds else work.end()
+            output = work.round(number) if number < rounds else work.end()
         except Failure as failure:
             work.tally.failures.append(f"{name}: {failure}")
-            told = f"FAILED: {failure}"
+            output = f"FAILED: {failure}"
         work.tally.seconds = time.monotonic() - began
-        print(f"{work.tally.seconds:6.0f} s  {name}  {told}", flush=True)
+        print(f"{work.tally.seconds:6.0f} s  {name}  {output}", flush=True)
     return work.tally
 
 

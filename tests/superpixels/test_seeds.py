@@ -31,7 +31,7 @@ def _hash(number: int, seed: int) -> float:
 
 
 @pytest.fixture(scope="module")
-def picture() -> Tensor:
+def image() -> Tensor:
     """A blurred 7 x 7 checkerboard of hashed colors, uint8 (1, 3, 224, 224)."""
     values = [int(256 * _hash(number, 11)) for number in range(147)]
     cells = np.array(values, np.uint8).reshape(7, 7, 3).repeat(32, 0).repeat(32, 1)
@@ -61,13 +61,13 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_equals_the_published_pipeline(name: str, picture: Tensor) -> None:
+def test_equals_the_published_pipeline(name: str, image: Tensor) -> None:
     options, expected = PUBLISHED[name]
-    assert _summary(Seeds(**options)(picture)) == expected
+    assert _summary(Seeds(**options)(image)) == expected
 
 
-def test_equals_the_published_segmenter_inversion(picture: Tensor) -> None:
-    inverted = (256 - picture.int()).remainder(256).to(torch.uint8)
+def test_equals_the_published_segmenter_inversion(image: Tensor) -> None:
+    inverted = (256 - image.int()).remainder(256).to(torch.uint8)
     assert _summary(Seeds(**FAST)(inverted)) == (196, 4885237, 3082506263, 192)
 
 
@@ -103,15 +103,15 @@ def _segmenter_round_trip(image: Tensor) -> Tensor:
     return torch.from_numpy((back * np.uint8(255)).astype(np.uint8)).permute(2, 0, 1)[None]
 
 
-def test_deit_mode_is_its_round_trip(picture: Tensor) -> None:
-    trip = _deit_round_trip(picture)
-    assert int((trip != picture).sum()) == 38960
-    assert torch.equal(Seeds(**FAST, mode="deit")(picture), Seeds(**FAST)(trip))
+def test_deit_mode_is_its_round_trip(image: Tensor) -> None:
+    trip = _deit_round_trip(image)
+    assert int((trip != image).sum()) == 38960
+    assert torch.equal(Seeds(**FAST, mode="deit")(image), Seeds(**FAST)(trip))
 
 
-def test_segmenter_mode_is_its_round_trip(picture: Tensor) -> None:
-    trip = _segmenter_round_trip(picture)
-    assert torch.equal(Seeds(**FAST, mode="segmenter")(picture), Seeds(**FAST)(trip))
+def test_segmenter_mode_is_its_round_trip(image: Tensor) -> None:
+    trip = _segmenter_round_trip(image)
+    assert torch.equal(Seeds(**FAST, mode="segmenter")(image), Seeds(**FAST)(trip))
 
 
 @pytest.mark.parametrize(

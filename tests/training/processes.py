@@ -45,11 +45,11 @@ def _take_cpus_for_accelerators() -> None:
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_XPU
 
 
-def _main(recipe: str, argv: list[str], told: str, environment: Mapping[str, str], file_size: int) -> None:
+def _main(recipe: str, argv: list[str], output: str, environment: Mapping[str, str], file_size: int) -> None:
     from castssl.config import launch
 
     module = importlib.import_module(recipe)
-    become(told, told, environment)
+    become(output, output, environment)
     torch.set_num_threads(1)
     if file_size:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
@@ -83,8 +83,8 @@ class Toy:
         sharded: bool = False,
         recipe: str = TOY,
     ) -> None:
-        self.out, self._told = out, out.with_suffix(".txt")
-        self._told.unlink(missing_ok=True)
+        self.out, self._output = out, out.with_suffix(".txt")
+        self._output.unlink(missing_ok=True)
         argv = ["--out", str(out), *shlex.split(flags)]
         port = free_port()
         self.processes: list[BaseProcess] = []
@@ -94,7 +94,7 @@ class Toy:
             environment |= {"ACCELERATE_USE_CPU": str(cpu).lower(), "MASTER_ADDR": "127.0.0.1"}
             environment |= SHARDED if sharded else {}
             environment = {**os.environ, **environment}
-            arguments = (recipe, argv, str(self._told), environment, file_size)
+            arguments = (recipe, argv, str(self._output), environment, file_size)
             process = CONTEXT.Process(target=_main, args=arguments)
             process.start()
             self.processes.append(process)
@@ -106,7 +106,7 @@ class Toy:
             process.join(PATIENCE)
             if process.exitcode is None:
                 process.kill()
-                raise AssertionError(f"still running after {PATIENCE} s:\n{self.told()}")
+                raise AssertionError(f"still running after {PATIENCE} s:\n{self.output()}")
             codes.append(process.exitcode)
         return codes[0] if len(codes) == 1 else max(codes)
 
@@ -114,9 +114,9 @@ class Toy:
         """Whether any of them has not ended yet."""
         return any(process.is_alive() for process in self.processes)
 
-    def told(self) -> str:
+    def output(self) -> str:
         """What they printed."""
-        return self._told.read_text() if self._told.exists() else ""
+        return self._output.read_text() if self._output.exists() else ""
 
     def wait_for(self, step: int) -> None:
         """Return when the log has a report of ``step`` or a later one."""
@@ -124,9 +124,9 @@ class Toy:
         while time.monotonic() < end:
             if any(line.get("step", 0) >= step for line in reports(self.out)):
                 return
-            assert self.running(), self.told()
+            assert self.running(), self.output()
             time.sleep(0.01)
-        raise AssertionError(f"no step {step}:\n{self.told()}")
+        raise AssertionError(f"no step {step}:\n{self.output()}")
 
     def signal(self, number: int) -> None:
         """Send a signal to the first process alone."""
@@ -175,7 +175,7 @@ def same(a: Any, b: Any) -> bool:
 def finished(out: Path, flags: str = QUICK, **options: Any) -> dict[str, Any]:
     """The last checkpoint of a run that nothing disturbed."""
     toy = Toy(out, flags, **options)
-    assert toy.code() == 0, toy.told()
+    assert toy.code() == 0, toy.output()
     return state(out)
 
 

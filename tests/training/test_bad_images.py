@@ -123,12 +123,12 @@ def test_the_error_says_what_to_do(tmp_path: Path) -> None:
     loader.bad |= {f"/data/{index}.jpg": "the file is empty" for index in range(11)}
     with pytest.raises(DataError) as caught:
         listed.open(loader, 0)
-    told = str(caught.value)
-    assert "more than --max-bad 0.01 allows" in told
-    assert "/data/0.jpg (the file is empty)" in told
-    assert "and 6 more" in told
-    assert str(tmp_path / FILE) in told
-    assert "raise --max-bad" in told
+    output = str(caught.value)
+    assert "more than --max-bad 0.01 allows" in output
+    assert "/data/0.jpg (the file is empty)" in output
+    assert "and 6 more" in output
+    assert str(tmp_path / FILE) in output
+    assert "raise --max-bad" in output
     assert len(_listed(tmp_path)) == 11
 
 
@@ -141,24 +141,24 @@ def test_a_loader_may_know_nothing_of_it(tmp_path: Path) -> None:
 
 def test_a_run_lists_them_and_goes_on(tmp_path: Path) -> None:
     toy = Toy(tmp_path / "run", f"{QUICK} {BROKEN} --max-bad 0.2")
-    assert toy.code() == 0, toy.told()
+    assert toy.code() == 0, toy.output()
     listed = _listed(tmp_path / "run")
     assert sorted(name for name, _, _ in listed) == ["picture 20", "picture 3", "picture 7"]
     assert {reason for _, reason, _ in listed} == {"torn"}
     assert [step for _, _, step in listed] == sorted(step for _, _, step in listed)
     assert listed[-1][2] <= 6
-    assert "3 images could not be read" in toy.told()
+    assert "3 images could not be read" in toy.output()
 
 
 def test_after_mending_the_run_ends_as_if_nothing_had_been_broken(tmp_path: Path, unbroken: Path) -> None:
     out = tmp_path / "run"
     toy = Toy(out, f"{QUICK} {BROKEN} --max-bad 0 --save-every 1")
     assert toy.code() == 1
-    assert "unreadable images, in a data set of 24" in toy.told()
-    assert "Traceback" not in toy.told()
+    assert "unreadable images, in a data set of 24" in toy.output()
+    assert "Traceback" not in toy.output()
     assert 0 < state(out)["step"] < _listed(out)[0][2]
     mended = Toy(out, f"{QUICK} --max-bad 0")
-    assert mended.code() == 0, mended.told()
+    assert mended.code() == 0, mended.output()
     assert _listed(out) == []
     agree(out, unbroken)
 
@@ -172,14 +172,14 @@ def test_ranks_stop_together(tmp_path: Path, every: int) -> None:
     toy = Toy(out, f"{flags} {BROKEN} --max-bad 0.1", world=2)
     assert toy.code() == 1
     assert [process.exitcode for process in toy.processes] == [1, 1]
-    assert toy.told().count("3 unreadable images, in a data set of 24") == 1
-    assert "Traceback" not in toy.told()
+    assert toy.output().count("3 unreadable images, in a data set of 24") == 1
+    assert "Traceback" not in toy.output()
     assert len(_listed(out)) == 3
     assert not list(out.glob("checkpoints/step*"))
     more = Toy(out, f"{flags} {BROKEN} --max-bad 0.2", world=2)
-    assert more.code() == 0, more.told()
+    assert more.code() == 0, more.output()
     assert len(_listed(out)) == 2 * 3  # The log keeps what the first run met.
-    assert "3 images could not be read" in more.told()
+    assert "3 images could not be read" in more.output()
     assert state(out)["step"] == 18
 
 

@@ -86,11 +86,11 @@ def test_on_a_terminal_there_is_a_bar_with_the_figures() -> None:
     shown.step(31)
     shown.stop()
     shown.stop()
-    told = text.getvalue()
-    assert "31/100" in told
-    assert "epoch 2/5" in told
-    assert "loss 0.2500" in told
-    assert "a [line] above" in told
+    output = text.getvalue()
+    assert "31/100" in output
+    assert "epoch 2/5" in output
+    assert "loss 0.2500" in output
+    assert "a [line] above" in output
 
 
 def test_other_ranks_show_nothing() -> None:

@@ -59,15 +59,15 @@ def test_zero_shot_trains_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "output"),
     [
         (("--method", "hkast"), "no method 'hkast'"),
         (("--free-grain", "1.5"), "--free-grain is a share"),
         (("--schedule", "paper", "--cosine-epochs", "300"), "needs --schedule code"),
     ],
 )
-def test_what_cannot_be_is_told(flags: tuple[str, ...], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_what_cannot_be_is_told(flags: tuple[str, ...], output: str) -> None:
+    with pytest.raises(ConfigError, match=output):
         cfg("--data", "cub:x", *flags)
 
 

@@ -18,8 +18,8 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_a_line_is_on_the_disk_at_once_and_is_strict_json(tmp_path: Path) -> None:
-    told = Log(tmp_path)
-    told.write(step=3, loss=0.123456789, name="a\nb", bad=math.nan, worse=-math.inf, argv=["x"])
+    output = Log(tmp_path)
+    output.write(step=3, loss=0.123456789, name="a\nb", bad=math.nan, worse=-math.inf, argv=["x"])
     (line,) = _lines(tmp_path)
     assert line.pop("time") > 1e9
     assert line == {"step": 3, "loss": 0.123457, "name": "a\nb", "bad": None, "worse": None, "argv": ["x"]}
@@ -39,16 +39,16 @@ def test_a_log_goes_on_where_a_checkpoint_was_made(tmp_path: Path) -> None:
 
 
 def test_a_log_that_was_shortened_is_left_alone(tmp_path: Path) -> None:
-    told = Log(tmp_path)
-    told.rewind(1000)
-    told.write(step=1)
+    output = Log(tmp_path)
+    output.rewind(1000)
+    output.write(step=1)
     assert len(_lines(tmp_path)) == 1
 
 
 def test_a_line_without_its_end_is_cut_off(tmp_path: Path) -> None:
-    told = Log(tmp_path)
-    told.write(step=1)
-    told.close()
+    output = Log(tmp_path)
+    output.write(step=1)
+    output.close()
     with open(tmp_path / logging.FILE, "ab") as file:
         file.write(b'{"time": 1, "st')
     Log(tmp_path).write(step=2)
@@ -98,14 +98,14 @@ def test_a_missing_tracker_is_told_with_its_command(monkeypatch: pytest.MonkeyPa
 
 def test_the_best_report_is_found_among_those_that_count(tmp_path: Path) -> None:
     assert best(tmp_path, "top1") == {}
-    told = Log(tmp_path)
+    output = Log(tmp_path)
     for step, top1 in ((1, 0.25), (2, 0.5), (3, 0.125)):
-        told.write(step=step, top1=top1)
-    told.write(step=3, loss=9.0, top1=float("nan"))
+        output.write(step=step, top1=top1)
+    output.write(step=3, loss=9.0, top1=float("nan"))
     assert best(tmp_path, "top1") == {"top1": 0.5}
-    position = told.position()
-    told.write(step=4, top1=1.0)
-    told.rewind(position)
+    position = output.position()
+    output.write(step=4, top1=1.0)
+    output.rewind(position)
     assert best(tmp_path, "top1") == {"top1": 0.5}
     assert best(tmp_path, "top5") == {}
     with (tmp_path / "log.jsonl").open("ab") as file:

@@ -45,8 +45,8 @@ def test_the_command_begins_as_the_launcher_did(tmp_path: Path) -> None:
     started = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1", "--master-port", "0"]
     launched = subprocess.run([*started, script, "--lr", "1"], capture_output=True, text=True, check=True)
     alone = forked.run([str(script), "--lr", "1"])
-    for launcher, told in ((started, launched), ([sys.executable], alone)):
-        words = shlex.split(told.stdout.partition("> ")[2])
+    for launcher, output in ((started, launched), ([sys.executable], alone)):
+        words = shlex.split(output.stdout.partition("> ")[2])
         if len(words) == 5:
             words[0] = sys.executable  # It is called python where that is the same.
         assert words == [*launcher, str(script), "--config", "a b/config.json", "--overwrite"]

@@ -13,11 +13,11 @@ from tests.training.processes import QUICK, STEPS, Toy, finished, lines, reports
 
 
 def test_a_run_trains_and_leaves_its_folder(unbroken: Path) -> None:
-    told = reports(unbroken)
-    assert [line["step"] for line in told if "loss" in line] == list(range(1, STEPS + 1))
-    assert told[-2]["loss"] < 0.5 * told[0]["loss"]
-    assert told[0]["rate"] == 0.0
-    assert [line["step"] for line in told if "score" in line] == [12, 18]
+    output = reports(unbroken)
+    assert [line["step"] for line in output if "loss" in line] == list(range(1, STEPS + 1))
+    assert output[-2]["loss"] < 0.5 * output[0]["loss"]
+    assert output[0]["rate"] == 0.0
+    assert [line["step"] for line in output if "score" in line] == [12, 18]
     assert sorted(path.name for path in unbroken.iterdir()) == [
         ".lock",
         "checkpoints",
@@ -27,8 +27,8 @@ def test_a_run_trains_and_leaves_its_folder(unbroken: Path) -> None:
         "pictures",
         "results.json",
     ]
-    pictures = [path.name for path in sorted((unbroken / "pictures").iterdir())]
-    assert pictures == ["step-00000012.png", "step-00000018.png"]
+    images = [path.name for path in sorted((unbroken / "pictures").iterdir())]
+    assert images == ["step-00000012.png", "step-00000018.png"]
     assert [path.name for path in sorted((unbroken / "checkpoints").iterdir())] == [
         "step-00000012.pt",
         "step-00000018.pt",
@@ -39,12 +39,12 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     toy = Toy(tmp_path / "run", f"{QUICK} --pause 30")
     toy.wait_for(1)
     toy.signal(signal.SIGINT)
-    while "Ctrl-C again" not in toy.told():
+    while "Ctrl-C again" not in toy.output():
         assert toy.processes[0].is_alive()
     time.sleep(1.2 * APART)
     toy.signal(signal.SIGINT)
     assert toy.code() not in (0, STOPPED)
-    assert "KeyboardInterrupt" in toy.told()
+    assert "KeyboardInterrupt" in toy.output()
 
 
 def test_accumulated_batches_make_one_step_and_one_large_batch(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_max_steps_stops_early_and_leaves_the_schedule_alone(tmp_path: Path, unb
 def test_a_loader_that_gives_fewer_batches_than_it_says_is_told(tmp_path: Path) -> None:
     toy = Toy(tmp_path / "run", f"{QUICK} --promise 1")
     assert toy.code() == 1
-    assert "says that it has 7 batches but ended after 6" in toy.told()
+    assert "says that it has 7 batches but ended after 6" in toy.output()
 
 
 @pytest.mark.parametrize("promise", [-2, 2])
@@ -87,7 +87,7 @@ def test_a_stream_has_as_many_batches_as_it_says_on_every_rank(promise: int, tmp
 def test_an_empty_loader_is_told(tmp_path: Path) -> None:
     toy = Toy(tmp_path / "run", f"{QUICK} --images 3")
     assert toy.code() == 1
-    assert "fewer images than a batch" in toy.told()
+    assert "fewer images than a batch" in toy.output()
 
 
 def test_a_run_folder_belongs_to_one_process(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_run_folder_belongs_to_one_process(tmp_path: Path) -> None:
     first.wait_for(1)
     second = Toy(out.parent / "." / "run", QUICK)
     assert second.code() == 2
-    assert f"(process {first.processes[0].pid} on " in second.told()
+    assert f"(process {first.processes[0].pid} on " in second.output()
     first.signal(signal.SIGKILL)
     first.code()
     finished(out)
@@ -112,12 +112,12 @@ def test_a_loss_that_is_no_number_ends_the_run_and_reaches_no_checkpoint(tmp_pat
     out = tmp_path / "run"
     toy = Toy(out, f"{QUICK} --nan-at 6 --save-every 1 --keep 9")
     assert toy.code() == 1
-    told = toy.told()
-    assert "the loss of step 6 is nan" in told
-    assert "Its images on this process: picture 0.5 of 0" in told
+    output = toy.output()
+    assert "the loss of step 6 is nan" in output
+    assert "Its images on this process: picture 0.5 of 0" in output
     assert (out / "diverged.txt").read_text() == "picture 0.5 of 0\n"
-    assert f"{reports(out)[4]['loss']:.4g} (step 5)" in told
-    assert "--lr" in told
+    assert f"{reports(out)[4]['loss']:.4g} (step 5)" in output
+    assert "--lr" in output
     assert state(out)["step"] == 5
     assert all(part.isfinite().all() for part in state(out)["module"].values())
 
@@ -132,7 +132,7 @@ def test_of_accumulated_batches_the_bad_ones_are_named(tmp_path: Path) -> None:
 def test_a_stream_cannot_name_its_images(tmp_path: Path) -> None:
     toy = Toy(tmp_path / "run", f"{QUICK} --stream --nan-at 2")
     assert toy.code() == 1
-    assert "images are not known: the data is a stream" in toy.told()
+    assert "images are not known: the data is a stream" in toy.output()
     assert not (tmp_path / "run" / "diverged.txt").exists()
 
 
@@ -141,11 +141,11 @@ def test_a_stream_says_at_every_start_that_it_cannot_go_on_exactly(tmp_path: Pat
     for most in (2, 4):
         toy = Toy(out, f"{QUICK} --stream --max-steps {most}")
         assert toy.code() == 0
-        assert toy.told().count("cannot go on exactly: it goes on by count") == 1
+        assert toy.output().count("cannot go on exactly: it goes on by count") == 1
     assert [line["event"] for line in lines(out) if "event" in line] == ["start", "stream"] * 2
     toy = Toy(tmp_path / "other", f"{QUICK} --max-steps 1")
     assert toy.code() == 0
-    assert "by count" not in toy.told()
+    assert "by count" not in toy.output()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -156,8 +156,8 @@ def test_a_disk_too_full_for_a_small_file_is_told(name: str, tmp_path: Path) -> 
     (out / f"{name}.partial").symlink_to("/dev/full")
     toy = Toy(out, f"{QUICK} --save-every 2 --max-steps 4")
     assert toy.code() == 1
-    assert f"{out / name.replace('.', '', 1)} (No space left on device); earlier files" in toy.told()
-    assert "Traceback" not in toy.told()
+    assert f"{out / name.replace('.', '', 1)} (No space left on device); earlier files" in toy.output()
+    assert "Traceback" not in toy.output()
     if "step" in name:
         assert state(out)["step"] == 2
     assert finished(out, f"{QUICK} --save-every 2 --max-steps 4")["step"] == 4
@@ -169,8 +169,8 @@ def test_a_log_that_takes_no_more_ends_the_run_and_the_next_mends_it(tmp_path: P
     size = (out / "log.jsonl").stat().st_size
     toy = Toy(out, f"{QUICK} --save-every 99", file_size=size + 200)
     assert toy.code() == 1
-    assert "log.jsonl (File too large); fix this and run the same command again" in toy.told()
-    assert "Traceback" not in toy.told()
+    assert "log.jsonl (File too large); fix this and run the same command again" in toy.output()
+    assert "Traceback" not in toy.output()
     assert state(out)["step"] == 1
     assert not (out / "log.jsonl").read_bytes().endswith(b"\n")
     assert same(finished(out)["module"], state(unbroken)["module"])
@@ -207,9 +207,9 @@ def test_a_loss_that_is_no_number_on_one_rank_ends_all(tmp_path: Path) -> None:
     toy = Toy(tmp_path / "run", f"{QUICK} --nan-at 3 --nan-rank 1", world=2)
     assert toy.code() == 1
     assert [process.exitcode for process in toy.processes] == [1, 1]
-    told = toy.told()
-    assert "error: the loss of step 3 is nan" in told
-    assert "Another process had this loss and names its images" in told
-    assert "error of process 1: the loss of step 3 is nan" in told
-    assert "Its images on this process: picture 0.2 of 1" in told
+    output = toy.output()
+    assert "error: the loss of step 3 is nan" in output
+    assert "Another process had this loss and names its images" in output
+    assert "error of process 1: the loss of step 3 is nan" in output
+    assert "Its images on this process: picture 0.2 of 1" in output
     assert [path.name for path in (tmp_path / "run").glob("diverged*")] == ["diverged-1.txt"]

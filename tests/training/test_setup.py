@@ -50,7 +50,7 @@ def test_half_precision_trains_and_goes_on_exactly(precision: str, tmp_path: Pat
     straight, halted = tmp_path / "straight", tmp_path / "halted"
     for out, more in ((straight, ""), (halted, "--max-steps 8"), (halted, "")):
         toy = Toy(out, f"{flags} {more}", cpu=precision == "bf16")
-        assert toy.code() == 0, toy.told()
+        assert toy.code() == 0, toy.output()
     losses = [line["loss"] for line in reports(straight) if "loss" in line]
     assert losses[-1] < 0.6 * losses[0]
     assert (state(straight)["scaler"] is not None) is (precision == "fp16")
@@ -61,7 +61,7 @@ def test_half_precision_trains_and_goes_on_exactly(precision: str, tmp_path: Pat
 def test_a_precision_that_the_machine_lacks_is_refused_before_any_work(tmp_path: Path) -> None:
     toy = Toy(tmp_path / "run", "--precision fp16")
     assert toy.code() == 2
-    assert "--precision fp16 needs a GPU" in toy.told()
+    assert "--precision fp16 needs a GPU" in toy.output()
     assert not (tmp_path / "run").exists()
 
 
@@ -71,7 +71,7 @@ def test_a_missing_tracker_is_told_before_any_work(tmp_path: Path) -> None:
         pytest.skip("every tracker is installed")
     toy = Toy(tmp_path / "run", f"--track {absent[0]}")
     assert toy.code() == 2
-    assert f"pip install {absent[0]}" in toy.told()
+    assert f"pip install {absent[0]}" in toy.output()
     assert not (tmp_path / "run").exists()
 
 
@@ -94,9 +94,9 @@ def test_the_launch_files_say_only_what_accelerate_knows(name: str, kind: str, s
     found = load_config_from_file(str(path))
     assert found.distributed_type == kind
     known = set(vars(launch_command_parser().parse_args(["--config_file", str(path), "recipe.py"])))
-    told = getattr(found, section) if section else {}
-    assert set(told) <= known, "accelerate ignores keys that it does not know"
-    assert bool(told) is (section is not None)
+    output = getattr(found, section) if section else {}
+    assert set(output) <= known, "accelerate ignores keys that it does not know"
+    assert bool(output) is (section is not None)
 
 
 @pytest.mark.distributed

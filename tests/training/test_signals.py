@@ -29,10 +29,10 @@ def test_a_loss_that_is_not_finite_is_told_with_its_step_and_the_ones_before(bad
         assert not _step(watch, step, step / 2, step / 2 + 1)
     with pytest.raises(Diverged) as caught:
         _step(watch, 8, 1.0, bad)
-    told = str(caught.value)
-    assert f"step 8 is {bad}" in told
-    assert "2 (step 3), 2.5 (step 4), 3 (step 5), 3.5 (step 6), 4 (step 7)" in told
-    assert "(step 2)" not in told
+    output = str(caught.value)
+    assert f"step 8 is {bad}" in output
+    assert "2 (step 3), 2.5 (step 4), 3 (step 5), 3.5 (step 6), 4 (step 7)" in output
+    assert "(step 2)" not in output
 
 
 def test_steps_without_a_loss_are_fine() -> None:

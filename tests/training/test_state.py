@@ -15,9 +15,9 @@ def test_a_stopped_run_goes_on_exactly(number: int, tmp_path: Path, unbroken: Pa
     toy = Toy(out, f"{QUICK} --pause 0.05")
     toy.wait_for(3)
     toy.signal(number)
-    assert toy.code() == STOPPED, toy.told()
-    assert f"stopped by {signal.Signals(number).name} after step" in toy.told()
-    assert f"python tests/training/toy.py --config {out}/config.json" in toy.told()
+    assert toy.code() == STOPPED, toy.output()
+    assert f"stopped by {signal.Signals(number).name} after step" in toy.output()
+    assert f"python tests/training/toy.py --config {out}/config.json" in toy.output()
     stopped = lines(out)[-1]
     assert (stopped["event"], stopped["step"]) == ("stopped", state(out)["step"])
     assert 3 <= state(out)["step"] < STEPS
@@ -45,7 +45,7 @@ def test_a_signal_to_the_whole_group_with_data_workers_is_survived(tmp_path: Pat
     toy = Toy(out, f"{QUICK} --pause 0.1 --workers 2")
     toy.wait_for(3)
     toy.signal_group(signal.SIGTERM)
-    assert toy.code() == STOPPED, toy.told()
+    assert toy.code() == STOPPED, toy.output()
     finished(out)
     agree(out, unbroken)
 
@@ -74,24 +74,24 @@ def test_a_finished_run_says_so_and_can_be_prolonged(tmp_path: Path) -> None:
     assert first.code() == 0
     toy = Toy(out, "--epochs 1")
     assert toy.code() == 0
-    assert toy.told().splitlines()[-2:] == first.told().splitlines()[-2:], "what is made once is kept"
-    assert toy.told().splitlines()[-1] == f"everything lies in {out}"
-    assert "all 6 steps are done; raise --epochs" in toy.told()
+    assert toy.output().splitlines()[-2:] == first.output().splitlines()[-2:], "what is made once is kept"
+    assert toy.output().splitlines()[-1] == f"everything lies in {out}"
+    assert "all 6 steps are done; raise --epochs" in toy.output()
     assert finished(out, "--epochs 2")["step"] == 12
     toy = Toy(out, "--epochs 1")
     assert toy.code() == 2
-    assert "--epochs: the run has 2, asked for 1" in toy.told()
+    assert "--epochs: the run has 2, asked for 1" in toy.output()
 
 
 def test_another_config_is_refused_and_named(unbroken: Path) -> None:
     before = (unbroken / "config.json").read_text()
     toy = Toy(unbroken, f"{QUICK} --lr 0.1 --seed 7 --keep 5 --workers 1")
     assert toy.code() == 2
-    told = toy.told()
-    assert "--lr: the run has 0.05, asked for 0.1" in told
-    assert "--seed: the run has 0, asked for 7" in told
-    assert "another --out" in told
-    assert "--keep" not in told
+    output = toy.output()
+    assert "--lr: the run has 0.05, asked for 0.1" in output
+    assert "--seed: the run has 0, asked for 7" in output
+    assert "another --out" in output
+    assert "--keep" not in output
     assert (unbroken / "config.json").read_text() == before
 
 
@@ -100,15 +100,15 @@ def test_other_batches_are_refused(tmp_path: Path) -> None:
     finished(out, "--epochs 1")
     toy = Toy(out, "--epochs 2 --promise 1")
     assert toy.code() == 2
-    assert "has a run with 6 batches an epoch, now there are 7" in toy.told()
+    assert "has a run with 6 batches an epoch, now there are 7" in toy.output()
 
 
 def test_a_weight_that_is_not_finite_reaches_no_checkpoint(tmp_path: Path) -> None:
     out = tmp_path / "run"
     toy = Toy(out, f"{QUICK} --poison-at 6 --save-every 2")
     assert toy.code() == 1
-    assert "the weights are not finite after step 6" in toy.told()
-    assert "Its images on this process: picture 0.5 of 0" in toy.told()
+    assert "the weights are not finite after step 6" in toy.output()
+    assert "Its images on this process: picture 0.5 of 0" in toy.output()
     assert state(out)["step"] == 4
 
 
@@ -119,10 +119,10 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, unbroken: Path
     before = {path.name: path.read_bytes() for path in (out / "checkpoints").iterdir()}
     toy = Toy(out, QUICK, file_size=20_000)
     assert toy.code() == 1
-    told = toy.told()
-    assert "cannot write the checkpoint" in told
-    assert "File too large" in told
-    assert "earlier files are whole" in told
+    output = toy.output()
+    assert "cannot write the checkpoint" in output
+    assert "File too large" in output
+    assert "earlier files are whole" in output
     assert {path.name: path.read_bytes() for path in (out / "checkpoints").iterdir()} == before
     assert same(finished(out)["module"], state(unbroken)["module"])
 
@@ -134,7 +134,7 @@ def test_two_ranks_stop_together_when_one_is_told_and_go_on_exactly(tmp_path: Pa
     toy = Toy(out, f"{QUICK} --pause 0.05", world=2)
     toy.wait_for(3)
     toy.signal(signal.SIGTERM)
-    assert toy.code() == STOPPED, toy.told()
+    assert toy.code() == STOPPED, toy.output()
     assert [process.exitcode for process in toy.processes] == [STOPPED, STOPPED]
     finished(out, QUICK, world=2)
     agree(out, tmp_path / "straight")
@@ -147,7 +147,7 @@ def test_sharded_ranks_train_as_one_and_go_on_from_a_folder_of_shards(tmp_path: 
     finished(tmp_path / "one", still)
     for flags in (f"{still} --max-steps 8", still):
         toy = Toy(out, flags, world=2, sharded=True)
-        assert toy.code() == 0, toy.told()
+        assert toy.code() == 0, toy.output()
     shards = out / "checkpoints" / "step-00000018"
     assert (shards / "place.pt").is_file()
     assert len(list(shards.glob("pytorch_model_fsdp_0/*.distcp"))) == 2
@@ -158,4 +158,4 @@ def test_sharded_ranks_train_as_one_and_go_on_from_a_folder_of_shards(tmp_path: 
     assert ours == pytest.approx(theirs, rel=1e-3)
     alone = Toy(out, still)
     assert alone.code() == 2
-    assert "was written by FSDP or DeepSpeed; go on with the same launch file" in alone.told()
+    assert "was written by FSDP or DeepSpeed; go on with the same launch file" in alone.output()

@@ -39,7 +39,7 @@ def test_the_rate_scales_with_the_batch_but_not_its_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "output"),
     [
         (["--min-lr", "0.1"], "--warmup-lr, --min-lr.*0.001 for a batch of 1024"),
         (["--lr", "0"], "--warmup-lr, --min-lr"),
@@ -48,8 +48,8 @@ def test_the_rate_scales_with_the_batch_but_not_its_ends() -> None:
         (["--warmup-epochs", "300"], "--warmup-epochs"),
     ],
 )
-def test_what_does_not_fit_is_told_before_any_work(flags: list[str], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_what_does_not_fit_is_told_before_any_work(flags: list[str], output: str) -> None:
+    with pytest.raises(ConfigError, match=output):
         made(*flags)
 
 

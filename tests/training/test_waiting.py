@@ -35,7 +35,7 @@ def test_a_run_that_waits_says_so_once_with_a_flag(tmp_path: Path) -> None:
     assert found[0]["step"] > 1
     assert LIMIT < found[0]["share"] <= 1
     assert "--workers" in found[0]["text"]
-    assert toy.told().count("waiting for data: --workers") == 1
+    assert toy.output().count("waiting for data: --workers") == 1
 
 
 def test_a_run_that_does_not_wait_says_nothing(unbroken: Path) -> None:
@@ -54,8 +54,8 @@ def test_the_first_report_does_not_count_and_the_rest_adds_up() -> None:
     assert patience.share == 0.0
     assert patience.note(90.0, 0.05) == ""
     assert patience.note(10.0, 0.5) == "", "9.5 of 100 seconds"
-    told = patience.note(10.0, 0.5)
-    assert told.startswith("13% of the time")
+    output = patience.note(10.0, 0.5)
+    assert output.startswith("13% of the time")
     assert patience.share == pytest.approx(14.5 / 110)
     assert patience.note(100.0, 1.0) == "", "it was said"
 

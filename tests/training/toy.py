@@ -101,10 +101,10 @@ class Loader:
         how: dict[str, Any] = {"num_workers": self.cfg.workers}
         if self.cfg.workers:
             how["multiprocessing_context"] = "fork"
-        pictures: DataLoader[Tensor] = DataLoader(
+        images: DataLoader[Tensor] = DataLoader(
             Pictures(self.cfg.images, self.cfg.broken), batch_sampler=mine, **how
         )
-        for indices, image in zip(mine, pictures, strict=True):
+        for indices, image in zip(mine, images, strict=True):
             self.bad |= {f"picture {index}": "torn" for index in indices if index in self.cfg.broken}
             time.sleep(self.cfg.slow)
             self.waited += self.cfg.slow

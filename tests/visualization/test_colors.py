@@ -23,11 +23,11 @@ def nested(seed: int, *, size: int = 12, counts: tuple[int, ...] = (24, 12, 5)) 
     return maps
 
 
-def colors_by_region(labels: Tensor, picture: Bytes) -> dict[int, tuple[int, ...]]:
+def colors_by_region(labels: Tensor, image: Bytes) -> dict[int, tuple[int, ...]]:
     """The color of each region; fails if a region has two."""
     found = {}
     for label in torch.unique(labels).tolist():
-        colors = {tuple(map(int, color)) for color in picture[(labels == label).numpy()]}
+        colors = {tuple(map(int, color)) for color in image[(labels == label).numpy()]}
         assert len(colors) == 1
         found[label] = colors.pop()
     return found
@@ -63,8 +63,8 @@ def test_colors_do_not_depend_on_the_numbering(seed: int) -> None:
 @given(seeds)
 def test_every_region_has_a_color_and_siblings_have_different_ones(seed: int) -> None:
     maps = nested(seed)
-    for labels, picture in zip(maps, paint(maps), strict=True):
-        colors = colors_by_region(labels, picture)
+    for labels, image in zip(maps, paint(maps), strict=True):
+        colors = colors_by_region(labels, image)
         assert len(set(colors.values())) == len(colors)
     [wholes, parts] = [colors_by_region(maps[i], paint(maps)[i]) for i in (2, 1)]
     for part, whole in zip(torch.unique(maps[1]).tolist(), wholes_of(maps[1], maps[2]), strict=True):
@@ -82,8 +82,8 @@ def test_an_only_part_keeps_its_wholes_color() -> None:
 
 
 def test_wholes_have_even_hues() -> None:
-    [picture] = paint([torch.arange(8).view(2, 4)])
-    hues = sorted(hue_of(tuple(map(int, color))) for color in picture.reshape(-1, 3))
+    [image] = paint([torch.arange(8).view(2, 4)])
+    hues = sorted(hue_of(tuple(map(int, color))) for color in image.reshape(-1, 3))
     gaps = np.diff([*hues, hues[0] + 1])
     assert gaps == pytest.approx([1 / 8] * 8, abs=0.01)
 
@@ -102,8 +102,8 @@ def test_pixels_of_no_region_are_grey_and_split_regions_join_their_larger_part()
 
 def test_more_stages_than_channels_still_tell_parts_apart() -> None:
     maps = nested(1, counts=(40, 24, 12, 6, 3, 2))
-    for labels, picture in zip(maps, paint(maps), strict=True):
-        colors = colors_by_region(labels, picture)
+    for labels, image in zip(maps, paint(maps), strict=True):
+        colors = colors_by_region(labels, image)
         assert len(set(colors.values())) == len(colors)
 
 

@@ -40,7 +40,7 @@ def tokens(mass: Tensor) -> Tokens:
     return Tokens(torch.zeros(*mass.shape, 2), torch.zeros(mass.shape[0], 1, 2), mass)
 
 
-def picture(size: int = 32) -> Tensor:
+def make_image(size: int = 32) -> Tensor:
     return torch.randint(
         0, 256, (3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
@@ -54,17 +54,17 @@ def panels(row: Image.Image, panel: int) -> list[np.ndarray[tuple[int, ...], np.
 
 
 def test_a_row_shows_image_superpixels_and_each_pooled_stage() -> None:
-    row = draw_hierarchy(picture(), hierarchy(), 1, panel=64)
+    row = draw_hierarchy(make_image(), hierarchy(), 1, panel=64)
     assert row.mode == "RGB"
     assert row.width == GAP + 4 * (64 + GAP)
     shown = panels(row, 64)
-    enlarged = to_pil(picture()).resize((64, 64), Image.Resampling.LANCZOS)
+    enlarged = to_pil(make_image()).resize((64, 64), Image.Resampling.LANCZOS)
     assert np.array_equal(shown[0], np.asarray(enlarged))
 
 
 def test_a_stage_panel_has_its_colors_inside_and_borders_between() -> None:
     tree = hierarchy()
-    row = draw_hierarchy(picture(), tree, 0, panel=64, strength=1.0)
+    row = draw_hierarchy(make_image(), tree, 0, panel=64, strength=1.0)
     [_, _, fine, coarse] = panels(row, 64)
     expected = paint([tree.labels(1)[0], tree.labels(2)[0]])
     # Pixel (4, 4) of the 32-pixel map is (8, 8) of the panel, inside the first cell.
@@ -77,8 +77,8 @@ def test_a_stage_panel_has_its_colors_inside_and_borders_between() -> None:
 
 
 def test_stages_without_pooling_are_left_out() -> None:
-    assert draw_hierarchy(picture(), hierarchy((16, 16, 16)), panel=32).width == GAP + 2 * (32 + GAP)
-    assert draw_hierarchy(picture(), hierarchy((16, 16, 4)), panel=32).width == GAP + 3 * (32 + GAP)
+    assert draw_hierarchy(make_image(), hierarchy((16, 16, 16)), panel=32).width == GAP + 2 * (32 + GAP)
+    assert draw_hierarchy(make_image(), hierarchy((16, 16, 4)), panel=32).width == GAP + 3 * (32 + GAP)
 
 
 def test_segments_without_tokens_are_drawn_too() -> None:
@@ -87,7 +87,7 @@ def test_segments_without_tokens_are_drawn_too() -> None:
     mass[0, :5] = 0
     lost = tree._replace(stages=(tree.stages[0]._replace(mass=mass), *tree.stages[1:]))
     assert int(lost.labels(2)[0].min()) == -1
-    assert draw_hierarchy(picture(), lost).size == draw_hierarchy(picture(), tree).size
+    assert draw_hierarchy(make_image(), lost).size == draw_hierarchy(make_image(), tree).size
 
 
 def test_a_flat_image_in_one_segment_draws() -> None:
@@ -96,11 +96,11 @@ def test_a_flat_image_in_one_segment_draws() -> None:
     assert row.width == GAP + 2 * (16 + GAP)
 
 
-def test_the_picture_must_be_what_the_encoder_saw() -> None:
+def test_the_image_must_be_what_the_encoder_saw() -> None:
     with pytest.raises(ValueError, match="the segments are"):
-        draw_hierarchy(picture(30), hierarchy())
+        draw_hierarchy(make_image(30), hierarchy())
     with pytest.raises(ValueError, match="uint8 RGB"):
-        draw_hierarchy(picture().float(), hierarchy())
+        draw_hierarchy(make_image().float(), hierarchy())
 
 
 def test_a_partition_has_mean_colors() -> None:

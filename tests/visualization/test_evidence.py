@@ -1,4 +1,4 @@
-"""The picture of a path: what spoke for a class is orange, what spoke against it blue."""
+"""The image of a path: what spoke for a class is orange, what spoke against it blue."""
 
 from __future__ import annotations
 

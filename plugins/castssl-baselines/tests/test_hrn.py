@@ -202,7 +202,7 @@ def test_coarse_labels_teach_the_finer_scores_but_not_the_softmax() -> None:
         assert bool(grad.any()) is taught
 
 
-def test_mixed_and_smoothed_targets_are_learnt_too() -> None:
+def test_mixed_and_smoothed_targets_are_learned_too() -> None:
     np.random.seed(0)  # noqa: NPY002
     objective = made(THREE, mixup=0.8, cutmix=1.0, smoothing=0.1, ema=0.9).train()
     loss = objective(samples.batch(1, THREE, 6)).loss
@@ -221,7 +221,7 @@ def test_with_resnet50_it_is_as_large_as_the_poster_says() -> None:
     assert round((own + RESNET50) / 1e6, 1) == 70.8
 
 
-@pytest.mark.parametrize(("options", "told"), [({"scores": "rwa"}, "sigmoid or raw"), ({"leaf": -1}, "-1")])
-def test_options_out_of_range_are_refused(options: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+@pytest.mark.parametrize(("options", "output"), [({"scores": "rwa"}, "sigmoid or raw"), ({"leaf": -1}, "-1")])
+def test_options_out_of_range_are_refused(options: dict[str, Any], output: str) -> None:
+    with pytest.raises(ConfigError, match=output):
         made(**options)

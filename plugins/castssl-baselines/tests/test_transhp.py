@@ -197,7 +197,7 @@ def test_the_blocks_before_the_last_prompt(levels: int, given: Any, expected: tu
 
 
 @pytest.mark.parametrize(
-    ("levels", "given", "told"),
+    ("levels", "given", "output"),
     [
         (1, None, "1 label level"),
         (14, None, "13 prompting blocks"),
@@ -208,8 +208,8 @@ def test_the_blocks_before_the_last_prompt(levels: int, given: Any, expected: tu
         (2, (-13,), "1 prompting blocks"),
     ],
 )
-def test_blocks_that_cannot_prompt(levels: int, given: Any, told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_blocks_that_cannot_prompt(levels: int, given: Any, output: str) -> None:
+    with pytest.raises(ConfigError, match=output):
         prompting_blocks(Attending(3, 9), levels, given)
 
 

@@ -1,4 +1,4 @@
-"""Small pictures in the layouts that users have."""
+"""Small images in the layouts that users have."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ LAYOUT = (
 )
 
 
-def picture(seed: int, size: tuple[int, int] = (20, 16)) -> Image.Image:
-    """A smooth random RGB picture of width x height ``size``."""
+def make_image(seed: int, size: tuple[int, int] = (20, 16)) -> Image.Image:
+    """A smooth random RGB image of width x height ``size``."""
     small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(small).resize(size, Image.Resampling.BILINEAR)
 
 
 def write(root: Path, names: Sequence[str]) -> Path:
-    """One picture per name below ``root``."""
+    """One image per name below ``root``."""
     for seed, name in enumerate(names):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture(seed).save(path)
+        make_image(seed).save(path)
     return root

@@ -1,4 +1,4 @@
-"""Pictures as users have them: on their side, of more than 8 bits, damaged, huge, or not pictures at all."""
+"""Images as users have them: on their side, of more than 8 bits, damaged, huge, or not images at all."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory, encoder: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, pictures: Path, process: Command) -> Path:
-    """A run on pictures that are floats from 0 to 1, one of them to 2, and a pointer of Git LFS."""
+def run(tmp_path_factory: pytest.TempPathFactory, image_folder: Path, process: Command) -> Path:
+    """A run on images that are floats from 0 to 1, one of them to 2, and a pointer of Git LFS."""
     root, out = (tmp_path_factory.mktemp("deep") / name for name in ("data", "run"))
-    shutil.copytree(pictures, root)
+    shutil.copytree(image_folder, root)
     place = next((root / "train").rglob("*.png")).parent
     for name, factor in (("good.tif", 1), ("bright.tif", 2)):
         Image.fromarray((RAMP * factor).astype(np.float32)).save(place / name)
@@ -59,12 +59,12 @@ def run(tmp_path_factory: pytest.TempPathFactory, pictures: Path, process: Comma
 
 
 def pixels(image: Any, encoder: Any, **options: Any) -> NDArray[np.uint8]:
-    """What the encoder is given of a picture, before it is resized: uint8 (H, W, 3)."""
+    """What the encoder is given of an image, before it is resized: uint8 (H, W, 3)."""
     return np.asarray(castssl.segment(image, encoder, superpixels=SPEC, **options).image)
 
 
 def tiff(values: NDArray[Any], **tags: float) -> Image.Image:
-    """A TIFF picture, as it is opened, with SMinSampleValue and SMaxSampleValue."""
+    """A TIFF image, as it is opened, with SMinSampleValue and SMaxSampleValue."""
     info, stream = TiffImagePlugin.ImageFileDirectory_v2(), io.BytesIO()
     for number, name in ((340, "low"), (341, "high")):
         if name in tags:
@@ -88,7 +88,7 @@ def twelve_bits(values: NDArray[np.int64]) -> bytes:
 
 
 def on_its_side() -> tuple[Image.Image, Image.Exif]:
-    """A picture that is dark at its left, and EXIF that turns it by a quarter: dark at its top."""
+    """An image that is dark at its left, and EXIF that turns it by a quarter: dark at its top."""
     stored = Image.fromarray(np.tile(np.arange(120, dtype=np.uint8)[None, :, None] * 2, (80, 1, 3)))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -111,7 +111,7 @@ def test_files_and_pil_images_are_turned_upright_once(tmp_path: Path, encoder: A
     assert pixels(upright, encoder).shape == (120, 80, 3)
 
 
-def test_garbage_in_exif_does_not_make_a_picture_fail(tmp_path: Path, encoder: Any) -> None:
+def test_garbage_in_exif_does_not_make_an_image_fail(tmp_path: Path, encoder: Any) -> None:
     stored, _ = on_its_side()
     for number, exif in enumerate(
         (b"Exif\0\0MM\0*\0\0\0\x08\0\x40garbage", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff")
@@ -120,14 +120,14 @@ def test_garbage_in_exif_does_not_make_a_picture_fail(tmp_path: Path, encoder: A
         assert pixels(tmp_path / f"{number}.jpg", encoder).shape == (80, 120, 3)
 
 
-def test_a_mask_fits_the_upright_or_the_stored_picture(tmp_path: Path, command: Command) -> None:
+def test_a_mask_fits_the_upright_or_the_stored_image(tmp_path: Path, command: Command) -> None:
     stored, exif = on_its_side()
     images, masks = tmp_path / "images", tmp_path / "masks"
     images.mkdir()
     masks.mkdir()
     stored.save(images / "a.jpg", exif=exif)
     half = np.zeros((80, 120), np.uint8)
-    half[:, 60:] = 255  # The stored picture's right is the upright one's lower half.
+    half[:, 60:] = 255  # The stored image's right is the upright one's lower half.
     upright = Image.fromarray(half).transpose(Image.Transpose.ROTATE_270)
     scores = []
     for mask in (Image.fromarray(half), upright):
@@ -209,7 +209,7 @@ def test_a_run_lists_what_was_replaced_and_what_was_clipped(run: Path) -> None:
     assert not (run / "unreadable.txt").exists()
 
 
-def test_predict_goes_on_and_takes_little_memory_for_a_slim_picture(
+def test_predict_goes_on_and_takes_little_memory_for_a_slim_image(
     tmp_path: Path, run: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.new("RGB", (1, 200_000), "red").save(tmp_path / "slim.png")
