@@ -2,10 +2,9 @@
 
 A field's docstring is its help text.  ``--config run.json`` (or the folder of a run) starts from saved
 settings, and every other flag overrides them.  The folder that holds a run's ``config.json`` is the run,
-wherever it was copied to, unless ``--out`` names another.  Wrong flags and wrong JSON are reported all at
-once.  A field marked :data:`TYPED` gets its value from the command line alone.  A config that inherits from
-:class:`Settings` can check what its types cannot say, and have defaults that depend on other flags.  This
-module does not import torch.
+wherever it was copied to, unless ``--out`` names another.  A field marked :data:`TYPED` gets its value from
+the command line alone.  A config that inherits from :class:`Settings` can check what its types cannot say,
+and have defaults that depend on other flags.  This module does not import torch.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import tyro
 
 from castssl.errors import CastError, ConfigError
-from castssl.fields import build, flag_problems
+from castssl.fields import build
 from castssl.files import write_text
 from castssl.system_errors import explain
 from castssl.terminal import ignore_closed_streams
@@ -38,6 +37,8 @@ SEEDS = 2**32 - 1
 """The largest seed that Python's, NumPy's and PyTorch's generators all take."""
 USAGE = 2
 """The exit code of a bad command line."""
+COMMAND_LINE = "the command line"
+"""The name of the program in messages of tyro."""
 FREE = {"resume": "free"}
 """Field metadata: a run may be continued with another value."""
 GROWS = {"resume": "grows"}
@@ -50,7 +51,7 @@ keeps it, and no preset sets it."""
 
 
 class Settings:
-    """What castssl asks of settings beside their fields, with defaults."""
+    """The methods of settings beside their fields, with defaults."""
 
     @classmethod
     def starting(cls, argv: Sequence[str]) -> Self | None:
@@ -113,7 +114,7 @@ class RunConfig(Settings):
     """Where else the reports go."""
 
     def problems(self) -> list[str]:
-        """What the types cannot say."""
+        """Faults of these settings that their types allow."""
         least = {
             "seed": 0,
             "epochs": 0,
@@ -123,18 +124,18 @@ class RunConfig(Settings):
             "keep": 1,
             "log_every": 1,
         }
-        found = [
+        problems = [
             f"--{name.replace('_', '-')}: got {getattr(self, name)}, expected at least {low}"
             for name, low in least.items()
             if getattr(self, name) < low
         ]
         if self.seed > SEEDS:
-            found.append(
+            problems.append(
                 f"--seed: got {self.seed}, expected 0 to {SEEDS}: NumPy's generator takes no larger one"
             )
         if not 0 <= self.max_bad <= 1:
-            found.append(f"--max-bad: got {self.max_bad}, expected a share from 0 to 1")
-        return [*super().problems(), *found]
+            problems.append(f"--max-bad: got {self.max_bad}, expected a share from 0 to 1")
+        return [*super().problems(), *problems]
 
 
 def launch(main: Callable[[C], object], config: type[C], argv: Sequence[str] | None = None) -> None:
@@ -145,7 +146,7 @@ def launch(main: Callable[[C], object], config: type[C], argv: Sequence[str] | N
         SystemExit: 2 for a :class:`ConfigError`, 1 for any other :class:`CastError` and for such a fault.
     """
     settings = parse(config, argv)
-    from castssl.distributed import leaving  # It imports torch, and wrong flags shall be told at once.
+    from castssl.distributed import leaving  # It imports torch, and wrong flags are reported at once.
 
     with leaving():
         _run(main, settings)
@@ -162,8 +163,8 @@ def _run(main: Callable[[C], object], settings: C) -> None:
         if not (fault := explain(error)):
             raise
         goes_on = isinstance(settings, RunConfig)
-        again = ". The same command goes on from the last checkpoint" if goes_on else ""
-        print(f"error{_whose()}: {fault}{again}", file=sys.stderr)
+        remedy = ". The same command goes on from the last checkpoint" if goes_on else ""
+        print(f"error{_whose()}: {fault}{remedy}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -195,52 +196,58 @@ def read(config: type[C], argv: Sequence[str] | None = None, *, description: str
     """
     path, rest, problems = _take_config(list(sys.argv[1:] if argv is None else argv))
     start: C | None = None
-    made: C | None
+    settings: C | None
     if path is not None:
         try:
-            start = _at(load(config, path), path)
+            start = _in_folder(load(config, path), path)
         except ConfigError as error:
             problems.append(str(error))
     elif issubclass(config, Settings):
         start = config.starting(rest)
     start = _untyped(start)
-    heard = io.StringIO()
+    messages = io.StringIO()
     default: dict[str, Any] = {} if start is None else {"default": start}
     try:
         if {"-h", "--help"} & set(rest):
             tyro.cli(config, args=["--help"], description=_help(config, description), **default)
-        with redirect_stderr(heard):
-            made = tyro.cli(config, args=rest, **default)
+        with redirect_stderr(messages):
+            settings = tyro.cli(config, prog=COMMAND_LINE, args=rest, **default)
     except SystemExit as stop:
         if not stop.code:
             raise
-        problems += flag_problems(config, rest, complete=path is None)
-        problems = problems or [heard.getvalue().strip()]
-        made = start
-    if path is None and isinstance(made, Settings):
-        made = made.fitted(_given(rest))
-    if isinstance(made, Settings) and not problems:
-        problems += made.problems()
-    if problems or made is None:
-        told = "\n  ".join(["the settings do not fit:", *problems])
-        raise ConfigError(f"{told}\n--help lists every option")
-    return made
+        if path is None or start is not None:  # Else flags would be missing that the file shall give.
+            problems += _unboxed(messages.getvalue())
+        settings = start
+    if path is None and isinstance(settings, Settings):
+        settings = settings.fitted(_typed_names(rest))
+    if isinstance(settings, Settings) and not problems:
+        problems += settings.problems()
+    if problems or settings is None:
+        listed = "\n  ".join(["the settings do not fit:", *problems])
+        raise ConfigError(f"{listed}\n--help lists every option")
+    return settings
+
+
+def _unboxed(message: str) -> list[str]:
+    """The lines of a message of tyro without its frame and its reference to ``--help``."""
+    lines = (line.strip(" │╭╮╰╯─") if "─" in line else line.strip(" │") for line in message.splitlines())
+    return [line for line in lines if line and not line.startswith(("For full", f"{COMMAND_LINE} --help"))]
 
 
 def flag_value(argv: Sequence[str], flag: str) -> str | None:
     """The value that a command line gives ``flag``, as ``--flag VALUE`` or ``--flag=VALUE``; the last one."""
-    found = [word.partition("=")[2] for word in argv if word.startswith(f"{flag}=")]
-    found += [value for word, value in pairwise(argv) if word == flag]
-    return found[-1] if found else None
+    values = [word.partition("=")[2] for word in argv if word.startswith(f"{flag}=")]
+    values += [value for word, value in pairwise(argv) if word == flag]
+    return values[-1] if values else None
 
 
-def _given(argv: Sequence[str]) -> set[str]:
+def _typed_names(argv: Sequence[str]) -> set[str]:
     """The names of the fields that a command line gives a value: ``{"lr"}`` for ``--lr 1``."""
     flags = [word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")]
     return {*flags, *(flag.removeprefix("no_") for flag in flags)}
 
 
-def _at(settings: C, path: Path) -> C:
+def _in_folder(settings: C, path: Path) -> C:
     """The settings with the run's folder where its ``config.json`` lies now.
 
     Leave to continue with other images is given for one start only.
@@ -271,10 +278,10 @@ def load(config: type[C], path: str | Path) -> C:
         for part in _typed(config)
         if part.name in saved
     ]
-    made: C = build(config, saved, "", problems)
+    settings: C = build(config, saved, "", problems)
     if problems:
         raise ConfigError("\n  ".join([f"{path}:", *problems]))
-    return made
+    return settings
 
 
 def load_plain(path: Path) -> dict[str, Any]:
@@ -290,14 +297,14 @@ def load_plain(path: Path) -> dict[str, Any]:
                 f"{path} is empty, as a power cut may leave a file; give the flags of the run and --out"
                 f" {path.parent} instead of --config (the first line of its log.jsonl has them)"
             )
-        found = json.loads(text)
+        settings = json.loads(text)
     except OSError as error:
         raise ConfigError(f"cannot read {path} ({error.strerror}); --config takes a run's {FILE}") from error
     except ValueError as error:
         raise ConfigError(f"{path} is no JSON ({error}); --config takes a run's {FILE}") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path} holds a {type(found).__name__}, expected an object of settings")
-    return found
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} holds a {type(settings).__name__}, expected an object of settings")
+    return settings
 
 
 def save(config: Any, path: str | Path, what: str = "settings") -> None:
@@ -328,7 +335,7 @@ def differences(saved: Mapping[str, Any], config: Any) -> list[str]:
     smaller than the saved one, those marked :data:`MOVES` only if one of both is None.  A field that the
     saved settings lack had its default then.
     """
-    found = []
+    differing = []
     for part in fields(config):
         new, old = plain(getattr(config, part.name)), saved.get(part.name, _default(part))
         rule = part.metadata.get("resume")
@@ -336,8 +343,8 @@ def differences(saved: Mapping[str, Any], config: Any) -> list[str]:
             continue
         if rule == "moves" and new is not None and old is not None:
             continue
-        found.append(f"{_flag(part)}: the run has {old!r}, asked for {new!r}")
-    return found
+        differing.append(f"{_flag(part)}: the run has {old!r}, asked for {new!r}")
+    return differing
 
 
 def _typed(config: Any) -> list[Field[Any]]:
@@ -373,16 +380,16 @@ def _help(config: type[Any], description: str | None) -> str:
 
 def _take_config(argv: list[str]) -> tuple[Path | None, list[str], list[str]]:
     """``--config`` apart from the other arguments: (path, the others, problems)."""
-    found, rest, waiting = [], [], False
+    paths, rest, waiting = [], [], False
     for token in argv:
         if waiting or token.startswith("--config="):
-            found.append(token if waiting else token.partition("=")[2])
+            paths.append(token if waiting else token.partition("=")[2])
             waiting = False
         elif token == "--config":
             waiting = True
         else:
             rest.append(token)
     problems = ["--config: got nothing, expected the path of a saved config"] if waiting else []
-    if len(found) > 1:
-        problems.append(f"--config: got {' and '.join(found)}, expected one")
-    return (Path(found[0]) if found else None), rest, problems
+    if len(paths) > 1:
+        problems.append(f"--config: got {' and '.join(paths)}, expected one")
+    return (Path(paths[0]) if paths else None), rest, problems

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from castssl.fields import build, flag_problems, spell
+from castssl.fields import build, spell
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,3 @@ def test_nested_settings_are_named_by_their_place() -> None:
         "part.high: unknown setting",
         "part.low: got 'x', expected a number",
     ]
-
-
-def test_right_flags_have_no_problems() -> None:
-    argv = ["--count", "-3", "--part.low=2", "--no-fast", "--names", "a", "b", "--size", "1", "2"]
-    assert flag_problems(Whole, argv, complete=True) == []
-
-
-def test_a_required_flag_is_missed_only_if_asked() -> None:
-    assert flag_problems(Whole, [], complete=True) == ["--count: missing, expected a whole number"]
-    assert flag_problems(Whole, [], complete=False) == []
