@@ -1,4 +1,4 @@
-"""Evaluate a frozen encoder: a linear probe, and nearest neighbours (CAST, Tables 4 and 5).
+"""Evaluate a frozen encoder: a linear probe, and nearest neighbors (CAST, Tables 4 and 5).
 
     accelerate launch recipes/probe_in1k.py --data folder:/path/to/imagenet --weights RUN/encoder.safetensors
     accelerate launch recipes/probe_in1k.py --data folder:/path/to/imagenet --weights checkpoint_0099.pth.tar

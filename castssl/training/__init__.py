@@ -2,9 +2,8 @@
 
 from castssl.training.checks import FirstBatch, check_batch, check_labels, fits
 from castssl.training.optim import build_optimizer, scaled_rate, set_rate
-from castssl.training.run import STOPPED, Run
+from castssl.training.run import STOPPED, Run, start
 from castssl.training.schedule import epoch_cosine, warmup_cosine
-from castssl.training.setup import start
 
 __all__ = [
     "STOPPED",

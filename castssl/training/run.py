@@ -20,27 +20,36 @@ After a kill, a full disk or Ctrl-C the same command goes on from the last check
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    GradientAccumulationPlugin,
+    ProjectConfiguration,
+    broadcast_object_list,
+    set_seed,
+)
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from castssl import config, distributed
 from castssl.config import RunConfig
-from castssl.errors import DataError
+from castssl.errors import ConfigError, DataError
 from castssl.files import atomic_write, write_text
 from castssl.objectives.classification import Supervised
 from castssl.objectives.probe import LinearProbe
 from castssl.training.bad_images import BadImages
 from castssl.training.checks import has_batch_norm
 from castssl.training.describe_batch import describe_batch
-from castssl.training.logging import Log
+from castssl.training.logging import Log, check_tracker, start_trackers
 from castssl.training.progress import Report
+from castssl.training.run_folder import claim, folder_of
 from castssl.training.signals import REQUEUE, LossMonitor, requeue, resume_command
 from castssl.training.state import Loader, TrainState
 from castssl.types import Batch
@@ -65,7 +74,7 @@ class Picture(Protocol):
 
 
 class Run:
-    """Where a run stands; :func:`castssl.training.start` makes one."""
+    """The state of a run; :func:`start` makes one."""
 
     def __init__(self, cfg: RunConfig, folder: Path, accelerator: Accelerator, lock: IO[Any] | None) -> None:
         self.folder = folder
@@ -327,8 +336,57 @@ class Run:
 def _read(path: Path) -> dict[str, dict[str, float]]:
     """The JSON object of objects in a file; what is missing or damaged, as by a power cut, is left out."""
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
-    made = found if isinstance(found, dict) else {}
-    return {name: values for name, values in made.items() if isinstance(values, dict)}
+    items = content.items() if isinstance(content, dict) else ()
+    return {name: values for name, values in items if isinstance(values, dict)}
+
+
+def start(cfg: RunConfig, *, name: str | None = None) -> tuple[Run, Accelerator]:
+    """The run that ``cfg`` asks for, and the Accelerator to train with.
+
+    All processes begin with the same seed, so that they build the same model; from the first batch on each
+    has random streams of its own.
+
+    Args:
+        cfg: the recipe's settings.
+        name: the recipe's name in the folder's default; by default that of the file that defines ``cfg``.
+
+    Raises:
+        ConfigError: before any work, if the folder, the tracker or the precision is not available.
+    """
+    check_tracker(cfg.track)
+    if cfg.start_method != "auto":
+        # Of every loader, those of evaluations included.
+        multiprocessing.set_start_method(cfg.start_method, force=True)
+    folder = folder_of(cfg, name)
+    accelerator = _accelerator(cfg, folder)
+    lock = claim(folder, cfg) if accelerator.is_main_process else None
+    accelerator.wait_for_everyone()
+    set_seed(cfg.seed)
+    if cfg.track != "none":
+        start_trackers(accelerator, folder.name, config.plain(cfg))
+    return Run(cfg, folder, accelerator, lock), accelerator
+
+
+def _accelerator(cfg: RunConfig, folder: Path) -> Accelerator:
+    accumulation = GradientAccumulationPlugin(num_steps=cfg.accumulate, sync_with_dataloader=False)
+    try:
+        accelerator = Accelerator(
+            # Otherwise several processes on a machine without a GPU would not know of each other.
+            cpu=not torch.accelerator.is_available(),
+            mixed_precision="no" if cfg.precision == "fp32" else cfg.precision,
+            gradient_accumulation_plugin=accumulation,
+            log_with=None if cfg.track == "none" else cfg.track,
+            project_config=ProjectConfiguration(str(folder), logging_dir=str(folder / "track")),
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
+        )
+    except ValueError as error:
+        raise ConfigError(f"--precision {cfg.precision} on this machine: {error}") from error
+    if cfg.precision == "fp16" and accelerator.device.type == "cpu":
+        raise ConfigError("--precision fp16 needs a GPU and this run has none; take bf16 or fp32")
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        # DeepSpeed requires a number, and computes throughput from it; it does not see the loader.
+        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
+    return accelerator

@@ -76,8 +76,6 @@ class TrainState:
         self._optimizer: Any = None
         self._damaged: dict[Path, str] = {}
         self._images: Inventory | None = None
-        self._data: str | None = None
-        """``--data`` in the checkpoint; None in a new run."""
         self.notes: list[str] = []
         """Notes for the user on how the run continues."""
 
@@ -110,7 +108,7 @@ class TrainState:
         if not batches:
             raise DataError("the loader has no batch: it has fewer images than a batch; lower --batch-size")
         inventory = self._on_main(loader.inventory)
-        other = self._other_images(inventory)
+        other = [] if self._images is None else differences(self._images, inventory)
         if self._batches not in (0, batches):
             changes = "\n  ".join(["", *other, ""]) if other else " "
             raise ConfigError(
@@ -184,9 +182,8 @@ class TrainState:
         if path is None:
             return False
         state = checkpoint.read(path)
-        saved = json.loads(state["config"])
-        check_same(saved, self._cfg, self._folder)
-        self._images, self._data = state.get("images"), saved.get("data")
+        check_same(json.loads(state["config"]), self._cfg, self._folder)
+        self._images = state.get("images")
         if path.is_dir() != (self._accelerator.distributed_type in SHARDED):
             how = "by" if path.is_dir() else "without"
             raise ConfigError(f"{path} was written {how} FSDP or DeepSpeed; go on with the same launch file")
@@ -199,14 +196,6 @@ class TrainState:
             self._random = state["random"][distributed.rank()]
         self._log.rewind(state["log"])
         return True
-
-    def _other_images(self, now: Inventory) -> list[str]:
-        """What differs between the images of now and those that the run began with."""
-        if self._images is not None:
-            return differences(self._images, now)
-        data = config.plain(self._cfg).get("data")
-        moved = self._data is not None and data != self._data
-        return [f"{self._data} then, {data} now; the checkpoint does not list its images"] if moved else []
 
     def _on_main(self, call: Callable[[], T]) -> T:
         """What ``make`` returns or raises on the main process, on all processes."""

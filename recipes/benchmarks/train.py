@@ -5,7 +5,7 @@
 
 The recipe itself is started, in a temporary folder, and ended after so many steps; the figures are those of
 its log.jsonl without the first report, before which workers start.  Memory is the most that torch held on a
-GPU, else that of all processes together, where what they share counts once if the system tells.
+GPU, else that of all processes together, where what they share counts once where the system has that figure.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def reports(out: Path, steps: int) -> list[dict[str, Any]]:
 
 
 def memory(process: psutil.Process) -> int:
-    """Bytes of a process; of what it shares with others its part, if the system tells."""
+    """Bytes of a process; of what it shares with others its part, where the system has that figure."""
     with suppress(psutil.Error):
         info = process.memory_full_info()
         return int(getattr(info, "pss", info.rss))

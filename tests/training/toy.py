@@ -18,8 +18,8 @@ from castssl import distributed
 from castssl.config import FREE, RunConfig, launch
 from castssl.data.inventory import Inventory
 from castssl.training.optim import build_optimizer, set_rate
+from castssl.training.run import start
 from castssl.training.schedule import warmup_cosine
-from castssl.training.setup import start
 from castssl.types import Batch, Outcome, View
 
 SIDE = 4
