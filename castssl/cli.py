@@ -1,23 +1,34 @@
-"""The command ``castssl``: each subcommand is a thin call into a room, which it imports when it runs."""
+"""The command ``castssl``: each subcommand is a thin call into a room, which it imports when it runs.
+
+A distribution adds a subcommand by an entry point of the group ``castssl.commands``: a function that takes
+the arguments behind its name and returns the exit code.  It is imported only when its name is typed.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from importlib import metadata
 
 from castssl.commands import ALL
 from castssl.errors import CastError
 from castssl.system_errors import explain
 from castssl.terminal import ignore_closed_streams
 
+GROUP = "castssl.commands"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; the exit code is 0, 1 if something failed, or 2 if the command line is wrong."""
     ignore_closed_streams()
-    args = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    added = {point.name: point for point in metadata.entry_points(group=GROUP)}
     try:
+        if words and words[0] in added:
+            return int(added[words[0]].load()(words[1:]))
+        args = parser(added.values()).parse_args(words)
         code: int = args.run(args)
     except CastError as error:
         print(f"castssl: {error}", file=sys.stderr)
@@ -30,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line, with a parser for each subcommand."""
+def parser(added: Iterable[metadata.EntryPoint] = ()) -> argparse.ArgumentParser:
+    """The whole command line, with a parser for each subcommand, and the names of those that plugins add."""
     parser = argparse.ArgumentParser(
         "castssl", description="Vision transformers whose tokens are superpixels."
     )
@@ -42,6 +53,9 @@ def parser() -> argparse.ArgumentParser:
     parser.set_defaults(run=partial(_help, parser))
     for command in ALL:
         command.add(commands)
+    for point in added:
+        summary = point.dist.metadata["Summary"] if point.dist else ""
+        commands.add_parser(point.name, help=summary, add_help=False)
     return parser
 
 
@@ -51,9 +65,7 @@ def _help(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
 
 
 def _version(args: argparse.Namespace) -> int:
-    from importlib.metadata import version
-
-    print(version("castssl"))
+    print(metadata.version("castssl"))
     return 0
 
 

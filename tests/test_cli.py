@@ -128,3 +128,20 @@ def test_new_plugin_tells_the_next_steps(tmp_path: Path, capsys: pytest.CaptureF
     shown = capsys.readouterr().out
     for step in (f"pip install -e {tmp_path / 'castssl-mine'}", "castssl check pooling mine", "pytest"):
         assert step in shown
+
+
+def test_a_distribution_adds_a_subcommand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its module is imported only when its name is typed."""
+    info = tmp_path / "adds-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: adds\nVersion: 1\nSummary: Adds numbers\n")
+    points = "[castssl.commands]\nadd-up = adds:main\nbroken = adds_nothing:main\n"
+    (info / "entry_points.txt").write_text(points)
+    (tmp_path / "adds.py").write_text("def main(arguments):\n    return sum(map(int, arguments))\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["add-up", "3", "4"]) == 7
+    assert main([]) == 2
+    assert "add-up     Adds numbers" in capsys.readouterr().out
+    assert "adds_nothing" not in sys.modules

@@ -50,6 +50,10 @@ MODULES_OF_PLUGINS = (
 NAMES_OF_PLUGINS = (
     *("castssl.checkpoints.read", "castssl.checkpoints.hub.save_pretrained", "castssl.files.not_safetensors"),
     *("castssl.models.blocks.Stage", "castssl.modes.evaluating", "castssl.objectives.tree_kl.over_children"),
+    *("castssl.checkpoints.initialize.initialize", "castssl.data.normalize.normalize"),
+    *(f"castssl.models.segmentation_heads.{name}" for name in ("HEADS", "create_head", "paint")),
+    *("castssl.models.sizes.sizes_for", "castssl.evaluation.windows.renumber"),
+    *("castssl.superpixel_labels.partition", "castssl.objectives.segmentation.Segmentation"),
 )
 """What they may import from other modules, beside castssl's public names."""
 PLUGINS_MAY = {
