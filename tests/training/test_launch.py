@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 
+from tests.forked import Forked
 from tests.training.processes import PATIENCE, Toy, lines, reports, same, state
 
 ROOT = Path(__file__).parents[2]
@@ -18,13 +17,13 @@ LAUNCH = ROOT / "recipes" / "launch"
 TOY = ROOT / "tests" / "training" / "toy.py"
 
 
-def launch(*arguments: object) -> subprocess.Popen[bytes]:
-    """``accelerate launch`` with these arguments."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+def launch(tmp_path: Path, *arguments: object) -> Forked:
+    """``accelerate launch`` with these arguments; it is forked, what it starts is not."""
+    command = ["-m", "accelerate.commands.launch", *map(str, arguments)]
+    return Forked(command, tmp_path / "out.txt", tmp_path / "err.txt")
 
 
-def wait_for_step(out: Path, launcher: subprocess.Popen[bytes]) -> None:
+def wait_for_step(out: Path, launcher: Forked) -> None:
     end = time.monotonic() + PATIENCE
     while not reports(out):
         assert time.monotonic() < end
@@ -105,7 +104,14 @@ def test_ddp_starts_two_processes_that_save_when_their_launcher_is_told_to_stop(
     out = tmp_path / "run"
     recipe = [TOY, "--out", out, "--log-every", 1, "--pause", 0.1]
     launcher = launch(
-        "--config_file", LAUNCH / "ddp.yaml", "--num_processes", 2, "--main_process_port", 0, *recipe
+        tmp_path,
+        "--config_file",
+        LAUNCH / "ddp.yaml",
+        "--num_processes",
+        2,
+        "--main_process_port",
+        0,
+        *recipe,
     )
     wait_for_step(out, launcher)
     assert lines(out)[0]["processes"] == 2
@@ -117,9 +123,9 @@ def test_ddp_starts_two_processes_that_save_when_their_launcher_is_told_to_stop(
 
 def test_a_run_whose_launcher_is_killed_saves_and_ends(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    launcher = launch("--num_processes", 1, TOY, "--out", out, "--log-every", 1, "--pause", 0.1)
+    launcher = launch(tmp_path, "--num_processes", 1, TOY, "--out", out, "--log-every", 1, "--pause", 0.1)
     wait_for_step(out, launcher)
-    launcher.kill()
+    launcher.send_signal(signal.SIGKILL)
     launcher.wait(PATIENCE)
     assert wait_for_the_end(out)["reason"] == "the end of its launcher"
     assert list((out / "checkpoints").glob("step-*.pt"))
