@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import redirect_stdout
 from importlib import import_module
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,15 +44,19 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     for library in LIBRARIES["onnx"]:
         pytest.importorskip(library)
     torch.manual_seed(0)
-    encoder = create("nano", image_size=32, sizes=SIZES)
-    flat = Flat(encoder, [nn.Linear(encoder.dim, 5)]).eval()
+    encoder = create("nano", image_size=32, sizes=SIZES, superpixels="seeds")
+    head = nn.Linear(encoder.dim, 5)
+    flat = Flat(encoder, [head]).eval()
     folder = shared(tmp_path_factory) / "exported"
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             folder.mkdir()
-            traced = trace(flat, 32)
-            export(traced, folder / "model.pt2", to="torch-export", about={"superpixels": "seeds"})
-            export(traced, folder / "model.onnx", to="onnx", about={"superpixels": "seeds"})
+            export(trace(flat, 32), folder / "model.pt2", to="torch-export", about={"superpixels": "seeds"})
+            run = tmp_path_factory.mktemp("run")
+            write(with_head(encoder, head), run / "encoder.safetensors")
+            with redirect_stdout(StringIO()) as output:
+                assert main(["export", str(run), "--out", str(folder / "model.onnx")]) == 0
+            assert "0.00% other labels" in output.getvalue()
     return Exported(flat, folder, {path.name: load(path) for path in folder.iterdir()})
 
 

@@ -4,8 +4,41 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+from torch import nn
+
+from castssl.checkpoints import Checkpoint
+from castssl.checkpoints.export import Flat, about, example, load
+from castssl.checkpoints.native import write
 from castssl.cli import main
-from tests.acceptance.test_export import compare, save
+from castssl.models.create import create
+
+SPEC = "seeds:count=16"
+
+
+def save(name: str, sizes: tuple[int, ...], folder: Path) -> Flat:
+    """Save a model with a classifier of five classes into ``folder``, as a finished run does."""
+    torch.manual_seed(0)
+    encoder = create(name, image_size=32, sizes=sizes, superpixels=SPEC)
+    head = nn.Linear(encoder.dim, 5)
+    heads = {"head.weight": head.weight, "head.bias": head.bias}
+    weights = Checkpoint(encoder.config, dict(encoder.state_dict()), heads, objective="deit")
+    write(weights, folder / "encoder.safetensors")
+    return Flat(encoder, [head]).eval()
+
+
+def compare(flat: Flat, out: Path) -> None:
+    """The file computes what the model does, for one image and for more."""
+    assert about(out)["superpixels"] == SPEC
+    run = load(out)
+    for batch in (1, 3):
+        image, segments = example(flat, 32, batch)
+        with torch.no_grad():
+            expected = flat(image, segments)
+        found = run(image, segments)
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, atol=1e-4, rtol=0)
 
 
 def test_castssl_export_writes_cast_s_for_onnxruntime(tmp_path: Path) -> None:
