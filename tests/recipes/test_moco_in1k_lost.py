@@ -9,10 +9,8 @@ import re
 import shlex
 import shutil
 import signal
-import sys
 import tarfile
 import time
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from castssl.training import STOPPED
-from tests.forked import free_port
 from tests.recipes.conftest import Started, Starter, children
 from tests.recipes.test_moco_in1k import FLAGS
 from tests.training.processes import PATIENCE, Toy, lines, same, state
@@ -136,43 +133,50 @@ SCONTROL = """#!/bin/bash
 echo "$@" >> "$(dirname "$0")/asked"
 if [[ $1 == show ]]; then echo 127.0.0.1; fi
 """
+JOB = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "cpu[1-2]", "SLURM_NNODES": "2", "PROCESSES": "1"}
+ACCELERATE = """#!/bin/bash
+# Listens to SIGUSR1 as the launcher does, and writes what it was started with.
+trap 'echo "$SLURM_NODEID: USR1" >> "$OUT"; exit 1' USR1
+echo "$SLURM_NODEID: $PET_SIGNALS_TO_HANDLE $PET_SHUTDOWN_TIMEOUT $*" >> "$OUT"
+while true; do sleep 0.05; done
+"""
 
 
-@pytest.mark.distributed
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="the launch file would take the GPUs")
-def test_a_slurm_job_of_two_nodes_is_requeued_and_goes_on(
-    tmp_path: Path, image_folder: Path, starter: Starter, straight: dict[int, Path]
+def write_programs(folder: Path, **programs: str) -> Path:
+    """A folder of scripts that stand in for installed programs."""
+    folder.mkdir()
+    for name, content in programs.items():
+        (folder / name).write_text(content)
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def test_the_slurm_script_starts_one_launcher_on_each_node_and_passes_the_signal_on(
+    tmp_path: Path, starter: Starter
 ) -> None:
-    """The batch script for real; of SLURM's programs, stand-ins that do what theirs do here.
-
-    ``make slow`` also has it start again; here two ranks without launchers do.
-    """
-    requeue(tmp_path, image_folder, starter)
-    again = start(tmp_path / "run", image_folder, world=2)
-    assert again.code() == 0, again.output()
-    equal(tmp_path / "run", straight[2])
-
-
-def requeue(tmp_path: Path, image_folder: Path, starter: Starter) -> Callable[[], Started]:
-    """Start a job of two nodes and tell it that its time is over; what starts the same job comes back."""
-    out, programs = tmp_path / "run", tmp_path / "programs"
-    programs.mkdir()
-    for name, content in (("srun", SRUN), ("scontrol", SCONTROL)):
-        (programs / name).write_text(content)
-        (programs / name).chmod(0o755)
-    (programs / "accelerate").symlink_to(Path(sys.executable).with_name("accelerate"))
-    job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "cpu[1-2]", "SLURM_NNODES": "2", "PROCESSES": "1"}
-    words = ["recipes/moco_in1k.py", "--data", f"folder:{image_folder}", *FLAGS, *EVERY, "--out", str(out)]
-    batch = ["bash", "recipes/launch/slurm.sbatch", *words]
-    process = starter(batch, python=False, path=programs, PORT=str(free_port()), **job)
-    wait_for_step(process, out, 1)
+    """With a launcher that trains nothing; ``make slow`` has one that does, and a job that starts again."""
+    out = tmp_path / "out"
+    programs = write_programs(tmp_path / "programs", srun=SRUN, scontrol=SCONTROL, accelerate=ACCELERATE)
+    batch = ["bash", "recipes/launch/slurm.sbatch", "recipes/moco_in1k.py", "--data", "a b"]
+    process = starter(batch, python=False, path=programs, PORT="1234", OUT=str(out), **JOB)
+    end = time.monotonic() + PATIENCE
+    while not out.exists() or len(out.read_text().splitlines()) < 2:
+        assert process.running(), process.output()
+        assert time.monotonic() < end, process.output()
+        time.sleep(0.02)
     for child in children(process.pid, "srun"):
         os.kill(child, signal.SIGUSR1)
     assert process.code() != 0
-    assert (programs / "asked").read_text().splitlines() == ["show hostnames cpu[1-2]", "requeue 4711"]
-    assert "job 4711 is requeued and goes on from there" in process.output()
-    assert [line["reason"] for line in lines(out) if line.get("event") == "stopped"] == ["SIGUSR1"]
-    return lambda: starter(batch, python=False, path=programs, PORT=str(free_port()), **job)
+    written = sorted(out.read_text().splitlines())
+    for node in range(2):
+        started, signaled = written[2 * node : 2 * node + 2]
+        assert started == (
+            f"{node}: SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 110 launch --config_file recipes/launch/ddp.yaml "
+            f"--num_machines 2 --machine_rank {node} --num_processes 2 --main_process_ip 127.0.0.1 "
+            "--main_process_port 1234 recipes/moco_in1k.py --data a b"
+        )
+        assert signaled == f"{node}: USR1"
+    assert (programs / "asked").read_text() == "show hostnames cpu[1-2]\n"
 
 
 def _printed_command(output: str) -> list[str]:
@@ -186,7 +190,7 @@ def _printed_command(output: str) -> list[str]:
 def test_the_launch_files_start(name: str, tmp_path: Path, image_folder: Path, starter: Starter) -> None:
     """Without a GPU Accelerate makes data parallel of FSDP; tests/training shards over gloo.
 
-    That of DDP starts under SLURM, above.
+    That of DDP starts in tests/training/test_setup.py.
     """
     if name == "deepspeed":
         pytest.importorskip("deepspeed")
