@@ -14,7 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from castssl.checkpoints import load_encoder
+from castssl import distributed
+from castssl.checkpoints import read
+from castssl.checkpoints.initialize import initialize
 from castssl.checkpoints.native import save_encoder
 from castssl.config import FREE, launch
 from castssl.contracts import Encoder
@@ -22,13 +24,14 @@ from castssl.data.dense_views import RandomDenseView, WholeView
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
 from castssl.data.views import CenterView
+from castssl.encoder_config import override
 from castssl.evaluation.class_maps import ClassMaps
 from castssl.evaluation.held_out import Evaluation, Subject, indexed
 from castssl.evaluation.report import table
 from castssl.evaluation.windows import Windows
 from castssl.files import write_tensors
 from castssl.models.create import create
-from castssl.models.sizes import with_sizes
+from castssl.models.presets import find_config
 from castssl.objectives.segmentation import Segmentation
 from castssl.registry import build
 from castssl.training import FirstBatch, build_optimizer, check_batch, fits, set_rate, start
@@ -70,7 +73,11 @@ class Config(ImageConfig):
     """A finished run's folder or its encoder.safetensors, or a published checkpoint; without it --model
     starts from new weights."""
     model: str = ""
-    """A model to train from new weights, such as cast_small_dense."""
+    """A model that takes over --weights, or starts from new weights, such as cast_small_dense; by default the
+    model of --weights. A fusion that the weights lack is new."""
+    pooling: str = "auto"
+    """A pooling with options, such as graph:centroids=random; `castssl list pooling` shows all; auto is the
+    model's own."""
     head: Literal["linear", "fused", "segmenter"] = "linear"
     """Batch norm and one layer (DINOv2, DINOv3), CAST's two layers, or Segmenter's mask transformer."""
     frozen: bool = False
@@ -97,8 +104,8 @@ class Config(ImageConfig):
     def problems(self) -> list[str]:
         """What the types cannot say."""
         problems = super().problems()
-        if bool(self.weights) == bool(self.model):
-            problems.append("type either --weights RUN or --model NAME: an encoder to transfer, or a new one")
+        if not (self.weights or self.model):
+            problems.append("type --weights RUN to transfer an encoder, or --model NAME for a new one")
         if self.frozen and not self.weights:
             problems.append("--frozen: an encoder with new weights is not worth keeping; give --weights")
         if self.superpixel_cache:
@@ -112,10 +119,25 @@ class Config(ImageConfig):
 
 
 def make_encoder(cfg: Config) -> Encoder:
-    """The encoder of --weights or --model, with the token budgets of --sizes."""
+    """The encoder of --model, or else of --weights, that begins from --weights where they are given.
+
+    It has the pooling, the superpixels and the token budgets of the flags.
+    """
+    checkpoint = read(cfg.weights) if cfg.weights else None
     size = cfg.image_size or None
-    encoder = load_encoder(cfg.weights) if cfg.weights else create(cfg.model, image_size=size, advance=True)
-    return with_sizes(encoder, cfg.sizes) if cfg.sizes else encoder
+    if cfg.model or checkpoint is None:
+        config = override(find_config(cfg.model), image_size=size)
+    else:
+        checkpoint.check()
+        config = checkpoint.config
+    pooling, superpixels = (None if spec == "auto" else spec for spec in (cfg.pooling, cfg.superpixels))
+    config = override(config, pooling=pooling, superpixels=superpixels, sizes=cfg.sizes)
+    encoder = create(config, advance=True)
+    if checkpoint is not None:
+        report = initialize(encoder, checkpoint)
+        if distributed.is_main():
+            print(report)
+    return encoder
 
 
 def main(cfg: Config) -> None:
@@ -126,8 +148,7 @@ def main(cfg: Config) -> None:
     tree = indexed(images).pixel_tree
     encoder = make_encoder(cfg)
     size = cfg.image_size or encoder.config.image_size
-    model_default = cfg.superpixels == "auto"
-    superpixels = build("superpixels", encoder.config.superpixels if model_default else cfg.superpixels)
+    superpixels = build("superpixels", encoder.config.superpixels)
     fits(superpixels, encoder, size)
     objective = Segmentation(encoder, tree, head=cfg.head, frozen=cfg.frozen, mean=cfg.mean).to(device)
     check_batch(objective, cfg.batch_size // cfg.accumulate)

@@ -109,6 +109,26 @@ def test_a_frozen_encoder_has_the_tokens_of_its_run(
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("pooling", [[], ["--pooling", "tome"]])
+def test_a_named_model_takes_over_what_the_weights_have(
+    pooling: list[str], weights: Path, pairs: str, recipe: Runner, tmp_path: Path
+) -> None:
+    """The fusion and a pooling of another kind begin afresh, and the report lists them."""
+    flags = ["--data", pairs, "--weights", str(weights), *FLAGS, "--frozen", "--model", "nano_seg", *pooling]
+    more = ["--superpixels", "grid:cell=4", "--max-steps", "1", "--out", str(tmp_path / "run")]
+    done = recipe("segment", *flags, *more)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "begin afresh: fusion.*" in done.stdout
+    encoder, source = load_encoder(tmp_path / "run"), load_encoder(weights)
+    assert encoder.config.superpixels == "grid:cell=4"
+    assert encoder.config.pooling == (pooling[1] if pooling else "graph")
+    kept = [name for name in source.state_dict() if not pooling or not name.startswith("poolings.")]
+    own = encoder.state_dict()
+    for name in set(kept) & set(own):
+        assert torch.equal(own[name], source.state_dict()[name]), name
+    assert all(name.startswith(("fusion.", "poolings.")) for name in set(own) - set(kept))
+
+
 def test_two_processes_train_and_measure(pairs: str, weights: Path, recipe: Runner, tmp_path: Path) -> None:
     flags = ["--data", pairs, "--weights", str(weights), *FLAGS, "--precision", "bf16"]
     done = recipe("segment", *flags, "--head", "segmenter", "--out", str(tmp_path / "run"), processes=2)
@@ -119,8 +139,7 @@ def test_two_processes_train_and_measure(pairs: str, weights: Path, recipe: Runn
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ([], "type either --weights RUN or --model NAME"),
-        (["--weights", "x", "--model", "nano"], "type either --weights RUN or --model NAME"),
+        ([], "type --weights RUN to transfer an encoder, or --model NAME for a new one"),
         (["--model", "nano", "--frozen"], "give --weights"),
         (["--model", "nano", "--window", "8", "--stride", "9"], "the stride is 1 to 8"),
         (["--model", "nano", "--superpixels", "grid:cell=2"], "room for 64"),
