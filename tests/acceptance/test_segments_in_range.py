@@ -114,7 +114,7 @@ def test_on_a_device_it_changes_no_other_image_and_ends_the_run_with_the_loss_ch
 def test_in_a_compiled_graph_it_joins_no_token_and_changes_no_other_image(membership: Any) -> None:
     """A compiled graph takes the way of a device, which cannot raise without waiting."""
     torch.manual_seed(0)
-    model: Any = castssl.create("nano", image_size=SIDE, membership=membership).eval()
+    model: Any = castssl.create("nano", image_size=SIDE, sizes=(64, 4, 3, 2), membership=membership).eval()
     run: Any = torch.compile(model, backend="eager")
     segments, x = grid(), images()
     with torch.no_grad():

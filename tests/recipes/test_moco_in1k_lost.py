@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -182,25 +181,6 @@ def test_the_slurm_script_starts_one_launcher_on_each_node_and_passes_the_signal
 def _printed_command(output: str) -> list[str]:
     (found,) = re.findall(r"goes on from there, and so does: (.*)", output)
     return shlex.split(found)
-
-
-@pytest.mark.distributed
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="the launch file would take the GPUs")
-@pytest.mark.parametrize("name", ["fsdp", "deepspeed"])
-def test_the_launch_files_start(name: str, tmp_path: Path, image_folder: Path, starter: Starter) -> None:
-    """Without a GPU Accelerate makes data parallel of FSDP; tests/training shards over gloo.
-
-    That of DDP starts in tests/training/test_setup.py.
-    """
-    if name == "deepspeed":
-        pytest.importorskip("deepspeed")
-    launcher = ["-m", "accelerate.commands.launch", "--config_file", f"recipes/launch/{name}.yaml"]
-    launcher += ["--num_processes", "2", "--main_process_port", "0", "recipes/moco_in1k.py"]
-    flags = ["--data", f"folder:{image_folder}", *FLAGS, *EVERY, "--out", str(tmp_path), "--max-steps", "2"]
-    process = starter([*launcher, *flags])
-    assert process.code() == 0, process.output()
-    assert lines(tmp_path)[0]["processes"] == 2
-    assert [line["step"] for line in lines(tmp_path) if "loss" in line] == [1, 2]
 
 
 def test_more_epochs_continue_a_finished_run_and_write_its_results_anew(
