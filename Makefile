@@ -7,6 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 BIN := .venv/bin
+FORK := .venv-mmseg-fork
 STAMP := .venv/.ready
 EXTRAS := track
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
@@ -28,7 +29,7 @@ PYTEST := $(BIN)/python -m pytest --durations=5 --durations-min=5
 # A process for each of two cores; each test keeps to one thread.
 TWICE := --numprocesses 2 --dist worksteal
 
-.PHONY: help setup demo test tests slow $(STAGES) constraints clean
+.PHONY: help setup demo test tests slow mmseg-fork $(STAGES) constraints clean
 
 help:  ## say what each target does
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -92,7 +93,15 @@ soak: setup  ## kill a small run at random moments; ROUNDS=200 is the long form 
 	$(call stage,soak,$(if $(ROUNDS),$(BIN)/python -m tests.soak.soak --rounds $(ROUNDS) --seed $(SEED),$(PYTEST) tests/soak))
 
 slow: setup  ## what takes minutes: published sizes, SLURM, spawn, installs into bare environments (downloads)
-	$(call stage,slow,$(PYTEST) --timeout 3600 tests/slow)
+	$(call stage,slow,$(PYTEST) --timeout 3600 tests/slow $(wildcard plugins/*/tests/slow))
+
+mmseg-fork: setup  ## the tests of castssl-mmseg with the fork of mmsegmentation, in .venv-mmseg-fork (downloads)
+	@test -x $(FORK)/bin/python || $(UV) venv --quiet --python '>=3.10' $(FORK)
+	@$(UV) pip install --python $(FORK) --constraint constraints.txt --group dev --editable . \
+	  $(addprefix --editable ,$(filter-out plugins/castssl-mmseg,$(PLUGINS))) \
+	  onedl-mmsegmentation==1.4.2 onedl-mmengine==0.10.12 onedl-mmcv==2.3.6
+	@$(UV) pip install --python $(FORK) --no-deps --editable plugins/castssl-mmseg
+	$(call stage,mmseg-fork,OMP_NUM_THREADS=1 $(FORK)/bin/python -m pytest --durations=5 plugins/castssl-mmseg/tests)
 
 constraints: $(if $(SYSTEM_UV),,.uv/bin/uv)  ## resolve all versions anew into constraints.txt
 	@printf -- '-e %s\n' './.[$(EXTRAS)]' $(addprefix ./,$(PLUGINS)) | $(UV) pip compile --quiet --universal --upgrade \
@@ -101,5 +110,5 @@ constraints: $(if $(SYSTEM_UV),,.uv/bin/uv)  ## resolve all versions anew into c
 	@mv constraints.new constraints.txt
 
 clean:  ## remove what was built; keeps runs/ and the demo pictures in the cache
-	@rm -rf .venv .uv dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-mmseg-fork .uv dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
