@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from castssl.contracts import Encoder, Objective, Pooling, Superpixels
     from castssl.encoder_config import EncoderConfig
     from castssl.errors import CastError, ConfigError, DataError, Diverged, PluginError
+    from castssl.inference.classes import segment_classes
     from castssl.inference.segment import segment
     from castssl.labels import LabelTree
     from castssl.models.create import create
@@ -44,6 +45,7 @@ __all__ = [
     "load_encoder",
     "load_official",
     "segment",
+    "segment_classes",
 ]
 
 _HOMES = {
@@ -51,6 +53,7 @@ _HOMES = {
     "castssl.errors": ("CastError", "ConfigError", "DataError", "Diverged", "PluginError"),
     "castssl.checkpoints.load": ("load_encoder", "load_official"),
     "castssl.inference.segment": ("segment",),
+    "castssl.inference.classes": ("segment_classes",),
     "castssl.encoder_config": ("EncoderConfig",),
     "castssl.models.create": ("create",),
     "castssl.registry": ("build",),

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from castssl import distributed
 from castssl.checkpoints import read
 from castssl.checkpoints.initialize import initialize
-from castssl.checkpoints.native import save_encoder
+from castssl.checkpoints.segmenter import save_segmenter
 from castssl.config import FREE, launch
 from castssl.contracts import Encoder
 from castssl.data.dense_views import RandomDenseView, WholeView
@@ -29,7 +29,6 @@ from castssl.evaluation.class_maps import ClassMaps
 from castssl.evaluation.held_out import Evaluation, Subject, indexed
 from castssl.evaluation.report import table
 from castssl.evaluation.windows import Windows
-from castssl.files import write_tensors
 from castssl.models.create import create
 from castssl.models.presets import find_config
 from castssl.objectives.segmentation import Segmentation
@@ -145,7 +144,9 @@ def main(cfg: Config) -> None:
     run, accelerator = start(cfg)
     device = accelerator.device
     images, held_out = cfg.images(streams=False)
-    tree = indexed(images).pixel_tree
+    indexable = indexed(images)
+    tree, maps = indexable.pixel_tree, indexable.maps
+    palette = maps.palette if maps else ()
     encoder = make_encoder(cfg)
     size = cfg.image_size or encoder.config.image_size
     superpixels = build("superpixels", encoder.config.superpixels)
@@ -183,9 +184,8 @@ def main(cfg: Config) -> None:
             run.note(**evaluation.update(subject, due))
     trained = evaluation.finish(subject)
     results = {"trained": trained, "best": best(run.folder, "miou"), "untrained": untrained}
-    if accelerator.is_main_process:
-        write_tensors(run.folder / "head.safetensors", objective.model.head.state_dict(), {})
-        save_encoder(encoder, run.folder / "encoder.safetensors")
+    weights = run.folder / "encoder.safetensors"
+    save_segmenter(objective, weights, head=cfg.head, labels=tree, palette=palette, shorter=shorter)
     run.finish(table(**results), **results)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from castssl.checkpoints.report import Report
 from castssl.contracts import Encoder
+from castssl.datasets.pixel_classes import Color
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import CastError, DataError
 from castssl.labels import LabelTree
@@ -40,6 +41,7 @@ class Checkpoint:
         variant: the published model that this was, or ``""``.
         source: where it comes from, for messages.
         report: what became of the source's tensors.
+        palette: the RGB color of each class of pixels; () where there is none.
     """
 
     config: EncoderConfig
@@ -52,6 +54,7 @@ class Checkpoint:
     variant: str = ""
     source: str = "these weights"
     report: Report = field(default_factory=Report)
+    palette: tuple[Color, ...] = ()
 
     def build(self) -> Encoder:
         """The encoder with its weights, in evaluation mode; float64 where the weights are.

@@ -98,6 +98,11 @@ def load_classifier(
             raise DataError(f"{checkpoint.source} holds its sizes, {stored}; leave sizes out")
         checkpoint = adapt(checkpoint, None, None, sizes)
     linear_heads = classifiers(checkpoint)
+    if checkpoint.objective == "segmentation":
+        raise DataError(
+            f"{checkpoint.source} holds a segmentation model, which classifies pixels, not images; castssl"
+            " segment --classes uses it"
+        )
     if not checkpoint.objective or not (checkpoint.labels or linear_heads):
         what = f"is a {checkpoint.variant}" if checkpoint.variant else "holds an encoder"
         raise DataError(f"{checkpoint.source} {what} without a classifier of images; {TRAINS}")

@@ -17,6 +17,7 @@ from castssl import distributed
 from castssl.checkpoints.checkpoint import MOMENTUM, Checkpoint, State
 from castssl.checkpoints.report import Report
 from castssl.contracts import Encoder, Objective
+from castssl.datasets.pixel_classes import Color
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import DataError
 from castssl.files import not_safetensors, write_tensors
@@ -27,7 +28,7 @@ SETTINGS = "castssl"
 FORMAT = 2
 """Files of castssl 0.1 before ``EncoderConfig`` had no number."""
 HEADS, EXTRA = "heads.", "extra."
-_FIELDS = {"format", "config", "objective", "options", "labels", "variant"}
+_FIELDS = {"format", "config", "objective", "options", "labels", "palette", "variant"}
 
 
 def write(checkpoint: Checkpoint, path: str | Path) -> Path:
@@ -86,6 +87,8 @@ def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
         fields |= {"objective": checkpoint.objective, "options": dict(checkpoint.options)}
     if checkpoint.labels is not None:
         fields["labels"] = checkpoint.labels.to_dict()
+    if checkpoint.palette:
+        fields["palette"] = [list(color) for color in checkpoint.palette]
     return fields | ({"variant": checkpoint.variant} if checkpoint.variant else {})
 
 
@@ -136,7 +139,19 @@ def decode(tensors: Mapping[str, Any], text: str, path: str | Path) -> Checkpoin
         settings.get("variant", ""),
         str(path),
         Report(config.name, list(parts[""])),
+        _palette(settings.get("palette", []), path),
     )
+
+
+def _palette(colors: list[Any], path: str | Path) -> tuple[Color, ...]:
+    for color in colors:
+        fits = isinstance(color, list) and len(color) == 3 and all(type(c) is int for c in color)
+        if not fits or min(color) < 0 or max(color) > 255:
+            raise DataError(
+                f"the palette in {path} has the color {str(color)[:40]}, expected three numbers from 0 to"
+                " 255; copy it again"
+            )
+    return tuple((red, green, blue) for red, green, blue in colors)
 
 
 def _settings(text: str, path: str | Path) -> dict[str, Any]:
@@ -150,6 +165,7 @@ def _settings(text: str, path: str | Path) -> dict[str, Any]:
             " weights again"
         )
     types = {"config": dict, "objective": str, "options": dict, "labels": dict, "variant": str}
+    types["palette"] = list
     fields: dict[str, Any] = settings if isinstance(settings, dict) else {}
     wrong = [name for name, kind in types.items() if not isinstance(fields.get(name, kind()), kind)]
     if wrong or not fields.get("config"):

@@ -14,10 +14,12 @@ from castssl.commands.arguments import (
     add_shape,
     device_of,
     or_none,
+    save_picture,
     subcommand,
     superpixels_of,
     value_range,
 )
+from castssl.errors import ConfigError
 from castssl.files import atomic_write, check_outputs
 
 if TYPE_CHECKING:
@@ -34,13 +36,23 @@ WRITES = """For each image NAME, DIR receives
 """
 
 
+CLASSES = """With --classes, for weights with a segmentation head (recipes/segment.py), DIR receives
+  NAME-classes.png  the class of each pixel, of the image's own size, with the data set's palette
+  NAME-overlay.png  the image under the classes' colors
+"""
+
+
 def add(commands: Commands) -> None:
     """Add it to the command line."""
-    command = subcommand(commands, "segment", "segment images from fine to coarse", _segment, WRITES)
+    purpose, notes = "segment images from fine to coarse", f"{WRITES}\n{CLASSES}"
+    command = subcommand(commands, "segment", purpose, _segment, notes)
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files of any size")
     command.add_argument("--weights", required=True, help="a run's folder, encoder.safetensors or checkpoint")
     add_output(command, "--out", required=True, type=Path, metavar="DIR", help="where the results go")
     command.add_argument("--sizes", nargs="+", type=int, metavar="N", help="tokens per stage, fine to coarse")
+    command.add_argument("--classes", action="store_true", help="write class maps in place of segments")
+    command.add_argument("--window", type=int, metavar="PIXELS", help="side of windows of --classes")
+    command.add_argument("--stride", type=int, metavar="PIXELS", help="between windows (default: --window)")
     add_shape(command, "shorter side of the model's input (default: trained with)")
     add_reading(command)
 
@@ -52,6 +64,10 @@ def _segment(args: argparse.Namespace) -> int:
     from castssl.checkpoints.load import load_encoder
     from castssl.inference.segment import segment
 
+    if args.classes:
+        return _segment_classes(args)
+    if args.window or args.stride:
+        raise ConfigError("--window and --stride are of class maps; add --classes, or leave them out")
     device = device_of(args)
     encoder = load_encoder(args.weights)
     stages = len(encoder.sizes)
@@ -67,6 +83,40 @@ def _segment(args: argparse.Namespace) -> int:
             done += 1
     print(f"{done} of {len(args.images)} images segmented, in {args.out}")
     return 0 if done == len(args.images) else 1
+
+
+def _segment_classes(args: argparse.Namespace) -> int:
+    from castssl.checkpoints.segmenter import load_segmenter
+    from castssl.evaluation.windows import Windows
+    from castssl.inference.classes import segment_classes
+
+    if args.sizes:
+        raise ConfigError("--sizes is of segments; leave it or --classes out")
+    if args.stride and not args.window:
+        raise ConfigError("--stride needs --window, the side of the windows in pixels")
+    windows = Windows(args.window, args.stride or args.window) if args.window else None
+    segmenter = load_segmenter(args.weights)
+    check_outputs([p for image in args.images for p in _pictures(args.out, image)], overwrite=args.overwrite)
+    options = {"device": device_of(args), "image_size": args.image_size, "windows": windows}
+    options |= {"superpixels": superpixels_of(args, segmenter.model.encoder)}
+    options |= {"value_range": value_range(args)}
+    done = 0
+    for image in args.images:
+        found = or_none(partial(segment_classes, image, segmenter, **options))
+        if found is not None:
+            indexed, overlay = _pictures(args.out, image)
+            save_picture(found.indexed(), indexed)
+            save_picture(found.overlay(), overlay)
+            shares = [f"{name} {share:.1%}" for name, share in found.shares().items()]
+            print(f"{image}: {', '.join(shares)}")
+            done += 1
+    print(f"{done} of {len(args.images)} images segmented, in {args.out}")
+    return 0 if done == len(args.images) else 1
+
+
+def _pictures(folder: Path, image: Path) -> tuple[Path, Path]:
+    """The class map and the overlay of an image."""
+    return folder / f"{image.stem}-classes.png", folder / f"{image.stem}-overlay.png"
 
 
 def _outputs(folder: Path, name: str, stages: int) -> list[Path]:

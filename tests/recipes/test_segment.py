@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
+import castssl
 from castssl.checkpoints import load_encoder
 from castssl.checkpoints.native import save_encoder
+from castssl.checkpoints.segmenter import HEAD, load_segmenter
+from castssl.cli import main
+from castssl.errors import DataError
+from castssl.evaluation.windows import Windows
 from castssl.models.create import create
 from castssl.types import View
 from tests.recipes.conftest import Runner
@@ -71,11 +75,34 @@ def test_the_classes_of_pixels_are_learned(weights: Path, pairs: str, recipe: Ru
 
 
 def test_the_run_leaves_encoder_and_head(whole: Path) -> None:
-    saved, head = state(whole), load_file(whole / "head.safetensors")
+    saved, segmenter = state(whole), load_segmenter(whole)
     for name, value in load_encoder(whole).state_dict().items():
         assert torch.equal(saved[f"model.encoder.{name}"], value)
-    for name, value in head.items():
-        assert torch.equal(saved[f"model.head.{name}"], value)
+    for name, value in segmenter.model.head.state_dict().items():
+        assert torch.equal(saved[f"model.{HEAD}{name}"], value)
+    assert segmenter.labels.names == (("sky", "sea", "land"),)
+    assert segmenter.palette == ((0, 0, 0), (128, 0, 0), (0, 128, 0))
+    assert segmenter.shorter == 32
+
+
+def test_class_maps_have_the_size_of_the_image(
+    whole: Path, weights: Path, pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = next(Path(pairs.removeprefix("pairs:"), "images", "val").iterdir())
+    arguments = ["segment", str(photo), "--out", str(tmp_path), "--classes", "--weights"]
+    assert main([*arguments, str(whole), "--window", "24", "--stride", "16", "--device", "cpu"]) == 0
+    found = castssl.segment_classes(photo, whole, windows=Windows(24, 16))
+    written = Image.open(tmp_path / f"{photo.stem}-classes.png")
+    assert written.mode == "P"
+    assert written.size == found.image.size == Image.open(photo).size
+    assert np.array_equal(np.asarray(written), found.labels.numpy())
+    assert written.getpalette()[:9] == [0, 0, 0, 128, 0, 0, 0, 128, 0]  # type: ignore[index]
+    assert Image.open(tmp_path / f"{photo.stem}-overlay.png").size == written.size
+    assert sum(found.shares().values()) == pytest.approx(1)
+    assert main([*arguments, str(weights)]) == 1
+    assert "without a head for segmentation; recipes/segment.py" in capsys.readouterr().err
+    with pytest.raises(DataError, match="an encoder without a head for segmentation"):
+        castssl.segment_classes(photo, weights)
 
 
 def test_a_stopped_run_goes_on_exactly(

@@ -1,0 +1,105 @@
+"""A trained segmentation model: the encoder, its head, and the names and colors of the classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from castssl.checkpoints import native
+from castssl.checkpoints.checkpoint import Checkpoint, difference
+from castssl.checkpoints.load import Source, read
+from castssl.datasets.pixel_classes import Color
+from castssl.errors import CastError, DataError
+from castssl.labels import LabelTree
+from castssl.models.create import create
+from castssl.modes import kept_random_state
+from castssl.objectives.segmentation import Segmentation, SegmentationModel
+
+NAME = "segmentation"
+"""Of the objective, in files."""
+HEAD = "head."
+
+
+class Segmenter(NamedTuple):
+    """What segments images into classes, and what its images and its answers look like."""
+
+    model: SegmentationModel
+    """In evaluation mode."""
+    labels: LabelTree
+    """One level: the classes of pixels."""
+    palette: tuple[Color, ...]
+    """The RGB color of each class, 0 to 255; () if the data had none."""
+    shorter: int
+    """Pixels of an image's shorter side at evaluation."""
+
+
+def save_segmenter(
+    objective: Segmentation,
+    path: str | Path,
+    *,
+    head: str,
+    labels: LabelTree,
+    palette: tuple[Color, ...] = (),
+    shorter: int,
+) -> Path:
+    """Write a trained objective, so that :func:`load_segmenter` reads it; only the main rank writes.
+
+    Args:
+        objective: with the weights.
+        path: a ``.safetensors`` file; replaced only once the new one is whole.
+        head: the name of its head.
+        labels: the label tree that it was built with.
+        palette: the RGB color of each class.
+        shorter: pixels of an image's shorter side at evaluation.
+
+    Raises:
+        CastError: if the file cannot be written.
+    """
+    encoder = objective.encoder
+    heads = {HEAD + name: value for name, value in objective.model.head.state_dict().items()}
+    options = {"head": head, "shorter": shorter}
+    state = dict(encoder.state_dict())
+    written = Checkpoint(encoder.config, state, heads, {}, NAME, options, labels, palette=palette)
+    return native.write(written, path)
+
+
+@kept_random_state()
+def load_segmenter(source: Source) -> Segmenter:
+    """A trained segmentation model, in evaluation mode.
+
+    Args:
+        source: as :func:`castssl.checkpoints.read`, such as the folder of a run of ``recipes/segment.py``.
+
+    Raises:
+        DataError: if there is no such file, it holds no head for segmentation, or its settings describe
+            another one than its tensors.
+    """
+    checkpoint = read(source)
+    labels, options = checkpoint.labels, checkpoint.options
+    if checkpoint.objective != NAME or labels is None:
+        what = f"the classifiers of {checkpoint.objective}" if checkpoint.objective else "an encoder"
+        raise DataError(
+            f"{checkpoint.source} holds {what} without a head for segmentation; recipes/segment.py --weights"
+            f" {checkpoint.source} --data voc:/path trains one"
+        )
+    encoder = checkpoint.build()
+    try:
+        head, shorter, classes = str(options["head"]), int(options["shorter"]), labels.sizes[0]
+        if labels.levels != 1 or shorter < 1 or len(checkpoint.palette) not in (0, classes):
+            raise ValueError(f"{labels.levels} levels, {len(checkpoint.palette)} colors, {shorter} pixels")
+        with torch.device("meta"):  # A stranger's numbers of classes could ask for any amount of memory.
+            draft = SegmentationModel(create(checkpoint.config), head, classes).head.state_dict()
+        if differ := difference({HEAD + name: value for name, value in draft.items()}, checkpoint.heads):
+            raise ValueError(differ)
+    except CastError:
+        raise
+    except Exception as error:  # a stranger's options fail in many ways
+        raise DataError(
+            f"the settings in {checkpoint.source} describe no segmentation model ({error}); copy it again"
+        ) from error
+    model = SegmentationModel(encoder, head, classes)
+    model.head.load_state_dict({n.removeprefix(HEAD): v for n, v in checkpoint.heads.items()})
+    model.to(next(encoder.parameters()).dtype).eval()
+    return Segmenter(model, labels, checkpoint.palette, shorter)
