@@ -118,6 +118,7 @@ def decode(tensors: Mapping[str, Any], text: str, path: str | Path) -> Checkpoin
         DataError: if the settings cannot be read.
     """
     settings = _settings(text, path)
+    palette = _palette(settings.get("palette", []), path)
     config = EncoderConfig.from_dict(settings["config"], path)
     labels = settings.get("labels")
     try:
@@ -139,7 +140,7 @@ def decode(tensors: Mapping[str, Any], text: str, path: str | Path) -> Checkpoin
         settings.get("variant", ""),
         str(path),
         Report(config.name, list(parts[""])),
-        _palette(settings.get("palette", []), path),
+        palette,
     )
 
 

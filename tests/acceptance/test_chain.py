@@ -1,0 +1,145 @@
+"""The chain: an encoder is pretrained, then transferred to segmentation and to a taxonomy."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from castssl.checkpoints import load_encoder
+from castssl.types import View
+from tests.acceptance.conftest import Command
+from tests.plugins.packages import Package
+
+pytestmark = pytest.mark.recipe
+SUPERPIXELS = ("--superpixels", "seeds:count=16,bins=5,iterations=2")
+SIZES = ("--image-size", "32", "--sizes", "16", "8", "4")
+COMMON = ("--batch-size", "4", "--workers", "0")
+SOURCE = '''
+"""A pooling of a stranger."""
+
+import torch
+
+from castssl.contracts import Pooling
+from castssl.types import Pooled
+
+
+class Strided(Pooling):
+    """Token i joins token i modulo K."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(dim))
+
+    def forward(self, tokens, size):
+        count = tokens.x.shape[1]
+        assign = torch.eye(size).repeat(count // size + 1, 1)[:count].to(tokens.x)
+        assign = assign * (tokens.mass > 0)[..., None]
+        mass = assign.sum(1)[..., None].clamp(min=1)
+        return Pooled(assign.transpose(1, 2) @ tokens.x / mass * self.scale, tokens.cls, assign)
+'''
+POINTS = {"pooling": {"strided": "strangers_pooling:Strided"}}
+STRANGER = Package("strangers-pooling", POINTS, {"strangers_pooling.py": SOURCE})
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Images with label maps of three classes."""
+    root, draw = tmp_path_factory.mktemp("pairs"), np.random.default_rng(0)
+    (root / "classes.txt").write_text("sky\nsea\nland\n")
+    for split, count in (("train", 8), ("val", 2)):
+        for number in range(count):
+            labels = draw.integers(0, 3, (3, 3)).repeat(16, 0).repeat(12, 1)
+            image = np.eye(3)[labels] * 200 + draw.integers(0, 50, (*labels.shape, 3))
+            for folder, pixels in (("images", image), ("labels", labels)):
+                (root / folder / split).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.astype(np.uint8)).save(root / folder / split / f"{number}.png")
+    return f"pairs:{root}"
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path, image_folder: Path, process: Command) -> Path:
+    """The folder of a run of two steps of MoCo v3."""
+    flags = (*COMMON, *SIZES, *SUPERPIXELS, "--model", "nano", "--hidden", "16", "--out-dim", "8")
+    more = ("--max-steps", "2", "--knn-every", "0", "--out", tmp_path / "moco")
+    done = process("recipes/moco_in1k.py", "--data", f"folder:{image_folder}", *flags, *more)
+    assert done.code == 0, done.err[-3000:]
+    return tmp_path / "moco"
+
+
+def check_tokens(folder: Path, pretrained: Path) -> None:
+    """The backbone's tokens at all stages are those of the pretrained encoder."""
+    at = torch.arange(32) // 8
+    view = View(torch.randn(2, 3, 32, 32), (at[:, None] * 4 + at).int().expand(2, 32, 32))
+    with torch.no_grad():
+        found, expected = (load_encoder(path)(view) for path in (folder, pretrained))
+    for own, other in zip(found.stages, expected.stages, strict=True):
+        torch.testing.assert_close(own.x, other.x, rtol=0, atol=1e-6)
+        torch.testing.assert_close(own.cls, other.cls, rtol=0, atol=1e-6)
+
+
+def left_out(output: str) -> list[str]:
+    """The lines of a report on keys that were left out or begin afresh."""
+    words = ("ignored:", "note: not in the weights")
+    return [line for line in output.splitlines() if line.startswith(words)]
+
+
+def test_segmentation_begins_from_a_run(
+    pretrained: Path, pairs: str, tmp_path: Path, process: Command
+) -> None:
+    flags = ("--data", pairs, "--weights", pretrained, *COMMON, "--frozen", "--max-steps", "2")
+    done = process("recipes/segment.py", *flags, "--out", tmp_path / "own")
+    assert done.code == 0, done.err[-3000:]
+    assert left_out(done.out) == []
+    check_tokens(tmp_path / "own", pretrained)
+
+
+def test_a_fusion_alone_is_new(pretrained: Path, pairs: str, tmp_path: Path, process: Command) -> None:
+    flags = ("--data", pairs, "--weights", pretrained, *COMMON, "--frozen", "--max-steps", "2")
+    named = ("--model", "nano_seg", *SIZES, *SUPERPIXELS)
+    done = process("recipes/segment.py", *flags, *named, "--out", tmp_path / "fused")
+    assert done.code == 0, done.err[-3000:]
+    new, lacking = sorted(left_out(done.out), reverse=True)
+    assert new.endswith("begin afresh: fusion.*")
+    assert lacking.startswith("ignored: norm.*:"), "a fused encoder has no last norm"
+    encoder, source = (load_encoder(path).state_dict() for path in (tmp_path / "fused", pretrained))
+    assert all(torch.equal(encoder[name], value) for name, value in source.items() if name in encoder)
+    assert not {name for name in source.keys() - encoder.keys() if not name.startswith("norm.")}
+
+
+def test_a_taxonomy_begins_from_a_run(
+    pretrained: Path, image_folder: Path, tmp_path: Path, process: Command
+) -> None:
+    """Without a step, as a step would change the encoder."""
+    flags = (*COMMON, *SIZES, *SUPERPIXELS, "--model", "nano", "--epochs", "0", "--warmup-epochs", "0")
+    more = ("--knn-every", "0", "--weights", pretrained, "--repeats", "1", "--out", tmp_path / "hcast")
+    done = process("recipes/hcast.py", "--data", f"folder:{image_folder}", *flags, *more)
+    assert done.code == 0, done.err[-3000:]
+    assert left_out(done.out) == []
+    check_tokens(tmp_path / "hcast", pretrained)
+
+
+def test_a_strangers_pooling_learns_segmentation(
+    pretrained: Path, pairs: str, tmp_path: Path, process: Command
+) -> None:
+    site = STRANGER.write(tmp_path / "site")
+    path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+    flags = ("--data", pairs, "--weights", pretrained, *COMMON, "--max-steps", "2", "--pooling", "strided")
+    done = process("recipes/segment.py", *flags, "--out", tmp_path / "run", PYTHONPATH=path)
+    assert done.code == 0, done.err[-3000:]
+    assert "begin afresh: poolings" in done.out
+    assert (tmp_path / "run" / "results.json").is_file()
+
+
+def test_a_study_compares_poolings_by_miou(pairs: str, tmp_path: Path, command: Command) -> None:
+    study = ("ablate", "--recipe", "segment", "--grid", "pooling=graph,tome", "--no-cost", "--jobs", "1")
+    flags = ("--data", pairs, "--model", "nano", *COMMON, *SIZES, *SUPERPIXELS, "--max-steps", "1")
+    done = command(*study, "--out", tmp_path / "study", "--", *flags)
+    assert done.code == 0, done.out + done.err
+    table = (tmp_path / "study" / "table.md").read_text().splitlines()
+    assert next(line for line in table if line.startswith("|")).startswith("| pooling | miou |")
+    assert [line.split("|")[1].strip() for line in table if line.startswith("|")][2:4] == ["graph", "tome"]
