@@ -17,6 +17,7 @@ from castssl.registry import build
 from castssl.testing import samples
 from castssl.types import Batch, Hierarchy, View
 
+FLAT = LabelTree.flat(["a", "b", "c"])
 TREE = LabelTree.from_paths([("a", "aa"), ("a", "ab"), ("b", "ba"), ("b", "bb")])
 IMAGES = 4
 LIGHTLY = "hidden=16,out=8"
@@ -36,6 +37,7 @@ SPECS = {
     "barlow-twins": f"barlow-twins:{LIGHTLY}",
     "vicreg": f"vicreg:{LIGHTLY}",
     "dino": "dino:hidden=16,bottleneck=8,out=12",
+    "segmentation": "segmentation:head=fused",
 }
 """Every objective of castssl and its plugins, small."""
 Found = dict[str, dict[str, Any]]
@@ -63,16 +65,22 @@ class Reads(samples.SampleEncoder):
 def make(spec: str) -> Objective:
     """An objective in evaluation mode: without batch statistics and mixing, which differ by process."""
     torch.manual_seed(0)
-    objective = cast(nn.Module, build("objectives", spec, Reads(), TREE))
+    tree = FLAT if spec.startswith("segmentation") else TREE
+    objective = cast(nn.Module, build("objectives", spec, Reads(), tree))
     return cast(Objective, objective.eval())
 
 
 def share(objective: Objective, rank: int, *, hidden: int) -> Batch:
-    """The images of a process; of the second one the labels of the levels from ``hidden`` on are unknown."""
-    given = samples.batch(objective.views, TREE, IMAGES, seed=rank)
+    """The images of a process; of the second one the labels of the levels, or the rows of
+    label maps, from ``hidden`` on are unknown.
+    """
+    maps = objective.target == "map"
+    batch = samples.batch(
+        objective.views, FLAT if maps else TREE, IMAGES, seed=rank, target="map" if maps else None
+    )
     if rank == 1:
-        given.target[:, hidden:] = -1
-    return given
+        batch.target[:, hidden:] = -1
+    return batch
 
 
 def both(objective: Objective, *, hidden: int) -> Batch:
