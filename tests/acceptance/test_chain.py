@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from castssl.checkpoints import load_encoder
+from castssl.contracts import Encoder
 from castssl.types import View
 from tests.acceptance.conftest import Command
 from tests.plugins.packages import Package
@@ -43,6 +45,47 @@ class Strided(Pooling):
         return Pooled(assign.transpose(1, 2) @ tokens.x / mass * self.scale, tokens.cls, assign)
 '''
 POINTS = {"pooling": {"strided": "strangers_pooling:Strided"}}
+CONFIG = """
+custom_imports = dict(imports=["castssl_mmseg"])
+default_scope = "mmseg"
+model = dict(
+    type="EncoderDecoder",
+    data_preprocessor=dict(type="SuperpixelDataPreProcessor", size=(32, 32)),
+    backbone=dict(type="CastEncoder", weights="RUN"),
+    decode_head=dict(type="CastHead", in_channels=192, num_classes=3),
+    test_cfg=dict(mode="slide", crop_size=(32, 32), stride=(16, 16)),
+)
+load = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations")]
+crop = [dict(type="RandomCrop", crop_size=(32, 32)), dict(type="PackSegInputs")]
+classes = dict(classes=["sky", "sea", "land"])
+data = dict(type="BaseSegDataset", data_root="ROOT", img_suffix=".png", metainfo=classes)
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=0,
+    sampler=dict(type="InfiniteSampler", shuffle=True),
+    dataset=dict(
+        **data,
+        data_prefix=dict(img_path="images/train", seg_map_path="labels/train"),
+        pipeline=[*load, *crop],
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=0,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        **data,
+        data_prefix=dict(img_path="images/val", seg_map_path="labels/val"),
+        pipeline=[*load, dict(type="PackSegInputs")],
+    ),
+)
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=2, val_interval=2)
+val_cfg = dict(type="ValLoop")
+val_evaluator = dict(type="IoUMetric")
+optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.01))
+default_hooks = dict(checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=1))
+log_processor = dict(by_epoch=False)
+"""
 STRANGER = Package("strangers-pooling", POINTS, {"strangers_pooling.py": SOURCE})
 
 
@@ -71,7 +114,7 @@ def pretrained(tmp_path: Path, image_folder: Path, process: Command) -> Path:
     return tmp_path / "moco"
 
 
-def check_tokens(folder: Path, pretrained: Path) -> None:
+def check_tokens(folder: Path | Encoder, pretrained: Path) -> None:
     """The backbone's tokens at all stages are those of the pretrained encoder."""
     at = torch.arange(32) // 8
     view = View(torch.randn(2, 3, 32, 32), (at[:, None] * 4 + at).int().expand(2, 32, 32))
@@ -133,6 +176,40 @@ def test_a_strangers_pooling_learns_segmentation(
     assert done.code == 0, done.err[-3000:]
     assert "begin afresh: poolings" in done.out
     assert (tmp_path / "run" / "results.json").is_file()
+
+
+@pytest.fixture
+def config(pretrained: Path, pairs: str, tmp_path: Path) -> Path:
+    """A config of mmsegmentation whose backbone has the weights of the run."""
+    path = tmp_path / "own.py"
+    path.write_text(CONFIG.replace("RUN", str(pretrained)).replace("ROOT", pairs.removeprefix("pairs:")))
+    return path
+
+
+def test_mmsegmentation_begins_from_a_run(
+    pretrained: Path, config: Path, tmp_path: Path, command: Command
+) -> None:
+    flags = ("mmseg", "train", config, "--work-dir", tmp_path / "work")
+    assert command(*flags).code == 0
+    assert (tmp_path / "work" / "iter_2.pth").is_file()
+    assert command(*flags, "--resume", "--cfg-options", "train_cfg.max_iters=3").code == 0
+    logs = [path.read_text() for path in sorted((tmp_path / "work").glob("*/*.log"))]
+    assert left_out(logs[0]) == []
+    assert "resumed epoch: 0, iter: 2" in logs[-1]
+    assert "mIoU" in logs[-1]
+    backbone = import_module("castssl_mmseg").CastEncoder(weights=str(pretrained)).eval()
+    assert left_out(str(backbone.report)) == []
+    check_tokens(backbone.encoder, pretrained)
+
+
+def test_a_strangers_pooling_learns_in_mmsegmentation(
+    config: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(STRANGER.write(tmp_path / "site")))
+    options = ("model.backbone.pooling=strided", "model.backbone.superpixels=grid:cell=8")
+    done = command("mmseg", "train", config, "--work-dir", tmp_path / "work", "--cfg-options", *options)
+    assert done.code == 0, done.err
+    assert (tmp_path / "work" / "iter_2.pth").is_file()
 
 
 def test_a_study_compares_poolings_by_miou(pairs: str, tmp_path: Path, command: Command) -> None:
