@@ -52,12 +52,14 @@ def test_the_castssl_commands_of_all_documents_have_their_flags(command: Command
             words = line.split(" -- ")[0].split()
             if words[0] != "castssl" or len(words) < 2 or not re.fullmatch(r"[a-z][a-z-]*", words[1]):
                 continue
-            if words[1] not in usages:
-                done = command(words[1], "--help")
+            # The subcommand of castssl-mmseg has a help for each action.
+            name = " ".join(words[1:3] if words[1] == "mmseg" else words[1:2])
+            if name not in usages:
+                done = command(*name.split(), "--help")
                 assert done.code == 0, f"{document.name}: {line}: {done.err}"
-                usages[words[1]] = done.out
+                usages[name] = done.out
             flags = [word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)]
-            wrong += [f"{document.name}: {line}: {flag}" for flag in flags if flag not in usages[words[1]]]
+            wrong += [f"{document.name}: {line}: {flag}" for flag in flags if flag not in usages[name]]
     assert len(usages) > 8
     assert not wrong
 

@@ -44,7 +44,8 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     for path in tmp_path.glob("*.pth*"):
         with pytest.raises(DataError, match="never unpickles") as caught:
             load_official(path)
-        named = "Path.touch" in str(caught.value) or "getattr" in str(caught.value)
+        # Another class is named where castssl-mmseg, which allows getattr in its own way, was imported.
+        named = any(word in str(caught.value) for word in ("Path", "getattr"))
         assert named or path.name == "plain.pth", caught.value  # of that torch tells no more than an opcode
         with pytest.raises(DataError, match="never unpickles"):
             convert(path, tmp_path / "out.safetensors")

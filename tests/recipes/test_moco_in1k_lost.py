@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import signal
+import sys
 import tarfile
 import time
 from io import BytesIO
@@ -133,11 +134,21 @@ echo "$@" >> "$(dirname "$0")/asked"
 if [[ $1 == show ]]; then echo 127.0.0.1; fi
 """
 JOB = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "cpu[1-2]", "SLURM_NNODES": "2", "PROCESSES": "1"}
-ACCELERATE = """#!/bin/bash
-# Listens to SIGUSR1 as the launcher does, and writes what it was started with.
-trap 'echo "$SLURM_NODEID: USR1" >> "$OUT"; exit 1' USR1
-echo "$SLURM_NODEID: $PET_SIGNALS_TO_HANDLE $PET_SHUTDOWN_TIMEOUT $*" >> "$OUT"
-while true; do sleep 0.05; done
+ACCELERATE = f"""#!{sys.executable}
+# Listens to SIGUSR1 as the launcher does, and writes what it was started with.  No shell script: a shell
+# cannot listen to a signal that was ignored when it began.
+import os, signal, sys, time
+def write(text):
+    with open(os.environ["OUT"], "a") as file:
+        file.write(os.environ["SLURM_NODEID"] + ": " + text + chr(10))
+def stop(number, frame):
+    write("USR1")
+    sys.exit(1)
+signal.signal(signal.SIGUSR1, stop)
+names = ("PET_SIGNALS_TO_HANDLE", "PET_SHUTDOWN_TIMEOUT")
+write(" ".join([os.environ[name] for name in names] + sys.argv[1:]))
+while True:
+    time.sleep(0.05)
 """
 
 
