@@ -93,7 +93,7 @@ soak: setup  ## kill a small run at random moments; ROUNDS=200 is the long form 
 	$(call stage,soak,$(if $(ROUNDS),$(BIN)/python -m tests.soak.soak --rounds $(ROUNDS) --seed $(SEED),$(PYTEST) tests/soak))
 
 slow: setup  ## what takes minutes: published sizes, SLURM, spawn, installs into bare environments (downloads)
-	$(call stage,slow,$(PYTEST) --timeout 3600 tests/slow $(wildcard plugins/*/tests/slow))
+	$(call stage,slow,OMP_NUM_THREADS=1 $(PYTEST) --timeout 3600 tests/slow $(wildcard plugins/*/tests/slow))
 
 mmseg-fork: setup  ## the tests of castssl-mmseg with the fork of mmsegmentation, in .venv-mmseg-fork (downloads)
 	@test -x $(FORK)/bin/python || $(UV) venv --quiet --python '>=3.10' $(FORK)
