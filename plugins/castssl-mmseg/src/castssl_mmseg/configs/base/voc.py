@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012 with the added labels (trainaug), with the settings of the Segmenter code released with CAST: as many steps as the released VOC code; its optimizer is recipes/segment.py's."""
+"""PASCAL VOC 2012 with the added labels (trainaug): Segmenter's optimizer, as many steps as the released VOC code of CAST."""
 
 crop_size = (512, 512)
 data_root = "data/VOCdevkit/VOC2012"
