@@ -5,8 +5,11 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from importlib import util
+from importlib import metadata, util
 from pathlib import Path
+
+OPENCV = "opencv-contrib-python-headless"
+"""The OpenCV that castssl depends on; opencv-python writes the same folder ``cv2`` without ``ximgproc``."""
 
 
 def install(*requirements: str, reinstall: bool = False, options: str = "") -> str:
@@ -33,6 +36,19 @@ def uninstall(*names: str) -> str:
     """The command that removes packages beside this interpreter without asking."""
     words = " ".join(map(shlex.quote, names))
     return f"uv pip uninstall --python {_python()} {words}" if _uv() else f"{_pip()} uninstall -y {words}"
+
+
+def restore_ximgproc() -> str:
+    """The command that writes the folder ``cv2`` anew, with ``cv2.ximgproc``, in the installed version.
+
+    Another distribution of OpenCV stays registered, so that pip does not install it again for a library
+    that requires it, such as mmengine.
+    """
+    try:
+        wish = f"{OPENCV}=={metadata.version(OPENCV)}"
+    except metadata.PackageNotFoundError:
+        wish = OPENCV
+    return install(wish, reinstall=True, options="--no-deps")
 
 
 def _uv() -> bool:

@@ -7,7 +7,7 @@ import importlib
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib import metadata
 from typing import Literal, NamedTuple
 
@@ -16,16 +16,11 @@ from packaging.requirements import Requirement
 from castssl import registry
 from castssl.commands.arguments import Commands, subcommand
 from castssl.errors import PluginError
-from castssl.installer import install, uninstall
+from castssl.installer import OPENCV, install, restore_ximgproc, uninstall
 
 State = Literal["ok", "note", "broken"]
 COLORS = {"ok": "green", "note": "yellow", "broken": "red"}
-OPENCV = (
-    "opencv-contrib-python-headless",
-    "opencv-contrib-python",
-    "opencv-python-headless",
-    "opencv-python",
-)
+WRITERS = (OPENCV, "opencv-contrib-python", "opencv-python-headless", "opencv-python")
 """Distributions that all write the same folder ``cv2``; the first two bring ``ximgproc``."""
 MODULES = {"pillow": "PIL"}
 """Modules whose name does not follow from that of their distribution."""
@@ -73,7 +68,7 @@ def examine() -> Iterator[Finding]:
         )
         needed = []
     for requirement in needed:
-        if not requirement.marker and requirement.name not in OPENCV:
+        if not requirement.marker and requirement.name not in WRITERS:
             yield required(requirement)
     yield accelerator()
     yield opencv()
@@ -127,24 +122,35 @@ def accelerator() -> Finding:
 
 def opencv() -> Finding:
     """Whether cv2 has the superpixels, and which distributions wrote it."""
-    owners = {name: version for name in OPENCV if (version := _version(name))}
+    owners = {name: version for name in WRITERS if (version := _version(name))}
     told = ", ".join(f"{name} {version}" for name, version in owners.items()) or "no distribution"
-    wish = next((t for t in _requires() if t.startswith(OPENCV[0])), OPENCV[0])
-    remedy = " && ".join(
-        [*([uninstall(*owners)] if owners else []), install(wish, reinstall=True, options="--no-deps")]
-    )
     try:
         cv2 = importlib.import_module("cv2")
     except Exception as fault:
-        return Finding("cv2", "broken", f"does not import: {fault}; installed: {told}", remedy)
+        return Finding("cv2", "broken", f"does not import: {fault}; installed: {told}", restore_ximgproc())
     version = cv2.__version__ if "__version__" in dir(cv2) else "of unknown version"
     if "ximgproc" not in dir(cv2) or "createSuperpixelSEEDS" not in dir(cv2.ximgproc):
         text = f"{version} has no ximgproc, so there is no SEEDS; written by {told}, the last one wins"
-        return Finding("cv2", "broken", text, remedy)
-    if len(owners) > 1:
-        text = f"{version} with ximgproc, but written by {told}: the next upgrade of one breaks it"
-        return Finding("cv2", "note", text, remedy)
-    return Finding("cv2", "ok", f"{version} with ximgproc, from {told}")
+        return Finding("cv2", "broken", text, restore_ximgproc())
+    if len(owners) == 1:
+        return Finding("cv2", "ok", f"{version} with ximgproc, from {told}")
+    text = f"{version} with ximgproc, but written by {told}: the next upgrade of one breaks it"
+    others = owners.keys() - {OPENCV}
+    if users := _users(others):
+        return Finding("cv2", "note", f"{text}; required by {', '.join(users)}")
+    return Finding("cv2", "note", text, f"{uninstall(*sorted(others))} && {restore_ximgproc()}")
+
+
+def _users(names: Collection[str]) -> list[str]:
+    """The installed distributions that require one of these."""
+    return sorted(
+        {
+            found.name
+            for found in metadata.distributions()
+            for requirement in map(Requirement, found.requires or ())
+            if requirement.name in names and (not requirement.marker or requirement.marker.evaluate())
+        }
+    )
 
 
 def optional(requirement: Requirement) -> Finding:
@@ -175,13 +181,6 @@ def _plugin(kind: str, name: str, distributions: set[str]) -> Finding:
     except PluginError as fault:
         return Finding(f"{kind} {name}", "broken" if "castssl" in distributions else "note", str(fault))
     return Finding(f"{kind} {name}", "ok", f"from {', '.join(sorted(distributions))}")
-
-
-def _requires() -> list[str]:
-    try:
-        return metadata.requires("castssl") or []
-    except metadata.PackageNotFoundError:
-        return []
 
 
 def _version(name: str) -> str | None:

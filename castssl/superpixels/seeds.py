@@ -18,16 +18,11 @@ from torch import Tensor
 
 from castssl.contracts import Superpixels
 from castssl.errors import ConfigError, PluginError
-from castssl.installer import install, uninstall
+from castssl.installer import OPENCV, restore_ximgproc
 from castssl.superpixels.per_image import per_image
 
 Mode = Literal["moco", "deit", "segmenter"]
 _FEWEST = 10  # OpenCV silently raises a smaller request to this
-_OPENCV = (
-    *("opencv-python", "opencv-python-headless"),
-    *("opencv-contrib-python", "opencv-contrib-python-headless"),
-)
-"""Distributions that write the same folder ``cv2``; the last one is castssl's."""
 
 
 class _Engines(dict[tuple[int, int], Any]):
@@ -80,8 +75,7 @@ class Seeds(Superpixels):
         if "ximgproc" not in dir(cv2) or "createSuperpixelSEEDS" not in dir(cv2.ximgproc):
             raise PluginError(
                 f"SEEDS needs cv2.ximgproc, which OpenCV {cv2.__version__} here lacks: opencv-python was"
-                " installed over opencv-contrib-python-headless, or instead of it. Repair it with:"
-                f" {uninstall(*_OPENCV)} && {install(_OPENCV[-1], reinstall=True)}"
+                f" installed over {OPENCV}, or instead of it. Repair it with: {restore_ximgproc()}"
             )
         self.count = count
         self.bins = bins

@@ -28,10 +28,8 @@ def test_a_clobbered_cv2_comes_with_the_command_that_mends_it(
     assert found.state == "broken"
     assert "4.11.0 has no ximgproc" in found.text
     assert "opencv-python 4.11.0.86" in found.text
-    remove, install = found.remedy.split(" && ")
-    assert "uninstall" in remove
-    assert remove.endswith(" opencv-contrib-python-headless opencv-python")
-    assert install.endswith("'opencv-contrib-python-headless>=4.9'")
+    version = metadata.version("opencv-contrib-python-headless")
+    assert found.remedy.endswith(f"install --no-deps opencv-contrib-python-headless=={version}")
 
 
 def test_something_broken_is_the_exit_code(
@@ -66,11 +64,24 @@ def test_two_opencv_distributions_are_a_note_while_it_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert opencv().state == "ok"
+    package = Package("opencv-python-headless", version="4.11.0.86").write(tmp_path)
+    monkeypatch.syspath_prepend(str(package))
+    found = opencv()
+    assert found.state == "note"
+    assert "opencv-python-headless 4.11.0.86" in found.text
+    remove, install = found.remedy.split(" && ")
+    assert remove.endswith(" opencv-python-headless")
+    assert "opencv-contrib-python-headless==" in install
+
+
+def test_an_opencv_that_a_library_requires_is_not_to_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(str(Package("opencv-python", version="4.11.0.86").write(tmp_path)))
     found = opencv()
     assert found.state == "note"
-    assert "opencv-python 4.11.0.86" in found.text
-    assert "uninstall" in found.remedy
+    assert "mmengine" in found.text.partition("required by")[2]
+    assert not found.remedy
 
 
 def test_python_is_named() -> None:

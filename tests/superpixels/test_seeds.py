@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 import zlib
+from importlib import metadata
 from typing import Any, get_args
 
 import cv2
@@ -234,7 +235,9 @@ def test_starts_no_thread_and_leaves_the_setting() -> None:
 
 def test_says_how_to_mend_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(cv2, "ximgproc")
-    with pytest.raises(PluginError, match=r"(?s)lacks.*pip uninstall.*opencv-contrib-python-headless"):
+    version = metadata.version("opencv-contrib-python-headless")
+    command = f"install --(force-)?reinstall --no-deps opencv-contrib-python-headless=={version}"
+    with pytest.raises(PluginError, match=f"(?s)lacks.*Repair it with:.*{command}"):
         Seeds()
 
 

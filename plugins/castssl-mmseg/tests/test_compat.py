@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 
+from castssl.errors import PluginError
+from castssl.installer import restore_ximgproc
 from castssl_mmseg.compat import prepare
+from castssl_mmseg_command import main
 
 
-def test_cv2_keeps_its_superpixels() -> None:
-    import cv2
-
-    assert callable(cv2.ximgproc.createSuperpixelSEEDS)
+def test_a_cv2_without_superpixels_is_an_error_with_the_command_that_repairs_it(
+    settings: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of cv2 when opencv-python was installed after castssl."""
+    settings("cast_small_voc", nano=True).dump(tmp_path / "own.py")
+    monkeypatch.delattr(cv2, "ximgproc")
+    with pytest.raises(PluginError) as caught:
+        main(["train", str(tmp_path / "own.py")])
+    assert str(caught.value).endswith(f"Repair it with: {restore_ximgproc()}")
 
 
 def test_an_operator_that_is_missing_raises_when_it_is_used() -> None:
