@@ -34,7 +34,6 @@ def imagenet100(recipes: Path, title: str, grid: Mapping[str, Sequence[str]], **
         "flags": MOCO,
         "then": recipes / "probe_in1k.py",
         "then_flags": PROBE,
-        "show": ("top1", "top5", "knn", "object_iou_16", "object_iou_8"),
     }
     return Study(**{**options, "title": title, "grid": {**grid, "seed": SEEDS}, **changes})
 
@@ -51,7 +50,6 @@ def embedded(recipes: Path, title: str, grid: Mapping[str, Sequence[str]], **cha
     options: dict[str, Any] = {
         "recipe": recipes / "deit_in1k.py",
         "flags": NANO,
-        "show": ("top1", "knn", "object_iou_32", "object_iou_16", "object_iou_8"),
     }
     named = f"{title}, on the embedded data set"
     return Study(**{**options, "title": named, "grid": {**grid, "seed": SEEDS}, **changes})

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from castssl.contracts import Encoder
 
+COLUMNS = ("GFLOPs", "ms")
 ROUNDS, BATCH = 9, 16
 KEPT = "cost.json"
 """What was measured of a cell's encoder, with its conditions, in the folder of the cell's last run."""

@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,15 @@ RESULTS = "results.json"
 WEIGHTS = "encoder.safetensors"
 """What a pretraining run leaves for the recipe that follows it."""
 ALLOW = "--allow-commands"
-LEAVES = "DIR receives table.md (with each cell's command), cells.csv, table.png, and a folder a run."
+LEAVES = (
+    "DIR receives table.md (with each cell's command), table.tex, table.csv, cells.csv, table.png, and a"
+    " folder a run."
+)
+
+
+def is_seed(key: str) -> bool:
+    """True for the keys of a grid whose values are repetitions."""
+    return key.rpartition(".")[2] == SEED
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,12 @@ class Cell:
     @property
     def row(self) -> tuple[str, ...]:
         """The values but the seed: cells of one row are repetitions."""
-        return tuple(value for key, value in self.values.items() if key.rpartition(".")[2] != SEED)
+        return tuple(value for key, value in self.values.items() if not is_seed(key))
+
+    @property
+    def seeds(self) -> tuple[str, ...]:
+        """The values of the seed: cells of two rows with the same seeds are a pair."""
+        return tuple(value for key, value in self.values.items() if is_seed(key))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +99,8 @@ class Study:
         flags: arguments of every run of ``recipe``.
         then: a recipe that takes the first one's encoder by ``--weights``, such as the linear probe.
         then_flags: arguments of every run of ``then``.
-        show: the results to show, in this order; all if empty.
+        columns: the results and costs of the table, in this order, or ``all``; if empty, the three most
+            important results of :mod:`castssl.evaluation.report`, as far as they fit into 80 characters.
         data: False if the recipe reads no images and so takes no ``--data``.
 
     Raises:
@@ -99,7 +113,7 @@ class Study:
     flags: Sequence[str] = ()
     then: Path | None = None
     then_flags: Sequence[str] = ()
-    show: Sequence[str] = field(default=())
+    columns: Sequence[str] = ()
     data: bool = True
 
     def __post_init__(self) -> None:
@@ -198,5 +212,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--launcher", default="", metavar="'COMMAND'", help="such as 'accelerate launch'")
     add_commands(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
-    parser.add_argument("--no-cost", action="store_true", help="leave out GFLOPs and ms")
+    columns = "results by their names in results.json, GFLOPs, ms, or all (default: the main three)"
+    parser.add_argument("--columns", nargs="+", default=(), metavar="NAME", help=columns)
     parser.add_argument("rest", nargs="*", metavar="-- FLAGS", help="arguments of every run of the recipe")

@@ -1,4 +1,4 @@
-"""A study from the command line: run its cells, and write table, CSV and chart as they finish."""
+"""A study from the command line: run its cells, and write tables and chart as they finish."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from castssl.ablations import cost, engine, table
+from castssl.ablations import cost, engine, spreadsheets, table
+from castssl.ablations.chart import draw
 from castssl.ablations.engine import STOP_SIGNALS, Jobs
+from castssl.ablations.formats import latex
 from castssl.ablations.grid import ALLOW, Step, Study, add_flags
 from castssl.errors import CastError, PluginError
 from castssl.files import check_outputs, write_text
@@ -29,7 +31,7 @@ MARK = ".castssl-study"
 """An empty file in the folder of a study, whose tables later calls may replace."""
 APART = 1.0
 """Seconds between two separate Ctrl-C; a terminal and a launcher pass on the same one."""
-WRITTEN = ("table.md", "cells.csv", "table.png")
+WRITTEN = ("table.md", "table.tex", "table.csv", "cells.csv", "table.png")
 
 
 def conduct(study: Study, args: argparse.Namespace, name: str) -> int:
@@ -41,6 +43,7 @@ def conduct(study: Study, args: argparse.Namespace, name: str) -> int:
         name: of the folder, without ``--out``.
     """
     out = args.out or Path("runs") / "ablations" / name
+    study = replace(study, columns=args.columns)
     if args.allow_commands and study.data:
         study = replace(study, flags=[*study.flags, ALLOW], then_flags=[*study.then_flags, ALLOW])
     steps = engine.steps_of(study.cells())
@@ -67,9 +70,9 @@ def conduct(study: Study, args: argparse.Namespace, name: str) -> int:
         console.print(f"stopped; the same command continues, and {out / 'table.md'} has what is finished")
         write(study, out, measure=False)
         return 130
-    text = write(study, out, measure=not args.no_cost)
+    text = write(study, out, measure=bool({table.ALL, *cost.COLUMNS} & set(args.columns)))
     Console().print(Markdown(text.partition("## Commands")[0]))
-    print(f"table, CSV and chart are in {out}")
+    print(f"{', '.join(WRITTEN)} are in {out}")
     return 0 if all(step.results(out) is not None for step in steps) else 1
 
 
@@ -128,7 +131,7 @@ def _left(steps: Sequence[Step], out: Path, done: int) -> str:
 
 
 def write(study: Study, out: Path, *, measure: bool) -> str:
-    """Write ``table.md``, ``cells.csv`` and ``table.png``; the Markdown comes back.
+    """Write the files of :data:`WRITTEN`; the Markdown comes back.
 
     Args:
         study: what is compared.
@@ -139,12 +142,16 @@ def write(study: Study, out: Path, *, measure: bool) -> str:
         cost.measure(study, out)
     costs = cost.kept(study, out)
     rows = table.rows(study, out, cost.numbers(costs))
-    text = table.markdown(study, out, rows, cost.conditions(costs))
+    text = table.document(study, out, rows, cost.conditions(costs))
+    sheets = [sheet for sheet in table.sheets(study, out, rows) if sheet]
     write_text(out / "table.md", text, "table")
-    write_text(out / "cells.csv", table.comma_separated(study, out), "table")
-    if any(row.finished for row in rows):
+    write_text(out / "table.tex", "\n\n".join("\n".join(latex(sheet)) for sheet in sheets) + "\n", "table")
+    write_text(out / "table.csv", spreadsheets.summary(study, rows), "table")
+    write_text(out / "cells.csv", spreadsheets.cells(study, out), "table")
+    if any(row.runs for row in rows):
+        references = table.references(study.cells(), out)
         try:
-            table.draw(study.title, rows, out / "table.png")
+            draw(study.title, rows, table.columns(study, out, rows), references, out / "table.png")
         except PluginError as error:
             print(f"castssl: {error}", file=sys.stderr)
     return text

@@ -1,25 +1,31 @@
-"""A study's table: mean and standard deviation over seeds, as Markdown and CSV, with every cell's command."""
+"""A study's results: mean and deviation over seeds, paired differences, and the sheets that show them."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from castssl.ablations.engine import OUTPUT, last_words, seconds_of
-from castssl.ablations.grid import SEED, Cell, Study
-from castssl.errors import PluginError
-from castssl.evaluation.report import metric
-from castssl.files import atomic_write
-from castssl.installer import install
+from scipy.special import stdtrit
+
+from castssl.ablations.engine import OUTPUT, last_words
+from castssl.ablations.formats import Entry, Sheet, markdown
+from castssl.ablations.grid import Cell, Study, is_seed
+from castssl.evaluation.report import by_importance, legend, metric
 
 REFERENCES = ("untrained", "majority", "chance")
+ALL = "all"
+"""Of the columns: every result and every cost."""
+WIDTH = 80
+"""Characters of the widest line of a table of default columns."""
+DEFAULT = 3
+"""Results in a table of default columns, as far as they fit."""
+CONFIDENCE = 0.95
+SHARES = "Shares in %; mean ± sample standard deviation over seeds. Bold: the best mean of a column."
 Cost = Mapping[str, float]
 """Of a cell's encoder, such as GFLOPs and ms."""
 
@@ -39,15 +45,45 @@ class Spread(NamedTuple):
         return f"{mean:.1f}" if self.seeds < 2 or math.isnan(deviation) else f"{mean:.1f} ± {deviation:.1f}"
 
 
+class Difference(NamedTuple):
+    """The mean difference of two rows over the seeds that both have finished, with its interval."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """True if the interval does not hold 0."""
+        return self.low > 0 or self.high < 0
+
+    def shown(self, name: str) -> str:
+        """In percentage points where the result is a share."""
+        mean, low, high = (metric(name).scale * value for value in self[:3])
+        return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
 @dataclass(frozen=True)
 class Row:
     """The cells that differ in their seed only."""
 
     values: tuple[str, ...]
-    results: Mapping[str, Spread]
+    runs: Mapping[tuple[str, ...], Mapping[str, float]]
+    """The results of the finished cells, by their seeds."""
     cost: Cost
-    finished: int
     cells: int
+
+    @property
+    def results(self) -> dict[str, Spread]:
+        """Each result over its seeds."""
+        names = dict.fromkeys(name for run in self.runs.values() for name in run)
+        return {name: spread([run[name] for run in self.runs.values() if name in run]) for name in names}
+
+    @property
+    def label(self) -> str:
+        """The values in one text."""
+        return ", ".join(self.values)
 
 
 def cell_results(cell: Cell, out: Path) -> dict[str, float] | None:
@@ -78,6 +114,22 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(fmean(values), stdev(values) if len(values) > 1 else math.nan, len(values))
 
 
+def difference(row: Row, first: Row, name: str) -> Difference | None:
+    """The paired difference of two rows in one result; None with fewer than two common seeds.
+
+    The interval is mean ± t · s / √n: over the n seeds that both rows have finished, s is the sample standard
+    deviation of the differences, and t the 97.5 % quantile of Student's distribution with n - 1 degrees of
+    freedom.
+    """
+    pairs = [(run, first.runs[seeds]) for seeds, run in row.runs.items() if seeds in first.runs]
+    values = [run[name] - base[name] for run, base in pairs if name in run and name in base]
+    if len(values) < 2:
+        return None
+    n, mean = len(values), fmean(values)
+    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * stdev(values) / math.sqrt(n)
+    return Difference(mean, mean - half, mean + half, n)
+
+
 def rows(study: Study, out: Path, costs: Mapping[tuple[str, ...], Cost]) -> list[Row]:
     """One row for each combination of values but the seed, in the grid's order."""
     grouped: dict[tuple[str, ...], list[Cell]] = {}
@@ -85,55 +137,120 @@ def rows(study: Study, out: Path, costs: Mapping[tuple[str, ...], Cost]) -> list
         grouped.setdefault(cell.row, []).append(cell)
     table_rows = []
     for values, cells in grouped.items():
-        results = [result for cell in cells if (result := cell_results(cell, out)) is not None]
-        names = [name for name in study.show or _names(results) if any(name in result for result in results)]
-        spreads = {name: spread([result[name] for result in results if name in result]) for name in names}
-        table_rows.append(Row(values, spreads, costs.get(values, {}), len(results), len(cells)))
+        results = {cell.seeds: result for cell in cells if (result := cell_results(cell, out)) is not None}
+        table_rows.append(Row(values or (ALL,), results, costs.get(values, {}), len(cells)))
     return table_rows
-
-
-def _names(results: Sequence[Mapping[str, float]]) -> list[str]:
-    return list(dict.fromkeys(name for result in results for name in result))
 
 
 def keys(study: Study) -> list[str]:
     """The grid's keys but the seed: the first columns."""
-    return [key for key in study.grid if key.rpartition(".")[2] != SEED]
+    return [key for key in study.grid if not is_seed(key)] or ["runs"]
 
 
-def columns(table_rows: Sequence[Row]) -> tuple[list[str], list[str]]:
-    """The names of the results, and of the costs."""
-    names = list(dict.fromkeys(name for row in table_rows for name in row.results))
-    return names, list(dict.fromkeys(name for row in table_rows for name in row.cost))
+def available(table_rows: Sequence[Row]) -> list[str]:
+    """The names of all columns: results, the most important first, then costs."""
+    results = by_importance(dict.fromkeys(name for row in table_rows for name in row.results))
+    return [*results, *dict.fromkeys(name for row in table_rows for name in row.cost)]
 
 
-def markdown(study: Study, out: Path, table_rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
-    """The table with its references, then what failed, then the command of every cell."""
-    names, costs = columns(table_rows)
-    lines = [f"# {study.title}", ""]
-    lines += _line([*keys(study), *names, *costs, "seeds"], head=True)
+def columns(study: Study, out: Path, table_rows: Sequence[Row]) -> list[str]:
+    """The names of the columns that the study shows."""
+    every = available(table_rows)
+    if ALL in study.columns:
+        return every
+    if study.columns:
+        return [name for name in study.columns if name in every]
+    results = [name for name in every if any(name in row.results for row in table_rows)]
+    return fitting(results[:DEFAULT], lambda names: sheet(study, out, table_rows, names))
+
+
+def fitting(names: Sequence[str], build: Callable[[Sequence[str]], Sheet]) -> list[str]:
+    """As many of the first names as fit into lines of :data:`WIDTH` characters in Markdown; at least one."""
+    for count in range(len(names), 1, -1):
+        if max(map(len, markdown(build(names[:count])))) <= WIDTH:
+            return list(names[:count])
+    return list(names[:1])
+
+
+def sheet(study: Study, out: Path, table_rows: Sequence[Row], names: Sequence[str]) -> Sheet:
+    """Means and deviations, the best of each column in bold, then the references in italics."""
+    head = [*keys(study), *(metric(name).title if _is_result(name, table_rows) else name for name in names)]
+    best = {name: _best(table_rows, name) for name in names}
+    body = []
     for row in table_rows:
-        seeds = str(row.finished) if row.finished == row.cells else f"{row.finished} of {row.cells}"
-        cells = _shown(row.results, names)
-        lines += _line([*row.values, *cells, *(_number(row.cost.get(name)) for name in costs), seeds])
+        finished = str(len(row.runs)) if len(row.runs) == row.cells else f"{len(row.runs)} of {row.cells}"
+        texts = {name: _shown(row, name) for name in names}
+        entries = [Entry(text, "bold" if text in best[name] else "") for name, text in texts.items()]
+        body.append([*map(Entry, row.values), *entries, Entry(finished)])
+    foot = []
     for kind, values in references(study.cells(), out).items():
+        shown = (values[name].shown(name) if name in values else "–" for name in names)
         padding = [""] * (len(keys(study)) - 1)
-        cells = _shown(values, names)
-        lines += _line([f"*{kind}*", *padding, *cells, *("" for _ in costs), ""])
-    lines += [
-        "",
-        "Shares in %; mean ± sample standard deviation over seeds.",
-        *(line for note in notes for line in ("", note)),
-        *_failures(study, out),
-        "",
-        "## Commands",
-        "",
-    ]
-    return "\n".join([*lines, "```bash", *commands(study, out), "```", ""])
+        foot.append([Entry(kind, "italic"), *map(Entry, (*padding, *shown, ""))])
+    return Sheet([*head, "seeds"], body, foot, len(keys(study)))
 
 
-def _shown(values: Mapping[str, Spread], names: Sequence[str]) -> list[str]:
-    return [values[name].shown(name) if name in values else "–" for name in names]
+def differences(study: Study, table_rows: Sequence[Row], names: Sequence[str]) -> Sheet:
+    """Paired differences to the first row; bold where the interval excludes 0."""
+    first, *others = table_rows
+    body = []
+    for row in others:
+        entries = []
+        for name in names:
+            found = difference(row, first, name)
+            clear = found is not None and found.excludes_zero
+            entries.append(Entry(found.shown(name) if found else "–", "bold" if clear else ""))
+        body.append([*map(Entry, row.values), *entries])
+    return Sheet([*keys(study), *(metric(name).title for name in names)], body, [], len(keys(study)))
+
+
+def sheets(study: Study, out: Path, table_rows: Sequence[Row]) -> tuple[Sheet, Sheet | None]:
+    """The table and, if two rows have two common seeds, the paired differences to its first row."""
+    names = columns(study, out, table_rows)
+    table = sheet(study, out, table_rows, names)
+    results = [name for name in names if _is_result(name, table_rows)]
+    first, *others = table_rows
+    if not any(difference(row, first, name) for row in others for name in results):
+        return table, None
+    if not study.columns:
+        results = fitting(results, lambda some: differences(study, table_rows, some))
+    return table, differences(study, table_rows, results)
+
+
+def document(study: Study, out: Path, table_rows: Sequence[Row], conditions: Sequence[str] = ()) -> str:
+    """The Markdown document: the sheets and their notes, what failed, and the command of every cell.
+
+    Args:
+        study: what is compared.
+        out: its folder.
+        table_rows: of :func:`rows`.
+        conditions: sentences on the costs, which appear with the column ``ms``.
+    """
+    table, paired = sheets(study, out, table_rows)
+    names = columns(study, out, table_rows)
+    lines = [f"# {study.title}", "", *markdown(table), "", SHARES]
+    kinds = [row[0].text for row in table.foot]
+    lines += ["", *(f"- {line}" for line in legend([metric(name) for name in names], kinds))]
+    lines += [line for note in conditions if "ms" in names for line in ("", note)]
+    others = [name for name in available(table_rows) if name not in names]
+    if others:
+        lines += ["", f"Further columns, by `--columns NAME ...` or `--columns all`: {', '.join(others)}."]
+    if missing := [name for name in study.columns if name not in (*names, ALL)]:
+        lines += ["", f"No run has the columns {', '.join(missing)}."]
+    if paired is not None:
+        lines += ["", "## Paired differences", "", *markdown(paired), "", _paired_note(table_rows[0])]
+    return "\n".join(
+        [*lines, *_failures(study, out), "", "## Commands", "", "```bash", *commands(study, out), "```", ""]
+    )
+
+
+def _paired_note(first: Row) -> str:
+    return (
+        f"Differences to {first.label} with the same seed, mean [95 % confidence interval]; of shares in"
+        " percentage points. The interval is mean ± t · s / √n, with the sample standard deviation s of the"
+        " n differences and the 97.5 % quantile t of Student's distribution with n - 1 degrees of freedom."
+        " Bold: it excludes 0. It is not corrected for the number of comparisons."
+    )
 
 
 def commands(study: Study, out: Path) -> list[str]:
@@ -142,20 +259,24 @@ def commands(study: Study, out: Path) -> list[str]:
     return list(dict.fromkeys(shlex.join(command) for command in every))
 
 
-def comma_separated(study: Study, out: Path) -> str:
-    """One line a cell: its values, state, results, seconds and commands."""
-    cells = study.cells()
-    results = [cell_results(cell, out) for cell in cells]
-    names = _names([result for result in results if result])
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*study.grid, "finished", *names, "seconds", "command"])
-    for cell, result in zip(cells, results, strict=True):
-        seconds = sum(seconds_of(step.folder(out)) for step in cell.steps)
-        values = [(result or {}).get(name, "") for name in names]
-        command = " && ".join(shlex.join(step.command(out, ["python"])) for step in cell.steps)
-        writer.writerow([*cell.values.values(), result is not None, *values, round(seconds, 1), command])
-    return text.getvalue()
+def _is_result(name: str, table_rows: Sequence[Row]) -> bool:
+    return any(name in row.results for row in table_rows)
+
+
+def _shown(row: Row, name: str) -> str:
+    if name in row.results:
+        return row.results[name].shown(name)
+    return f"{row.cost[name]:.3g}" if name in row.cost else "–"
+
+
+def _best(table_rows: Sequence[Row], name: str) -> set[str]:
+    """The texts of the best means of a column, of which several may be equal as shown; none for one row."""
+    means = {_shown(row, name): row.results[name].mean for row in table_rows if name in row.results}
+    if len(table_rows) < 2 or not means:
+        return set()
+    means = {text: round(mean * metric(name).scale, 1) for text, mean in means.items()}
+    best = min(means.values()) if metric(name).lower_is_better else max(means.values())
+    return {text for text, mean in means.items() if mean == best}
 
 
 def _failures(study: Study, out: Path) -> list[str]:
@@ -167,49 +288,3 @@ def _failures(study: Study, out: Path) -> list[str]:
             lines += ["", f"Not finished: {named}; the end of {step.folder(out) / OUTPUT}:", "", "```text"]
             lines += [last_words(step.folder(out)), "```"]
     return lines
-
-
-def _line(cells: Sequence[str], *, head: bool = False) -> list[str]:
-    line = "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-    return [line, "|" + " --- |" * len(cells)] if head else [line]
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
-
-
-def draw(title: str, table_rows: Sequence[Row], path: Path) -> Path:
-    """Write a PNG: a panel for each result (mean, standard deviation over seeds) and for each cost.
-
-    Raises:
-        PluginError: if matplotlib is not installed; with the command.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise PluginError(f"a study's chart needs matplotlib: {install('matplotlib')}") from error
-    names, costs = columns(table_rows)
-    labels = [", ".join(row.values) or "all" for row in table_rows]
-    panels = max(1, len(names) + len(costs))
-    figure = Figure(figsize=(1.5 + 2.6 * panels, 1.4 + 0.34 * len(table_rows)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
-    positions = range(len(table_rows))
-    for axis, name in zip(axes, [*names, *costs], strict=False):
-        if name in names:
-            spreads = [row.results.get(name) for row in table_rows]
-            times = metric(name).scale
-            means = [times * spread.mean if spread else 0.0 for spread in spreads]
-            errors = [times * spread.deviation if spread and spread.seeds > 1 else 0.0 for spread in spreads]
-            axis.barh(positions, means, xerr=errors, color="#4477aa", ecolor="#333333", capsize=2)
-        else:
-            axis.barh(positions, [row.cost.get(name, 0.0) for row in table_rows], color="#bbbbbb")
-        axis.set_xlabel(f"{name}, %" if name in names and metric(name).unit == "%" else name)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_yticks(positions, labels)
-    axes[0].invert_yaxis()
-    figure.suptitle(title)
-    with atomic_write(path, "picture") as aside:
-        figure.savefig(aside, dpi=120, format="png")
-    return path

@@ -25,7 +25,6 @@ def add(commands: Commands) -> None:
     command.add_argument("--grid", action="append", required=True, metavar=values, help=grid)
     command.add_argument("--then", help="a recipe to run on each encoder, such as probe_in1k")
     command.add_argument("--then-flags", default="", metavar="'FLAGS'", help="its arguments")
-    command.add_argument("--show", nargs="+", default=(), metavar="NAME", help="which results (default: all)")
     add_flags(command)
 
 
@@ -40,7 +39,6 @@ def _ablate(args: argparse.Namespace) -> int:
         flags=args.rest,
         then=_file(args.then) if args.then else None,
         then_flags=shlex.split(args.then_flags),
-        show=args.show,
     )
     return conduct(study, args, name)
 

@@ -20,13 +20,11 @@ from castssl.ablations.study import main
 
 SMALL = ("hcast", "hcast:weight=0", "hcast:tie=1", "flat-cast", "hier-vit")
 ALL = (*SMALL, "flat-vit", "transhp", "fgn", "hrn")
-METRICS = ("fpa", "level0", "level1", "level2", "wap", "tice")
 STUDY = Study(
     title="Recognition at all levels of a taxonomy",
     recipe=Path(__file__).parents[1] / "hcast.py",
     grid={"method": ALL, "seed": SEEDS},
     flags=("--eval-every", "0", "--knn-every", "1000"),
-    show=(*METRICS, "region_iou_16", "region_iou_8", *(f"{metric}_hie" for metric in METRICS)),
 )
 DEMO = replace(STUDY, title=f"{STUDY.title}, on the embedded data set", grid={**STUDY.grid, "method": SMALL})
 

@@ -1,4 +1,4 @@
-"""Tables against numbers reckoned by hand, and the files that a study leaves."""
+"""Tables against numbers computed by hand and by scipy, and the files that a study leaves."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import math
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from scipy.stats import ttest_rel
 
-from castssl.ablations import engine, table
+from castssl.ablations import chart, engine, table
 from castssl.ablations.engine import Jobs
+from castssl.ablations.formats import Entry, Sheet, latex
 from castssl.ablations.grid import Study
 from castssl.ablations.study import main, write
+from castssl.ablations.table import Row
 from castssl.cli import main as castssl
 
 RECIPE = Path(__file__).with_name("recipe.py")
@@ -41,7 +45,7 @@ def test_rows_are_means_and_deviations_over_seeds(study: Study, out: Path) -> No
     assert graph.values == ("graph",)
     assert graph.results["accuracy"] == pytest.approx((0.06, statistics.stdev([0.05, 0.06, 0.07]), 3))
     assert tome.results["accuracy"].mean == pytest.approx(0.05)
-    assert (broken.results, broken.finished, broken.cells) == ({}, 0, 3)
+    assert (broken.results, broken.runs, broken.cells) == ({}, {}, 3)
     assert (graph.cost, tome.cost) == ({"ms": 1.0}, {})
     assert math.isnan(table.spread([3.0]).deviation)
     assert table.spread([0.03]).shown("accuracy") == "3.0"
@@ -49,7 +53,8 @@ def test_rows_are_means_and_deviations_over_seeds(study: Study, out: Path) -> No
 
 def test_the_table_has_references_failures_and_commands(out: Path) -> None:
     text = (out / "table.md").read_text()
-    assert "| graph | 6.0 ± 1.0 | 8.0 ± 0.0 | 3 |" in text
+    assert "| graph | **6.0 ± 1.0** | **8.0 ± 0.0** | 3 |" in text
+    assert "| tome | 5.0 ± 1.0 | **8.0 ± 0.0** | 3 |" in text
     assert "| broken | – | – | 0 of 3 |" in text
     assert "| *chance* | 1.0 | – |  |" in text
     assert text.count("the reason why") == 3
@@ -59,15 +64,119 @@ def test_the_table_has_references_failures_and_commands(out: Path) -> None:
     subprocess.run([sys.executable, *again[1:]], check=True)
 
 
-def test_the_csv_has_a_line_a_cell(out: Path) -> None:
+def test_the_csvs_have_a_line_a_cell_and_a_line_a_result(out: Path) -> None:
     lines = list(csv.DictReader((out / "cells.csv").read_text().splitlines()))
     assert [line["finished"] for line in lines] == ["True"] * 6 + ["False"] * 3
     assert [line["accuracy"] for line in lines[:3]] == ["0.05", "0.06", "0.07"]
     assert "--seed 1" in lines[1]["command"]
+    lines = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
+    named = {(line["pooling"], line["result"]): line for line in lines}
+    assert float(named["graph", "accuracy"]["mean"]) == pytest.approx(0.06)
+    assert named["graph", "accuracy"]["difference"] == ""
+    assert float(named["tome", "accuracy"]["difference"]) == pytest.approx(-0.01)
 
 
-def test_the_image_can_be_looked_at(out: Path) -> None:
-    assert Image.open(out / "table.png").width > 300
+def row(label: str, **seeds: Mapping[str, float]) -> Row:
+    return Row((label,), {(seed,): run for seed, run in seeds.items()}, {}, len(seeds))
+
+
+def test_paired_differences_have_the_interval_of_the_paired_t_test() -> None:
+    first, second = [0.50, 0.61, 0.47, 0.55], [0.58, 0.64, 0.59, 0.6]
+    base = row("a", **{f"s{i}": {"top1": value} for i, value in enumerate(first)}, alone={"top1": 0.0})
+    other = row("b", **{f"s{i}": {"top1": value} for i, value in reversed([*enumerate(second)])})
+    found = table.difference(other, base, "top1")
+    assert found
+    expected = ttest_rel(second, first).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.mean == pytest.approx(0.07)
+    assert found.seeds == 4
+    assert found.excludes_zero
+    assert found.shown("top1") == "+7.0 [+0.8, +13.2]"
+    assert table.difference(other, base, "knn") is None
+    assert table.difference(row("c", s0={"top1": 0.5}), base, "top1") is None
+
+
+def test_differences_stand_in_the_table_only_with_two_seeds(study: Study, out: Path) -> None:
+    text = (out / "table.md").read_text()
+    assert "| tome | **-1.0 [-1.0, -1.0]** | +0.0 [+0.0, +0.0] |" in text
+    assert "Differences to graph with the same seed" in text
+    alone = replace(study, grid={**GRID, "seed": ["0"]})
+    assert "Paired" not in table.document(alone, out, table.rows(alone, out, {}))
+
+
+RESULTS = {"match": 0.1, "top5": 0.9, "top1": 0.5, "knn": 0.4, "object_iou_16": 0.3, "object_iou_8": 0.2}
+HEAD = "| method | top-1 accuracy | kNN accuracy | object IoU, 8 segments | seeds |"
+
+
+def wide(names: Sequence[str], columns: Sequence[str] = ()) -> tuple[Study, list[Row]]:
+    results = [{key: (index + 1) * value for key, value in RESULTS.items()} for index in range(len(names))]
+    rows = [row(name, s=result) for name, result in zip(names, results, strict=True)]
+    return Study(title="t", recipe=RECIPE, grid={"method": names, "seed": ["s"]}, columns=columns), rows
+
+
+def test_the_default_columns_are_the_main_results_that_fit_80_characters(tmp_path: Path) -> None:
+    study, rows = wide(["a", "b"])
+    text = table.document(study, tmp_path, rows)
+    assert HEAD in text
+    assert "`--columns all`: object_iou_16, match, top5." in text
+    study, rows = wide(["a", "b" * 40])
+    assert table.columns(study, tmp_path, rows) == ["top1", "knn"]
+    study, rows = wide(["a", "b" * 90])
+    assert table.columns(study, tmp_path, rows) == ["top1"]
+
+
+def test_other_columns_are_chosen_by_name(tmp_path: Path) -> None:
+    study, rows = wide(["a", "b"], ["match", "none"])
+    assert table.columns(study, tmp_path, rows) == ["match"]
+    assert "No run has the columns none." in table.document(study, tmp_path, rows)
+    assert set(table.columns(*_with(study, "all"), rows)) == set(RESULTS)
+
+
+def _with(study: Study, *columns: str) -> tuple[Study, Path]:
+    return replace(study, columns=columns), Path()
+
+
+def test_the_lowest_error_is_the_best(tmp_path: Path) -> None:
+    rows = [row("a", s={"tice": 0.1, "fpa": 0.4}), row("b", s={"tice": 0.2, "fpa": 0.5})]
+    study = Study(title="t", recipe=RECIPE, grid={"method": ["a", "b"], "seed": ["s"]})
+    text = table.document(study, tmp_path, rows)
+    assert "| a | 40.0 | **10.0** | 1 |" in text
+    assert "| b | **50.0** | 20.0 | 1 |" in text
+    assert "lower is better" in text
+
+
+def test_latex_escapes_what_it_reads_as_commands() -> None:
+    body = [
+        [Entry("a_b&50%\\{x}~^#$"), Entry("1.0 ± 0.5", "bold")],
+        [Entry("a-1"), Entry("-1.0 [-2.0, +3.0]")],
+    ]
+    lines = latex(Sheet(["k", "v"], body, [[Entry("chance", "italic"), Entry("–")]], 1))
+    assert lines[0] == r"\begin{tabular}{lr}"
+    assert lines[4] == (
+        r"a\_b\&50\%\textbackslash{}\{x\}\textasciitilde{}\textasciicircum{}\#\$ & \textbf{1.0 $\pm$ 0.5} \\"
+    )
+    assert lines[5] == r"a-1 & $-$1.0 [$-$2.0, +3.0] \\"
+    assert lines[6:8] == [r"\midrule", r"\textit{chance} & -- \\"]
+
+
+def test_the_files_of_a_study_hold_latex(out: Path) -> None:
+    text = (out / "table.tex").read_text()
+    assert r"graph & \textbf{6.0 $\pm$ 1.0}" in text
+    assert text.count(r"\begin{tabular}") == 2
+
+
+@pytest.mark.parametrize(("names", "panels"), [(["top1"], 1), (list(RESULTS), 6)])
+def test_the_chart_has_a_panel_a_column_and_is_at_most_1600_pixels_wide(
+    names: list[str], panels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(chart, "_panel", lambda axis, rows, name: drawn.append((axis, name)))
+    _, rows = wide(["graph:centroids=random,exact=True,dropout=0.25", "b"])
+    references = {"chance": {"top1": table.Spread(0.1, math.nan, 1)}}
+    image = Image.open(chart.draw("t", rows, names, references, tmp_path / "t.png"))
+    assert 300 < image.width <= 1600
+    assert [name for _, name in drawn] == names
+    assert len({id(axis) for axis, _ in drawn}) == panels
 
 
 def test_a_file_of_recipes_ablations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,7 +77,7 @@ def calls(place: Path) -> dict[str, list[str | Path]]:
         "superpixels": [photo, "--backends", "grid", "--rounds", "1", "--out", photo],
         "convert": [weights, weights],
         "export": [place / "model", "--to", "torch-export", "--out", _model(place)],
-        "ablate": ["--recipe", recipe, "--grid", "seed=0", "--no-cost", "--out", place / "study"],
+        "ablate": ["--recipe", recipe, "--grid", "seed=0", "--out", place / "study"],
         "new-plugin": ["pooling", "mine", "--into", place],
     }
 

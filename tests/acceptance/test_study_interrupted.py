@@ -66,7 +66,7 @@ SLURM_JOB_ID=$2 setsid bash $SLURM/$2.sh > /dev/null 2>&1 < /dev/null &
 
 def start(folder: Path, *words: str, flags: str = "", **variables: str) -> subprocess.Popen[str]:
     (folder / "recipe.py").write_text(RECIPE)
-    command = ["ablate", "--recipe", str(folder / "recipe.py"), "--out", str(folder / "out"), "--no-cost"]
+    command = ["ablate", "--recipe", str(folder / "recipe.py"), "--out", str(folder / "out")]
     environment: Mapping[str, str] = os.environ | ENVIRONMENT | {"HOLD": "60"} | variables
     return subprocess.Popen(
         [*words, sys.executable, "-m", "castssl.cli", *command, *flags.split()],

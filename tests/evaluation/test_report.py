@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from castssl.evaluation.report import metric, table
+from castssl.evaluation.report import by_importance, metric, table
 
 
 def text(*shown: object) -> str:
@@ -52,3 +52,9 @@ def test_every_metric_has_a_title_and_a_legend() -> None:
         assert found.legend.startswith(found.title[:3]) or "top" in found.legend
         assert "_" not in found.title
         assert found.unit == "%"
+
+
+def test_main_results_come_first_and_few_segments_before_many() -> None:
+    names = ["x", "match", "object_iou_16", "top5", "fpa_hie", "object_iou_8", "knn", "top1", "a", "fpa"]
+    expected = "fpa top1 knn object_iou_8 object_iou_16 match top5 fpa_hie x a"
+    assert by_importance(names) == expected.split()
