@@ -10,7 +10,7 @@ from castssl.cli import main
 from castssl.testing import pooling, superpixels
 from tests.plugins.packages import DUPLICATE, HEALTHY, UNIMPORTABLE
 
-HEAVY = {"torch", "numpy", "timm", "lightly", "accelerate", "cv2", "tyro", "rich"}
+HEAVY = {"torch", "numpy", "timm", "lightly", "accelerate", "cv2", "tyro", "rich", "sklearn"}
 """What starting the command must not import."""
 
 

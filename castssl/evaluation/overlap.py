@@ -10,14 +10,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from castssl.data.normalize import denormalize
 from castssl.data.views import CenterView
 from castssl.datasets.images import Images
 from castssl.datasets.masks import Masks, open_masks
 from castssl.errors import DataError
 from castssl.evaluation.features import Features
 from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject, indexed
-from castssl.metrics.partition import best_overlap, merge_at_random
+from castssl.metrics.partition import best_overlap
 from castssl.metrics.regions import region_iou
+from castssl.superpixels.merge import KINDS, RANDOM, merge
 
 MASKED = 256
 """The largest number of images with masks."""
@@ -46,7 +48,7 @@ class Overlap(Evaluator):
     _source: Images = field(init=False, repr=False)
     _masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
     _rows: Features = field(init=False, repr=False)
-    _segments: dict[int, Tensor] | None = field(default=None, init=False, repr=False)
+    _merged: dict[int, Tensor] | None = field(default=None, init=False, repr=False)
 
     def prepare(self, data: Evaluation) -> None:
         """Read the masks.
@@ -82,25 +84,25 @@ class Overlap(Evaluator):
 
     def result(self, subject: Subject) -> dict[str, float]:
         """The overlaps by measure and stage; nothing without masks."""
-        return self._means(self._rows)
+        return self._means(self._rows.gather()[0])
 
     def chance(self) -> dict[str, float]:
         """The overlaps of superpixels merged at random; every process calls this."""
-        if self._segments is None:
+        return self.merged()[RANDOM]
+
+    def merged(self) -> dict[str, dict[str, float]]:
+        """The overlaps of superpixels that :func:`castssl.superpixels.merge.merge` merges, by its kinds.
+
+        Every process calls this.
+        """
+        if self._merged is None:
             for batch in self._batches():
-                self._keep(batch, self._scored(batch))
-        rows, order = (
-            Features(self._data.device),
-            {index: position for position, index in enumerate(self._masks)},
-        )
-        for index, segments in (self._segments or {}).items():
-            seed = self._data.seed * 1_000_003 + order[index]
-            merged = torch.stack([merge_at_random(segments, size, seed) for size in self.sizes])
-            inside, parts = (mask.expand_as(merged) for mask in self._masks[index])
-            rows.add(
-                scores(merged, inside, parts).view(1, -1), torch.empty(1, 0).long(), torch.tensor([index])
-            )
-        return self._means(rows)
+                self._merge(batch, self._scored(batch))
+        rows = Features(self._data.device)
+        for index, values in (self._merged or {}).items():
+            rows.add(values.view(1, -1), torch.empty(1, 0).long(), torch.tensor([index]))
+        parts = rows.gather()[0].tensor_split(len(KINDS), 1)
+        return {kind: self._means(values) for kind, values in zip(KINDS, parts, strict=True)}
 
     @property
     def _held_out(self) -> bool:
@@ -127,7 +129,7 @@ class Overlap(Evaluator):
     def _score(self, batch: ImageBatch, forward: Forward) -> None:
         if not (rows := self._scored(batch)):
             return
-        self._keep(batch, rows)
+        self._merge(batch, rows)
         hierarchy, index = forward.segmentation(batch.views[0]), batch.positions[rows]
         pairs = [self._masks[image] for image in index.tolist()]
         inside, parts = (torch.stack(masks) for masks in zip(*pairs, strict=True))
@@ -135,15 +137,22 @@ class Overlap(Evaluator):
         values = torch.stack([scores(stage, inside, parts) for stage in labels], 2)
         self._rows.add(values.transpose(0, 1).flatten(1), batch.target[rows], index)
 
-    def _keep(self, batch: ImageBatch, rows: Sequence[int]) -> None:
-        """Keep superpixels for the chance level."""
-        self._segments = self._segments or {}
+    def _merge(self, batch: ImageBatch, rows: Sequence[int]) -> None:
+        """Score merged superpixels, once for each image."""
+        self._merged = self._merged or {}
+        view, order = batch.views[0], {index: place for place, index in enumerate(self._masks)}
         for row in rows:
-            self._segments[int(batch.positions[row])] = batch.views[0].segments[row].cpu()
+            if (index := int(batch.positions[row])) in self._merged:
+                continue
+            image, segments = denormalize(view.image[row]).cpu(), view.segments[row].cpu()
+            seed = self._data.seed * 1_000_003 + order[index]
+            labels = torch.cat([merge(image, segments, self.sizes, by=kind, seed=seed) for kind in KINDS])
+            inside, parts = (mask.expand_as(labels) for mask in self._masks[index])
+            values = scores(labels, inside, parts).view(len(MEASURES), len(KINDS), -1)
+            self._merged[index] = values.transpose(0, 1).flatten()
 
-    def _means(self, rows: Features) -> dict[str, float]:
+    def _means(self, values: Tensor) -> dict[str, float]:
         """Means over the images by measure and stage; a measure without any image is left out."""
-        values = rows.gather()[0]
         if not len(values):
             return {}
         means = values.view(len(values), len(MEASURES), -1).transpose(0, 1).contiguous().nanmean(1)

@@ -9,8 +9,6 @@ undersegmentation error of Neubert & Protzel 2012, the achievable segmentation a
 
 from __future__ import annotations
 
-import random
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -39,34 +37,6 @@ def best_overlap(labels: Tensor, masks: Tensor) -> Tensor:
     overlap = inside / union.clamp(min=1)
     overlap[:, 0] = 0
     return overlap.amax(1)
-
-
-def merge_at_random(segments: Tensor, k: int, seed: int) -> Tensor:
-    """Merge neighboring segments at random until ``k`` regions remain: what no training can give.
-
-    Each step draws a region and one of its 4-neighbors, both uniformly, and merges them.  Drawing
-    regions, not borders, keeps a region from growing merely because it is already large, which makes
-    this the harder baseline to beat.
-
-    Args:
-        segments: integer (H, W) on any device; a negative label belongs to no segment and stays -1.
-        k: regions to leave, at least 1.
-        seed: equal seeds give equal merges.
-
-    Returns:
-        int64 (H, W), labels 0 to k - 1.  There are fewer if ``segments`` has fewer, and more only
-        if unlabeled pixels part the image into more than ``k`` islands.
-
-    Raises:
-        ValueError: if ``segments`` is not (H, W) or ``k`` < 1.
-    """
-    if segments.dim() != 2 or k < 1:
-        raise ValueError(f"merge_at_random: expected (H, W) and k >= 1, got {tuple(segments.shape)}, k = {k}")
-    marked = F.pad(segments.long().clamp(min=-1).flatten(), (1, 0), value=-1)
-    old, dense = torch.unique(marked, return_inverse=True)
-    dense = dense[1:].view(segments.shape) - 1
-    into = _merge(_touching(dense), len(old) - 1, k, random.Random(seed))
-    return torch.tensor([*into, -1], device=segments.device)[dense]
 
 
 def boundary_recall(labels: Tensor, truth: Tensor, *, tolerance: int = 2) -> Tensor:
@@ -217,48 +187,3 @@ def _slots(labels: Tensor) -> tuple[Tensor, int]:
 def _sums(slots: Tensor, values: Tensor, count: int) -> Tensor:
     """Sums of int64 ``values`` (B, P) by slot: int64 (B, count), exact."""
     return values.new_zeros(slots.shape[0], count).scatter_add_(1, slots, values)
-
-
-def _touching(dense: Tensor) -> list[set[int]]:
-    """For each label 0, 1, ... of a map (H, W), the labels that touch it; -1 touches nothing."""
-    count = int(dense.max()) + 1 if dense.numel() else 0
-    ahead = torch.cat([dense[:, 1:].flatten(), dense[1:].flatten()])
-    behind = torch.cat([dense[:, :-1].flatten(), dense[:-1].flatten()])
-    real = (ahead != behind) & (ahead >= 0) & (behind >= 0)
-    # One number a pair, because torch.unique over rows is far slower.
-    touching: list[set[int]] = [set() for _ in range(count)]
-    for pair in torch.unique(ahead[real] * count + behind[real]).tolist():
-        touching[pair // count].add(pair % count)
-        touching[pair % count].add(pair // count)
-    return touching
-
-
-def _merge(touching: list[set[int]], count: int, k: int, rng: random.Random) -> list[int]:
-    """The region, 0 to k - 1, that each of ``count`` segments ends up in; uses ``touching`` up."""
-    into = list(range(count))
-    alive = [region for region in into if touching[region]]
-    left = count
-    while left > k and alive:
-        gone = alive.pop(rng.randrange(len(alive)))
-        kept = rng.choice(sorted(touching[gone]))
-        into[gone] = kept
-        left -= 1
-        for other in touching[gone] - {kept}:
-            touching[other] = touching[other] - {gone} | {kept}
-            touching[kept].add(other)
-        touching[kept].discard(gone)
-        if not touching[kept]:
-            alive.remove(kept)
-    return _numbered([_root(into, region) for region in into])
-
-
-def _root(into: list[int], region: int) -> int:
-    while into[region] != region:
-        region = into[region]
-    return region
-
-
-def _numbered(regions: list[int]) -> list[int]:
-    """The same grouping with labels 0, 1, ... in order of appearance."""
-    order = {region: i for i, region in enumerate(dict.fromkeys(regions))}
-    return [order[region] for region in regions]

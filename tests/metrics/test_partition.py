@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +12,6 @@ from castssl.metrics.partition import (
     boundaries,
     boundary_recall,
     explained_variation,
-    merge_at_random,
     undersegmentation_error,
 )
 
@@ -28,11 +25,6 @@ def labels_of(shape: tuple[int, int, int], seed: int, *, low: int = -1, high: in
 
 def mask_of(shape: tuple[int, int, int], seed: int) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed + 1)) > 0.5
-
-
-def grid(rows: int, columns: int, cell: int) -> Tensor:
-    cells = torch.arange(rows * columns).view(rows, columns)
-    return cells.repeat_interleave(cell, 0).repeat_interleave(cell, 1)
 
 
 def naive_overlap(labels: Tensor, mask: Tensor) -> float:
@@ -109,71 +101,6 @@ def test_overlap_refuses_what_it_cannot_compare() -> None:
         best_overlap(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2))
     with pytest.raises(ValueError, match="one shape"):
         best_overlap(torch.zeros(1, 2, 2), torch.zeros(1, 2, 3, dtype=torch.bool))
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 12), seeds)
-def test_merging_leaves_k_connected_unions(rows: int, columns: int, k: int, seed: int) -> None:
-    segments = grid(rows, columns, 2)
-    merged = merge_at_random(segments, k, seed)
-    assert merged.dtype == torch.int64
-    assert torch.unique(merged).tolist() == list(range(min(k, rows * columns)))
-    for label in torch.unique(segments):
-        assert torch.unique(merged[segments == label]).numel() == 1
-    assert all(connected(merged == label) for label in torch.unique(merged))
-
-
-def connected(region: Tensor) -> bool:
-    todo = {tuple(pixel) for pixel in region.nonzero().tolist()}
-    front = [todo.pop()]
-    while front:
-        y, x = front.pop()
-        for step in {(y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)} & todo:
-            todo.remove(step)
-            front.append(step)
-    return not todo
-
-
-def test_merging_is_seeded_and_touches_no_global_state() -> None:
-    segments = grid(7, 7, 2)
-    random.seed(1)
-    torch.manual_seed(1)
-    first = merge_at_random(segments, 5, 3)
-    random.seed(2)
-    torch.manual_seed(2)
-    before = random.getstate(), torch.get_rng_state()
-    assert torch.equal(first, merge_at_random(segments, 5, 3))
-    assert before[0] == random.getstate()
-    assert torch.equal(before[1], torch.get_rng_state())
-    assert any(not torch.equal(first, merge_at_random(segments, 5, other)) for other in range(4, 8))
-
-
-def test_merging_further_keeps_what_was_merged() -> None:
-    segments = grid(6, 6, 1)
-    fine, coarse = merge_at_random(segments, 12, 0), merge_at_random(segments, 4, 0)
-    assert all(torch.unique(coarse[fine == label]).numel() == 1 for label in range(12))
-
-
-def test_merging_draws_regions_whatever_their_border() -> None:
-    # One long segment above nine small ones.
-    segments = torch.cat([torch.zeros(1, 18, dtype=torch.int64), grid(1, 9, 2) + 1])
-    survived = 0
-    for seed in range(1000):
-        merged = merge_at_random(segments, 9, seed)
-        survived += int((merged == merged[0, 0]).sum()) == 18
-    # It is drawn with chance 1/10, and each other draws it with chance 1/3 (ends: 1/2).  Had borders been
-    # drawn, of which it has 9 of 17, it would survive less often.
-    expected = 0.9 * (7 / 9 * 2 / 3 + 2 / 9 * 1 / 2)
-    assert survived / 1000 == pytest.approx(expected, abs=0.04)
-
-
-def test_merging_stops_at_islands_and_keeps_holes() -> None:
-    segments = torch.tensor([[5, 5, -3, 9, 2]])
-    assert merge_at_random(segments, 1, 0).tolist() == [[1, 1, -1, 0, 0]]
-    assert merge_at_random(torch.full((2, 2), -1), 3, 0).tolist() == [[-1, -1], [-1, -1]]
-    assert torch.unique(merge_at_random(segments.int(), 9, 0)).tolist() == [-1, 0, 1, 2]
-    with pytest.raises(ValueError, match="k = 0"):
-        merge_at_random(segments, 0, 0)
 
 
 @settings(deadline=None)

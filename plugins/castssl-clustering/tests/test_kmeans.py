@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sklearn.cluster import KMeans as Oracle  # type: ignore[import-untyped]
+from sklearn.cluster import KMeans as Oracle
 from torch import Tensor
 
 from castssl.pooling.centroids import farthest
