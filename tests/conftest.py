@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from castssl.ablations.engine import OUTPUT, Jobs
+from castssl.ablations.grid import Step
 from castssl.datasets.demo import dataset as demo
+from tests import forked
 from tests.datasets.image_files import LAYOUT, write
 
 
@@ -43,3 +47,32 @@ def tree(tmp_path: Path) -> Path:
 def flat(tmp_path: Path) -> Path:
     """Twelve images of three classes, no splits."""
     return write(tmp_path / "flat", [f"{'abc'[i % 3]}/{i:02}.png" for i in range(12)])
+
+
+class EndedJob(NamedTuple):
+    """What :mod:`castssl.ablations.engine` reads of a job of submitit."""
+
+    code: int
+
+    def done(self) -> bool:
+        return True
+
+    def exception(self) -> None:
+        return None
+
+    def result(self) -> int:
+        return self.code
+
+
+@pytest.fixture
+def forked_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of a study are forked, one after another, for tests of its recipe and not of its processes."""
+
+    def start(jobs: Jobs, step: Step) -> EndedJob:
+        folder = step.folder(jobs._out)
+        folder.mkdir(parents=True)
+        done = forked.run(step.command(jobs._out)[1:], cwd=Path.cwd())
+        (folder / OUTPUT).write_text(done.stdout + done.stderr)
+        return EndedJob(done.returncode)
+
+    monkeypatch.setattr(Jobs, "start", start)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from castssl.registry import build
 from castssl.tokens.interpolation import Mode, resized_mean
 from castssl.tokens.segments import segment_mean
 
+START = "fork" if sys.platform == "linux" else "spawn"
+"""How processes begin; this one has computed nothing by then, so that a fork has no memory of it."""
 Means = Callable[[Tensor, Tensor, int, Mode], tuple[Tensor, Tensor]]
 
 
@@ -132,7 +135,7 @@ def begin(cfg: Config) -> None:
 
 def main(cfg: Config) -> None:
     """Print the table."""
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+    with multiprocessing.get_context(START).Pool(1, maxtasksperchild=1) as pool:
         memory = dict(zip(WAYS, pool.starmap(peak, [(cfg, way) for way in WAYS], chunksize=1), strict=True))
     begin(cfg)
     took = measure(cfg)

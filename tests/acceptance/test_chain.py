@@ -104,14 +104,15 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"pairs:{root}"
 
 
-@pytest.fixture
-def pretrained(tmp_path: Path, image_folder: Path, process: Command) -> Path:
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory, image_folder: Path, process: Command) -> Path:
     """The folder of a run of two steps of MoCo v3."""
     flags = (*COMMON, *SIZES, *SUPERPIXELS, "--model", "nano", "--hidden", "16", "--out-dim", "8")
-    more = ("--max-steps", "2", "--knn-every", "0", "--out", tmp_path / "moco")
+    out = tmp_path_factory.mktemp("pretrained") / "moco"
+    more = ("--max-steps", "2", "--knn-every", "0", "--out", out)
     done = process("recipes/moco_in1k.py", "--data", f"folder:{image_folder}", *flags, *more)
     assert done.code == 0, done.err[-3000:]
-    return tmp_path / "moco"
+    return out
 
 
 def check_tokens(folder: Path | Encoder, pretrained: Path) -> None:
@@ -212,6 +213,7 @@ def test_a_strangers_pooling_learns_in_mmsegmentation(
     assert (tmp_path / "work" / "iter_2.pth").is_file()
 
 
+@pytest.mark.usefixtures("forked_jobs")
 def test_a_study_compares_poolings_by_miou(pairs: str, tmp_path: Path, command: Command) -> None:
     study = ("ablate", "--recipe", "segment", "--grid", "pooling=graph,tome", "--jobs", "1")
     flags = ("--data", pairs, "--model", "nano", *COMMON, *SIZES, *SUPERPIXELS, "--max-steps", "1")

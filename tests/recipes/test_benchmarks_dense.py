@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from recipes.benchmarks import dense
-from tests.recipes.conftest import Runner
+from tests import forked
 from tests.recipes.test_benchmarks_stages import rows
 
 pytestmark = pytest.mark.recipe
+SCRIPT = """
+from dataclasses import replace
+
+from castssl.config import launch
+from castssl.models.presets import PRESETS
+from recipes.benchmarks.dense import Config, main
+
+PRESETS["nano_dense"] = replace(PRESETS["nano_seg"], name="nano_dense", dense=True)
+launch(main, Config)
+"""
+"""The benchmark, with a small dense model."""
 
 
-def test_both_ways_are_measured_in_one_run(recipe: Runner) -> None:
-    done = recipe("benchmarks/dense", "--side", "64", "--batch", "1", "--rounds", "1", "--threads", "1")
+def test_both_ways_are_measured_in_one_run(tmp_path: Path) -> None:
+    (tmp_path / "dense.py").write_text(SCRIPT)
+    flags = ["--model", "nano_dense", "--side", "64", "--batch", "1", "--rounds", "1", "--threads", "1"]
+    done = forked.run([str(tmp_path / "dense.py"), *flags])
     assert done.returncode == 0, done.stderr[-3000:]
     found = rows(done.stdout)
     assert [row[0] for row in found] == ["means", "forward", "+ backward", "peak memory, MB"]

@@ -56,6 +56,7 @@ def test_one_stage_alone_leaves_its_results(recipe: Runner, tmp_path: Path) -> N
     assert "stages of (64, 32, 16, 8)" in done.stderr
 
 
+@pytest.mark.usefixtures("forked_jobs")
 def test_table_7_is_an_ablation(recipe: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ["--data", "demo", "--seeds", "1", "--jobs", "2", "--out", str(tmp_path)]
     tiny = ["--", "--batch", "1", "--rounds", "1"]

@@ -26,7 +26,7 @@ def test_a_recipe_is_measured_by_its_own_log(image_folder: Path, recipe: Runner)
 
 
 def test_a_recipe_that_fails_is_shown(recipe: Runner) -> None:
-    done = recipe("benchmarks/train", "--data", "nonsense", "--processes", "1")
+    done = recipe("benchmarks/train", "--recipe", "nonsense", "--processes", "1")
     assert done.returncode == 1
     assert "gave no report of step 30" in done.stderr
     assert "nonsense" in done.stderr
