@@ -23,7 +23,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 T = TypeVar("T")
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 MODEL = (
-    "cast_small, nano, timm:NAME, ..., or trained weights: a run's folder, encoder.safetensors, checkpoint,"
+    "cast_small, cast_nano, timm:NAME, ..., or trained weights: a run's folder, encoder.safetensors, checkpoint,"
     " hf:USER/NAME"
 )
 

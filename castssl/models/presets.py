@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any
 
 from castssl.encoder_config import EncoderConfig, plugin_config
 from castssl.errors import ConfigError
+from castssl.registry import did_you_mean
 
 SMALL = EncoderConfig("cast_small")
 DEEP = replace(SMALL, depths=(6, 3, 3, 3, 0))
@@ -22,7 +22,7 @@ VIT = replace(SMALL, depths=(11,), sizes=(196,), stride=16, superpixels=GRID)
 _VIT_SUPERPIXELS = replace(VIT, stride=8, superpixels="seeds")
 _VIT_POOLING = replace(SMALL, stride=16, superpixels=GRID)
 _NANO = EncoderConfig(
-    "nano",
+    "cast_nano",
     depths=(1, 1, 1, 0),
     sizes=(64, 32, 16, 8),
     dim=64,
@@ -46,7 +46,7 @@ PRESETS: dict[str, EncoderConfig] = {
         "cast_small_deep_dense": replace(DEEP, **DENSE),
         "cast_base_dense": replace(SMALL, dim=768, **DENSE),
         "cast_base_deep_dense": replace(DEEP, dim=768, **DENSE),
-        "nano": _NANO,
+        "cast_nano": _NANO,
         "nano_vit": _NANO_VIT,
         "nano_seg": replace(_NANO, fused=True),
         "nano_vit_seg": replace(_NANO_VIT, depths=(3,), sizes=(64,), fused=True),
@@ -68,8 +68,10 @@ PRESETS: dict[str, EncoderConfig] = {
 superpixels but no pooling, ViT patches with pooling, and CAST, which has both: all four also as
 ``*_seg``, with the same fusion, small and ``nano``; ``hier_vit_small``: twelve
 blocks whose class token is read after every third (H-CAST's baseline Hier-ViT), and ``nano_vit``, the same
-for ``nano``; ``tome_small``: 16 tokens fewer after each layer, which is Table 5a's ToMe with
+for ``cast_nano``; ``tome_small``: 16 tokens fewer after each layer, which is Table 5a's ToMe with
 ``pooling="tome"`` (of castssl-clustering)."""
+ALIASES = {"nano": "cast_nano"}
+"""Shorter names of presets."""
 
 
 def find_config(name: str) -> EncoderConfig:
@@ -80,11 +82,9 @@ def find_config(name: str) -> EncoderConfig:
     """
     if ":" in name:
         return plugin_config(name)
-    if name not in PRESETS:
-        near = get_close_matches(name, PRESETS, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+    if (full := ALIASES.get(name, name)) not in PRESETS:
         raise ConfigError(
-            f"no model {name!r}{hint}  Models: {', '.join(PRESETS)}, and timm:NAME or another KIND:NAME of"
-            " `castssl list encoders`"
+            f"no model {name!r}{did_you_mean(name, [*PRESETS, *ALIASES])}  Models: {', '.join(PRESETS)}, and"
+            " timm:NAME or another KIND:NAME of `castssl list encoders`"
         )
-    return PRESETS[name]
+    return PRESETS[full]

@@ -346,7 +346,7 @@ def _fitted(state: dict[str, Any], model: TimmCAST, strict: bool = True) -> dict
     return state
 
 
-def _entry(name: str, model: str) -> Callable[..., nn.Module]:
+def _entry(name: str) -> Callable[..., nn.Module]:
     def make(pretrained: bool = False, **options: Any) -> nn.Module:
         if options.pop("features_only", False):
             raise ConfigError(
@@ -355,7 +355,7 @@ def _entry(name: str, model: str) -> Callable[..., nn.Module]:
             )
         try:
             built: nn.Module = build_model_with_cfg(
-                TimmCAST, name, pretrained, model=model, pretrained_filter_fn=_fitted, **options
+                TimmCAST, name, pretrained, model=name, pretrained_filter_fn=_fitted, **options
             )
         except Exception as error:  # the library of each format has its own
             _name_pointers(name, options, error)
@@ -363,7 +363,7 @@ def _entry(name: str, model: str) -> Callable[..., nn.Module]:
         return built
 
     make.__name__ = make.__qualname__ = name
-    make.__doc__ = f"castssl's {model} with a classifier; see :class:`TimmCAST`."
+    make.__doc__ = f"castssl's {name} with a classifier; see :class:`TimmCAST`."
     return make
 
 
@@ -378,12 +378,8 @@ def _name_pointers(name: str, options: Mapping[str, Any], error: Exception) -> N
             raise DataError(f"{path}: {why}") from error
 
 
-NAMES: dict[str, str] = {
-    name if name.startswith("cast_") else f"cast_{name}": name
-    for name, chosen in PRESETS.items()
-    if name.startswith("cast_") or name == "nano"
-}
-"""timm's name -> castssl's; the ViT baselines of Table 3a have relatives in timm already."""
+NAMES = [name for name in PRESETS if name.startswith("cast_")]
+"""The ViT baselines of Table 3a have relatives in timm already."""
 default_cfgs = generate_default_cfgs(
     {
         name: {
@@ -403,5 +399,5 @@ default_cfgs = generate_default_cfgs(
     }
 )
 __all__ = ["NAMES", "TimmCAST", "to_pixels"]
-for _name, _model in NAMES.items():
-    globals()[_name] = register_model(_entry(_name, _model))
+for _name in NAMES:
+    globals()[_name] = register_model(_entry(_name))

@@ -117,8 +117,8 @@ class PretrainConfig(ImageConfig):
     """What is trained."""
 
     model: str = "cast_small"
-    """cast_small, cast_small_deep, cast_base, cast_base_deep, each also as ..._seg (COCO); nano; vit_small,
-    vit_base, vit_small_superpixels, vit_small_pooling (Table 3a); tome_small; hier_vit_small;
+    """cast_small, cast_small_deep, cast_base, cast_base_deep, each also as ..._seg (COCO); cast_nano or nano;
+    vit_small, vit_base, vit_small_superpixels, vit_small_pooling (Table 3a); tome_small; hier_vit_small;
     KIND:NAME of a plugin, such as timm:resnet50 (`castssl list encoders`)."""
     pooling: str = "graph"
     """A pooling with options, such as graph:centroids=random; `castssl list pooling` shows all."""

@@ -119,7 +119,7 @@ def test_a_pretrained_folder_of_another_encoder_is_refused(weights: Path) -> Non
     file = weights / "model.safetensors"
     save_file(load_file(file), file)  # Without metadata, the settings beside it count.
     settings = json.loads((weights / "config.json").read_text())
-    assert castssl.load_encoder(weights).config.name == "nano"
+    assert castssl.load_encoder(weights).config.name == "cast_nano"
     for change, words in (
         ({"image_size": 10**8}, "does not hold the weights that its settings describe"),
         ({"sizes": [10**13, 8, 4, 2]}, "of 32 x 32 pixels"),

@@ -96,7 +96,7 @@ def test_the_config_holds_what_create_was_called_with(tmp_path: Path) -> None:
     assert settings == {
         "format": 2,
         "config": {
-            "name": "nano",
+            "name": "cast_nano",
             "depths": [1, 1, 1, 0],
             "sizes": [49, 20, 10, 5],
             "dim": 64,
@@ -246,7 +246,7 @@ def test_an_encoder_built_by_hand_asks_for_its_config(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"this CAST was built by hand.*castssl\.create"):
         save_pretrained(encoder, tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
-    encoder.config = PRESETS["nano"]
+    encoder.config = PRESETS["cast_nano"]
     save_pretrained(encoder, tmp_path / "saved")
     assert same(encoder, load_encoder(tmp_path / "saved"))
 
@@ -266,7 +266,7 @@ def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     config.write_text("{}")
     with pytest.raises(DataError, match=r"describe no model \(no config\)"):
         load_encoder(tmp_path)
-    config.write_text('{"name": "nano", "image_size": 224}')
+    config.write_text('{"name": "cast_nano", "image_size": 224}')
     with pytest.raises(DataError, match="was written before files held an EncoderConfig"):
         load_encoder(tmp_path)
     config.unlink()

@@ -55,7 +55,7 @@ def test_the_same_model_takes_everything(tmp_path: Path) -> None:
     state, mine = saved(tmp_path), encoder()
     report = initialize(mine, tmp_path)
     equal(mine, state)
-    assert (report.variant, sorted(report.used)) == ("nano", sorted(state))
+    assert (report.variant, sorted(report.used)) == ("cast_nano", sorted(state))
     assert not report.notes
     assert not report.changed
 
@@ -73,7 +73,7 @@ def test_another_image_size_and_kind_of_positions(tmp_path: Path) -> None:
         "positions: the weights had sincos, the model has learned",
     ]
     config = read(tmp_path).config
-    assert config == replace(PRESETS["nano"], image_size=32, sizes=(16, 8, 4, 2))
+    assert config == replace(PRESETS["cast_nano"], image_size=32, sizes=(16, 8, 4, 2))
     assert config.superpixels == "seeds:count=64,bins=5,iterations=4"
     assert create(config).state_dict().keys() == state.keys()
 
@@ -94,7 +94,7 @@ def test_poolings_of_another_kind_begin_afresh(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("nano", {}, r"holds a cast_deit, which cannot start a nano; it has .*has shape \(1, 1, 48\), exp"),
+        ("nano", {}, r"holds a cast_deit, which cannot start a cast_nano; it has .*has shape \(1, 1, 48\), exp"),
         ("timm:resnet10t", {"sizes": None}, "cannot start a timm:resnet10t; it lacks .* it has "),
     ],
 )

@@ -38,3 +38,8 @@ def test_timm_models_have_one_stage(name: str) -> None:
 def test_an_unknown_timm_model_is_an_error_with_names() -> None:
     with pytest.raises(ConfigError, match=r"no model 'swin_tony'.*swin_"):
         create("timm:swin_tony")
+
+
+def test_nano_is_an_alias_of_cast_nano() -> None:
+    assert create("nano").config == create("cast_nano").config
+    assert create("nano").config.name == "cast_nano"
