@@ -23,8 +23,8 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 T = TypeVar("T")
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 MODEL = (
-    "cast_small, cast_nano, timm:NAME, ..., or trained weights: a run's folder, encoder.safetensors, checkpoint,"
-    " hf:USER/NAME"
+    "cast_small, cast_nano, timm:NAME, ..., or trained weights: a run's folder, encoder.safetensors,"
+    " checkpoint, hf:USER/NAME"
 )
 
 

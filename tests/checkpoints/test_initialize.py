@@ -94,7 +94,7 @@ def test_poolings_of_another_kind_begin_afresh(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("nano", {}, r"holds a cast_deit, which cannot start a cast_nano; it has .*has shape \(1, 1, 48\), exp"),
+        ("nano", {}, r"a cast_deit, which cannot start a cast_nano; it has .*has shape \(1, 1, 48\), exp"),
         ("timm:resnet10t", {"sizes": None}, "cannot start a timm:resnet10t; it lacks .* it has "),
     ],
 )
