@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from castssl.encoder_config import EncoderConfig
     from castssl.errors import CastError, ConfigError, DataError, Diverged, PluginError
     from castssl.inference.classes import segment_classes
+    from castssl.inference.load import load
     from castssl.inference.segment import segment
     from castssl.labels import LabelTree
     from castssl.models.create import create
@@ -42,6 +43,7 @@ __all__ = [
     "View",
     "build",
     "create",
+    "load",
     "load_encoder",
     "load_official",
     "segment",
@@ -52,6 +54,7 @@ _HOMES = {
     "castssl.contracts": ("Encoder", "Objective", "Pooling", "Superpixels"),
     "castssl.errors": ("CastError", "ConfigError", "DataError", "Diverged", "PluginError"),
     "castssl.checkpoints.load": ("load_encoder", "load_official"),
+    "castssl.inference.load": ("load",),
     "castssl.inference.segment": ("segment",),
     "castssl.inference.classes": ("segment_classes",),
     "castssl.encoder_config": ("EncoderConfig",),

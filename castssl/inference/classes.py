@@ -15,7 +15,7 @@ from castssl.data.dense_views import WholeView
 from castssl.data.normalize import to_views
 from castssl.datasets.pixel_classes import Color, voc_palette
 from castssl.evaluation.windows import Windows, class_logits
-from castssl.inference.segment import Photo, read_photo
+from castssl.inference.photos import Photo, read_photo
 from castssl.modes import kept_random_state
 from castssl.registry import build
 from castssl.superpixel_labels import partition

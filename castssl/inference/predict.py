@@ -18,7 +18,7 @@ from castssl.contracts import Superpixels
 from castssl.data.normalize import to_views
 from castssl.data.views import CenterView
 from castssl.errors import ConfigError
-from castssl.inference.segment import Photo, read_photo
+from castssl.inference.photos import Photo, read_photo
 from castssl.models.cast import CAST
 from castssl.models.sizes import sizes_for
 from castssl.modes import evaluating

@@ -5,11 +5,10 @@ CAST, https://arxiv.org/abs/2210.00314, section 3 and figure 5: the segmentation
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, overload
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -19,20 +18,17 @@ from castssl.checkpoints.load import Source, load_encoder
 from castssl.contracts import Encoder, Superpixels
 from castssl.data.normalize import to_views
 from castssl.data.views import to_uint8
-from castssl.datasets.decode import header, read
-from castssl.datasets.depth import Range
-from castssl.datasets.unreadable import why
-from castssl.errors import DataError, printable
+from castssl.inference.photos import Photo, Photos, read_photo, separate
 from castssl.models.sizes import sizes_for
 from castssl.modes import evaluating, kept_random_state
 from castssl.registry import build
 from castssl.superpixel_labels import partition
 from castssl.types import Batch, Hierarchy, RawView
 
-Photo = Image.Image | NDArray[np.uint8] | str | Path
-_log = logging.getLogger(__name__)
 SLIMMEST = 4
 """An image with a larger ratio of its sides is squeezed to this one before the encoder sees it."""
+LEAST, MOST = 128, 384
+"""Pixels of the shorter side of the encoder's input: the image's own, within these limits."""
 
 
 class Segmentation:
@@ -95,9 +91,25 @@ class Segmentation:
         return f"Segmentation({self.image.width} x {self.image.height} pixels; {sizes} segments)"
 
 
+@overload
+def segment(
+    image: Image.Image | str | Path, model: Source | nn.Module | Encoder, **options: Any
+) -> Segmentation: ...
+
+
+@overload
+def segment(
+    image: Sequence[Photo], model: Source | nn.Module | Encoder, **options: Any
+) -> list[Segmentation]: ...
+
+
+@overload
+def segment(image: NDArray[Any] | Tensor, model: Source | nn.Module | Encoder, **options: Any) -> Any: ...
+
+
 @kept_random_state()
 def segment(
-    image: Photo,
+    image: Photos,
     model: Source | nn.Module | Encoder,
     *,
     superpixels: str | None = None,
@@ -105,39 +117,59 @@ def segment(
     image_size: int | None = None,
     device: torch.device | str | None = None,
     value_range: tuple[float, float] | None = None,
-) -> Segmentation:
-    """The fine-to-coarse segmentation of one image of any size.
+) -> Segmentation | list[Segmentation]:
+    """The fine-to-coarse segmentation of one image of any size, or of each image of a list or a batch.
 
-    The image is resized so that its shorter side is ``image_size`` (its ratio of sides is kept up to
-    4 : 1), cut into superpixels and handed to the encoder; labels come back at the image's own size.  Global
-    random states are left as they were.
+    An image is resized, cut into superpixels and handed to the encoder; labels come back at the image's own
+    size.  The size of the encoder's input follows from the image, not from the training: its shorter side is
+    the image's own, at least 128 and at most 384 pixels, and its ratio of sides is kept up to 4 : 1.
+    ``image_size`` sets another shorter side.  An encoder without superpixels, such as a ViT of timm, takes
+    squares of the side that it was trained at.  Global random states are left as they were.
 
     Args:
-        image: a PIL image, an array uint8 (H, W), (H, W, 3) or (H, W, 4), or a file's path.  An image
-            is turned upright as its EXIF says, as viewers do.
+        image: a file's path; a PIL image; an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a tensor
+            (3, H, W) or (1, H, W), of uint8 or of floats from 0 to 1; a list of these; or a batch, which has
+            one dimension more: an array (N, H, W, 3), a tensor (N, 3, H, W).  Files and PIL images are turned
+            upright as their EXIF says, as viewers do.
         model: an encoder; or what :func:`castssl.load_encoder` takes, such as a run's folder, a checkpoint
             file or ``timm.create_model("cast_small")``.  To segment many images, load it once and give what
-            that returns.
+            that returns, or give a list.
         superpixels: another backend than the model was trained with, such as ``seeds:count=324``.
         sizes: other token budgets per stage, with the same weights (Table 5d), such as 324 128 64 32 16; by
             default the model's own, the first with room for the superpixels.
-        image_size: another shorter side in pixels.
+        image_size: the shorter side in pixels.
         device: where to run; by default where the encoder is.
         value_range: the values of black and white in an image of more than 8 bits, where its file does not
             say, such as (0, 4095).
 
+    Returns:
+        A :class:`Segmentation`; for a list or a batch, a list of them in the same order.
+
     Raises:
-        DataError: if the image or the weights cannot be read.
+        DataError: if an image or the weights cannot be read.
         ConfigError: if the superpixels are more than the first size has room for.
     """
-    encoder, photo = load_encoder(model), read_photo(image, value_range)
+    encoder, (photos, many) = load_encoder(model), separate(image)
     backend: Superpixels = build("superpixels", superpixels or encoder.config.superpixels)
-    seen = to_uint8(_shrink(photo, encoder, image_size or encoder.config.image_size))[None]
+    if device is not None:
+        encoder.to(device)
+    segmentations = [
+        _segment(read_photo(photo, value_range), encoder, backend, sizes, image_size) for photo in photos
+    ]
+    return segmentations if many else segmentations[0]
+
+
+def _segment(
+    photo: Image.Image,
+    encoder: Encoder,
+    backend: Superpixels,
+    sizes: Sequence[int] | None,
+    image_size: int | None,
+) -> Segmentation:
+    seen = to_uint8(_shrink(photo, encoder, image_size))[None]
     if encoder.uses_superpixels:
         capacity = backend.capacity(*seen.shape[-2:])
         sizes = sizes_for(encoder, capacity if sizes else max(capacity, encoder.sizes[0]), sizes)
-    if device is not None:
-        encoder.to(device)
     worker = backend.runs_on == "worker"
     segments = partition(backend, seen) if worker else torch.empty(1, 0, 0, dtype=torch.int32)
     raw = Batch([RawView(seen, segments)], torch.empty(1, 0, dtype=torch.int64))
@@ -148,52 +180,13 @@ def segment(
     return Segmentation(photo, seen[0], hierarchy)
 
 
-def read_photo(image: Photo, declared: tuple[float, float] | None = None) -> Image.Image:
-    """The image as upright RGB; see :func:`segment`.
-
-    Raises:
-        DataError: saying what was expected.
-    """
-    values = None if declared is None else Range(*declared)
-    _refuse_other(image)
-    if isinstance(image, Image.Image):
-        return read(image, declared=values).image
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))):
-            raise DataError(
-                f"expected an array uint8 of shape (H, W), (H, W, 3) or (H, W, 4) with values 0 to 255, got"
-                f" {image.dtype} of shape {image.shape}"
-            )
-        return read(Image.fromarray(image)).image
-    try:
-        with Path(image).expanduser().open("rb") as file:
-            decoded = read(header(file, values), declared=values)
-    except Exception as error:  # decoders raise almost anything on a broken file
-        raise DataError(
-            f"cannot read the image {image}: {why(error)}; expected a file that PIL reads"
-        ) from error
-    if decoded.remark:
-        _log.warning("%s", printable(f"the image {image}: {decoded.remark}"))
-    return decoded.image
-
-
-def _refuse_other(image: object) -> None:
-    expected = "expected one image: a PIL image, an array uint8 (H, W, 3), or a file's path"
-    if isinstance(image, Tensor):
-        turn = "give image.permute(1, 2, 0).cpu().numpy() of an image (3, H, W) with values 0 to 255"
-        raise DataError(f"{expected}; got a tensor {image.dtype} of shape {tuple(image.shape)}: {turn}")
-    if isinstance(image, list | tuple | set | dict):
-        advice = "load the model once by castssl.load_encoder, call segment for each image"
-        raise DataError(f"{expected}; got a {type(image).__name__} of {len(image)}: {advice}")
-    if not isinstance(image, Image.Image | np.ndarray | str | Path):
-        raise DataError(f"{expected}; got a {type(image).__name__}")
-
-
-def _shrink(photo: Image.Image, encoder: Encoder, side: int) -> Image.Image:
+def _shrink(photo: Image.Image, encoder: Encoder, side: int | None) -> Image.Image:
+    """The encoder's input, see :func:`segment`."""
     if not encoder.uses_superpixels:
+        side = side or encoder.config.image_size
         return photo.resize((side, side), Image.Resampling.BILINEAR)
-    shorter = min(photo.size)
-    stride = encoder.stride
+    shorter, stride = min(photo.size), encoder.stride
+    side = side or min(max(shorter, LEAST), MOST)
     width, height = (
         max(1, round(side * min(edge / shorter, SLIMMEST) / stride)) * stride for edge in photo.size
     )

@@ -16,7 +16,8 @@ from castssl.checkpoints.native import save_encoder
 from castssl.cli import main
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError, DataError
-from castssl.inference.segment import Segmentation, read_photo, segment
+from castssl.inference.photos import read_photo
+from castssl.inference.segment import Segmentation, segment
 from castssl.models.sizes import with_sizes
 from castssl.visualization.photographs import photographs
 
@@ -63,7 +64,7 @@ def test_a_segments_parent_is_the_segment_around_it(found: Segmentation) -> None
 
 
 def test_labels_are_the_encoders_own_where_nothing_is_resized(encoder: Encoder, photo: Image.Image) -> None:
-    same = segment(photo.resize((64, 64)), encoder, superpixels=SUPERPIXELS)
+    same = segment(photo.resize((136, 136)), encoder, superpixels=SUPERPIXELS)
     for stage in range(4):
         assert torch.equal(same.labels(stage), same.hierarchy.labels(stage)[0])
 
@@ -92,11 +93,56 @@ def test_a_file_is_turned_upright(tmp_path: Path, photo: Image.Image) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [np.zeros((4, 4), np.float32), np.zeros((3, 8, 8), np.uint8), np.zeros((2, 4, 4, 3), np.uint8)]
+    ("size", "shown"), [((64, 64), (128, 128)), ((300, 200), (300, 200)), ((2000, 1000), (768, 384))]
 )
-def test_other_arrays_are_refused(encoder: Encoder, wrong: np.ndarray) -> None:
-    with pytest.raises(DataError, match="expected an array uint8"):
-        segment(wrong, encoder)
+def test_the_input_has_the_size_of_the_image_within_limits(
+    encoder: Encoder, photo: Image.Image, size: tuple[int, int], shown: tuple[int, int]
+) -> None:
+    assert tuple(segment(photo.resize(size), encoder, superpixels="grid:cell=32").seen.shape[:0:-1]) == shown
+    small = segment(photo.resize(size), encoder, superpixels="grid:cell=32", image_size=32)
+    assert min(small.seen.shape[1:]) == 32
+
+
+def test_arrays_tensors_lists_and_batches_are_the_same_images(encoder: Encoder, photo: Image.Image) -> None:
+    pixels, gray = np.asarray(photo), np.asarray(photo.convert("L"))
+    tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    same = [
+        pixels,
+        pixels / 255,
+        tensor,
+        tensor / 255,
+        np.dstack([pixels, np.full(gray.shape, 255, np.uint8)]),
+    ]
+    assert all(np.array_equal(read_photo(image), pixels) for image in same)
+    grays = [gray, gray[..., None], torch.from_numpy(gray.copy())[None]]
+    assert all(np.array_equal(read_photo(image), read_photo(photo.convert("L"))) for image in grays)
+    deep = gray.astype(np.uint16) * 16
+    assert np.array_equal(read_photo(deep, (0, 255 * 16)), read_photo(gray))
+    spec = "grid:cell=32"
+    expected = segment(photo, encoder, superpixels=spec).labels(2)
+    for batch in ([photo, pixels], (photo, tensor), np.stack([pixels] * 2), torch.stack([tensor] * 2)):
+        found = segment(batch, encoder, superpixels=spec)
+        assert len(found) == 2
+        assert all(torch.equal(each.labels(2), expected) for each in found)
+    assert segment([], encoder) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (np.zeros((3, 8, 8), np.uint8), "a tensor"),
+        (np.zeros((4, 4), np.uint16), "value_range"),
+        (np.full((4, 4, 3), 200.0), "value_range"),
+        (np.full((4, 4, 3), np.nan), "value_range"),
+        (torch.full((3, 4, 4), -2.1), "denormalize"),
+        (torch.zeros(4, 4, 3), r"a tensor \(3, H, W\)"),
+        (np.zeros((0, 4, 3), np.uint8), "a file's path"),
+        (np.zeros((4, 4), bool), "uint8"),
+    ],
+)
+def test_other_arrays_are_refused(encoder: Encoder, wrong: object, words: str) -> None:
+    with pytest.raises(DataError, match=rf"expected.*{words}"):
+        segment(wrong, encoder)  # type: ignore[call-overload]
 
 
 def test_sizes_and_superpixels_can_be_others(encoder: Encoder, photo: Image.Image) -> None:
