@@ -53,10 +53,8 @@ def add(commands: Commands) -> None:
     command.add_argument("--classes", action="store_true", help="write class maps in place of segments")
     command.add_argument("--window", type=int, metavar="PIXELS", help="side of windows of --classes")
     command.add_argument("--stride", type=int, metavar="PIXELS", help="between windows (default: --window)")
-    add_shape(
-        command,
-        "shorter side of the model's input (default: the image's own, 128 to 384; --classes: the run's)",
-    )
+    side = "shorter side of the model's input (default: the image's own, 128 to 384; --classes: the run's)"
+    add_shape(command, side)
     add_reading(command)
 
 

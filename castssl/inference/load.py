@@ -11,10 +11,10 @@ from castssl.checkpoints.checkpoint import Checkpoint, Which
 from castssl.checkpoints.classifier import Classifier, load_classifier
 from castssl.checkpoints.load import Source, load_encoder, read
 from castssl.checkpoints.segmenter import Segmenter, load_segmenter
-from castssl.inference.classes import ClassMap, segment_classes
+from castssl.inference.classes import segment_classes
 from castssl.inference.features import Features, features
 from castssl.inference.photos import Photos, separate
-from castssl.inference.predict import Prediction, predict
+from castssl.inference.predict import predict
 from castssl.inference.segment import segment
 from castssl.labels import LabelTree
 
@@ -61,13 +61,13 @@ class Model:
         return "bicubic" if self.checkpoint.heads else "bilinear"
 
     def segment(self, images: Photos, **options: Any) -> Any:
-        """A :class:`castssl.inference.segment.Segmentation` of each image.
+        """A :class:`castssl.inference.segment.Segmentation`; a list of them for a list or a batch.
 
         Args:
             images: one, a list or a batch.
             options: of :func:`castssl.segment`: ``image_size``, ``superpixels``, ``sizes``, ``value_range``.
         """
-        return segment(images, self.encoder, **options)  # type: ignore[call-overload]
+        return segment(images, self.encoder, **options)
 
     def features(self, images: Photos, **options: Any) -> Features:
         """The features of each image and of its segments; of one image, too, they have a dimension n = 1.
@@ -79,10 +79,8 @@ class Model:
         chosen = {"interpolation": self.interpolation, **options}
         return features(separate(images)[0], self.encoder, **chosen)
 
-    def classify(
-        self, images: Photos, *, explain: bool = False, **options: Any
-    ) -> Prediction | list[Prediction]:
-        """The label path of each image; a list of them for a list or a batch.
+    def classify(self, images: Photos, *, explain: bool = False, **options: Any) -> Any:
+        """A :class:`castssl.inference.predict.Prediction`: the label path; a list for a list or a batch.
 
         Args:
             images: one, a list or a batch.
@@ -96,8 +94,8 @@ class Model:
         predictions = [predict(photo, self.classifier, explain=explain, **options) for photo in photos]
         return predictions if many else predictions[0]
 
-    def segment_classes(self, images: Photos, **options: Any) -> ClassMap | list[ClassMap]:
-        """The class of each pixel, for a run of ``recipes/segment.py``; a list for a list or a batch.
+    def segment_classes(self, images: Photos, **options: Any) -> Any:
+        """A :class:`castssl.inference.classes.ClassMap`: classes of pixels; a list for a list or a batch.
 
         Args:
             images: one, a list or a batch.

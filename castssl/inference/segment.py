@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, overload
 
 import torch
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from castssl.modes import evaluating, kept_random_state
 from castssl.registry import build
 from castssl.superpixel_labels import partition
 from castssl.types import Batch, Hierarchy, RawView
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 SLIMMEST = 4
 """An image with a larger ratio of its sides is squeezed to this one before the encoder sees it."""
@@ -91,26 +94,35 @@ class Segmentation:
         return f"Segmentation({self.image.width} x {self.image.height} pixels; {sizes} segments)"
 
 
+class _Options(TypedDict, total=False):
+    superpixels: str | None
+    sizes: Sequence[int] | None
+    image_size: int | None
+    device: torch.device | str | None
+    value_range: tuple[float, float] | None
+
+
+_Model: TypeAlias = Source | nn.Module | Encoder
+
+
 @overload
-def segment(
-    image: Image.Image | str | Path, model: Source | nn.Module | Encoder, **options: Any
+def segment(  # type: ignore[overload-overlap] # a str is a sequence of str
+    image: Image.Image | str | Path, model: _Model, **options: Unpack[_Options]
 ) -> Segmentation: ...
 
 
 @overload
-def segment(
-    image: Sequence[Photo], model: Source | nn.Module | Encoder, **options: Any
-) -> list[Segmentation]: ...
+def segment(image: Sequence[Photo], model: _Model, **options: Unpack[_Options]) -> list[Segmentation]: ...
 
 
 @overload
-def segment(image: NDArray[Any] | Tensor, model: Source | nn.Module | Encoder, **options: Any) -> Any: ...
+def segment(image: NDArray[Any] | Tensor, model: _Model, **options: Unpack[_Options]) -> Any: ...
 
 
 @kept_random_state()
 def segment(
     image: Photos,
-    model: Source | nn.Module | Encoder,
+    model: _Model,
     *,
     superpixels: str | None = None,
     sizes: Sequence[int] | None = None,

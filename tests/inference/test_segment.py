@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,20 +107,15 @@ def test_the_input_has_the_size_of_the_image_within_limits(
 def test_arrays_tensors_lists_and_batches_are_the_same_images(encoder: Encoder, photo: Image.Image) -> None:
     pixels, gray = np.asarray(photo), np.asarray(photo.convert("L"))
     tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
-    same = [
-        pixels,
-        pixels / 255,
-        tensor,
-        tensor / 255,
-        np.dstack([pixels, np.full(gray.shape, 255, np.uint8)]),
-    ]
-    assert all(np.array_equal(read_photo(image), pixels) for image in same)
-    grays = [gray, gray[..., None], torch.from_numpy(gray.copy())[None]]
-    assert all(np.array_equal(read_photo(image), read_photo(photo.convert("L"))) for image in grays)
-    deep = gray.astype(np.uint16) * 16
-    assert np.array_equal(read_photo(deep, (0, 255 * 16)), read_photo(gray))
+    opaque = np.dstack([pixels, np.full(gray.shape, 255, np.uint8)])
+    colored: list[Any] = [pixels, pixels / 255, tensor, tensor / 255, opaque]
+    assert all(np.array_equal(np.asarray(read_photo(image)), pixels) for image in colored)
+    grays: list[Any] = [gray, gray[..., None], torch.from_numpy(gray.copy())[None]]
+    grays.append(read_photo(gray.astype(np.uint16) * 16, (0, 255 * 16)))
+    assert all(np.array_equal(np.asarray(read_photo(image)), np.dstack([gray] * 3)) for image in grays)
     spec = "grid:cell=32"
     expected = segment(photo, encoder, superpixels=spec).labels(2)
+    batch: Any
     for batch in ([photo, pixels], (photo, tensor), np.stack([pixels] * 2), torch.stack([tensor] * 2)):
         found = segment(batch, encoder, superpixels=spec)
         assert len(found) == 2
@@ -181,7 +177,7 @@ def test_a_models_superpixels_are_those_it_was_trained_with(
         assert all(torch.equal(again.labels(stage), found.labels(stage)) for stage in range(4))
     assert not torch.equal(segment(photo, encoder).labels(0), found.labels(0))
     with pytest.raises(DataError, match=r"expected an encoder, .* as the model, got a int"):
-        segment(photo, 5)  # type: ignore[arg-type]
+        segment(photo, 5)  # type: ignore[call-overload]
     with pytest.raises(DataError, match=r"got a Linear; an objective has \.encoder"):
         segment(photo, torch.nn.Linear(2, 2))
 
