@@ -31,10 +31,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of 32-pixel images of eight classes, six of each to train on, with masks."""
+    """The folder of 32-pixel images of eight classes, six of each to train on, with masks.
+
+    Their surroundings are fixed: 32 pixels show no textures of parts.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CASTSSL_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return demo.root(size=32, per_class=6)
+        return demo.root(size=32, per_class=6, surroundings="fixed")
 
 
 @pytest.fixture

@@ -37,9 +37,10 @@ from castssl.metrics.partition import explained_variation
 from castssl.registry import build
 from castssl.visualization.photographs import photographs
 
-DEMO = """--data demo --model nano --image-size 64 --crop-min 0.2 --blur 0.6 --warmup-epochs 1 --batch-size 64
-    --lr 0.008 --momentum 0.95 --hidden 512 --out-dim 128 --workers 1 --knn-every 100"""
-"""The flags of ``make demo``."""
+DEMO = """--data demo:surroundings=fixed --model nano --image-size 64 --crop-min 0.2 --blur 0.6
+    --warmup-epochs 1 --batch-size 64 --lr 0.008 --momentum 0.95 --hidden 512 --out-dim 128
+    --workers 1 --knn-every 100"""
+"""A nano model, MoCo and the demo with fixed surroundings: three minutes a run."""
 
 
 @dataclass(frozen=True, kw_only=True)

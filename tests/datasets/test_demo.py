@@ -5,6 +5,7 @@ import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,12 +16,15 @@ from torchvision.datasets import ImageFolder
 
 from castssl.datasets.demo import dataset as demo
 from castssl.datasets.demo.objects import PARTS
-from castssl.datasets.demo.paint import KINDS, paint
+from castssl.datasets.demo.paint import KINDS, Surroundings, paint, tones, turned
+from castssl.datasets.demo.scenes import Stroke
+from castssl.datasets.demo.textures import part_textures
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import ConfigError
 
 SIZE, EACH = 32, 5
+BOTH = pytest.mark.parametrize("surroundings", get_args(Surroundings))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -59,6 +63,22 @@ def test_same_seed_same_bytes_other_seed_other_images(
 def test_an_image_does_not_depend_on_how_many_there_are(folder: Path) -> None:
     name = Path("val", "water", "fish", "0000.png")
     assert (demo.root(SIZE, 2) / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_fixed_surroundings_are_those_of_version_2() -> None:
+    pixels = sha256()
+    for index, kind in enumerate(KINDS):
+        for number in range(2):
+            for part in paint(np.random.default_rng((0, 0, index, number)), kind, 32, "fixed"):
+                pixels.update(part.tobytes())
+    assert pixels.hexdigest() == "c049c04790f94045b63352dc6aae22d6ec8347eb7316e3e40cd50cf0cca5533e"
+
+
+def test_surroundings_are_an_option_with_a_size_of_its_own() -> None:
+    for options, size in (("", 128), (",surroundings=fixed", 96)):
+        images = open_images(f"demo:per_class=1{options}", split="val")
+        assert isinstance(images, Images)
+        assert images[0][0].size == (size, size)
 
 
 def test_others_may_read_a_shared_cache(folder: Path) -> None:
@@ -104,35 +124,61 @@ def test_masks_and_parts_agree(folder: Path) -> None:
             assert parts.max() <= len(PARTS[below.parts[2]])
 
 
-def test_objects_are_large_and_each_of_their_parts_is_seen_somewhere() -> None:
+@BOTH
+def test_objects_are_large_and_each_of_their_parts_is_seen_somewhere(surroundings: Surroundings) -> None:
     for index, kind in enumerate(KINDS):
-        painted = [paint(np.random.default_rng((9, index, i)), kind, 64)[1] for i in range(12)]
+        painted = [paint(np.random.default_rng((9, index, i)), kind, 64, surroundings)[1] for i in range(12)]
         shares = [(parts > 0).mean() for parts in painted]
         assert min(shares) > 0.1
         assert 0.18 < float(np.mean(shares)) < 0.45
         assert set(np.unique(painted)) == set(range(len(PARTS[kind.fine]) + 1))
 
 
-def test_the_image_changes_where_the_object_begins() -> None:
+@BOTH
+def test_the_image_changes_where_the_object_begins(surroundings: Surroundings) -> None:
     # An object that is not where its mask says would make no step in brightness at the mask's border.
     steps: list[float] = []
     for index, kind in enumerate(KINDS):
-        image, parts = paint(np.random.default_rng((3, index)), kind, 96)
+        image, parts = paint(np.random.default_rng((3, index)), kind, 96, surroundings)
         gray, inside = image.astype(float).mean(-1), parts > 0
         jump = np.abs(np.diff(gray, axis=1))
         border = np.diff(inside.astype(int), axis=1) != 0
         steps.append(jump[border].mean() / jump[~border].mean())
-    assert np.mean(steps) > 1.5, steps
+    assert np.mean(steps) > {"fixed": 1.5, "shared": 1.2}[surroundings], steps
 
 
-def test_the_light_says_nothing_of_the_class() -> None:
+@BOTH
+def test_the_light_says_nothing_of_the_class(surroundings: Surroundings) -> None:
     means = torch.tensor(
         [
-            [paint(np.random.default_rng((5, index, i)), kind, 32)[0].mean() for i in range(25)]
+            [paint(np.random.default_rng((5, index, i)), kind, 32, surroundings)[0].mean() for i in range(25)]
             for index, kind in enumerate(KINDS)
         ]
     )
     assert means.mean(1).std() < 0.35 * means.std(1).mean()
+
+
+def test_shared_surroundings_have_the_colors_of_the_object() -> None:
+    distance: dict[str, float] = {}
+    for surroundings in get_args(Surroundings):
+        apart = []
+        for index, kind in enumerate(KINDS):
+            for number in range(4):
+                image, parts = paint(np.random.default_rng((7, index, number)), kind, 64, surroundings)
+                apart.append(np.linalg.norm(image[parts > 0].mean(0) - image[parts == 0].mean(0)))
+        distance[surroundings] = float(np.mean(apart))
+    assert distance["shared"] < 0.6 * distance["fixed"], distance
+
+
+def test_classes_of_one_coarse_class_show_their_textures_on_different_parts() -> None:
+    for number in range(1, 6):
+        assert set(part_textures("sky", 0, number)) != set(part_textures("sky", 1, number))
+    assert len({one for number in (1, 2, 3) for one in part_textures("sky", 0, number)}) == 3
+
+
+def test_a_stroke_without_polygons_draws_nothing() -> None:
+    nothing = Stroke(np.zeros((0, 60, 2)), 0.5, 0.1)
+    assert not tones([nothing], turned(0, (1, 1), np.zeros(2)), 32).any()
 
 
 def test_two_processes_at_once_see_one_whole_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +208,7 @@ def test_a_stopped_generation_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     assert (demo.root(SIZE, 1) / "tree.json").is_file()
 
 
-@pytest.mark.parametrize("wrong", [{"size": 8}, {"per_class": 0}, {"seed": -1}])
-def test_refuses_what_it_cannot_paint(wrong: dict[str, int]) -> None:
+@pytest.mark.parametrize("wrong", [{"size": 8}, {"per_class": 0}, {"seed": -1}, {"surroundings": "none"}])
+def test_refuses_what_it_cannot_paint(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="demo data set takes"):
         demo.root(**wrong)

@@ -264,7 +264,7 @@ def _image_files(folder: Path) -> Path:
     os.environ["CASTSSL_CACHE"] = str(folder / "cache")
     from castssl.datasets.demo import dataset as demo
 
-    return demo.root(size=32, per_class=6)
+    return demo.root(size=32, per_class=6, surroundings="fixed")
 
 
 def _data(recipe: str, folder: Path) -> str:

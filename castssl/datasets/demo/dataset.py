@@ -1,7 +1,8 @@
-"""The embedded demo data set: generated images of objects made of parts, each in its own surroundings.
+"""The embedded demo data set: generated images of objects made of parts.
 
-Eight fine classes in four coarse ones.  Each class has its own object and pattern around it; the light, the
-colors of the object, its position, size and pose vary between images and are independent of the class.
+Eight fine classes in four coarse ones.  Each class has its own object.  The light, the colors, the object's
+position, size and pose, and, unless they are ``fixed``, its surroundings vary between images and are
+independent of the class: see :mod:`castssl.datasets.demo.paint`.
 Written once, as folders that :class:`castssl.datasets.folder.Folder` reads:
 
     <root>/{train,val}/<coarse>/<fine>/0000.png        RGB
@@ -15,10 +16,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import cv2
 import numpy as np
@@ -26,13 +27,13 @@ from numpy.typing import NDArray
 
 from castssl.contracts import Listing
 from castssl.datasets.demo.objects import PARTS
-from castssl.datasets.demo.paint import KINDS, Kind, paint
+from castssl.datasets.demo.paint import KINDS, Kind, Surroundings, paint
 from castssl.datasets.folder import Folder
 from castssl.errors import ConfigError, DataError
 from castssl.files import atomic_folder
 from castssl.labels import LabelTree
 
-VERSION = 2
+VERSION = 3
 """Increases whenever the same seed gives other images, so that no old folder is used as a new one."""
 SPLITS = ("train", "val")
 
@@ -46,34 +47,39 @@ class _Task(NamedTuple):
     seed: tuple[int, ...]
 
 
-def root(size: int = 96, per_class: int = 300, seed: int = 0) -> Path:
+def root(
+    size: int | None = None, per_class: int = 300, seed: int = 0, surroundings: Surroundings = "shared"
+) -> Path:
     """The folder of the demo data set; generated on the first call, in a few seconds, and kept.
 
     It lies in the folder that the environment variable CASTSSL_CACHE names, or in the user's cache folder.
     Two processes may call this at once: each sees a complete folder.
 
     Args:
-        size: side of the images in pixels.
+        size: side of the images in pixels; by default 128, or 96 with fixed surroundings.
         per_class: training images of each fine class; a fifth as many (at least one) are held out.
         seed: the same seed gives the same bytes.
+        surroundings: "shared" by all classes, in the colors of the object; or "fixed" for each class.
 
     Raises:
-        ConfigError: if ``size`` is below 16, ``per_class`` below 1 or ``seed`` negative.
+        ConfigError: if ``size`` is below 16, ``per_class`` below 1, ``seed`` negative, or ``surroundings``
+            unknown.
     """
-    if size < 16 or per_class < 1 or seed < 0:
+    size = (96 if surroundings == "fixed" else 128) if size is None else size
+    if size < 16 or per_class < 1 or seed < 0 or surroundings not in get_args(Surroundings):
         raise ConfigError(
-            f"the demo data set takes size >= 16, per_class >= 1 and seed >= 0, got {size}, {per_class}"
-            f" and {seed}"
+            "the demo data set takes size >= 16, per_class >= 1, seed >= 0 and surroundings shared or fixed,"
+            f" got {size}, {per_class}, {seed} and {surroundings!r}"
         )
-    place = cache() / f"demo-v{VERSION}-{size}px-{per_class}each-seed{seed}"
+    place = cache() / f"demo-v{VERSION}-{surroundings}-{size}px-{per_class}each-seed{seed}"
     if not place.is_dir():
         with atomic_folder(place, "demo data set") as aside:
-            _write(aside, size, per_class, seed)
+            _write(aside, size, per_class, seed, surroundings)
     return place
 
 
 class Demo(Folder):
-    """The embedded, generated data set; ``size=96,per_class=300,seed=0`` changes it."""
+    """The embedded, generated data set, with the options of :func:`root`: ``size=96,surroundings=fixed``."""
 
     location = ""
     splits = SPLITS
@@ -82,11 +88,12 @@ class Demo(Folder):
         """See :class:`castssl.contracts.DataSet`."""
         try:
             pairs = (pair.partition("=") for pair in location.split(",") if pair)
-            folder = root(**{key: int(value) for key, _, value in pairs})
+            read: dict[str, Callable[[str], Any]] = {"surroundings": str}
+            folder = root(**{key: read.get(key, int)(value) for key, _, value in pairs})
         except (TypeError, ValueError) as error:
             raise DataError(
                 f"cannot make the demo data of {location!r}: {error}; expected demo, or something like"
-                " demo:size=96,per_class=300,seed=0"
+                " demo:size=96,per_class=300,seed=0,surroundings=fixed"
             ) from error
         return super().open(str(folder), split)
 
@@ -117,14 +124,14 @@ def tree() -> LabelTree:
     )
 
 
-def _write(folder: Path, size: int, per_class: int, seed: int) -> None:
+def _write(folder: Path, size: int, per_class: int, seed: int, surroundings: Surroundings) -> None:
     for kind in KINDS:
         for split in SPLITS:
             for top in ("", "masks", "parts"):
                 (folder / top / split / kind.coarse / kind.fine).mkdir(parents=True)
     # Painting is mostly cv2 and numpy, which release the interpreter lock.
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        list(threads.map(lambda task: _write_one(folder, size, task), _tasks(per_class, seed)))
+        list(threads.map(lambda task: _write_one(folder, size, surroundings, task), _tasks(per_class, seed)))
     names = tree()
     content = {"names": names.names, "parents": names.parents, "parts": PARTS}
     (folder / "tree.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -138,8 +145,8 @@ def _tasks(per_class: int, seed: int) -> Iterator[_Task]:
                 yield _Task(number, split, kind, (seed, SPLITS.index(split), index, number))
 
 
-def _write_one(folder: Path, size: int, task: _Task) -> None:
-    image, parts = paint(np.random.default_rng(task.seed), task.kind, size)
+def _write_one(folder: Path, size: int, surroundings: Surroundings, task: _Task) -> None:
+    image, parts = paint(np.random.default_rng(task.seed), task.kind, size, surroundings)
     below = Path(task.split, task.kind.coarse, task.kind.fine, f"{task.number:04d}.png")
     mask = np.where(parts > 0, 255, 0).astype(np.uint8)
     for top, pixels in (("", image[..., ::-1]), ("masks", mask), ("parts", parts)):

@@ -1,8 +1,13 @@
-"""Paint one demo image: surroundings, an object on them, and the lighting of both."""
+"""Paint one demo image: surroundings, an object on them, and the lighting of both.
+
+``shared`` surroundings are any scene, and have the colors of the object: its parts differ from them and from
+each other in texture and shape, and a color is no evidence.  ``fixed`` surroundings tell the class, and the
+parts of the object have colors of their own.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -12,8 +17,10 @@ from numpy.typing import NDArray
 from castssl.datasets.demo import objects, scenes
 from castssl.datasets.demo.objects import Object, Part
 from castssl.datasets.demo.scenes import TURN, Points, Scene, Stroke
+from castssl.datasets.demo.textures import coordinates, textured
 
 Pixels = NDArray[np.uint8]
+Surroundings = Literal["shared", "fixed"]
 Light = NDArray[np.float32]
 """An image in [0, 1]."""
 SUBPIXEL = 16
@@ -22,12 +29,14 @@ DRIFT = 50.0
 """At most so many degrees of hue lie between the darkest and the lightest tone of the surroundings."""
 PERIOD = 0.42
 """How far apart patterns repeat, in half sides of the image; coarse enough to outlast MoCo's blur."""
+PATCHES = (0.8, 1.4)
+"""The period of patches of two color ramps in shared surroundings, in image sides."""
 OVER = 2
 """Objects are painted this many times larger, then averaged down."""
 
 
 class Kind(NamedTuple):
-    """One fine class: its object, its scene, and the usual hue of that scene.
+    """One fine class: its object, and its fixed surroundings, a scene and its usual hue.
 
     Attributes:
         coarse: class name.
@@ -91,7 +100,7 @@ def tones(strokes: list[Stroke], frame: NDArray[np.float64], side: int) -> Pixel
         elif stroke.width is None:
             cv2.fillPoly(canvas, corners, tone, cv2.LINE_AA, 4)
         else:
-            closed = len(stroke.points[0]) < 20
+            closed = stroke.points.shape[1] < 20
             width = max(1, round(stroke.width * side / 2))
             cv2.polylines(canvas, corners, closed, tone, width, cv2.LINE_AA, 4)
     return canvas
@@ -139,14 +148,37 @@ def pose(rng: Generator, parts: list[Part]) -> NDArray[np.float64]:
     return turned(angle, (mirror * scale * ratio, scale / ratio), rng.uniform(-room, room, 2))
 
 
-def thing(rng: Generator, parts: list[Part], paints: Pixels, side: int) -> tuple[Pixels, Pixels]:
-    """The object alone on black, dark at the rims of its parts, and its part numbers, both ``side`` wide."""
-    frame = pose(rng, parts)
-    seen = cover(parts, frame, side)
-    canvas = np.concatenate([np.zeros((1, 3), np.uint8), paints])[seen]
-    rim = cv2.morphologyEx(seen, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
-    canvas[rim] //= 2
-    return canvas, seen
+def backdrop(rng: Generator, scene: Scene, size: int) -> Pixels:
+    """A scene at a random place, in tones of gray: uint8 (size, size)."""
+    zoom = np.exp(rng.uniform(-0.35, 0.35))
+    stretch = (zoom * rng.choice([-1.0, 1.0]), zoom)
+    frame = turned(rng.normal(0, 0.12), stretch, rng.uniform(-0.1, 0.1, 2))
+    return tones(scene(rng, PERIOD), frame, size)
+
+
+def fixed(rng: Generator, kind: Kind, size: int) -> tuple[Pixels, Pixels, Pixels]:
+    """The class's own surroundings; the object in a color a part, :data:`OVER` times larger; its parts."""
+    hue = rng.normal(kind.hue, kind.spread)
+    gray = backdrop(rng, kind.scene, size)
+    ground = ramp(rng, hue, kind.saturation * rng.uniform(0.6, 1.3))[gray]
+    parts, colors = kind.paint(rng), part_colors(rng, hue, 5)
+    seen = cover(parts, pose(rng, parts), OVER * size)
+    return ground, np.concatenate([np.zeros((1, 3), np.uint8), colors])[seen], seen
+
+
+def shared(rng: Generator, kind: Kind, size: int) -> tuple[Pixels, Pixels, Pixels]:
+    """The same, with any scene, and object and scene in the same two color ramps."""
+    hues = rng.uniform(0, 360) + rng.permutation(np.array([0.0, 60.0, 150.0, 220.0])) + rng.normal(0, 15, 4)
+    values = np.array([0.25, 0.5, 0.75, 1.0]) - rng.uniform(0, 0.08, 4)
+    dark, light = rgb(hues, rng.uniform(0.3, 0.8, 4), values).reshape(2, 2, 1, 3) / np.float32(255)
+    ramps = (255 * (dark + (light - dark) * np.linspace(0, 1, 256)[:, None])).astype(np.uint8)
+    gray = backdrop(rng, KINDS[rng.integers(len(KINDS))].scene, size)
+    y, x = np.mgrid[:size, :size].astype(np.float32) / np.float32(size)
+    patch = np.sin(coordinates(rng, x, y, PATCHES)[0]) > 0
+    ground = ramps[patch.astype(np.uint8), gray]
+    parts = kind.paint(rng)
+    seen = cover(parts, pose(rng, parts), OVER * size)
+    return ground, textured(rng, seen, kind.coarse, KINDS.index(kind) % 2, ramps), seen
 
 
 def laid(rng: Generator, ground: Light, above: Pixels, share: Light) -> Light:
@@ -177,16 +209,11 @@ def lit(rng: Generator, light: Light) -> Pixels:
     return (light.clip(0, 1) * 255).astype(np.uint8)
 
 
-def paint(rng: Generator, kind: Kind, size: int) -> tuple[Pixels, Pixels]:
+def paint(rng: Generator, kind: Kind, size: int, surroundings: Surroundings) -> tuple[Pixels, Pixels]:
     """An image of this kind and its parts: RGB uint8 (size, size, 3) and part numbers uint8 (size, size)."""
-    side = OVER * size
-    hue = rng.normal(kind.hue, kind.spread)
-    zoom = np.exp(rng.uniform(-0.35, 0.35))
-    stretch = (zoom * rng.choice([-1.0, 1.0]), zoom)
-    frame = turned(rng.normal(0, 0.12), stretch, rng.uniform(-0.1, 0.1, 2))
-    gray = tones(kind.scene(rng, PERIOD), frame, size)
-    ground = ramp(rng, hue, kind.saturation * rng.uniform(0.6, 1.3))[gray]
-    canvas, seen = thing(rng, kind.paint(rng), part_colors(rng, hue, 5), side)
+    ground, canvas, seen = (shared if surroundings == "shared" else fixed)(rng, kind, size)
+    rim = cv2.morphologyEx(seen, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    canvas[rim] //= 2
     share: Light = halved(np.where(seen > 0, 255, 0).astype(np.uint8)) / np.float32(255)
     parts = np.ascontiguousarray(seen[OVER // 2 :: OVER, OVER // 2 :: OVER])
     return lit(rng, laid(rng, ground / np.float32(255), halved(canvas), share)), parts
