@@ -27,6 +27,7 @@ from castssl.data.views import CenterView
 from castssl.encoder_config import override
 from castssl.evaluation.class_maps import ClassMaps
 from castssl.evaluation.held_out import Evaluation, Subject, indexed
+from castssl.evaluation.label_maps import check_label_maps
 from castssl.evaluation.report import table
 from castssl.evaluation.windows import Windows
 from castssl.models.create import create
@@ -92,7 +93,7 @@ class Config(ImageConfig):
     lr: float = 0.0
     """Learning rate; 0 = what was published with the head."""
     window: int = field(default=0, metadata=FREE)
-    """Side of the windows of evaluation in pixels; 0 = whole images."""
+    """Side of the windows of evaluation in pixels, to which smaller images are enlarged; 0 = whole images."""
     stride: int = field(default=0, metadata=FREE)
     """Pixels from one window to the next; 0 = --window."""
     superpixels_once: bool = field(default=False, metadata=FREE)
@@ -109,6 +110,10 @@ class Config(ImageConfig):
             problems.append("--frozen: an encoder with new weights is not worth keeping; give --weights")
         if self.superpixel_cache:
             problems.append("--superpixel-cache: superpixels follow scaled images here; leave it out")
+        if (self.stride or self.superpixels_once) and not self.window:
+            problems.append(
+                "--stride and --superpixels-once need --window, the side of the windows in pixels"
+            )
         return problems
 
     def windows(self) -> Windows | None:
@@ -156,9 +161,10 @@ def main(cfg: Config) -> None:
     shorter = cfg.shorter or size
     views = RandomDenseView(size, shorter=shorter, distort=True)
     loader = load(images, views=views, superpixels=superpixels, **cfg.loading())
-    evaluators = [ClassMaps(cfg.windows(), every=cfg.eval_every, views=WholeView(shorter))]
+    run.once("label_maps", lambda: check_label_maps(indexable, device, cfg.workers))
+    measured = ClassMaps(cfg.windows(), every=cfg.eval_every, views=WholeView(shorter))
     evaluation = Evaluation(
-        images, held_out, superpixels, CenterView(size), evaluators, device, batch_size=1, workers=cfg.workers
+        images, held_out, superpixels, CenterView(size), [measured], device, batch_size=1, workers=cfg.workers
     )
     published = HEADS[cfg.head]
     optimizer = build_optimizer(objective, lr=cfg.lr or published.lr, **published.optimizer)
@@ -184,6 +190,8 @@ def main(cfg: Config) -> None:
             run.note(**evaluation.update(subject, due))
     trained = evaluation.finish(subject)
     results = {"trained": trained, "best": best(run.folder, "miou"), "untrained": untrained}
+    results |= {"bound": measured.bound()}
+    results |= {"majority": evaluation.majority(), "chance": evaluation.chance()}
     weights = run.folder / "encoder.safetensors"
     save_segmenter(objective, weights, head=cfg.head, labels=tree, palette=palette, shorter=shorter)
     run.finish(table(**results), **results)

@@ -53,6 +53,8 @@ def add(commands: Commands) -> None:
     command.add_argument("--classes", action="store_true", help="write class maps in place of segments")
     command.add_argument("--window", type=int, metavar="PIXELS", help="side of windows of --classes")
     command.add_argument("--stride", type=int, metavar="PIXELS", help="between windows (default: --window)")
+    once = "compute superpixels once for an image, and cut them (default: in each window)"
+    command.add_argument("--superpixels-once", action="store_true", help=once)
     side = "shorter side of the model's input (default: the image's own, 128 to 384; --classes: the run's)"
     add_shape(command, side)
     add_reading(command)
@@ -67,8 +69,8 @@ def _segment(args: argparse.Namespace) -> int:
 
     if args.classes:
         return _segment_classes(args)
-    if args.window or args.stride:
-        raise ConfigError("--window and --stride are of class maps; add --classes, or leave them out")
+    if args.window or args.stride or args.superpixels_once:
+        raise ConfigError("windows are of class maps; add --classes, or leave the flags of windows out")
     device = device_of(args)
     encoder = load_encoder(args.weights)
     stages = len(encoder.sizes)
@@ -93,9 +95,11 @@ def _segment_classes(args: argparse.Namespace) -> int:
 
     if args.sizes:
         raise ConfigError("--sizes is of segments; leave it or --classes out")
-    if args.stride and not args.window:
-        raise ConfigError("--stride needs --window, the side of the windows in pixels")
-    windows = Windows(args.window, args.stride or args.window) if args.window else None
+    if (args.stride or args.superpixels_once) and not args.window:
+        raise ConfigError("--stride and --superpixels-once need --window, the windows' side in pixels")
+    windows = None
+    if args.window:
+        windows = Windows(args.window, args.stride or args.window, args.superpixels_once)
     segmenter = load_segmenter(args.weights)
     check_outputs([p for image in args.images for p in _pictures(args.out, image)], overwrite=args.overwrite)
     options = {"device": device_of(args), "image_size": args.image_size, "windows": windows}

@@ -247,7 +247,7 @@ def load(
     options: dict[str, Any] = {
         "num_workers": workers,
         "collate_fn": _collate,
-        "worker_init_fn": _start_worker,
+        "worker_init_fn": start_worker,
         "persistent_workers": workers > 0 and train,
         "pin_memory": torch.cuda.is_available(),
         # Else the loader would draw from the global generator, and training would depend on it.
@@ -274,7 +274,7 @@ def _collate(samples: list[_Sample]) -> _Collated:
     return _Collated(Batch(views, target), [fault for sample in samples for fault in sample.faults])
 
 
-def _start_worker(worker: int) -> None:
+def start_worker(worker: int) -> None:
     """One thread per worker, no messages about odd files, and Ctrl-C left to the main process."""
     ignore_closed_streams()
     # A spawned worker, unlike others, ends its interpreter, while the thread that sends batches may still be

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -272,7 +272,7 @@ class Cityscapes(DataSet):
 
 
 def read_list(path: Path, home: str) -> list[str]:
-    """The image names of a list, one a line; also with the endings of lines of Windows.
+    """The image names of a list, one a line, also of paths as ``/JPEGImages/NAME.jpg /Labels/NAME.png``.
 
     Args:
         path: of the list.
@@ -282,7 +282,7 @@ def read_list(path: Path, home: str) -> list[str]:
         DataError: if the list is missing or empty.
     """
     lines = read_text(require(path, "the names of the images, one a line", home)).splitlines()
-    names = [line.split()[0] for line in lines if line.strip()]
+    names = [PurePosixPath(line.split()[0]).stem for line in lines if line.strip()]
     if not names:
         raise DataError(f"{path} is empty, expected image names; download the data set from {HOMES[home]}")
     return names

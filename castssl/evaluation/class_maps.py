@@ -12,7 +12,8 @@ from castssl.errors import ConfigError
 from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject
 from castssl.evaluation.windows import Windows, class_logits
 from castssl.labels import LabelTree
-from castssl.metrics.iou import MeanIoU
+from castssl.metrics.iou import ClassMapScores, MeanIoU, scores
+from castssl.metrics.partition import majority_labels
 from castssl.objectives.segmentation import Segmentation
 
 
@@ -21,7 +22,8 @@ class ClassMaps(Evaluator):
     """``miou``, ``pixel_accuracy`` and ``class_accuracy`` (mmsegmentation's mIoU, aAcc and mAcc), in [0, 1].
 
     Logits are resized to the size of the label map, and the class with the largest one counts there.  Without
-    label maps nothing is measured.
+    label maps nothing is measured.  :meth:`bound`, :meth:`chance` and :meth:`majority` are of the images of
+    the last evaluation.
 
     Args:
         windows: None to show the model whole images.
@@ -31,13 +33,16 @@ class ClassMaps(Evaluator):
     title: ClassVar[str] = "mIoU"
     windows: Windows | None = None
     _metric: MeanIoU | None = field(default=None, init=False, repr=False)
+    _bound: MeanIoU | None = field(default=None, init=False, repr=False)
+    _bounded: bool = field(default=False, init=False, repr=False)
     _subject: Subject | None = field(default=None, init=False, repr=False)
+    _baselines: dict[str, dict[str, float]] = field(default_factory=dict, init=False, repr=False)
 
     def prepare(self, data: Evaluation) -> None:
         """Keep the data."""
         super().prepare(data)
         tree = data.held_out.pixel_tree if isinstance(data.held_out, Images) else LabelTree.none()
-        self._metric = MeanIoU(tree.sizes[0]) if tree.levels else None
+        self._metric, self._bound = (MeanIoU(tree.sizes[0]) if tree.levels else None for _ in range(2))
 
     def begin(self, subject: Subject) -> None:
         """Count anew.
@@ -53,32 +58,65 @@ class ClassMaps(Evaluator):
                 f"{module.model.classes} classes were learned, but the held-out images have {metric.classes}"
             )
         self._subject = subject
-        if metric is not None:
-            metric.reset()
-            metric.to(self._data.device)
+        own = self.windows is not None and not self.windows.once
+        self._bounded = subject.encoder.uses_superpixels and not own
+        for each in (metric, self._bound):
+            if each is not None:
+                each.reset()
+                each.to(self._data.device)
 
     def add(self, batch: ImageBatch, forward: Forward) -> None:
         """Count a batch."""
-        if self._metric is None:
+        if self._metric is None or self._bound is None:
             return
         assert self._subject is not None
         assert isinstance(self._subject.module, Segmentation)
-        logits = class_logits(
-            self._subject.module.model, batch.views[0], self._data.superpixels, self.windows
-        )
+        model, (view,) = self._subject.module.model, batch.views
+        logits = class_logits(model, view, self._data.superpixels, self.windows)
         size = batch.target.shape[-2:]
         if logits.shape[-2:] != size:
             logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
         self._metric.update(logits.argmax(1), batch.target)
+        if self._bounded:
+            segments = F.interpolate(view.segments[:, None].float(), size, mode="nearest-exact")[:, 0].long()
+            # As for the model, a pixel without a superpixel has the first class.
+            self._bound.update(majority_labels(segments, batch.target).clamp(min=0), batch.target)
 
     def result(self, subject: Subject) -> dict[str, float]:
         """The scores over all processes."""
-        if self._metric is None:
+        if self._metric is None or self._bound is None:
             return {}
         found = self._metric.compute()
-        scores = {
-            "miou": found.mean_iou,
-            "pixel_accuracy": found.pixel_accuracy,
-            "class_accuracy": found.class_accuracy,
+        classes, pixels = len(found.pixels), found.pixels[:, None]
+        constant = F.one_hot(pixels.argmax(), classes)
+        self._baselines = {
+            "bound": _by_name(self._bound.compute()) if self._bounded else {},
+            "majority": _by_name(scores(pixels * constant)),
+            "chance": _by_name(scores(pixels.expand(-1, classes) / classes)),
         }
-        return {name: float(score) for name, score in scores.items() if not score.isnan()}
+        return _by_name(found)
+
+    def bound(self) -> dict[str, float]:
+        """The scores if each superpixel, or patch of CAST's ViT, had its most frequent true class.
+
+        Empty for encoders without superpixels, and for windows with superpixels of their own.
+        """
+        return self._baselines.get("bound", {})
+
+    def majority(self) -> dict[str, float]:
+        """The scores of the most frequent held-out class everywhere."""
+        return self._baselines.get("majority", {})
+
+    def chance(self) -> dict[str, float]:
+        """The scores of a class drawn for each pixel, all classes alike."""
+        return self._baselines.get("chance", {})
+
+
+def _by_name(found: ClassMapScores) -> dict[str, float]:
+    """The scores by their names in results.json; those that nothing decides are left out."""
+    named = {
+        "miou": found.mean_iou,
+        "pixel_accuracy": found.pixel_accuracy,
+        "class_accuracy": found.class_accuracy,
+    }
+    return {name: float(score) for name, score in named.items() if not score.isnan()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from rich.console import Console
@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from castssl import distributed
-from castssl.types import Batch
 
 Device = torch.device | str
+Read_co = TypeVar("Read_co", covariant=True)
+"""A batch of what a loader reads."""
 
 CELLS = 2**27
 """How many float32 cells a temporary may have (512 MiB): bounds the rows that are compared at once."""
@@ -64,7 +65,7 @@ class Features:
         return rows[first], labels[first]
 
 
-class Loader(Protocol):
+class Loader(Protocol[Read_co]):
     """What :func:`tracked` reads; ``castssl.data.loader.load`` gives one."""
 
     @property
@@ -72,10 +73,10 @@ class Loader(Protocol):
         """The images in each batch of this process, by number; None for a stream."""
         ...
 
-    def __iter__(self) -> Iterator[Batch]: ...
+    def __iter__(self) -> Iterator[Read_co]: ...
 
 
-def tracked(loader: Loader, what: str) -> Iterator[Batch]:
+def tracked(loader: Loader[Read_co], what: str) -> Iterator[Read_co]:
     """The batches, with their progress on stderr: a bar on a terminal that shows no other, else lines."""
     total = None if loader.batches is None else sum(1 for _ in loader.batches)
     console = Console(stderr=True)

@@ -51,8 +51,9 @@ AMENDED = ", HiE"
 HIE = "HiE: each class's probability is multiplied by its parent's"
 COLUMNS = {
     "best": "best: the highest value during training",
+    "bound": "bound: each superpixel has its most frequent true class",
     "majority": "majority: the most frequent held-out class as a constant answer",
-    "chance": "chance level: random guesses; of IoU, superpixels merged at random",
+    "chance": "chance level: random guesses; of IoU by segments, superpixels merged at random",
 }
 """Legends of columns."""
 

@@ -1,7 +1,8 @@
 """Class maps of whole images, or by sliding windows: what a segmentation model sees in images of any size.
 
 Windows lie as in mmsegmentation's ``slide_inference``, which Segmenter (https://arxiv.org/abs/2105.05633)
-and the published CAST use, too.
+and the published CAST use, too.  As in these two, an image whose shorter side is below the window is first
+enlarged to it; mmsegmentation shows the model a smaller window.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from castssl.contracts import Superpixels
 from castssl.data.normalize import denormalize
@@ -27,7 +29,7 @@ class Windows:
     """How an image is parted into windows whose logits are averaged.
 
     Args:
-        size: side in pixels; a smaller image is one window, as it is.
+        size: side in pixels; an image whose shorter side is smaller is enlarged to it.
         stride: pixels from one window to the next; the last one ends at the image's border.
         once: compute the superpixels of the whole image once, and cut them; else those of each window, as
             published.
@@ -66,6 +68,8 @@ def class_logits(
 ) -> Tensor:
     """Logits of each pixel, in evaluation mode: float32 (B, C, H, W) where the view is.
 
+    H and W are those of the view, or larger for a view whose shorter side is below the window.
+
     Args:
         model: an encoder with a head, on the view's device.
         view: images of any one size, normalized, with their superpixels.
@@ -75,6 +79,7 @@ def class_logits(
     with evaluating(model), torch.no_grad():
         if windows is None:
             return _logits(model, view, superpixels.capacity(*view.image.shape[-2:]))
+        view = _enlarged(view, windows.size)
         batch, (height, width) = len(view.image), view.image.shape[-2:]
         total = torch.zeros(batch, model.classes, height, width, device=view.image.device)
         seen = torch.zeros(height, width, device=view.image.device)
@@ -83,6 +88,23 @@ def class_logits(
             total[at] += _logits(model, *_window(view, at, superpixels, windows))
             seen[at] += 1
     return total / seen
+
+
+def _enlarged(view: View, least: int) -> View:
+    """The view with a shorter side of at least so many pixels, and its own superpixels."""
+    height, width = view.image.shape[-2:]
+    shorter = min(height, width)
+    if shorter >= least:
+        return view
+    size = height * least // shorter, width * least // shorter
+    image = F.interpolate(view.image, size, mode="bilinear", align_corners=False)
+    if not view.segments.numel():
+        return View(image, view.segments)
+    rows, columns = (
+        (2 * torch.arange(new, device=image.device) + 1) * old // (2 * new)
+        for new, old in zip(size, (height, width), strict=True)
+    )
+    return View(image, view.segments[:, rows[:, None], columns])
 
 
 def _window(view: View, at: Any, superpixels: Superpixels, windows: Windows) -> tuple[View, int]:

@@ -82,7 +82,8 @@ def segment_classes(
             :func:`castssl.checkpoints.segmenter.load_segmenter` returns.
         superpixels: another backend than the model was trained with, such as ``seeds:count=324``.
         image_size: another shorter side in pixels than that of the run.
-        windows: show the model windows; by default the whole image.
+        windows: show the model windows, with superpixels of each or, with ``once``, of the image; by default
+            the whole image.
         device: where to run; by default where the encoder is.
         value_range: as for :func:`castssl.segment`.
 

@@ -29,6 +29,8 @@ class ClassMapScores(NamedTuple):
     """(C,), by class; not a number for a class that occurs in neither truth nor prediction."""
     accuracy: Tensor
     """(C,), by class; not a number for a class that does not occur in the truth."""
+    pixels: Tensor
+    """(C,), how many labelled pixels each class has."""
 
 
 def count_pairs(predicted: Tensor, truth: Tensor, classes: int, ignore_index: int = 255) -> Tensor:
@@ -66,11 +68,11 @@ def count_pairs(predicted: Tensor, truth: Tensor, classes: int, ignore_index: in
 
 
 def scores(confusion: Tensor) -> ClassMapScores:
-    """The scores of an integer confusion matrix (C, C), truth in rows; in float64 on the processor."""
+    """The scores of a confusion matrix (C, C), truth in rows; in float64 on the processor."""
     counts = confusion.cpu().double()
     right, true, claimed = counts.diagonal(), counts.sum(1), counts.sum(0)
     iou, accuracy = right / (true + claimed - right), right / true
-    return ClassMapScores(iou.nanmean(), right.sum() / true.sum(), accuracy.nanmean(), iou, accuracy)
+    return ClassMapScores(iou.nanmean(), right.sum() / true.sum(), accuracy.nanmean(), iou, accuracy, true)
 
 
 class MeanIoU(Metric):

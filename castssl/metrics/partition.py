@@ -141,6 +141,18 @@ def achievable_accuracy(labels: Tensor, truth: Tensor) -> Tensor:
     return torch.where(total > 0, shared.amax(2).sum(1) / total.clamp(min=1), 1.0)
 
 
+def majority_labels(labels: Tensor, truth: Tensor) -> Tensor:
+    """The region that each segment shares most with, at its pixels: int64 (B, H, W).
+
+    -1 for pixels with a negative label and for segments that share no pixel with a region.  Arguments and
+    errors are those of :func:`achievable_accuracy`, which is the share of these that are right.
+    """
+    shared = shared_pixels("majority_labels", labels, truth)
+    best = shared.argmax(2) - 1
+    slots = _slots(labels)[0]
+    return best.gather(1, slots).view(labels.shape)
+
+
 def boundaries(labels: Tensor) -> Tensor:
     """True where the pixel to the right or below has another label: integer (B, H, W) -> bool (B, H, W)."""
     edge = torch.zeros_like(labels, dtype=torch.bool)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F
 
 from castssl.contracts import LabelMaps
@@ -22,6 +23,7 @@ from castssl.evaluation.class_maps import ClassMaps
 from castssl.evaluation.held_out import Evaluation, Subject
 from castssl.evaluation.windows import Windows, class_logits
 from castssl.labels import LabelTree
+from castssl.metrics.iou import MeanIoU
 from castssl.models.create import create
 from castssl.objectives.segmentation import Segmentation
 from castssl.registry import build
@@ -87,6 +89,71 @@ def test_scores_are_those_of_the_label_maps_at_their_own_size(
     assert found["miou"] == pytest.approx(float((right / either).mean()), abs=1e-6)
     assert found["pixel_accuracy"] == pytest.approx(hits / total)
     assert set(found) == {"miou", "pixel_accuracy", "class_accuracy"}
+
+
+def truths(folder: Path) -> Tensor:
+    """The labelled pixels of all images, flat."""
+    maps = [torch.from_numpy(np.array(Image.open(folder / f"map{at}.png"))).long() for at in range(2)]
+    return torch.cat([labels[labels != 255] for labels in maps])
+
+
+def test_baselines_are_those_of_constant_and_of_random_answers(tmp_path: Path) -> None:
+    measured, learned = evaluation(tmp_path, None), objective()
+    assert measured.majority() == measured.chance() == {}
+    measured(Subject(learned.encoder, learned.predict, learned))
+    truth = truths(tmp_path)
+    counts = truth.bincount(minlength=3)
+    constant = {"miou": counts.max() / len(truth) / 3, "pixel_accuracy": counts.max() / len(truth)}
+    assert measured.majority() == pytest.approx(
+        {**{name: float(value) for name, value in constant.items()}, "class_accuracy": 1 / 3}
+    )
+    draw, metric = torch.Generator().manual_seed(0), MeanIoU(3)
+    for _ in range(50):
+        metric.update(torch.randint(3, truth.shape, generator=draw), truth)
+    guessed = metric.compute()
+    assert measured.chance()["miou"] == pytest.approx(float(guessed.mean_iou), abs=5e-3)
+    assert measured.chance()["pixel_accuracy"] == pytest.approx(1 / 3)
+    assert measured.chance()["class_accuracy"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("windows", [None, Windows(32, 16), Windows(32, 16, once=True)])
+def test_the_bound_gives_each_superpixel_its_most_frequent_class(
+    tmp_path: Path, windows: Windows | None
+) -> None:
+    """Where the whole image has one partition."""
+    measured, learned = evaluation(tmp_path, windows), objective()
+    (maps,) = measured.evaluators
+    assert isinstance(maps, ClassMaps)
+    measured(Subject(learned.encoder, learned.predict, learned))
+    if windows is not None and not windows.once:
+        assert maps.bound() == {}
+        return
+    right = total = 0
+    for at in range(2):
+        with Image.open(tmp_path / f"{at}.png") as image, Image.open(tmp_path / f"map{at}.png") as labels:
+            pixels = WholeView(32).crop_labels(image, None)[0].image[None]
+            truth = np.array(labels)
+        segments = measured.superpixels(pixels)[0].numpy()
+        rows, columns = (
+            (2 * np.arange(new) + 1) * old // (2 * new)
+            for new, old in zip(truth.shape, segments.shape, strict=True)
+        )
+        segments = segments[rows[:, None], columns]
+        for label in np.unique(segments):
+            known = truth[(segments == label) & (truth != 255)]
+            right, total = right + np.bincount(known, minlength=1).max(), total + len(known)
+    assert maps.bound()["pixel_accuracy"] == pytest.approx(right / total)
+    assert maps.bound()["miou"] > maps.majority()["miou"]
+
+
+def test_a_model_without_superpixels_has_no_bound(tmp_path: Path) -> None:
+    measured = evaluation(tmp_path, Windows(32, 32, once=True))
+    (maps,) = measured.evaluators
+    assert isinstance(maps, ClassMaps)
+    learned = Segmentation(create("timm:test_vit", image_size=32), TREE)
+    measured(Subject(learned.encoder, learned.predict, learned))
+    assert maps.bound() == {}
+    assert maps.majority()
 
 
 def test_other_classes_and_objectives_are_refused(tmp_path: Path) -> None:

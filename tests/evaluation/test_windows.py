@@ -93,10 +93,27 @@ def test_superpixels_of_the_whole_image_are_cut() -> None:
     assert not torch.allclose(once, windowed)
     # a cell of the whole image lies in one window here, where it has one value
     assert (once[:, :, 3:6, 3:6] == once[:, :, 3:4, 3:4]).all()
-    one = class_logits(found, viewed(superpixels, photos), superpixels, Windows(64, 64, once=True))
+    square = viewed(superpixels, images(48, 48))
+    one = class_logits(found, square, superpixels, Windows(48, 48, once=True))
+    torch.testing.assert_close(one, class_logits(found, square, superpixels), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_an_image_below_the_window_is_enlarged_to_it(once: bool) -> None:
+    """As in Segmenter: its shorter side becomes that of the window, also if only one side is below it."""
+    found, superpixels = model()
+    photos = images(20, 45)
+    view = viewed(superpixels, photos)
+    maps = class_logits(found, view, superpixels, Windows(32, 24, once=once))
+    large = torch.nn.functional.interpolate(view.image, (32, 72), mode="bilinear")
+    nearest = torch.nn.functional.interpolate(view.segments[:, None].float(), (32, 72), mode="nearest-exact")
+    enlarged = View(large, nearest[:, 0].int())
+    assert maps.shape == (2, 5, 32, 72)
     torch.testing.assert_close(
-        one, class_logits(found, viewed(superpixels, photos), superpixels), atol=1e-5, rtol=1e-5
+        maps, class_logits(found, enlarged, superpixels, Windows(32, 24, once=once)), rtol=0, atol=0
     )
+    whole = class_logits(found, view, superpixels)
+    assert whole.shape == (2, 5, 20, 45)
 
 
 def test_labels_are_renumbered_image_by_image() -> None:

@@ -12,6 +12,7 @@ from castssl.metrics.partition import (
     boundaries,
     boundary_recall,
     explained_variation,
+    majority_labels,
     undersegmentation_error,
 )
 
@@ -174,6 +175,23 @@ def test_shared_pixels_are_those_of_a_loop_over_segments_and_regions(
             right += max(counts)
         assert error == pytest.approx(over / max(len(pixels), 1))
         assert accuracy == pytest.approx(right / len(pixels) if pixels else 1.0)
+
+
+@given(shape=sizes, seed=seeds)
+@settings(deadline=None)
+def test_majority_labels_are_constant_on_segments_and_as_right_as_can_be(
+    shape: tuple[int, int, int], seed: int
+) -> None:
+    labels, truth = labels_of(shape, seed), labels_of(shape, seed + 5, high=3)
+    found = majority_labels(labels, truth)
+    known = (labels >= 0) & (truth >= 0)
+    right = ((found == truth) & known).flatten(1).sum(1) / known.flatten(1).sum(1).clamp(min=1)
+    expected = torch.where(known.flatten(1).any(1), achievable_accuracy(labels, truth), 0.0)
+    torch.testing.assert_close(right, expected)
+    for segments, given_ in zip(labels, found, strict=True):
+        for label in segments.unique():
+            assert len(given_[segments == label].unique()) == 1
+    assert (found[labels < 0] == -1).all()
 
 
 def test_a_segment_across_a_border_costs_its_smaller_side_twice() -> None:

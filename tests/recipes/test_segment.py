@@ -62,7 +62,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory, weights: Path, pairs: str, r
     out = tmp_path_factory.mktemp("runs") / "whole"
     done = recipe("segment", "--data", pairs, "--weights", str(weights.parent), *FLAGS, "--out", str(out))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert all(word in done.stdout for word in ("mIoU", "pixel accuracy", "trained", "untrained"))
+    assert all(word in done.stdout for word in ("mIoU", "pixel accuracy", "untrained", "bound"))
+    found = json.loads((out / "results.json").read_text())
+    assert found["chance"]["miou"] < found["majority"]["pixel_accuracy"] < found["bound"]["miou"] <= 1
     return out
 
 
@@ -99,6 +101,16 @@ def test_class_maps_have_the_size_of_the_image(
     assert written.getpalette()[:9] == [0, 0, 0, 128, 0, 0, 0, 128, 0]  # type: ignore[index]
     assert Image.open(tmp_path / f"{photo.stem}-overlay.png").size == written.size
     assert sum(found.shares().values()) == pytest.approx(1)
+    once = ["--window", "24", "--stride", "16", "--superpixels-once", "--overwrite"]
+    assert main([*arguments, str(whole), *once, "--device", "cpu"]) == 0
+    cut = castssl.segment_classes(photo, whole, windows=Windows(24, 16, once=True)).labels.numpy()
+    assert not np.array_equal(cut, found.labels.numpy())
+    with Image.open(tmp_path / f"{photo.stem}-classes.png") as written:
+        assert np.array_equal(np.asarray(written), cut)
+    assert main([*arguments, str(whole), "--superpixels-once"]) == 1
+    assert main([*arguments[:4], "--superpixels-once", "--weights", str(whole)]) == 1
+    assert "need --window" in (errors := capsys.readouterr().err)
+    assert "add --classes" in errors
     assert main([*arguments, str(weights)]) == 1
     assert "without a head for segmentation; recipes/segment.py" in capsys.readouterr().err
     with pytest.raises(DataError, match="an encoder without a head for segmentation"):
@@ -108,14 +120,29 @@ def test_class_maps_have_the_size_of_the_image(
 def test_a_stopped_run_goes_on_exactly(
     whole: Path, weights: Path, pairs: str, recipe: Runner, tmp_path: Path
 ) -> None:
-    """One epoch, which a second start continues to two."""
+    """One epoch, which a second start continues to two; a wrong label map stops the run before each."""
     flags = ["--data", pairs, "--weights", str(weights), *FLAGS, "--out", str(tmp_path / "run")]
-    assert recipe("segment", *flags, "--save-every", "1", "--keep", "99").returncode == 0
+    flags += ["--save-every", "1", "--keep", "99"]
+    path = Path(pairs.removeprefix("pairs:"), "labels", "train", "1.png")
+    intact = path.read_bytes()
+
+    def refused() -> None:
+        Image.fromarray(np.asarray(Image.open(path)) + np.uint8(2)).save(path)
+        done = recipe("segment", *flags)
+        path.write_bytes(intact)
+        assert done.returncode == 1
+        assert f"{path} has the value 4" in done.stderr, done.stderr[-3000:]
+
+    refused()
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert recipe("segment", *flags).returncode == 0
     checkpoints = sorted((tmp_path / "run" / "checkpoints").iterdir())
     assert len(checkpoints) == 6
-    for path in checkpoints[2:]:
-        path.unlink()
-    assert recipe("segment", *flags, "--save-every", "1", "--keep", "99").returncode == 0
+    for checkpoint in checkpoints[2:]:
+        checkpoint.unlink()
+    refused()  # The check of all label maps is done once, so this one is met in training.
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) >= 2
+    assert recipe("segment", *flags).returncode == 0
     for name, value in state(whole).items():
         assert torch.equal(state(tmp_path / "run")[name], value), name
 
@@ -169,6 +196,7 @@ def test_two_processes_train_and_measure(pairs: str, weights: Path, recipe: Runn
         ([], "type --weights RUN to transfer an encoder, or --model NAME for a new one"),
         (["--model", "nano", "--frozen"], "give --weights"),
         (["--model", "nano", "--window", "8", "--stride", "9"], "the stride is 1 to 8"),
+        (["--model", "nano", "--superpixels-once"], "need --window"),
         (["--model", "nano", "--superpixels", "grid:cell=2"], "room for 64"),
     ],
 )
