@@ -66,9 +66,8 @@ def voc(tmp_path: Path) -> Path:
         write(root / "JPEGImages" / f"{stem}.jpg", root / "SegmentationClassAug" / f"{stem}.png", (0, 2))
     lists = root / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
-    (lists / "train.txt").write_bytes(
-        b"/JPEGImages/2007_000032.jpg /SegmentationClass/2007_000032.png\r\n2007_000039\r\n2007_000063\r\n\r\n"
-    )
+    paths = b"/JPEGImages/2007_000032.jpg /SegmentationClass/2007_000032.png\r\n"
+    (lists / "train.txt").write_bytes(paths + b"2007_000039\r\n2007_000063\r\n\r\n")
     (lists / "val.txt").write_text("2007_000033\n")
     (lists / "aug.txt").write_text("2008_000001\n2007_000033\n2007_000039\n")
     (root / "SegmentationClass" / "2007_000063.png").unlink()
