@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from castssl.contracts import Encoder, Need, Pooling
 from castssl.encoder_config import BY_HAND, EncoderConfig, Membership, Padding, Positions
+from castssl.models import initialization
 from castssl.models.blocks import Stage, layer_norm
 from castssl.superpixel_labels import bounded
 from castssl.tokens.inputs import check_view
@@ -219,32 +220,18 @@ class CAST(Encoder):
         Applies to blocks; poolings initialize themselves, except that MoCo's rule reaches their linear
         layers too in the released code, so it does here.
         """
-        nn.init.normal_(self.cls_token, std=0.02 if trunc else 1e-6)
+        nn.init.normal_(self.cls_token, std=initialization.std(self.dim) if trunc else 1e-6)
         if self.positions.requires_grad:
-            nn.init.trunc_normal_(self.positions, std=0.02)
-        rooms = [self.stages] if trunc else [self.stages, self.poolings]
-        for room in rooms:
-            for name, module in room.named_modules():
-                if isinstance(module, nn.Linear):
-                    _initialize(module, trunc=trunc, fused="qkv" in name)
+            initialization.trunc_normal(self.positions, self.dim)
+        if trunc:
+            initialization.draw_as_deit(self.stages, self.dim)
+        else:
+            initialization.draw_as_moco(self.stages, self.poolings)
 
 
 def unpool(x: Tensor, index: Tensor) -> Tensor:
     """The tokens of a stage at the finest tokens (Eq. 4): (B, K, D), int64 (B, N) -> (B, N, D)."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
-
-
-def _initialize(linear: nn.Linear, *, trunc: bool, fused: bool) -> None:
-    if trunc:
-        nn.init.trunc_normal_(linear.weight, std=0.02)
-    elif fused:
-        # q, k and v are three matrices in one: each gets the bound of its own shape.
-        bound = (6 / (linear.out_features / 3 + linear.in_features)) ** 0.5
-        nn.init.uniform_(linear.weight, -bound, bound)
-    else:
-        nn.init.xavier_uniform_(linear.weight)
-    if linear.bias is not None:
-        nn.init.zeros_(linear.bias)
 
 
 def _check(depths: Sequence[int], sizes: Sequence[int]) -> None:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from castssl.encoder_config import Padding
 from castssl.errors import ConfigError, DataError
+from castssl.models import initialization
 from castssl.models.fuse import masked_batch_norm
 from castssl.types import DenseTokens
 
@@ -108,11 +109,8 @@ class MaskTransformer(nn.Module):
         self.proj_classes = nn.Parameter(width**-0.5 * torch.randn(width, width))
         self.decoder_norm = nn.LayerNorm(width)
         self.mask_norm = nn.LayerNorm(classes)
-        nn.init.trunc_normal_(self.cls_emb, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        initialization.trunc_normal(self.cls_emb, width)
+        initialization.draw_as_deit(self, width)
 
     def forward(self, tokens: DenseTokens) -> Tensor:
         """Logits of each token: float (B, N, C)."""

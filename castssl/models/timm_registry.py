@@ -32,6 +32,7 @@ from castssl.files import not_safetensors
 from castssl.models.blocks import Stage
 from castssl.models.cast import CAST
 from castssl.models.create import create
+from castssl.models.initialization import linear
 from castssl.models.presets import PRESETS
 from castssl.registry import build
 from castssl.superpixel_labels import is_tracing, partition
@@ -314,11 +315,7 @@ def _refuse(in_chans: int, global_pool: str) -> None:
 
 
 def _classifier(dim: int, classes: int) -> nn.Module:
-    head = nn.Linear(dim, classes) if classes else nn.Identity()
-    if isinstance(head, nn.Linear):
-        nn.init.trunc_normal_(head.weight, std=0.02)
-        nn.init.zeros_(head.bias)
-    return head
+    return linear(dim, classes) if classes else nn.Identity()
 
 
 def _fitted(state: dict[str, Any], model: TimmCAST, strict: bool = True) -> dict[str, Any]:

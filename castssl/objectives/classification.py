@@ -16,11 +16,14 @@ from torch import Tensor, nn
 from castssl.contracts import Encoder, Model, Objective
 from castssl.errors import ConfigError
 from castssl.labels import LabelTree
+from castssl.models import initialization
 from castssl.objectives.mixing import Mixing
 from castssl.types import Batch, Outcome, View
 
 Branch = Literal["base", "ema"]
 S = TypeVar("S", bound="Supervised")
+linear = initialization.linear
+"""A classifier on features (B, D) as DeiT begins with it: ``linear(dim, classes)``."""
 cross_entropy: Callable[[Tensor, Tensor], Tensor] = cast(Any, SoftTargetCrossEntropy)()
 """Of logits (B, C) and soft targets (B, C), a mean over the batch; without a label an image adds nothing."""
 
@@ -193,14 +196,6 @@ class Supervised(Objective):
         if branch not in self.branches():
             raise ConfigError("there is no average of the weights; build it with ema=0.99996, or --ema")
         return self.branches()[branch]
-
-
-def linear(dim: int, classes: int) -> nn.Linear:
-    """A classifier as DeiT begins with it."""
-    head = nn.Linear(dim, classes)
-    nn.init.trunc_normal_(head.weight, std=0.02)
-    nn.init.zeros_(head.bias)
-    return head
 
 
 def _share(logits: Tensor, target: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ MODULES_OF_PLUGINS = (
     *("castssl.testing", "castssl.types", "castssl.tokens.inputs", "castssl.superpixels.per_image"),
     *("castssl.pooling.arithmetic", "castssl.pooling.centroids", "castssl.objectives.classification"),
     *(f"castssl.metrics.{name}" for name in ("balanced", "hierarchy", "iou", "partition", "regions")),
-    "castssl.evaluation.report",
+    *("castssl.evaluation.report", "castssl.models.initialization"),
 )
 """Modules that plugins may import from."""
 NAMES_OF_PLUGINS = (

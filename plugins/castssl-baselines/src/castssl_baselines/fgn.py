@@ -95,7 +95,8 @@ class FGN(Supervised):
             nn.BatchNorm1d(encoder.dim), nn.Linear(encoder.dim, width), nn.BatchNorm1d(width), nn.ELU()
         )
         level_heads = nn.ModuleList(
-            linear(sum(self.widths[level:]), count) for level, count in enumerate(self.classes)
+            linear(sum(self.widths[level:]), count, width=encoder.dim)
+            for level, count in enumerate(self.classes)
         )
         self.model = Parts(encoder, self.widths, neck, level_heads)
         self.keep_average(ema)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castssl.models.blocks import Stage
+from castssl.models.initialization import trunc_normal
 
 
 class Prompting(nn.Module):
@@ -31,8 +32,8 @@ class Prompting(nn.Module):
         super().__init__()
         self.tokens = nn.Parameter(torch.empty(classes, dim))
         self.prototypes = nn.Parameter(torch.empty(classes, dim))
-        nn.init.trunc_normal_(self.tokens, std=0.02)
-        nn.init.trunc_normal_(self.prototypes, std=0.02)
+        trunc_normal(self.tokens, dim)
+        trunc_normal(self.prototypes, dim)
         self.joining = False
         self.after: Tensor | None = None
 
