@@ -7,6 +7,7 @@ from castssl.commands import (
     convert,
     environment,
     export,
+    features,
     flops,
     plugins,
     predict,
@@ -15,5 +16,5 @@ from castssl.commands import (
     tree,
 )
 
-ALL = (plugins, superpixels, segment, predict, convert, export, flops, ablate, tree, environment)
+ALL = (plugins, superpixels, segment, predict, features, convert, export, flops, ablate, tree, environment)
 """In the order of ``castssl --help``."""

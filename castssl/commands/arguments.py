@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 T = TypeVar("T")
+EVERY = 10.0
+"""Seconds between two lines about progress."""
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 MODEL = (
     "cast_small, cast_nano, timm:NAME, ..., or trained weights: a run's folder, encoder.safetensors,"
@@ -134,6 +139,38 @@ def or_none(work: Callable[[], T]) -> T | None:
     except DataError as error:
         print(f"castssl: {error}", file=sys.stderr)
         return None
+
+
+@contextmanager
+def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """Show on stderr how many of ``total`` are done, the rate and the time left: a bar, or lines for a file.
+
+    Yields:
+        A function that takes the number that is done; the first call tells what was done before.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console, began, last, before = Console(stderr=True), time.monotonic(), 0.0, -1
+    columns = (BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.description}"))
+    bar = Progress(*columns, console=console, expand=True, disable=not console.is_terminal)
+    task = bar.add_task("", total=total)
+
+    def report(done: int) -> None:
+        nonlocal began, last, before
+        now = time.monotonic()
+        if before < 0:
+            began, before = now, done
+        rate = (done - before) / (now - began) if now > began else 0.0
+        left = timedelta(seconds=round((total - done) / rate)) if rate else "?"
+        text = f"{what}  {rate:.1f}/s  {left} left"
+        bar.update(task, completed=done, description=text)
+        if not console.is_terminal and (now - last >= EVERY or done == total):
+            last = now
+            print(f"{done} of {total} {text}", file=sys.stderr)
+
+    with bar:
+        yield report
 
 
 def table(text: Sequence[str], numbers: Sequence[str], **options: Any) -> Table:
