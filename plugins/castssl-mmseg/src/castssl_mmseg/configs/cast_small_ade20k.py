@@ -1,12 +1,13 @@
 """CAST-S and Segmenter's mask transformer on ADE20K."""
 
-_base_ = ["base/runtime.py", "base/cast_small.py", "base/ade20k.py"]
-superpixels = "seeds:count=1024,bins=5,iterations=15"
+_base_ = ["base/ade20k.py", "base/cast_small.py"]
+superpixels = f"seeds:count=1024,{_base_.seeds},mode=segmenter"
 model = dict(
-    data_preprocessor=dict(size=(512, 512)),
-    backbone=dict(superpixels=superpixels, sizes=(1024, 320, 160, 80, 40), image_size=512),
-    decode_head=dict(num_classes=150),
-    test_cfg=dict(crop_size=(512, 512), stride=(512, 512)),
+    backbone=dict(
+        _base_.encoder,
+        superpixels=superpixels,
+        sizes=(1024, *_base_.stages),
+    ),
 )
 train_dataloader = dict(
     dataset=dict(

@@ -1,12 +1,13 @@
 """CAST-S and Segmenter's mask transformer on Pascal Context, 60 classes."""
 
-_base_ = ["base/runtime.py", "base/cast_small.py", "base/pascal_context.py"]
-superpixels = "seeds:count=900,bins=5,iterations=15"
+_base_ = ["base/pascal_context.py", "base/cast_small.py"]
+superpixels = f"seeds:count=900,{_base_.seeds},mode=segmenter"
 model = dict(
-    data_preprocessor=dict(size=(480, 480)),
-    backbone=dict(superpixels=superpixels, sizes=(900, 320, 160, 80, 40), image_size=480),
-    decode_head=dict(num_classes=60),
-    test_cfg=dict(crop_size=(480, 480), stride=(320, 320)),
+    backbone=dict(
+        _base_.encoder,
+        superpixels=superpixels,
+        sizes=(900, *_base_.stages),
+    ),
 )
 train_dataloader = dict(
     dataset=dict(

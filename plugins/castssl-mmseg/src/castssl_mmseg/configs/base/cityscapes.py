@@ -1,49 +1,45 @@
-"""Cityscapes, with the settings of the Segmenter code released with CAST: 216 epochs of 2,975 images in batches of 8."""
+"""Cityscapes, 19 classes, with the settings of the Segmenter code released with CAST: 216 epochs of 2,975 images in batches of 8.
 
+CAST was not published on Cityscapes.
+"""
+
+_base_ = "segmenter.py"
+max_iters = 80_352
+scale = (2048, 1024)
 crop_size = (768, 768)
-data_root = "data/cityscapes"
 train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations"),
-    dict(type="RandomResize", scale=(2048, 1024), ratio_range=(0.5, 2.0), keep_ratio=True),
-    dict(type="RandomCrop", crop_size=crop_size, cat_max_ratio=0.75),
-    dict(type="RandomFlip", prob=0.5),
-    dict(type="PhotoMetricDistortion"),
-    # Here and not in the preprocessor, so that the padded strip has superpixels; blue, green, red.
-    dict(type="Pad", size=crop_size, pad_val=dict(img=(103.53, 116.28, 123.675), seg=255)),
-    dict(type="PackSegInputs"),
+    _base_.load,
+    _base_.labels,
+    dict(_base_.random_scale, scale=scale),
+    dict(_base_.random_crop, crop_size=crop_size),
+    *_base_.augment,
+    dict(_base_.pad, size=crop_size),
+    _base_.pack,
 ]
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(2048, 1024), keep_ratio=True),
-    dict(type="LoadAnnotations"),
-    # Without ComputeSuperpixels: the backbone computes those of each window, as published.
-    dict(type="PackSegInputs"),
-]
+# Without ComputeSuperpixels: the backbone computes those of each window, as published.
+test_pipeline = [_base_.load, dict(_base_.resize, scale=scale), _base_.labels, _base_.pack]
+model = dict(
+    decode_head=dict(num_classes=19),
+    data_preprocessor=dict(size=crop_size),
+    test_cfg=dict(crop_size=crop_size, stride=(512, 512)),
+)
+dataset = dict(type="CityscapesDataset", data_root="data/cityscapes")
 train_dataloader = dict(
-    batch_size=8,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type="InfiniteSampler", shuffle=True),
     dataset=dict(
-        type="CityscapesDataset",
-        data_root=data_root,
+        dataset,
         data_prefix=dict(img_path="leftImg8bit/train", seg_map_path="gtFine/train"),
         pipeline=train_pipeline,
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
-        type="CityscapesDataset",
-        data_root=data_root,
+        dataset,
         data_prefix=dict(img_path="leftImg8bit/val", seg_map_path="gtFine/val"),
         pipeline=test_pipeline,
     ),
 )
-test_dataloader = val_dataloader
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=80_352, val_interval=8_000)
-param_scheduler = [dict(type="PolyLR", eta_min=1e-5, power=0.9, begin=0, end=80_352, by_epoch=False)]
+test_dataloader = dict(_base_.val_dataloader, **val_dataloader)
+optim_wrapper = dict(optimizer=dict(lr=1e-2))
+# Four epochs.
+train_cfg = dict(max_iters=max_iters, val_interval=1_488)
+param_scheduler = [dict(_base_.poly, end=max_iters + 1)]

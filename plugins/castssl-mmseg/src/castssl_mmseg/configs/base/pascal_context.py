@@ -1,51 +1,38 @@
 """Pascal Context, 60 classes, with the settings of the Segmenter code released with CAST: 256 epochs of 4,996 images in batches of 16."""
 
+_base_ = "segmenter.py"
+max_iters = 80_128
+scale = (4160, 520)
 crop_size = (480, 480)
-data_root = "data/VOCdevkit/VOC2010"
 train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations"),
-    dict(type="RandomResize", scale=(4160, 520), ratio_range=(0.5, 2.0), keep_ratio=True),
-    dict(type="RandomCrop", crop_size=crop_size, cat_max_ratio=0.75),
-    dict(type="RandomFlip", prob=0.5),
-    dict(type="PhotoMetricDistortion"),
-    # Here and not in the preprocessor, so that the padded strip has superpixels; blue, green, red.
-    dict(type="Pad", size=crop_size, pad_val=dict(img=(103.53, 116.28, 123.675), seg=255)),
-    dict(type="PackSegInputs"),
+    _base_.load,
+    _base_.labels,
+    dict(_base_.random_scale, scale=scale),
+    dict(_base_.random_crop, crop_size=crop_size),
+    *_base_.augment,
+    dict(_base_.pad, size=crop_size),
+    _base_.pack,
 ]
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(4160, 520), keep_ratio=True),
-    dict(type="LoadAnnotations"),
-    # Without ComputeSuperpixels: the backbone computes those of each window, as published.
-    dict(type="PackSegInputs"),
-]
+# Without ComputeSuperpixels: the backbone computes those of each window, as published.
+test_pipeline = [_base_.load, dict(_base_.resize, scale=scale), _base_.labels, _base_.pack]
+model = dict(
+    decode_head=dict(num_classes=60),
+    data_preprocessor=dict(size=crop_size),
+    test_cfg=dict(crop_size=crop_size, stride=(320, 320)),
+)
+dataset = dict(
+    type="PascalContextDataset",
+    data_root="data/VOCdevkit/VOC2010",
+    data_prefix=dict(img_path="JPEGImages", seg_map_path="SegmentationClassContext"),
+)
 train_dataloader = dict(
     batch_size=16,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type="InfiniteSampler", shuffle=True),
-    dataset=dict(
-        type="PascalContextDataset",
-        data_root=data_root,
-        data_prefix=dict(img_path="JPEGImages", seg_map_path="SegmentationClassContext"),
-        ann_file="ImageSets/SegmentationContext/train.txt",
-        pipeline=train_pipeline,
-    ),
+    dataset=dict(dataset, ann_file="ImageSets/SegmentationContext/train.txt", pipeline=train_pipeline),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(
-        type="PascalContextDataset",
-        data_root=data_root,
-        data_prefix=dict(img_path="JPEGImages", seg_map_path="SegmentationClassContext"),
-        ann_file="ImageSets/SegmentationContext/val.txt",
-        pipeline=test_pipeline,
-    ),
+    dataset=dict(dataset, ann_file="ImageSets/SegmentationContext/val.txt", pipeline=test_pipeline),
 )
-test_dataloader = val_dataloader
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=80_128, val_interval=8_000)
-param_scheduler = [dict(type="PolyLR", eta_min=1e-5, power=0.9, begin=0, end=80_128, by_epoch=False)]
+test_dataloader = dict(_base_.val_dataloader, **val_dataloader)
+# Eight epochs.
+train_cfg = dict(max_iters=max_iters, val_interval=2_504)
+param_scheduler = [dict(_base_.poly, end=max_iters + 1)]
