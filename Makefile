@@ -19,7 +19,7 @@ export OMP_NUM_THREADS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 
 SEED ?= 0
-DEMO ?= --data demo --model nano --image-size 64 --crop-min 0.2 --blur 0.6 --epochs 8 --warmup-epochs 1 \
+DEMO ?= --data demo --model nano --image-size 64 --eval-size 128 --crop-min 0.2 --blur 0.6 --epochs 8 --warmup-epochs 1 \
   --batch-size 64 --lr 0.008 --momentum 0.95 --hidden 512 --out-dim 128 --workers 1 --knn-every 100 \
   --seed $(SEED) --out runs/demo-$(SEED)
 STAGES := lint types house unit contracts parity recipes soak

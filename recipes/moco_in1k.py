@@ -12,7 +12,6 @@ Expect a linear probe of 68.1 on IN-1K (Table 4) and 79.9 on IN-100 (Table 5) wi
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal
 
 from torch.optim import Optimizer
@@ -37,8 +36,7 @@ from castssl.registry import build
 from castssl.training import FirstBatch, build_optimizer, check_batch, fits, scaled_rate, set_rate, start
 from castssl.training.configs import PretrainConfig
 from castssl.training.schedule import warmup_cosine
-from castssl.visualization.gallery import gallery
-from castssl.visualization.photographs import photographs
+from castssl.visualization.gallery import Comparison, examples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +68,8 @@ class Config(PretrainConfig):
     """What decays: all parameters (the released code), or only those with two axes or more."""
     optimizer: Literal["adamw", "lars"] = "adamw"
     """adamw (the released scripts; the paper says Adam), or lars (the released code's own default)."""
+    eval_size: int = field(default=0, metadata=FREE)
+    """Side in pixels of the center view of held-out images, for evaluation and pictures; 0 = --image-size."""
     knn_branch: Literal["base", "momentum"] = field(default="base", metadata=FREE)
     """Which encoder is evaluated."""
 
@@ -111,24 +111,25 @@ def main(cfg: Config) -> None:
     run, accelerator = start(cfg)
     device = accelerator.device
     images, held_out = cfg.images(measured=cfg.knn_every > 0, streams=False)
+    side = cfg.eval_size or cfg.image_size
     superpixels = build("superpixels", cfg.backend())
     objective = make_objective(cfg, images.tree).to(device)
-    fits(superpixels, objective.encoder, cfg.image_size)
+    fits(superpixels, objective.encoder, max(cfg.image_size, side))
     check_batch(objective, cfg.batch_size // cfg.accumulate)
     views = TwoViews(cfg.image_size, crop_min=cfg.crop_min, blur=cfg.blur)
     loader = load(images, views=views, superpixels=superpixels, **cfg.loading())
     encoder = objective.branch(cfg.knn_branch)
-    evaluators, center = make_evaluators(cfg, encoder, views), CenterView(cfg.image_size)
+    evaluators, center = make_evaluators(cfg, encoder, views), CenterView(side)
     evaluation = Evaluation(images, held_out, superpixels, center, evaluators, device, workers=cfg.workers)
     subject = Subject(encoder)
     untrained = run.once("untrained", lambda: evaluation(subject))
+    picture = Comparison(encoder, superpixels, examples(held_out), side, device)
     optimizer = make_optimizer(cfg, objective)
     model, optimizer = run.prepare(objective, optimizer)
     if cfg.compile:
         objective.branch("base").compile()
         objective.branch("momentum").compile()
-    check, photos = FirstBatch(objective), [photo for _, photo in photographs()]
-    picture = partial(gallery, encoder, superpixels, photos, cfg.image_size, device)
+    check = FirstBatch(objective)
     for step, raw in run.steps(loader):
         set_rate(optimizer, warmup_cosine(run.progress(step), cfg.warmup_epochs / cfg.epochs))
         batch = to_views(raw, superpixels, device)
@@ -149,7 +150,7 @@ def main(cfg: Config) -> None:
     run.picture(picture())
     results = {"trained": evaluation.finish(subject), "untrained": untrained}
     results |= {"majority": evaluation.majority(), "chance": evaluation.chance()}
-    run.finish(table(**results), f"the hierarchy on photographs: {run.folder / 'pictures'}", **results)
+    run.finish(table(**results), f"the segments of some images: {run.folder / 'pictures'}", **results)
 
 
 if __name__ == "__main__":

@@ -55,12 +55,18 @@ def draw_hierarchy(
     sizes = [tokens.x.shape[1] for tokens in hierarchy.stages]
     stages = [i for i in range(1, len(sizes)) if sizes[i] != sizes[i - 1]]
     labels = [hierarchy.labels(i)[index] for i in stages]
-    panels = [_upright(shown, panel), partition(shown, segments, panel=panel)]
+    panels = [draw_image(shown, panel), partition(shown, segments, panel=panel)]
     captions = ["image", f"{_seen(segments)} superpixels"]
     for stage, label, colors in zip(stages, labels, paint(labels) if labels else [], strict=True):
         panels.append(overlay(shown, label, colors, panel=panel, strength=strength))
         captions.append(_caption(sizes[stage], _seen(label)))
     return captioned(panels, captions)
+
+
+def draw_image(image: ImageLike, panel: int = 224) -> Image.Image:
+    """The image as a panel of this height."""
+    shown = to_pil(image)
+    return shown.resize((round(panel * shown.width / shown.height), panel), Image.Resampling.LANCZOS)
 
 
 def partition(image: ImageLike, labels: Tensor, *, panel: int = 224) -> Image.Image:
@@ -146,11 +152,6 @@ def captioned(panels: Sequence[Image.Image], captions: Sequence[str]) -> Image.I
         pen.text((middle, height + GAP + GAP // 2), caption, fill=FAINT, font=font(CAPTION), anchor="ma")
         left += panel.width + GAP
     return row
-
-
-def _upright(image: Image.Image, height: int) -> Image.Image:
-    size = (round(height * image.width / image.height), height)
-    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def _means(pixels: Bytes, regions: Ints) -> Bytes:
