@@ -139,7 +139,7 @@ def main(cfg: Config) -> None:
     run.picture(picture())
     trained = evaluation.finish(subject)
     results = {"trained": trained, "best": best(run.folder, "fpa"), "untrained": untrained}
-    results |= {"majority": evaluation.majority(), "chance": evaluation.chance()}
+    results |= evaluation.baselines()
     run.finish(table(**results), f"the hierarchy on photographs: {run.folder / 'pictures'}", **results)
 
 

@@ -149,7 +149,7 @@ def main(cfg: Config) -> None:
     save_objective(objective, objective.encoder, run.folder / "encoder.safetensors")
     run.picture(picture())
     results = {"trained": evaluation.finish(subject), "untrained": untrained}
-    results |= {"majority": evaluation.majority(), "chance": evaluation.chance()}
+    results |= evaluation.baselines()
     run.finish(table(**results), f"the segments of some images: {run.folder / 'pictures'}", **results)
 
 

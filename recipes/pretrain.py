@@ -136,7 +136,7 @@ def main(cfg: Config) -> None:
     save_objective(objective, encoder, run.folder / "encoder.safetensors")
     run.picture(picture())
     results = {"trained": evaluation.finish(subject), "untrained": untrained}
-    results |= {"majority": evaluation.majority(), "chance": evaluation.chance()}
+    results |= evaluation.baselines()
     run.finish(table(**results), f"the hierarchy on photographs: {run.folder / 'pictures'}", **results)
 
 

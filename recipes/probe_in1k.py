@@ -125,8 +125,8 @@ def main(cfg: Config) -> None:
             run.note(**evaluation.update(subject, due))
     trained = evaluation.finish(subject) | frozen
     results = {"trained": trained, "best": best(run.folder, "top1"), "untrained": unlearned}
-    results["majority"] = evaluation.majority() | features.majority()
-    results["chance"] = evaluation.chance() | features.chance()
+    for heading, values in features.baselines().items():
+        results[heading] = evaluation.baselines().get(heading, {}) | values
     if accelerator.is_main_process:
         write_tensors(run.folder / "probe.safetensors", objective.model.head.state_dict(), {})
     run.finish(table(**results), f"the hierarchy on photographs: {run.folder / 'pictures'}", **results)

@@ -162,9 +162,9 @@ def main(cfg: Config) -> None:
     views = RandomDenseView(size, shorter=shorter, distort=True)
     loader = load(images, views=views, superpixels=superpixels, **cfg.loading())
     run.once("label_maps", lambda: check_label_maps(indexable, device, cfg.workers))
-    measured = ClassMaps(cfg.windows(), every=cfg.eval_every, views=WholeView(shorter))
+    evaluators = [ClassMaps(cfg.windows(), every=cfg.eval_every, views=WholeView(shorter))]
     evaluation = Evaluation(
-        images, held_out, superpixels, CenterView(size), [measured], device, batch_size=1, workers=cfg.workers
+        images, held_out, superpixels, CenterView(size), evaluators, device, batch_size=1, workers=cfg.workers
     )
     published = HEADS[cfg.head]
     optimizer = build_optimizer(objective, lr=cfg.lr or published.lr, **published.optimizer)
@@ -190,8 +190,7 @@ def main(cfg: Config) -> None:
             run.note(**evaluation.update(subject, due))
     trained = evaluation.finish(subject)
     results = {"trained": trained, "best": best(run.folder, "miou"), "untrained": untrained}
-    results |= {"bound": measured.bound()}
-    results |= {"majority": evaluation.majority(), "chance": evaluation.chance()}
+    results |= evaluation.baselines()
     weights = run.folder / "encoder.safetensors"
     save_segmenter(objective, weights, head=cfg.head, labels=tree, palette=palette, shorter=shorter)
     run.finish(table(**results), **results)

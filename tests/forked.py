@@ -31,6 +31,7 @@ TIMEOUT = 280.0
 """Seconds after which a process that should have ended is given up."""
 IMPORTED = [
     "torch._dynamo",
+    "sklearn.cluster",
     "tests.training.toy",
     *(f"recipes.{name}" for name in ("moco_in1k", "pretrain", "deit_in1k", "hcast", "probe_in1k", "segment")),
 ]

@@ -23,7 +23,16 @@ PANELS = 3
 WIDEST = 1600
 """Pixels."""
 MEAN = "mean ± standard deviation"
-LINES = {"untrained": (":", "#888888"), "majority": ("-.", "#888888"), "chance": ("--", "#bb5566")}
+LINES = {
+    "bound": ("-", "#bb5566"),
+    "untrained": (":", "#888888"),
+    "pixels": ("-.", "#997700"),
+    "color": ("-", "#117733"),
+    "color+place": ("--", "#117733"),
+    "neighbors": (":", "#117733"),
+    "majority": ("-.", "#888888"),
+    "chance": ("--", "#bb5566"),
+}
 """Style and color of the references."""
 
 

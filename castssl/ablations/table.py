@@ -15,9 +15,8 @@ from scipy.special import stdtrit
 from castssl.ablations.engine import OUTPUT, last_words
 from castssl.ablations.formats import Entry, Sheet, markdown
 from castssl.ablations.grid import Cell, Study, is_seed
-from castssl.evaluation.report import by_importance, legend, metric
+from castssl.evaluation.report import BASELINES, by_importance, legend, metric
 
-REFERENCES = ("untrained", "majority", "chance")
 ALL = "all"
 """Of the columns: every result and every cost."""
 WIDTH = 80
@@ -100,7 +99,7 @@ def references(cells: Sequence[Cell], out: Path) -> dict[str, dict[str, Spread]]
     for cell in cells:
         for step in cell.steps:
             for kind, values in (step.results(out) or {}).items():
-                for name, value in values.items() if kind in REFERENCES else ():
+                for name, value in values.items() if kind in BASELINES else ():
                     by_kind.setdefault(kind, {}).setdefault(name, []).append(value)
 
     def of(values: Sequence[float]) -> Spread:
@@ -184,6 +183,8 @@ def sheet(study: Study, out: Path, table_rows: Sequence[Row], names: Sequence[st
         body.append([*map(Entry, row.values), *entries, Entry(finished)])
     foot = []
     for kind, values in references(study.cells(), out).items():
+        if not values.keys() & {*names}:
+            continue
         shown = (values[name].shown(name) if name in values else "–" for name in names)
         padding = [""] * (len(keys(study)) - 1)
         foot.append([Entry(kind, "italic"), *map(Entry, (*padding, *shown, ""))])

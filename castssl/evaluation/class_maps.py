@@ -96,20 +96,13 @@ class ClassMaps(Evaluator):
         }
         return _by_name(found)
 
-    def bound(self) -> dict[str, float]:
-        """The scores if each superpixel, or patch of CAST's ViT, had its most frequent true class.
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Of the latest evaluation: ``bound``, ``majority`` (everywhere), ``chance`` (of each pixel).
 
-        Empty for encoders without superpixels, and for windows with superpixels of their own.
+        The bound has the most frequent true class of each superpixel, or patch of CAST's ViT; it is empty for
+        encoders without superpixels, and for windows with superpixels of their own.
         """
-        return self._baselines.get("bound", {})
-
-    def majority(self) -> dict[str, float]:
-        """The scores of the most frequent held-out class everywhere."""
-        return self._baselines.get("majority", {})
-
-    def chance(self) -> dict[str, float]:
-        """The scores of a class drawn for each pixel, all classes alike."""
-        return self._baselines.get("chance", {})
+        return self._baselines
 
 
 def _by_name(found: ClassMapScores) -> dict[str, float]:

@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from castssl.errors import ConfigError
 from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject
-from castssl.metrics.balanced import BalancedAccuracy, majority
+from castssl.metrics.balanced import BalancedAccuracy, shares_of
 
 TOP = (1, 5)
 
@@ -84,11 +84,12 @@ class Accuracy(Evaluator):
         return levels | ({"top1_balanced": 1 / self._classes} if levels else {})
 
     def majority(self) -> dict[str, float]:
-        """``top1`` of the most frequent class."""
+        """Of the k most frequent classes."""
         if not self._tops:
             return {}
-        share = majority(self._data.labels()).get(self.level % self._data.tree.levels)
-        return {} if share is None else {"top1": share}
+        shares = shares_of(self._data.labels()[:, self.level])
+        results = {f"top{top}": sum(shares[:top]) for top in self._tops}
+        return results | {"top1_balanced": 1 / len(shares)} if shares else {}
 
     @property
     def _tops(self) -> tuple[int, ...]:

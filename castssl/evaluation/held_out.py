@@ -156,6 +156,10 @@ class Evaluator:
         """The results of the most frequent held-out class as a constant answer, where labels are known."""
         return {}
 
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """The results without learning, by the columns of the final table; called after an evaluation."""
+        return {"majority": self.majority(), "chance": self.chance()}
+
 
 @dataclass
 class Evaluation:
@@ -231,13 +235,13 @@ class Evaluation:
         self._latest |= self._measure(subject, [one for one in self.evaluators if not self._latest.get(one)])
         return _merged({one: self._latest[one] for one in self.evaluators})
 
-    def majority(self) -> dict[str, float]:
-        """The results of the most frequent classes as constant answers, where that means something."""
-        return _merged({one: one.majority() for one in self.evaluators})
-
-    def chance(self) -> dict[str, float]:
-        """The chance level of each result."""
-        return _merged({one: one.chance() for one in self.evaluators})
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """The results without learning, by the columns of the final table; every process calls this."""
+        results: dict[str, dict[str, float]] = {"majority": {}, "chance": {}}
+        for one in self.evaluators:
+            for heading, values in one.baselines().items():
+                results.setdefault(heading, {}).update(values)
+        return results
 
     def _measure(self, subject: Subject, due: Sequence[Evaluator]) -> dict[Evaluator, dict[str, float]]:
         """The results of some evaluators, in one pass."""

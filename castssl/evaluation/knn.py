@@ -6,16 +6,33 @@ discrimination", https://arxiv.org/abs/1805.01978, section 3.4.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from torch import Tensor
+from torch.nn import functional as F
 
 from castssl.datasets.images import Images, hash_index
 from castssl.evaluation.features import Device, Features, blocks, check_rows, unit
 from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject, indexed, note
-from castssl.metrics.balanced import majority
+from castssl.metrics.balanced import shares_of
+
+SIDE = 16
+"""Of the images whose pixels are compared."""
+
+
+class Votes(NamedTuple):
+    """The features of the training images that vote, and those of held-out images."""
+
+    bank: Features
+    rows: Features
+
+    def accuracy(self, classes: int) -> dict[str, float]:
+        """``knn``, unless no training image or no held-out image has a label."""
+        bank, rows = _labeled(self.bank), _labeled(self.rows)
+        return {"knn": knn(*bank, *rows, classes=classes)} if len(bank[0]) and len(rows[0]) else {}
 
 
 @dataclass(eq=False)
@@ -23,6 +40,7 @@ class Knn(Evaluator):
     """``knn``: the accuracy of the 20 nearest training images at the finest level, in [0, 1].
 
     Images without a label at that level neither vote nor count.  Nothing is measured with a single class.
+    The first evaluation also measures the pixels of the images, averaged to :data:`SIDE` x :data:`SIDE`.
 
     Args:
         voters: at most so many training images vote, drawn by the evaluation's seed; 0 = all.
@@ -32,8 +50,9 @@ class Knn(Evaluator):
     voters: int = 0
     _classes: int = field(default=0, init=False, repr=False)
     _voting: Images = field(init=False, repr=False)
-    _bank: tuple[Tensor, Tensor] = field(init=False, repr=False)
-    _rows: Features = field(init=False, repr=False)
+    _features: Votes = field(init=False, repr=False)
+    _pixels: Votes | None = field(default=None, init=False, repr=False)
+    _by_pixels: dict[str, float] | None = field(default=None, init=False, repr=False)
 
     def prepare(self, data: Evaluation) -> None:
         """Draw the training images that vote."""
@@ -51,25 +70,37 @@ class Knn(Evaluator):
         """Compute the features of the training images that vote."""
         if self._classes < 2:
             return
-        bank, self._rows = Features(self._data.device), Features(self._data.device)
-        augment = self.views or self._data.view
-        for batch in self._data.batches(self._voting, [augment], "kNN, training images"):
-            bank.add(Forward(subject).feature(batch.views[0]), batch.target, batch.positions)
-        self._bank = _labeled(bank)
+        self._features = self._votes()
+        self._pixels = self._votes() if self._by_pixels is None else None
+        for batch in self._batches(self._voting, "kNN, training images"):
+            self._features.bank.add(Forward(subject).feature(batch.views[0]), batch.target, batch.positions)
+            if self._pixels:
+                self._pixels.bank.add(thumbnails(batch), batch.target, batch.positions)
 
     def add(self, batch: ImageBatch, forward: Forward) -> None:
         """Keep the features of a batch."""
         if self._classes > 1:
-            self._rows.add(forward.feature(batch.views[0]), batch.target, batch.positions)
+            self._features.rows.add(forward.feature(batch.views[0]), batch.target, batch.positions)
+            if self._pixels:
+                self._pixels.rows.add(thumbnails(batch), batch.target, batch.positions)
 
     def result(self, subject: Subject) -> dict[str, float]:
         """``knn``, unless no training image or no held-out image has a label."""
         if self._classes < 2:
             return {}
-        rows = _labeled(self._rows)
-        if not len(self._bank[0]) or not len(rows[0]):
-            return {}
-        return {"knn": knn(*self._bank, *rows, classes=self._classes)}
+        if self._pixels:
+            self._by_pixels = self._pixels.accuracy(self._classes)
+        return self._features.accuracy(self._classes)
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Those of all evaluators, and the pixels'."""
+        if self._by_pixels is None and self._classes > 1:
+            self._pixels = votes = self._votes()
+            for images, features in zip((self._voting, indexed(self._data.held_out)), votes, strict=True):
+                for batch in self._batches(images, "kNN, pixels"):
+                    features.add(thumbnails(batch), batch.target, batch.positions)
+            self._by_pixels = votes.accuracy(self._classes)
+        return {"pixels": self._by_pixels or {}} | super().baselines()
 
     def chance(self) -> dict[str, float]:
         """1 / number of classes."""
@@ -77,9 +108,14 @@ class Knn(Evaluator):
 
     def majority(self) -> dict[str, float]:
         """The share of the most frequent class."""
-        last = self._data.tree.levels - 1
-        share = majority(self._data.labels()).get(last) if self._classes > 1 else None
-        return {} if share is None else {"knn": share}
+        shares = shares_of(self._data.labels()[:, -1]) if self._classes > 1 else ()
+        return {"knn": shares[0]} if shares else {}
+
+    def _votes(self) -> Votes:
+        return Votes(Features(self._data.device), Features(self._data.device))
+
+    def _batches(self, images: Images, what: str) -> Iterator[ImageBatch]:
+        return self._data.batches(images, [self.views or self._data.view], what)
 
     def _drawn(self, train: Images) -> Images:
         """The training images that vote: those with a finest label, or a sample of them."""
@@ -89,6 +125,11 @@ class Knn(Evaluator):
         word = int(np.random.SeedSequence(self._data.seed).generate_state(1, np.uint64)[0])
         order = np.argsort(hash_index(train.rows[labeled], word), kind="stable")
         return train.take(np.sort(labeled[order[: self.voters]]).tolist())
+
+
+def thumbnails(batch: ImageBatch) -> Tensor:
+    """The pixels of the first view, averaged to :data:`SIDE` x :data:`SIDE`: float32 (B, D)."""
+    return F.adaptive_avg_pool2d(batch.views[0].image, SIDE).flatten(1)
 
 
 def knn(

@@ -15,7 +15,7 @@ from castssl.errors import ConfigError
 from castssl.evaluation.features import Device
 from castssl.evaluation.held_out import Evaluator, Forward, ImageBatch, Subject
 from castssl.labels import LabelTree
-from castssl.metrics.balanced import BalancedAccuracy, majority
+from castssl.metrics.balanced import BalancedAccuracy, shares_of
 from castssl.metrics.hie import hie
 from castssl.metrics.hierarchy import (
     FullPathAccuracy,
@@ -84,8 +84,10 @@ class LabelPaths(Evaluator):
 
     def majority(self) -> dict[str, float]:
         """Each level's accuracy of its most frequent class, and ``fpa`` of the most frequent path."""
-        labels = self._data.labels()
-        shares = {f"level{level}": share for level, share in majority(labels).items()}
+        labels, shares = self._data.labels(), dict[str, float]()
+        for level, column in enumerate(labels.unbind(1)):
+            if by_class := shares_of(column):
+                shares |= {f"level{level}": by_class[0], f"level{level}_balanced": 1 / len(by_class)}
         complete = labels[(labels >= 0).all(1)]
         if len(complete):
             shares["fpa"] = max(Counter(map(tuple, complete.tolist())).values()) / len(complete)

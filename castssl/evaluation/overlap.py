@@ -86,14 +86,10 @@ class Overlap(Evaluator):
         """The overlaps by measure and stage; nothing without masks."""
         return self._means(self._rows.gather()[0])
 
-    def chance(self) -> dict[str, float]:
-        """The overlaps of superpixels merged at random; every process calls this."""
-        return self.merged()[RANDOM]
-
-    def merged(self) -> dict[str, dict[str, float]]:
+    def baselines(self) -> dict[str, dict[str, float]]:
         """The overlaps of superpixels that :func:`castssl.superpixels.merge.merge` merges, by its kinds.
 
-        Every process calls this.
+        Those merged at random are the chance level.
         """
         if self._merged is None:
             for batch in self._batches():
@@ -102,7 +98,8 @@ class Overlap(Evaluator):
         for index, values in (self._merged or {}).items():
             rows.add(values.view(1, -1), torch.empty(1, 0).long(), torch.tensor([index]))
         parts = rows.gather()[0].tensor_split(len(KINDS), 1)
-        return {kind: self._means(values) for kind, values in zip(KINDS, parts, strict=True)}
+        results = {kind: self._means(values) for kind, values in zip(KINDS, parts, strict=True)}
+        return {"chance" if kind == RANDOM else kind: values for kind, values in results.items()}
 
     @property
     def _held_out(self) -> bool:

@@ -50,12 +50,22 @@ KNOWN = {
 AMENDED = ", HiE"
 HIE = "HiE: each class's probability is multiplied by its parent's"
 COLUMNS = {
+    "trained": "",
     "best": "best: the highest value during training",
     "bound": "bound: each superpixel has its most frequent true class",
+    "untrained": "untrained: new weights",
+    "pixels": "pixels: the images themselves, averaged to 16 x 16 pixels, in place of features",
+    "color": "color: superpixels merged by mean color without learning (Ward's clustering)",
+    "color+place": "color+place: superpixels merged by mean color and position",
+    "neighbors": "neighbors: superpixels merged by mean color where they touch",
     "majority": "majority: the most frequent held-out class as a constant answer",
     "chance": "chance level: random guesses; of IoU by segments, superpixels merged at random",
 }
-"""Legends of columns."""
+"""Columns of the final table, in order, with their legends."""
+BASELINES = tuple(COLUMNS)[2:]
+"""Those that are not trained."""
+SEGMENTS = re.compile(r"(object|region|part)_iou_(\d+)")
+"""Results that have a table of their own: a row for each column of the others."""
 
 
 class Metric(NamedTuple):
@@ -108,7 +118,7 @@ def by_importance(names: Iterable[str]) -> list[str]:
 
 
 def table(**columns: Mapping[str, float]) -> Group | str:
-    """Results side by side with their units, then a legend; n/a without a value.
+    """Results side by side with their units, then those of segments, then a legend; n/a without a value.
 
     Without any result, it is a sentence.
 
@@ -118,21 +128,49 @@ def table(**columns: Mapping[str, float]) -> Group | str:
     names = list(dict.fromkeys(name for results in columns.values() for name in results))
     if not names:
         return "nothing was measured on held-out images"
-    metrics = [metric(name) for name in names]
-    shown = Table(title="On held-out images", box=SIMPLE_HEAD, pad_edge=False)
+    known = {heading: columns[heading] for heading in COLUMNS if heading in columns}
+    columns = {heading: results for heading, results in (known | columns).items() if results}
+    segments = [name for name in names if SEGMENTS.fullmatch(name)]
+    others = [name for name in names if name not in segments]
+    shown = [_by_metric(others, columns)] * bool(others) + [_by_heading(segments, columns)] * bool(segments)
+    lines = legend([metric(name) for name in (*others, *segments)], columns)
+    return Group(*shown, *(Text(line, no_wrap=True, overflow="ignore") for line in lines))
+
+
+def _by_metric(names: Sequence[str], columns: Mapping[str, Mapping[str, float]]) -> Table:
+    """A row for each metric, a column for each heading."""
+    columns = {heading: results for heading, results in columns.items() if {*names} & results.keys()}
+    shown = Table(title="On held-out images", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     shown.add_column("metric")
     shown.add_column("unit", no_wrap=True)
     for heading in columns:
         shown.add_column("chance\nlevel" if heading == "chance" else heading, justify="right", no_wrap=True)
-    for one in metrics:
-        values = [results.get(one.name) for results in columns.values()]
-        cells = ("n/a" if value is None else f"{one.scale * value:.1f}" for value in values)
-        shown.add_row(one.title, one.unit, *cells)
-    return Group(shown, *(Text(line, no_wrap=True, overflow="ignore") for line in legend(metrics, columns)))
+    for one in map(metric, names):
+        shown.add_row(one.title, one.unit, *(_cell(one, results) for results in columns.values()))
+    return shown
+
+
+def _by_heading(names: Sequence[str], columns: Mapping[str, Mapping[str, float]]) -> Table:
+    """A row for each heading, a column for each measure and number of segments."""
+    shown = Table(title="Segments of held-out images: IoU in %", box=SIMPLE_HEAD, pad_edge=False, padding=0)
+    shown.add_column("\nsegments", no_wrap=True)
+    parts = [name.split("_iou_") for name in names]
+    for (measure, size), before in zip(parts, [["", ""], *parts], strict=False):
+        shown.add_column(f"{measure * (measure != before[0])}\n{size}", justify="right", no_wrap=True)
+    for heading, results in columns.items():
+        if {*names} & results.keys():
+            cells = (_cell(metric(name), results) for name in names)
+            shown.add_row("chance level" if heading == "chance" else heading, *cells)
+    return shown
+
+
+def _cell(one: Metric, results: Mapping[str, float]) -> str:
+    return f"{one.scale * results[one.name]:.1f}" if one.name in results else "n/a"
 
 
 def legend(metrics: Sequence[Metric], columns: Collection[str]) -> list[str]:
     """One line for each kind of metric, then for the columns."""
     amended = any(one.title.endswith(AMENDED) for one in metrics)
     lines = [one.legend for one in metrics if one.legend] + [HIE] * amended
-    return list(dict.fromkeys([*lines, *(line for heading, line in COLUMNS.items() if heading in columns)]))
+    of_columns = (line for heading, line in COLUMNS.items() if heading in columns and line)
+    return list(dict.fromkeys([*lines, *of_columns]))

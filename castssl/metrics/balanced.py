@@ -9,18 +9,14 @@ from torch import Tensor
 from torchmetrics import Metric
 
 
-def majority(labels: Tensor) -> dict[int, float]:
-    """The share of the most frequent class at each level: what a constant answer scores.
+def shares_of(labels: Tensor) -> list[float]:
+    """The shares of the classes that occur, the largest first: the first is what a constant answer scores.
 
     Args:
-        labels: int64 (n, L), coarse to fine; -1 is unknown and does not count.
-
-    Returns:
-        The share in (0, 1] by level; a level without a label is left out.
+        labels: int64 (n,); -1 is unknown and does not count.
     """
-    columns = [column[column >= 0] for column in labels.unbind(1)] if labels.dim() == 2 else []
-    counted = {level: column for level, column in enumerate(columns) if len(column)}
-    return {level: float(column.bincount().max()) / len(column) for level, column in counted.items()}
+    counts = labels[labels >= 0].bincount()
+    return [count / int(counts.sum()) for count in sorted(counts.tolist(), reverse=True) if count]
 
 
 class BalancedAccuracy(Metric):

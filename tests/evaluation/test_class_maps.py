@@ -99,21 +99,21 @@ def truths(folder: Path) -> Tensor:
 
 def test_baselines_are_those_of_constant_and_of_random_answers(tmp_path: Path) -> None:
     measured, learned = evaluation(tmp_path, None), objective()
-    assert measured.majority() == measured.chance() == {}
+    assert measured.baselines()["majority"] == measured.baselines()["chance"] == {}
     measured(Subject(learned.encoder, learned.predict, learned))
     truth = truths(tmp_path)
     counts = truth.bincount(minlength=3)
     constant = {"miou": counts.max() / len(truth) / 3, "pixel_accuracy": counts.max() / len(truth)}
-    assert measured.majority() == pytest.approx(
+    assert measured.baselines()["majority"] == pytest.approx(
         {**{name: float(value) for name, value in constant.items()}, "class_accuracy": 1 / 3}
     )
     draw, metric = torch.Generator().manual_seed(0), MeanIoU(3)
     for _ in range(50):
         metric.update(torch.randint(3, truth.shape, generator=draw), truth)
     guessed = metric.compute()
-    assert measured.chance()["miou"] == pytest.approx(float(guessed.mean_iou), abs=5e-3)
-    assert measured.chance()["pixel_accuracy"] == pytest.approx(1 / 3)
-    assert measured.chance()["class_accuracy"] == pytest.approx(1 / 3)
+    assert measured.baselines()["chance"]["miou"] == pytest.approx(float(guessed.mean_iou), abs=5e-3)
+    assert measured.baselines()["chance"]["pixel_accuracy"] == pytest.approx(1 / 3)
+    assert measured.baselines()["chance"]["class_accuracy"] == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("windows", [None, Windows(32, 16), Windows(32, 16, once=True)])
@@ -126,7 +126,7 @@ def test_the_bound_gives_each_superpixel_its_most_frequent_class(
     assert isinstance(maps, ClassMaps)
     measured(Subject(learned.encoder, learned.predict, learned))
     if windows is not None and not windows.once:
-        assert maps.bound() == {}
+        assert maps.baselines()["bound"] == {}
         return
     right = total = 0
     for at in range(2):
@@ -142,8 +142,8 @@ def test_the_bound_gives_each_superpixel_its_most_frequent_class(
         for label in np.unique(segments):
             known = truth[(segments == label) & (truth != 255)]
             right, total = right + np.bincount(known, minlength=1).max(), total + len(known)
-    assert maps.bound()["pixel_accuracy"] == pytest.approx(right / total)
-    assert maps.bound()["miou"] > maps.majority()["miou"]
+    assert maps.baselines()["bound"]["pixel_accuracy"] == pytest.approx(right / total)
+    assert maps.baselines()["bound"]["miou"] > maps.baselines()["majority"]["miou"]
 
 
 def test_a_model_without_superpixels_has_no_bound(tmp_path: Path) -> None:
@@ -152,8 +152,8 @@ def test_a_model_without_superpixels_has_no_bound(tmp_path: Path) -> None:
     assert isinstance(maps, ClassMaps)
     learned = Segmentation(create("timm:test_vit", image_size=32), TREE)
     measured(Subject(learned.encoder, learned.predict, learned))
-    assert maps.bound() == {}
-    assert maps.majority()
+    assert maps.baselines()["bound"] == {}
+    assert maps.baselines()["majority"]
 
 
 def test_other_classes_and_objectives_are_refused(tmp_path: Path) -> None:

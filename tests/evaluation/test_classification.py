@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
+import torch
 
 from castssl.data.normalize import normalize
 from castssl.data.views import CenterView
@@ -11,6 +13,7 @@ from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import ConfigError
 from castssl.evaluation.classification import Accuracy
+from castssl.evaluation.label_paths import LabelPaths
 from tests.evaluation.toys import Heads, evaluation, subject
 
 SEED = 3
@@ -38,8 +41,32 @@ def test_accuracies_are_those_counted_one_by_one(image_folder: Path) -> None:
     # The classes have as many images each.
     assert found(subject(objective)) == pytest.approx(counted | {"top1_balanced": first / len(images)})
     assert objective.training
-    assert found.chance() == {"top1": 1 / 8, "top5": 5 / 8, "top1_balanced": 1 / 8}
+    assert found.baselines()["chance"] == {"top1": 1 / 8, "top5": 5 / 8, "top1_balanced": 1 / 8}
+    assert found.baselines()["majority"] == pytest.approx(found.baselines()["chance"])
     assert found(subject(objective, "other")) != found(subject(objective))
+
+
+def test_the_majority_is_that_of_the_most_frequent_classes(image_folder: Path) -> None:
+    evaluated = evaluation(image_folder, Accuracy(), LabelPaths())
+    assert isinstance(evaluated.held_out, Images)
+    paths = evaluated.held_out.tree.paths()
+    labels = paths[[0, 0, 0, 1, 1, 2, 3, 4, 5]]
+    labels = torch.cat([labels, torch.full_like(labels[:1], -1)])
+    evaluated.held_out = replace(evaluated.held_out, targets=labels)
+    found = evaluated.baselines()["majority"]
+    parents = labels[:9, 0].bincount()
+    assert found == pytest.approx(
+        {
+            "top1": 3 / 9,
+            "top5": 8 / 9,
+            "top1_balanced": 1 / 6,
+            "level0": int(parents.max()) / 9,
+            "level0_balanced": 1 / int((parents > 0).sum()),
+            "level1": 3 / 9,
+            "level1_balanced": 1 / 6,
+            "fpa": 3 / 9,
+        }
+    )
 
 
 def test_a_classifier_of_other_classes_is_refused(image_folder: Path) -> None:

@@ -65,7 +65,7 @@ def test_results_are_shares_and_repeat_exactly(image_folder: Path) -> None:
 
 def test_the_chance_level_is_one_in_so_many(image_folder: Path) -> None:
     evaluated = evaluation(image_folder, *frozen())
-    chance = evaluated.chance()
+    chance = evaluated.baselines()["chance"]
     assert chance["knn"] == 1 / 8
     assert chance["match"] == 1 / 8
     # Without merging, the best cell of a grid covers what any encoder's first stage covers.
@@ -105,7 +105,7 @@ def test_other_masks_may_be_given(image_folder: Path, tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     evaluated = evaluation(image_folder, Overlap((16,), path))
     assert evaluated.evaluators[0].images() == ()
-    chance = evaluated.chance()
+    chance = evaluated.baselines()["chance"]
     assert set(evaluated(Subject(nano()))) == set(chance) == {f"{name}_16" for name in MEASURES}
     assert chance["object_iou_16"] == pytest.approx(1 / 8)
     assert chance["region_iou_16"] == chance["part_iou_16"] == 1
@@ -118,7 +118,8 @@ def test_other_masks_may_be_given(image_folder: Path, tmp_path: Path) -> None:
 def test_without_held_out_images_nothing_is_measured(image_folder: Path) -> None:
     images = open_images(f"folder:{image_folder}")
     evaluated = Evaluation(images, None, Grid(8), CenterView(32), [Accuracy(), LabelPaths(), *frozen()])
-    assert evaluated(Subject(nano())) == evaluated.chance() == evaluated.majority() == {}
+    assert evaluated(Subject(nano())) == {}
+    assert evaluated.baselines() == {"majority": {}, "chance": {}}
     assert evaluated.tree.levels == 0
 
 
@@ -269,7 +270,10 @@ def results(image_folder: str | Path) -> dict[str, float]:
     paths = evaluation(image_folder, LabelPaths(hie=True))
     toy = test_classification.toy()
     found = classes(Subject(Colors(), toy.predict, toy)) | paths(subject(test_label_paths.toy()))
-    return found | evaluation(image_folder, Overlap(SIZES))(Subject(nano()))
+    overlap = evaluation(image_folder, Overlap(SIZES))
+    found |= overlap(Subject(nano()))
+    baselines = {**overlap.baselines(), **classes.baselines()}
+    return found | {f"{kind} {name}": value for kind in baselines for name, value in baselines[kind].items()}
 
 
 @pytest.mark.distributed
@@ -281,7 +285,7 @@ def test_two_processes_count_each_image_once(image_folder: Path, tmp_path: Path)
     assert 0 < one["fpa"] < one["level0"] < 1
     assert 0 < one["fpa_padded"] < one["level0_padded"] < 1
     assert 0 < one["top1"] < one["top5"]
-    assert {"knn", "match", "object_iou_16"} <= one.keys()
+    assert {"knn", "match", "object_iou_16", "pixels knn", "neighbors region_iou_2"} <= one.keys()
 
 
 def as_one_of_two(rank: int, image_folder: str, folder: str) -> None:

@@ -34,7 +34,9 @@ def test_the_accuracy_is_that_of_a_vote_over_the_training_images(tmp_path: Path)
     toy = Colors()
     assert found(Subject(toy))["knn"] in {0.5, 0.75}
     assert toy.training
-    assert found.chance() == found.majority() == {"knn": 0.5}
+    baselines = found.baselines()
+    assert baselines == {"majority": {"knn": 0.5}, "chance": {"knn": 0.5}, "pixels": {"knn": 0.75}}
+    assert Evaluation(train, val, Grid(4), CenterView(8), [Knn()]).baselines() == baselines
 
 
 def test_images_of_which_only_coarse_labels_are_known_do_not_vote(image_folder: Path) -> None:

@@ -57,7 +57,7 @@ def test_metrics_are_those_counted_one_by_one(image_folder: Path) -> None:
     evaluated = evaluation(image_folder, LabelPaths())
     plain = evaluated(subject(objective))
     assert plain == {name: value for name, value in found.items() if "_hie" not in name}
-    assert plain.keys() == evaluated.chance().keys()
+    assert plain.keys() == evaluated.baselines()["chance"].keys()
     assert evaluated(subject(objective, "other")) != plain
 
 
@@ -67,7 +67,8 @@ def test_guesses_have_the_chance_level(image_folder: Path) -> None:
     metrics = PathMetrics(tree)
     target = tree.paths().repeat(2000, 1)
     metrics.update([torch.rand(len(target), size, generator=generator) for size in SIZES], target)
-    assert metrics.compute() == pytest.approx(evaluation(image_folder, LabelPaths()).chance(), abs=0.015)
+    chance = evaluation(image_folder, LabelPaths()).baselines()["chance"]
+    assert metrics.compute() == pytest.approx(chance, abs=0.015)
 
 
 def test_metrics_that_no_image_decides_are_left_out() -> None:

@@ -37,5 +37,5 @@ def test_the_images_are_spread_and_their_views_those_of_a_loader(
     (raw,) = loader
     first, second = (toy.eval()(view).stages[-1].cls[:, 0].detach() for view in to_views(raw, Grid(8)).views)
     assert found(Subject(toy)) == {"match": match(first, second)}
-    assert found.chance() == {"match": 1 / 3}
+    assert found.baselines()["chance"] == {"match": 1 / 3}
     assert not torch.equal(first, second)

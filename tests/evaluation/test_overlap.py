@@ -21,6 +21,7 @@ from castssl.evaluation.overlap import Overlap, masked_by, object_masks, scores
 from castssl.labels import LabelTree
 from castssl.metrics.partition import best_overlap
 from castssl.superpixels.grid import Grid
+from castssl.superpixels.merge import KINDS
 from castssl.types import Hierarchy, Tokens, View
 from tests.evaluation import toys
 
@@ -180,7 +181,7 @@ def test_images_without_an_object_do_not_count(tmp_path: Path) -> None:
     root = written(tmp_path, NOTHING, ONE_CELL)
     assert means(measured(root), "object")[0] == 1
     written(tmp_path, NOTHING, NOTHING)
-    assert measured(root) == evaluation(root).chance() == {}
+    assert measured(root) == evaluation(root).baselines()["chance"] == {}
 
 
 def test_an_unreadable_image_does_not_lend_its_mask_to_another(tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ def test_an_unreadable_image_does_not_lend_its_mask_to_another(tmp_path: Path) -
     evaluated = evaluation(root)
     assert evaluated.evaluators[0].images() == [0, 1]
     assert means(evaluated(Subject(Halves())), "object")[0] == 1
-    assert means(evaluated.chance(), "object")[0] == 1
+    assert means(evaluated.baselines()["chance"], "object")[0] == 1
 
 
 def test_superpixels_run_where_they_belong(tmp_path: Path) -> None:
@@ -206,19 +207,40 @@ def test_superpixels_run_where_they_belong(tmp_path: Path) -> None:
 
 def test_merging_at_random_has_its_ends_and_its_seed(tmp_path: Path) -> None:
     root = written(tmp_path, LEFT_HALF, ONE_CELL)
-    results = evaluation(root, 16, 1).chance()
+    results = evaluation(root, 16, 1).baselines()["chance"]
     assert means(results, "object") == pytest.approx([(1 / 8 + 1) / 2, (1 / 2 + 1 / 16) / 2])
     # One segment is one region: half the image is right, or 15 of 16 cells.
     assert means(results, "region") == pytest.approx([1, (1 / 4 + 15 / 32) / 2])
-    assert evaluation(root, 4, seed=3).chance() == evaluation(root, 4, seed=3).chance()
-    assert len({evaluation(root, 4, seed=seed).chance()["object_iou_4"] for seed in range(5)}) > 1
+    again = [evaluation(root, 4, seed=seed).baselines()["chance"] for seed in (3, 3, 0, 1, 2, 4)]
+    assert again[0] == again[1]
+    assert len({one["object_iou_4"] for one in again}) > 1
     evaluated = evaluation(root, 4)
     evaluated(Subject(Halves()))
-    assert evaluated.chance() == evaluation(root, 4).chance()
+    assert evaluated.baselines()["chance"] == evaluation(root, 4).baselines()["chance"]
+
+
+def test_superpixels_are_merged_by_color_once_and_in_no_pass_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = written(tmp_path, LEFT_HALF, LEFT_HALF)
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 99, (SIDE, SIDE, 3), np.uint8)
+        pixels[LEFT_HALF] += np.array([120, 0, 60], np.uint8)
+        Image.fromarray(pixels).save(root / f"val/a/{number:02}.png")
+    evaluated = evaluation(root, 16, 2)
+    evaluated(Subject(Halves()))
+    monkeypatch.setattr(overlap, "merge", None)
+    evaluated(Subject(Halves()))
+    monkeypatch.setattr(evaluated, "batches", None)
+    results = evaluated.baselines()
+    assert [name for name, values in results.items() if values] == ["chance", *KINDS[:-1]]
+    assert means(results["color"], "region") == means(results["neighbors"], "region") == [1, 1]
+    assert means(results["color"], "object") == pytest.approx([1 / 8, 1])
+    assert means(results["chance"], "region")[1] < 0.9
 
 
 def test_an_object_that_is_a_union_of_superpixels_is_hard_to_hit_by_chance(tmp_path: Path) -> None:
-    chance = evaluation(written(tmp_path, *[LEFT_HALF] * 30), 2).chance()["object_iou_2"]
+    chance = evaluation(written(tmp_path, *[LEFT_HALF] * 30), 2).baselines()["chance"]["object_iou_2"]
     half = torch.arange(28).expand(28, -1) < 14
     assert chance < 0.9 * float(best_overlap(half.long()[None], half[None]))
 

@@ -12,20 +12,39 @@ def text(*shown: object) -> str:
 
 
 def test_the_table_names_metrics_with_units_and_explains_each_in_one_line() -> None:
-    results = {"knn": 0.4567, "match": 0.1, "object_iou_8": 0.5, "object_iou_4": 0.25}
+    results = {"knn": 0.4567, "match": 0.1, "object_iou_8": 0.5}
     lines = text(table(trained=results, chance={"knn": 0.125})).splitlines()
     row = next(line for line in lines if "kNN accuracy" in line)
     assert row.split() == ["kNN", "accuracy", "%", "45.7", "12.5"]
     assert "n/a" in next(line for line in lines if "view matching" in line)
-    assert any("object IoU, 8 segments" in line for line in lines)
     assert any("level" in line and "metric" in line for line in lines)
-    legend = lines[next(i for i, line in enumerate(lines) if "object IoU, 4" in line) + 1 :]
+    legend = lines[next(i for i, line in enumerate(lines) if line.startswith("kNN accuracy:")) :]
     assert [line.partition(":")[0] for line in legend if line.strip()] == [
         "kNN accuracy",
         "view matching",
         "object IoU",
         "chance level",
     ]
+
+
+def test_segments_have_a_table_with_a_row_for_each_baseline_in_80_columns() -> None:
+    names = [f"{measure}_iou_{size}" for measure in ("object", "region", "part") for size in (64, 32, 16, 8)]
+    values = dict(zip(names, (0.123 + 0.05 * i for i in range(12)), strict=True))
+    shown = {"chance": {"knn": 0.125, **values}, "majority": {"knn": 0.2}, "pixels": {"knn": 0.3}}
+    shown |= {"neighbors": values, "color": values, "trained": {"knn": 0.4, "region_iou_8": 0.5}}
+    console = Console(width=80, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table(**shown))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    start = next(i for i, line in enumerate(lines) if line.split() == ["object", "region", "part"])
+    assert lines[start + 1].split() == ["segments", *["64", "32", "16", "8"] * 3]
+    rows = [line.split() for line in lines[start + 3 : start + 7]]
+    assert [row[0] for row in rows] == ["trained", "color", "neighbors", "chance"]
+    assert rows[0] == ["trained", *["n/a"] * 7, "50.0", *["n/a"] * 4]
+    assert rows[1][1:4] == ["12.3", "17.3", "22.3"]
+    assert "…" not in "".join(lines)
+    head = next(line for line in lines if line.split()[:1] == ["metric"])
+    assert head.split() == ["metric", "unit", "trained", "pixels", "majority", "level"]
 
 
 def test_without_results_a_sentence_says_so() -> None:
