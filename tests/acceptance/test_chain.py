@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from importlib import import_module
 from pathlib import Path
@@ -158,13 +159,18 @@ def test_a_fusion_alone_is_new(pretrained: Path, pairs: str, tmp_path: Path, pro
 def test_a_taxonomy_begins_from_a_run(
     pretrained: Path, image_folder: Path, tmp_path: Path, process: Command
 ) -> None:
-    """Without a step, as a step would change the encoder."""
-    flags = (*COMMON, *SIZES, *SUPERPIXELS, "--model", "nano", "--epochs", "0", "--warmup-epochs", "0")
+    """Steps move the encoder; its average over them, which two steps hardly move, is what they began from."""
+    flags = (*COMMON, *SIZES, *SUPERPIXELS, "--model", "nano", "--epochs", "1", "--warmup-epochs", "0")
+    steps = ("--max-steps", "2", "--ema", "0.9999999999", "--branch", "ema")
     more = ("--knn-every", "0", "--weights", pretrained, "--repeats", "1", "--out", tmp_path / "hcast")
-    done = process("recipes/hcast.py", "--data", f"folder:{image_folder}", *flags, *more)
+    done = process("recipes/hcast.py", "--data", f"folder:{image_folder}", *flags, *steps, *more)
     assert done.code == 0, done.err[-3000:]
     assert left_out(done.out) == []
     check_tokens(tmp_path / "hcast", pretrained)
+    log = [json.loads(line) for line in (tmp_path / "hcast" / "log.jsonl").read_text().splitlines()]
+    (last,) = (line for line in log if "loss" in line)
+    assert last["step"] == 2
+    assert last["rate"] > 1e-6
 
 
 def test_a_strangers_pooling_learns_segmentation(
