@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from castssl.ablations.grid import Study
+from castssl.shipped import recipe
 
 SEEDS = ("0", "1", "2")
 MOCO = ("--subset", "imagenet100", "--epochs", "200", "--warmup-epochs", "20")
@@ -20,35 +20,33 @@ NANO = (
 NANO_PROBE = ("--epochs", "4", "--batch-size", "64", "--lr", "1", "--workers", "0", "--eval-every", "0")
 
 
-def imagenet100(recipes: Path, title: str, grid: Mapping[str, Sequence[str]], **changes: Any) -> Study:
+def imagenet100(title: str, grid: Mapping[str, Sequence[str]], **changes: Any) -> Study:
     """MoCo for 200 epochs on IN-100, then the linear probe (CAST, Tables 5 and 11).
 
     Args:
-        recipes: the folder of ``moco_in1k.py`` and ``probe_in1k.py``.
         title: the table's heading.
         grid: see :class:`Study`; three seeds are added.
         changes: other fields of :class:`Study`.
     """
     options: dict[str, Any] = {
-        "recipe": recipes / "moco_in1k.py",
+        "recipe": recipe("moco_in1k"),
         "flags": MOCO,
-        "then": recipes / "probe_in1k.py",
+        "then": recipe("probe_in1k"),
         "then_flags": PROBE,
     }
     return Study(**{**options, "title": title, "grid": {**grid, "seed": SEEDS}, **changes})
 
 
-def embedded(recipes: Path, title: str, grid: Mapping[str, Sequence[str]], **changes: Any) -> Study:
+def embedded(title: str, grid: Mapping[str, Sequence[str]], **changes: Any) -> Study:
     """A nano with labels (DeiT) on the demo set: MoCo shows no difference between poolings in a few minutes.
 
     Args:
-        recipes: the folder of ``deit_in1k.py``.
         title: the table's heading; "on the embedded data set" is added.
         grid: see :class:`Study`; three seeds are added.
         changes: other fields of :class:`Study`.
     """
     options: dict[str, Any] = {
-        "recipe": recipes / "deit_in1k.py",
+        "recipe": recipe("deit_in1k"),
         "flags": NANO,
     }
     named = f"{title}, on the embedded data set"

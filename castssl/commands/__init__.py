@@ -11,10 +11,14 @@ from castssl.commands import (
     flops,
     plugins,
     predict,
+    recipes,
     segment,
     superpixels,
     tree,
 )
 
-ALL = (plugins, superpixels, segment, predict, features, convert, export, flops, ablate, tree, environment)
+ALL = (
+    *(recipes, plugins, superpixels, segment, predict, features, convert, export, flops, ablate, tree),
+    environment,
+)
 """In the order of ``castssl --help``."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from castssl.ablations.grid import LEAVES, Study, add_flags, parse
 from castssl.commands.arguments import Commands, subcommand
+from castssl.shipped import recipe
 
 EXAMPLE = """example:
   castssl ablate --recipe moco_in1k --grid pooling=graph,tome --grid seed=0,1,2 -- --data demo --epochs 8
@@ -18,8 +19,8 @@ def add(commands: Commands) -> None:
     """Add it to the command line."""
     purpose = "run a grid over a recipe's flags and write its table"
     command = subcommand(commands, "ablate", purpose, _ablate, f"{LEAVES}\n\n{EXAMPLE}")
-    recipe = "such as moco_in1k (recipes/moco_in1k.py), or a file"
-    command.add_argument("--recipe", required=True, help=recipe)
+    shipped = "such as moco_in1k, or a file that ends in .py; castssl run --help lists all"
+    command.add_argument("--recipe", required=True, help=shipped)
     grid = "a flag and its values; several make a product; seed=0,1,2 are repetitions of one row"
     values = "KEY=VALUE,VALUE,..."
     command.add_argument("--grid", action="append", required=True, metavar=values, help=grid)
@@ -34,15 +35,10 @@ def _ablate(args: argparse.Namespace) -> int:
     name = Path(args.recipe).stem
     study = Study(
         title=f"{name}: {', '.join(args.grid)}",
-        recipe=_file(args.recipe),
+        recipe=recipe(args.recipe),
         grid=parse(args.grid),
         flags=args.rest,
-        then=_file(args.then) if args.then else None,
+        then=recipe(args.then) if args.then else None,
         then_flags=shlex.split(args.then_flags),
     )
     return conduct(study, args, name)
-
-
-def _file(recipe: str) -> Path:
-    path = Path(recipe)
-    return path if path.suffix == ".py" else Path("recipes") / f"{recipe}.py"

@@ -39,6 +39,7 @@ def subcommand(
     purpose: str,
     run: Callable[[argparse.Namespace], int],
     notes: str = "",
+    **options: Any,
 ) -> argparse.ArgumentParser:
     """Add a subcommand to the command line.
 
@@ -48,6 +49,7 @@ def subcommand(
         purpose: one line for the list of commands.
         run: takes the parsed arguments, and returns the exit code.
         notes: printed as they are at the end of the help.
+        options: further ones of :class:`argparse.ArgumentParser`.
     """
     command = commands.add_parser(
         name,
@@ -55,6 +57,7 @@ def subcommand(
         description=f"{purpose[0].upper()}{purpose[1:]}.",
         epilog=notes,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        **options,
     )
     command.set_defaults(run=run)
     return command

@@ -9,20 +9,7 @@ from pathlib import Path
 from castssl.errors import ConfigError
 from castssl.files import check_outputs, write_text
 from castssl.registry import KINDS, check_kind, names
-
-PACKAGE = Path(__file__).parents[1]
-
-
-def template() -> Path:
-    """The folder that every new plugin starts from: within the installed package, or in the checkout.
-
-    Raises:
-        ConfigError: if it is in neither place.
-    """
-    for folder in (PACKAGE / "template", PACKAGE.parent / "plugins" / "template"):
-        if (folder / "pyproject.toml").is_file():
-            return folder
-    raise ConfigError(f"the plugin template is missing beside {PACKAGE}; install castssl again")
+from castssl.shipped import folder
 
 
 def write(kind: str, name: str, into: Path, *, overwrite: bool = False) -> Path:
@@ -40,17 +27,17 @@ def write(kind: str, name: str, into: Path, *, overwrite: bool = False) -> Path:
     Raises:
         ConfigError: if the kind does not exist, the name is malformed or taken, or one of the files exists.
     """
-    folder = into / f"castssl-{_check_name(check_kind(kind), name)}"
+    plugin = into / f"castssl-{_check_name(check_kind(kind), name)}"
     files = render(kind, name)
-    check_outputs([folder / path for path in files], overwrite=overwrite)
+    check_outputs([plugin / path for path in files], overwrite=overwrite)
     for path, text in files.items():
-        write_text(folder / path, text)
-    return folder
+        write_text(plugin / path, text)
+    return plugin
 
 
 def render(kind: str, name: str) -> dict[Path, str]:
     """The files of a new plugin, by path: the template's, less those of the other kinds, renamed."""
-    source = template()
+    source = folder("template")
     others: list[str] = [other for other in KINDS if other != kind]
     foreign = {f"{other}.py" for other in others} | {f"test_{other}.py" for other in others}
     files: dict[Path, str] = {}

@@ -9,14 +9,12 @@ The paper: farthest point sampling 79.9, random 71.2, most attended (PoWER-BERT)
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from castssl.ablations.budgets import embedded, imagenet100
 from castssl.ablations.study import main
 
-RECIPES = Path(__file__).parents[1]
 TITLE = "Centroids (Table 5b)"
 GRID = {"pooling": tuple(f"graph:centroids={name}" for name in ("farthest", "random", "received"))}
 
 if __name__ == "__main__":
-    sys.exit(main(imagenet100(RECIPES, TITLE, GRID), demo=embedded(RECIPES, TITLE, GRID)))
+    sys.exit(main(imagenet100(TITLE, GRID), demo=embedded(TITLE, GRID)))

@@ -10,20 +10,18 @@ paper asks it of segmentation on VOC.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from castssl.ablations.budgets import embedded, imagenet100
 from castssl.ablations.study import main
 
-RECIPES = Path(__file__).parents[1]
 TITLE = "Superpixels x pooling (Table 3a)"
 MODELS = ("vit_small", "vit_small_superpixels", "vit_small_pooling", "cast_small")
-PAPER = imagenet100(RECIPES, TITLE, {"model": MODELS})
+PAPER = imagenet100(TITLE, {"model": MODELS})
 SMALL = {
     "superpixels": ("grid:cell=8", "seeds:count=64,bins=5,iterations=4"),
     "sizes": ("64 64 64 64", "64 32 16 8"),  # Equal sizes are no pooling.
 }
-DEMO = embedded(RECIPES, TITLE, SMALL)
+DEMO = embedded(TITLE, SMALL)
 
 if __name__ == "__main__":
     sys.exit(main(PAPER, demo=DEMO))

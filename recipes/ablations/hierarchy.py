@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 from castssl.ablations.budgets import SEEDS
 from castssl.ablations.grid import Study
 from castssl.ablations.study import main
+from castssl.shipped import recipe
 
 SMALL = ("hcast", "hcast:weight=0", "hcast:tie=1", "flat-cast", "hier-vit")
 ALL = (*SMALL, "flat-vit", "transhp", "fgn", "hrn")
 STUDY = Study(
     title="Recognition at all levels of a taxonomy",
-    recipe=Path(__file__).parents[1] / "hcast.py",
+    recipe=recipe("hcast"),
     grid={"method": ALL, "seed": SEEDS},
     flags=("--eval-every", "0", "--knn-every", "1000"),
 )

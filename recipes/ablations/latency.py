@@ -12,13 +12,13 @@ Nothing else may run meanwhile, hence no `--jobs`.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from castssl.ablations.budgets import SEEDS
 from castssl.ablations.grid import Study
 from castssl.ablations.study import main
+from castssl.shipped import recipe
 
-STAGES = Path(__file__).parents[1] / "benchmarks" / "stages.py"
+STAGES = recipe("benchmarks/stages")
 TITLE = "Latency in ms of a batch (Table 7)"
 POOLINGS = ("graph", "graph:centroids=random", "tome")
 GRID = {"tokens": ("196", "64", "32", "16"), "pooling": POOLINGS, "seed": SEEDS}

@@ -11,14 +11,12 @@ ToMe 78.1.  All but the first two come from plugins/castssl-clustering.  The pap
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from castssl.ablations.budgets import embedded, imagenet100
 from castssl.ablations.study import main
 
-RECIPES = Path(__file__).parents[1]
 TITLE = "Pooling (Table 5a)"
 GRID = {"pooling": ("graph", "random", "kmeans", "kmedoids", "finch", "token-pooling", "ctm", "tome")}
 
 if __name__ == "__main__":
-    sys.exit(main(imagenet100(RECIPES, TITLE, GRID), demo=embedded(RECIPES, TITLE, GRID)))
+    sys.exit(main(imagenet100(TITLE, GRID), demo=embedded(TITLE, GRID)))

@@ -9,17 +9,15 @@ The paper: 78.8, 79.9, 79.9, 79.8, 80.4 in this order.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from castssl.ablations.budgets import embedded, imagenet100
 from castssl.ablations.study import main
 
-RECIPES = Path(__file__).parents[1]
 TITLE = "Sizes, train = test (Table 5c)"
 MANY = "--superpixels seeds:count=324"
 SIZES = ("196 32 16 8", "196 64 32 16", "196 128 64 32", f"324 64 32 16 {MANY}", f"324 128 64 32 {MANY}")
-PAPER = imagenet100(RECIPES, TITLE, {"sizes": SIZES})
-DEMO = embedded(RECIPES, TITLE, {"sizes": ("64 16 8", "64 32 16", "64 48 32")})
+PAPER = imagenet100(TITLE, {"sizes": SIZES})
+DEMO = embedded(TITLE, {"sizes": ("64 16 8", "64 32 16", "64 48 32")})
 
 if __name__ == "__main__":
     sys.exit(main(PAPER, demo=DEMO))

@@ -10,17 +10,15 @@ compares the partitions themselves.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from castssl.ablations.budgets import embedded, imagenet100
 from castssl.ablations.study import main
 
-RECIPES = Path(__file__).parents[1]
 TITLE = "Superpixels (Table 6)"
 NAMES = ("seeds", "seeds-fast", "slic", "skimage-slic", "device-slic")
-PAPER = imagenet100(RECIPES, TITLE, {"superpixels": (*NAMES, "grid:cell=16")})
+PAPER = imagenet100(TITLE, {"superpixels": (*NAMES, "grid:cell=16")})
 FEW = tuple(f"{name}:count=64" for name in NAMES)
-DEMO = embedded(RECIPES, TITLE, {"superpixels": (*FEW, "grid:cell=8")})
+DEMO = embedded(TITLE, {"superpixels": (*FEW, "grid:cell=8")})
 
 if __name__ == "__main__":
     sys.exit(main(PAPER, demo=DEMO))

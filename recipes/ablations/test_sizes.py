@@ -10,20 +10,19 @@ trained once a seed; each row has a probe of its own.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from castssl.ablations.budgets import NANO_PROBE, embedded, imagenet100
 from castssl.ablations.study import main
+from castssl.shipped import recipe
 
-RECIPES = Path(__file__).parents[1]
 TITLE = "Sizes at test time (Table 5d)"
 MANY = "--superpixels seeds:count=324"
 SIZES = ("196 64 32 16", "196 32 16 8", "196 128 64 32", f"324 64 32 16 {MANY}", f"324 128 64 32 {MANY}")
 # SEEDS makes 100 superpixels of 64 pixels for 128 to 255 that are asked for.
 SMALL = ("64 32 16", "64 16 8", "64 48 32", "100 48 32 --superpixels seeds:count=128,bins=5,iterations=4")
-PAPER = imagenet100(RECIPES, TITLE, {"probe_in1k.sizes": SIZES})
-PROBE = RECIPES / "probe_in1k.py"
-DEMO = embedded(RECIPES, TITLE, {"probe_in1k.sizes": SMALL}, then=PROBE, then_flags=NANO_PROBE)
+PAPER = imagenet100(TITLE, {"probe_in1k.sizes": SIZES})
+PROBE = recipe("probe_in1k")
+DEMO = embedded(TITLE, {"probe_in1k.sizes": SMALL}, then=PROBE, then_flags=NANO_PROBE)
 
 if __name__ == "__main__":
     sys.exit(main(PAPER, demo=DEMO))

@@ -205,4 +205,4 @@ def test_a_recipe_without_images_takes_no_data(tmp_path: Path, capsys: pytest.Ca
 
 def test_the_command_refuses_a_recipe_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert castssl(["ablate", "--recipe", "nowhere", "--grid", "seed=0"]) == 1
-    assert "recipes/moco_in1k.py" in capsys.readouterr().err
+    assert "no recipe 'nowhere'" in capsys.readouterr().err

@@ -99,16 +99,23 @@ def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
         scaffold.write("poolin", "mine", tmp_path)
 
 
-def test_a_wheel_of_castssl_brings_the_template(tmp_path: Path) -> None:
+def test_a_wheel_of_castssl_brings_the_template_and_the_recipes(tmp_path: Path) -> None:
     site = wheel(ROOT, tmp_path / "wheel")
     assert (site / "castssl" / "py.typed").is_file()
     assert not (site / "tests").exists()
-    code = "import castssl.commands.scaffold as s; print(s.template())"
-    shown = run("-c", code, site=site, cwd=tmp_path).stdout.strip()
-    assert Path(shown) == site / "castssl" / "template"
+    assert not (site / "recipes").exists()
+    code = "from castssl.shipped import *; print(folder('template'), recipe('ablations/pooling'), sep='\\n')"
+    shown = run("-c", code, site=site, cwd=tmp_path).stdout.splitlines()
+    assert [Path(line) for line in shown] == [
+        site / "castssl" / "template",
+        site / "castssl" / "recipes" / "ablations" / "pooling.py",
+    ]
     made = run("-m", "castssl.cli", "new-plugin", "pooling", "mine", site=site, cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     written = {path.relative_to(tmp_path / "castssl-mine") for path in (tmp_path / "castssl-mine").rglob("*")}
     assert {path for path in written if path.suffix} == {
         path for path in scaffold.render("pooling", "mine") if path.suffix
     }
+    study = ["run", "ablations/latency", "--data", "demo", "--dry-run"]
+    planned = run("-m", "castssl.cli", *study, site=site, cwd=tmp_path)
+    assert "castssl/recipes/benchmarks/stages.py" in planned.stdout, planned.stderr

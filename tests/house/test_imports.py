@@ -19,7 +19,7 @@ GROUND = [
     *("errors", "files", "installer", "terminal", "system_errors", "devices", "labels", "types"),
     *("encoder_config", "contracts"),
     *("superpixel_labels", "modes", "distributed"),
-    *("registry", "fields", "config"),
+    *("registry", "shipped", "fields", "config"),
 ]
 """The ground floor, in order: each room imports only from rooms to its left."""
 TOP = ["inference", "ablations", "commands", "cli", "__main__", "__init__"]
