@@ -22,6 +22,7 @@ from castssl.ablations.grid import Study
 from castssl.ablations.study import main, write
 from castssl.ablations.table import Row
 from castssl.cli import main as castssl
+from castssl.evaluation.report import BASELINES
 
 RECIPE = Path(__file__).with_name("recipe.py")
 GRID = {"pooling": ["graph", "tome", "broken"], "seed": ["0", "1", "2"]}
@@ -177,6 +178,11 @@ def test_the_chart_has_a_panel_a_column_and_is_at_most_1600_pixels_wide(
     assert 300 < image.width <= 1600
     assert [name for _, name in drawn] == names
     assert len({id(axis) for axis, _ in drawn}) == panels
+
+
+def test_every_reference_has_a_line_of_its_own() -> None:
+    assert set(chart.LINES) == set(BASELINES)
+    assert len(set(chart.LINES.values())) == len(chart.LINES)
 
 
 def test_a_file_of_recipes_ablations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
