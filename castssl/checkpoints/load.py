@@ -15,7 +15,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import nn
 
-from castssl.checkpoints import native, official
+from castssl.checkpoints import native, official, timm_layout
 from castssl.checkpoints.checkpoint import Checkpoint, Which
 from castssl.contracts import Encoder
 from castssl.errors import DataError
@@ -37,10 +37,11 @@ def read(source: Source, *, which: Which = "base", ema: bool = False) -> Checkpo
 
     Args:
         source: the folder of a finished run or of ``save_pretrained``; a file of castssl; a published CAST or
-            H-CAST checkpoint, by torch or safetensors; ``hf:USER/NAME`` on the Hugging Face hub; a state dict
-            in the published layout; or a checkpoint, which is returned.
+            H-CAST checkpoint, by torch or safetensors; a model of castssl that timm trained, as its
+            ``train.py`` or ``save_for_hf`` saves it; ``hf:USER/NAME`` on the Hugging Face hub; a state dict
+            in one of these layouts; or a checkpoint, which is returned.
         which: the encoder of a MoCo checkpoint that comes first: ``"base"`` or ``"momentum"``.
-        ema: take ``model_ema``, the moving average in a published DeiT or H-CAST checkpoint.
+        ema: take the moving average in a published DeiT or H-CAST checkpoint, or in one of timm.
 
     Raises:
         DataError: if there is no such file; if it is damaged, holds no weights of an encoder, or objects
@@ -50,21 +51,36 @@ def read(source: Source, *, which: Which = "base", ema: bool = False) -> Checkpo
     if isinstance(source, Checkpoint):
         return source.choose(which)
     if isinstance(source, Mapping):
-        return official.decode(source, ema=ema).choose(which)
+        return _decode(source, ema).choose(which)
     path = locate(source)
+    content: Mapping[str, Any]
     if path.suffix == ".safetensors":
         tensors, text = native.read_file(path)
-        beside = path.with_name(SETTINGS_FILE)
-        if not text and path.name == NAMES[1] and beside.is_file():
-            text = beside.read_text(errors="replace")  # Tools that write the file anew drop its metadata.
+        content = tensors
+        if not text:
+            beside = path.with_name(SETTINGS_FILE)
+            if path.name == NAMES[1] and beside.is_file():
+                text = beside.read_text(errors="replace")  # Tools that write the file anew drop its metadata.
+            if _is_timms(tensors):
+                content, text = timm_layout.with_settings(tensors, text), ""
         if text:
             if ema:
                 raise DataError(f"{path} holds no moving average beside the model; leave ema out")
             return native.decode(tensors, text, path).choose(which)
-        content: Mapping[str, Any] = tensors
     else:
         content = read_torch(path)
-    return official.decode(content, ema=ema, source=str(path)).choose(which)
+    return _decode(content, ema, str(path)).choose(which)
+
+
+def _decode(content: Mapping[str, Any], ema: bool, source: str = "this checkpoint") -> Checkpoint:
+    """What a checkpoint in timm's layout or in the published one holds."""
+    if _is_timms(content.get("state_dict", content)):
+        return timm_layout.decode(content, ema=ema, source=source)
+    return official.decode(content, ema=ema, source=source)
+
+
+def _is_timms(state: object) -> bool:
+    return isinstance(state, Mapping) and any(timm_layout.FIRST.fullmatch(str(name)) for name in state)
 
 
 def locate(source: str | Path) -> Path:

@@ -125,11 +125,12 @@ def load(
 
     Args:
         source: the folder of a finished run or of ``save_pretrained``; a file of castssl; a published CAST or
-            H-CAST checkpoint; ``hf:USER/NAME`` on the Hugging Face hub; a state dict; or a
+            H-CAST checkpoint; a model of castssl that timm trained, as ``train.py`` or ``save_for_hf`` saves
+            it; ``hf:USER/NAME`` on the Hugging Face hub; a state dict; or a
             :class:`castssl.checkpoints.Checkpoint`.
         which: the encoder of a MoCo checkpoint: ``"base"`` or ``"momentum"``.
-        ema: take the moving average that a published checkpoint holds beside the model.
-        labels: the names and parents of the classes; published files have none.
+        ema: take the moving average that a published or a timm checkpoint holds beside the model.
+        labels: the names and parents of the classes; published files and timm's have none.
         device: where to run; by default cuda if there is one, else cpu.
 
     Raises:

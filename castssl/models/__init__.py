@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-import castssl.models.timm_registry  # noqa: F401 - registers the names
+import castssl.models.timm_checkpoints  # noqa: F401 - registers the names, and reads runs

@@ -4,10 +4,8 @@ Importing ``castssl.models`` registers them.  They take images alone, as all of 
 their superpixels themselves: on the CPU where the backend runs there, which waits for the device and stays
 outside of a compiled graph.  Where that is too slow, compute the segments in the data loader and pass them.
 
-``checkpoint_path=FILE`` of ``timm.create_model`` takes the file of a run.  timm opens FILE when the model is
-made, and castssl sees neither the path nor the error: of a file that holds no weights, such as a pointer of
-Git LFS, timm's or safetensors' own error is raised.  A file, or a folder of timm's ``save_for_hf``, that
-comes as ``pretrained_cfg`` is opened within castssl's part, which names a pointer and what to do.
+``checkpoint_path=RUN`` of ``timm.create_model`` takes the folder or the file of a run, see
+:mod:`castssl.models.timm_checkpoints`.
 """
 
 from __future__ import annotations
@@ -85,8 +83,9 @@ class TimmCAST(nn.Module):
         if not isinstance(encoder, CAST):
             raise ConfigError(f"timm's {model} is a CAST, but the options ask for a {type(encoder).__name__}")
         self.encoder = encoder
-        self.spec = encoder.config.superpixels
-        self.superpixels = build("superpixels", self.spec)
+        self.set_superpixels(encoder.config.superpixels)
+        self.chosen: frozenset[str] = frozenset()
+        """The options that ``timm.create_model`` was called with."""
         self.num_features = self.head_hidden_size = self.embed_dim = self.encoder.dim
         self.num_prefix_tokens = 1
         self.num_classes, self.global_pool = num_classes, global_pool
@@ -170,6 +169,11 @@ class TimmCAST(nn.Module):
         for stage in self.encoder.stages:
             if isinstance(stage, Stage):
                 stage.checkpointing = enable
+
+    def set_superpixels(self, superpixels: str) -> None:
+        """Another backend of superpixels, given as a spec."""
+        self.superpixels, self.spec = build("superpixels", superpixels), superpixels
+        self.encoder.config = replace(self.encoder.config, superpixels=superpixels)
 
     def set_input_size(
         self, img_size: int | Sequence[int] | None = None, patch_size: int | Sequence[int] | None = None
@@ -351,12 +355,13 @@ def _entry(name: str) -> Callable[..., nn.Module]:
                 " .hierarchy(images), whose stages hold the tokens and labels(stage) the pixels"
             )
         try:
-            built: nn.Module = build_model_with_cfg(
+            built: TimmCAST = build_model_with_cfg(
                 TimmCAST, name, pretrained, model=name, pretrained_filter_fn=_fitted, **options
             )
         except Exception as error:  # the library of each format has its own
             _name_pointers(name, options, error)
             raise
+        built.chosen = frozenset(options)
         return built
 
     make.__name__ = make.__qualname__ = name

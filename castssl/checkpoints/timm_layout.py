@@ -1,0 +1,112 @@
+"""Models of castssl that timm trained, in timm's layouts: checkpoints of ``train.py``, and ``save_for_hf``.
+
+timm stores the tensors of a :class:`castssl.models.timm_registry.TimmCAST`, the name of the model and, in
+``train.py``'s checkpoints, the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from castssl.checkpoints.checkpoint import Checkpoint, State
+from castssl.checkpoints.report import Report
+from castssl.encoder_config import EncoderConfig, override
+from castssl.errors import DataError
+from castssl.labels import LabelTree
+from castssl.models.presets import PRESETS
+
+ENCODER, HEAD = "encoder.", "head."
+FIRST = re.compile(r"(module\.|_orig_mod\.)*encoder\.stem\.layers\.0\.weight")
+"""The name of a tensor by which the layout is known."""
+WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
+"""Before the names of a model under DistributedDataParallel or ``torch.compile``."""
+OPTIONS = ("sizes", "superpixels", "pooling", "membership", "padding", "positions")
+"""Arguments of ``timm.create_model`` that describe the encoder."""
+
+
+def with_settings(tensors: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """The content of ``save_for_hf``'s folder in the layout of ``train.py``.
+
+    Args:
+        tensors: of ``model.safetensors``.
+        text: ``config.json``, or "".
+    """
+    try:
+        settings = json.loads(text)
+    except ValueError:
+        settings = {}
+    settings = settings if isinstance(settings, dict) else {}
+    names = settings.get("label_names")
+    names = names if isinstance(names, list) else None
+    content = {"arch": settings.get("architecture", ""), "args": settings.get("model_args") or {}}
+    return {**content, "state_dict": tensors, "label_names": names}
+
+
+def decode(content: Mapping[str, Any], *, ema: bool = False, source: str = "this checkpoint") -> Checkpoint:
+    """What a checkpoint of timm holds; its classifier is that of ``deit``.
+
+    Args:
+        content: a state dict, or what ``train.py`` saves: ``state_dict``, ``state_dict_ema``, ``arch`` and
+            ``args``.
+        ema: take ``state_dict_ema``.
+        source: for messages.
+
+    Raises:
+        DataError: if there is no average, or the tensors are of no CAST in timm's registry.
+    """
+    if ema and "state_dict_ema" not in content:
+        raise DataError(f"{source} holds no moving average beside the model; leave ema out")
+    state = _plain(content["state_dict_ema"] if ema else content.get("state_dict", content))
+    encoder = {name.removeprefix(ENCODER): v for name, v in state.items() if name.startswith(ENCODER)}
+    heads = {name: value for name, value in state.items() if name.startswith(HEAD)}
+    names = content.get("label_names")
+    labels = None
+    if heads and names and len(names) == len(heads[f"{HEAD}bias"]):
+        labels = LabelTree.flat([str(name) for name in names])
+    config = _config(encoder, content, source)
+    report = Report(f"{config.name}, trained by timm", list(encoder))
+    objective = "deit" if heads else ""
+    return Checkpoint(config, encoder, heads, {}, objective, {}, labels, source=source, report=report)
+
+
+def _plain(state: Mapping[str, Any]) -> State:
+    """The tensors by their names in the model alone."""
+    return {WRAPPERS.sub("", name): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _config(encoder: State, content: Mapping[str, Any], source: str) -> EncoderConfig:
+    """The preset's config, with the options on timm's command line and the size of the position table."""
+    arch, args = str(content.get("arch", "")), content.get("args") or {}
+    settings: dict[str, Any] = dict(args._get_kwargs() if isinstance(args, argparse.Namespace) else args)
+    settings |= settings.get("model_kwargs") or {}
+    name = arch if arch in PRESETS else _preset_of(encoder)
+    if not name or "positions" not in encoder:
+        known = [name for name in PRESETS if name.startswith("cast_")]
+        raise DataError(f"timm trained {arch or 'the model'} in {source}, expected one of {', '.join(known)}")
+    options = {key: settings[key] for key in OPTIONS if settings.get(key) is not None}
+    if isinstance(options.get("sizes"), list | tuple):
+        options["sizes"] = tuple(map(int, options["sizes"]))
+    config = override(PRESETS[name], **options)
+    grid, side = encoder["positions"].shape[-1], settings.get("img_size")
+    if not isinstance(side, int) or -(-side // config.stride) != grid:
+        side = grid * config.stride
+    return replace(config, image_size=side)
+
+
+def _preset_of(encoder: State) -> str:
+    """The preset that has the blocks and the width of the tensors; "" if there is none."""
+    blocks = {tuple(name.split(".")[1:4:2]) for name in encoder if name.startswith("stages.")}
+    depths = tuple(sum(stage == str(i) for stage, _ in blocks) for i in range(len({s for s, _ in blocks})))
+    dim, fused = encoder["cls_token"].shape[-1], any(name.startswith("fusion.") for name in encoder)
+    for name, preset in PRESETS.items():
+        same = tuple(filter(None, preset.depths)) == depths and (preset.dim, preset.fused) == (dim, fused)
+        if name.startswith("cast_") and same:
+            return name
+    return ""
