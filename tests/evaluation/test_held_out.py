@@ -36,7 +36,7 @@ from castssl.objectives.deit import DeiT
 from castssl.superpixels.grid import Grid
 from castssl.testing.processes import together
 from castssl.types import View
-from tests.evaluation import test_classification, test_label_paths
+from tests.evaluation import test_class_maps, test_classification, test_label_paths
 from tests.evaluation.toys import Colors, evaluation, subject
 
 SIZES = (16, 8, 4, 2)
@@ -278,7 +278,9 @@ def results(image_folder: str | Path) -> dict[str, float]:
 
 @pytest.mark.distributed
 def test_two_processes_count_each_image_once(image_folder: Path, tmp_path: Path) -> None:
+    alone = class_maps(tmp_path)
     together(as_one_of_two, str(image_folder), str(tmp_path))
+    assert [torch.load(tmp_path / f"maps{rank}.pt") for rank in range(2)] == [alone, alone]
     # 8 images: of the batches of 2 x 5, one rank has 4 and the other 4; alone, one has 5 and then 3.
     one = results(image_folder) | test_label_paths.padded(0, 1, batch=9)
     assert [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)] == [one, one]
@@ -288,7 +290,20 @@ def test_two_processes_count_each_image_once(image_folder: Path, tmp_path: Path)
     assert {"knn", "match", "object_iou_16", "pixels knn", "neighbors region_iou_2"} <= one.keys()
 
 
+def class_maps(folder: Path) -> list[dict[str, float]]:
+    """Results and baselines of three images with label maps, of which one process has one, or none."""
+    found = []
+    for images in ([0, 1, 0], [1]):
+        measured, learned = test_class_maps.evaluation(folder, None, images), test_class_maps.objective()
+        found.append(measured(Subject(learned.encoder, learned.predict, learned)))
+        (maps,) = measured.evaluators
+        assert isinstance(maps, ClassMaps)
+        found += [maps.bound(), maps.majority(), maps.chance()]
+    return found
+
+
 def as_one_of_two(rank: int, image_folder: str, folder: str) -> None:
     """What each of the two processes does."""
     assert distributed.world() == 2
+    torch.save(class_maps(Path(folder)), Path(folder) / f"maps{rank}.pt")
     torch.save(results(image_folder) | test_label_paths.padded(rank, 2), Path(folder) / f"{rank}.pt")
