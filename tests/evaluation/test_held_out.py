@@ -296,9 +296,7 @@ def class_maps(folder: Path) -> list[dict[str, float]]:
     for images in ([0, 1, 0], [1]):
         measured, learned = test_class_maps.evaluation(folder, None, images), test_class_maps.objective()
         found.append(measured(Subject(learned.encoder, learned.predict, learned)))
-        (maps,) = measured.evaluators
-        assert isinstance(maps, ClassMaps)
-        found += [maps.bound(), maps.majority(), maps.chance()]
+        found += measured.baselines().values()
     return found
 
 
