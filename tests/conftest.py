@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -14,6 +15,12 @@ from castssl.ablations.grid import Step
 from castssl.datasets.demo import dataset as demo
 from tests import forked
 from tests.datasets.image_files import LAYOUT, write
+
+
+def pytest_collection_finish() -> None:
+    """Later garbage collections do not visit what has been imported."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish() -> None:

@@ -29,14 +29,8 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "ACCELERATE
 NONE: Mapping[str, str] = MappingProxyType({})
 TIMEOUT = 280.0
 """Seconds after which a process that should have ended is given up."""
-IMPORTED = [
-    "torch._dynamo",
-    "sklearn.cluster",
-    "tests.training.toy",
-    *(f"recipes.{name}" for name in ("moco_in1k", "pretrain", "deit_in1k", "hcast", "probe_in1k", "segment")),
-]
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(IMPORTED)
+CONTEXT.set_forkserver_preload(["tests.imported"])
 
 
 def become(out: str | Path, err: str | Path, environment: Mapping[str, str]) -> None:

@@ -27,13 +27,16 @@ installed = metadata.distributions
 
 
 @pytest.fixture
-def castssl_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def castssl_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As in an environment without the distributions of plugins/."""
 
     def without() -> Iterator[metadata.Distribution]:
         return (found for found in installed() if found.metadata["Name"] not in SHELF)
 
     monkeypatch.setattr(metadata, "distributions", without)
+    registry._points_of.cache_clear()
+    yield
+    registry._points_of.cache_clear()
 
 
 def project_in(message: str) -> str:
