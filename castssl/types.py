@@ -52,6 +52,8 @@ class Tokens(NamedTuple):
     """float (B, N, d), the last attention's keys, mean over heads."""
     received: Tensor | None = None
     """float32 (B, N), attention each token received: mean over heads, sum over queries."""
+    bias: Tensor | None = None
+    """float32 (B, N), what attention adds to its logits of each token; None for 0."""
 
 
 class Pooled(NamedTuple):
@@ -63,6 +65,8 @@ class Pooled(NamedTuple):
     """float (B, 1, D)."""
     assign: Tensor
     """float32 (B, N, K); a valid row sums to 1, a padded row is all 0."""
+    bias: Tensor | None = None
+    """float32 (B, K), finite: what attention adds to its logits of each token from here on; None for 0."""
 
 
 class Hierarchy(NamedTuple):

@@ -31,13 +31,15 @@ from castssl.checkpoints.report import Report
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import DataError
 from castssl.models.presets import PRESETS
-from castssl.registry import parse
+from castssl.registry import load, parse, values
 
 HEADS = 12
 """Attention heads of every published model, whatever its width."""
 STRIDE = 8
 """Pixels per stem cell side of every published CAST."""
-POOLING = f"graph:heads={HEADS},padding=reference,exact=true"
+POOLING = f"graph:heads={HEADS},padding=reference,exact=true,cls=mlp,kappa=5.0,average=hidden"
+_FIXED = {"centroids": "farthest", "cls": "mlp", "kappa": 5.0, "average": "hidden"}
+"""What the released code has no option for in its poolings."""
 SEEDS: Mapping[Variant, str] = {
     "cast": "seeds",
     "cast_seg": "seeds",
@@ -306,8 +308,10 @@ def _refuse_strangers(checkpoint: Checkpoint, variant: Variant) -> None:
         wrong.append(f"stride {config.stride}, expected {STRIDE}")
     if config.fused and variant not in FUSED:
         wrong.append("a fusion, which H-CAST has none of")
-    if pooling.name != "graph" or pooling.options.get("centroids", "farthest") != "farthest":
-        wrong.append(f"pooling {config.pooling}, expected graph with farthest point sampling")
+    options = values(load("pooling", "graph"), pooling) if pooling.name == "graph" else {"centroids": None}
+    if any(options.get(name, value) != value for name, value in _FIXED.items()):
+        fixed = ", ".join(f"{name}={value}" for name, value in _FIXED.items())
+        wrong.append(f"pooling {config.pooling}, expected graph with {fixed}")
     if wrong:
         raise DataError(f"the released code cannot run {config.name}: {'; '.join(wrong)}")
 

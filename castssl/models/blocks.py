@@ -41,8 +41,7 @@ class Stage(nn.Module):
     def forward(self, tokens: Tokens, needs: Iterable[Need] = ()) -> Tokens:
         """The tokens after the blocks, with what ``needs`` asks of the last block's attention."""
         x = torch.cat([tokens.cls, tokens.x], 1)
-        present = nn.functional.pad(tokens.mass > 0, (1, 0), value=True)
-        mask = present[:, None, None] if self.masked else None
+        mask = self._mask(tokens)
         recorded: dict[Need, Tensor] = {}
         for depth, block in enumerate(self.blocks, start=1):
             if needs and depth == len(self.blocks) and isinstance(block, Block):
@@ -52,7 +51,16 @@ class Stage(nn.Module):
             else:
                 x = block(x, attn_mask=mask)
         kept = {need: recorded[need] for need in needs if need in recorded}
-        return Tokens(x[:, 1:], x[:, :1], tokens.mass, kept.get("keys"), kept.get("received"))
+        keys, received = kept.get("keys"), kept.get("received")
+        return Tokens(x[:, 1:], x[:, :1], tokens.mass, keys, received, tokens.bias)
+
+    def _mask(self, tokens: Tokens) -> Tensor | None:
+        """Which keys take part, bool (B, 1, 1, 1 + N); or, of tokens with a bias, what logits get added."""
+        present = nn.functional.pad(tokens.mass > 0, (1, 0), value=True)[:, None, None]
+        if tokens.bias is None:
+            return present if self.masked else None
+        bias = nn.functional.pad(tokens.bias, (1, 0))[:, None, None].to(tokens.x.dtype)
+        return bias.masked_fill(~present, -torch.inf) if self.masked else bias
 
 
 def record(block: Block, x: Tensor, mask: Tensor | None) -> dict[Need, Tensor]:
@@ -61,7 +69,7 @@ def record(block: Block, x: Tensor, mask: Tensor | None) -> dict[Need, Tensor]:
     Args:
         block: a timm block.
         x: its input, float (B, 1 + N, D).
-        mask: bool (B, 1, 1, 1 + N), True where a key takes part.
+        mask: (B, 1, 1, 1 + N), bool: True where a key takes part; or float: added to the logits.
 
     Returns:
         ``keys`` (B, N, d), mean over heads, and ``received`` float32 (B, N), the attention that each token
@@ -72,9 +80,9 @@ def record(block: Block, x: Tensor, mask: Tensor | None) -> dict[Need, Tensor]:
     qkv = attention.qkv(block.norm1(x)).reshape(batch, count, 3, attention.num_heads, -1)
     query, key, _ = qkv.permute(2, 0, 3, 1, 4)
     weights = (query * attention.scale @ key.transpose(-2, -1)).float()
-    if mask is not None:
-        weights = weights.masked_fill(~mask, -torch.inf)
-    weights = weights.softmax(-1)
-    if mask is not None:
-        weights = weights * mask.transpose(-2, -1)
+    if mask is None:
+        weights = weights.softmax(-1)
+    else:
+        bias = torch.where(mask, 0.0, -torch.inf) if mask.dtype == torch.bool else mask
+        weights = (weights + bias).softmax(-1) * bias.isfinite().transpose(-2, -1)
     return {"keys": key.mean(1)[:, 1:], "received": weights.mean(1).sum(1)[:, 1:]}

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from castssl.contracts import Encoder, Need, Pooling
+from castssl.contracts import Encoder, Pooling
 from castssl.encoder_config import BY_HAND, EncoderConfig, Membership, Padding, Positions
 from castssl.models import initialization
 from castssl.models.blocks import Stage, layer_norm
+from castssl.pooling.arithmetic import gather
+from castssl.pooling.identity import Identity
 from castssl.superpixel_labels import bounded
 from castssl.tokens.inputs import check_view
 from castssl.tokens.positions import resize, sin_cos
@@ -88,12 +90,11 @@ class CAST(Encoder):
             for i, depth in enumerate(depths)
         )
         self.poolings = nn.ModuleList(
-            nn.Identity() if fine == coarse else make_pooling(dim) for fine, coarse in pairwise(sizes)
+            Identity() if fine == coarse else make_pooling(dim) for fine, coarse in pairwise(sizes)
         )
         self.norm = layer_norm(dim) if final_norm else nn.Identity()
         self.dense_dim = dim * self.stages_with_cls
-        for pooling in self.poolings[self.stages_with_cls - 1 :]:
-            pooling.requires_grad_(False)
+        self.poolings[self.stages_with_cls - 1 :].requires_grad_(False)
         self.initialize(trunc=positions == "learned")
         # With learned positions the published models add two parameters to one class token: the token, and
         # the first row of the position table.  Both get the same gradient, so their sum moves twice as far.
@@ -130,12 +131,12 @@ class CAST(Encoder):
         return self.trace(view, sizes, stages=len(self.sizes))[0]
 
     def dense(self, view: View, sizes: Sequence[int] | None = None) -> DenseTokens:
-        """The tokens of all stages with a class token, at the finest tokens: float (B, N, stages * D).
+        """The tokens of all stages with a class token, at the finest tokens: float (B, N, stages * D); Eq. 4.
 
         Those of the last stage are normalized as its class token is.
         """
         hierarchy, _ = self.trace(view, sizes, stages=self.stages_with_cls)
-        *earlier, last = (unpool(stage.x, hierarchy.parents(at)) for at, stage in enumerate(hierarchy.stages))
+        *earlier, last = (gather(stage.x, hierarchy.parents(at)) for at, stage in enumerate(hierarchy.stages))
         return self.densely(view, hierarchy, torch.cat([*earlier, self.norm(last)], -1))
 
     def densely(self, view: View, hierarchy: Hierarchy, x: Tensor) -> DenseTokens:
@@ -164,11 +165,11 @@ class CAST(Encoder):
         pooled: list[Pooled] = []
         for i in range(stages):
             if i:
-                pooled.append(self.pool(i - 1, tokens, sizes[i]))
+                pooled.append(self.pooling(i - 1)(tokens, sizes[i]))
                 # Not a matrix product: autocast would take it to half precision, and lose mass.
                 mass = (pooled[-1].assign.float() * tokens.mass[..., None]).sum(1)
-                tokens = Tokens(pooled[-1].x, pooled[-1].cls, mass)
-            tokens = self.stages[i](tokens, self.needs(i) if i < stages - 1 else ())
+                tokens = Tokens(pooled[-1].x, pooled[-1].cls, mass, bias=pooled[-1].bias)
+            tokens = self.stages[i](tokens, self.pooling(i).needs if i < stages - 1 else ())
             normed = self.norm(tokens.cls) if i == self.stages_with_cls - 1 else tokens.cls
             seen.append(tokens._replace(cls=normed))
         return Hierarchy(view.segments, tuple(seen), tuple(p.assign for p in pooled)), tuple(pooled)
@@ -202,17 +203,11 @@ class CAST(Encoder):
         x, mass = segment_mean(features, view.segments, size, self.membership)
         return Tokens(x, self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), mass)
 
-    def pool(self, transition: int, tokens: Tokens, size: int) -> Pooled:
-        """One transition; the identity where the sizes are equal."""
+    def pooling(self, transition: int) -> Pooling:
+        """The pooling after stage ``transition``; the identity where the sizes are equal."""
         pooling = self.poolings[transition]
-        if isinstance(pooling, Pooling):
-            return pooling(tokens, size)
-        return Pooled(tokens.x, tokens.cls, torch.diag_embed((tokens.mass > 0).float()))
-
-    def needs(self, transition: int) -> frozenset[Need]:
-        """What the pooling after stage ``transition`` asks of the last attention block."""
-        pooling = self.poolings[transition]
-        return pooling.needs if isinstance(pooling, Pooling) else frozenset()
+        assert isinstance(pooling, Pooling)
+        return pooling
 
     def initialize(self, *, trunc: bool) -> None:
         """MoCo v3's initialization (Xavier, qkv as three matrices), or truncated normals as in DeiT.
@@ -227,11 +222,6 @@ class CAST(Encoder):
             initialization.draw_as_deit(self.stages, self.dim)
         else:
             initialization.draw_as_moco(self.stages, self.poolings)
-
-
-def unpool(x: Tensor, index: Tensor) -> Tensor:
-    """The tokens of a stage at the finest tokens (Eq. 4): (B, K, D), int64 (B, N) -> (B, N, D)."""
-    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def _check(depths: Sequence[int], sizes: Sequence[int]) -> None:

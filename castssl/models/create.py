@@ -12,7 +12,7 @@ from castssl.modes import kept_random_state
 from castssl.registry import build
 
 if TYPE_CHECKING:
-    from castssl.contracts import Encoder, Pooling
+    from castssl.contracts import Encoder
 
 
 def create(model: str | EncoderConfig, *, advance: bool = False, **overrides: Any) -> Encoder:
@@ -48,16 +48,12 @@ def _cast(config: EncoderConfig) -> Encoder:
     if config.pooling == BY_HAND:
         raise ConfigError(f"a {config.name} was built from modules, which its config does not describe")
 
-    def make_pooling(dim: int) -> Pooling:
-        built: Pooling = build("pooling", config.pooling, dim)
-        return built
-
     model = DenseCAST if config.dense else FusedCAST if config.fused else CAST
     try:
         built = model(
             config.depths,
             config.sizes,
-            make_pooling,
+            lambda dim: build("pooling", config.pooling, dim),
             dim=config.dim,
             heads=config.heads,
             image_size=config.image_size,

@@ -79,11 +79,20 @@ def _finite(gradient: Tensor | None) -> bool:
 def _claim_sound(out: Pooled, sample: Tokens, size: int, case: str) -> None:
     """Shapes, dtypes, finite values and row sums of one result."""
     images, count, dim = sample.x.shape
-    shapes = {"x": (images, size, dim), "cls": (images, 1, dim), "assign": (images, count, size)}
-    for (name, shape), value in zip(shapes.items(), out, strict=True):
+    shapes: dict[str, tuple[int, ...]] = {"x": (images, size, dim), "cls": (images, 1, dim)}
+    shapes |= {"assign": (images, count, size), "bias": (images, size)}
+    for name, value in _tensors(out).items():
+        shape = shapes[name]
         claim(value.shape == shape, f"{case}: {name} has shape {tuple(value.shape)}, not {shape}")
         claim(bool(value.isfinite().all()), f"{case}: {name} is not finite; divide by nothing that may be 0")
+    if out.bias is not None:
+        claim(out.bias.dtype == torch.float32, f"{case}: return bias in float32, got {out.bias.dtype}")
     _claim_rows(out.assign, sample, case)
+
+
+def _tensors(out: Pooled) -> dict[str, Tensor]:
+    """The fields of a result that are not None."""
+    return {name: value for name, value in out._asdict().items() if value is not None}
 
 
 def _claim_rows(assign: Tensor, sample: Tokens, case: str) -> None:
@@ -103,7 +112,7 @@ def _repeated(sample: Tokens, distinct: int) -> Tokens:
 
 
 def _claim_same(a: Pooled, b: Pooled, message: str, *, tolerance: float = 1e-5) -> None:
-    claims.claim_same(a._asdict(), b._asdict(), message, tolerance=tolerance)
+    claims.claim_same(_tensors(a), _tensors(b), message, tolerance=tolerance)
 
 
 def check_conforms(subject: Subject) -> None:
@@ -169,8 +178,12 @@ def check_images_are_independent(subject: Subject) -> None:
     others = tokens(pooling.needs, seed=7, padded=2)
     pairs = zip(sample, others, strict=True)
     mixed = Tokens(*(None if a is None or b is None else torch.cat([a[:1], b[1:]]) for a, b in pairs))  # type: ignore[arg-type]
-    alone, among = (Pooled(*(f[:1] for f in pool(pooling, batch))) for batch in (sample, mixed))
-    _claim_same(alone, among, "another image of the batch changes {}: no statistic may run over the batch")
+    alone, among = (
+        {name: value[:1] for name, value in _tensors(pool(pooling, batch)).items()}
+        for batch in (sample, mixed)
+    )
+    fault = "another image of the batch changes {}: no statistic may run over the batch"
+    claims.claim_same(alone, among, fault)
 
 
 def check_few_distinct_tokens(subject: Subject) -> None:
@@ -194,6 +207,17 @@ def check_few_valid_tokens(subject: Subject) -> None:
     """Fewer tokens than K: empty columns are padding."""
     pooling, sample = _prepared(subject, padded=COUNT - 2)
     _claim_sound(pool(pooling, sample), sample, SIZE, "with 2 tokens that are not padding")
+
+
+def check_pools_again(subject: Subject) -> None:
+    """The next stage's tokens, which carry the bias that it returned, are pooled as well."""
+    pooling, sample = _prepared(subject)
+    first = pool(pooling, sample, 2 * SIZE)
+    mass = (first.assign * sample.mass[..., None]).sum(1)
+    new = tokens(pooling.needs, seed=3)
+    keys, received = (None if rows is None else rows[:, : 2 * SIZE] for rows in (new.keys, new.received))
+    coarser = Tokens(first.x, first.cls, mass, keys, received, first.bias)
+    _claim_sound(pool(pooling, coarser), coarser, SIZE, "pooled again")
 
 
 def check_randomness_is_torchs(subject: Subject) -> None:

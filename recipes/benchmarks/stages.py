@@ -88,12 +88,12 @@ def parts(cfg: Config, model: CAST) -> dict[Job, Callable[[], Any]]:
         x, cls = torch.randn(cfg.batch, size, model.dim), torch.randn(cfg.batch, 1, model.dim)
         tokens = Tokens(x, cls, torch.ones(cfg.batch, size))
         if model.depths[stage]:
-            needs = model.needs(stage) if stage < len(model.poolings) else ()
+            needs = model.pooling(stage).needs if stage < len(model.poolings) else ()
             jobs[stage, "blocks"] = partial(model.stages[stage], tokens, needs)
         if stage < len(model.poolings):
             coarser = model.sizes[stage + 1]
             attended = tokens._replace(received=torch.rand(cfg.batch, size))
-            jobs[stage, "pooling"] = partial(model.pool, stage, attended, coarser)
+            jobs[stage, "pooling"] = partial(model.pooling(stage), attended, coarser)
             if getattr(model.poolings[stage], "centroids", "") == "farthest":
                 jobs[stage, "sampling"] = partial(farthest, x, tokens.mass > 0, coarser)
     return jobs

@@ -158,12 +158,26 @@ def test_an_encoder_that_was_trained_on_keeps_its_sum(tmp_path: Path) -> None:
     assert torch.equal(table, state("cast_deit", 4)["pos_embed"])
 
 
+SHALLOW = {"depths": (1, 1, 1, 1, 0), "image_size": 32}
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("nano", {"image_size": 32, "sizes": (16, 8, 4)}, "depths .* 2 heads .* stride 4"),
         ("cast_small", {"pooling": "random"}, "pooling random, expected graph"),
-        ("cast_small", {"pooling": "graph:centroids=random"}, "expected graph with farthest"),
+        (
+            "cast_small",
+            {"pooling": "graph:centroids=random", **SHALLOW},
+            "expected graph with centroids",
+        ),
+        (
+            "cast_small",
+            {"pooling": "graph:cls=keep", **SHALLOW},
+            "graph:cls=keep, .*cls=mlp",
+        ),
+        ("cast_small", {"pooling": "graph:kappa=6", **SHALLOW}, "kappa=5.0"),
+        ("cast_small", {"pooling": "graph:average=output", **SHALLOW}, "average=hidden"),
         ("vit_small", {}, "expected four stages"),
     ],
 )

@@ -152,7 +152,7 @@ def test_the_shape_of_published_weights(tmp_path: Path, monkeypatch: pytest.Monk
         "slim",
         dim=48,
         sizes=(196, 64, 32, 16, 8),
-        pooling="graph:heads=12,padding=reference,exact=true",
+        pooling="graph:heads=12,padding=reference,exact=true,cls=mlp,kappa=5.0,average=hidden",
         superpixels="seeds:bins=5,iterations=15,mode=deit",
         image_size=32,
         padding="reference",

@@ -113,6 +113,34 @@ class CountsOnEnoughTokens(Heaviest):
         return out._replace(x=out.x / tokens.mass.topk(size).values[:, -1:, None])
 
 
+class Counts(Heaviest):
+    """Proportional attention: the logarithm of how many tokens a cluster has."""
+
+    def forward(self, tokens: Tokens, size: int) -> Pooled:
+        out = super().forward(tokens, size)
+        return out._replace(bias=self.bias(out.assign, tokens))
+
+    def bias(self, assign: Tensor, tokens: Tokens) -> Tensor:
+        return assign.sum(1).clamp(min=1).log()
+
+
+class LogOfNothing(Counts):
+    def bias(self, assign: Tensor, tokens: Tokens) -> Tensor:
+        return assign.sum(1).log()
+
+
+class NarrowBias(Counts):
+    def bias(self, assign: Tensor, tokens: Tokens) -> Tensor:
+        return super().bias(assign, tokens).to(self.space(tokens.x).dtype)
+
+
+class HandsOnBias(Counts):
+    """The bias of the tokens before, of which there are more."""
+
+    def bias(self, assign: Tensor, tokens: Tokens) -> Tensor:
+        return super().bias(assign, tokens) if tokens.bias is None else tokens.bias
+
+
 class NumpyNoise(Heaviest):
     def forward(self, tokens: Tokens, size: int) -> Pooled:
         out = super().forward(tokens, size)
@@ -209,6 +237,8 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_blank_image, Whitens, "identical tokens: x is not finite"),
     (room.check_blank_image, RootOfZero, "gradient that is not finite"),
     (room.check_few_valid_tokens, CountsOnEnoughTokens, "x is not finite"),
+    (room.check_few_valid_tokens, LogOfNothing, "bias is not finite"),
+    (room.check_pools_again, HandsOnBias, "pooled again: bias has shape"),
     (room.check_randomness_is_torchs, NumpyNoise, "another x"),
     (room.check_randomness_is_torchs, OwnGenerator, "another x"),
     (room.check_every_parameter_gets_gradient, IdleParameter, "idle.weight, idle.bias"),
@@ -217,6 +247,7 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_deep_copies, KeepsResult, "store no result on self"),
     (room.check_deep_copies, CopiesToItself, "shares space.weight"),
     (room.check_state_round_trips, StateOutside, "parameters or buffers"),
+    (room.check_bfloat16, NarrowBias, "bias in float32, got torch.bfloat16"),
     (room.check_bfloat16, NarrowAssign, "assign in float32, got torch.bfloat16"),
     (room.check_bfloat16, WidensTokens, "x in the input's dtype"),
     (room.check_reads_nothing_back, ReadsBack, "on tensors without data"),

@@ -106,7 +106,7 @@ def test_received_attention_reaches_the_pooling_that_asks() -> None:
         (2, 1), (64, 8), lambda d: GraphPool(d, heads=3, centroids="received"), dim=24, heads=3, image_size=64
     ).eval()
     tokens = model.tokenise(view(2), 64)
-    after = model.stages[0](tokens, model.needs(0))
+    after = model.stages[0](tokens, model.pooling(0).needs)
     assert after.keys is None
     # Each of the valid queries hands out 1; the class token receives the rest.
     valid = (tokens.mass > 0).sum(1)

@@ -79,6 +79,11 @@ def test_both_placements(sizes: tuple[int, ...], depths: tuple[int, ...]) -> Non
     for stage, size in zip(hierarchy.stages, sizes, strict=True):
         assert (stage.mass > 0).sum(1).tolist() == [size, min(size, 176)]
         assert stage.mass.sum(1).tolist() == [784, 784]
+        if stage is not hierarchy.stages[0]:
+            # Each superpixel has four cells, but for the one that is larger.
+            assert stage.bias is not None
+            torch.testing.assert_close(stage.bias[0].exp(), stage.mass[0] / 4)
+            assert stage.bias[1].exp().sum() - (stage.mass[1] <= 0).sum() == pytest.approx(176, abs=1e-3)
     assert set(hierarchy.labels(-1).flatten().tolist()) == set(range(sizes[-1]))
     hierarchy.stages[-1].cls.square().sum().backward()
     idle = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]

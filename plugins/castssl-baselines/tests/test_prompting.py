@@ -76,6 +76,17 @@ def test_they_join_one_block_and_leave_again() -> None:
 
 
 @pytest.mark.parametrize("padding", ["mask", "reference"])
+def test_a_bias_of_the_tokens_attention_is_none_of_the_prompts(padding: Any) -> None:
+    model = made(padding=padding)
+    with torch.no_grad(), prompted(model, given := prompts(model, 1)):
+        tokens = model.stages[0](model.tokenise(view(), 16))
+        plain, after = model.stages[1](tokens), given[0].after
+        zero, again = model.stages[1](tokens._replace(bias=torch.zeros(3, 16))), given[0].after
+    torch.testing.assert_close(zero.x, plain.x)
+    torch.testing.assert_close(again, after)
+
+
+@pytest.mark.parametrize("padding", ["mask", "reference"])
 def test_outside_and_without_prompts_it_is_the_plain_model_bit_for_bit(padding: Any) -> None:
     model = made(padding=padding)
     with torch.no_grad():

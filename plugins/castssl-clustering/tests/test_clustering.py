@@ -20,7 +20,7 @@ OTHERS = (
     "kmeans:start=random,iterations=0,metric=keys",
     "kmedoids:keep=medoid,start=random,metric=keys",
     "token-pooling:centers=medoids",
-    "tome:metric=features",
+    "tome:metric=features,proportional=false",
 )
 SLOW = {room.check_reads_nothing_back, room.check_compiles}
 """Seconds each: for the defaults only."""

@@ -51,6 +51,27 @@ def test_clusters_are_those_of_loops(seed: int, size: int) -> None:
         assert not out.assign[image, :, len(clusters) :].any()
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("sizes", [(16, 5), (7, 7, 1)])
+def test_the_bias_is_the_log_of_how_many_finest_tokens_merged(seed: int, sizes: tuple[int, ...]) -> None:
+    """Over several poolings, also where superpixels differ in mass; padding has 0."""
+    tokens = samples.tokens({"keys"}, images=3, seed=seed, dim=DIM)
+    whole = torch.ones_like(tokens.mass).masked_fill(tokens.mass <= 0, 0).diag_embed()
+    for size in sizes:
+        out = ToMe(DIM)(tokens, size)
+        whole = whole @ out.assign
+        assert out.bias is not None
+        torch.testing.assert_close(out.bias, whole.sum(1).clamp(min=1).log(), atol=1e-5, rtol=0)
+        mass = (out.assign * tokens.mass[..., None]).sum(1)
+        assert torch.equal(out.bias[mass <= 0], torch.zeros(int((mass <= 0).sum())))
+        tokens = Tokens(out.x, out.cls, mass, keys=out.x, bias=out.bias)
+    assert int(whole.sum()) == 24 + 18 + 18
+
+
+def test_without_proportional_attention_there_is_no_bias() -> None:
+    assert ToMe(DIM, proportional=False)(samples.tokens({"keys"}, dim=DIM), 5).bias is None
+
+
 def test_where_padding_lies_changes_nothing() -> None:
     tokens = samples.tokens({"keys"}, dim=DIM)
     order = (tokens.mass[1] <= 0).int().argsort(stable=True)

@@ -64,7 +64,8 @@ class Prompting(nn.Module):
         x, mask = args[0], options["attn_mask"]
         prompts = self.tokens.to(x.dtype).expand(len(x), -1, -1)
         if mask is not None:
-            mask = F.pad(mask, (0, prompts.shape[1]), value=True)
+            # A mask of numbers is added to the logits of the attention.
+            mask = F.pad(mask, (0, prompts.shape[1]), value=mask.dtype == torch.bool)
         return (torch.cat([x, prompts], 1),), {**options, "attn_mask": mask}
 
     def _part(self, block: nn.Module, args: tuple[Any, ...], together: Tensor) -> Tensor | None:

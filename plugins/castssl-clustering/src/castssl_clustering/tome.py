@@ -6,8 +6,9 @@ Two ways to place it:
 - at CAST's stage borders, ``sizes=(196, 64, 32, 16)``: rounds of at most half of the tokens until K are left;
 - in every layer, as in the paper: ``depths=(1,) * 11, sizes=(196, 180, 164, ...)``, one round of 16 each.
 
-Three differences from the paper remain: tokens merge after a block's MLP and not before it, attention is not
-proportional to the sizes, and padding takes part in nothing.
+Three differences from the paper remain: tokens merge after a block's MLP and not before it; means weigh
+tokens by their stem cells and not by how many merged, which is the same where all superpixels have equally
+many cells; and padding takes part in nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ class ToMe(Pooling):
         dim: token width D, unused: there is nothing to learn.
         metric: what is compared by cosine: the last attention's ``keys`` (the paper's choice), or the
             tokens' ``features``.  Tokens that merged are compared by their mean, weighted by mass.
+        proportional: attention of the blocks that follow adds the logarithm of a token's size to its logits,
+            so that a token has the weight of those that merged into it.  The size is the number of the finest
+            tokens, as in the paper.
 
     Raises:
         ValueError: if ``metric`` is not one of those named.
@@ -39,10 +43,11 @@ class ToMe(Pooling):
 
     needs: frozenset[Need] = frozenset({"keys"})
 
-    def __init__(self, dim: int, *, metric: Space = "keys") -> None:
+    def __init__(self, dim: int, *, metric: Space = "keys", proportional: bool = True) -> None:
         super().__init__()
         check_option("metric", metric, get_args(Space))
         self.metric = metric
+        self.proportional = proportional
         self.needs = needed(metric)
 
     def forward(self, tokens: Tokens, size: int) -> Pooled:
@@ -51,7 +56,15 @@ class ToMe(Pooling):
         valid = tokens.mass > 0
         label = join(points(tokens, self.metric), tokens.mass, size)
         assign = one_hot(label, size, valid)
-        return Pooled(mean_rows(tokens.x, assign * tokens.mass[..., None]), tokens.cls, assign)
+        x = mean_rows(tokens.x, assign * tokens.mass[..., None])
+        return Pooled(x, tokens.cls, assign, log_sizes(tokens, assign) if self.proportional else None)
+
+
+@torch.no_grad()
+def log_sizes(tokens: Tokens, assign: Tensor) -> Tensor:
+    """The logarithm of how many of the finest tokens each cluster has, float32 (B, K); 0 for padding."""
+    sizes = torch.ones_like(tokens.mass) if tokens.bias is None else tokens.bias.exp()
+    return (assign * sizes[..., None]).sum(1).clamp(min=1).log()
 
 
 @torch.no_grad()
