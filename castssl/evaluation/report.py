@@ -47,6 +47,8 @@ KNOWN = {
     ),
 }
 """Patterns of names, the most important first: a title, whose {} is the number in the name, and a legend."""
+FEWEST = "fewest segments: GraphPool keeps its random weights there, except in *_seg"
+"""A legend of metrics by number of segments: no class token of a classification model depends on them."""
 AMENDED = ", HiE"
 HIE = "HiE: each class's probability is multiplied by its parent's"
 COLUMNS = {
@@ -171,6 +173,7 @@ def _cell(one: Metric, results: Mapping[str, float]) -> str:
 def legend(metrics: Sequence[Metric], columns: Collection[str]) -> list[str]:
     """One line for each kind of metric, then for the columns."""
     amended = any(one.title.endswith(AMENDED) for one in metrics)
-    lines = [one.legend for one in metrics if one.legend] + [HIE] * amended
+    of_segments = any(SEGMENTS.fullmatch(one.name) for one in metrics)
+    lines = [one.legend for one in metrics if one.legend] + [FEWEST] * of_segments + [HIE] * amended
     of_columns = (line for heading, line in COLUMNS.items() if heading in columns and line)
     return list(dict.fromkeys([*lines, *of_columns]))

@@ -18,8 +18,7 @@ from castssl.contracts import Encoder, Pooling
 from castssl.encoder_config import BY_HAND, EncoderConfig, Membership, Padding, Positions
 from castssl.models import initialization
 from castssl.models.blocks import Stage, layer_norm
-from castssl.pooling.arithmetic import gather
-from castssl.pooling.identity import Identity
+from castssl.models.transitions import Identity, unpool
 from castssl.superpixel_labels import bounded
 from castssl.tokens.inputs import check_view
 from castssl.tokens.positions import resize, sin_cos
@@ -131,12 +130,12 @@ class CAST(Encoder):
         return self.trace(view, sizes, stages=len(self.sizes))[0]
 
     def dense(self, view: View, sizes: Sequence[int] | None = None) -> DenseTokens:
-        """The tokens of all stages with a class token, at the finest tokens: float (B, N, stages * D); Eq. 4.
+        """The tokens of all stages with a class token, at the finest tokens: float (B, N, stages * D).
 
         Those of the last stage are normalized as its class token is.
         """
         hierarchy, _ = self.trace(view, sizes, stages=self.stages_with_cls)
-        *earlier, last = (gather(stage.x, hierarchy.parents(at)) for at, stage in enumerate(hierarchy.stages))
+        *earlier, last = (unpool(stage.x, hierarchy.parents(at)) for at, stage in enumerate(hierarchy.stages))
         return self.densely(view, hierarchy, torch.cat([*earlier, self.norm(last)], -1))
 
     def densely(self, view: View, hierarchy: Hierarchy, x: Tensor) -> DenseTokens:

@@ -16,7 +16,7 @@ from torch.distributed.nn.functional import all_reduce
 
 from castssl import distributed
 from castssl.models.cast import CAST
-from castssl.pooling.arithmetic import gather
+from castssl.models.transitions import unpool
 from castssl.types import DenseTokens, Hierarchy, Tokens, View
 
 
@@ -158,7 +158,7 @@ class FusedCAST(CAST):
         served = self.stages_with_cls
         after = [p.cls for p in pooled] + [s.cls for s in hierarchy.stages[len(pooled) : served]]
         parents = self._parents(hierarchy, sizes)
-        rows = [gather(hierarchy.stages[stage].x, at) for stage, at in enumerate(parents)]
+        rows = [unpool(hierarchy.stages[stage].x, at) for stage, at in enumerate(parents)]
         both = torch.cat([torch.cat(after[:served], -1), torch.cat(rows, -1)], 1)
         fused: Tensor = self.fusion(both, self._valid(hierarchy))
         return hierarchy, fused

@@ -23,6 +23,7 @@ def test_the_table_names_metrics_with_units_and_explains_each_in_one_line() -> N
         "kNN accuracy",
         "view matching",
         "object IoU",
+        "fewest segments",
         "chance level",
     ]
 
@@ -45,6 +46,11 @@ def test_segments_have_a_table_with_a_row_for_each_baseline_in_80_columns() -> N
     assert "…" not in "".join(lines)
     head = next(line for line in lines if line.split()[:1] == ["metric"])
     assert head.split() == ["metric", "unit", "trained", "pixels", "majority", "level"]
+
+
+def test_the_level_that_is_not_trained_is_named_with_segments_only() -> None:
+    assert "random weights" in text(table(trained={"part_iou_8": 0.5}))
+    assert "random weights" not in text(table(trained={"knn": 0.5, "miou": 0.5}))
 
 
 def test_without_results_a_sentence_says_so() -> None:

@@ -102,6 +102,24 @@ def test_only_the_norm_between_the_layers_tells_the_places_of_the_average_apart(
     torch.testing.assert_close(*both(tokens(), 4, norm=False))
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_both_averages_agree_where_centered_hidden_features_are_positive_multiples(sign: int) -> None:
+    """The norm of a mean has variance 1; a mean of norms has it only if all are the same."""
+    draw = torch.Generator().manual_seed(0)
+    direction, lengths = torch.randn(12, generator=draw), torch.rand(1, 6, 1, generator=draw) + 0.5
+    lengths[:, ::2] *= sign
+    given = Tokens(lengths * direction, torch.zeros(1, 1, 12), torch.ones(1, 6))
+    pooled = []
+    for average in ("hidden", "output"):
+        torch.manual_seed(0)
+        pool = GraphPool(12, heads=3, kappa=0.1, average=average).eval()
+        pool.fc1 = nn.Sequential(nn.Linear(12, 48, bias=False))
+        pool.fc2[0] = nn.LayerNorm(48, eps=0)
+        pooled.append(pool(given, 2).x)
+    difference = float((pooled[0] - pooled[1]).detach().abs().max())
+    assert difference < 1e-4 if sign > 0 else difference > 1e-2
+
+
 def test_of_tokens_that_are_alike_both_averages_are_the_same() -> None:
     given = tokens()
     blank = given._replace(x=given.x[:, :1].expand_as(given.x) * (given.mass > 0)[..., None])
