@@ -51,7 +51,7 @@ class Config:
     """What to load: castssl's photographs and, if installed, scikit-image's larger ones, or a data spec."""
     images: int = 8
     """How many images of it."""
-    masks: str = "demo:size=224,per_class=40"
+    masks: str = "demo:size=224,per_class=40,surroundings=fixed"
     """Images with object masks, on which the recall of boundaries is measured."""
     size: int = 224
     """Side of a view in pixels."""
