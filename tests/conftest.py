@@ -25,6 +25,7 @@ def pytest_collection_finish() -> None:
 
 def pytest_sessionfinish() -> None:
     """What processes are forked from ends with the tests."""
+    gc.unfreeze()
     for name in ("tests.forked", "castssl.testing.processes"):
         if module := sys.modules.get(name):
             module.stop()

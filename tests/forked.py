@@ -13,6 +13,7 @@ import os
 import runpy
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -45,10 +46,12 @@ def become(out: str | Path, err: str | Path, environment: Mapping[str, str]) -> 
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)
-    for stream, path in ((1, out), (2, err)):
+    for stream, name, path in ((1, "stdout", out), (2, "stderr", err)):
         handle = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
         os.dup2(handle, stream)
         os.close(handle)
+        if stat.S_ISFIFO(os.fstat(stream).st_mode):  # The server's stream expects that it can seek.
+            setattr(sys, name, os.fdopen(stream, "w", buffering=1, closefd=False))
 
 
 def _main(arguments: list[str], out: str, err: str, environment: dict[str, str], cwd: str) -> None:

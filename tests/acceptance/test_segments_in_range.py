@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from torch import Tensor
 import castssl
 from castssl.contracts import Superpixels
 from castssl.errors import ContractError
+from castssl.models.presets import PRESETS
 from castssl.testing import superpixels as contract
 from tests.acceptance.conftest import Command
 
@@ -114,7 +116,8 @@ def test_on_a_device_it_changes_no_other_image_and_ends_the_run_with_the_loss_ch
 def test_in_a_compiled_graph_it_joins_no_token_and_changes_no_other_image(membership: Any) -> None:
     """A compiled graph takes the way of a device, which cannot raise without waiting."""
     torch.manual_seed(0)
-    model: Any = castssl.create("nano", image_size=SIDE, sizes=(64, 4, 3, 2), membership=membership).eval()
+    shape: Any = {"depths": (1, 1), "sizes": (64, 4), "image_size": SIDE, "membership": membership}
+    model: Any = castssl.create(replace(PRESETS["cast_nano"], **shape)).eval()
     run: Any = torch.compile(model, backend="eager")
     segments, x = grid(), images()
     with torch.no_grad():

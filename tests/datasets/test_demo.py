@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, get_args
@@ -22,6 +20,7 @@ from castssl.datasets.demo.textures import part_textures
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import ConfigError
+from tests.forked import Forked
 
 SIZE, EACH = 32, 5
 BOTH = pytest.mark.parametrize("surroundings", get_args(Surroundings))
@@ -182,16 +181,15 @@ def test_a_stroke_without_polygons_draws_nothing() -> None:
 
 
 def test_two_processes_at_once_see_one_whole_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CASTSSL_CACHE", str(tmp_path))
-    program = f"from castssl.datasets.demo import dataset as demo; print(demo.root({SIZE}, 3))"
-    both = [
-        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    answers = {process.communicate(timeout=120)[0].strip() for process in both}
-    assert [process.returncode for process in both] == [0, 0]
-    (answer,) = answers
+    cache, script = tmp_path / "cache", tmp_path / "both.py"
+    monkeypatch.setenv("CASTSSL_CACHE", str(cache))
+    script.write_text(f"from castssl.datasets.demo import dataset as demo\nprint(demo.root({SIZE}, 3))\n")
+    outputs = [tmp_path / "one.txt", tmp_path / "other.txt"]
+    both = [Forked([str(script)], output, tmp_path / "errors.txt") for output in outputs]
+    assert [process.wait() for process in both] == [0, 0]
+    (answer,) = {output.read_text().strip() for output in outputs}
     assert len(list(Path(answer).glob("train/*/*/*.png"))) == 24
-    assert [path.name for path in tmp_path.iterdir()] == [Path(answer).name]
+    assert [path.name for path in cache.iterdir()] == [Path(answer).name]
 
 
 def test_a_stopped_generation_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
