@@ -51,7 +51,9 @@ def become(out: str | Path, err: str | Path, environment: Mapping[str, str]) -> 
         os.dup2(handle, stream)
         os.close(handle)
         if stat.S_ISFIFO(os.fstat(stream).st_mode):  # The server's stream expects that it can seek.
-            setattr(sys, name, os.fdopen(stream, "w", buffering=1, closefd=False))
+            pipe = os.fdopen(stream, "w", buffering=1, closefd=False)
+            for attribute in (name, f"__{name}__"):
+                setattr(sys, attribute, pipe)
 
 
 def _main(arguments: list[str], out: str, err: str, environment: dict[str, str], cwd: str) -> None:

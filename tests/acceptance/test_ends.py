@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.forked import ENVIRONMENT, ROOT, TIMEOUT
+from tests.forked import ENVIRONMENT, ROOT, TIMEOUT, Forked
 
 SCRIPT = """
 import atexit, sys
@@ -42,19 +42,19 @@ launch(main, RunConfig, [])
 @pytest.mark.distributed
 def test_threads_of_a_process_group_do_not_abort_the_end_of_a_run(tmp_path: Path) -> None:
     meeting = (tmp_path / "meeting").as_uri()
-    environment = os.environ | ENVIRONMENT | {"GLOO_SOCKET_IFNAME": "lo"}
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(rank), meeting],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for process in both:
-        out, err = process.communicate(timeout=TIMEOUT)
-        assert process.returncode == 75, err
-        assert out == "the exit functions were called\n"
+    (tmp_path / "script.py").write_text(SCRIPT)
+    own, out, err = {"GLOO_SOCKET_IFNAME": "lo"}, tmp_path / "out.txt", tmp_path / "err.txt"
+    other = Forked([str(tmp_path / "script.py"), "1", meeting], out, err, own)
+    process = subprocess.run(
+        [sys.executable, tmp_path / "script.py", "0", meeting],
+        cwd=ROOT,
+        env=os.environ | ENVIRONMENT | own,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT,
+    )
+    assert process.returncode == 75, process.stderr
+    assert process.stdout == "the exit functions were called\n"
+    assert other.wait() == 75, err.read_text()
+    assert out.read_text() == "the exit functions were called\n"

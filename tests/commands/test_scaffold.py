@@ -56,7 +56,8 @@ def test_a_new_plugin_installs_and_passes_as_it_is(
     # The checks have just run: of its own test, a part shows that it is collected and passes.
     words = ["-m", "pytest", "-q", "-k", "conforms or wrong", str(folder)]
     path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
-    tested = forked.run(words, environment={"PYTHONPATH": path}, cwd=folder)
+    environment = {"PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    tested = forked.run(words, environment=environment, cwd=folder)
     assert tested.returncode == 0, tested.stdout + tested.stderr
     assert " passed" in tested.stdout
 
