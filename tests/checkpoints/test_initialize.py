@@ -160,6 +160,16 @@ def test_the_shape_of_published_weights(tmp_path: Path, monkeypatch: pytest.Monk
     )
 
 
+@pytest.mark.parametrize("option", ["cls=keep", "kappa=6", "average=output"])
+def test_published_weights_in_another_pooling_are_named(option: str, tmp_path: Path) -> None:
+    torch.save({"model": checkpoints.state("cast_deit", 4)}, tmp_path / "in.pth")
+    mine: Any = create(MINE, positions="learned", pooling=f"graph:{option}")
+    notes = initialize(mine, tmp_path / "in.pth").notes
+    published = "graph:heads=12,padding=reference,exact=true,cls=mlp,kappa=5.0,average=hidden"
+    assert f"pooling: the weights had {published}, the model has graph:{option}" in notes
+    assert load_official(tmp_path / "in.pth", sizes=SIZES).encoder.config.pooling == published
+
+
 def test_the_average_begins_with_the_weights_too(tmp_path: Path) -> None:
     state = saved(tmp_path)
     objective = TreeKL(encoder(), TREE, ema=0.9)
