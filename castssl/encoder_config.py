@@ -14,6 +14,9 @@ from castssl.errors import ConfigError, DataError
 Membership = Literal["nearest", "area"]
 Padding = Literal["mask", "reference"]
 Positions = Literal["sincos", "learned"]
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""ImageNet's, of RGB values 0 to 1: views are normalized with them."""
 BY_HAND = ""
 """The pooling of an encoder that was built from modules, and not by a name: no spec describes it."""
 
@@ -40,6 +43,9 @@ class EncoderConfig:
         fused: the variant for segmentation, whose stages are fused at the finest tokens.
         dense: fused, with tokens at the resolution of the label map.
         drop_path: stochastic depth of the last block, in training.
+        channels: 1 (gray) or 3 (RGB), see :mod:`castssl.models.channels`.
+        mean: of each channel, of values 0 to 1; () is ImageNet's.
+        std: the standard deviation, likewise.
     """
 
     name: str
@@ -57,6 +63,9 @@ class EncoderConfig:
     fused: bool = False
     dense: bool = False
     drop_path: float = field(default=0.0, compare=False)
+    channels: int = 3
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -99,7 +108,9 @@ def _fits(name: str, value: object) -> bool:
         return value in get_args(_CHOICES[name])
     if name in {"depths", "sizes"}:
         return isinstance(value, tuple) and all(type(number) is int and number >= 0 for number in value)
-    if name in {"dim", "heads", "stride", "image_size"}:
+    if name in {"mean", "std"}:
+        return isinstance(value, tuple) and all(isinstance(number, int | float) for number in value)
+    if name in {"dim", "heads", "stride", "image_size", "channels"}:
         return type(value) is int and value > 0
     if name == "drop_path":
         return isinstance(value, int | float) and 0 <= value < 1

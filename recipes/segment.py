@@ -131,6 +131,9 @@ def make_encoder(cfg: Config) -> Encoder:
     size = cfg.image_size or None
     if cfg.model or checkpoint is None:
         config = override(find_config(cfg.model), image_size=size)
+        if checkpoint is not None:
+            before = checkpoint.config
+            config = override(config, channels=before.channels, mean=before.mean, std=before.std)
     else:
         checkpoint.check()
         config = checkpoint.config

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from castssl.checkpoints.native import SETTINGS
 from castssl.contracts import Encoder
-from castssl.data.normalize import MEAN, STD
+from castssl.encoder_config import MEAN, STD
 from castssl.errors import ConfigError, DataError, PluginError
 from castssl.files import atomic_write
 from castssl.installer import install

@@ -27,8 +27,10 @@ from castssl.tokens.positions import resize
 
 _MAY_DIFFER = ("norm.", "fusion.", "poolings.")
 """Parts that one model has and another lacks: what only COCO's variant has, and poolings of another kind."""
-_COMPARED = ("pooling", "membership", "padding", "positions")
+_COMPARED = ("pooling", "membership", "padding", "positions", "channels", "mean", "std")
 """Settings that change what weights do."""
+STEM, RGB = "stem.layers.0.weight", 3
+"""The stem's first convolution, and the channels of published weights."""
 _SHOWN = 4
 
 
@@ -127,6 +129,11 @@ def _taken(encoder: Encoder, checkpoint: Checkpoint, tensors: State) -> State:
     notes = _differences(theirs, mine)
     if "positions" in wanted and "positions" in weights:
         weights["positions"] = _table(wanted["positions"], weights["positions"], report)
+    if mine.channels != theirs.channels == RGB and STEM in weights:
+        from timm.models._manipulate import adapt_input_conv  # It takes seconds.
+
+        weights[STEM] = adapt_input_conv(mine.channels, weights[STEM])
+        report.changed[STEM] = f"{RGB} channels -> {mine.channels}, summed"
     lacking = {name for name in wanted if name not in weights}
     spare = {name for name in weights if name not in wanted}
     for name in wanted.keys() & weights.keys():

@@ -30,6 +30,7 @@ from castssl.checkpoints.official_layout import (
 from castssl.checkpoints.report import Report
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import DataError
+from castssl.models.channels import is_rgb
 from castssl.models.presets import PRESETS
 from castssl.registry import load, parse, values
 
@@ -304,6 +305,8 @@ def _refuse_strangers(checkpoint: Checkpoint, variant: Variant) -> None:
         wrong.append(f"depths {config.depths}, expected four stages and one without blocks")
     if (config.heads, heads) != (HEADS, str(HEADS)):
         wrong.append(f"{config.heads} heads and {heads} in poolings, expected {HEADS}")
+    if not is_rgb(config):
+        wrong.append("channels, mean or std of its own, expected RGB with ImageNet's")
     if config.stride != STRIDE:
         wrong.append(f"stride {config.stride}, expected {STRIDE}")
     if config.fused and variant not in FUSED:

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from castssl.data.normalize import MEAN
 from castssl.data.photometric import Pixels
 from castssl.data.views import Augment, CroppedView
 from castssl.datasets.images import Images, Plan
 from castssl.datasets.label_maps import UNKNOWN, Labels
 from castssl.datasets.stream import Stream
+from castssl.encoder_config import MEAN
 from castssl.errors import ConfigError
 
 FILL = tuple(round(255 * value) for value in MEAN)

@@ -6,12 +6,10 @@ import torch
 from torch import Tensor
 
 from castssl.contracts import Superpixels
+from castssl.encoder_config import MEAN, STD
 from castssl.errors import ContractError
 from castssl.superpixel_labels import partition
 from castssl.types import Batch, View
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
 
 def to_views(

@@ -16,9 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision import transforms as T
-from torchvision.transforms import functional as V
 
-from castssl.data.normalize import MEAN, STD
+from castssl.data.normalize import denormalize
 from castssl.data.photometric import MOCO, ColorAugment, Pixels, augment_colors
 from castssl.datasets.images import Box, Plan
 from castssl.errors import ConfigError
@@ -189,7 +188,7 @@ class SupervisedView(OneView):
         options: dict[str, Any] = {"auto_augment": _POLICIES[policy], "color_jitter": jitter}
         # The second of three parts: the transforms between crop and tensor.
         _, self._augment, _ = create_transform(
-            size, is_training=True, interpolation="bicubic", mean=MEAN, std=STD, separate=True, **options
+            size, is_training=True, interpolation="bicubic", separate=True, **options
         )
         erase = 0.0 if policy == "three" else erase
         self._erase = RandomErasing(erase, mode="pixel", device="cpu")  # type: ignore[no-untyped-call]
@@ -204,9 +203,8 @@ class SupervisedView(OneView):
         augmented = to_uint8(self._augment(view))
         # timm erases normalized floats: its noise is drawn into NaN, and copied.
         noise = self._erase(torch.full(augmented.shape, torch.nan))
-        std, mean = (torch.tensor(values)[:, None, None] for values in (STD, MEAN))
-        colors = ((noise * std + mean).clamp(0, 1) * 255).nan_to_num().round().to(torch.uint8)
-        return [CroppedView(torch.where(noise.isnan(), augmented, colors), box, flipped)]
+        colors = torch.where(noise.isnan(), augmented, denormalize(noise.nan_to_num()))
+        return [CroppedView(colors, box, flipped)]
 
 
 class CenterView(Augment):
@@ -223,7 +221,7 @@ class CenterView(Augment):
 
     def __init__(self, size: int, ratio: float = 256 / 224, *, interpolation: str = "bilinear") -> None:
         _check_size(size)
-        if interpolation not in {mode.value for mode in T.InterpolationMode} or ratio < 1:
+        if interpolation not in {"bilinear", "bicubic", "nearest"} or ratio < 1:
             raise ConfigError(
                 f"CenterView takes a ratio of at least 1 and bilinear, bicubic or nearest interpolation, got"
                 f" {ratio} and {interpolation!r}"
@@ -269,8 +267,7 @@ def resized_part(image: Image.Image, shorter: int, box: _Window, mode: T.Interpo
     """
     width, height = resized_size(image.size, shorter)
     if max(width, height) <= SLIM * shorter:
-        full: Image.Image = V.resize(image, [shorter], mode)
-        return full.crop(box)
+        return image.resize((width, height), Image.Resampling[mode.name]).crop(box)
     wide, high = image.width / width, image.height / height
     part = (box[0] * wide, box[1] * high, box[2] * wide, box[3] * high)
     return image.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling[mode.name], part)

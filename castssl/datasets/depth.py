@@ -121,7 +121,8 @@ def refuse_range(image: Image.Image, declared: Range | None) -> None:
     Raises:
         DataError: if so, and a range was declared.
     """
-    if declared is not None and isinstance(image, ImageFile) and ";16" in str(image.tile):
+    reduced = isinstance(image, ImageFile) and ";16" in str(image.tile) and not is_deep(image)
+    if declared is not None and reduced:
         raise DataError(
             f"16 bits a channel, of which PIL reads the upper 8: the range {declared} cannot be applied;"
             " convert such images to 8 bits first"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from castssl.encoder_config import BY_HAND, EncoderConfig, override
 from castssl.errors import ConfigError
+from castssl.models.channels import only_rgb, set_channels
 from castssl.models.presets import find_config
 from castssl.modes import kept_random_state
 from castssl.registry import build
@@ -37,7 +38,7 @@ def create(model: str | EncoderConfig, *, advance: bool = False, **overrides: An
     """
     config = override(find_config(model) if isinstance(model, str) else model, **overrides)
     with nullcontext() if advance else kept_random_state():
-        return _cast(config) if config.kind == "cast" else build("encoders", config.kind, config)
+        return _cast(config) if config.kind == "cast" else build("encoders", config.kind, only_rgb(config))
 
 
 def _cast(config: EncoderConfig) -> Encoder:
@@ -47,23 +48,15 @@ def _cast(config: EncoderConfig) -> Encoder:
 
     if config.pooling == BY_HAND:
         raise ConfigError(f"a {config.name} was built from modules, which its config does not describe")
-
     model = DenseCAST if config.dense else FusedCAST if config.fused else CAST
+    names = ("dim", "heads", "image_size", "stride", "membership", "padding", "positions", "drop_path")
+    options: dict[str, Any] = {name: getattr(config, name) for name in names}
     try:
         built = model(
-            config.depths,
-            config.sizes,
-            lambda dim: build("pooling", config.pooling, dim),
-            dim=config.dim,
-            heads=config.heads,
-            image_size=config.image_size,
-            stride=config.stride,
-            membership=config.membership,
-            padding=config.padding,
-            positions=config.positions,
-            drop_path=config.drop_path,
+            config.depths, config.sizes, lambda dim: build("pooling", config.pooling, dim), **options
         )
     except ValueError as error:
         raise ConfigError(f"{error}; got {config}") from error
+    set_channels(built.stem, config)
     built.config = config
     return built

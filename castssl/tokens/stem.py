@@ -38,9 +38,10 @@ class ConvStem(nn.Module):
             layers += [nn.Conv2d(width, wider, 3, halve, 1, bias=False), nn.BatchNorm2d(wider), nn.ReLU(True)]
             width = wider
         self.layers = nn.Sequential(*layers, nn.Conv2d(dim, dim, 1))
+        self.inputs: nn.Module = nn.Identity()  # See castssl.models.channels.
 
     def forward(self, image: Tensor) -> Tensor:
         """float (B, 3, H, W) -> (B, D, ceil(H / stride), ceil(W / stride)), channels last in memory."""
         # Convolutions are faster so on CPU and GPU, and a cell's channels then are one row for the tokens.
-        features: Tensor = self.layers(image.contiguous(memory_format=torch.channels_last))
+        features: Tensor = self.layers(self.inputs(image).contiguous(memory_format=torch.channels_last))
         return features

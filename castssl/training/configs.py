@@ -15,6 +15,7 @@ from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
 from castssl.encoder_config import EncoderConfig, override
 from castssl.errors import printable
+from castssl.models.channels import channel_faults
 from castssl.models.presets import find_config
 
 if TYPE_CHECKING:
@@ -124,6 +125,12 @@ class PretrainConfig(ImageConfig):
     """A pooling with options, such as graph:centroids=random; `castssl list pooling` shows all."""
     membership: Literal["nearest", "area"] = "nearest"
     """How pixels belong to tokens: sampled at the stem's grid (the paper), or by area (none is lost)."""
+    channels: Literal[1, 3] = 3
+    """What the model reads: 3 = RGB, 1 = gray, to which colors are converted."""
+    mean: tuple[float, ...] = ()
+    """Mean of each channel, of values 0 to 1; by default ImageNet's."""
+    std: tuple[float, ...] = ()
+    """Standard deviation of each channel, likewise."""
     warmup_epochs: float = 10
     """Epochs of linear warm-up; a tenth of --epochs where that is not above the default."""
     knn_every: int = field(default=10, metadata=FREE)
@@ -137,7 +144,8 @@ class PretrainConfig(ImageConfig):
             problems.append(
                 f"--warmup-epochs: got {self.warmup_epochs}, expected 0 to below --epochs, {self.epochs}"
             )
-        return problems
+        faults = channel_faults(self.channels, self.mean, self.std)
+        return [*problems, *(f"--{fault}" for fault in faults)]
 
     def fitted(self, typed: Collection[str]) -> Self:
         """A default warm-up that would not end is a tenth of the epochs instead."""
@@ -155,5 +163,6 @@ class PretrainConfig(ImageConfig):
 
     def encoder(self, seeds: str = "seeds", **overrides: Any) -> EncoderConfig:
         """The config of the encoder to train, with ``overrides``; ``seeds`` as in :meth:`backend`."""
-        settings = {key: getattr(self, key) for key in ("pooling", "sizes", "image_size", "membership")}
+        names = ("pooling", "sizes", "image_size", "membership", "channels", "mean", "std")
+        settings = {name: getattr(self, name) for name in names}
         return override(find_config(self.model), superpixels=self.backend(seeds), **settings, **overrides)

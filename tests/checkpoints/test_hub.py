@@ -111,6 +111,9 @@ def test_the_config_holds_what_create_was_called_with(tmp_path: Path) -> None:
             "fused": False,
             "dense": False,
             "drop_path": 0.1,
+            "channels": 3,
+            "mean": [],
+            "std": [],
         },
     }
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
