@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -16,11 +18,13 @@ from castssl.checkpoints import load_encoder
 from castssl.contracts import Encoder
 from castssl.types import View
 from tests.acceptance.conftest import Command
+from tests.forked import ROOT
 from tests.plugins.packages import Package
 
 pytestmark = pytest.mark.recipe
 SUPERPIXELS = ("--superpixels", "seeds:count=16,bins=5,iterations=2")
 SIZES = ("--image-size", "32", "--sizes", "16", "8", "4")
+LAUNCHER = ("--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no")
 COMMON = ("--batch-size", "4", "--workers", "0")
 SOURCE = '''
 """A pooling of a stranger."""
@@ -106,13 +110,15 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory, image_folder: Path, process: Command) -> Path:
-    """The folder of a run of two steps of MoCo v3."""
+def pretrained(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Path:
+    """The folder of a run of two steps of MoCo v3, started as the documents do."""
     flags = (*COMMON, *SIZES, *SUPERPIXELS, "--model", "nano", "--hidden", "16", "--out-dim", "8")
     out = tmp_path_factory.mktemp("pretrained") / "moco"
     more = ("--max-steps", "2", "--knn-every", "0", "--out", out)
-    done = process("recipes/moco_in1k.py", "--data", f"folder:{image_folder}", *flags, *more)
-    assert done.code == 0, done.err[-3000:]
+    recipe = ("recipes/moco_in1k.py", "--data", f"folder:{image_folder}", *flags, *more)
+    launcher = (sys.executable, "-m", "accelerate.commands.launch", *LAUNCHER)
+    done = subprocess.run([*launcher, *recipe], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
     return out
 
 
