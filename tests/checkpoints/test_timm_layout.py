@@ -20,6 +20,7 @@ from castssl.checkpoints.classifier import save_classifier
 from castssl.errors import ConfigError, DataError
 from castssl.labels import LabelTree
 from castssl.objectives.deit import DeiT
+from tests.acceptance.test_hostile_files import LFS
 
 SPEC = "grid:cell=8"
 CLASSES = LabelTree.flat([*"abcde"])
@@ -91,6 +92,9 @@ def test_what_the_caller_gives_counts(run: Path) -> None:
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none of encoder\.safetensors, model\.safetensors"):
+        timm.create_model("cast_nano", checkpoint_path=str(tmp_path))
+    (tmp_path / "encoder.safetensors").write_text(LFS)
+    with pytest.raises(DataError, match="run git lfs pull where it lies"):
         timm.create_model("cast_nano", checkpoint_path=str(tmp_path))
 
 
