@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -81,8 +82,10 @@ def _ask(folder: str, path: str) -> str:
 
 def main() -> None:
     """What the interpreter does: a pair for each folder that it reads; it answers with the exit code."""
-    import_module("torch._dynamo")  # The first optimizer step would import it, in each process.
-    import_module("castssl.testing.objectives")
+    # The first optimizer step would import torch._dynamo, and most objectives timm, in each process.
+    for name in ("torch._dynamo", "castssl.testing.objectives", "timm"):
+        import_module(name)
+    gc.freeze()
     multiprocessing.set_start_method(START)
     for line in sys.stdin:
         pair = multiprocessing.Process(target=_pair, args=(line.strip(),))
