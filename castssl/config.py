@@ -37,6 +37,8 @@ SEEDS = 2**32 - 1
 """The largest seed that Python's, NumPy's and PyTorch's generators all take."""
 USAGE = 2
 """The exit code of a bad command line."""
+PRESET = "--preset"
+"""The flag that names defaults of other flags."""
 COMMAND_LINE = "the command line"
 """The name of the program in messages of tyro."""
 FREE = {"resume": "free"}
@@ -202,6 +204,8 @@ def read(config: type[C], argv: Sequence[str] | None = None, *, description: str
             start = _in_folder(load(config, path), path)
         except ConfigError as error:
             problems.append(str(error))
+        if flag_value(rest, PRESET) is not None:
+            problems.append(f"{PRESET}: --config gives all settings; leave one of them out")
     elif issubclass(config, Settings):
         start = config.starting(rest)
     start = _untyped(start)

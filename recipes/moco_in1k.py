@@ -35,6 +35,7 @@ from castssl.objectives.moco import MoCoV3
 from castssl.registry import build
 from castssl.training import FirstBatch, build_optimizer, check_batch, fits, scaled_rate, set_rate, start
 from castssl.training.configs import PretrainConfig
+from castssl.training.presets import MOCO
 from castssl.training.schedule import warmup_cosine
 from castssl.visualization.gallery import Comparison, examples
 
@@ -43,6 +44,7 @@ from castssl.visualization.gallery import Comparison, examples
 class Config(PretrainConfig):
     """Pretrain CAST with MoCo v3; the defaults are Table 11's for IN-1K."""
 
+    by_preset = MOCO
     init: str = ""
     """Weights to begin from: a run's folder or file, a published checkpoint, hf:USER/NAME; with projector,
     predictor and momentum encoder where it has them."""

@@ -41,6 +41,7 @@ from castssl.training import (
     start,
 )
 from castssl.training.configs import PretrainConfig
+from castssl.training.presets import CONTRASTIVE
 from castssl.training.schedule import warmup_cosine
 from castssl.visualization.gallery import gallery
 from castssl.visualization.photographs import photographs
@@ -50,6 +51,7 @@ from castssl.visualization.photographs import photographs
 class Config(PretrainConfig):
     """Pretrain CAST with any installed objective; the defaults are MoCo v3's for vision transformers."""
 
+    by_preset = CONTRASTIVE
     objective: str = "moco"
     """An objective with options, such as byol:momentum=0.99; `castssl list objectives` shows all."""
     crop_min: float = 0.08

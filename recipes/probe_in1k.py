@@ -12,12 +12,8 @@ Expect a top-1 accuracy of 68.1 on IN-1K and 79.9 on IN-100 with CAST-S; the las
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
-from castssl import distributed
 from castssl.checkpoints import load_encoder
-from castssl.checkpoints.classifier import save_probe
 from castssl.config import FREE, launch
 from castssl.contracts import Encoder
 from castssl.data.loader import load
@@ -46,6 +42,7 @@ from castssl.training import (
 )
 from castssl.training.configs import ImageConfig
 from castssl.training.logging import best
+from castssl.training.presets import PROBE
 from castssl.visualization.gallery import gallery
 from castssl.visualization.photographs import photographs
 
@@ -54,6 +51,7 @@ from castssl.visualization.photographs import photographs
 class Config(ImageConfig):
     """Train a linear classifier on a frozen encoder; the defaults are the released code's for IN-1K."""
 
+    by_preset = PROBE
     weights: str = ""
     """A finished run's folder or its encoder.safetensors, or a published checkpoint."""
     image_size: int = 0
@@ -84,13 +82,6 @@ def make_evaluators(cfg: Config, encoder: Encoder, size: int) -> list[Evaluator]
     return [Matching(views=TwoViews(size)), Knn(cfg.knn_images), Overlap(encoder.sizes)]
 
 
-def save(folder: Path, probe: LinearProbe, **settings: Any) -> None:
-    """Write the classifier alone, and with its encoder for `castssl evaluate` and `castssl predict`."""
-    if distributed.is_main():
-        write_tensors(folder / "probe.safetensors", probe.model.head.state_dict(), {})
-    save_probe(probe, folder / "encoder.safetensors", **settings)
-
-
 def main(cfg: Config) -> None:
     """Evaluate the encoder, then train the probe, measuring its accuracy on held-out images as it goes."""
     run, accelerator = start(cfg)
@@ -98,8 +89,8 @@ def main(cfg: Config) -> None:
     images, held_out = cfg.images()
     loaded = load_encoder(cfg.weights)
     size = cfg.image_size or loaded.config.image_size
-    spec = loaded.config.superpixels if cfg.superpixels == "auto" else cfg.superpixels
-    superpixels = build("superpixels", spec)
+    model_default = cfg.superpixels == "auto"
+    superpixels = build("superpixels", loaded.config.superpixels if model_default else cfg.superpixels)
     encoder = with_sizes(loaded, cfg.sizes) if cfg.sizes else loaded
     fits(superpixels, encoder, size)
     objective = LinearProbe(encoder, images.tree, level=cfg.level).to(device)
@@ -138,7 +129,8 @@ def main(cfg: Config) -> None:
     results = {"trained": trained, "best": best(run.folder, "top1"), "untrained": unlearned}
     for heading, values in features.baselines().items():
         results[heading] = evaluation.baselines().get(heading, {}) | values
-    save(run.folder, objective, superpixels=spec, image_size=size, labels=images.tree, level=cfg.level)
+    if accelerator.is_main_process:
+        write_tensors(run.folder / "probe.safetensors", objective.model.head.state_dict(), {})
     run.finish(table(**results), f"the hierarchy on photographs: {run.folder / 'pictures'}", **results)
 
 

@@ -38,6 +38,7 @@ from castssl.training import FirstBatch, build_optimizer, check_batch, fits, set
 from castssl.training.configs import ImageConfig
 from castssl.training.logging import best
 from castssl.training.optim import RateMultiples
+from castssl.training.presets import SEGMENT
 from castssl.training.schedule import poly
 
 
@@ -69,6 +70,7 @@ HEADS = {
 class Config(ImageConfig):
     """Train a head for segmentation, and the encoder with it unless it is frozen."""
 
+    by_preset = SEGMENT
     weights: str = ""
     """A finished run's folder or its encoder.safetensors, or a published checkpoint; without it --model
     starts from new weights."""

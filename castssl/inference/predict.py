@@ -101,9 +101,7 @@ def predict(
     if min_confidence is not None and not 0 <= min_confidence <= 1:
         raise ConfigError(f"min_confidence is a probability from 0 to 1, got {min_confidence}")
     objective = classifier.objective.to(device) if device is not None else classifier.objective
-    seen = CenterView(classifier.image_size, interpolation=classifier.interpolation)(
-        read_photo(image, value_range)
-    )[0]
+    seen = CenterView(classifier.image_size, interpolation="bicubic")(read_photo(image, value_range))[0]
     backend = build("superpixels", classifier.superpixels)
     _check_room(objective, backend, classifier)
     worker = backend.runs_on == "worker"

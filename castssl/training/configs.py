@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from castssl import distributed
 from castssl.config import FREE, MOVES, TYPED, RunConfig
@@ -17,15 +17,23 @@ from castssl.encoder_config import EncoderConfig, override
 from castssl.errors import printable
 from castssl.models.channels import channel_faults
 from castssl.models.presets import find_config
+from castssl.training import presets
+from castssl.training.presets import Preset
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+FEW = 10
+"""An epoch of fewer steps than this is too short for the paper's settings."""
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig(RunConfig):
     """The images that a run trains on, and those that it is evaluated on."""
 
+    by_preset: ClassVar[presets.Values] = {}
+    preset: Preset = field(default="published", metadata=FREE)
+    """Defaults of the other flags: the paper's; small or tiny, for fewer images; or auto, by the number of
+    training images. recipes/README.md lists what each sets."""
     data: str = field(default="", metadata=MOVES)
     """What to train on: folder:/path, tar:/path.tar, wds/NAME:/path, hfds/NAME, breeds:living17:/path,
     tree:/labels.csv, demo (generated), or another name of `castssl list datasets` and its location.
@@ -58,6 +66,20 @@ class ImageConfig(RunConfig):
     """Data-loading processes of each process."""
     compile: bool = field(default=False, metadata=FREE)
     """Compile the encoders with torch.compile."""
+
+    @classmethod
+    def starting(cls, argv: Sequence[str]) -> Self | None:
+        """The defaults of the preset of a command line."""
+        name = presets.resolve(argv)
+        return cls(**cls.by_preset[name]) if name in cls.by_preset else None
+
+    def fitted(self, typed: Collection[str]) -> Self:
+        """The name of the preset that ``auto`` stands for."""
+        config = super().fitted(typed)
+        if config.preset != "auto":
+            return config
+        name = presets.by_size(config.data, config.val_share, config.subset, config.allow_commands)
+        return replace(config, preset=name)
 
     def problems(self) -> list[str]:
         """Faults of these settings that their types allow."""
@@ -98,9 +120,24 @@ class ImageConfig(RunConfig):
             streams=streams,
             commands=self.allow_commands,
         )
-        for remark in remarks if distributed.is_main() else ():
+        for remark in (*remarks, *self._remarks(train)) if distributed.is_main() else ():
             print(printable(remark), file=sys.stderr)
         return train, held_out
+
+    def _remarks(self, train: Images | Stream) -> list[str]:
+        """What the preset set; or that another one suits so few images."""
+        count, values = len(train), self.by_preset.get(self.preset, {})
+        if values:
+            kept = [(name, value) for name, value in values.items() if value == getattr(self, name)]
+            flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in kept)
+            return [f"--preset {self.preset} sets {flags}"]
+        suited = presets.of_count(count)
+        if suited not in self.by_preset or count >= FEW * self.batch_size:
+            return []
+        return [
+            f"{count:,} training images are fewer than {FEW} steps of --batch-size {self.batch_size} an"
+            f" epoch; --preset {suited} has settings for so few"
+        ]
 
     def loading(self) -> dict[str, Any]:
         """The options of :func:`castssl.data.loader.load`, for training, that are settings.

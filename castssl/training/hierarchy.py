@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from castssl.config import FREE, flag_value
 from castssl.errors import ConfigError, PluginError
 from castssl.registry import did_you_mean, parse, require
+from castssl.training import presets
 from castssl.training.supervised import SupervisedConfig
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ class Method(NamedTuple):
 
 
 METHODS: Mapping[str, Method] = {
-    "hcast": Method("tree-kl", "cast_small", "nano"),
+    "hcast": Method("tree-kl", "cast_small", "cast_nano"),
     "hier-vit": Method("tree-kl:weight=0,norm=shared", "hier_vit_small", "nano_vit"),
-    "flat-cast": Method("flat", "cast_small", "nano", hie=True),
+    "flat-cast": Method("flat", "cast_small", "cast_nano", hie=True),
     "flat-vit": Method("flat", "hier_vit_small", "nano_vit", hie=True),
     "transhp": Method("transhp", "hier_vit_small", "nano_vit"),
     "fgn": Method("fgn", "timm:resnet50", "timm:resnet18"),
@@ -82,7 +83,8 @@ class HierarchyConfig(SupervisedConfig):
         data = (flag_value(argv, "--data") or "").partition(":")[0]
         name = (flag_value(argv, "--method") or cls.method).partition(":")[0]
         chosen = METHODS.get(name, METHODS["hcast"])
-        defaults: dict[str, Any] = {"model": chosen.nano if data == "demo" else chosen.model}
+        preset = cls.by_preset.get(presets.resolve(argv), {})
+        defaults: dict[str, Any] = {"model": chosen.nano if preset or data == "demo" else chosen.model}
         if data == "breeds" and chosen.model.startswith("cast") and flag_value(argv, "--model") is None:
             defaults |= {"superpixels": SEEDS_OF_BREEDS, "sizes": (256, 64, 32, 16, 8)}
         if name in ("fgn", "hrn"):  # Their papers mix nothing.
@@ -90,9 +92,9 @@ class HierarchyConfig(SupervisedConfig):
         if name == "clip":
             defaults |= {"epochs": 0, "warmup_epochs": 0}
         released = data in PUBLISHED and data != "demo" and flag_value(argv, "--schedule") != "paper"
-        if name == "hcast" and released:
+        if name == "hcast" and released and not preset:
             defaults |= {"cosine_epochs": RELEASED_COSINE}
-        return cls(**{**PUBLISHED.get(data, {}), **defaults})
+        return cls(**{**PUBLISHED.get(data, {}), **preset, **defaults})
 
     def problems(self) -> list[str]:
         """Faults of these settings that their types allow."""

@@ -10,6 +10,7 @@ from castssl.config import FREE
 from castssl.data.views import Policy
 from castssl.training.configs import PretrainConfig
 from castssl.training.optim import scaled_rate
+from castssl.training.presets import SUPERVISED
 from castssl.training.schedule import epoch_cosine, warmup_cosine
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ FITTED = {"code": 512, "paper": 1024}
 class SupervisedConfig(PretrainConfig):
     """Training with labels; the defaults are those of CAST's Table 12 and the code released with it."""
 
+    by_preset = SUPERVISED
     epochs: int = 300
     batch_size: int = 1024
     warmup_epochs: float = 5
