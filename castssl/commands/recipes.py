@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
     copying = subcommand(commands, "copy-recipe", "copy a recipe, to change it", _copy)
     names = "such as moco_in1k; `castssl run --help` lists all; or a launch file such as launch/slurm.sbatch"
     copying.add_argument("name", help=names)
-    add_output(copying, "folder", nargs="?", type=Path, default=Path(), help="where to (default: here)")
+    add_output(copying, "into", nargs="?", metavar="DIR", type=Path, default=Path(), help="default: here")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -57,7 +57,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _copy(args: argparse.Namespace) -> int:
     source = recipe(args.name)
-    target: Path = args.folder / source.name
+    target: Path = args.into / source.name
     check_outputs([target], overwrite=args.overwrite)
     write_text(target, source.read_text(encoding="utf-8"), "recipe")
     print(f"wrote {target}")

@@ -49,6 +49,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
     model = castssl.create("nano", image_size=32)
     save_pretrained(model, folder / "model")
+    for name in ("photo.npz", "moco_in1k.py"):
+        (folder / name).write_bytes(b"a user's own file")
     for name in ("photo.png", "a.jpg", "a-stage0.jpg", "folder/photo.png"):
         (folder / name).parent.mkdir(exist_ok=True)
         Image.effect_noise((48, 40), 60).convert("RGB").save(folder / name)
@@ -73,11 +75,13 @@ def calls(place: Path) -> dict[str, list[str | Path]]:
     recipe = ROOT / "recipes" / "moco_in1k.py"
     return {
         "segment": [photo, "--weights", place / "model", "--out", place],
+        "features": [place / "folder", "--weights", place / "model", "--out", photo.with_suffix(".npz")],
         "predict": [photo, "--weights", place / "model", "--out", photo],
         "superpixels": [photo, "--backends", "grid", "--rounds", "1", "--out", photo],
         "convert": [weights, weights],
         "export": [place / "model", "--to", "torch-export", "--out", _model(place)],
         "ablate": ["--recipe", recipe, "--grid", "seed=0", "--out", place / "study"],
+        "copy-recipe": ["moco_in1k", place],
         "new-plugin": ["pooling", "mine", "--into", place],
     }
 

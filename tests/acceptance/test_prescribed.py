@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from castssl.shipped import recipe_names
 from tests.acceptance.conftest import Command
 from tests.forked import ROOT
 
@@ -52,8 +53,10 @@ def test_the_castssl_commands_of_all_documents_have_their_flags(command: Command
             words = line.split(" -- ")[0].split()
             if words[0] != "castssl" or len(words) < 2 or not re.fullmatch(r"[a-z][a-z-]*", words[1]):
                 continue
-            # The subcommand of castssl-mmseg has a help for each action.
-            name = " ".join(words[1:3] if words[1] == "mmseg" else words[1:2])
+            # The subcommand of castssl-mmseg has a help for each action, and `run` that of each recipe.
+            if recipe := words[1] == "run" and next((word for word in words if word in recipe_names()), ""):
+                words = ["castssl", "run", *words[words.index(recipe) :]]
+            name = " ".join(words[1:3] if recipe or words[1] == "mmseg" else words[1:2])
             if name not in usages:
                 done = command(*name.split(), "--help")
                 assert done.code == 0, f"{document.name}: {line}: {done.err}"
