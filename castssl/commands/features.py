@@ -30,7 +30,7 @@ OUT.parquet has the same columns (path, label0, ..., flat lists of floats; "shap
 
 An image is seen as the recipes evaluate it: its center, 224 of 256 parts, at the side of the training.
 After Ctrl-C or kill the same command continues from OUT.parts.  A file that castssl features did not write
-is never replaced.  The exit code is 1 if an image could not be read, 130 after Ctrl-C.
+is replaced with --overwrite alone.  The exit code is 1 if an image could not be read, 130 after Ctrl-C.
 """
 
 

@@ -103,12 +103,12 @@ def extract(
     Args:
         job: what to compute.
         out: ends in ``.npz`` or ``.parquet``, which needs pyarrow.
-        overwrite: replace a file of this function that has other settings, and start anew.
+        overwrite: replace any file, and start anew.
         report: called with the number of images that are done.
 
     Raises:
-        ConfigError: if ``out`` has another ending, is a file that this function did not write, or has other
-            settings; or pyarrow is missing.
+        ConfigError: if ``out`` has another ending; or pyarrow is missing; or without ``overwrite``, if ``out``
+            is a file that this function did not write, or has other settings.
         CastError: if the system refuses to write.
     """
     parts, settings = out.with_name(f"{out.name}.parts"), job.settings()
@@ -139,9 +139,9 @@ def check_output(out: Path, settings: Settings, *, overwrite: bool) -> bool:
     if not out.exists():
         return False
     stored = stored_settings(out)
-    if not stored:
+    if not stored and not overwrite:
         raise ConfigError(
-            f"castssl features did not write {out}, and does not replace it; give another --out"
+            f"{out} exists, and castssl features did not write it; choose another --out, or give --overwrite"
         )
     same = settings.items() <= stored.items()
     if not same and not overwrite:
