@@ -41,6 +41,12 @@ true parts).  Times are of one core, or of the GPU for what runs there (DEVICE).
   recall      of true borders within 2 pixels (more is better; ragged borders help)
   reach       over true regions: undersegmentation error (less is better)
   accuracy    achievable if each segment goes to one region (more is better)
+
+Where true regions are known, a second table has the region mIoU of the superpixels merged without
+learning: what a model's segments must exceed.
+
+  color, color+place     Ward's clustering of mean colors; of mean colors and positions
+  neighbors, random      Ward's clustering where segments touch; neighbors merged at random
 """
 SHOWN = 224
 """Pixels of a panel's side."""
@@ -93,6 +99,8 @@ def _superpixels(args: argparse.Namespace) -> int:
     shown.caption = f"{machine(device)}; {args.rounds} rounds, on the CPU in one thread"
     console = Console()
     console.print(shown)
+    if any(true is not None for true in truth):
+        console.print(_merged(trials, images, truth))
     for trial in trials:
         if trial.fault:
             console.print(printable(f"{trial.name} is broken: {trial.fault}"), markup=False, highlight=False)
@@ -227,6 +235,19 @@ def _table(trials: Sequence[Trial], title: str) -> Table:
         shares = (scores.variation, scores.recall, scores.undersegmentation, scores.accuracy)
         cells = ("-" if share is None else f"{share:.3f}" for share in shares)
         shown.add_row(safe_markup(trial.name), f"{scores.milliseconds:.1f}", *counts, *cells)
+    return shown
+
+
+def _merged(trials: Sequence[Trial], images: Tensor, truth: Sequence[Tensor | None]) -> Table:
+    """A row for each backend and way of merging, a column for each number of segments."""
+    from castssl.evaluation.superpixels import MERGED, merged
+    from castssl.terminal import safe_markup
+
+    title = "Superpixels merged without learning: region mIoU in %"
+    shown = table(["superpixels", "merged by"], [f"{size} segments" for size in MERGED], title=title)
+    for trial in trials:
+        for kind, shares in merged(trial.labels, images, truth).items() if trial.labels is not None else ():
+            shown.add_row(safe_markup(trial.name), kind, *(f"{100 * share:.1f}" for share in shares))
     return shown
 
 

@@ -130,8 +130,8 @@ def table(**columns: Mapping[str, float]) -> Group | str:
     names = list(dict.fromkeys(name for results in columns.values() for name in results))
     if not names:
         return "nothing was measured on held-out images"
-    known = {heading: columns[heading] for heading in COLUMNS if heading in columns}
-    columns = {heading: results for heading, results in (known | columns).items() if results}
+    ordered = {heading: columns[heading] for heading in COLUMNS if heading in columns}
+    columns = {heading: results for heading, results in (ordered | columns).items() if results}
     segments = [name for name in names if SEGMENTS.fullmatch(name)]
     others = [name for name in names if name not in segments]
     shown = [_by_metric(others, columns)] * bool(others) + [_by_heading(segments, columns)] * bool(segments)

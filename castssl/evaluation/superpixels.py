@@ -21,7 +21,9 @@ from castssl.metrics.partition import (
     explained_variation,
     undersegmentation_error,
 )
+from castssl.metrics.regions import region_iou
 from castssl.superpixel_labels import checked
+from castssl.superpixels.merge import KINDS, merge
 
 TRUTHS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "recall": boundary_recall,
@@ -29,6 +31,10 @@ TRUTHS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "accuracy": achievable_accuracy,
 }
 """The measures that need the true regions."""
+
+
+MERGED = (32, 16, 8)
+"""How many segments merging leaves."""
 
 
 class Scores(NamedTuple):
@@ -116,6 +122,31 @@ def compare(
         else Trial(name, _score(built[name], labels[name], images, truth, seconds[name]), labels[name])
         for name in backends
     ]
+
+
+def merged(labels: Tensor, images: Tensor, truth: Sequence[Tensor | None]) -> dict[str, list[float]]:
+    """The region mIoU of superpixels merged without learning, by the kinds of :data:`KINDS`.
+
+    Args:
+        labels: int32 (B, H, W), the superpixels.
+        images: uint8 (B, 3, H, W).
+        truth: for each image integer (H, W) true regions, negative where unknown; or None.
+
+    Returns:
+        For each kind the mean over images with true regions, for each number of :data:`MERGED`.
+    """
+    labeled = [(i, true) for i, true in enumerate(truth) if true is not None]
+    return {
+        kind: torch.stack(
+            [
+                region_iou(merge(images[i], labels[i], MERGED, by=kind), true.expand(len(MERGED), -1, -1))
+                for i, true in labeled
+            ]
+        )
+        .nanmean(0)
+        .tolist()
+        for kind in KINDS
+    }
 
 
 def _partition(superpixels: Superpixels, images: Tensor, on_device: Tensor) -> tuple[Tensor, float]:

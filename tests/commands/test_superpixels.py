@@ -45,6 +45,7 @@ def test_photographs_have_numbers_and_an_image(tmp_path: Path, capsys: pytest.Ca
     assert table["grid:cell=16"][1:3] == ["-", "16.0"]
     assert table["seeds"][1:3] == ["64", "64.0"]
     assert table["seeds"][4:] == ["-", "-", "-"]
+    assert "merged" not in said
     with Image.open(out) as image:
         assert image.width > 3 * 224
         assert image.height > 4 * 224
@@ -66,6 +67,9 @@ def test_true_regions_are_found_beside_images(folder: Path, capsys: pytest.Captu
     assert "3 images" in said
     # The border lies in the middle, where a border of the grid is.
     assert [float(cell) for cell in rows(said)["grid:cell=8"][-3:]] == pytest.approx([1, 0, 1], abs=0.04)
+    merged = [words[1:] for words in map(str.split, said.splitlines()) if len(words) == 5]
+    assert [words[0] for words in merged] == ["color", "color+place", "neighbors", "random"]
+    assert all(0 < float(share) <= 100 for words in merged for share in words[1:])
     one = folder / "images" / "a" / "astronaut.jpg"
     flat = ["--masks", str(folder / "masks" / "a")]
     assert main(["superpixels", str(one), *FAST, "--backends", "grid:cell=8", *flat]) == 0

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from castssl.contracts import Superpixels
 from castssl.errors import DataError
-from castssl.evaluation.superpixels import compare
+from castssl.evaluation.superpixels import compare, merged
 from castssl.metrics.partition import (
     achievable_accuracy,
     boundary_recall,
@@ -71,6 +71,17 @@ def test_scores_are_those_of_the_measures_over_images_that_have_a_truth() -> Non
     assert grid.scores is not None
     assert seeds.scores is not None
     assert (grid.scores.requested, seeds.scores.requested) == (None, 30)
+
+
+def test_merged_superpixels_are_compared_with_the_true_regions() -> None:
+    half = torch.arange(32).expand(32, -1) // 16
+    noise = torch.randint(0, 40, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    images = (noise + half * 200).to(torch.uint8)
+    found = merged(Grid(4)(images), images, [half, None])
+    assert found["color"] == found["neighbors"] == [1, 1, 1]
+    assert found["random"][2] < found["random"][0] <= 1
+    unknown = torch.full_like(half, -1)
+    assert merged(Grid(4)(images), images, [half, unknown]) == found
 
 
 def test_without_truth_there_is_only_variation() -> None:

@@ -15,6 +15,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SETUP = "make setup && source .venv/bin/activate"
 """As the README has it."""
+MERGE = """
+import torch
+from castssl.superpixels.merge import merge
+segments = torch.arange(16).view(4, 4)
+for level in merge(torch.rand(3, 4, 4), segments, [4, 2], by="neighbors"):
+    print(len(level.unique()))
+"""
 SKIPPED = shutil.ignore_patterns(
     ".git", ".venv", ".uv", "runs", "dist", "build", "__pycache__", ".*_cache", ".hypothesis"
 )
@@ -134,3 +141,5 @@ def test_castssl_alone_in_an_environment_of_ones_own(environment: Environment, t
     environment.succeed(f"python -m venv '{tmp_path}/own'")
     own = f"source '{tmp_path}/own/bin/activate'"
     environment.succeed(f"{own} && pip install . && castssl doctor", active=False)
+    merged = environment.succeed(f"{own} && cd '{tmp_path}' && python -c '{MERGE}'", active=False)
+    assert merged.split() == ["4", "2"]
