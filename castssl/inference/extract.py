@@ -107,8 +107,8 @@ def extract(
         report: called with the number of images that are done.
 
     Raises:
-        ConfigError: if ``out`` has another ending; or pyarrow is missing; or without ``overwrite``, if ``out``
-            is a file that this function did not write, or has other settings.
+        ConfigError: if ``out`` has another ending, or pyarrow is missing; without ``overwrite`` if
+            ``out`` is a file that this function did not write, or has other settings.
         CastError: if the system refuses to write.
     """
     parts, settings = out.with_name(f"{out.name}.parts"), job.settings()

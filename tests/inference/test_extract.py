@@ -113,7 +113,7 @@ def test_files_of_others_stay(folder: Path, encoder: Any, tmp_path: Path) -> Non
     job, out = make(folder, encoder), tmp_path / "x.npz"
     np.savez(out, precious=np.arange(3))
     before = out.read_bytes()
-    with pytest.raises(ConfigError, match="exists, and castssl features did not write it.*--overwrite"):
+    with pytest.raises(ConfigError, match=r"exists, and castssl features did not write it.*--overwrite"):
         extract(job, out)
     assert out.read_bytes() == before
     assert extract(job, out, overwrite=True).finished
