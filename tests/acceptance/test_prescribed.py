@@ -24,6 +24,7 @@ DOCUMENTS = sorted(
         *ROOT.glob("plugins/*/README.md"),
     ]
 )
+RECIPES = [name for name in recipe_names() if not Path(name).suffix]
 PROGRAMS = {"pip", "castssl", "accelerate", "pytest", "python", "uv"}
 """What must lie in the environment itself, wherever it is prescribed."""
 
@@ -45,7 +46,7 @@ def test_the_programs_of_a_document_are_in_the_environment(document: Path) -> No
     assert not missing, f"{document.name} prescribes {missing}, which the README's environment lacks"
 
 
-def test_the_castssl_commands_of_all_documents_have_their_flags(command: Command) -> None:
+def test_the_castssl_commands_of_all_documents_have_their_flags(command: Command, script: Command) -> None:
     usages: dict[str, str] = {}
     wrong = []
     for document in DOCUMENTS:
@@ -53,12 +54,12 @@ def test_the_castssl_commands_of_all_documents_have_their_flags(command: Command
             words = line.split(" -- ")[0].split()
             if words[0] != "castssl" or len(words) < 2 or not re.fullmatch(r"[a-z][a-z-]*", words[1]):
                 continue
-            # The subcommand of castssl-mmseg has a help for each action, and `run` that of each recipe.
-            if recipe := words[1] == "run" and next((word for word in words if word in recipe_names()), ""):
+            # castssl-mmseg has a help for each action, and `run` becomes the process of a recipe.
+            if recipe := next((word for word in words if words[1] == "run" and word in RECIPES), ""):
                 words = ["castssl", "run", *words[words.index(recipe) :]]
             name = " ".join(words[1:3] if recipe or words[1] == "mmseg" else words[1:2])
             if name not in usages:
-                done = command(*name.split(), "--help")
+                done = script(f"{recipe}.py", "--help") if recipe else command(*name.split(), "--help")
                 assert done.code == 0, f"{document.name}: {line}: {done.err}"
                 usages[name] = done.out
             flags = [word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)]
