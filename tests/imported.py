@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 from importlib import import_module
 
@@ -13,4 +14,5 @@ LATER = ("torch._dynamo", "sklearn.cluster", "typeguard", "rich._emoji_codes", "
 for name in (*(f"recipes.{recipe}" for recipe in RECIPES), *LATER):
     import_module(name)
 Image.init()
+atexit.register(gc.unfreeze)  # Else libraries report as leaked at the end of the process what is frozen.
 gc.freeze()  # Else each process would visit all these objects in its collections, which copies their memory.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import multiprocessing
 import os
@@ -85,6 +86,7 @@ def main() -> None:
     # The first optimizer step would import torch._dynamo, and most objectives timm, in each process.
     for name in ("torch._dynamo", "castssl.testing.objectives", "timm"):
         import_module(name)
+    atexit.register(gc.unfreeze)  # Else libraries report as leaked at the end what is frozen.
     gc.freeze()
     multiprocessing.set_start_method(START)
     for line in sys.stdin:
