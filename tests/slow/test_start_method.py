@@ -58,3 +58,10 @@ def test_spawned_workers_end_without_the_end_of_their_interpreter(image_folder: 
     command = [sys.executable, str(script), f"folder:{image_folder}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "a worker has begun\n"), done.stderr
+
+
+def test_the_interpreter_of_pairs_ends_in_silence() -> None:
+    # A library whose objects are frozen at the end reports them as leaked, line by line.
+    command = [sys.executable, "-m", "castssl.testing.processes"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
