@@ -7,6 +7,7 @@ Named tuples, because collation, Accelerate, DDP and device transfer carry them 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -79,17 +80,23 @@ class Hierarchy(NamedTuple):
     assigns: tuple[Tensor, ...]
     """One fewer than ``stages``."""
 
-    def parents(self, stage: int) -> Tensor:
-        """The token of ``stage`` that each finest token ended up in: int64 (B, N), hard (argmax) chain."""
+    def parents(self, stage: int, *, soft: bool = False) -> Tensor:
+        """The token of ``stage`` that each finest token ended up in: int64 (B, N), a chain of argmaxes.
+
+        ``soft``: the argmax of the product of the assignments (CAST, equation 2); segments may not nest.
+        """
+        assigns = self.assigns[: stage % len(self.stages)]
+        if soft and assigns:
+            return reduce(torch.matmul, assigns).argmax(-1)
         token = torch.arange(self.stages[0].x.shape[1], device=self.segments.device)
         token = token.expand(self.stages[0].x.shape[0], -1)
-        for assign in self.assigns[: stage % len(self.stages)]:
+        for assign in assigns:
             token = assign.argmax(-1).gather(1, token)
         return token
 
-    def labels(self, stage: int) -> Tensor:
+    def labels(self, stage: int, *, soft: bool = False) -> Tensor:
         """The segmentation at ``stage``: int64 (B, H, W); -1 where a pixel's segment has no token."""
-        token = self.parents(stage).masked_fill(self.stages[0].mass <= 0, -1)
+        token = self.parents(stage, soft=soft).masked_fill(self.stages[0].mass <= 0, -1)
         flat = self.segments.flatten(1).long()
         return token.gather(1, flat.clamp(min=0)).masked_fill(flat < 0, -1).view(self.segments.shape)
 

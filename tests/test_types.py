@@ -137,3 +137,15 @@ def test_labels_follow_the_largest_share_and_mark_what_has_no_token() -> None:
     assert hierarchy.labels(1).tolist() == [[[0, 1], [-1, 0]]]
     assert hierarchy.labels(2).tolist() == [[[1, 0], [-1, 1]]]
     assert torch.equal(hierarchy.labels(-1), hierarchy.labels(2))
+
+
+def test_the_product_of_assignments_may_choose_another_segment_than_the_chain() -> None:
+    first = torch.tensor([[[0.4, 0.3, 0.3], [0.1, 0.8, 0.1]]])
+    second = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]])
+    segments = torch.tensor([[[0, 1], [-1, 1]]], dtype=torch.int32)
+    stages = tokens([1, 1]), tokens([1, 1, 1]), tokens([1, 1])
+    hierarchy = Hierarchy(segments, stages, (first, second))
+    for stage in (0, 1):
+        assert torch.equal(hierarchy.labels(stage, soft=True), hierarchy.labels(stage))
+    assert hierarchy.labels(2).tolist() == [[[0, 1], [-1, 1]]]
+    assert hierarchy.labels(2, soft=True).tolist() == [[[1, 1], [-1, 1]]]

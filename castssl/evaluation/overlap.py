@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,7 +19,7 @@ from castssl.datasets.masks import Masks, open_masks
 from castssl.errors import DataError
 from castssl.evaluation.features import Features
 from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject, indexed
-from castssl.metrics.partition import best_overlap
+from castssl.metrics.partition import best_overlap, nestedness
 from castssl.metrics.regions import region_iou
 from castssl.superpixels.merge import KINDS, RANDOM, merge
 
@@ -34,6 +36,9 @@ class Overlap(Evaluator):
     object and background if each segment is given to one of them, and ``part_iou_K``, if there are part
     masks, the same of the parts; see :func:`scores`.  All are measured on the evaluation's center view, so
     that no image is decoded or segmented for them alone.
+
+    ``nestedness`` is the mean of :func:`castssl.metrics.partition.nestedness` over adjacent stages, of the
+    segments by the product of the assignments.  The others use the chain of argmaxes, which is nested.
 
     Args:
         sizes: K of each stage of the encoder; one that only classifies may have fewer stages.
@@ -84,7 +89,11 @@ class Overlap(Evaluator):
 
     def result(self, subject: Subject) -> dict[str, float]:
         """The overlaps by measure and stage; nothing without masks."""
-        return self._means(self._rows.gather()[0])
+        values = self._rows.gather()[0]
+        if not len(values):
+            return {}
+        nested = float(values[:, -1].mean())
+        return self._means(values[:, :-1]) | ({} if math.isnan(nested) else {"nestedness": nested})
 
     def baselines(self) -> dict[str, dict[str, float]]:
         """The overlaps of superpixels that :func:`castssl.superpixels.merge.merge` merges, by its kinds.
@@ -130,9 +139,13 @@ class Overlap(Evaluator):
         hierarchy, index = forward.segmentation(batch.views[0]), batch.positions[rows]
         pairs = [self._masks[image] for image in index.tolist()]
         inside, parts = (torch.stack(masks) for masks in zip(*pairs, strict=True))
-        labels = (hierarchy.labels(stage).cpu()[rows] for stage in range(len(hierarchy.stages)))
+        stages = range(len(hierarchy.stages))
+        labels = (hierarchy.labels(stage).cpu()[rows] for stage in stages)
         values = torch.stack([scores(stage, inside, parts) for stage in labels], 2)
-        self._rows.add(values.transpose(0, 1).flatten(1), batch.target[rows], index)
+        soft = [hierarchy.labels(stage, soft=True).cpu()[rows] for stage in stages]
+        nested = torch.stack([nestedness(*pair) for pair in pairwise(soft)] or [values[0, :, 0] * torch.nan])
+        values = torch.cat((values.transpose(0, 1).flatten(1), nested.mean(0)[:, None]), 1)
+        self._rows.add(values, batch.target[rows], index)
 
     def _merge(self, batch: ImageBatch, rows: Sequence[int]) -> None:
         """Score merged superpixels, once for each image."""

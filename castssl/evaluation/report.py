@@ -29,6 +29,10 @@ KNOWN = {
         "region mIoU: of object and background, each segment given to one of the two",
     ),
     r"part_iou_(\d+)": ("part mIoU, {} segments", "part mIoU: the same of the object's parts and the rest"),
+    r"nestedness": (
+        "nestedness",
+        "nestedness: pixels that follow most of their finer segment, by the product of soft assignments",
+    ),
     r"match": ("view matching", "view matching: of all views, the nearest to a random view is of its image"),
     r"top(\d+)": TOP,
     r"top1_balanced": ("balanced accuracy", "balanced accuracy: the mean over classes of top-1 accuracy"),

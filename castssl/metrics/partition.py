@@ -141,6 +141,24 @@ def achievable_accuracy(labels: Tensor, truth: Tensor) -> Tensor:
     return torch.where(total > 0, shared.amax(2).sum(1) / total.clamp(min=1), 1.0)
 
 
+def nestedness(fine: Tensor, coarse: Tensor) -> Tensor:
+    """The share of pixels in the coarse segment that most pixels of their fine segment are in.
+
+    It is :func:`achievable_accuracy` with the coarse segments in place of true regions.
+
+    Args:
+        fine: integer (B, H, W), the finer segments.
+        coarse: integer (B, H, W), the coarser segments.  Pixels with a negative label in either are left out.
+
+    Returns:
+        float32 (B,) in [0, 1]; 1 if each fine segment lies in one coarse segment.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    return achievable_accuracy(fine, coarse)
+
+
 def majority_labels(labels: Tensor, truth: Tensor) -> Tensor:
     """The region that each segment shares most with, at its pixels: int64 (B, H, W).
 

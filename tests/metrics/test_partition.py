@@ -13,6 +13,7 @@ from castssl.metrics.partition import (
     boundary_recall,
     explained_variation,
     majority_labels,
+    nestedness,
     undersegmentation_error,
 )
 
@@ -204,3 +205,12 @@ def test_a_segment_across_a_border_costs_its_smaller_side_twice() -> None:
     for measure in (undersegmentation_error, achievable_accuracy):
         with pytest.raises(ValueError, match=f"{measure.__name__}.*one shape"):
             measure(whole, truth[0])
+
+
+def test_nestedness_is_one_only_if_each_fine_segment_lies_in_one_coarse_segment() -> None:
+    fine = torch.tensor([[[0, 0, 1, 1], [0, 0, 1, -1]]])
+    coarse = torch.tensor([[[0, 0, 0, 0], [0, 1, 0, 0]]])
+    assert nestedness(fine, torch.zeros_like(fine)).tolist() == [1]
+    assert nestedness(fine, coarse).tolist() == pytest.approx([6 / 7])
+    # One coarse segment for all holds any fine ones; the other way round it does not.
+    assert nestedness(torch.zeros_like(fine), coarse).tolist() == [7 / 8]
