@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from castssl.ablations import cost, engine, spreadsheets, table
 from castssl.ablations.chart import draw
 from castssl.ablations.engine import STOP_SIGNALS, Jobs
 from castssl.ablations.formats import latex
-from castssl.ablations.grid import ALLOW, Step, Study, add_flags
+from castssl.ablations.grid import ALLOW, SEED, Step, Study, add_flags, parse
 from castssl.errors import CastError, PluginError
 from castssl.files import check_outputs, write_text
 from castssl.terminal import ignore_closed_streams
@@ -176,6 +176,8 @@ def main(study: Study, *, demo: Study | None = None, argv: Sequence[str] | None 
     what = "what to train on, as the recipe takes it, or demo" if study.data else "demo: of small models"
     parser.add_argument("--data", required=study.data, default="", help=what)
     parser.add_argument("--recipe", type=Path, help="another recipe's file")
+    other = "other values of a key of the grid, such as pooling=graph,tome"
+    parser.add_argument("--grid", action="append", default=[], metavar="KEY=VALUE,...", help=other)
     parser.add_argument("--seeds", type=int, metavar="N", help="repetitions a row, with seeds 0 to N - 1")
     add_flags(parser)
     args = parser.parse_args(argv)
@@ -183,18 +185,15 @@ def main(study: Study, *, demo: Study | None = None, argv: Sequence[str] | None 
     chosen = demo if demo is not None and is_demo else study
     try:
         data = ["--data", args.data] if chosen.data else []
-        changes: dict[str, Any] = {"flags": [*data, *chosen.flags, *args.rest]}
+        grid = {**chosen.grid, **parse(args.grid)}
+        changes: dict[str, Any] = {"flags": [*data, *chosen.flags, *args.rest], "grid": grid}
         if chosen.then:
             changes["then_flags"] = [*data, *chosen.then_flags]
         if args.recipe:
             changes["recipe"] = args.recipe
         if args.seeds:
-            changes["grid"] = _seeded(chosen.grid, args.seeds)
+            changes["grid"] = {**grid, SEED: [str(seed) for seed in range(args.seeds)]}
         return conduct(replace(chosen, **changes), args, f"{name}-demo" if is_demo else name)
     except CastError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
-
-
-def _seeded(grid: Mapping[str, Sequence[str]], seeds: int) -> dict[str, Sequence[str]]:
-    return {**grid, "seed": [str(seed) for seed in range(seeds)]}
