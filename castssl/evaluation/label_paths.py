@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isnan, prod
@@ -10,12 +9,13 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from castssl.errors import ConfigError
 from castssl.evaluation.features import Device
 from castssl.evaluation.held_out import Evaluator, Forward, ImageBatch, Subject
 from castssl.labels import LabelTree
-from castssl.metrics.balanced import BalancedAccuracy, shares_of
+from castssl.metrics.balanced import BalancedAccuracy
 from castssl.metrics.hie import hie
 from castssl.metrics.hierarchy import (
     FullPathAccuracy,
@@ -24,6 +24,9 @@ from castssl.metrics.hierarchy import (
     WeightedAveragePrecision,
 )
 from castssl.metrics.mistakes import HierarchicalDistance, MistakeSeverity
+
+PART = 4096
+"""Label paths for which the majority is counted at a time: at most 160 MB of logits for 10,000 classes."""
 
 
 @dataclass(eq=False)
@@ -83,15 +86,28 @@ class LabelPaths(Evaluator):
         return levels | {f"distance{k}_levels": height for k in HierarchicalDistance(tree).top_k}
 
     def majority(self) -> dict[str, float]:
-        """Each level's accuracy of its most frequent class, and ``fpa`` of the most frequent path."""
-        labels, shares = self._data.labels(), dict[str, float]()
-        for level, column in enumerate(labels.unbind(1)):
-            if by_class := shares_of(column):
-                shares |= {f"level{level}": by_class[0], f"level{level}_balanced": 1 / len(by_class)}
-        complete = labels[(labels >= 0).all(1)]
-        if len(complete):
-            shares["fpa"] = max(Counter(map(tuple, complete.tolist())).values()) / len(complete)
-        return shares
+        """Constant predictions: of levels the most frequent class of each, of paths the most frequent path.
+
+        The finest classes of ``distance*_levels`` are that path's, then the most frequent ones.
+        """
+        labels, tree = self._data.labels(), self._data.tree
+        if not tree.levels or not len(complete := labels[(labels >= 0).all(1)]):
+            return {}
+        paths, often = complete.unique(dim=0, return_counts=True)
+        path = paths[often.argmax()]
+        frequent = [
+            column[column >= 0].bincount(minlength=n) for column, n in zip(labels.T, tree.sizes, strict=True)
+        ]
+        first = [F.one_hot(label, n) * len(labels) for label, n in zip(path, tree.sizes, strict=True)]
+        by_level, by_path = PathMetrics(tree), PathMetrics(tree)
+        for part in labels.split(PART):
+            by_level.update([level.expand(len(part), -1) for level in frequent], part)
+            likely = [level + of_path for level, of_path in zip(frequent, first, strict=True)]
+            by_path.update([level.expand(len(part), -1) for level in likely], part)
+        of_levels = {
+            name: share for name, share in by_level.compute().items() if name.startswith(("level", "wap"))
+        }
+        return by_path.compute() | of_levels
 
 
 class PathMetrics:
