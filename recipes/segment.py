@@ -4,6 +4,8 @@
     accelerate launch recipes/segment.py --data voc:/path/to/VOCdevkit --weights RUN --head fused
     accelerate launch recipes/segment.py --data ade20k:/path/to/ADEChallengeData2016 --weights RUN \
         --head segmenter --window 512 --stride 512
+    accelerate launch recipes/segment.py --data ade20k:/path/to/ADEChallengeData2016 --weights RUN \
+        --head queries --window 512 --stride 512
 
 Expect the published CAST-S to reach an mIoU of 67.6 on VOC, 43.1 on ADE20K and 49.1 on Pascal Context; this
 recipe has not been run at that scale.
@@ -13,6 +15,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
+
+from torch.optim import Optimizer
 
 from castssl import distributed
 from castssl.checkpoints import read
@@ -30,12 +34,15 @@ from castssl.evaluation.held_out import Evaluation, Subject, indexed
 from castssl.evaluation.label_maps import check_label_maps
 from castssl.evaluation.report import table
 from castssl.evaluation.windows import Windows
+from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.models.presets import find_config
+from castssl.objectives.mask_classification import MaskClassification
 from castssl.objectives.segmentation import Segmentation
 from castssl.registry import build
 from castssl.training import FirstBatch, build_optimizer, check_batch, fits, set_rate, start
 from castssl.training.configs import ImageConfig
+from castssl.training.fine_tuning import clip_gradients, decay_rates
 from castssl.training.logging import best
 from castssl.training.optim import RateMultiples
 from castssl.training.presets import SEGMENT
@@ -51,8 +58,13 @@ class Published(NamedTuple):
     """Of the learning rate's factor."""
     warmup: float = 0.0
     """Share of all steps."""
+    by_block: float = 1.0
+    """Factor of the rate of each block of the encoder in that of the block before it."""
+    clip: float | None = None
+    """Largest norm of the gradient."""
 
 
+ADAMW: dict[str, Any] = {"name": "adamw", "weight_decay": 0.05}
 VOC = RateMultiples(backbone=1.0, head=10.0, biases=2.0)
 HEADS = {
     "linear": Published(1e-3, {"name": "adamw", "weight_decay": 1e-3}, warmup=1500 / 40_000),
@@ -62,8 +74,10 @@ HEADS = {
         warmup=100 / 30_000,
     ),
     "segmenter": Published(1e-3, {"name": "sgd-nesterov", "weight_decay": 0.0}, floor=1e-2),
+    "queries": Published(1e-4, ADAMW, warmup=500 / 39_153, by_block=0.8, clip=0.01),
+    "frozen-queries": Published(2e-4, ADAMW, warmup=6_000 / 20_208, clip=0.01),
 }
-"""DINOv3's linear evaluation with CAST's schedule, the released VOC code, and Segmenter."""
+"""DINOv3's linear evaluation with CAST's schedule, the released VOC code, Segmenter, EoMT and PMT."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +94,11 @@ class Config(ImageConfig):
     pooling: str = "auto"
     """A pooling with options, such as graph:centroids=random; `castssl list pooling` shows all; auto is the
     model's own."""
-    head: Literal["linear", "fused", "segmenter"] = "linear"
-    """Batch norm and one layer (DINOv2, DINOv3), CAST's two layers, or Segmenter's mask transformer."""
+    head: Literal["linear", "fused", "segmenter", "queries"] = "linear"
+    """Batch norm and one layer (DINOv2, DINOv3), CAST's two layers, Segmenter's mask transformer, or mask
+    queries in the encoder's last blocks (EoMT), or with --frozen in blocks of their own (PMT)."""
+    masked_attention: bool = True
+    """Restrict the attention of --head queries to their masks early in training."""
     frozen: bool = False
     """Train the head alone."""
     mean: Literal["global", "process"] = "global"
@@ -110,6 +127,8 @@ class Config(ImageConfig):
             problems.append("type --weights RUN to transfer an encoder, or --model NAME for a new one")
         if self.frozen and not self.weights:
             problems.append("--frozen: an encoder with new weights is not worth keeping; give --weights")
+        if self.head == "queries" and self.mean != "global":
+            problems.append("--mean: --head queries divides masks by their number; leave --mean out")
         if self.superpixel_cache:
             problems.append("--superpixel-cache: superpixels follow scaled images here; leave it out")
         if (self.stride or self.superpixels_once) and not self.window:
@@ -117,6 +136,10 @@ class Config(ImageConfig):
                 "--stride and --superpixels-once need --window, the side of the windows in pixels"
             )
         return problems
+
+    def head_name(self) -> str:
+        """The head as its file names it."""
+        return f"frozen-{self.head}" if self.head == "queries" and self.frozen else self.head
 
     def windows(self) -> Windows | None:
         """The windows of evaluation; None for whole images."""
@@ -149,6 +172,23 @@ def make_encoder(cfg: Config) -> Encoder:
     return encoder
 
 
+def make_objective(cfg: Config, encoder: Encoder, labels: LabelTree) -> Segmentation:
+    """What --head learns by."""
+    if cfg.head == "queries":
+        return MaskClassification(encoder, labels, frozen=cfg.frozen, masked=cfg.masked_attention)
+    return Segmentation(encoder, labels, head=cfg.head, frozen=cfg.frozen, mean=cfg.mean)
+
+
+def make_optimizer(objective: Segmentation, lr: float, published: Published) -> Optimizer:
+    """The published optimizer, with its own rate unless another one is given."""
+    optimizer = build_optimizer(objective, lr=lr or published.lr, **published.optimizer)
+    if published.by_block != 1:
+        decay_rates(optimizer, objective.encoder, published.by_block)
+    if published.clip is not None:
+        clip_gradients(optimizer, published.clip)
+    return optimizer
+
+
 def main(cfg: Config) -> None:
     """Train, and measure mIoU on held-out images as it goes."""
     run, accelerator = start(cfg)
@@ -161,7 +201,7 @@ def main(cfg: Config) -> None:
     size = cfg.image_size or encoder.config.image_size
     superpixels = build("superpixels", encoder.config.superpixels)
     fits(superpixels, encoder, size)
-    objective = Segmentation(encoder, tree, head=cfg.head, frozen=cfg.frozen, mean=cfg.mean).to(device)
+    objective = make_objective(cfg, encoder, tree).to(device)
     check_batch(objective, cfg.batch_size // cfg.accumulate)
     shorter = cfg.shorter or size
     views = RandomDenseView(size, shorter=shorter, distort=True)
@@ -171,8 +211,8 @@ def main(cfg: Config) -> None:
     evaluation = Evaluation(
         images, held_out, superpixels, CenterView(size), evaluators, device, batch_size=1, workers=cfg.workers
     )
-    published = HEADS[cfg.head]
-    optimizer = build_optimizer(objective, lr=cfg.lr or published.lr, **published.optimizer)
+    published = HEADS[cfg.head_name()]
+    optimizer = make_optimizer(objective, cfg.lr, published)
     subject = Subject(encoder, objective.predict, objective)
     untrained = run.once("untrained", lambda: evaluation(subject))
     model, optimizer = run.prepare(objective, optimizer)
@@ -197,7 +237,7 @@ def main(cfg: Config) -> None:
     results = {"trained": trained, "best": best(run.folder, "miou"), "untrained": untrained}
     results |= evaluation.baselines()
     weights = run.folder / "encoder.safetensors"
-    save_segmenter(objective, weights, head=cfg.head, labels=tree, palette=palette, shorter=shorter)
+    save_segmenter(objective, weights, head=cfg.head_name(), labels=tree, palette=palette, shorter=shorter)
     run.finish(table(**results), **results)
 
 

@@ -3,7 +3,8 @@
 ``linear``: batch norm and one layer, as DINOv2 (https://arxiv.org/abs/2304.07193) and DINOv3
 (https://arxiv.org/abs/2508.10104) evaluate frozen features.  ``fused``: the two layers of CAST
 (https://arxiv.org/abs/2210.00314, appendix on VOC).  ``segmenter``: the mask transformer of Segmenter
-(https://arxiv.org/abs/2105.05633).
+(https://arxiv.org/abs/2105.05633).  The heads of :mod:`castssl.models.mask_queries` read more of an encoder
+than its dense tokens.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class LinearHead(nn.Module):
     def forward(self, tokens: DenseTokens) -> Tensor:
         """Logits of each token: float (B, N, C)."""
         x = self.dropout(tokens.x.transpose(1, 2)).transpose(1, 2)
-        logits: Tensor = self.linear(_normed(x, tokens.mass > 0, self.norm))
+        logits: Tensor = self.linear(token_norm(x, tokens.mass > 0, self.norm))
         return logits
 
 
@@ -66,7 +67,7 @@ class FusedHead(nn.Module):
 
     def forward(self, tokens: DenseTokens) -> Tensor:
         """Logits of each token: float (B, N, C)."""
-        hidden = _normed(self.first(tokens.x), areas(tokens), self.norm)
+        hidden = token_norm(self.first(tokens.x), areas(tokens), self.norm)
         logits: Tensor = self.last(hidden.relu())
         return logits
 
@@ -208,7 +209,7 @@ def paint(values: Tensor, tokens: DenseTokens, size: tuple[int, int] | None = No
     return resized
 
 
-def _normed(x: Tensor, weight: Tensor, norm: nn.BatchNorm1d) -> Tensor:
+def token_norm(x: Tensor, weight: Tensor, norm: nn.BatchNorm1d) -> Tensor:
     """Batch norm of (B, N, D) over rows that count so often; in evaluation mode of all rows alike."""
     if norm.training:
         return masked_batch_norm(x, weight, norm)

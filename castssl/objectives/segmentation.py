@@ -13,8 +13,9 @@ from castssl import distributed
 from castssl.contracts import Encoder, Model, Objective
 from castssl.errors import ConfigError
 from castssl.labels import LabelTree
+from castssl.models.mask_queries import MaskQueries, Predictions
 from castssl.models.segmentation_heads import create_head, paint
-from castssl.types import Batch, Outcome, View
+from castssl.types import Batch, DenseTokens, Outcome, View
 
 Mean = Literal["global", "process"]
 """Over which pixels :func:`masked_cross_entropy` divides."""
@@ -61,7 +62,8 @@ class SegmentationModel(Model):
 
     Args:
         encoder: one with dense tokens.
-        head: a name of :data:`castssl.models.segmentation_heads.HEADS`.
+        head: a name of :data:`castssl.models.segmentation_heads.HEADS`; or ``queries``, mask queries in the
+            encoder's last blocks, or ``frozen-queries``, the same in blocks of their own.
         classes: number of classes C.
         frozen: True if the encoder is not trained; nothing is then kept for a gradient through it.
 
@@ -77,7 +79,11 @@ class SegmentationModel(Model):
                 f"a {type(encoder).__name__} has no tokens for segmentation; take an encoder that defines"
                 " dense(view), such as those of castssl and of timm"
             )
-        super().__init__(encoder, head=create_head(head, encoder.dense_dim, classes))
+        queries = {"queries": False, "frozen-queries": True}
+        if head in queries:
+            super().__init__(encoder, head=MaskQueries(encoder, classes, own=queries[head]))
+        else:
+            super().__init__(encoder, head=create_head(head, encoder.dense_dim, classes))
         self.classes, self.frozen = classes, frozen
         if frozen:
             encoder.requires_grad_(False)
@@ -86,17 +92,43 @@ class SegmentationModel(Model):
     def forward(
         self, view: View, sizes: Sequence[int] | None = None, *, size: tuple[int, int] | None = None
     ) -> Tensor:
-        """Logits of each pixel: float (B, C, H, W).
+        """Logits of each pixel, or scores if the head has mask queries: float (B, C, H, W).
 
         Args:
             view: as for the encoder.
             sizes: other token budgets than the encoder's own.
             size: height and width of the maps; None for those of the image.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            tokens = self.encoder.dense(view, sizes)
+        logits, tokens = self.score(view, sizes)
         height, width = view.image.shape[-2:]
-        return paint(self.head(tokens), tokens, size or (height, width))
+        return paint(logits, tokens, size or (height, width))
+
+    def score(self, view: View, sizes: Sequence[int] | None = None) -> tuple[Tensor, DenseTokens]:
+        """Logits or scores of each token, float (B, N, C), and the tokens.
+
+        Args:
+            view: as for the encoder.
+            sizes: as for :meth:`forward`.
+        """
+        if isinstance(self.head, MaskQueries):
+            predictions = self.predict_masks(view, sizes)
+            return predictions.scores(), predictions.tokens
+        tokens = self._dense(view, sizes)
+        return self.head(tokens), tokens
+
+    def predict_masks(self, view: View, sizes: Sequence[int] | None = None) -> Predictions:
+        """What mask queries predict; for a head that has them.
+
+        Args:
+            view: as for the encoder.
+            sizes: as for :meth:`forward`.
+        """
+        predictions: Predictions = self.head(self.encoder, lambda: self._dense(view, sizes))
+        return predictions
+
+    def _dense(self, view: View, sizes: Sequence[int] | None) -> DenseTokens:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self.encoder.dense(view, sizes)
 
     if TYPE_CHECKING:
 
@@ -118,7 +150,8 @@ class Segmentation(Objective):
     Args:
         encoder: one with dense tokens.
         labels: a label tree of one level, the classes of pixels.
-        head: ``linear``, ``fused`` or ``segmenter``, see :mod:`castssl.models.segmentation_heads`.
+        head: ``linear``, ``fused`` or ``segmenter``, see :mod:`castssl.models.segmentation_heads`; mask
+            queries learn by :class:`castssl.objectives.mask_classification.MaskClassification`.
         frozen: train the head alone.
         mean: over which pixels the loss is a mean, see :func:`masked_cross_entropy`.
 
@@ -162,7 +195,7 @@ class Segmentation(Objective):
         return Outcome(loss, {"loss": loss.detach(), "accuracy": right})
 
     def predict(self, view: View) -> Mapping[str, Tensor]:
-        """Logits (B, C, H, W) of each pixel of the image, as ``class``."""
+        """Logits or scores (B, C, H, W) of each pixel of the image, as ``class``."""
         return {"class": self.model(view)}
 
 

@@ -29,7 +29,7 @@ def save(folder: Path, head: str = "linear") -> Segmentation:
     return objective
 
 
-@pytest.mark.parametrize("head", ["linear", "fused", "segmenter"])
+@pytest.mark.parametrize("head", ["linear", "fused", "segmenter", "queries", "frozen-queries"])
 def test_what_was_saved_has_the_same_logits(head: str, tmp_path: Path) -> None:
     objective = save(tmp_path, head).eval()
     loaded = load_segmenter(tmp_path)

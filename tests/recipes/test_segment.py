@@ -147,7 +147,7 @@ def test_a_stopped_run_goes_on_exactly(
         assert torch.equal(state(tmp_path / "run")[name], value), name
 
 
-@pytest.mark.parametrize("head", ["linear", "fused", "segmenter"])
+@pytest.mark.parametrize("head", ["linear", "fused", "segmenter", "queries"])
 def test_a_frozen_encoder_has_the_tokens_of_its_run(
     head: str, weights: Path, pairs: str, recipe: Runner, tmp_path: Path
 ) -> None:
@@ -161,6 +161,40 @@ def test_a_frozen_encoder_has_the_tokens_of_its_run(
     with torch.no_grad():
         ours, theirs = (load_encoder(path).dense(view).x for path in (tmp_path / "run", weights))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_mask_queries_learn_resume_and_segment(
+    weights: Path, pairs: str, recipe: Runner, tmp_path: Path
+) -> None:
+    """A run that loses its last checkpoint ends as before, also in what it draws for masked attention."""
+    flags = ["--data", pairs, "--weights", str(weights), *FLAGS, "--head", "queries", "--lr", "0.002"]
+    flags += [
+        "--eval-every",
+        "0",
+        "--log-every",
+        "1",
+        "--save-every",
+        "1",
+        "--keep",
+        "99",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert recipe("segment", *flags).returncode == 0
+    first, log = state(tmp_path / "run"), (tmp_path / "run" / "log.jsonl").read_text()
+    losses = [row["loss"] for row in map(json.loads, log.splitlines()) if "loss" in row]
+    assert losses[-1] < losses[0]
+    for checkpoint in sorted((tmp_path / "run" / "checkpoints").iterdir())[3:]:
+        checkpoint.unlink()
+    (tmp_path / "run" / "results.json").unlink()
+    assert recipe("segment", *flags).returncode == 0
+    assert first["queries.keep"].tolist() == [0.0] * 3
+    for name, value in state(tmp_path / "run").items():
+        assert torch.equal(value, first[name]), name
+    photo = next(Path(pairs.removeprefix("pairs:"), "images", "val").iterdir())
+    arguments = ["segment", str(photo), "--out", str(tmp_path), "--classes", "--weights"]
+    assert main([*arguments, str(tmp_path / "run"), "--device", "cpu"]) == 0
+    assert Image.open(tmp_path / f"{photo.stem}-classes.png").size == Image.open(photo).size
 
 
 @pytest.mark.parametrize("pooling", [[], ["--pooling", "tome"]])
@@ -198,6 +232,7 @@ def test_two_processes_train_and_measure(pairs: str, weights: Path, recipe: Runn
         (["--model", "nano", "--window", "8", "--stride", "9"], "the stride is 1 to 8"),
         (["--model", "nano", "--superpixels-once"], "need --window"),
         (["--model", "nano", "--superpixels", "grid:cell=2"], "room for 64"),
+        (["--model", "nano", "--head", "queries", "--mean", "process"], "leave --mean out"),
     ],
 )
 def test_wrong_flags_are_refused(
