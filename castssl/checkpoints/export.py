@@ -1,4 +1,4 @@
-"""An encoder as one file for other runtimes: ONNX, or torch.export's archive.
+"""An encoder or a segmentation model as one file for other runtimes: ONNX, or torch.export's archive.
 
 Superpixels stay outside: they are an input, as they are for the encoder itself.
 """
@@ -25,7 +25,9 @@ from castssl.files import atomic_write
 from castssl.installer import install
 from castssl.models.cast import CAST
 from castssl.models.fuse import FusedCAST
+from castssl.models.segmentation_heads import paint
 from castssl.modes import evaluating
+from castssl.objectives.segmentation import SegmentationModel
 from castssl.types import Hierarchy, View
 
 Run = Callable[[Tensor, Tensor], dict[str, Tensor]]
@@ -87,8 +89,44 @@ class Flat(nn.Module):
         return hierarchy, hierarchy
 
 
+class FlatSegmenter(nn.Module):
+    """A segmentation model with tensors as inputs and outputs, which all have names.
+
+    Args:
+        model: an encoder with a head on its dense tokens.
+    """
+
+    def __init__(self, model: SegmentationModel) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of the model."""
+        return self.model.encoder
+
+    def forward(self, image: Tensor, segments: Tensor) -> dict[str, Tensor]:
+        """Classes of segments and pixels.
+
+        Args:
+            image: normalized float32 (B, 3, H, W).
+            segments: int32 (B, H, W), below the encoder's first size.
+
+        Returns:
+            ``segment_logits`` (B, N, C) of each superpixel, or of each cell of an encoder with a grid;
+            ``logits`` (B, C, H, W) of each pixel; and ``labels`` int64 (B, H, W), the segment of each pixel.
+            Mask queries have scores in place of logits.
+        """
+        logits, tokens = self.model.score(View(image, segments))
+        maps = paint(logits, tokens, (image.shape[-2], image.shape[-1]))
+        return {"segment_logits": logits, "logits": maps, "labels": tokens.labels.long()}
+
+
+Exportable = Flat | FlatSegmenter
+
+
 class Traced(NamedTuple):
-    """A graph of :class:`Flat` for any number of images of one size."""
+    """A graph of a :data:`Exportable` for any number of images of one size."""
 
     program: torch.export.ExportedProgram
     names: tuple[str, ...]
@@ -97,8 +135,8 @@ class Traced(NamedTuple):
     sizes: tuple[int, ...]
 
 
-def trace(flat: Flat, image_size: int) -> Traced:
-    """Trace an encoder in evaluation mode; each centroid that is sampled makes the graph longer."""
+def trace(flat: Exportable, image_size: int) -> Traced:
+    """Trace a model in evaluation mode; each centroid that is sampled makes the graph longer."""
     inputs = example(flat, image_size)
     with evaluating(flat), torch.no_grad():
         # Strict tracing would take minutes for the sampling loops, and finds nothing more here.
@@ -153,7 +191,7 @@ def require(to: To) -> None:
 
 
 def load(path: str | Path) -> Run:
-    """What an exported file computes, by onnxruntime or by torch: (image, segments) -> :class:`Flat`'s dict.
+    """What an exported file computes, by onnxruntime or by torch: (image, segments) -> its module's dict.
 
     Raises:
         DataError: if there is no such file.
@@ -211,7 +249,7 @@ class Difference(NamedTuple):
     """The largest share of pixels, of any stage, that are in another segment."""
 
 
-def difference(flat: Flat, path: str | Path, image: Tensor, segments: Tensor) -> Difference:
+def difference(flat: Exportable, path: str | Path, image: Tensor, segments: Tensor) -> Difference:
     """An exported file against the module itself.
 
     Raises:
@@ -231,7 +269,7 @@ def _session(path: Path) -> Any:
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
-def example(flat: Flat, image_size: int, batch: int = 2) -> tuple[Tensor, Tensor]:
+def example(flat: Exportable, image_size: int, batch: int = 2) -> tuple[Tensor, Tensor]:
     """Smooth noise of unit variance, and cells of about equal size as its segments."""
     first = flat.encoder.sizes[0]
     side = max(int(first**0.5), 1)

@@ -226,10 +226,21 @@ def open_model(model: str, args: argparse.Namespace, sizes: Sequence[int] | None
     Raises:
         ConfigError: if there is neither such a model nor such a file, or the sizes do not fit.
     """
+    encoder, heads = _open(model, args.image_size, options)
+    return shape_model(encoder, heads, args, sizes)
+
+
+def shape_model(
+    encoder: Encoder, heads: list[nn.Linear], args: argparse.Namespace, sizes: Sequence[int] | None
+) -> Model:
+    """An encoder and classifiers with the shape that :func:`open_model` gives them.
+
+    Raises:
+        ConfigError: if the sizes do not fit.
+    """
     from castssl.models.sizes import sizes_for, with_sizes
     from castssl.registry import build
 
-    encoder, heads = _open(model, args.image_size, options)
     side = args.image_size or encoder.config.image_size
     spec = superpixels_of(args, encoder)
     if args.segments is not None or args.superpixels is not None:

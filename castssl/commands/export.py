@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from castssl.commands.arguments import MODEL, Commands, add_output, add_shape, open_model, subcommand
+from castssl.commands.arguments import (
+    MODEL,
+    Commands,
+    Model,
+    add_output,
+    add_shape,
+    open_model,
+    shape_model,
+    subcommand,
+)
 from castssl.files import check_outputs
+
+if TYPE_CHECKING:
+    from castssl.checkpoints.export import Exportable
 
 NOTES = """The file takes `image` (float32, B x 3 x H x W, normalized) and `segments` (int32, B x H x W) and
 returns `features`, `logits` where the weights have a classifier, and of each stage `tokens0`, `mass0`,
-`labels0`, `assign0`, ...  B may vary, H and W may not.  Its metadata `castssl` hold superpixels and
-normalization.
+`labels0`, `assign0`, ...  With --classes it returns `segment_logits` (B x N x C) of superpixels, `logits`
+(B x C x H x W) of pixels, and `labels`, the superpixel of each pixel.  B may vary, H and W may not:
+--image-size sets both.  Its metadata `castssl` hold superpixels and normalization, and with --classes the
+names and colors of the classes.
 """
 
 
@@ -22,14 +37,34 @@ def add(commands: Commands) -> None:
     command.add_argument("model", metavar="MODEL", help=MODEL)
     command.add_argument("--to", choices=("onnx", "torch-export"), default="onnx", help="default: onnx")
     add_output(command, "--out", required=True, type=Path, metavar="FILE", help="such as model.onnx")
+    text = "classes of pixels, by a model of recipes/segment.py"
+    command.add_argument("--classes", action="store_true", help=text)
     command.add_argument("--sizes", nargs="+", type=int, metavar="N", help="tokens per stage, fine to coarse")
     add_shape(command)
+
+
+def _read(args: argparse.Namespace) -> tuple[Exportable, Model, dict[str, Any]]:
+    """What is exported, its shape, and what the file's metadata hold."""
+    from castssl.checkpoints.export import Flat, FlatSegmenter
+    from castssl.checkpoints.segmenter import load_segmenter
+
+    if not args.classes:
+        model = open_model(args.model, args, args.sizes)
+        about: dict[str, Any] = {"superpixels": model.superpixels, "model": args.model}
+        return Flat(model.encoder, model.heads).float(), model, about
+    segmenter = load_segmenter(args.model)
+    model = shape_model(segmenter.model.encoder, [], args, args.sizes)
+    segmenter.model.encoder = model.encoder
+    about = {"superpixels": model.superpixels, "model": args.model}
+    about |= {"classes": segmenter.labels.names[0] if segmenter.labels.names else ()}
+    about |= {"palette": segmenter.palette}
+    return FlatSegmenter(segmenter.model).float(), model, about
 
 
 def _export(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from castssl.checkpoints.export import SUFFIXES, Flat, difference, example, export, require, trace
+    from castssl.checkpoints.export import SUFFIXES, difference, example, export, require, trace
     from castssl.errors import ConfigError
 
     require(args.to)
@@ -38,12 +73,10 @@ def _export(args: argparse.Namespace) -> int:
     check_outputs([args.out], overwrite=args.overwrite)
     console = Console(stderr=True)
     with console.status("reading the model"):
-        model = open_model(args.model, args, args.sizes)
-        flat = Flat(model.encoder, model.heads).float()
+        flat, model, about = _read(args)
     with console.status("tracing the model"):
         traced = trace(flat, model.image_size)
     with console.status(f"writing {args.out}; ONNX takes a minute or more"):
-        about = {"superpixels": model.superpixels, "model": args.model}
         export(traced, args.out, to=args.to, about=about)
     with console.status("comparing it with the model"):
         most = difference(flat, args.out, *example(flat, model.image_size, 1))

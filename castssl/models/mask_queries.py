@@ -241,7 +241,7 @@ class Joint:
 
     def _enter(self, block: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         [x] = args
-        self.queries = self.queries.expand(len(x), -1, -1).to(x.dtype)
+        self.queries = self.queries.expand(x.shape[0], -1, -1).to(x.dtype)
         inside = self._inside(x[:, self.prefix :]) if self.head.training else None
         count, others = self.queries.shape[1], x.shape[1]
         mask = joint_mask(kwargs.get("attn_mask"), inside, count, others)
@@ -332,6 +332,6 @@ def _cells(coarse: tuple[int, int], fine: tuple[int, int] | torch.Size, device: 
 def _regrid(tokens: DenseTokens, maps: Tensor) -> DenseTokens:
     """The cells of a grid of features, float (B, D, h, w), in place of the tokens."""
     x, grid = maps.flatten(2).transpose(1, 2), (maps.shape[2], maps.shape[3])
-    labels = _cells(grid, tokens.labels.shape[1:], maps.device).int().expand(len(x), -1, -1)
+    labels = _cells(grid, tokens.labels.shape[1:], maps.device).int().expand(x.shape[0], -1, -1)
     mass = torch.ones(x.shape[:2], dtype=torch.float32, device=x.device)
     return DenseTokens(x, mass, labels, grid)

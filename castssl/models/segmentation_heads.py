@@ -116,7 +116,7 @@ class MaskTransformer(nn.Module):
     def forward(self, tokens: DenseTokens) -> Tensor:
         """Logits of each token: float (B, N, C)."""
         count = tokens.x.shape[1]
-        classes = self.cls_emb.expand(len(tokens.x), -1, -1)
+        classes = self.cls_emb.expand(tokens.x.shape[0], -1, -1)
         x = torch.cat([self.proj_dec(tokens.x), classes], 1)
         present = F.pad(tokens.mass > 0, (0, classes.shape[1]), value=True)
         mask = present[:, None, None] if self.padding == "mask" else None
@@ -178,7 +178,7 @@ def areas(tokens: DenseTokens) -> Tensor:
     """How many pixels each token has: float32 (B, N)."""
     flat = tokens.labels.flatten(1).long()
     ones = torch.ones(flat.shape, dtype=torch.float32, device=flat.device)
-    count = ones.new_zeros(len(flat), tokens.x.shape[1] + 1)
+    count = ones.new_zeros(flat.shape[0], tokens.x.shape[1] + 1)
     index = flat.masked_fill(flat < 0, tokens.x.shape[1])
     return count.scatter_add(1, index, ones)[:, :-1]
 

@@ -17,15 +17,29 @@ from torch import nn
 
 from castssl.checkpoints import Checkpoint, read
 from castssl.checkpoints import export as room
-from castssl.checkpoints.export import LIBRARIES, Flat, Run, about, example, export, load, trace
+from castssl.checkpoints.export import (
+    LIBRARIES,
+    Flat,
+    FlatSegmenter,
+    Run,
+    about,
+    example,
+    export,
+    load,
+    trace,
+)
 from castssl.checkpoints.native import save_encoder, write
 from castssl.checkpoints.official_model import classifiers
+from castssl.checkpoints.segmenter import load_segmenter, save_segmenter
 from castssl.cli import main
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError, DataError, PluginError
 from castssl.models.create import create
 from castssl.models.presets import PRESETS
+from castssl.models.sizes import with_sizes
+from castssl.objectives.segmentation import Segmentation
 from castssl.types import View
+from tests.checkpoints.test_segmenter import PALETTE, TREE
 from tests.conftest import shared
 
 SIZES = (16, 5, 3)
@@ -158,6 +172,50 @@ def test_the_command_exports_a_trained_file_with_its_classifier(
     flat = Flat(encoder, [head])
     found = load(out)(*example(flat, 32))
     assert (found["logits"].shape, found["tokens0"].shape) == ((2, 7), (2, 20, 64))
+
+
+def test_the_command_exports_the_classes_of_pixels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a pooling, which would take seconds; tests/slow has sizes, heads and whole models."""
+    for library in LIBRARIES["onnx"]:
+        pytest.importorskip(library)
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {"depths": (1,), "sizes": (16,), "superpixels": "grid:cell=8"}
+    objective = Segmentation(
+        create(replace(PRESETS["cast_nano"], **settings, image_size=32)), TREE, head="queries"
+    )
+    path = tmp_path / "encoder.safetensors"
+    save_segmenter(objective, path, head="queries", labels=TREE, palette=PALETTE, shorter=32)
+    arguments = ["export", str(tmp_path), "--classes", "--out", str(tmp_path / "classes.onnx")]
+    assert main([*arguments, "--image-size", "48", "--sizes", "36"]) == 0
+    assert "segment_logits, logits, labels" in capsys.readouterr().out
+    described = about(tmp_path / "classes.onnx")
+    assert (described["classes"], described["palette"]) == (["sky", "sea"], [[*color] for color in PALETTE])
+    model = FlatSegmenter(load_segmenter(tmp_path).model)
+    model.model.encoder = with_sizes(model.encoder, (36,))
+    run = load(tmp_path / "classes.onnx")
+    for batch in (1, 3):
+        image, segments = example(model, 48, batch)
+        segments[0, segments[0] == 3] = 2
+        outputs = run(image, segments)
+        assert outputs["logits"].shape == (batch, 2, 48, 48)
+        with torch.no_grad():
+            expected = model(image, segments)
+        torch.testing.assert_close(outputs, expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(expected["logits"], model.model(View(image, segments)).detach())
+        index = outputs["labels"].flatten(1)[:, None].expand(-1, 2, -1)
+        painted = outputs["segment_logits"].mT.gather(2, index).view(batch, 2, 48, 48)
+        torch.testing.assert_close(outputs["logits"], painted)
+
+
+def test_classes_of_an_encoder_without_a_head_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save_encoder(create("nano"), tmp_path / "encoder.safetensors")
+    arguments = ["--classes", "--to", "torch-export", "--out", str(tmp_path / "model.pt2")]
+    assert main(["export", str(path), *arguments]) == 1
+    assert "without a head for segmentation" in capsys.readouterr().err
 
 
 def test_heads_are_found_where_there_are_some(tmp_path: Path) -> None:

@@ -1,17 +1,19 @@
-"""The export of a model of the published size, which takes half a minute."""
+"""The export of a model of the published size, which takes half a minute, and of segmentation models."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
 from castssl.checkpoints import Checkpoint
-from castssl.checkpoints.export import Flat, about, example, load
+from castssl.checkpoints.export import Flat, FlatSegmenter, about, difference, example, export, load, trace
 from castssl.checkpoints.native import write
 from castssl.cli import main
 from castssl.models.create import create
+from castssl.objectives.segmentation import SegmentationModel
 
 SPEC = "seeds:count=16"
 
@@ -45,3 +47,28 @@ def test_castssl_export_writes_cast_s_for_onnxruntime(tmp_path: Path) -> None:
     flat, out = save("cast_small", (16, 5, 4, 3, 2), tmp_path), tmp_path / "model.onnx"
     assert main(["export", str(tmp_path), "--out", str(out)]) == 0
     compare(flat, out)
+
+
+HEADS = ["linear", "fused", "segmenter", "queries", "frozen-queries"]
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "image_size"),
+    [
+        *[("nano", head, size) for head in HEADS for size in (32, 48, 64)],
+        *[(name, head, 64) for head in ("linear", "queries") for name in ("nano_seg", "nano_vit")],
+    ],
+)
+def test_segmentation_models_compute_the_same_in_onnxruntime(
+    name: str, head: str, image_size: int, tmp_path: Path
+) -> None:
+    """Logits of segments and of pixels, for one image and for three."""
+    torch.manual_seed(0)
+    sizes = (64,) * 3 if name == "nano_vit" else (16, 5, 3, 2)
+    encoder = create(name, image_size=32, sizes=sizes)
+    flat = FlatSegmenter(SegmentationModel(encoder, head, 4)).eval()
+    path = export(trace(flat, image_size), tmp_path / "model.onnx", to="onnx")
+    for batch in (1, 3):
+        most = difference(flat, path, *example(flat, image_size, batch))
+        assert most.values < 1e-4
+        assert most.labels == 0
