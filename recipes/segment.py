@@ -18,30 +18,25 @@ from typing import Any, Literal, NamedTuple
 
 from torch.optim import Optimizer
 
-from castssl import distributed
-from castssl.checkpoints import read
-from castssl.checkpoints.initialize import initialize
 from castssl.checkpoints.segmenter import save_segmenter
+from castssl.checkpoints.transfer import transfer
 from castssl.config import FREE, launch
 from castssl.contracts import Encoder
 from castssl.data.dense_views import RandomDenseView, WholeView
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
 from castssl.data.views import CenterView
-from castssl.encoder_config import override
 from castssl.evaluation.class_maps import ClassMaps
 from castssl.evaluation.held_out import Evaluation, Subject, indexed
 from castssl.evaluation.label_maps import check_label_maps
 from castssl.evaluation.report import table
 from castssl.evaluation.windows import Windows
 from castssl.labels import LabelTree
-from castssl.models.create import create
-from castssl.models.presets import find_config
 from castssl.objectives.mask_classification import MaskClassification
 from castssl.objectives.segmentation import Segmentation
 from castssl.registry import build
 from castssl.training import FirstBatch, build_optimizer, check_batch, fits, set_rate, start
-from castssl.training.configs import ImageConfig
+from castssl.training.configs import TransferConfig
 from castssl.training.fine_tuning import clip_gradients, decay_rates
 from castssl.training.logging import best
 from castssl.training.optim import RateMultiples
@@ -81,19 +76,10 @@ HEADS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ImageConfig):
+class Config(TransferConfig):
     """Train a head for segmentation, and the encoder with it unless it is frozen."""
 
     by_preset = SEGMENT
-    weights: str = ""
-    """A finished run's folder or its encoder.safetensors, or a published checkpoint; without it --model
-    starts from new weights."""
-    model: str = ""
-    """A model that takes over --weights, or starts from new weights, such as cast_small_dense; by default the
-    model of --weights. A fusion that the weights lack is new."""
-    pooling: str = "auto"
-    """A pooling with options, such as graph:centroids=random; `castssl list pooling` shows all; auto is the
-    model's own."""
     head: Literal["linear", "fused", "segmenter", "queries"] = "linear"
     """Batch norm and one layer (DINOv2, DINOv3), CAST's two layers, Segmenter's mask transformer, or mask
     queries in the encoder's last blocks (EoMT), or with --frozen in blocks of their own (PMT)."""
@@ -103,8 +89,6 @@ class Config(ImageConfig):
     """Train the head alone."""
     mean: Literal["global", "process"] = "global"
     """The loss is a mean over the labelled pixels of all processes, or of each process as published."""
-    image_size: int = 0
-    """Side of a training crop in pixels; 0 = what the encoder was trained at."""
     shorter: int = 0
     """Pixels of an image's shorter side before scaling and at evaluation; 0 = --image-size."""
     epochs: int = 64
@@ -123,14 +107,10 @@ class Config(ImageConfig):
     def problems(self) -> list[str]:
         """What the types cannot say."""
         problems = super().problems()
-        if not (self.weights or self.model):
-            problems.append("type --weights RUN to transfer an encoder, or --model NAME for a new one")
         if self.frozen and not self.weights:
             problems.append("--frozen: an encoder with new weights is not worth keeping; give --weights")
         if self.head == "queries" and self.mean != "global":
             problems.append("--mean: --head queries divides masks by their number; leave --mean out")
-        if self.superpixel_cache:
-            problems.append("--superpixel-cache: superpixels follow scaled images here; leave it out")
         if (self.stride or self.superpixels_once) and not self.window:
             problems.append(
                 "--stride and --superpixels-once need --window, the side of the windows in pixels"
@@ -145,31 +125,6 @@ class Config(ImageConfig):
         """The windows of evaluation; None for whole images."""
         stride = self.stride or self.window
         return Windows(self.window, stride, self.superpixels_once) if self.window else None
-
-
-def make_encoder(cfg: Config) -> Encoder:
-    """The encoder of --model, or else of --weights, that begins from --weights where they are given.
-
-    It has the pooling, the superpixels and the token budgets of the flags.
-    """
-    checkpoint = read(cfg.weights) if cfg.weights else None
-    size = cfg.image_size or None
-    if cfg.model or checkpoint is None:
-        config = override(find_config(cfg.model), image_size=size)
-        if checkpoint is not None:
-            before = checkpoint.config
-            config = override(config, channels=before.channels, mean=before.mean, std=before.std)
-    else:
-        checkpoint.check()
-        config = checkpoint.config
-    pooling, superpixels = (None if spec == "auto" else spec for spec in (cfg.pooling, cfg.superpixels))
-    config = override(config, pooling=pooling, superpixels=superpixels, sizes=cfg.sizes)
-    encoder = create(config, advance=True)
-    if checkpoint is not None:
-        report = initialize(encoder, checkpoint)
-        if distributed.is_main():
-            print(report)
-    return encoder
 
 
 def make_objective(cfg: Config, encoder: Encoder, labels: LabelTree) -> Segmentation:
@@ -197,7 +152,7 @@ def main(cfg: Config) -> None:
     indexable = indexed(images)
     tree, maps = indexable.pixel_tree, indexable.maps
     palette = maps.palette if maps else ()
-    encoder = make_encoder(cfg)
+    encoder = transfer(cfg.weights or None, cfg.model, **cfg.transfer())
     size = cfg.image_size or encoder.config.image_size
     superpixels = build("superpixels", encoder.config.superpixels)
     fits(superpixels, encoder, size)

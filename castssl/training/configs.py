@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FEW = 10
 """An epoch of fewer steps than this is too short for the paper's settings."""
 
+
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig(RunConfig):
     """The images that a run trains on, and those that it is evaluated on."""
@@ -203,3 +204,34 @@ class PretrainConfig(ImageConfig):
         names = ("pooling", "sizes", "image_size", "membership", "channels", "mean", "std")
         settings = {name: getattr(self, name) for name in names}
         return override(find_config(self.model), superpixels=self.backend(seeds), **settings, **overrides)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferConfig(ImageConfig):
+    """What is transferred to images with label maps."""
+
+    weights: str = ""
+    """A finished run's folder or its encoder.safetensors, or a published checkpoint; without it --model
+    starts from new weights."""
+    model: str = ""
+    """A model that takes over --weights, or starts from new weights, such as cast_small_dense; by default the
+    model of --weights. A fusion that the weights lack is new."""
+    pooling: str = "auto"
+    """A pooling with options, such as graph:centroids=random; `castssl list pooling` shows all; auto is the
+    model's own."""
+    image_size: int = 0
+    """Side of a training crop in pixels; 0 = what the encoder was trained at."""
+
+    def problems(self) -> list[str]:
+        """Faults of these settings that their types allow."""
+        problems = super().problems()
+        if not (self.weights or self.model):
+            problems.append("type --weights RUN to transfer an encoder, or --model NAME for a new one")
+        if self.superpixel_cache:
+            problems.append("--superpixel-cache: superpixels follow scaled images here; leave it out")
+        return problems
+
+    def transfer(self) -> dict[str, Any]:
+        """The options of :func:`castssl.checkpoints.transfer.transfer` that are settings."""
+        names = ("pooling", "superpixels", "sizes")
+        return {"image_size": self.image_size or None} | {name: getattr(self, name) for name in names}
