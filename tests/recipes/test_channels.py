@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from castssl.checkpoints import read
+from castssl.checkpoints.transfer import transfer
 from castssl.cli import main
-from recipes.segment import Config, make_encoder
 from tests.recipes.conftest import Runner
 
 pytestmark = pytest.mark.recipe
@@ -66,8 +66,7 @@ def test_the_weights_segment_and_predict_such_files(
 
 
 def test_another_model_for_segmentation_reads_what_the_weights_read(run: Path) -> None:
-    cfg = Config(data="demo", weights=str(run), model="nano", image_size=32, sizes=(16, 8, 4))
-    config = make_encoder(cfg).config
+    config = transfer(str(run), "nano", image_size=32, sizes=(16, 8, 4)).config
     assert (config.channels, config.mean, config.std) == (1, (0.2,), (0.1,))
 
 
