@@ -21,7 +21,7 @@ from torch import nn
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError, DataError
 from castssl.files import not_safetensors
-from castssl.models.timm_registry import TimmCAST
+from castssl.models.timm_registry import TimmCAST, TimmFeatures
 
 FILES = ("encoder.safetensors", "model.safetensors")
 """The weights in the folder of a run, and in one of ``save_pretrained``."""
@@ -40,6 +40,7 @@ def load_checkpoint(model: nn.Module, checkpoint_path: str, *args: Any, **option
         DataError: if the folder holds no weights, or the file is a pointer of Git LFS.
         ConfigError: if the run had another pooling, membership or padding than the model.
     """
+    model = model.model if isinstance(model, TimmFeatures) else model
     if not isinstance(model, TimmCAST):
         return _timms(model, checkpoint_path, *args, **options)
     path = Path(checkpoint_path).expanduser()

@@ -2,7 +2,10 @@
 
 Importing ``castssl.models`` registers them.  They take images alone, as all of timm's models do, and make
 their superpixels themselves: on the CPU where the backend runs there, which waits for the device and stays
-outside of a compiled graph.  Where that is too slow, compute the segments in the data loader and pass them.
+outside of a compiled graph.  Where that is too slow, compute the segments in the data loader and pass them,
+or choose a backend for the device, such as ``superpixels="device-slic:count=196"`` (of castssl-slic).
+With ``features_only=True`` they are :class:`TimmFeatures`, such as segmentation_models_pytorch takes by the
+name ``tu-cast_small``.
 
 ``checkpoint_path=RUN`` of ``timm.create_model`` takes the folder or the file of a run, see
 :mod:`castssl.models.timm_checkpoints`.
@@ -18,6 +21,7 @@ from typing import Any
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import (
+    FeatureInfo,
     build_model_with_cfg,
     generate_default_cfgs,
     register_model,
@@ -30,6 +34,7 @@ from castssl.files import not_safetensors
 from castssl.models.blocks import Stage
 from castssl.models.cast import CAST
 from castssl.models.create import create
+from castssl.models.fuse import FusedCAST
 from castssl.models.initialization import linear
 from castssl.models.presets import PRESETS
 from castssl.registry import build
@@ -249,7 +254,9 @@ class TimmCAST(nn.Module):
             tokens, last = hierarchy.stages[stage], stage == count - 1
             rows = self.encoder.norm(tokens.x) if norm else tokens.x
             prefix.append(self.encoder.norm(tokens.cls) if norm and not last else tokens.cls)
-            intermediates.append(rows if output_fmt == "NLC" else self._paint(rows, hierarchy.labels(stage)))
+            stride, labels = self.encoder.stem.stride, hierarchy.labels(stage)
+            cells = [-(-side // stride) for side in labels.shape[-2:]]
+            intermediates.append(rows if output_fmt == "NLC" else _paint(rows, labels, *cells))
         features = torch.cat([hierarchy.stages[-1].cls, hierarchy.stages[-1].x], 1)
         if output_dict:
             named = {"image_intermediates": intermediates}
@@ -257,13 +264,6 @@ class TimmCAST(nn.Module):
             return named if intermediates_only else {**named, "image_features": features}
         out = list(zip(intermediates, prefix, strict=True)) if return_prefix_tokens else intermediates
         return out if intermediates_only else (features, out)
-
-    def _paint(self, rows: Tensor, labels: Tensor) -> Tensor:
-        """The row of each stem cell's label: (B, N, D), (B, H, W) -> (B, D, h, w)."""
-        height, width = (-(-side // self.encoder.stem.stride) for side in labels.shape[-2:])
-        index = sample_labels(labels, height, width).flatten(1)[..., None]
-        painted = rows.gather(1, index.clamp(min=0).expand(-1, -1, rows.shape[-1])).masked_fill(index < 0, 0)
-        return painted.transpose(1, 2).reshape(len(rows), -1, height, width)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -289,6 +289,72 @@ class TimmCAST(nn.Module):
         ends = (r"^encoder\.(?:norm|fusion)", (99999,))
         blocks = [(stages, None), ends] if coarse else [*fine, ends]
         return {"stem": r"^encoder\.(?:stem|cls_token|positions)", "blocks": blocks}
+
+
+class TimmFeatures(nn.Module):
+    """The stages of a model as maps, as timm's models return them with ``features_only=True``.
+
+    The map of stage i has a cell for each 4 * 2^i pixels a side: the mean of the tokens of its pixels, which
+    are sampled every 4 pixels; 0 where they have none.  The tokens of the last stage are normed.  What the
+    last of the maps does not need is neither computed nor trained.
+
+    Args:
+        model: built without a classifier.
+        out_indices: which stages, as for :meth:`TimmCAST.forward_intermediates`.
+
+    Raises:
+        ConfigError: if there is no such stage.
+    """
+
+    def __init__(self, model: TimmCAST, out_indices: int | Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.model, encoder = model, model.encoder
+        count = encoder.stages_with_cls
+        self.out_indices = tuple(_stages(out_indices, count))
+        self.feature_info = FeatureInfo(
+            [
+                {"num_chs": encoder.dim, "reduction": 4 * 2**stage, "module": f"model.encoder.stages.{stage}"}
+                for stage in range(count)
+            ],
+            self.out_indices,
+        )
+        last = max(self.out_indices)
+        idle = [*encoder.stages[last + 1 :], *encoder.poolings[last:]]
+        idle += [encoder.norm] if last < count - 1 else []
+        idle += [encoder.fusion] if isinstance(encoder, FusedCAST) else []
+        for module in idle:
+            module.requires_grad_(False)
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """The model's own."""
+        return self.model.pretrained_cfg
+
+    def forward(self, x: Tensor, segments: Tensor | None = None) -> list[Tensor]:
+        """Maps, float (B, D, h, w) each, with sides that are rounded up.
+
+        Args:
+            x: as for :class:`TimmCAST`.
+            segments: as for :class:`TimmCAST`.
+        """
+        encoder, last = self.model.encoder, max(self.out_indices)
+        hierarchy, _ = encoder.trace(self.model.view(x, segments), stages=last + 1)
+        maps = []
+        for stage in self.out_indices:
+            rows = hierarchy.stages[stage].x
+            rows = encoder.norm(rows) if stage == encoder.stages_with_cls - 1 else rows
+            height, width = (-(-side // 4) for side in x.shape[-2:])
+            painted = _paint(rows, hierarchy.labels(stage), height, width)
+            size = tuple(-(-side // (4 * 2**stage)) for side in x.shape[-2:])
+            maps.append(nn.functional.adaptive_avg_pool2d(painted, size))
+        return maps
+
+
+def _paint(rows: Tensor, labels: Tensor, height: int, width: int) -> Tensor:
+    """The row of each cell's sampled label: (B, N, D), (B, H, W) -> (B, D, height, width); 0 without one."""
+    index = sample_labels(labels, height, width).flatten(1)[..., None]
+    painted = rows.gather(1, index.clamp(min=0).expand(-1, -1, rows.shape[-1])).masked_fill(index < 0, 0)
+    return painted.transpose(1, 2).reshape(len(rows), -1, height, width)
 
 
 def to_pixels(x: Tensor, mean: Iterable[float], std: Iterable[float]) -> Tensor:
@@ -349,11 +415,9 @@ def _fitted(state: dict[str, Any], model: TimmCAST, strict: bool = True) -> dict
 
 def _entry(name: str) -> Callable[..., nn.Module]:
     def make(pretrained: bool = False, **options: Any) -> nn.Module:
-        if options.pop("features_only", False):
-            raise ConfigError(
-                f"{name} has no feature maps for features_only: its tokens are segments; call"
-                " .hierarchy(images), whose stages hold the tokens and labels(stage) the pixels"
-            )
+        features, out_indices = options.pop("features_only", False), options.pop("out_indices", None)
+        if features:
+            options["num_classes"] = 0
         try:
             built: TimmCAST = build_model_with_cfg(
                 TimmCAST, name, pretrained, model=name, pretrained_filter_fn=_fitted, **options
@@ -362,7 +426,7 @@ def _entry(name: str) -> Callable[..., nn.Module]:
             _name_pointers(name, options, error)
             raise
         built.chosen = frozenset(options)
-        return built
+        return TimmFeatures(built, out_indices) if features else built
 
     make.__name__ = make.__qualname__ = name
     make.__doc__ = f"castssl's {name} with a classifier; see :class:`TimmCAST`."
@@ -400,6 +464,6 @@ default_cfgs = generate_default_cfgs(
         for name in NAMES
     }
 )
-__all__ = ["NAMES", "TimmCAST", "to_pixels"]
+__all__ = ["NAMES", "TimmCAST", "TimmFeatures", "to_pixels"]
 for _name in NAMES:
     globals()[_name] = register_model(_entry(_name))

@@ -106,7 +106,7 @@ def test_options_of_timm_and_of_castssl_arrive() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"features_only": True}, r"call \.hierarchy"),
+        ({"features_only": True, "out_indices": (0, 3)}, "numbers 0 to 2"),
         ({"in_chans": 1}, "in_chans is 3, got 1"),
         ({"global_pool": "avg"}, "global_pool is 'token'"),
     ],
@@ -114,6 +114,56 @@ def test_options_of_timm_and_of_castssl_arrive() -> None:
 def test_what_cannot_be_served_says_so(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         nano(**options)
+
+
+def test_feature_maps_are_means_of_the_tokens_of_pixels() -> None:
+    """The oracle goes through the cells; the tokens of the last stage are normed."""
+    model = nano(features_only=True, superpixels="grid:cell=8")
+    x = normalize(make_image(side=64))[..., :48]
+    with torch.no_grad():
+        maps, hierarchy = model(x), model.model.hierarchy(x)
+        last = model.model.encoder.norm(hierarchy.stages[2].x)
+    for stage, rows in enumerate([hierarchy.stages[0].x, hierarchy.stages[1].x, last]):
+        side, labels = 4 * 2**stage, hierarchy.labels(stage)
+        assert maps[stage].shape == (2, 64, 64 // side, 48 // side)
+        for image, row, column in ((0, 0, 0), (1, 3, 2), (0, 2, 1)):
+            cell = labels[image, row * side : (row + 1) * side : 4, column * side : (column + 1) * side : 4]
+            expected = rows[image, cell.flatten()].mean(0)
+            torch.testing.assert_close(maps[stage][image, :, row, column], expected)
+
+
+def test_feature_maps_follow_timms_protocol(tmp_path: Path) -> None:
+    """What segmentation_models_pytorch reads of a model of timm and asks of it."""
+    model: Any = timm.create_model("cast_small", features_only=True)
+    assert model.feature_info.reduction() == [4, 8, 16, 32]
+    assert model.feature_info.channels() == [384] * 4
+    with torch.device("meta"):
+        assert nano(features_only=True).feature_info.reduction() == [4, 8, 16]
+    options: dict[str, Any] = {"in_chans": 3, "pretrained": False, "out_indices": (0, 1)}
+    few: Any = timm.create_model("cast_nano", features_only=True, **options)
+    maps = few(normalize(make_image(side=50)))
+    assert [m.shape[2:] for m in maps] == [(13, 13), (7, 7)], "sides are rounded up"
+    assert (few.feature_info.reduction(), few.out_indices) == ([4, 8], (0, 1))
+    sum(m.mean() for m in maps).backward()
+    assert not [n for n, p in few.named_parameters() if p.requires_grad and p.grad is None]
+    source = nano(superpixels="grid:cell=8").encoder
+    save_encoder(source, tmp_path / "encoder.safetensors")
+    loaded: Any = timm.create_model("cast_nano", features_only=True, checkpoint_path=str(tmp_path))
+    assert loaded.model.spec == "grid:cell=8"
+    assert torch.equal(loaded.model.encoder.positions, source.positions)
+    assert torch.equal(loaded.model.encoder.cls_token, source.cls_token)
+
+
+def test_segmentation_models_pytorch_takes_it_as_an_encoder() -> None:
+    smp: Any = pytest.importorskip(
+        "segmentation_models_pytorch", reason="pip install segmentation-models-pytorch"
+    )
+    options: dict[str, Any] = {"encoder_depth": 4, "decoder_channels": (32, 16, 8, 8), "img_size": 64}
+    model = smp.Unet("tu-cast_nano", encoder_weights=None, classes=5, **options)
+    out = model(normalize(make_image()))
+    out.mean().backward()
+    assert out.shape == (2, 5, 64, 64)
+    assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
 def test_timms_transform_optimizer_and_layer_decay_work() -> None:
