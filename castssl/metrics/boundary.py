@@ -110,7 +110,7 @@ def count_boundaries(
         DataError: if a label is neither a class nor ignored.
     """
     labelled = _labelled(predicted, truth, classes, ignore_index)
-    radius = tolerance_pixels(*truth.shape, ratio)
+    radius = tolerance_pixels(truth.shape[0], truth.shape[1], ratio)
     truth, known = extend_labels(truth.long(), labelled, radius)
     usable = known[:-1, :-1] & known[:-1, 1:] & known[1:, :-1] & known[1:, 1:]
     counted = usable if usable.all() else ~_dilate(~usable, radius)
@@ -235,7 +235,7 @@ class BoundaryF(Metric):
             self.counts = self.counts + counts
             self.sums = self.sums + (f.nan_to_num() * ONE).round().long().to(self.sums.device)
             self.images = self.images + (~f.isnan()).long().to(self.images.device)
-            pixels = tolerance_pixels(*true.shape, self.ratio)
+            pixels = tolerance_pixels(true.shape[0], true.shape[1], self.ratio)
             self.tolerance = self.tolerance + torch.tensor([pixels, 1], device=self.tolerance.device)
 
     def compute(self) -> BoundaryScores:
@@ -345,8 +345,9 @@ class BoundaryIoU(Metric):
     def update(self, predicted: Tensor, truth: Tensor) -> None:
         """Count a batch of images of one size; see :meth:`BoundaryF.update`."""
         for ours, true in _pairs(predicted, truth):
-            options = {"ratio": self.ratio, "ignore_index": self.ignore_index}
-            self.counts = self.counts + count_bands(ours, true, self.classes, **options)
+            self.counts = self.counts + count_bands(
+                ours, true, self.classes, ratio=self.ratio, ignore_index=self.ignore_index
+            )
 
     def compute(self) -> Tensor:
         """By class, of the images of all processes."""
