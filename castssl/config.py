@@ -115,6 +115,14 @@ class RunConfig(Settings):
     track: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = field(default="none", metadata=FREE)
     """Where else the reports go."""
 
+    def total_steps(self, batches: int) -> int:
+        """The optimizer steps of the whole run, which the schedules span.
+
+        Args:
+            batches: of one epoch.
+        """
+        return self.epochs * batches // self.accumulate
+
     def problems(self) -> list[str]:
         """Faults of these settings that their types allow."""
         least = {

@@ -32,7 +32,9 @@ class Segmenter(NamedTuple):
     palette: tuple[Color, ...]
     """The RGB color of each class, 0 to 255; () if the data had none."""
     shorter: int
-    """Pixels of an image's shorter side at evaluation."""
+    """Pixels of an image's shorter side at evaluation; 0 for images at their own size."""
+    longer: int = 0
+    """Pixels of the longer side to which an image is resized with its superpixels; 0 leaves it."""
 
 
 def save_segmenter(
@@ -43,6 +45,7 @@ def save_segmenter(
     labels: LabelTree,
     palette: tuple[Color, ...] = (),
     shorter: int,
+    longer: int = 0,
 ) -> Path:
     """Write a trained objective, so that :func:`load_segmenter` reads it; only the main rank writes.
 
@@ -52,14 +55,15 @@ def save_segmenter(
         head: the name of its head.
         labels: the label tree that it was built with.
         palette: the RGB color of each class.
-        shorter: pixels of an image's shorter side at evaluation.
+        shorter: as for :class:`Segmenter`.
+        longer: likewise.
 
     Raises:
         CastError: if the file cannot be written.
     """
     encoder = objective.encoder
     heads = {HEAD + name: value for name, value in objective.model.head.state_dict().items()}
-    options = {"head": head, "shorter": shorter}
+    options = {"head": head, "shorter": shorter, "longer": longer}
     state = dict(encoder.state_dict())
     written = Checkpoint(encoder.config, state, heads, {}, NAME, options, labels, palette=palette)
     return native.write(written, path)
@@ -87,7 +91,8 @@ def load_segmenter(source: Source) -> Segmenter:
     encoder = checkpoint.build()
     try:
         head, shorter, classes = str(options["head"]), int(options["shorter"]), labels.sizes[0]
-        if labels.levels != 1 or shorter < 1 or len(checkpoint.palette) not in (0, classes):
+        longer = int(options.get("longer", 0))
+        if labels.levels != 1 or (shorter < 1 and longer < 1) or len(checkpoint.palette) not in (0, classes):
             raise ValueError(f"{labels.levels} levels, {len(checkpoint.palette)} colors, {shorter} pixels")
         with torch.device("meta"):  # A stranger's numbers of classes could ask for any amount of memory.
             draft = SegmentationModel(create(checkpoint.config), head, classes).head.state_dict()
@@ -102,4 +107,4 @@ def load_segmenter(source: Source) -> Segmenter:
     model = SegmentationModel(encoder, head, classes)
     model.head.load_state_dict({n.removeprefix(HEAD): v for n, v in checkpoint.heads.items()})
     model.to(next(encoder.parameters()).dtype).eval()
-    return Segmenter(model, labels, checkpoint.palette, shorter)
+    return Segmenter(model, labels, checkpoint.palette, shorter, longer)

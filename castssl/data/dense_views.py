@@ -56,10 +56,13 @@ class DenseAugment(Augment):
     Attributes:
         bends: True: the view may be padded, so the place of a crop in the image is not the whole view.
         one_size: whether all views, and all label maps, have the same size.
+        reduction: superpixels that run in workers are computed on the view at 1/n of its sides, and stay at
+            that resolution.
     """
 
     bends = True
     one_size = True
+    reduction = 1
 
     def crop_labels(self, image: Image.Image, labels: Labels | None) -> tuple[CroppedView, Tensor]:
         """The view of an RGB image, and its label map int64 (H, W), each a class or -1.
@@ -73,6 +76,14 @@ class DenseAugment(Augment):
     def crop(self, image: Image.Image, plan: Plan | None = None) -> list[CroppedView]:
         """The view alone, and its place."""
         return [self.crop_labels(image, None)[0]]
+
+    def reduced(self, view: CroppedView) -> CroppedView:
+        """The view as superpixels see it: uint8 (3, H / reduction, W / reduction), bilinear."""
+        if self.reduction == 1:
+            return view
+        pixels = view.image.permute(1, 2, 0).numpy()
+        height, width = (max(side // self.reduction, 1) for side in pixels.shape[:2])
+        return view._replace(image=_to_tensor(resize(np.ascontiguousarray(pixels), (width, height))))
 
     def check(self, images: Images | Stream, share: int) -> None:
         """Refuse what these views cannot show.
@@ -107,6 +118,9 @@ class RandomDenseView(DenseAugment):
             of its labelled pixels (``cat_max_ratio``); 1 takes the first.
         flip: probability that left and right are exchanged.
         distort: distort brightness, contrast, saturation and hue as in SSD (:func:`distort_colors`).
+        native: scale the image's own sides instead, whatever their length; ``shorter`` and ``slim`` have no
+            meaning then.
+        reduction: see :class:`DenseAugment`.
 
     Raises:
         ConfigError: if a number is out of range.
@@ -122,6 +136,8 @@ class RandomDenseView(DenseAugment):
         largest: float = 0.75,
         flip: float = 0.5,
         distort: bool = False,
+        native: bool = False,
+        reduction: int = 1,
     ) -> None:
         shorter = size if shorter is None else shorter
         if size < 1 or shorter < 1 or slim < 1 or not 0 < scales[0] <= scales[1]:
@@ -129,6 +145,8 @@ class RandomDenseView(DenseAugment):
                 "a dense view needs sides of at least 1 pixel, slim of at least 1 and positive scales in"
                 f" order, got size {size}, shorter {shorter}, slim {slim}, scales {scales}"
             )
+        if reduction < 1 or size % reduction:
+            raise ConfigError(f"reduction {reduction}: expected a divisor of the size, {size}")
         if not (0 < largest <= 1 and 0 <= flip <= 1):
             raise ConfigError(f"largest {largest} and flip {flip}: expected shares in (0, 1] and [0, 1]")
         self.size = size
@@ -138,6 +156,8 @@ class RandomDenseView(DenseAugment):
         self.largest = largest
         self.flip = flip
         self.distort = distort
+        self.native = native
+        self.reduction = reduction
 
     def crop_labels(self, image: Image.Image, labels: Labels | None) -> tuple[CroppedView, Tensor]:
         """A random view and its label map, both (size, size)."""
@@ -162,7 +182,11 @@ class RandomDenseView(DenseAugment):
         """The place of a view on an image of this width and height, by torch's generator."""
         low, high = self.scales
         scale = low + (high - low) * float(torch.rand(1))
-        width, height = scaled = scaled_size(size, self.shorter * scale, self.slim)
+        width, height = scaled = (
+            scaled_size(size, min(size) * scale, np.inf)
+            if self.native
+            else scaled_size(size, self.shorter * scale, self.slim)
+        )
         wide, tall = min(width, self.size), min(height, self.size)
         for _ in range(TRIES):
             left, top = _below(width - wide + 1), _below(height - tall + 1)
@@ -180,7 +204,7 @@ class WholeView(DenseAugment):
     """The whole image, resized to a shorter side; its label map keeps the image's size, for scoring.
 
     Args:
-        shorter: pixels of the shorter side.
+        shorter: pixels of the shorter side; None leaves the image as it is.
         slim: the longer side has at most so many times as many; a slimmer image becomes smaller.
 
     Raises:
@@ -189,15 +213,17 @@ class WholeView(DenseAugment):
 
     one_size = False
 
-    def __init__(self, shorter: int, *, slim: float = 4.0) -> None:
-        if shorter < 1 or slim < 1:
+    def __init__(self, shorter: int | None, *, slim: float = 4.0) -> None:
+        if (shorter is not None and shorter < 1) or slim < 1:
             raise ConfigError(f"WholeView takes numbers of at least 1, got shorter {shorter}, slim {slim}")
         self.shorter = shorter
         self.slim = slim
 
     def crop_labels(self, image: Image.Image, labels: Labels | None) -> tuple[CroppedView, Tensor]:
         """The resized image, and the label map at the image's own size."""
-        pixels = resize(np.asarray(image), scaled_size(image.size, self.shorter, self.slim))
+        pixels = np.asarray(image)
+        if self.shorter is not None:
+            pixels = resize(pixels, scaled_size(image.size, self.shorter, self.slim))
         if labels is None:
             labels = np.full(image.size[::-1], UNKNOWN, dtype=np.int32)
         return CroppedView(_to_tensor(pixels), (0, 0, 1, 1), False), torch.from_numpy(labels).long()

@@ -80,7 +80,8 @@ class _Prepare:
             if isinstance(self.views, DenseAugment):
                 sample = images.fetch(index, labels=True)
                 crop, target = self.views.crop_labels(sample.image, sample.labels)
-                return _Sample(self._segment([crop]), target, sample.bad)
+                reduced = self._segment([self.views.reduced(crop)])
+                return _Sample([(crop.image, segments) for _, segments in reduced], target, sample.bad)
             sample = images.fetch(index, self.views.plan)
             crops = self.views.crop(sample.image, sample.plan)
             views = self.cached(images, sample.position, crops) if self.cached else self._segment(crops)

@@ -40,7 +40,7 @@ def _to_view(view: View, superpixels: Superpixels | None, device: torch.device |
     if superpixels is not None and superpixels.runs_on == "device":
         with torch.no_grad():
             segments = partition(superpixels, image)
-    elif superpixels is not None and segments.shape[-2:] != image.shape[-2:]:
+    elif superpixels is not None and not segments.numel():
         raise ContractError(
             f"superpixels that run in workers must be given to the loader: got segments of shape"
             f" {tuple(segments.shape)} for images of shape {tuple(image.shape)}; pass them to load() too"

@@ -27,11 +27,13 @@ class ClassMaps(Evaluator):
 
     Args:
         windows: None to show the model whole images.
+        longer: resize the views, whose superpixels are known, to so many pixels of their longer side.
     """
 
     by_index: ClassVar[bool] = True
     title: ClassVar[str] = "mIoU"
     windows: Windows | None = None
+    longer: int | None = None
     _metric: MeanIoU | None = field(default=None, init=False, repr=False)
     _bound: MeanIoU | None = field(default=None, init=False, repr=False)
     _bounded: bool = field(default=False, init=False, repr=False)
@@ -72,7 +74,7 @@ class ClassMaps(Evaluator):
         assert self._subject is not None
         assert isinstance(self._subject.module, Segmentation)
         model, (view,) = self._subject.module.model, batch.views
-        logits = class_logits(model, view, self._data.superpixels, self.windows)
+        logits = class_logits(model, view, self._data.superpixels, self.windows, longer=self.longer)
         size = batch.target.shape[-2:]
         if logits.shape[-2:] != size:
             logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)

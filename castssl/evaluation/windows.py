@@ -64,21 +64,30 @@ def _anchors(side: int, windows: Windows) -> list[int]:
 
 
 def class_logits(
-    model: SegmentationModel, view: View, superpixels: Superpixels, windows: Windows | None = None
+    model: SegmentationModel,
+    view: View,
+    superpixels: Superpixels,
+    windows: Windows | None = None,
+    *,
+    longer: int | None = None,
 ) -> Tensor:
     """Logits of each pixel, in evaluation mode: float32 (B, C, H, W) where the view is.
 
-    H and W are those of the view, or larger for a view whose shorter side is below the window.
+    H and W are those of the view, those of ``longer``, or larger for a view whose shorter side is below the
+    window.
 
     Args:
         model: an encoder with a head, on the view's device.
         view: images of any one size, normalized, with their superpixels.
         superpixels: the backend that computed these.
         windows: None to show the model the whole image.
+        longer: resize the view, whose superpixels are known, to so many pixels of its longer side.
     """
+    count = superpixels.capacity(*view.image.shape[-2:])
+    view = view if longer is None else with_longer_side(view, longer)
     with evaluating(model), torch.no_grad():
         if windows is None:
-            return _logits(model, view, superpixels.capacity(*view.image.shape[-2:]))
+            return _logits(model, view, count)
         view = _enlarged(view, windows.size)
         batch, (height, width) = len(view.image), view.image.shape[-2:]
         total = torch.zeros(batch, model.classes, height, width, device=view.image.device)
@@ -96,7 +105,21 @@ def _enlarged(view: View, least: int) -> View:
     shorter = min(height, width)
     if shorter >= least:
         return view
-    size = height * least // shorter, width * least // shorter
+    return resized(view, (height * least // shorter, width * least // shorter))
+
+
+def with_longer_side(view: View, longer: int) -> View:
+    """The view at another size: so many pixels of its longer side, as in the VOC code released with CAST."""
+    height, width = view.image.shape[-2:]
+    most = max(height, width)
+    return resized(view, (max(height * longer // most, 1), max(width * longer // most, 1)))
+
+
+def resized(view: View, size: tuple[int, int]) -> View:
+    """The view at another height and width: its image bilinear, its superpixels by nearest."""
+    height, width = view.image.shape[-2:]
+    if size == (height, width):
+        return view
     image = F.interpolate(view.image, size, mode="bilinear", align_corners=False)
     if not view.segments.numel():
         return View(image, view.segments)

@@ -74,14 +74,15 @@ def segment_classes(
 ) -> ClassMap:
     """The class of each pixel of one image of any size, as ``recipes/segment.py`` evaluates it.
 
-    The image is resized so that its shorter side is ``image_size``, and the logits to its own size.
+    The image is resized so that its shorter side is ``image_size``, and the logits to its own size.  For a
+    run of ``recipes/finetune_voc.py`` it is the longer side, and superpixels are those of the image as it is.
 
     Args:
         image: as for :func:`castssl.segment`.
         model: the folder or the weights of a run of ``recipes/segment.py``; or, for many images, what
             :func:`castssl.checkpoints.segmenter.load_segmenter` returns.
         superpixels: another backend than the model was trained with, such as ``seeds:count=324``.
-        image_size: another shorter side in pixels than that of the run.
+        image_size: another side in pixels than that of the run.
         windows: show the model windows, with superpixels of each or, with ``once``, of the image; by default
             the whole image.
         device: where to run; by default where the encoder is.
@@ -93,7 +94,8 @@ def segment_classes(
     segmenter = model if isinstance(model, Segmenter) else load_segmenter(model)
     photo, network = read_photo(image, value_range), segmenter.model
     backend: Superpixels = build("superpixels", superpixels or network.encoder.config.superpixels)
-    shown = WholeView(image_size or segmenter.shorter).crop(photo)[0].image[None]
+    side = image_size or segmenter.longer or segmenter.shorter
+    shown = WholeView(None if segmenter.longer else side).crop(photo)[0].image[None]
     if device is not None:
         network.to(device)
     worker = backend.runs_on == "worker"
@@ -102,7 +104,8 @@ def segment_classes(
     place = next(iter(network.parameters())).device
     with kept_random_state(place):
         view = to_views(raw, backend, place).views[0]
-        logits = class_logits(network, view, backend, windows)
+        longer = side if segmenter.longer else None
+        logits = class_logits(network, view, backend, windows, longer=longer)
     logits = F.interpolate(logits, (photo.height, photo.width), mode="bilinear", align_corners=False)
     names = segmenter.labels.names[0] if segmenter.labels.names else ()
     palette = segmenter.palette or voc_palette(network.classes)

@@ -206,7 +206,9 @@ class Report:
         speed = {"images_per_second": self._pace.images_per_second, "waiting": self._pace.waiting}
         epoch = number + begin / len(self._loader)
         self.note(done, epoch=epoch, **means, rate=place.rate, **speed, **self._memory())
-        shown = f"{place.epoch[0] + 1}/{self._cfg.epochs}"
+        batches = len(self._loader)
+        epochs = -(-self._cfg.total_steps(batches) * self._cfg.accumulate // batches)
+        shown = f"{place.epoch[0] + 1}/{epochs}"
         self._display.report(done, shown, means.get("loss"), self._pace)
         if text := self._pace.note(self._pace.seconds, self._pace.waiting):
             self.event("waiting", step=done, share=self._pace.share, text=text)

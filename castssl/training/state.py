@@ -123,9 +123,8 @@ class TrainState:
             )
         self.notes += [f"continues with other images: {'; '.join(other)}"] if other else []
         self._batches, self._images = batches, inventory
-        total = self._cfg.epochs * batches // self._cfg.accumulate
-        if self._cfg.epochs and not total:
-            every = self._cfg.epochs * batches
+        total = self._cfg.total_steps(batches)
+        if not total and (every := self._cfg.epochs * batches):
             raise ConfigError(
                 f"--accumulate: got {self._cfg.accumulate}, expected at most all {every} batches"
             )

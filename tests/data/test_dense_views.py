@@ -26,7 +26,7 @@ from castssl.data.dense_views import (
 from castssl.data.loader import Loader, load
 from castssl.data.rng import seeded
 from castssl.data.superpixel_cache import Cache
-from castssl.data.views import CenterView
+from castssl.data.views import CenterView, CroppedView
 from castssl.datasets.folder import Files
 from castssl.datasets.images import Images
 from castssl.datasets.label_maps import class_table
@@ -293,3 +293,32 @@ def test_a_broken_label_map_is_replaced_and_a_wrong_one_stops_the_run(tmp_path: 
     for workers in (0, 1):
         with pytest.raises(DataError, match=r"3_map.png has 20 x 21 pixels, expected 20 x 20"):
             list(loader(images, WholeView(16), batch_size=1, train=False, workers=workers))
+
+
+def test_native_scales_are_of_the_images_own_sides() -> None:
+    """Whatever its shape: 90 x 20 pixels are more than four times as wide as they are high."""
+    image, labels = positions(90, 20)
+    for scale in (0.5, 1.0, 1.5):
+        augment = RandomDenseView(64, native=True, scales=(scale, scale), largest=1)
+        place = augment.draw(image.size, labels)
+        assert place.scaled == (90 * scale, 20 * scale)
+        assert (place.width, place.height) == (min(90 * scale, 64), 20 * scale)
+    view, classes = WholeView(None).crop_labels(image, labels)
+    assert np.array_equal(view.image.permute(1, 2, 0).numpy(), np.asarray(image))
+    assert np.array_equal(classes.numpy(), labels)
+
+
+def test_superpixels_of_a_reduced_view_stay_at_its_resolution(tmp_path: Path) -> None:
+    superpixels = Seeds(16)
+    batch = next(iter(loader(data(tmp_path), RandomDenseView(32, reduction=2), superpixels)))
+    (view,) = batch.views
+    assert view.image.shape[2:] == (32, 32)
+    # Bilinear at half the side is the mean of 2 x 2 pixels, up to rounding.
+    small = torch.nn.functional.avg_pool2d(view.image.float(), 2)
+    reduced = RandomDenseView(32, reduction=2).reduced
+    for at in range(len(view.image)):
+        seen = reduced(CroppedView(view.image[at], (0, 0, 1, 1), False)).image
+        assert (seen.float() - small[at]).abs().max() <= 0.5
+        assert torch.equal(view.segments[at], superpixels(seen[None])[0])
+    with pytest.raises(ConfigError, match="a divisor of the size"):
+        RandomDenseView(33, reduction=2)

@@ -11,7 +11,7 @@ from torch import Tensor
 from castssl.contracts import Superpixels
 from castssl.data.normalize import normalize
 from castssl.errors import ConfigError
-from castssl.evaluation.windows import Windows, boxes, class_logits, renumber
+from castssl.evaluation.windows import Windows, boxes, class_logits, renumber, with_longer_side
 from castssl.models.create import create
 from castssl.objectives.segmentation import SegmentationModel
 from castssl.registry import build
@@ -134,3 +134,16 @@ def test_windows_that_leave_pixels_out_are_refused() -> None:
     for stride in (0, 33):
         with pytest.raises(ConfigError, match="the stride is 1 to 32"):
             Windows(32, stride)
+
+
+@pytest.mark.parametrize("longer", [24, 48, 70])
+def test_a_longer_side_resizes_image_and_superpixels(longer: int) -> None:
+    found, superpixels = model()
+    view = viewed(superpixels, images(48, 40))
+    shown = with_longer_side(view, longer)
+    assert shown.image.shape[2:] == shown.segments.shape[1:] == (longer, 40 * longer // 48)
+    for row in range(longer):
+        source = int((row + 0.5) * 48 / longer)
+        assert set(shown.segments[0, row].tolist()) <= set(view.segments[0, source].tolist())
+    expected = found.eval()(shown, (64, *found.encoder.sizes[1:]))
+    torch.testing.assert_close(class_logits(found, view, superpixels, longer=longer), expected)

@@ -28,21 +28,6 @@ FLAGS = ["--batch-size", "4", "--epochs", "2", "--workers", "0", "--image-size",
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Squares whose color is their class, in images of two sizes."""
-    root, draw = tmp_path_factory.mktemp("pairs"), np.random.default_rng(0)
-    (root / "classes.txt").write_text("sky\nsea\nland\n")
-    for split, count in (("train", 12), ("val", 3)):
-        for at in range(count):
-            labels = draw.integers(0, 3, (3, 3)).repeat(16, 0).repeat(12 + at % 2, 1)
-            image = np.eye(3)[labels] * 200 + draw.integers(0, 50, (*labels.shape, 3))
-            for folder, pixels in (("images", image), ("labels", labels)):
-                (root / folder / split).mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels.astype(np.uint8)).save(root / folder / split / f"{at}.png")
-    return f"pairs:{root}"
-
-
-@pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder as a finished run of pretraining leaves it: not made for segmentation."""
     torch.manual_seed(0)

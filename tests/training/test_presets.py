@@ -18,8 +18,8 @@ from castssl.training.configs import ImageConfig
 from castssl.training.hierarchy import HierarchyConfig
 from castssl.training.supervised import SupervisedConfig
 
-RECIPES = ("moco_in1k", "pretrain", "deit_in1k", "hcast", "probe_in1k", "segment")
-NEEDED = {"probe_in1k": ("--weights", "run"), "segment": ("--weights", "run")}
+RECIPES = ("moco_in1k", "pretrain", "deit_in1k", "hcast", "probe_in1k", "segment", "finetune_voc")
+NEEDED = dict.fromkeys(("probe_in1k", "segment", "finetune_voc"), ("--weights", "run"))
 DOCUMENT = Path(__file__).resolve().parents[2] / "recipes" / "README.md"
 
 
