@@ -12,7 +12,7 @@ this recipe has not been run at that scale. recipes/README.md has those of the o
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from castssl.checkpoints.segmenter import save_segmenter
 from castssl.checkpoints.transfer import transfer
@@ -103,8 +103,8 @@ def main(cfg: Config) -> None:
     evaluation = Evaluation(
         images, held_out, superpixels, CenterView(size), evaluators, device, batch_size=1, workers=cfg.workers
     )
-    decay = {"weight_decay": cfg.weight_decay, "decay": "no-biases"}
-    optimizer = build_optimizer(objective, name="sgd-caffe", lr=cfg.lr, multiples=MULTIPLES, **decay)
+    options: dict[str, Any] = {"name": "sgd-caffe", "decay": "no-biases", "multiples": MULTIPLES}
+    optimizer = build_optimizer(objective, lr=cfg.lr, weight_decay=cfg.weight_decay, **options)
     subject = Subject(encoder, objective.predict, objective)
     untrained = run.once("untrained", lambda: evaluation(subject))
     model, optimizer = run.prepare(objective, optimizer)

@@ -14,6 +14,7 @@ import castssl
 from castssl.checkpoints.native import save_encoder
 from castssl.checkpoints.segmenter import load_segmenter
 from castssl.datasets.open import open_images
+from castssl.evaluation.held_out import indexed
 from castssl.metrics.iou import MeanIoU
 from castssl.models.create import create
 from tests.recipes.conftest import Runner
@@ -71,7 +72,7 @@ def test_a_stopped_run_goes_on_exactly(
 
 
 def test_class_maps_of_a_photo_are_those_that_were_scored(unbroken: Path, pairs: str) -> None:
-    held_out, segmenter = open_images(pairs, split="val"), load_segmenter(unbroken)
+    held_out, segmenter = indexed(open_images(pairs, split="val")), load_segmenter(unbroken)
     assert (segmenter.shorter, segmenter.longer) == (0, 32)
     metric = MeanIoU(3)
     for number in range(len(held_out)):
