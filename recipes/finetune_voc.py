@@ -14,6 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from torch.optim import Optimizer
+
 from castssl.checkpoints.segmenter import save_segmenter
 from castssl.checkpoints.transfer import transfer
 from castssl.config import FREE, GROWS, launch
@@ -79,6 +81,12 @@ class Config(TransferConfig):
         ]
 
 
+def make_optimizer(cfg: Config, objective: Segmentation) -> Optimizer:
+    """The released code's SGD, whose momentum holds the learning rate, with a rate for each group."""
+    options: dict[str, Any] = {"name": "sgd-caffe", "decay": "no-biases", "multiples": MULTIPLES}
+    return build_optimizer(objective, lr=cfg.lr, weight_decay=cfg.weight_decay, **options)
+
+
 def main(cfg: Config) -> None:
     """Train, and measure mIoU on held-out images."""
     run, accelerator = start(cfg)
@@ -86,7 +94,6 @@ def main(cfg: Config) -> None:
     images, held_out = cfg.images(streams=False)
     indexable = indexed(images)
     tree, maps = indexable.pixel_tree, indexable.maps
-    palette = maps.palette if maps else ()
     encoder = transfer(cfg.weights or None, cfg.model, **cfg.transfer())
     size = cfg.image_size or encoder.config.image_size
     longer = cfg.longer or size
@@ -103,8 +110,7 @@ def main(cfg: Config) -> None:
     evaluation = Evaluation(
         images, held_out, superpixels, CenterView(size), evaluators, device, batch_size=1, workers=cfg.workers
     )
-    options: dict[str, Any] = {"name": "sgd-caffe", "decay": "no-biases", "multiples": MULTIPLES}
-    optimizer = build_optimizer(objective, lr=cfg.lr, weight_decay=cfg.weight_decay, **options)
+    optimizer = make_optimizer(cfg, objective)
     subject = Subject(encoder, objective.predict, objective)
     untrained = run.once("untrained", lambda: evaluation(subject))
     model, optimizer = run.prepare(objective, optimizer)
@@ -128,8 +134,8 @@ def main(cfg: Config) -> None:
     trained = evaluation.finish(subject)
     results = {"trained": trained, "best": best(run.folder, "miou"), "untrained": untrained}
     results |= evaluation.baselines()
-    weights = run.folder / "encoder.safetensors"
-    save_segmenter(objective, weights, head=HEAD, labels=tree, palette=palette, shorter=0, longer=longer)
+    shown: dict[str, Any] = {"palette": maps.palette if maps else (), "shorter": 0, "longer": longer}
+    save_segmenter(objective, run.folder / "encoder.safetensors", head=HEAD, labels=tree, **shown)
     run.finish(table(**results), **results)
 
 
