@@ -145,7 +145,7 @@ def make_optimizer(objective: Segmentation, lr: float, published: Published) -> 
 
 
 def main(cfg: Config) -> None:
-    """Train, and measure mIoU on held-out images as it goes."""
+    """Train, and measure mIoU and boundary F-score on held-out images as it goes."""
     run, accelerator = start(cfg)
     device = accelerator.device
     images, held_out = cfg.images(streams=False)

@@ -1,10 +1,13 @@
-"""Mean intersection over union of the class maps that a model predicts for held-out images."""
+"""Scores of the class maps that a model predicts for held-out images: mIoU, boundary F-score and IoU."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from castssl.datasets.images import Images
@@ -12,14 +15,55 @@ from castssl.errors import ConfigError
 from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject
 from castssl.evaluation.windows import Windows, class_logits
 from castssl.labels import LabelTree
+from castssl.metrics.boundary import BoundaryF, BoundaryIoU, BoundaryScores
 from castssl.metrics.iou import ClassMapScores, MeanIoU, scores
 from castssl.metrics.partition import majority_labels
 from castssl.objectives.segmentation import Segmentation
 
+BOUNDARY = ("boundary_f", "boundary_f_pooled", "boundary_f_any", "boundary_f_any_pooled")
+"""The first scores of :class:`castssl.metrics.boundary.BoundaryScores` by their names in results.json."""
+
+
+class ScoredMaps:
+    """All metrics of the class maps of one predictor.
+
+    Args:
+        classes: how many there are.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        self.overlap, self.boundary, self.band = MeanIoU(classes), BoundaryF(classes), BoundaryIoU(classes)
+
+    def reset(self, device: torch.device | str) -> None:
+        """Count anew, on a device."""
+        for metric in (self.overlap, self.boundary, self.band):
+            metric.reset()
+            metric.to(device)
+
+    def update(self, predicted: Tensor, truth: Tensor) -> None:
+        """Count a batch (B, H, W); see :meth:`castssl.metrics.boundary.BoundaryF.update`."""
+        for metric in (self.overlap, self.boundary, self.band):
+            metric.update(predicted, truth)
+
+    def compute(self) -> tuple[ClassMapScores, BoundaryScores, dict[str, float]]:
+        """The scores over all processes, and those of results.json by name."""
+        overlap: ClassMapScores = self.overlap.compute()
+        boundary: BoundaryScores = self.boundary.compute()
+        named = dict(zip(BOUNDARY, boundary[: len(BOUNDARY)], strict=True))
+        named |= {"boundary_iou": self.band.compute().nanmean(), "boundary_tolerance_px": boundary.tolerance}
+        return overlap, boundary, _by_name(overlap, named)
+
 
 @dataclass(eq=False)
 class ClassMaps(Evaluator):
-    """``miou``, ``pixel_accuracy`` and ``class_accuracy`` (mmsegmentation's mIoU, aAcc and mAcc), in [0, 1].
+    """mIoU and boundary scores of class maps, by the names in results.json; shares in [0, 1].
+
+    - ``miou``, ``pixel_accuracy``, ``class_accuracy``: mmsegmentation's mIoU, aAcc and mAcc.
+    - ``boundary_f``, ``boundary_f_pooled``, ``boundary_f_any``, ``boundary_f_any_pooled``: class by class and
+      of any change of the label, as the mean over images and pooled; see :mod:`castssl.metrics.boundary`.
+    - ``boundary_iou``: the mean over classes.
+    - ``boundary_tolerance_px``: that of ``boundary_f``, the mean over images in pixels of their label maps.
 
     Logits are resized to the size of the label map, and the class with the largest one counts there.  Without
     label maps nothing is measured.  :meth:`bound`, :meth:`chance` and :meth:`majority` are of the images of
@@ -34,8 +78,8 @@ class ClassMaps(Evaluator):
     title: ClassVar[str] = "mIoU"
     windows: Windows | None = None
     longer: int | None = None
-    _metric: MeanIoU | None = field(default=None, init=False, repr=False)
-    _bound: MeanIoU | None = field(default=None, init=False, repr=False)
+    _scored: ScoredMaps | None = field(default=None, init=False, repr=False)
+    _bound: ScoredMaps | None = field(default=None, init=False, repr=False)
     _bounded: bool = field(default=False, init=False, repr=False)
     _subject: Subject | None = field(default=None, init=False, repr=False)
     _baselines: dict[str, dict[str, float]] = field(default_factory=dict, init=False, repr=False)
@@ -44,7 +88,7 @@ class ClassMaps(Evaluator):
         """Keep the data."""
         super().prepare(data)
         tree = data.held_out.pixel_tree if isinstance(data.held_out, Images) else LabelTree.none()
-        self._metric, self._bound = (MeanIoU(tree.sizes[0]) if tree.levels else None for _ in range(2))
+        self._scored, self._bound = (ScoredMaps(tree.sizes[0]) if tree.levels else None for _ in range(2))
 
     def begin(self, subject: Subject) -> None:
         """Count anew.
@@ -52,24 +96,23 @@ class ClassMaps(Evaluator):
         Raises:
             ConfigError: if the subject predicts no class maps, or those of another number of classes.
         """
-        module, metric = subject.module, self._metric
+        module, scored = subject.module, self._scored
         if not isinstance(module, Segmentation):
             raise ConfigError(f"mIoU needs the objective segmentation, got a {type(module).__name__}")
-        if metric is not None and metric.classes != module.model.classes:
+        if scored is not None and scored.classes != module.model.classes:
             raise ConfigError(
-                f"{module.model.classes} classes were learned, but the held-out images have {metric.classes}"
+                f"{module.model.classes} classes were learned, but the held-out images have {scored.classes}"
             )
         self._subject = subject
         own = self.windows is not None and not self.windows.once
         self._bounded = subject.encoder.uses_superpixels and not own
-        for each in (metric, self._bound):
+        for each in (scored, self._bound):
             if each is not None:
-                each.reset()
-                each.to(self._data.device)
+                each.reset(self._data.device)
 
     def add(self, batch: ImageBatch, forward: Forward) -> None:
         """Count a batch."""
-        if self._metric is None or self._bound is None:
+        if self._scored is None or self._bound is None:
             return
         assert self._subject is not None
         assert isinstance(self._subject.module, Segmentation)
@@ -78,7 +121,7 @@ class ClassMaps(Evaluator):
         size = batch.target.shape[-2:]
         if logits.shape[-2:] != size:
             logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-        self._metric.update(logits.argmax(1), batch.target)
+        self._scored.update(logits.argmax(1), batch.target)
         if self._bounded:
             segments = F.interpolate(view.segments[:, None].float(), size, mode="nearest-exact")[:, 0].long()
             # As for the model, a pixel without a superpixel has the first class.
@@ -86,20 +129,24 @@ class ClassMaps(Evaluator):
 
     def result(self, subject: Subject) -> dict[str, float]:
         """The scores over all processes."""
-        if self._metric is None or self._bound is None:
+        if self._scored is None or self._bound is None:
             return {}
-        found = self._metric.compute()
+        found, boundary, named = self._scored.compute()
         classes, pixels = len(found.pixels), found.pixels[:, None]
         constant = F.one_hot(pixels.argmax(), classes)
+        # A constant map has no boundary: F is 0 where the truth has one, and undefined elsewhere.
+        without = dict.fromkeys(BOUNDARY, torch.tensor(0.0)) if boundary.points.any() else {}
         self._baselines = {
-            "bound": _by_name(self._bound.compute()) if self._bounded else {},
-            "majority": _by_name(scores(pixels * constant)),
-            "chance": _by_name(scores(pixels.expand(-1, classes) / classes)),
+            "bound": self._bound.compute()[2] if self._bounded else {},
+            "majority": _by_name(scores(pixels * constant), without),
+            "chance": _by_name(scores(pixels.expand(-1, classes) / classes), {}),
         }
-        return _by_name(found)
+        return named
 
     def baselines(self) -> dict[str, dict[str, float]]:
         """Of the latest evaluation: ``bound``, ``majority`` (everywhere), ``chance`` (of each pixel).
+
+        The majority's boundary F is 0, since a constant map has no boundary; chance has none.
 
         The bound has the most frequent true class of each superpixel, or patch of CAST's ViT; it is empty for
         encoders without superpixels, and for windows with superpixels of their own.
@@ -107,11 +154,12 @@ class ClassMaps(Evaluator):
         return self._baselines
 
 
-def _by_name(found: ClassMapScores) -> dict[str, float]:
+def _by_name(found: ClassMapScores, boundary: Mapping[str, Tensor]) -> dict[str, float]:
     """The scores by their names in results.json; those that nothing decides are left out."""
     named = {
         "miou": found.mean_iou,
         "pixel_accuracy": found.pixel_accuracy,
         "class_accuracy": found.class_accuracy,
+        **boundary,
     }
     return {name: float(score) for name, score in named.items() if not score.isnan()}

@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-UNITS = {"_levels": "levels", "_ms": "ms", "_images": "images"}
+UNITS = {"_levels": "levels", "_ms": "ms", "_images": "images", "_px": "px"}
 """Endings of names that give a unit; any other result is a share, 0 to 1, and shown in percent."""
 TOP = ("top-{} accuracy", "top-k accuracy: the right class is among the k likeliest")
 KNOWN = {
@@ -19,6 +19,26 @@ KNOWN = {
     r"tice": ("TICE", "TICE: tree inconsistency, classes that are no path of the tree; lower is better"),
     r"wap": ("wAP", "wAP: mean of the levels' accuracies, weighted by their numbers of classes"),
     r"miou": ("mIoU", "mIoU: mean over classes of intersection over union, of all pixels of the set"),
+    r"boundary_f": (
+        "boundary F",
+        "boundary F: of boundaries, class by class; mean over classes, then over images",
+    ),
+    r"boundary_f_pooled": (
+        "boundary F, pooled",
+        "boundary F, pooled: boundaries of all images counted together; mean over classes",
+    ),
+    r"boundary_f_any": (
+        "boundary F, any class",
+        "boundary F, any class: of changes of the label; mean over images",
+    ),
+    r"boundary_f_any_pooled": (
+        "boundary F, any class, pooled",
+        "boundary F, any class, pooled: the same of all images counted together",
+    ),
+    r"boundary_iou": (
+        "boundary IoU",
+        "boundary IoU: mIoU of the pixels within 2 % of the diagonal of a boundary",
+    ),
     r"pixel_accuracy": ("pixel accuracy", "pixel accuracy: the share of labelled pixels that are right"),
     r"class_accuracy": ("class accuracy", "class accuracy: the mean over classes of pixel accuracy"),
     r"top(1)": TOP,
@@ -35,6 +55,10 @@ KNOWN = {
     ),
     r"match": ("view matching", "view matching: of all views, the nearest to a random view is of its image"),
     r"top(\d+)": TOP,
+    r"boundary_tolerance_px": (
+        "boundary tolerance",
+        "boundary tolerance: 0.75 % of an image's diagonal, rounded up; mean over images",
+    ),
     r"top1_balanced": ("balanced accuracy", "balanced accuracy: the mean over classes of top-1 accuracy"),
     r"level(\d+)": ("accuracy, level {}", "accuracy, level l: top-1 at a label level; 0 is the coarsest"),
     r"level(\d+)_balanced": (
@@ -82,7 +106,7 @@ class Metric(NamedTuple):
     title: str
     """As a paper prints it."""
     unit: str
-    """%, levels, ms or images."""
+    """%, levels, ms, images or px."""
     legend: str
     """One line; empty for an unknown name."""
 

@@ -57,6 +57,8 @@ class BoundaryScores(NamedTuple):
     """Scalar: points of all images counted together."""
     f: Tensor
     """(C,), pooled, by class."""
+    points: Tensor
+    """(C,), how many true boundary points each class has."""
     tolerance: Tensor
     """Scalar: mean over images of the tolerance in pixels."""
 
@@ -242,9 +244,15 @@ class BoundaryF(Metric):
         """The scores of the images of all processes, on the processor."""
         by_class = f_scores(self.counts)
         image = (self.sums.cpu().double() / ONE) / self.images.cpu()
-        pixels = self.tolerance.cpu().double()
+        pixels, points = self.tolerance.cpu().double(), self.counts[:-1, 2].cpu()
         return BoundaryScores(
-            image[0], by_class[:-1].nanmean(), image[1], by_class[-1], by_class[:-1], pixels[0] / pixels[1]
+            class_image=image[0],
+            class_pooled=by_class[:-1].nanmean(),
+            any_image=image[1],
+            any_pooled=by_class[-1],
+            f=by_class[:-1],
+            points=points,
+            tolerance=pixels[0] / pixels[1],
         )
 
 

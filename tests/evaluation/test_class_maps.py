@@ -20,10 +20,11 @@ from castssl.datasets.folder import Files
 from castssl.datasets.images import Images
 from castssl.datasets.label_maps import class_table
 from castssl.errors import ConfigError
-from castssl.evaluation.class_maps import ClassMaps
+from castssl.evaluation.class_maps import BOUNDARY, ClassMaps
 from castssl.evaluation.held_out import Evaluation, Subject
 from castssl.evaluation.windows import Windows, class_logits
 from castssl.labels import LabelTree
+from castssl.metrics.boundary import BoundaryF, BoundaryIoU, BoundaryScores
 from castssl.metrics.iou import MeanIoU
 from castssl.models.create import create
 from castssl.objectives.segmentation import Segmentation
@@ -72,7 +73,7 @@ def test_scores_are_those_of_the_label_maps_at_their_own_size(
 ) -> None:
     measured, learned = evaluation(tmp_path, windows), objective()
     found = measured(Subject(learned.encoder, learned.predict, learned))
-    right, either = torch.zeros(3), torch.zeros(3)
+    right, either, boundary, band = torch.zeros(3), torch.zeros(3), BoundaryF(3), BoundaryIoU(3)
     hits = total = 0
     for at in range(2):
         with Image.open(tmp_path / f"{at}.png") as image, Image.open(tmp_path / f"map{at}.png") as labels:
@@ -82,6 +83,8 @@ def test_scores_are_those_of_the_label_maps_at_their_own_size(
         view = View(normalize(pixels), measured.superpixels(pixels))
         logits = class_logits(learned.model, view, measured.superpixels, windows)
         answer = F.interpolate(logits, truth.shape, mode="bilinear").argmax(1)[0]
+        for metric in (boundary, band):
+            metric.update(answer[None], truth[None])
         known = truth != 255
         hits, total = hits + int((answer == truth)[known].sum()), total + int(known.sum())
         for label in range(3):
@@ -89,7 +92,13 @@ def test_scores_are_those_of_the_label_maps_at_their_own_size(
             either[label] += (((answer == label) | (truth == label)) & known).sum()
     assert found["miou"] == pytest.approx(float((right / either).mean()), abs=1e-6)
     assert found["pixel_accuracy"] == pytest.approx(hits / total)
-    assert set(found) == {"miou", "pixel_accuracy", "class_accuracy"}
+    expected: BoundaryScores = boundary.compute()
+    names = ("boundary_f", "boundary_f_pooled", "boundary_f_any", "boundary_f_any_pooled")
+    assert [found[name] for name in names] == [float(value) for value in expected[:4]]
+    assert found["boundary_iou"] == float(band.compute().nanmean())
+    assert found["boundary_tolerance_px"] == 1
+    others = {"miou", "pixel_accuracy", "class_accuracy", "boundary_iou", "boundary_tolerance_px"}
+    assert set(found) == {*names, *others}
 
 
 def truths(folder: Path) -> Tensor:
@@ -106,7 +115,11 @@ def test_baselines_are_those_of_constant_and_of_random_answers(tmp_path: Path) -
     counts = truth.bincount(minlength=3)
     constant = {"miou": counts.max() / len(truth) / 3, "pixel_accuracy": counts.max() / len(truth)}
     assert measured.baselines()["majority"] == pytest.approx(
-        {**{name: float(value) for name, value in constant.items()}, "class_accuracy": 1 / 3}
+        {
+            **{name: float(value) for name, value in constant.items()},
+            "class_accuracy": 1 / 3,
+            **dict.fromkeys(BOUNDARY, 0.0),
+        }
     )
     draw, metric = torch.Generator().manual_seed(0), MeanIoU(3)
     for _ in range(50):
@@ -144,7 +157,8 @@ def test_the_bound_gives_each_superpixel_its_most_frequent_class(
             known = truth[(segments == label) & (truth != 255)]
             right, total = right + np.bincount(known, minlength=1).max(), total + len(known)
     assert maps.baselines()["bound"]["pixel_accuracy"] == pytest.approx(right / total)
-    assert maps.baselines()["bound"]["miou"] > maps.baselines()["majority"]["miou"]
+    for name in ("miou", "boundary_f"):
+        assert maps.baselines()["bound"][name] > maps.baselines()["majority"][name]
 
 
 def test_a_model_without_superpixels_has_no_bound(tmp_path: Path) -> None:

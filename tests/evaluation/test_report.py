@@ -60,6 +60,7 @@ def test_without_results_a_sentence_says_so() -> None:
 def test_what_is_no_share_has_its_unit() -> None:
     assert metric("severity_hie_levels")[1:3] == ("mistake severity, HiE", "levels")
     assert metric("distance5_levels")[1:3] == ("hierarchical distance@5", "levels")
+    assert metric("boundary_tolerance_px")[1:3] == ("boundary tolerance", "px")
     assert metric("pooling_ms")[1:] == ("pooling ms", "ms", "")
     assert [metric(name).scale for name in ("fpa", "severity_levels", "pooling_ms")] == [100, 1, 1]
     assert "lower is better" in text(table(trained={"tice": 0.1, "severity_levels": 1.25}))
@@ -68,8 +69,19 @@ def test_what_is_no_share_has_its_unit() -> None:
 
 def test_every_metric_has_a_title_and_a_legend() -> None:
     names = [f"{name}{suffix}" for name in ("fpa", "tice", "wap", "level0") for suffix in ("", "_hie")]
-    assert all(len(metric(name).legend) <= 80 for name in ("severity_levels", "distance5_levels"))
-    names += ["knn", "match", "top1", "top5", "top1_balanced", "level1_balanced", "level1_balanced_hie"]
+    others = ("severity_levels", "distance5_levels", "boundary_tolerance_px")
+    assert all(0 < len(metric(name).legend) <= 80 for name in others)
+    boundary = ["boundary_f", "boundary_f_pooled", "boundary_f_any", "boundary_f_any_pooled", "boundary_iou"]
+    names += [
+        *boundary,
+        "knn",
+        "match",
+        "top1",
+        "top5",
+        "top1_balanced",
+        "level1_balanced",
+        "level1_balanced_hie",
+    ]
     names += [f"{name}_iou_16" for name in ("object", "region", "part")]
     for name in names:
         found = metric(name)

@@ -47,7 +47,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, weights: Path, pairs: str, r
     out = tmp_path_factory.mktemp("runs") / "whole"
     done = recipe("segment", "--data", pairs, "--weights", str(weights.parent), *FLAGS, "--out", str(out))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert all(word in done.stdout for word in ("mIoU", "pixel accuracy", "untrained", "bound"))
+    assert all(word in done.stdout for word in ("mIoU", "boundary F", "pixel accuracy", "untrained", "bound"))
     found = json.loads((out / "results.json").read_text())
     assert found["chance"]["miou"] < found["majority"]["pixel_accuracy"] < found["bound"]["miou"] <= 1
     return out
