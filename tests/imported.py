@@ -8,7 +8,16 @@ from importlib import import_module
 
 from PIL import Image
 
-RECIPES = ("moco_in1k", "pretrain", "deit_in1k", "hcast", "probe_in1k", "segment", "finetune_voc")
+RECIPES = (
+    "moco_in1k",
+    "pretrain",
+    "deit_in1k",
+    "hcast",
+    "probe_in1k",
+    "segment",
+    "finetune_voc",
+    "retrieve_voc",
+)
 LATER = ("torch._dynamo", "sklearn.cluster", "typeguard", "rich._emoji_codes", "tests.training.toy")
 
 for name in (*(f"recipes.{recipe}" for recipe in RECIPES), *LATER):

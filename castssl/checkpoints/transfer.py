@@ -1,16 +1,20 @@
-"""An encoder for transfer: that of some weights, or a named model that begins from them."""
+"""What is transferred: the encoder of weights, or a named model that begins from them; their projector."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from torch import nn
 
 from castssl import distributed
 from castssl.checkpoints.initialize import initialize
 from castssl.checkpoints.load import Source, read
 from castssl.contracts import Encoder
 from castssl.encoder_config import override
+from castssl.errors import DataError
 from castssl.models.create import create
 from castssl.models.presets import find_config
+from castssl.objectives.moco import mlp_head
 
 
 def transfer(
@@ -55,3 +59,35 @@ def transfer(
         if distributed.is_main():
             print(report)
     return encoder
+
+
+def projector_of(source: Source, *, new: bool = False) -> nn.Module:
+    """MoCo's projector beside an encoder, float (n, D) -> (n, E), in evaluation mode.
+
+    Args:
+        source: as :func:`castssl.checkpoints.read`.
+        new: one of the same widths with new weights, drawn from torch's global generator.
+
+    Raises:
+        DataError: if the source has no projector, or that of another objective.
+    """
+    checkpoint = read(source)
+    tensors = checkpoint.under("projector.")
+    if not tensors:
+        raise DataError(
+            f"{checkpoint.source} holds no projector beside the encoder; take a run of moco_in1k.py, or"
+            " compare the tokens themselves (--features tokens)"
+        )
+    layers = [(name, value) for name, value in tensors.items() if value.ndim == 2]
+    try:
+        layers.sort(key=lambda layer: int(layer[0].split(".")[1]))
+        weights = [weight for _, weight in layers]
+        projector = mlp_head((weights[0].shape[1], *(len(weight) for weight in weights)))
+        if not new:
+            projector.load_state_dict(tensors)
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise DataError(
+            f"the projector in {checkpoint.source} is not that of MoCo v3 ({error}); compare the tokens"
+            " themselves (--features tokens)"
+        ) from error
+    return projector.eval()

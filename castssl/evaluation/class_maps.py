@@ -103,10 +103,13 @@ class ClassMaps(Evaluator):
             raise ConfigError(
                 f"{module.model.classes} classes were learned, but the held-out images have {scored.classes}"
             )
-        self._subject = subject
         own = self.windows is not None and not self.windows.once
-        self._bounded = subject.encoder.uses_superpixels and not own
-        for each in (scored, self._bound):
+        self.restart(subject, bounded=subject.encoder.uses_superpixels and not own)
+
+    def restart(self, subject: Subject, *, bounded: bool) -> None:
+        """Count anew; ``bounded``: also the bound of segments."""
+        self._subject, self._bounded = subject, bounded
+        for each in (self._scored, self._bound):
             if each is not None:
                 each.reset(self._data.device)
 
@@ -114,6 +117,16 @@ class ClassMaps(Evaluator):
         """Count a batch."""
         if self._scored is None or self._bound is None:
             return
+        predicted, segments = self.predict(batch)
+        self._scored.update(predicted, batch.target)
+        if self._bounded:
+            size = batch.target.shape[-2:]
+            segments = F.interpolate(segments[:, None].float(), size, mode="nearest-exact")[:, 0].long()
+            # As for the model, a pixel without a superpixel has the first class.
+            self._bound.update(majority_labels(segments, batch.target).clamp(min=0), batch.target)
+
+    def predict(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
+        """The classes int64 (B, H, W) at the size of the label maps, and the segments of the bound."""
         assert self._subject is not None
         assert isinstance(self._subject.module, Segmentation)
         model, (view,) = self._subject.module.model, batch.views
@@ -121,11 +134,7 @@ class ClassMaps(Evaluator):
         size = batch.target.shape[-2:]
         if logits.shape[-2:] != size:
             logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-        self._scored.update(logits.argmax(1), batch.target)
-        if self._bounded:
-            segments = F.interpolate(view.segments[:, None].float(), size, mode="nearest-exact")[:, 0].long()
-            # As for the model, a pixel without a superpixel has the first class.
-            self._bound.update(majority_labels(segments, batch.target).clamp(min=0), batch.target)
+        return logits.argmax(1), view.segments
 
     def result(self, subject: Subject) -> dict[str, float]:
         """The scores over all processes."""

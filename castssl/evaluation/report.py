@@ -82,8 +82,9 @@ HIE = "HiE: each class's probability is multiplied by its parent's"
 COLUMNS = {
     "trained": "",
     "best": "best: the highest value during training",
-    "bound": "bound: each superpixel has its most frequent true class",
+    "bound": "bound: each superpixel, or retrieved segment, has its most frequent true class",
     "untrained": "untrained: new weights",
+    "mean color": "mean color: that of each superpixel in place of a token",
     "pixels": "pixels: the images themselves, averaged to 16 x 16 pixels, in place of features",
     "color": "color: superpixels merged by mean color without learning (Ward's clustering)",
     "color+place": "color+place: superpixels merged by mean color and position",

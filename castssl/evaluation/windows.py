@@ -81,13 +81,14 @@ def class_logits(
         view: images of any one size, normalized, with their superpixels.
         superpixels: the backend that computed these.
         windows: None to show the model the whole image.
-        longer: resize the view, whose superpixels are known, to so many pixels of its longer side.
+        longer: show the whole image with so many pixels of its longer side, see :func:`with_longer_side`.
     """
-    count = superpixels.capacity(*view.image.shape[-2:])
-    view = view if longer is None else with_longer_side(view, longer)
     with evaluating(model), torch.no_grad():
         if windows is None:
-            return _logits(model, view, count)
+            if longer is None:
+                return _logits(model, view, superpixels.capacity(*view.image.shape[-2:]))
+            view, count = with_longer_side(view, superpixels, longer)
+            return _logits(model, view, count, exact=True)
         view = _enlarged(view, windows.size)
         batch, (height, width) = len(view.image), view.image.shape[-2:]
         total = torch.zeros(batch, model.classes, height, width, device=view.image.device)
@@ -108,11 +109,25 @@ def _enlarged(view: View, least: int) -> View:
     return resized(view, (height * least // shorter, width * least // shorter))
 
 
-def with_longer_side(view: View, longer: int) -> View:
-    """The view at another size: so many pixels of its longer side, as in the VOC code released with CAST."""
+def with_longer_side(view: View, superpixels: Superpixels, longer: int) -> tuple[View, int]:
+    """The view at another size, and how many superpixels it may have.
+
+    As in the VOC code released with CAST, its superpixels are resized with it.  Those that run on the device,
+    such as the patches of a ViT, are computed anew.
+
+    Args:
+        view: normalized images of any one size, with their superpixels.
+        superpixels: the backend that computed these.
+        longer: pixels of the longer side.
+    """
     height, width = view.image.shape[-2:]
-    most = max(height, width)
-    return resized(view, (max(height * longer // most, 1), max(width * longer // most, 1)))
+    count, most = superpixels.capacity(height, width), max(height, width)
+    size = max(height * longer // most, 1), max(width * longer // most, 1)
+    view = resized(view, size)
+    if superpixels.runs_on == "device":
+        labels = partition(superpixels, denormalize(view.image))
+        view, count = View(view.image, labels), superpixels.capacity(*size)
+    return view, count
 
 
 def resized(view: View, size: tuple[int, int]) -> View:
@@ -141,10 +156,14 @@ def _window(view: View, at: Any, superpixels: Superpixels, windows: Windows) -> 
     return View(image, labels.to(image.device)), superpixels.capacity(*image.shape[-2:])
 
 
-def _logits(model: SegmentationModel, view: View, count: int) -> Tensor:
-    """Logits float32 (B, C, H, W) of images as they are, with so many superpixels at most."""
+def _logits(model: SegmentationModel, view: View, count: int, *, exact: bool = False) -> Tensor:
+    """Logits float32 (B, C, H, W) of images as they are, with so many superpixels at most.
+
+    ``exact``: no more tokens than these, so that all cells of a grid are tokens, and no others.
+    """
     encoder = model.encoder
-    sizes = sizes_for(encoder, max(count, encoder.sizes[0])) if encoder.uses_superpixels else None
+    least = 0 if exact else encoder.sizes[0]
+    sizes = sizes_for(encoder, max(count, least)) if encoder.uses_superpixels else None
     return model(view, sizes).float()
 
 

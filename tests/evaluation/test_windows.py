@@ -140,10 +140,19 @@ def test_windows_that_leave_pixels_out_are_refused() -> None:
 def test_a_longer_side_resizes_image_and_superpixels(longer: int) -> None:
     found, superpixels = model()
     view = viewed(superpixels, images(48, 40))
-    shown = with_longer_side(view, longer)
+    shown, count = with_longer_side(view, superpixels, longer)
     assert shown.image.shape[2:] == shown.segments.shape[1:] == (longer, 40 * longer // 48)
     for row in range(longer):
         source = int((row + 0.5) * 48 / longer)
         assert set(shown.segments[0, row].tolist()) <= set(view.segments[0, source].tolist())
-    expected = found.eval()(shown, (64, *found.encoder.sizes[1:]))
+    expected = found.eval()(shown, (count, *found.encoder.sizes[1:]))
     torch.testing.assert_close(class_logits(found, view, superpixels, longer=longer), expected)
+
+
+def test_patches_of_a_resized_image_are_those_of_the_patch_embedding() -> None:
+    """48 x 40 pixels at a longer side of 32: 4 x 4 patches of 8 pixels, the last of which are cut."""
+    found, superpixels = model("nano_vit_seg")
+    shown, count = with_longer_side(viewed(superpixels, images(48, 40)), superpixels, 32)
+    assert count == 16
+    assert torch.equal(shown.segments, superpixels(torch.zeros(2, 3, 32, 26).byte()))
+    assert found.encoder.dense(shown, (count,)).grid == (4, 4)
