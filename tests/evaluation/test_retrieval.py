@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ from tests.evaluation.test_class_maps import images, truths
 SEEDS = "seeds:count=64,bins=5,iterations=4"
 
 
-def segmenter(name: str = "nano_seg", **options: object) -> SegmentModel:
+def segmenter(name: str = "nano_seg", **options: Any) -> SegmentModel:
     torch.manual_seed(0)
     encoder = create(name, image_size=32, **options)
     return SegmentModel(encoder, nn.Linear(encoder.dim, 5), groups=6).eval()
