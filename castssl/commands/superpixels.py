@@ -169,7 +169,8 @@ def _folder(
 
 def _photo(path: Path, mask: Path | None, declared: Range | None) -> Photo:
     """An upright image, and its true regions as they lie on it."""
-    from castssl.datasets.decode import fitted, header, orientation, read, turned
+    from castssl.datasets.decode import header, read
+    from castssl.datasets.orientation import fitted, orientation, turned
     from castssl.datasets.unreadable import why
 
     current, truth = path, None

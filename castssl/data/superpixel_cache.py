@@ -31,7 +31,7 @@ from castssl.contracts import Superpixels
 from castssl.data import superpixel_tree
 from castssl.data.superpixel_tree import SuperpixelTree
 from castssl.data.views import Augment, CroppedView
-from castssl.datasets import decode, depth
+from castssl.datasets import decode, depth, multichannel, orientation
 from castssl.datasets.depth import Range
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
@@ -226,7 +226,7 @@ def method(superpixels: Superpixels) -> dict[str, Any]:
     return {
         "backend": f"{type(superpixels).__module__}.{type(superpixels).__qualname__}",
         "state": hashlib.sha256(pickle.dumps(superpixels)).hexdigest(),
-        "code": [_code(used) for used in (module, superpixel_tree, decode, depth)],
+        "code": [_code(used) for used in (module, superpixel_tree, decode, depth, orientation, multichannel)],
         "versions": dict(sorted(versions.items())),
     }
 

@@ -8,11 +8,10 @@ from importlib.util import find_spec
 from typing import IO, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
-from PIL.Image import Transpose
-from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from castssl.datasets.depth import Range, eight_bits, is_deep, refuse_range
+from castssl.datasets.orientation import ON_SIDE, orientation, turned
 from castssl.errors import DataError
 from castssl.files import LFS
 from castssl.installer import install
@@ -24,18 +23,6 @@ EXTENSIONS = (
 """File names that count as images, in lower case."""
 PACKAGES = {} if find_spec("pillow_heif") else {".heic": "pillow-heif", ".heif": "pillow-heif"}
 """The package to install for images of other file names, which are left out without it."""
-
-_ORIENTATION = 0x0112
-_TURNS = {
-    2: Transpose.FLIP_LEFT_RIGHT,
-    3: Transpose.ROTATE_180,
-    4: Transpose.FLIP_TOP_BOTTOM,
-    5: Transpose.TRANSPOSE,
-    6: Transpose.ROTATE_270,
-    7: Transpose.TRANSVERSE,
-    8: Transpose.ROTATE_90,
-}
-_ON_SIDE = (5, 6, 7, 8)
 
 
 class Decoded(NamedTuple):
@@ -97,31 +84,6 @@ def _package(begin: bytes) -> str:
     return "pillow>=11.3" if b"avif" in begin else "pillow-heif"
 
 
-def orientation(image: Image.Image) -> int:
-    """The orientation of a stored image by EXIF: 1 (upright) to 8; 1 if EXIF is missing or damaged.
-
-    Raises:
-        Exception: of almost any kind, if the image is broken: some formats hold EXIF behind the pixels.
-    """
-    if not isinstance(image, (JpegImageFile, TiffImageFile)):
-        image.load()  # Else the parser would load it, and its error would look like one in EXIF.
-    try:
-        tags = image.tag_v2 if isinstance(image, TiffImageFile) else image.getexif()
-        tag = tags.get(_ORIENTATION, 1)
-    except Exception:  # The parser raises almost anything, and the pixels are intact.
-        return 1
-    return tag if isinstance(tag, int) and tag in _TURNS else 1
-
-
-def turned(image: Image.Image, by: int) -> Image.Image:
-    """A stored image turned upright, given its EXIF orientation."""
-    if by not in _TURNS:
-        return image
-    upright = image.transpose(_TURNS[by])
-    upright.info = {}  # The orientation is no longer true.
-    return upright
-
-
 def upright_size(opened: Image.Image) -> tuple[int, int]:
     """Width and height of an opened image once it is upright.
 
@@ -132,7 +94,7 @@ def upright_size(opened: Image.Image) -> tuple[int, int]:
     if isinstance(opened, TiffImageFile):
         opened.load()
         return opened.size
-    return (height, width) if orientation(opened) in _ON_SIDE else (width, height)
+    return (height, width) if orientation(opened) in ON_SIDE else (width, height)
 
 
 def read(opened: Image.Image, least: tuple[int, int] | None = None, declared: Range | None = None) -> Decoded:
@@ -153,7 +115,7 @@ def read(opened: Image.Image, least: tuple[int, int] | None = None, declared: Ra
     """
     by = orientation(opened)
     if least is not None:
-        opened.draft(None, least[::-1] if by in _ON_SIDE else least)
+        opened.draft(None, least[::-1] if by in ON_SIDE else least)
     opened.load()
     rgb, remark = _rgb(opened, declared)
     return Decoded(rgb if isinstance(opened, TiffImageFile) else turned(rgb, by), by, remark)
@@ -167,26 +129,6 @@ def _rgb(image: Image.Image, declared: Range | None) -> tuple[Image.Image, str]:
         over = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB"), ""
     return image if image.mode == "RGB" else image.convert("RGB"), ""
-
-
-def fitted(mask: Image.Image, size: tuple[int, int], by: int) -> Image.Image:
-    """A mask as it lies on the upright image.
-
-    Args:
-        mask: of the upright image's size, or of the stored image's.
-        size: width and height of the upright image.
-        by: the image's EXIF orientation.
-
-    Raises:
-        DataError: if the mask has another size.
-    """
-    if mask.size == size:
-        return mask
-    if by in _ON_SIDE and mask.size == size[::-1]:
-        return turned(mask, by)
-    raise DataError(
-        f"the mask has {mask.width} x {mask.height} pixels, expected {size[0]} x {size[1]} as its image"
-    )
 
 
 def silence_pil() -> None:

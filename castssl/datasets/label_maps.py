@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from castssl.contracts import LabelMaps
-from castssl.datasets.decode import fitted, header
+from castssl.datasets.decode import header
+from castssl.datasets.orientation import fitted
 from castssl.datasets.unreadable import why
 from castssl.errors import DataError
 from castssl.system_errors import explain

@@ -8,7 +8,8 @@ from typing import Protocol
 from PIL import Image
 
 from castssl.datasets.coco_masks import Annotations
-from castssl.datasets.decode import header, orientation, turned
+from castssl.datasets.decode import header
+from castssl.datasets.orientation import orientation, turned
 from castssl.errors import DataError
 
 
