@@ -32,6 +32,8 @@ class Superpixels:
     """Where it is called: in the data loader's processes, or on the device of the model."""
     count: int | None = None
     """How many superpixels were asked for; None if no number was."""
+    channels: tuple[int, ...] = (0, 1, 2)
+    """The three channels that stand for RGB in images of another number; set by castssl."""
 
     def capacity(self, height: int, width: int) -> int:
         """A static upper bound of the number of labels for this image size."""

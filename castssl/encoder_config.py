@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from statistics import fmean
 from typing import Any, Literal, get_args
 
 from castssl.errors import ConfigError, DataError
@@ -17,6 +18,10 @@ Positions = Literal["sincos", "learned"]
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """ImageNet's, of RGB values 0 to 1: views are normalized with them."""
+GRAY_MEAN, GRAY_STD = fmean(MEAN), fmean(STD)
+"""Their averages, for each channel of views of other than RGB."""
+CHANNELS = ("channels", "mean", "std", "superpixel_channels")
+"""The fields that describe what the encoder reads."""
 BY_HAND = ""
 """The pooling of an encoder that was built from modules, and not by a name: no spec describes it."""
 
@@ -43,9 +48,10 @@ class EncoderConfig:
         fused: the variant for segmentation, whose stages are fused at the finest tokens.
         dense: fused, with tokens at the resolution of the label map.
         drop_path: stochastic depth of the last block, in training.
-        channels: 1 (gray) or 3 (RGB), see :mod:`castssl.models.channels`.
+        channels: 1 (gray), 3 (RGB) or any other number, see :mod:`castssl.models.channels`.
         mean: of each channel, of values 0 to 1; () is ImageNet's.
         std: the standard deviation, likewise.
+        superpixel_channels: the three of other than RGB that superpixels are computed from; () is 0 1 2.
     """
 
     name: str
@@ -66,6 +72,7 @@ class EncoderConfig:
     channels: int = 3
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    superpixel_channels: tuple[int, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -106,7 +113,7 @@ def _fits(name: str, value: object) -> bool:
     """True if a value from JSON is one that the field may have."""
     if name in _CHOICES:
         return value in get_args(_CHOICES[name])
-    if name in {"depths", "sizes"}:
+    if name in {"depths", "sizes", "superpixel_channels"}:
         return isinstance(value, tuple) and all(type(number) is int and number >= 0 for number in value)
     if name in {"mean", "std"}:
         return isinstance(value, tuple) and all(isinstance(number, int | float) for number in value)
@@ -115,6 +122,11 @@ def _fits(name: str, value: object) -> bool:
     if name == "drop_path":
         return isinstance(value, int | float) and 0 <= value < 1
     return isinstance(value, bool if name in {"fused", "dense"} else str)
+
+
+def imagenet(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The mean and standard deviation that views of so many channels are normalized with."""
+    return (MEAN, STD) if channels == len(MEAN) else ((GRAY_MEAN,) * channels, (GRAY_STD,) * channels)
 
 
 def plugin_config(name: str, **overrides: Any) -> EncoderConfig:

@@ -36,6 +36,7 @@ from castssl.installer import install_plugin, uninstall
 
 if TYPE_CHECKING:
     from castssl.contracts import DataSet, Encoder, Objective, Pooling, Superpixels
+    from castssl.encoder_config import EncoderConfig
 
 Factory = Callable[..., Any]
 Kind = Literal["superpixels", "pooling", "objectives", "datasets", "encoders"]
@@ -153,6 +154,18 @@ def build(kind: str, spec: str, *args: Any, **options: Any) -> Any:
     """
     factory, wanted = bind(kind, spec, args, options)
     return _checked(kind, wanted.name, _call(kind, wanted, factory, args, options))
+
+
+def build_superpixels(config: EncoderConfig, spec: str | None = None) -> Superpixels:
+    """The superpixels of an encoder, or others by ``spec``, of those channels that its config names.
+
+    Raises:
+        ConfigError, UnknownPlugin, AmbiguousPlugin, BrokenPlugin, ContractError: as :func:`build` does.
+    """
+    superpixels = build("superpixels", spec or config.superpixels)
+    if config.superpixel_channels:
+        superpixels.channels = config.superpixel_channels
+    return superpixels
 
 
 def bind(

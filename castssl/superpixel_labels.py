@@ -7,6 +7,7 @@ device until :func:`take_strays` collects it together with the loss.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from castssl.errors import ContractError
 
 ADVICE = "run `castssl check superpixels NAME`, and raise capacity() or merge segments"
 """The next step for an author of superpixels."""
+RGB = 3
 _strays: dict[torch.device, Tensor] = {}
 
 
@@ -25,7 +27,7 @@ def partition(superpixels: Superpixels, images: Tensor) -> Tensor:
 
     Args:
         superpixels: the backend.
-        images: uint8 (B, 3, H, W).
+        images: uint8 (B, C, H, W).
 
     Returns:
         int32 (B, H, W) in [0, capacity(H, W)); on a device also -1, see the module's docstring.
@@ -33,7 +35,20 @@ def partition(superpixels: Superpixels, images: Tensor) -> Tensor:
     Raises:
         ContractError: if dtype, shape or (on a processor) a label is not as promised.
     """
-    return checked(superpixels, superpixels(images), images)
+    return checked(superpixels, superpixels(to_rgb(images, superpixels.channels)), images)
+
+
+def to_rgb(images: Tensor, channels: Sequence[int]) -> Tensor:
+    """RGB itself, and three channels of other images, the last for one that they lack.
+
+    Args:
+        images: (..., C, H, W).
+        channels: numbers of three channels, from 0.
+    """
+    count = images.shape[-3]
+    if count == RGB:
+        return images
+    return torch.stack([images.select(-3, min(channel, count - 1)) for channel in channels], -3)
 
 
 def checked(superpixels: Superpixels, labels: Tensor, images: Tensor) -> Tensor:

@@ -17,12 +17,12 @@ from torch import Tensor
 class View(NamedTuple):
     """One augmented view of each image of a batch.
 
-    Before ``to_views`` (a *raw* view) ``image`` is uint8 RGB, and ``segments`` is (B, 0, 0) when the
+    Before ``to_views`` (a *raw* view) ``image`` is uint8, and ``segments`` is (B, 0, 0) when the
     superpixels run on the device.
     """
 
     image: Tensor
-    """float32 (B, 3, H, W), normalized RGB."""
+    """float32 (B, C, H, W), normalized: RGB with C = 3, or other channels (castssl.models.channels)."""
     segments: Tensor
     """int32 (B, H, W), values in [0, capacity)."""
 

@@ -28,12 +28,11 @@ from castssl.evaluation.report import table
 from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.objectives.deit import DeiT
-from castssl.registry import build
+from castssl.registry import build_superpixels
 from castssl.training import FirstBatch, build_optimizer, check_batch, check_labels, fits, set_rate, start
 from castssl.training.logging import best
 from castssl.training.supervised import SupervisedConfig
-from castssl.visualization.gallery import gallery
-from castssl.visualization.photographs import photographs
+from castssl.visualization.gallery import gallery, shown
 
 SEEDS = "seeds:bins=5,iterations=15"  # What the released DeiT has for SEEDS.
 
@@ -86,7 +85,7 @@ def main(cfg: Config) -> None:
     run, accelerator = start(cfg)
     device = accelerator.device
     images, held_out = cfg.images()
-    superpixels = build("superpixels", cfg.backend(SEEDS))
+    superpixels = build_superpixels(cfg.encoder(SEEDS))
     objective = make_objective(cfg, images.tree).to(device)
     fits(superpixels, objective.encoder, cfg.image_size)
     check_batch(objective, cfg.batch_size // cfg.accumulate)
@@ -101,7 +100,7 @@ def main(cfg: Config) -> None:
     model, optimizer = run.prepare(objective, optimizer)
     if cfg.compile:
         objective.encoder.compile()
-    check, photos = FirstBatch(objective), [photo for _, photo in photographs()]
+    check, photos = FirstBatch(objective), shown(images)
     picture = partial(gallery, encoder, superpixels, photos, cfg.image_size, device)
     for step, raw in run.steps(loader):
         set_rate(optimizer, cfg.rate(run.progress(step)))

@@ -35,12 +35,11 @@ from castssl.evaluation.report import table
 from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.objectives.classification import Supervised
-from castssl.registry import build
+from castssl.registry import build, build_superpixels
 from castssl.training import FirstBatch, build_optimizer, check_batch, check_labels, fits, set_rate, start
 from castssl.training.hierarchy import HierarchyConfig
 from castssl.training.logging import best
-from castssl.visualization.gallery import gallery
-from castssl.visualization.photographs import photographs
+from castssl.visualization.gallery import gallery, shown
 
 SEEDS = "seeds:bins=5,iterations=15"  # What the released H-CAST has for SEEDS.
 
@@ -102,7 +101,7 @@ def main(cfg: Config) -> None:
     run, accelerator = start(cfg)
     device = accelerator.device
     images, held_out = open_both(cfg)
-    superpixels = build("superpixels", cfg.backend(SEEDS))
+    superpixels = build_superpixels(cfg.encoder(SEEDS))
     objective = make_objective(cfg, images.tree).to(device)
     fits(superpixels, objective.encoder, cfg.image_size)
     check_batch(objective, cfg.batch_size // cfg.accumulate)
@@ -117,7 +116,7 @@ def main(cfg: Config) -> None:
     model, optimizer = run.prepare(objective, optimizer)
     for part in objective.encoders() if cfg.compile else ():
         part.compile()
-    check, photos = FirstBatch(objective), [photo for _, photo in photographs()]
+    check, photos = FirstBatch(objective), shown(images)
     picture = partial(gallery, encoder, superpixels, photos, cfg.image_size, device)
     for step, raw in run.steps(loader):
         set_rate(optimizer, cfg.rate(run.progress(step)))

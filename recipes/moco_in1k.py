@@ -32,7 +32,7 @@ from castssl.evaluation.report import table
 from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.objectives.moco import MoCoV3
-from castssl.registry import build
+from castssl.registry import build_superpixels
 from castssl.training import FirstBatch, build_optimizer, check_batch, fits, scaled_rate, set_rate, start
 from castssl.training.configs import PretrainConfig
 from castssl.training.presets import MOCO
@@ -114,7 +114,7 @@ def main(cfg: Config) -> None:
     device = accelerator.device
     images, held_out = cfg.images(measured=cfg.knn_every > 0, streams=False)
     side = cfg.eval_size or cfg.image_size
-    superpixels = build("superpixels", cfg.backend())
+    superpixels = build_superpixels(cfg.encoder())
     objective = make_objective(cfg, images.tree).to(device)
     fits(superpixels, objective.encoder, max(cfg.image_size, side))
     check_batch(objective, cfg.batch_size // cfg.accumulate)

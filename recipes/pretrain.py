@@ -29,7 +29,7 @@ from castssl.evaluation.overlap import Overlap
 from castssl.evaluation.report import table
 from castssl.labels import LabelTree
 from castssl.models.create import create
-from castssl.registry import build
+from castssl.registry import build, build_superpixels
 from castssl.training import (
     FirstBatch,
     build_optimizer,
@@ -43,8 +43,7 @@ from castssl.training import (
 from castssl.training.configs import PretrainConfig
 from castssl.training.presets import CONTRASTIVE
 from castssl.training.schedule import warmup_cosine
-from castssl.visualization.gallery import gallery
-from castssl.visualization.photographs import photographs
+from castssl.visualization.gallery import gallery, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +100,7 @@ def main(cfg: Config) -> None:
     run, accelerator = start(cfg)
     device = accelerator.device
     images, held_out = cfg.images(measured=cfg.knn_every > 0, streams=False)
-    superpixels = build("superpixels", cfg.backend())
+    superpixels = build_superpixels(cfg.encoder())
     objective = make_objective(cfg, images.tree).to(device)
     fits(superpixels, objective.encoder, cfg.image_size)
     check_batch(objective, cfg.batch_size // cfg.accumulate)
@@ -117,7 +116,7 @@ def main(cfg: Config) -> None:
     if cfg.compile:
         for branch in objective.branches():
             objective.branch(branch).compile()
-    check, photos = FirstBatch(objective), [photo for _, photo in photographs()]
+    check, photos = FirstBatch(objective), shown(images)
     picture = partial(gallery, encoder, superpixels, photos, cfg.image_size, device)
     for step, raw in run.steps(loader):
         set_rate(optimizer, warmup_cosine(run.progress(step), cfg.warmup_epochs / cfg.epochs))

@@ -29,7 +29,7 @@ from castssl.files import write_tensors
 from castssl.models.reset import reinitialize
 from castssl.models.sizes import with_sizes
 from castssl.objectives.probe import LinearProbe
-from castssl.registry import build
+from castssl.registry import build_superpixels
 from castssl.training import (
     FirstBatch,
     build_optimizer,
@@ -43,8 +43,7 @@ from castssl.training import (
 from castssl.training.configs import ImageConfig
 from castssl.training.logging import best
 from castssl.training.presets import PROBE
-from castssl.visualization.gallery import gallery
-from castssl.visualization.photographs import photographs
+from castssl.visualization.gallery import gallery, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +85,10 @@ def main(cfg: Config) -> None:
     """Evaluate the encoder, then train the probe, measuring its accuracy on held-out images as it goes."""
     run, accelerator = start(cfg)
     device = accelerator.device
-    images, held_out = cfg.images()
     loaded = load_encoder(cfg.weights)
+    images, held_out = cfg.images(channels=loaded.config.channels)
     size = cfg.image_size or loaded.config.image_size
-    model_default = cfg.superpixels == "auto"
-    superpixels = build("superpixels", loaded.config.superpixels if model_default else cfg.superpixels)
+    superpixels = build_superpixels(loaded.config, None if cfg.superpixels == "auto" else cfg.superpixels)
     encoder = with_sizes(loaded, cfg.sizes) if cfg.sizes else loaded
     fits(superpixels, encoder, size)
     objective = LinearProbe(encoder, images.tree, level=cfg.level).to(device)
@@ -110,7 +108,7 @@ def main(cfg: Config) -> None:
         encoder.compile()
     check = FirstBatch(objective)
     if not run.step:
-        run.picture(gallery(encoder, superpixels, [photo for _, photo in photographs()], size, device))
+        run.picture(gallery(encoder, superpixels, shown(images), size, device))
     for step, raw in run.steps(loader):
         set_rate(optimizer, epoch_cosine(run.progress(step), cfg.epochs))
         batch = to_views(raw, superpixels, device)

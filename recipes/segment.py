@@ -34,7 +34,7 @@ from castssl.evaluation.windows import Windows
 from castssl.labels import LabelTree
 from castssl.objectives.mask_classification import MaskClassification
 from castssl.objectives.segmentation import Segmentation
-from castssl.registry import build
+from castssl.registry import build_superpixels
 from castssl.training import FirstBatch, build_optimizer, check_batch, fits, set_rate, start
 from castssl.training.configs import TransferConfig
 from castssl.training.fine_tuning import clip_gradients, decay_rates
@@ -148,13 +148,13 @@ def main(cfg: Config) -> None:
     """Train, and measure mIoU and boundary F-score on held-out images as it goes."""
     run, accelerator = start(cfg)
     device = accelerator.device
-    images, held_out = cfg.images(streams=False)
+    encoder = transfer(cfg.weights or None, cfg.model, **cfg.transfer())
+    images, held_out = cfg.images(streams=False, channels=encoder.config.channels)
     indexable = indexed(images)
     tree, maps = indexable.pixel_tree, indexable.maps
     palette = maps.palette if maps else ()
-    encoder = transfer(cfg.weights or None, cfg.model, **cfg.transfer())
     size = cfg.image_size or encoder.config.image_size
-    superpixels = build("superpixels", encoder.config.superpixels)
+    superpixels = build_superpixels(encoder.config)
     fits(superpixels, encoder, size)
     objective = make_objective(cfg, encoder, tree).to(device)
     check_batch(objective, cfg.batch_size // cfg.accumulate)

@@ -96,7 +96,8 @@ def measure(study: Study, out: Path) -> None:
         encoder.eval()
         encoder.to(device)
         views[row] = View(
-            torch.randn(BATCH, 3, side, side, device=device), _regular(side, encoder.sizes[0]).to(device)
+            torch.randn(BATCH, encoder.config.channels, side, side, device=device),
+            _regular(side, encoder.sizes[0]).to(device),
         )
     taken: dict[tuple[str, ...], list[float]] = {row: [] for row in rows}
     with torch.no_grad():

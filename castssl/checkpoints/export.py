@@ -275,9 +275,10 @@ def example(flat: Exportable, image_size: int, batch: int = 2) -> tuple[Tensor, 
     side = max(int(first**0.5), 1)
     cell = torch.arange(image_size) * min(side, image_size) // image_size
     segments = (cell[:, None] * side + cell).int().expand(batch, -1, -1).contiguous()
-    coarse = torch.randn(batch, 3, side, side)
+    channels = flat.encoder.config.channels
+    coarse = torch.randn(batch, channels, side, side)
     image = nn.functional.interpolate(coarse, (image_size, image_size)) + torch.randn(
-        batch, 3, image_size, image_size
+        batch, channels, image_size, image_size
     )
     return image, segments
 

@@ -17,7 +17,7 @@ from castssl.checkpoints.classifier import take_heads
 from castssl.checkpoints.load import Source, read
 from castssl.checkpoints.report import Report
 from castssl.contracts import Encoder
-from castssl.encoder_config import EncoderConfig
+from castssl.encoder_config import CHANNELS, EncoderConfig
 from castssl.errors import ConfigError, DataError
 from castssl.labels import LabelTree
 from castssl.models.presets import PRESETS
@@ -27,7 +27,7 @@ from castssl.tokens.positions import resize
 
 _MAY_DIFFER = ("norm.", "fusion.", "poolings.")
 """Parts that one model has and another lacks: what only COCO's variant has, and poolings of another kind."""
-_COMPARED = ("pooling", "membership", "padding", "positions", "channels", "mean", "std")
+_COMPARED = ("pooling", "membership", "padding", "positions", *CHANNELS)
 """Settings that change what weights do."""
 STEM, RGB = "stem.layers.0.weight", 3
 """The stem's first convolution, and the channels of published weights."""
@@ -133,7 +133,8 @@ def _taken(encoder: Encoder, checkpoint: Checkpoint, tensors: State) -> State:
         from timm.models._manipulate import adapt_input_conv  # It takes seconds.
 
         weights[STEM] = adapt_input_conv(mine.channels, weights[STEM])
-        report.changed[STEM] = f"{RGB} channels -> {mine.channels}, summed"
+        how = "summed" if mine.channels == 1 else "repeated and scaled"
+        report.changed[STEM] = f"{RGB} channels -> {mine.channels}, {how}"
     lacking = {name for name in wanted if name not in weights}
     spare = {name for name in weights if name not in wanted}
     for name in wanted.keys() & weights.keys():

@@ -10,7 +10,7 @@ from castssl import distributed
 from castssl.checkpoints.initialize import initialize
 from castssl.checkpoints.load import Source, read
 from castssl.contracts import Encoder
-from castssl.encoder_config import override
+from castssl.encoder_config import CHANNELS, override
 from castssl.errors import DataError
 from castssl.models.create import create
 from castssl.models.presets import find_config
@@ -47,8 +47,7 @@ def transfer(
     if model or checkpoint is None:
         config = override(find_config(model), image_size=image_size)
         if checkpoint is not None:
-            before = checkpoint.config
-            config = override(config, channels=before.channels, mean=before.mean, std=before.std)
+            config = override(config, **{name: getattr(checkpoint.config, name) for name in CHANNELS})
     else:
         checkpoint.check()
         config = checkpoint.config

@@ -71,7 +71,9 @@ def _features(args: argparse.Namespace) -> int:
     model = load(args.weights, device=device_of(args))
     encoder = model.encoder
     spec = f"folder:{args.data}" if Path(args.data).expanduser().is_dir() else args.data
-    images = open_images(spec, split=args.split, commands=args.allow_commands)
+    images = open_images(
+        spec, split=args.split, commands=args.allow_commands, channels=encoder.config.channels
+    )
     if not isinstance(images, Images):
         raise ConfigError(f"{args.data} is a stream, whose images have no index; give a folder or tar:")
     if declared := value_range(args):

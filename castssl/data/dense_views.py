@@ -21,11 +21,9 @@ from castssl.data.views import Augment, CroppedView
 from castssl.datasets.images import Images, Plan
 from castssl.datasets.label_maps import UNKNOWN, Labels
 from castssl.datasets.stream import Stream
-from castssl.encoder_config import MEAN
+from castssl.encoder_config import imagenet
 from castssl.errors import ConfigError
 
-FILL = tuple(round(255 * value) for value in MEAN)
-"""The color of padding, uint8 RGB: the mean color, up to rounding."""
 TRIES = 10
 """Crops that are drawn until one has more than one class."""
 
@@ -166,8 +164,10 @@ class RandomDenseView(DenseAugment):
         pixels = _flip(resize(np.asarray(image), place.scaled)[window], place.flipped)
         if self.distort:
             pixels = distort_colors(pixels)
-        bottom, right = self.size - place.height, self.size - place.width
-        pixels = np.asarray(cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=FILL))
+        channels = pixels.shape[2]
+        fill = [round(255 * value) for value in imagenet(channels)[0]]
+        padded = np.full((self.size, self.size, channels), fill, np.uint8)
+        padded[: place.height, : place.width] = pixels
         classes = np.full((self.size, self.size), UNKNOWN, dtype=np.int64)
         if labels is not None:
             crop = nearest(labels, place.scaled, place)
@@ -175,7 +175,7 @@ class RandomDenseView(DenseAugment):
         width, height = place.scaled
         right, bottom = place.left + place.width, place.top + place.height
         box = (place.left / width, place.top / height, right / width, bottom / height)
-        view = CroppedView(_to_tensor(pixels), box, place.flipped)
+        view = CroppedView(_to_tensor(padded), box, place.flipped)
         return view, torch.from_numpy(classes)
 
     def draw(self, size: tuple[int, int], labels: Labels | None) -> Geometry:
@@ -237,7 +237,7 @@ def scaled_size(size: tuple[int, int], shorter: float, slim: float) -> tuple[int
 
 
 def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """uint8 (H, W, 3) pixels at another width and height, bilinear without antialiasing as in mmcv."""
+    """uint8 (H, W, C) pixels at another width and height, bilinear without antialiasing as in mmcv."""
     if size == pixels.shape[1::-1]:
         return pixels
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR), np.uint8)
@@ -266,18 +266,19 @@ def distort_colors(pixels: Pixels) -> Pixels:
     time.  Each step rounds to uint8.
 
     Args:
-        pixels: uint8 (H, W, 3), RGB.
+        pixels: uint8 (H, W, C); saturation and hue change RGB alone.
     """
+    rgb = pixels.shape[2] == 3
     contrast_first = _half()
     if _half():
         pixels = _linear(pixels, 1.0, _uniform(-32, 32))
     if contrast_first and _half():
         pixels = _linear(pixels, _uniform(0.5, 1.5), 0.0)
-    if _half():
+    if _half() and rgb:
         colors = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)
         colors[..., 1] = _linear(colors[..., 1], _uniform(0.5, 1.5), 0.0)
         pixels = np.asarray(cv2.cvtColor(colors, cv2.COLOR_HSV2RGB), np.uint8)
-    if _half():
+    if _half() and rgb:
         colors = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)
         colors[..., 0] = (colors[..., 0].astype(np.int64) + _below(36) - 18) % 180
         pixels = np.asarray(cv2.cvtColor(colors, cv2.COLOR_HSV2RGB), np.uint8)
@@ -308,5 +309,5 @@ def _flip(array: NDArray[Any], flipped: bool) -> NDArray[Any]:
 
 
 def _to_tensor(pixels: Pixels) -> Tensor:
-    """uint8 (3, H, W) of (H, W, 3)."""
+    """uint8 (C, H, W) of (H, W, C)."""
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

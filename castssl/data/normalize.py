@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from castssl.contracts import Superpixels
-from castssl.encoder_config import MEAN, STD
+from castssl.encoder_config import imagenet
 from castssl.errors import ContractError
 from castssl.superpixel_labels import partition
 from castssl.types import Batch, View
@@ -18,7 +18,7 @@ def to_views(
     """The batch on ``device`` with float images and segments, without waiting for the device.
 
     Args:
-        batch: of raw views: uint8 images (B, 3, H, W), segments int32 (B, H, W) or (B, 0, 0).
+        batch: of raw views: uint8 images (B, C, H, W), segments int32 (B, H, W) or (B, 0, 0).
         superpixels: computed here, without gradient, if they run on the device; None leaves the segments.
         device: the target; None leaves the tensors where they are.
 
@@ -53,17 +53,18 @@ def _move(tensor: Tensor, device: torch.device | str | None) -> Tensor:
 
 
 def normalize(image: Tensor) -> Tensor:
-    """uint8 RGB (..., 3, H, W) -> float32, zero mean and unit variance on ImageNet.
+    """uint8 (..., C, H, W) -> float32; RGB with zero mean and unit variance on ImageNet.
 
-    Bit for bit torchvision's ``ToTensor`` and ``Normalize``.
+    Bit for bit torchvision's ``ToTensor`` and ``Normalize``.  Other channels have RGB's average constants.
     """
-    scaled = image.to(torch.float32) / 255
-    return (scaled - _constant(MEAN, image.device)) / _constant(STD, image.device)
+    scaled, (mean, std) = image.to(torch.float32) / 255, imagenet(image.shape[-3])
+    return (scaled - _constant(mean, image.device)) / _constant(std, image.device)
 
 
 def denormalize(image: Tensor) -> Tensor:
-    """Float32 as :func:`normalize` returns it -> uint8 RGB (..., 3, H, W), which it was made of."""
-    scaled = image * _constant(STD, image.device) + _constant(MEAN, image.device)
+    """Float32 as :func:`normalize` returns it -> uint8 (..., C, H, W), which it was made of."""
+    mean, std = imagenet(image.shape[-3])
+    scaled = image * _constant(std, image.device) + _constant(mean, image.device)
     return (scaled * 255).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Changes of a view's colors: jitter, grayscale, blur, solarize, on uint8 (H, W, 3) by OpenCV.
+"""Changes of a view's colors: jitter, grayscale, blur, solarize, on uint8 (H, W, C) by OpenCV.
 
 Each step equals torchvision's and PIL's up to rounding, in a fraction of the time;
 ``tests/data/test_photometric.py`` compares them.
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torchvision import transforms as T
 
 Pixels = NDArray[np.uint8]
-"""uint8 (H, W, 3), RGB."""
+"""uint8 (H, W, C), mostly RGB; hue, saturation and grayscale change nothing else."""
 
 _RAMP = np.arange(256, dtype=np.float64)
 _INVERTED = np.where(_RAMP >= 128, 255 - _RAMP, _RAMP).astype(np.uint8)
@@ -61,7 +61,7 @@ class Jitter:
         """The pixels with brightness, contrast, saturation and hue changed in random order."""
         order, *factors = T.ColorJitter.get_params(*self._ranges)
         for step in order.tolist():
-            if factors[step] is not None:
+            if factors[step] is not None and (_is_rgb(pixels) or step < COLORS):
                 pixels = _ADJUST[step](pixels, factors[step])
         return pixels
 
@@ -73,19 +73,23 @@ def augment_colors(pixels: Pixels, colors: ColorAugment, blur: float) -> Pixels:
     """The pixels after each step of ``colors`` that a draw allows, except the flip.
 
     Args:
-        pixels: uint8 (H, W, 3); not changed.
+        pixels: uint8 (H, W, C); not changed.
         colors: the steps' probabilities.
         blur: the largest radius of the blur.
     """
     if _draw(colors.jitter):
         pixels = _JITTER(pixels)
-    if _draw(colors.gray):
+    if _draw(colors.gray) and _is_rgb(pixels):
         pixels = _gray(pixels)
     if _draw(colors.blur):
         pixels = gaussian_blur(pixels, float(torch.empty(1).uniform_(0.1, blur)))
     if _draw(colors.solarize):
         pixels = _array(cv2.LUT(pixels, _INVERTED))
     return pixels
+
+
+def _is_rgb(pixels: Pixels) -> bool:
+    return len(pixels[0, 0]) == 3
 
 
 def _draw(probability: float) -> bool:
@@ -106,7 +110,8 @@ def _blend(pixels: Pixels, factor: float, value: float = 0) -> Pixels:
 
 
 def _contrast(pixels: Pixels, factor: float) -> Pixels:
-    return _blend(pixels, factor, int(cv2.mean(_gray(pixels))[0] + 0.5))
+    mean = cv2.mean(_gray(pixels))[0] if _is_rgb(pixels) else pixels.mean()
+    return _blend(pixels, factor, int(mean + 0.5))
 
 
 def _saturate(pixels: Pixels, factor: float) -> Pixels:
@@ -125,6 +130,8 @@ def shift_hue(pixels: Pixels, shift: float) -> Pixels:
 
 
 _ADJUST = (_blend, _contrast, _saturate, shift_hue)
+COLORS = 2
+"""The first of them that only RGB has."""
 
 
 def gaussian_blur(pixels: Pixels, radius: float) -> Pixels:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ def open_splits(
     measured: bool = True,
     streams: bool = True,
     commands: bool = False,
+    channels: int = 3,
 ) -> Splits:
     """Training images and held-out images.
 
@@ -58,12 +59,14 @@ def open_splits(
         measured: False opens no held-out images, but removes the share from the training images.
         streams: False if the evaluation needs images by index, so that a stream has no held-out images.
         commands: see :func:`castssl.datasets.open.open_images`.
+        channels: likewise.
 
     Raises:
         DataError: if there are no held-out images, they have classes that the training images lack, or the
             data cannot be opened.
     """
-    train = open_images(data, subset=subset, commands=commands)
+    options: dict[str, Any] = {"subset": subset, "commands": commands, "channels": channels}
+    train = open_images(data, **options)
     remarks = _remarks("train", train)
     held_out: Images | Stream | None = None
     if share:
@@ -80,23 +83,23 @@ def open_splits(
         remarks.append(f"{data} is a stream, whose images have no index: kNN, matching and IoU are n/a")
         return Splits(train, None, tuple(remarks))
     if held_out is None:
-        held_out = _open_val(data, val, subset, commands)
+        held_out = _open_val(data, val, options)
         remarks += _remarks("val", held_out)
         held_out = renumber(held_out, train.tree, val or f"the val split of {data}")
     held_out.bad = train.bad  # One list of all unreadable images, which the run checks.
     return Splits(train, held_out, tuple(remarks))
 
 
-def _open_val(data: str, val: str | None, subset: str | None, commands: bool) -> Images | Stream:
+def _open_val(data: str, val: str | None, options: dict[str, Any]) -> Images | Stream:
     try:
-        return open_images(val or data, split="val", subset=subset, commands=commands)
+        return open_images(val or data, split="val", **options)
     except NoSplit as error:
         if val is None or val == data:
             raise NoSplit(
                 f"{error}; results are measured on held-out images: give them with --val DATA, hold out a"
                 " share of the training images with --val-share 0.1, or measure nothing with --val none"
             ) from None
-    return open_images(val, subset=subset, commands=commands)
+    return open_images(val, **options)
 
 
 def _remarks(split: str, images: Images | Stream) -> list[str]:

@@ -148,24 +148,28 @@ class CachedSuperpixels:
         self.method = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
         cache.describe(self.method, {"superpixels": repr(superpixels), **described})
 
-    def name(self, file: bytes, declared: Range | None = None) -> str:
-        """The name of an image's entry, given its file and its declared range."""
+    def name(self, file: bytes, declared: Range | None = None, channels: int = 3) -> str:
+        """The name of an image's entry, given its file, its declared range and its channels."""
         content = hashlib.sha256(file)
         if declared is not None:
             content.update(str(tuple(declared)).encode())
+        if channels not in multichannel.RGB:
+            content.update(f"{channels} channels".encode())
         return f"{content.hexdigest()[:40]}-{self.method}"
 
-    def tree(self, file: bytes, declared: Range | None = None) -> SuperpixelTree:
-        """The fine superpixels of an image, given its file and range; from the cache if they are there.
+    def tree(self, file: bytes, declared: Range | None = None, channels: int = 3) -> SuperpixelTree:
+        """The fine superpixels of an image, by its file, range and channels; from the cache if there.
 
         A damaged entry is computed and written again.
         """
-        name = self.name(file, declared)
+        name = self.name(file, declared, channels)
         entry = self.cache.read(name)
         if entry is not None:
             with contextlib.suppress(ValueError):
                 return superpixel_tree.unpack(entry)
-        tree = superpixel_tree.partition(decode.decode(io.BytesIO(file), declared), self.superpixels)
+        image = decode.decode(io.BytesIO(file), declared, channels)
+        image = multichannel.to_rgb_image(image, self.superpixels.channels)
+        tree = superpixel_tree.partition(image, self.superpixels)
         self.cache.write(name, superpixel_tree.pack(tree))
         return tree
 
@@ -179,7 +183,7 @@ class CachedSuperpixels:
             index: of the image in it.
             crops: the views of the image.
         """
-        tree, pairs = self.tree(read_file(images, index), images.declared), []
+        tree, pairs = self.tree(read_file(images, index), images.declared, images.channels), []
         for view in crops:
             size = view.image.shape[-1]
             most = self.superpixels.capacity(size, size)

@@ -1,7 +1,7 @@
 """Images become views: MoCo v3's two, DeiT's one, one random crop, and the center crop of evaluation.
 
-Each takes an RGB image and returns uint8 tensors.  :mod:`castssl.data.normalize` normalizes them later, so
-that superpixels see plain colors.  All random numbers are torch's.
+Each takes an image, of RGB or other channels, and returns uint8 tensors.  :mod:`castssl.data.normalize`
+normalizes them later, so that superpixels see plain colors.  All random numbers are torch's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from torchvision import transforms as T
 
 from castssl.data.normalize import denormalize
 from castssl.data.photometric import MOCO, ColorAugment, Pixels, augment_colors
+from castssl.data.rng import seeded
 from castssl.datasets.images import Box, Plan
+from castssl.datasets.multichannel import MultiChannel
 from castssl.errors import ConfigError
 
 __all__ = [
@@ -38,7 +40,7 @@ SLIM = 8
 Policy = Literal["randaugment", "three", "none"]
 _POLICIES: dict[str, str | None] = {"randaugment": "rand-m9-mstd0.5-inc1", "three": "3a", "none": None}
 Views = list[Tensor]
-"""One uint8 (3, size, size) tensor per view."""
+"""One uint8 (C, size, size) tensor per view."""
 _Window = tuple[int, int, int, int]  # Left, top, right and bottom in pixels.
 
 
@@ -46,7 +48,7 @@ class CroppedView(NamedTuple):
     """A view and its place in the image, so that a map of the image can be cropped and flipped likewise.
 
     Attributes:
-        image: uint8 (3, size, size).
+        image: uint8 (C, size, size).
         box: the part of the image that the view shows.
         flipped: whether left and right were exchanged after the crop.
     """
@@ -72,11 +74,11 @@ class Augment:
         return Plan((), 1)
 
     def crop(self, image: Image.Image, plan: Plan | None = None) -> list[CroppedView]:
-        """The views of an RGB image, of ``plan`` if it was drawn before, and their places."""
+        """The views of an image, of ``plan`` if it was drawn before, and their places."""
         raise NotImplementedError
 
     def __call__(self, image: Image.Image) -> Views:
-        """The views alone: uint8 (3, size, size) each."""
+        """The views alone: uint8 (C, size, size) each."""
         return [view.image for view in self.crop(image)]
 
 
@@ -200,11 +202,24 @@ class SupervisedView(OneView):
         view = image.crop(window).resize((self.size, self.size), Image.Resampling.BICUBIC)
         if flipped := bool(torch.rand(1) < 0.5):
             view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        augmented = to_uint8(self._augment(view))
+        augmented = to_uint8(self._augmented(view))
         # timm erases normalized floats: its noise is drawn into NaN, and copied.
         noise = self._erase(torch.full(augmented.shape, torch.nan))
         colors = torch.where(noise.isnan(), augmented, denormalize(noise.nan_to_num()))
         return [CroppedView(colors, box, flipped)]
+
+    def _augmented(self, view: Image.Image) -> Image.Image:
+        """The view after the policy, which is the same for each channel of a view of other than RGB."""
+        if not isinstance(view, MultiChannel):
+            augmented: Image.Image = self._augment(view)
+            return augmented
+        key = int(torch.randint(2**62, (1,)))
+
+        def change(band: Image.Image) -> Image.Image:
+            with seeded(key):
+                return self._augment(band)  # type: ignore[no-any-return]
+
+        return view.map_gray(change)
 
 
 class CenterView(Augment):
@@ -274,7 +289,7 @@ def resized_part(image: Image.Image, shorter: int, box: _Window, mode: T.Interpo
 
 
 def to_uint8(image: Image.Image) -> Tensor:
-    """uint8 (3, H, W) of an RGB image."""
+    """uint8 (C, H, W) of an image."""
     return _tensor(np.asarray(image), False)
 
 
@@ -300,8 +315,8 @@ def _to_window(box: Box, width: int, height: int) -> _Window:
 
 
 def _tensor(pixels: Pixels, flipped: bool) -> Tensor:
-    """uint8 (3, H, W) of (H, W, 3), flipped or not."""
-    planes = np.empty((3, *pixels.shape[:2]), np.uint8)
+    """uint8 (C, H, W) of (H, W, C), flipped or not."""
+    planes = np.empty((pixels.shape[2], *pixels.shape[:2]), np.uint8)
     cv2.split(cv2.flip(pixels, 1) if flipped else pixels, list(planes))
     return torch.from_numpy(planes)
 

@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from castssl.datasets.depth import Range, eight_bits, is_deep, refuse_range
+from castssl.datasets.multichannel import MultiChannel, open_image, reduced
 from castssl.datasets.orientation import ON_SIDE, orientation, turned
 from castssl.errors import DataError
 from castssl.files import LFS
@@ -29,7 +30,7 @@ class Decoded(NamedTuple):
     """A decoded image.
 
     Attributes:
-        image: RGB, upright.
+        image: RGB, upright; or of other channels, see :mod:`castssl.datasets.multichannel`.
         orientation: of the stored image by EXIF, 1 to 8.
         remark: on values outside the declared range, which are lost; "" if there are none.
     """
@@ -39,23 +40,24 @@ class Decoded(NamedTuple):
     remark: str
 
 
-def decode(file: IO[bytes], declared: Range | None = None) -> Image.Image:
-    """The image in ``file`` as upright RGB, at its own size: :func:`header`, then :func:`read`."""
-    return read(header(file, declared), declared=declared).image
+def decode(file: IO[bytes], declared: Range | None = None, channels: int = 3) -> Image.Image:
+    """The image in ``file``, upright, at its own size: :func:`header`, then :func:`read`."""
+    return read(header(file, declared, channels), declared=declared).image
 
 
-def header(file: IO[bytes], declared: Range | None = None) -> Image.Image:
+def header(file: IO[bytes], declared: Range | None = None, channels: int = 3) -> Image.Image:
     """The image in ``file``, opened and of known size; its pixels are read as long as the file is open.
 
     Raises:
         DataError: if the file is empty, a pointer of Git LFS, of a format that needs another package, or
-            such that the declared range cannot be applied to it.
+            such that the declared range cannot be applied to it, or if it has not the channels that a
+            model of so many reads, see :mod:`castssl.datasets.multichannel`.
         Exception: of almost any kind, if it is broken, of an unknown format, or of more than
             ``2 * PIL.Image.MAX_IMAGE_PIXELS`` pixels (a bomb).
     """
     silence_pil()
     try:
-        opened = Image.open(file)
+        opened = open_image(file, channels)
     except UnidentifiedImageError:
         file.seek(0)
         begin = file.read(64)
@@ -117,11 +119,18 @@ def read(opened: Image.Image, least: tuple[int, int] | None = None, declared: Ra
     if least is not None:
         opened.draft(None, least[::-1] if by in ON_SIDE else least)
     opened.load()
-    rgb, remark = _rgb(opened, declared)
+    rgb, remark = to_rgb(opened, declared)
     return Decoded(rgb if isinstance(opened, TiffImageFile) else turned(rgb, by), by, remark)
 
 
-def _rgb(image: Image.Image, declared: Range | None) -> tuple[Image.Image, str]:
+def to_rgb(image: Image.Image, declared: Range | None = None) -> tuple[Image.Image, str]:
+    """A loaded image as RGB, or of other channels with 8 bits each; and the remark of :class:`Decoded`.
+
+    Raises:
+        DataError: if the image has more than 8 bits and nothing declares its range.
+    """
+    if isinstance(image, MultiChannel):
+        return reduced(image, declared)
     if is_deep(image):
         gray, remark = eight_bits(image, declared)
         return gray.convert("RGB"), remark

@@ -100,8 +100,23 @@ def eight_bits(image: Image.Image, declared: Range | None) -> tuple[Image.Image,
     Raises:
         DataError: if nothing declares the range.
     """
-    values = _values(image)
-    low, high = scale = declared or _range(image)
+    gray, remark = to_bytes(
+        _values(image), declared or _range(image), inverted=_tag(image, _PHOTOMETRIC) == 0
+    )
+    return Image.fromarray(gray), remark
+
+
+def to_bytes(
+    values: NDArray[np.float64], scale: Range, *, inverted: bool = False
+) -> tuple[NDArray[np.uint8], str]:
+    """Values of any shape as shares of a range, 0 to 255, and a remark on those that are lost.
+
+    Args:
+        values: NaN becomes black.
+        scale: of black and white.
+        inverted: whether the lowest value is white.
+    """
+    low, high = scale
     finite = np.isfinite(values)
     lost = [f"{(~finite).sum()} values that are NaN or infinite"] if not finite.all() else []
     outside = finite & ((values < low) | (values > high))
@@ -109,10 +124,10 @@ def eight_bits(image: Image.Image, declared: Range | None) -> tuple[Image.Image,
         least, most = values[finite].min(), values[finite].max()
         lost.append(f"{outside.sum()} values outside {scale} (they reach from {least:g} to {most:g})")
     shares = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / (high - low)
-    if _tag(image, _PHOTOMETRIC) == 0:
-        shares = 1 - shares
-    gray = np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
-    return Image.fromarray(gray), " and ".join(lost) and f"clipped {' and '.join(lost)}"
+    shares = 1 - shares if inverted else shares
+    return np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8), " and ".join(
+        lost
+    ) and f"clipped {' and '.join(lost)}"
 
 
 def refuse_range(image: Image.Image, declared: Range | None) -> None:
@@ -154,4 +169,9 @@ def _range(image: Image.Image) -> Range:
     if image.mode == "I" and image.format in SCALED:
         return Range(0, 2**WIDE - 1)
     kind = "floating-point values" if image.mode == "F" else "integers of more than 16 bits, or with a sign"
-    raise DataError(f"the file holds {kind} and does not say which are black and white; {HINT}")
+    raise undeclared(kind)
+
+
+def undeclared(kind: str) -> DataError:
+    """The error for values of a kind whose range nothing declares."""
+    return DataError(f"the file holds {kind} and does not say which are black and white; {HINT}")

@@ -176,7 +176,7 @@ def holds_masks(place: Path) -> bool:
 
 
 def look_through(folder: Path) -> Found:
-    """The image files below ``folder``, and what is left out there.
+    """The image files below ``folder``, else its arrays of numpy, and what is left out there.
 
     Links to folders are followed, except to a folder around the link.
 
@@ -187,7 +187,7 @@ def look_through(folder: Path) -> Found:
     def refuse(error: OSError) -> None:
         raise DataError(f"cannot read {error.filename}: {error.strerror}; check its permissions") from error
 
-    files, skipped, others = [], list[str](), list[str]()
+    files, arrays, skipped, others = [], list[str](), list[str](), list[str]()
     for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         below = os.path.relpath(place, folder).replace(os.sep, "/")
         prefix = "" if below == "." else below + "/"
@@ -195,12 +195,15 @@ def look_through(folder: Path) -> Found:
         skipped += [prefix + f for f in sorted(out)]
         folders[:] = [f for f in folders if f not in out and not _loops(os.path.join(place, f))]
         files += [prefix + name for name in names if is_image(name)]
+        arrays += [prefix + name for name in names if is_array(name)]
         others += [name for name in names if not is_image(name)]
+    if arrays and not files:
+        files, others = arrays, [name for name in others if not is_array(name)]
     sentences = left_out(skipped, others)
     if not files:
         raise DataError(
-            f"{folder} holds no images; looked in all sub-folders for {' '.join(EXTENSIONS)}; check the path"
-            + "".join(f"; {sentence}" for sentence in sentences)
+            f"{folder} holds no images; looked in all sub-folders for {' '.join(EXTENSIONS)} .npy; check the"
+            " path" + "".join(f"; {sentence}" for sentence in sentences)
         )
     return Found(sorted(files), sentences)
 
@@ -256,6 +259,11 @@ def _loops(place: str) -> bool:
 def is_image(name: str) -> bool:
     """True if a file of this name counts as an image."""
     return name.lower().endswith(EXTENSIONS) and not os.path.basename(name).startswith(".")
+
+
+def is_array(name: str) -> bool:
+    """True if a file of this name counts as an array, which is an image where a folder holds no others."""
+    return name.lower().endswith(".npy") and not os.path.basename(name).startswith(".")
 
 
 def same_depth(paths: list[ClassPath]) -> list[ClassPath]:

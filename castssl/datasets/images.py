@@ -50,7 +50,7 @@ class Sample(NamedTuple):
     """One decoded image.
 
     Attributes:
-        image: RGB, upright.
+        image: RGB, or of the channels of the data set; upright.
         target: label path int64 (L,), coarse to fine.
         position: the index of this image; another one than requested if that is unreadable.
         bad: the unreadable images that this one replaces, and itself if it has values outside its range.
@@ -78,6 +78,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         masks: of the objects and their parts: a folder, or the result of
             :func:`castssl.datasets.masks.open_masks`; None if unknown.
         declared: the values of black and white in images of more than 8 bits, if the files lack them.
+        channels: that the images have; 3 for RGB and for gray, see :mod:`castssl.datasets.multichannel`.
         left_out: sentences about files and folders beside the images that are no part of the data set.
         maps: the label maps of the images of ``source``; None without any.
         pixel_tree: the classes of the label maps; the images themselves have no labels then.
@@ -91,6 +92,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
     _: KW_ONLY
     masks: Path | Masks | None = None
     declared: Range | None = None
+    channels: int = 3
     left_out: tuple[str, ...] = ()
     maps: LabelMaps | None = None
     pixel_tree: LabelTree = field(default_factory=LabelTree.none)
@@ -130,7 +132,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
             row = int(self.rows[position])
             try:
                 with self.source.open(row) as file:
-                    opened, drawn, least = header(file, self.declared), None, None
+                    opened, drawn, least = header(file, self.declared, self.channels), None, None
                     if plan is not None:
                         width, height = upright_size(opened)
                         drawn = plan(width, height)
@@ -163,7 +165,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         row = int(self.rows[index])
         try:
             with self.source.open(row) as file:
-                opened = header(file, self.declared)
+                opened = header(file, self.declared, self.channels)
                 if decoded:
                     read(opened, (opened.width // 8, opened.height // 8), self.declared)
         except Exception as error:  # As in fetch.
@@ -239,7 +241,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
                 self.bad.note([unreadable])
                 return None
             with self.source.open(int(self.rows[index])) as file:
-                opened = header(file)
+                opened = header(file, channels=self.channels)
                 if mask.size == opened.size and mask.width == mask.height:
                     return mask  # To read the orientation of a PNG decodes it.
                 turn = orientation(opened)  # Before PIL turns a TIFF image.

@@ -11,6 +11,7 @@ from castssl.contracts import Listing
 from castssl.datasets.depth import split_range
 from castssl.datasets.folder import split_name
 from castssl.datasets.images import Images
+from castssl.datasets.multichannel import RGB
 from castssl.datasets.stream import Stream
 from castssl.datasets.subset import narrow, read_subset
 from castssl.errors import DataError, NoSplit, UnknownPlugin
@@ -22,7 +23,7 @@ SLASHED = ("wds", "hfds", "hfids", "tfds")
 
 
 def open_images(
-    spec: str, *, split: str = "train", subset: str | None = None, commands: bool = False
+    spec: str, *, split: str = "train", subset: str | None = None, commands: bool = False, channels: int = 3
 ) -> Images | Stream:
     """The data set that ``spec`` names.
 
@@ -37,6 +38,7 @@ def open_images(
             these classes are kept and numbered.
         commands: run commands in ``spec`` itself, such as ``wds/NAME:pipe:cat a.tar``, and read their output;
             only ever from the user, as by ``--allow-commands``.
+        channels: that the images have; 1 and 3 read RGB.
 
     Raises:
         DataError: if the spec is unknown, the path or split is missing, there are no images, a class of the
@@ -61,6 +63,10 @@ def open_images(
         raise NoSplit(f"{spec} has no {split} split with labels, expected {' or '.join(data.splits)}")
     opened = data.open(location, split)
     if not isinstance(opened, Listing):
+        if channels not in RGB:
+            raise DataError(
+                f"{spec} is a stream, whose images are RGB: got {channels} channels, give folder:"
+            )
         return Stream(opened, f"{kind}/{location.partition('?')[0]}", declared)
     source, targets, tree, masks, left_out, maps = opened
     rows = np.arange(len(targets), dtype=np.int64)
@@ -72,7 +78,7 @@ def open_images(
     if only is not None:
         rows, targets, tree = narrow(targets, tree, only)
     images = Images(source, rows, targets, tree, masks=masks, declared=declared, left_out=left_out)
-    return replace(images, maps=maps, pixel_tree=pixel_tree)
+    return replace(images, maps=maps, pixel_tree=pixel_tree, channels=channels)
 
 
 def parse(spec: str) -> tuple[str, str]:

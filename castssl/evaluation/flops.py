@@ -174,7 +174,7 @@ def _count(encoder: Encoder, image_size: int, sizes: Sequence[int] | None) -> tu
     options: dict[str, Any] = {} if sizes is None else {"sizes": tuple(sizes)}
     counter = FlopCounterMode(display=False, custom_mapping=_formulas(aside))
     with evaluating(encoder), FakeTensorMode(allow_non_fake_inputs=True), torch.enable_grad(), counter:
-        image = torch.empty(1, 3, image_size, image_size)
+        image = torch.empty(1, encoder.config.channels, image_size, image_size)
         encoder(View(image, torch.empty(1, image_size, image_size, dtype=torch.int32)), **options)
     root = type(encoder).__name__
     counts = {

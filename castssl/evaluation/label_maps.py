@@ -43,7 +43,7 @@ class _LabelMaps(Dataset[_Found]):
         assert images.maps is not None
         try:
             with images.source.open(row) as file:
-                opened = header(file, images.declared)
+                opened = header(file, images.declared, images.channels)
                 size, turn = upright_size(opened), orientation(opened)
             stored = open_labels(images.maps, row)
         except Exception as error:  # As in Images.fetch, which replaces such an image.

@@ -10,14 +10,14 @@ from torch.nn import functional as F
 
 from castssl.checkpoints.load import Source
 from castssl.checkpoints.segmenter import Segmenter, load_segmenter
-from castssl.contracts import Superpixels
 from castssl.data.dense_views import WholeView
 from castssl.data.normalize import to_views
+from castssl.datasets.multichannel import to_rgb_image
 from castssl.datasets.pixel_classes import Color, voc_palette
 from castssl.evaluation.windows import Windows, class_logits
 from castssl.inference.photos import Photo, read_photo
 from castssl.modes import kept_random_state
-from castssl.registry import build
+from castssl.registry import build_superpixels
 from castssl.superpixel_labels import partition
 from castssl.types import Batch, RawView
 
@@ -29,7 +29,7 @@ class ClassMap:
     """One image's class map at its own size.
 
     Attributes:
-        image: the image in RGB, upright.
+        image: the image in RGB, or three of its channels; upright.
         labels: int64 (H, W), the class of each pixel.
         names: of the classes, by number; () if they have none.
         palette: the RGB color of each class; PASCAL VOC's rule gives those of data without colors.
@@ -92,8 +92,10 @@ def segment_classes(
         DataError: if the image or the weights cannot be read, or these have no head for segmentation.
     """
     segmenter = model if isinstance(model, Segmenter) else load_segmenter(model)
-    photo, network = read_photo(image, value_range), segmenter.model
-    backend: Superpixels = build("superpixels", superpixels or network.encoder.config.superpixels)
+    network = segmenter.model
+    config = network.encoder.config
+    backend = build_superpixels(config, superpixels)
+    photo = read_photo(image, value_range, config.channels)
     side = image_size or segmenter.longer or segmenter.shorter
     shown = WholeView(None if segmenter.longer else side).crop(photo)[0].image[None]
     if device is not None:
@@ -109,4 +111,4 @@ def segment_classes(
     logits = F.interpolate(logits, (photo.height, photo.width), mode="bilinear", align_corners=False)
     names = segmenter.labels.names[0] if segmenter.labels.names else ()
     palette = segmenter.palette or voc_palette(network.classes)
-    return ClassMap(photo, logits.argmax(1)[0].cpu(), names, palette)
+    return ClassMap(to_rgb_image(photo, backend.channels), logits.argmax(1)[0].cpu(), names, palette)

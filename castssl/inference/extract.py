@@ -35,7 +35,7 @@ from castssl.errors import ConfigError, DataError
 from castssl.files import atomic_write, remove, write_text
 from castssl.inference.features import read_features
 from castssl.installer import install
-from castssl.registry import build
+from castssl.registry import build_superpixels
 from castssl.superpixel_labels import partition
 from castssl.types import Batch, RawView
 
@@ -197,7 +197,7 @@ class _Readable(Dataset[_Sample | Unreadable]):
 
     def __init__(self, job: Job, first: int) -> None:
         self._images, self._center, self._first = job.images, job.center, first
-        backend: Superpixels = build("superpixels", job.superpixels)
+        backend = build_superpixels(job.encoder.config, job.superpixels)
         self._superpixels = backend if backend.runs_on == "worker" else None
 
     def __len__(self) -> int:
@@ -220,7 +220,8 @@ class _Readable(Dataset[_Sample | Unreadable]):
 
 def _compute(job: Job, parts: Path, report: Callable[[int], None]) -> bool:
     """Write the parts that are missing; False if it was interrupted."""
-    device, backend = next(job.encoder.parameters()).device, build("superpixels", job.superpixels)
+    device = next(job.encoder.parameters()).device
+    backend = build_superpixels(job.encoder.config, job.superpixels)
     done = int(_parts(parts)[-1].stem.split("-")[1]) if _parts(parts) else 0
     report(done)
     if done == len(job.images):

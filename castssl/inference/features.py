@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from castssl.contracts import Encoder, Superpixels
+from castssl.contracts import Encoder
 from castssl.data.normalize import to_views
 from castssl.data.views import CenterView
 from castssl.inference.photos import Photo, read_photo
 from castssl.modes import evaluating, kept_random_state
-from castssl.registry import build
+from castssl.registry import build_superpixels
 from castssl.superpixel_labels import partition
 from castssl.types import Batch, RawView, View
 
@@ -69,11 +69,12 @@ def features(
         ContractError: if the superpixels are more than the encoder has room for.
     """
     config, device = encoder.config, next(encoder.parameters()).device
-    backend: Superpixels = build("superpixels", superpixels or config.superpixels)
+    backend = build_superpixels(config, superpixels)
     center = CenterView(image_size or config.image_size, interpolation=interpolation)
     parts = []
     for start in range(0, len(images), BATCH):
-        shown = torch.stack([center(read_photo(i, value_range))[0] for i in images[start : start + BATCH]])
+        photos = [read_photo(i, value_range, config.channels) for i in images[start : start + BATCH]]
+        shown = torch.stack([center(photo)[0] for photo in photos])
         worker = backend.runs_on == "worker"
         segments = partition(backend, shown) if worker else shown.new_empty(len(shown), 0, 0).int()
         raw = Batch([RawView(shown, segments)], torch.empty(len(shown), 0, dtype=torch.int64))

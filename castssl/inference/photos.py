@@ -1,4 +1,4 @@
-"""Files, PIL images, arrays, tensors, and lists and batches of these, as upright RGB."""
+"""Files, PIL images, arrays, tensors, and lists and batches of these, as a model reads them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from castssl.datasets.decode import header, read
 from castssl.datasets.depth import Range
+from castssl.datasets.multichannel import RGB, MultiChannel, check_channels
 from castssl.datasets.unreadable import why
 from castssl.errors import DataError, printable
 
@@ -35,28 +36,35 @@ def separate(images: Photos) -> tuple[list[Photo], bool]:
     return [images], False  # type: ignore[list-item] # read_photo refuses what is no image
 
 
-def read_photo(image: Photo, declared: tuple[float, float] | None = None) -> Image.Image:
-    """The image as upright RGB.
+def read_photo(image: Photo, declared: tuple[float, float] | None = None, channels: int = 3) -> Image.Image:
+    """The image, upright, in RGB or of other channels.
 
     Args:
         image: a file's path; a PIL image; an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); or a tensor
             (3, H, W) or (1, H, W) on any device.  Arrays and tensors hold uint8, or floats from 0 to 1, or
             with ``declared`` any numbers.  EXIF turns files and PIL images upright.
         declared: the values of black and white where the image has more than 8 bits a channel.
+        channels: of the model.  1 and 3 read RGB; another C reads files of C channels, arrays (H, W, C) and
+            tensors (C, H, W).
 
     Raises:
         DataError: naming what was expected, if it is no image or cannot be read.
     """
     values = None if declared is None else Range(*declared)
+    if isinstance(image, Image.Image) and channels not in RGB:
+        image = np.asarray(image)
     if isinstance(image, Image.Image):
         return read(image, declared=values).image
+    if isinstance(image, np.ndarray | Tensor) and channels not in RGB:
+        return check_channels(MultiChannel(_bytes(image, values, (channels,))), channels)
     if isinstance(image, np.ndarray | Tensor):
-        return read(Image.fromarray(_bytes(image, values))).image
+        accepted = (1, 3) if isinstance(image, Tensor) else (1, 3, 4)
+        return read(Image.fromarray(_bytes(image, values, accepted))).image
     if not isinstance(image, str | Path):
         raise DataError(f"{EXPECTED}; got a {type(image).__name__}")
     try:
         with Path(image).expanduser().open("rb") as file:
-            decoded = read(header(file, values), declared=values)
+            decoded = read(header(file, values, channels), declared=values)
     except Exception as error:  # decoders raise almost anything on a broken file
         raise DataError(
             f"cannot read the image {image}: {why(error)}; expected a file that PIL reads"
@@ -66,19 +74,23 @@ def read_photo(image: Photo, declared: tuple[float, float] | None = None) -> Ima
     return decoded.image
 
 
-def _bytes(image: NDArray[Any] | Tensor, values: Range | None) -> NDArray[np.uint8]:
-    """uint8 (H, W), (H, W, 3) or (H, W, 4) of an array or a tensor."""
+def _bytes(
+    image: NDArray[Any] | Tensor, values: Range | None, channels: tuple[int, ...]
+) -> NDArray[np.uint8]:
+    """uint8 (H, W), or (H, W, C) with C in ``channels``, of an array or a tensor."""
     got = f"got {image.dtype} of shape {tuple(image.shape)}"
-    channels: tuple[int, ...] = (1, 3, 4)
     if isinstance(image, Tensor):
-        image, channels = image.detach().cpu(), (1, 3)
+        image = image.detach().cpu()
         array = (image.movedim(0, -1) if image.ndim == 3 else image).numpy()
     else:
         array = image
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in channels or 0 in array.shape or array.dtype.kind not in "uif":
-        raise DataError(f"{EXPECTED}, of uint8 or of floats from 0 to 1; {got}")
+        expected = (
+            EXPECTED if 3 in channels else f"expected an image of {channels[0]} channels, as --channels"
+        )
+        raise DataError(f"{expected}, of uint8 or of floats from 0 to 1; {got}")
     if array.dtype != np.uint8 or values is not None:
         low, high = values or (0.0, 1.0)
         if values is None and not (array.dtype.kind == "f" and array.min() >= low and array.max() <= high):

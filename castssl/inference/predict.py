@@ -23,8 +23,8 @@ from castssl.models.cast import CAST
 from castssl.models.sizes import sizes_for
 from castssl.modes import evaluating
 from castssl.objectives.classification import Supervised
-from castssl.registry import build
-from castssl.superpixel_labels import partition
+from castssl.registry import build, build_superpixels
+from castssl.superpixel_labels import partition, to_rgb
 from castssl.types import Batch, Hierarchy, RawView, View
 
 
@@ -57,7 +57,7 @@ class Prediction(NamedTuple):
     """What is known of one image."""
 
     seen: Tensor
-    """What the encoder saw, uint8 (3, S, S)."""
+    """What the encoder saw, uint8 (3, S, S): RGB, or the three channels of its superpixels."""
     path: tuple[Level, ...]
     """The likeliest class of each level that was learned, coarse to fine, each by itself."""
     answer: int
@@ -101,8 +101,10 @@ def predict(
     if min_confidence is not None and not 0 <= min_confidence <= 1:
         raise ConfigError(f"min_confidence is a probability from 0 to 1, got {min_confidence}")
     objective = classifier.objective.to(device) if device is not None else classifier.objective
-    seen = CenterView(classifier.image_size, interpolation="bicubic")(read_photo(image, value_range))[0]
-    backend = build("superpixels", classifier.superpixels)
+    config = objective.encoder.config
+    photo = read_photo(image, value_range, config.channels)
+    seen = CenterView(classifier.image_size, interpolation="bicubic")(photo)[0]
+    backend = build_superpixels(config, classifier.superpixels)
     _check_room(objective, backend, classifier)
     worker = backend.runs_on == "worker"
     segments = partition(backend, seen[None]) if worker else torch.empty(1, 0, 0, dtype=torch.int32)
@@ -112,7 +114,7 @@ def predict(
     path = _path(classifier, logits, min_confidence)
     kept = [i for i, level in enumerate(path, start=1) if level.sure and level.agrees is not False]
     answer = len(path) if min_confidence is None else max(kept, default=0)
-    return Prediction(seen, path, answer, tuple(evidence))
+    return Prediction(to_rgb(seen, backend.channels), path, answer, tuple(evidence))
 
 
 def with_superpixels(classifier: Classifier, spec: str) -> Classifier:

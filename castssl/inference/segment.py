@@ -18,11 +18,12 @@ from castssl.checkpoints.load import Source, load_encoder
 from castssl.contracts import Encoder, Superpixels
 from castssl.data.normalize import to_views
 from castssl.data.views import to_uint8
+from castssl.datasets.multichannel import to_rgb_image
 from castssl.inference.photos import Photo, Photos, read_photo, separate
 from castssl.models.sizes import sizes_for
 from castssl.modes import evaluating, kept_random_state
-from castssl.registry import build
-from castssl.superpixel_labels import partition
+from castssl.registry import build_superpixels
+from castssl.superpixel_labels import partition, to_rgb
 from castssl.types import Batch, Hierarchy, RawView
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ class Segmentation:
     Stages count from 0, the superpixels, to ``len(...) - 1``, the coarsest; -1 is the coarsest, too.
 
     Attributes:
-        image: the image in RGB, as it was given.
-        seen: what the encoder saw of it, uint8 (3, h, w).
+        image: the image in RGB, as it was given; of other channels, the three of the superpixels.
+        seen: what the encoder saw of it, uint8 (3, h, w), likewise.
         hierarchy: what the encoder returned, a batch of one, on its device.
     """
 
@@ -162,11 +163,12 @@ def segment(
         ConfigError: if the superpixels are more than the first size has room for.
     """
     encoder, (photos, many) = load_encoder(model), separate(image)
-    backend: Superpixels = build("superpixels", superpixels or encoder.config.superpixels)
+    backend = build_superpixels(encoder.config, superpixels)
     if device is not None:
         encoder.to(device)
     segmentations = [
-        _segment(read_photo(photo, value_range), encoder, backend, sizes, image_size) for photo in photos
+        _segment(read_photo(photo, value_range, encoder.config.channels), encoder, backend, sizes, image_size)
+        for photo in photos
     ]
     return segmentations if many else segmentations[0]
 
@@ -189,7 +191,8 @@ def _segment(
     with evaluating(encoder), torch.no_grad(), kept_random_state(place):
         view = to_views(raw, backend, place).views[0]
         hierarchy = encoder.segment(view, sizes)
-    return Segmentation(photo, seen[0], hierarchy)
+    picture, channels = to_rgb_image(photo, backend.channels), backend.channels
+    return Segmentation(picture, to_rgb(seen[0], channels), hierarchy)
 
 
 def _shrink(photo: Image.Image, encoder: Encoder, side: int | None) -> Image.Image:

@@ -155,7 +155,7 @@ class CAST(Encoder):
             ContractError: if this is no view, its shapes do not fit, or (on a processor) a label is
                 not below ``sizes[0]``, see :meth:`labels_of` and :mod:`castssl.superpixel_labels`.
         """
-        check_view(view, resized=self.resized_segments)
+        check_view(view, self.config.channels, resized=self.resized_segments)
         sampled = sizes is not None
         sizes = self.sizes if sizes is None else tuple(sizes)
         view = view._replace(segments=self.labels_of(view, sizes[0], sampled=sampled))

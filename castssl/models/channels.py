@@ -1,17 +1,17 @@
-"""What a stem reads: gray or RGB, with another mean and standard deviation than ImageNet's.
+"""What a stem reads: gray, RGB or other channels, with another mean and standard deviation than ImageNet's.
 
-Views hold RGB normalized with ImageNet's constants for every encoder; the stem converts them.
+Views hold RGB normalized with ImageNet's constants, for gray, too, or other channels normalized with the
+averages of these; the stem converts them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean
 
 import torch
 from torch import Tensor, nn
 
-from castssl.encoder_config import MEAN, STD, EncoderConfig
+from castssl.encoder_config import MEAN, EncoderConfig, imagenet
 from castssl.errors import ConfigError
 from castssl.tokens.stem import ConvStem
 
@@ -20,35 +20,69 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 class Channels(nn.Module):
-    """Views become gray or RGB with other constants.
+    """Views become gray, RGB or other channels with other constants.
 
     Args:
-        mean: of each channel, of values 0 to 1; one for gray, three for RGB.
+        mean: of each channel, of values 0 to 1.
         std: the standard deviation, likewise.
     """
 
     scale: Tensor
     shift: Tensor
+    gray_scale: Tensor
+    gray_shift: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.gray = len(mean) == 1
-        shares = torch.tensor(LUMA if self.gray else (1.0, 1.0, 1.0), dtype=torch.float64)
-        before, spread, m, s = (
-            torch.tensor(values, dtype=torch.float64) for values in (MEAN, STD, mean, std)
+        self._register("", mean, std, LUMA if self.gray else (1.0,) * len(mean))
+        if self.gray:
+            self._register("gray_", mean, std, (1.0,))
+
+    def _register(self, prefix: str, *constants: Sequence[float]) -> None:
+        """The scale and the shift of views of as many channels as there are shares, the last constants."""
+        m, s, shares, before, spread = (
+            torch.tensor(values, dtype=torch.float64)
+            for values in (*constants, *imagenet(len(constants[-1])))
         )
         for name, values in (("scale", shares * spread / s), ("shift", shares * (before - m) / s)):
-            self.register_buffer(name, values.float()[:, None, None], persistent=False)
+            self.register_buffer(f"{prefix}{name}", values.float()[:, None, None], persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """float (B, 3, H, W), normalized with ImageNet's constants -> float (B, 1 or 3, H, W)."""
+        """Float (B, C, H, W) as views hold it -> float (B, C, H, W), of gray (B, 1, H, W).
+
+        Gray comes from RGB, or from one channel normalized with the averages of ImageNet's constants.
+        """
+        if self.gray and image.shape[1] == 1:
+            return image * self.gray_scale + self.gray_shift
         image = image * self.scale + self.shift
         return image.sum(1, keepdim=True) if self.gray else image
 
 
-def channel_faults(channels: int, mean: Sequence[float], std: Sequence[float]) -> list[str]:
-    """What is wrong with the settings, in words; empty if nothing is."""
-    faults = [] if channels in (1, 3) else [f"channels: got {channels}, expected 1 (gray) or 3 (RGB)"]
+def channel_faults(
+    channels: int, mean: Sequence[float], std: Sequence[float], chosen: Sequence[int] = ()
+) -> list[str]:
+    """What is wrong with the settings, in words; empty if nothing is.
+
+    Args:
+        channels: of the model.
+        mean: of each channel, or ().
+        std: likewise.
+        chosen: the channels of the superpixels, or ().
+    """
+    faults = (
+        [] if channels >= 1 else [f"channels: got {channels}, expected 1 (gray), 3 (RGB) or another number"]
+    )
+    if chosen and channels in (1, 3):
+        faults.append(
+            f"superpixel-channels: got {tuple(chosen)} for {channels} channels, whose superpixels are those"
+            " of RGB; leave it out"
+        )
+    elif chosen and (len(chosen) != 3 or not all(0 <= channel < channels for channel in chosen)):
+        faults.append(
+            f"superpixel-channels: got {tuple(chosen)}, expected three numbers from 0 to {channels - 1}, such"
+            " as 2 1 0"
+        )
     for name, values in (("mean", mean), ("std", std)):
         if values and len(values) != channels:
             faults.append(f"{name}: got {len(values)} values, expected {channels}, one for each channel")
@@ -61,29 +95,29 @@ def channel_faults(channels: int, mean: Sequence[float], std: Sequence[float]) -
 def set_channels(stem: ConvStem, config: EncoderConfig) -> None:
     """Let a new stem read what the config has; nothing changes for RGB with ImageNet's constants.
 
-    Without a mean or standard deviation, they are ImageNet's; for gray the average over RGB.
+    Without a mean or standard deviation, they are ImageNet's; for other than RGB the average over RGB.
 
     Raises:
         ConfigError: if the config's channels, mean and std do not fit together.
     """
     if is_rgb(config):
         return
-    if faults := channel_faults(config.channels, config.mean, config.std):
+    if faults := channel_faults(config.channels, config.mean, config.std, config.superpixel_channels):
         raise ConfigError(f"{config.name}: {'; '.join(faults)}")
     mean, std = (
-        values or ((fmean(default),) if config.channels == 1 else default)
-        for values, default in ((config.mean, MEAN), (config.std, STD))
+        values or default
+        for values, default in zip((config.mean, config.std), imagenet(config.channels), strict=True)
     )
     stem.inputs = Channels(mean, std)
-    if config.channels == 1:
+    if config.channels != len(MEAN):
         dim = stem.layers[0].out_channels
         assert isinstance(dim, int)
-        stem.layers[0] = nn.Conv2d(1, dim, 3, 2, 1, bias=False)
+        stem.layers[0] = nn.Conv2d(config.channels, dim, 3, 2, 1, bias=False)
 
 
 def is_rgb(config: EncoderConfig) -> bool:
     """True for RGB with ImageNet's constants."""
-    return (config.channels, config.mean, config.std) == (3, (), ())
+    return (config.channels, config.mean, config.std, config.superpixel_channels) == (3, (), (), ())
 
 
 def only_rgb(config: EncoderConfig) -> EncoderConfig:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ FILES = ("encoder.safetensors", "model.safetensors")
 """The weights in the folder of a run, and in one of ``save_pretrained``."""
 SETTINGS = "castssl"
 """The metadata key of the settings in castssl's files."""
-COMPARED = ("pooling", "membership", "padding")
+COMPARED = ("pooling", "membership", "padding", "channels", "mean", "std")
 """Settings that the model must share with the run."""
 _factory: Any = import_module("timm.models._factory")
 _timms: Callable[..., Any] = _factory.load_checkpoint
@@ -72,11 +73,15 @@ def _adapt(model: TimmCAST, config: EncoderConfig, path: Path) -> None:
     own = model.encoder.config
     if differing := [name for name in COMPARED if getattr(own, name) != getattr(config, name)]:
         words = ", ".join(f"{name}={getattr(config, name)!r}" for name in differing)
+        words = words.replace("channels=", "in_chans=")
         raise ConfigError(f"{path} was trained with {words}: give create_model the same")
     if "img_size" not in model.chosen:
         side = config.image_size
         model.set_input_size(side)
-        model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, side, side)}
+        model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (own.channels, side, side)}
+    if "superpixel_channels" not in model.chosen:
+        model.encoder.config = replace(own, superpixel_channels=config.superpixel_channels)
+        model.set_superpixels(model.spec)
     if "superpixels" not in model.chosen:
         model.set_superpixels(config.superpixels)
     if "sizes" not in model.chosen:

@@ -29,6 +29,7 @@ from timm.models import (
 )
 from torch import Tensor, nn
 
+from castssl.encoder_config import imagenet
 from castssl.errors import ConfigError, DataError
 from castssl.files import not_safetensors
 from castssl.models.blocks import Stage
@@ -37,7 +38,7 @@ from castssl.models.create import create
 from castssl.models.fuse import FusedCAST
 from castssl.models.initialization import linear
 from castssl.models.presets import PRESETS
-from castssl.registry import build
+from castssl.registry import build_superpixels
 from castssl.superpixel_labels import is_tracing, partition
 from castssl.tokens.positions import resize
 from castssl.tokens.segments import sample_labels
@@ -56,7 +57,8 @@ class TimmCAST(nn.Module):
         model: a castssl model's name.
         num_classes: outputs of the classifier; 0 for features.
         img_size: side in pixels for which the position table is made; images may have other sizes.
-        in_chans: 3, as superpixels need colors.
+        in_chans: channels of the images.  Weights of RGB are adapted by timm; superpixels of other than RGB
+            come from ``superpixel_channels``, by default the first three.
         global_pool: "token", the class token; "" leaves the tokens as they are, (B, 1 + N, D).
         superpixels: spec of the backend; by default the model's own.
         drop_rate: dropout before the classifier.
@@ -82,8 +84,8 @@ class TimmCAST(nn.Module):
     ) -> None:
         super().__init__()
         side = img_size if isinstance(img_size, int) else max(img_size)
-        _refuse(in_chans, global_pool)
-        options |= {"superpixels": superpixels, "drop_path": drop_path_rate}
+        _refuse(global_pool)
+        options |= {"superpixels": superpixels, "drop_path": drop_path_rate, "channels": in_chans}
         encoder = create(model, image_size=side, advance=True, **options)
         if not isinstance(encoder, CAST):
             raise ConfigError(f"timm's {model} is a CAST, but the options ask for a {type(encoder).__name__}")
@@ -97,13 +99,13 @@ class TimmCAST(nn.Module):
         self.head_drop = nn.Dropout(drop_rate)
         self.head = _classifier(self.num_features, num_classes)
         # The builder replaces it; until then, and where it has none, ImageNet's.
-        self.pretrained_cfg: dict[str, Any] = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+        self.pretrained_cfg: dict[str, Any] = _constants(in_chans)
 
     def forward(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
         """Logits (B, C), or features (B, D) of a model without classifier.
 
         Args:
-            x: float (B, 3, H, W), normalized with ``pretrained_cfg``'s mean and std.
+            x: float (B, C, H, W), normalized with ``pretrained_cfg``'s mean and std.
             segments: int (B, H, W), to bring one's own superpixels.
         """
         return self.forward_head(self.forward_features(x, segments))
@@ -164,7 +166,7 @@ class TimmCAST(nn.Module):
             ConfigError: if ``global_pool`` is neither "token" nor ""; the model stays as it was.
         """
         pool = self.global_pool if global_pool is None else global_pool
-        _refuse(3, pool)
+        _refuse(pool)
         self.global_pool, self.num_classes = pool, num_classes
         like = next(self.encoder.parameters())
         self.head = _classifier(self.num_features, num_classes).to(like.device, like.dtype)
@@ -177,8 +179,8 @@ class TimmCAST(nn.Module):
 
     def set_superpixels(self, superpixels: str) -> None:
         """Another backend of superpixels, given as a spec."""
-        self.superpixels, self.spec = build("superpixels", superpixels), superpixels
         self.encoder.config = replace(self.encoder.config, superpixels=superpixels)
+        self.superpixels, self.spec = build_superpixels(self.encoder.config), superpixels
 
     def set_input_size(
         self, img_size: int | Sequence[int] | None = None, patch_size: int | Sequence[int] | None = None
@@ -358,7 +360,7 @@ def _paint(rows: Tensor, labels: Tensor, height: int, width: int) -> Tensor:
 
 
 def to_pixels(x: Tensor, mean: Iterable[float], std: Iterable[float]) -> Tensor:
-    """Undo a normalization: float (B, 3, H, W) -> uint8 (B, 3, H, W), exact for float32 and better."""
+    """Undo a normalization: float (B, C, H, W) -> uint8 (B, C, H, W), exact for float32 and better."""
     scale, shift = (
         torch.tensor([*v], dtype=torch.float32, device=x.device)[:, None, None] for v in (std, mean)
     )
@@ -377,9 +379,12 @@ def _stages(indices: int | Sequence[int] | None, count: int) -> list[int]:
     return [stage % count for stage in wanted]
 
 
-def _refuse(in_chans: int, global_pool: str) -> None:
-    if in_chans != 3:
-        raise ConfigError(f"superpixels need RGB images: in_chans is 3, got {in_chans}")
+def _constants(channels: int) -> dict[str, Any]:
+    """The mean and standard deviation of images of so many channels, as timm's settings have them."""
+    return dict(zip(("mean", "std"), imagenet(channels), strict=True))
+
+
+def _refuse(global_pool: str) -> None:
     if global_pool not in {"token", ""}:
         raise ConfigError(f"CAST reads its class token: global_pool is 'token' or '', got {global_pool!r}")
 
@@ -426,6 +431,9 @@ def _entry(name: str) -> Callable[..., nn.Module]:
             _name_pointers(name, options, error)
             raise
         built.chosen = frozenset(options)
+        if (channels := built.encoder.config.channels) != 3:
+            size = (channels, *built.pretrained_cfg["input_size"][1:])
+            built.pretrained_cfg = {**built.pretrained_cfg, **_constants(channels), "input_size": size}
         return TimmFeatures(built, out_indices) if features else built
 
     make.__name__ = make.__qualname__ = name

@@ -14,8 +14,12 @@ _NEXT = (
 )
 
 
-def check_image(view: object) -> None:
-    """Refuse anything but a :class:`castssl.types.View` with a normalized float image (B, 3, H, W).
+def check_image(view: object, channels: int = 3) -> None:
+    """Refuse anything but a :class:`castssl.types.View` with a normalized float image (B, C, H, W).
+
+    Args:
+        view: what the encoder was given.
+        channels: C; an encoder of one channel also takes RGB.
 
     Raises:
         ContractError: naming what was given, and how a view is made.
@@ -28,24 +32,26 @@ def check_image(view: object) -> None:
     if is_tracing():  # it would warn of each comparison
         return
     image = view.image
-    if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
+    accepted = (3, 1) if channels == 1 else (channels,)
+    if image.ndim != 4 or image.shape[1] not in accepted or not image.is_floating_point():
         raise ContractError(
-            f"an encoder takes normalized images float (B, 3, H, W), got {image.dtype} of shape"
+            f"an encoder takes normalized images float (B, {accepted[0]}, H, W), got {image.dtype} of shape"
             f" {tuple(image.shape)}; {_NEXT}"
         )
 
 
-def check_view(view: object, *, resized: bool = False) -> None:
+def check_view(view: object, channels: int = 3, *, resized: bool = False) -> None:
     """As :func:`check_image`; also refuse segments that do not fit the image.
 
     Args:
         view: what the encoder was given.
+        channels: as in :func:`check_image`.
         resized: the label map may have another size than the image.
 
     Raises:
         ContractError: naming both shapes.
     """
-    check_image(view)
+    check_image(view, channels)
     if is_tracing():
         return
     assert isinstance(view, View)

@@ -12,8 +12,9 @@ from castssl.config import FREE, MOVES, TYPED, RunConfig
 from castssl.data.splits import open_splits
 from castssl.data.superpixel_cache import Cache
 from castssl.datasets.images import Images
+from castssl.datasets.multichannel import RGB
 from castssl.datasets.stream import Stream
-from castssl.encoder_config import EncoderConfig, override
+from castssl.encoder_config import CHANNELS, EncoderConfig, override
 from castssl.errors import printable
 from castssl.models.channels import channel_faults
 from castssl.models.presets import find_config
@@ -100,13 +101,14 @@ class ImageConfig(RunConfig):
         return problems
 
     def images(
-        self, *, measured: bool = True, streams: bool = True
+        self, *, measured: bool = True, streams: bool = True, channels: int = 3
     ) -> tuple[Images | Stream, Images | Stream | None]:
         """The training images and the held-out images; prints what is held out and left out.
 
         Args:
             measured: False if nothing will be measured.
             streams: False if what is measured needs images by index.
+            channels: of the model.
 
         Raises:
             DataError: as :func:`castssl.data.splits.open_splits`.
@@ -120,6 +122,7 @@ class ImageConfig(RunConfig):
             measured=measured,
             streams=streams,
             commands=self.allow_commands,
+            channels=channels,
         )
         for remark in (*remarks, *self._remarks(train)) if distributed.is_main() else ():
             print(printable(remark), file=sys.stderr)
@@ -163,12 +166,16 @@ class PretrainConfig(ImageConfig):
     """A pooling with options, such as graph:centroids=random; `castssl list pooling` shows all."""
     membership: Literal["nearest", "area"] = "nearest"
     """How pixels belong to tokens: sampled at the stem's grid (the paper), or by area (none is lost)."""
-    channels: Literal[1, 3] = 3
-    """What the model reads: 3 = RGB, 1 = gray, to which colors are converted."""
+    channels: int = 3
+    """What the model reads: 3 = RGB, 1 = gray, to which colors are converted; another number is that of the
+    channels of --data, TIFF or .npy files, whose colors are augmented without hue, saturation and gray."""
     mean: tuple[float, ...] = ()
     """Mean of each channel, of values 0 to 1; by default ImageNet's."""
     std: tuple[float, ...] = ()
     """Standard deviation of each channel, likewise."""
+    superpixel_channels: tuple[int, ...] = ()
+    """Three channels, numbered from 0, of which superpixels are computed and pictures are drawn where
+    --channels is neither 1 nor 3; by default 0 1 2."""
     warmup_epochs: float = 10
     """Epochs of linear warm-up; a tenth of --epochs where that is not above the default."""
     knn_every: int = field(default=10, metadata=FREE)
@@ -182,7 +189,7 @@ class PretrainConfig(ImageConfig):
             problems.append(
                 f"--warmup-epochs: got {self.warmup_epochs}, expected 0 to below --epochs, {self.epochs}"
             )
-        faults = channel_faults(self.channels, self.mean, self.std)
+        faults = channel_faults(self.channels, self.mean, self.std, self.superpixel_channels)
         return [*problems, *(f"--{fault}" for fault in faults)]
 
     def fitted(self, typed: Collection[str]) -> Self:
@@ -191,6 +198,20 @@ class PretrainConfig(ImageConfig):
         if "warmup_epochs" in typed or not 0 < config.epochs <= config.warmup_epochs:
             return config
         return replace(config, warmup_epochs=config.epochs / 10)
+
+    def images(
+        self, *, measured: bool = True, streams: bool = True, channels: int | None = None
+    ) -> tuple[Images | Stream, Images | Stream | None]:
+        """As :meth:`ImageConfig.images`, of the channels that the model reads."""
+        return super().images(measured=measured, streams=streams, channels=channels or self.channels)
+
+    def _remarks(self, train: Images | Stream) -> list[str]:
+        """Those of all images, and what is left out for other channels than RGB."""
+        remarks = super()._remarks(train)
+        if self.channels in RGB:
+            return remarks
+        left_out = "hue, saturation and grayscale are left out of their augmentation"
+        return [*remarks, f"--channels {self.channels}: {left_out}"]
 
     def backend(self, seeds: str = "seeds") -> str:
         """The superpixels' spec: the user's, or the model's own, with ``seeds`` where that is SEEDS."""
@@ -201,7 +222,7 @@ class PretrainConfig(ImageConfig):
 
     def encoder(self, seeds: str = "seeds", **overrides: Any) -> EncoderConfig:
         """The config of the encoder to train, with ``overrides``; ``seeds`` as in :meth:`backend`."""
-        names = ("pooling", "sizes", "image_size", "membership", "channels", "mean", "std")
+        names = ("pooling", "sizes", "image_size", "membership", *CHANNELS)
         settings = {name: getattr(self, name) for name in names}
         return override(find_config(self.model), superpixels=self.backend(seeds), **settings, **overrides)
 

@@ -12,9 +12,10 @@ from castssl.contracts import Encoder, Superpixels
 from castssl.data.normalize import to_views
 from castssl.data.views import CenterView
 from castssl.datasets.images import Images
+from castssl.datasets.multichannel import RGB
 from castssl.datasets.stream import Stream
 from castssl.modes import evaluating
-from castssl.superpixel_labels import partition
+from castssl.superpixel_labels import partition, to_rgb
 from castssl.superpixels.merge import merge
 from castssl.types import Batch, Hierarchy, RawView, View
 from castssl.visualization.colors import paint
@@ -94,23 +95,35 @@ class Comparison:
 
 
 def examples(held_out: Images | Stream | None) -> list[Image.Image]:
-    """Images to look at: six held-out ones, if they are known by index, and the photographs."""
-    shown = [photo for _, photo in photographs()]
-    if isinstance(held_out, Images):
-        count = min(6, len(held_out))
-        shown = [held_out.fetch(i * len(held_out) // count).image for i in range(count)] + shown
-    return shown
+    """Images to look at: six held-out ones, if they are known by index, and, beside RGB, the photographs."""
+    chosen = _spread(held_out) if isinstance(held_out, Images) else []
+    if isinstance(held_out, Images) and held_out.channels not in RGB:
+        return chosen
+    return [*chosen, *(photo for _, photo in photographs())]
+
+
+def shown(images: Images | Stream) -> list[Image.Image]:
+    """What pictures of a run show: the photographs, or six of its own images of other than RGB."""
+    if isinstance(images, Images) and images.channels not in RGB:
+        return _spread(images)
+    return [photo for _, photo in photographs()]
+
+
+def _spread(images: Images) -> list[Image.Image]:
+    """Six of the images."""
+    count = min(6, len(images))
+    return [images.fetch(i * len(images) // count).image for i in range(count)]
 
 
 def _center(
     superpixels: Superpixels, images: Sequence[Image.Image], image_size: int, device: torch.device | str
 ) -> tuple[Tensor, View]:
-    """The center views uint8 (B, 3, H, W), and as an encoder sees them."""
+    """The center views uint8 (B, 3, H, W), of three channels to look at, and as an encoder sees them."""
     pixels = torch.stack([CenterView(image_size)(image)[0] for image in images])
     worker = superpixels.runs_on == "worker"
     segments = partition(superpixels, pixels) if worker else torch.empty(len(pixels), 0, 0, dtype=torch.int32)
     raw = Batch([RawView(pixels, segments)], torch.empty(len(pixels), 0, dtype=torch.int64))
-    return pixels, to_views(raw, superpixels, device).views[0]
+    return to_rgb(pixels, superpixels.channels), to_views(raw, superpixels, device).views[0]
 
 
 def _hierarchy(encoder: Encoder, view: View) -> Hierarchy:

@@ -112,6 +112,7 @@ def test_the_config_holds_what_create_was_called_with(tmp_path: Path) -> None:
             "dense": False,
             "drop_path": 0.1,
             "channels": 3,
+            "superpixel_channels": [],
             "mean": [],
             "std": [],
         },

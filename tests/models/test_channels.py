@@ -106,7 +106,9 @@ def test_a_config_of_rgb_changes_no_tensor() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"channels": 2}, "expected 1 .gray. or 3 .RGB."),
+        ({"channels": 0}, "expected 1 .gray., 3 .RGB. or another number"),
+        ({"superpixel_channels": (2, 1, 0)}, "superpixel-channels: got .2, 1, 0. for 3 channels"),
+        ({"channels": 5, "superpixel_channels": (1, 2, 5)}, "three numbers from 0 to 4"),
         ({"channels": 1, "mean": (0.1, 0.2, 0.3)}, "mean: got 3 values, expected 1"),
         ({"std": (0.1,)}, "std: got 1 values, expected 3"),
         ({"channels": 1, "std": (0.0,)}, "expected shares"),

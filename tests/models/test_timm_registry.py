@@ -107,7 +107,6 @@ def test_options_of_timm_and_of_castssl_arrive() -> None:
     ("options", "message"),
     [
         ({"features_only": True, "out_indices": (0, 3)}, "numbers 0 to 2"),
-        ({"in_chans": 1}, "in_chans is 3, got 1"),
         ({"global_pool": "avg"}, "global_pool is 'token'"),
     ],
 )
