@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
@@ -43,3 +45,23 @@ def test_tensors_are_taken_before_they_are_normalized() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     with pytest.raises(DataError, match="leave ToTensor and Normalize out"):
         ToView("grid:cell=8")(tensor / 255)
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
+    values = np.linspace(0, 65535, 1024).reshape(32, 32).astype(np.uint16)
+    view = ToView("grid:cell=8")(Image.fromarray(values))
+    gray = torch.from_numpy(np.rint(values / 65535 * 255).astype(np.uint8))
+    assert torch.equal(view.image, normalize(gray.expand(3, -1, -1)))
+    lighter = ToView("grid:cell=8", value_range=(0, 4095))(Image.fromarray(values // 16))
+    assert (lighter.image - view.image).abs().max() < 2 / 255 / 0.2
+
+
+def test_other_channels_are_an_encoders() -> None:
+    config = castssl.create("cast_nano", channels=5, superpixels=SPEC, superpixel_channels=(4, 2, 0)).config
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 32, 32)).astype(np.uint8))
+    view, same = ToView(config)(pixels), ToView(config)(pixels.permute(1, 2, 0).numpy())
+    assert all(torch.equal(a, b) for a, b in zip(view, same, strict=True))
+    assert view.image.shape == (5, 32, 32)
+    assert torch.equal(view.segments, build("superpixels", SPEC)(pixels[None, [4, 2, 0]])[0])
+    with pytest.raises(DataError, match=r"tensor uint8 \(5, H, W\)"):
+        ToView(config)(pixels[:3])

@@ -19,7 +19,7 @@ from castssl.checkpoints.native import save_encoder
 from castssl.data.normalize import normalize
 from castssl.data.views import to_uint8
 from castssl.encoder_config import MEAN, STD, EncoderConfig
-from castssl.errors import ConfigError, DataError
+from castssl.errors import ConfigError, ContractError, DataError
 from castssl.models.channels import Channels
 from castssl.models.create import create
 from castssl.types import View
@@ -123,3 +123,28 @@ def test_settings_that_do_not_fit_are_refused(options: dict[str, Any], message: 
 def test_models_of_plugins_read_rgb() -> None:
     with pytest.raises(ConfigError, match="timm:resnet10t reads RGB"):
         create("timm:resnet10t", channels=1)
+
+
+def test_published_weights_in_a_model_of_six_channels_see_the_colors_twice(
+    pixels: Tensor, tmp_path: Path
+) -> None:
+    mean, std = AVERAGE
+    published = encoder(mean=(mean,) * 3, std=(std,) * 3)
+    rgb = encoder()
+    rgb.load_state_dict(published.state_dict())
+    save_encoder(rgb, tmp_path / "rgb.safetensors")
+    six = encoder(channels=6)
+    report = initialize(six, tmp_path / "rgb.safetensors")
+    assert report.changed == {"stem.layers.0.weight": "3 channels -> 6, repeated and scaled"}
+    seen = six(view(normalize(pixels.repeat(1, 2, 1, 1))))
+    expected = published(view(normalize(pixels)))
+    torch.testing.assert_close(seen.stages[-1].cls, expected.stages[-1].cls, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ContractError, match=r"float \(B, 6, H, W\)"):
+        six(view(normalize(pixels)))
+
+
+def test_one_channel_is_read_as_gray(pixels: Tensor) -> None:
+    gray = encoder(channels=1, mean=(0.2,), std=(0.1,))
+    one = pixels[:, :1]
+    expected = gray(view(normalize(one.expand(-1, 3, -1, -1)))).stages[-1].cls
+    torch.testing.assert_close(gray(view(normalize(one))).stages[-1].cls, expected, atol=1e-4, rtol=1e-4)

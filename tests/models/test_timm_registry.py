@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.models._manipulate import adapt_input_conv
 from torch import Tensor
 from torchvision.transforms.functional import normalize as torch_normalize
 from torchvision.transforms.functional import to_tensor
@@ -209,3 +210,24 @@ def test_superpixels_stay_outside_of_the_graph() -> None:
         whole: Any = torch.compile(model, backend="eager", fullgraph=True)
         torch.testing.assert_close(whole(x, segments), expected)
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_other_channels_have_their_constants_and_adapted_weights(channels: int, tmp_path: Path) -> None:
+    source = nano(img_size=64).encoder
+    path = save_encoder(source, tmp_path / "encoder.safetensors")
+    options: dict[str, Any] = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
+    model: Any = timm.create_model("cast_nano", in_chans=channels, img_size=64, **options).eval()
+    stem = "stem.layers.0.weight"
+    adapted = adapt_input_conv(channels, source.state_dict()[stem])
+    assert torch.equal(model.encoder.state_dict()[stem], adapted)
+    settings = data.resolve_model_data_config(model)
+    assert len(settings["mean"]) == len(settings["std"]) == settings["input_size"][0] == channels
+    pixels = make_image().repeat(1, 2, 1, 1)[:, :channels]
+    x = normalize(pixels)
+    assert torch.equal(to_pixels(x, settings["mean"], settings["std"]), pixels)
+    rgb = pixels[:, :3] if channels > 1 else pixels.expand(-1, 3, -1, -1)
+    segments = build("superpixels", model.spec)(rgb)
+    with torch.no_grad():
+        assert torch.equal(model(x), model(x, segments))
+        assert torch.isfinite(model(x)).all()
