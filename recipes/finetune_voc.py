@@ -29,7 +29,7 @@ from castssl.evaluation.label_maps import check_label_maps
 from castssl.evaluation.report import table
 from castssl.models.dense import DenseCAST
 from castssl.objectives.segmentation import Segmentation
-from castssl.registry import build
+from castssl.registry import build_superpixels
 from castssl.training import FirstBatch, build_optimizer, check_batch, fits, set_rate, start
 from castssl.training.configs import TransferConfig
 from castssl.training.logging import best
@@ -91,13 +91,13 @@ def main(cfg: Config) -> None:
     """Train, and measure mIoU on held-out images."""
     run, accelerator = start(cfg)
     device = accelerator.device
-    images, held_out = cfg.images(streams=False)
+    encoder = transfer(cfg.weights or None, cfg.model, **cfg.transfer())
+    images, held_out = cfg.images(streams=False, channels=encoder.config.channels)
     indexable = indexed(images)
     tree, maps = indexable.pixel_tree, indexable.maps
-    encoder = transfer(cfg.weights or None, cfg.model, **cfg.transfer())
     size = cfg.image_size or encoder.config.image_size
     longer = cfg.longer or size
-    superpixels = build("superpixels", encoder.config.superpixels)
+    superpixels = build_superpixels(encoder.config)
     fits(superpixels, encoder, size)
     objective = Segmentation(encoder, tree, head=HEAD, mean=cfg.mean).to(device)
     check_batch(objective, cfg.batch_size // cfg.accumulate)

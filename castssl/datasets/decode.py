@@ -86,19 +86,6 @@ def _package(begin: bytes) -> str:
     return "pillow>=11.3" if b"avif" in begin else "pillow-heif"
 
 
-def upright_size(opened: Image.Image) -> tuple[int, int]:
-    """Width and height of an opened image once it is upright.
-
-    Raises:
-        Exception: of almost any kind, if it is broken: PIL turns TIFF images when it reads their pixels.
-    """
-    width, height = opened.size
-    if isinstance(opened, TiffImageFile):
-        opened.load()
-        return opened.size
-    return (height, width) if orientation(opened) in ON_SIDE else (width, height)
-
-
 def read(opened: Image.Image, least: tuple[int, int] | None = None, declared: Range | None = None) -> Decoded:
     """An opened image as upright RGB; its color profile is ignored, as in torchvision.
 

@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from castssl.contracts import LabelMaps, Source, Unreadable
-from castssl.datasets.decode import header, read, upright_size
+from castssl.datasets.decode import header, read
 from castssl.datasets.depth import Range
 from castssl.datasets.label_maps import Labels, open_labels, to_classes
 from castssl.datasets.masks import MaskFolder, Masks
-from castssl.datasets.orientation import fitted, orientation
+from castssl.datasets.orientation import fitted, orientation, upright_size
 from castssl.datasets.unreadable import TRIES, Clipped, Ledger, why
 from castssl.errors import DataError
 from castssl.labels import LabelTree

@@ -47,6 +47,19 @@ def turned(image: Image.Image, by: int) -> Image.Image:
     return upright
 
 
+def upright_size(opened: Image.Image) -> tuple[int, int]:
+    """Width and height of an opened image once it is upright.
+
+    Raises:
+        Exception: of almost any kind, if it is broken: PIL turns TIFF images when it reads their pixels.
+    """
+    width, height = opened.size
+    if isinstance(opened, TiffImageFile):
+        opened.load()
+        return opened.size
+    return (height, width) if orientation(opened) in ON_SIDE else (width, height)
+
+
 def fitted(mask: Image.Image, size: tuple[int, int], by: int) -> Image.Image:
     """A mask as it lies on the upright image.
 

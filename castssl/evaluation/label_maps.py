@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from castssl import distributed
 from castssl.data.loader import start_worker
-from castssl.datasets.decode import header, upright_size
+from castssl.datasets.decode import header
 from castssl.datasets.images import Images
 from castssl.datasets.label_maps import UNKNOWN, open_labels, to_classes
-from castssl.datasets.orientation import orientation
+from castssl.datasets.orientation import orientation, upright_size
 from castssl.errors import DataError
 from castssl.evaluation.features import Device, tracked
 from castssl.system_errors import explain

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from castssl.datasets.decode import decode, header, read, upright_size
+from castssl.datasets.decode import decode, header, read
 from castssl.datasets.depth import Range
+from castssl.datasets.orientation import upright_size
 from castssl.errors import DataError
 from tests.datasets.image_files import make_image
 
