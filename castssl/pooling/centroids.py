@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from castssl.pooling.arithmetic import masked_mean
+from castssl.pooling.farthest_point import pick
 
 
 @torch.no_grad()
@@ -17,7 +18,8 @@ def farthest(x: Tensor, valid: Tensor, k: int, *, start: Tensor | None = None, e
     """Farthest point sampling, begun at the mean of the valid tokens (CAST, Algorithm 1).
 
     Each pick is the token whose distance to the start and to all earlier picks is largest; ties go to the
-    lowest index.  A picked token is never picked again, so identical tokens cannot fail.
+    lowest index.  A picked token is never picked again, so identical tokens cannot fail.  Above 2,048 tokens
+    no matrix of their distances is held.
 
     Args:
         x: float (B, N, D).
@@ -28,22 +30,9 @@ def farthest(x: Tensor, valid: Tensor, k: int, *, start: Tensor | None = None, e
     """
     with torch.autocast(x.device.type, enabled=False):
         x = x.to(torch.float64 if exact else torch.promote_types(x.dtype, torch.float32))
-        # The distance to the start then is the norm, and the matrix product cancels less.
+        # The distance to the start then is the norm, and products of tokens cancel less.
         x = x - (masked_mean(x, valid) if start is None else start.to(x.dtype))
-        gram = x @ x.transpose(1, 2)
-        norms = gram.diagonal(dim1=1, dim2=2).clone()
-        distance = gram.mul_(-2).add_(norms[:, :, None]).add_(norms[:, None]).clamp_(min=0)
-        # A pick becomes the nearest of all to itself, and so is never the farthest again.
-        # (Not through a view of the diagonal, which torch's export to ONNX cannot write to.)
-        distance.masked_fill_(torch.eye(x.shape[1], dtype=torch.bool, device=x.device), -torch.inf)
-        rows = distance.flatten(0, 1)
-        first = torch.arange(x.shape[0], device=x.device) * x.shape[1]
-        to_chosen = norms.masked_fill(~valid, -1.0)
-        picks = []
-        for _ in range(k):
-            picks.append(to_chosen.argmax(1))
-            to_chosen = torch.minimum(to_chosen, rows.index_select(0, first + picks[-1]))
-        return torch.stack(picks, 1)
+        return pick(x, valid, k)
 
 
 @torch.no_grad()

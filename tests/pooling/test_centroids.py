@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -10,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from castssl.pooling import farthest_point
 from castssl.pooling.centroids import farthest, most_attended, random
 
 GOLDEN = Path(__file__).parents[1] / "parity" / "golden" / "operators.safetensors"
@@ -38,8 +43,11 @@ def test_farthest_equals_the_naive_loop(seed: int, count: int, padded: int) -> N
     valid = torch.arange(count + padded).expand(2, -1) < count
     for exact in (False, True):
         picks = farthest(x, valid, count, exact=exact)
+        with patch.object(farthest_point, "MATRIX", 2):
+            by_rows = farthest(x, valid, count, exact=exact)
         for image in range(2):
-            assert picks[image].tolist() == naive_farthest(x[image], valid[image], count)
+            expected = naive_farthest(x[image], valid[image], count)
+            assert picks[image].tolist() == by_rows[image].tolist() == expected
 
 
 def test_farthest_gives_the_picks_of_the_released_sampler() -> None:
@@ -52,14 +60,53 @@ def test_farthest_gives_the_picks_of_the_released_sampler() -> None:
         assert torch.equal(got + 1, picks[:, 1:])
 
 
+class Largest(TorchDispatchMode):
+    """Keeps the number of values of the largest tensor that an operator returns."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.values = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.values = max(self.values, leaf.numel())
+        return result
+
+
+def test_many_tokens_have_no_matrix_of_distances() -> None:
+    """Beside a copy of the tokens, nothing has more values than they have."""
+    x, valid = torch.randn(2, 2100, 8), torch.ones(2, 2100, dtype=torch.bool)
+    with Largest() as largest:
+        farthest(x, valid, 3)
+    assert largest.values == x.numel()
+    with Largest() as largest:
+        farthest(x[:, :2048], valid[:, :2048], 3)
+    assert largest.values == 2 * 2048**2
+
+
+@pytest.mark.parametrize("limit", [2, 2048])
 @pytest.mark.parametrize("exact", [False, True])
-def test_identical_tokens_are_picked_once_each(exact: bool) -> None:
+def test_identical_tokens_are_picked_once_each(
+    exact: bool, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(farthest_point, "MATRIX", limit)
     picks = farthest(torch.ones(2, 6, 4), torch.ones(2, 6, dtype=torch.bool), 6, exact=exact)
     assert [sorted(row) for row in picks.tolist()] == [list(range(6))] * 2
 
 
+def test_rows_of_batches_and_of_images_alone_pick_alike() -> None:
+    x, valid = torch.randn(3, 50, 4, dtype=torch.float64), torch.ones(3, 50, dtype=torch.bool)
+    x -= x.mean(1, keepdim=True)
+    expected = farthest_point.by_matrix(x, valid, 20)
+    assert torch.equal(farthest_point.by_rows(x, valid, 20), expected)
+
+
+@pytest.mark.parametrize("limit", [2, 2048])
 @pytest.mark.parametrize("choose", ["farthest", "random", "most_attended"])
-def test_valid_tokens_come_before_padding(choose: str) -> None:
+def test_valid_tokens_come_before_padding(choose: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(farthest_point, "MATRIX", limit)
     x = torch.randn(3, 8, 4)
     valid = torch.tensor([1, 0, 1, 0, 0, 1, 0, 0], dtype=torch.bool).expand(3, -1)
     picks = {
