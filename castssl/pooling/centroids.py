@@ -18,7 +18,7 @@ def farthest(x: Tensor, valid: Tensor, k: int, *, start: Tensor | None = None, e
     """Farthest point sampling, begun at the mean of the valid tokens (CAST, Algorithm 1).
 
     Each pick is the token whose distance to the start and to all earlier picks is largest; ties go to the
-    lowest index.  A picked token is never picked again, so identical tokens cannot fail.  Above 2,048 tokens
+    lowest index.  A picked token is never picked again, so identical tokens cannot fail.  Above 3,000 tokens
     no matrix of their distances is held.
 
     Args:

@@ -1,7 +1,7 @@
 """The picks of farthest point sampling: from one matrix of distances, or with a row of it for each pick.
 
 Both begin at the origin; :func:`castssl.pooling.centroids.farthest` moves it to the start.  Rows take k N D
-products in place of N^2 D, but each pick waits for its row: up to 2,048 tokens the matrix is faster.  A
+products in place of N^2 D, but each pick waits for its row: up to 3,000 tokens the matrix is faster.  A
 product of matrices and one of a matrix and a vector sum in different orders, so that last bits of distances
 differ.  Where two tokens are equally far to that precision, the picks may differ, and later picks with them.
 """
@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-MATRIX = 2048
-"""Tokens up to which an image has a matrix of distances: 16 MiB in float32."""
+MATRIX = 3000
+"""Tokens up to which an image has a matrix of distances: 34 MiB in float32."""
 
 
 def pick(x: Tensor, valid: Tensor, k: int) -> Tensor:

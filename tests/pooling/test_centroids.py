@@ -77,16 +77,16 @@ class Largest(TorchDispatchMode):
 
 def test_many_tokens_have_no_matrix_of_distances() -> None:
     """Beside a copy of the tokens, nothing has more values than they have."""
-    x, valid = torch.randn(2, 2100, 8), torch.ones(2, 2100, dtype=torch.bool)
+    x, valid = torch.randn(2, 3100, 8), torch.ones(2, 3100, dtype=torch.bool)
     with Largest() as largest:
         farthest(x, valid, 3)
     assert largest.values == x.numel()
     with Largest() as largest:
-        farthest(x[:, :2048], valid[:, :2048], 3)
-    assert largest.values == 2 * 2048**2
+        farthest(x[:, :3000], valid[:, :3000], 3)
+    assert largest.values == 2 * 3000**2
 
 
-@pytest.mark.parametrize("limit", [2, 2048])
+@pytest.mark.parametrize("limit", [2, 3000])
 @pytest.mark.parametrize("exact", [False, True])
 def test_identical_tokens_are_picked_once_each(
     exact: bool, limit: int, monkeypatch: pytest.MonkeyPatch
@@ -103,7 +103,7 @@ def test_rows_of_batches_and_of_images_alone_pick_alike() -> None:
     assert torch.equal(farthest_point.by_rows(x, valid, 20), expected)
 
 
-@pytest.mark.parametrize("limit", [2, 2048])
+@pytest.mark.parametrize("limit", [2, 3000])
 @pytest.mark.parametrize("choose", ["farthest", "random", "most_attended"])
 def test_valid_tokens_come_before_padding(choose: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(farthest_point, "MATRIX", limit)
