@@ -12,8 +12,12 @@ Expect a top-1 accuracy of 68.1 on IN-1K and 79.9 on IN-100 with CAST-S; the las
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
+from castssl import distributed
 from castssl.checkpoints import load_encoder
+from castssl.checkpoints.classifier import save_probe
 from castssl.config import FREE, launch
 from castssl.contracts import Encoder
 from castssl.data.loader import load
@@ -81,6 +85,13 @@ def make_evaluators(cfg: Config, encoder: Encoder, size: int) -> list[Evaluator]
     return [Matching(views=TwoViews(size)), Knn(cfg.knn_images), Overlap(encoder.sizes)]
 
 
+def save(folder: Path, probe: LinearProbe, **settings: Any) -> None:
+    """Write the classifier alone, and with its encoder for `castssl evaluate` and `castssl predict`."""
+    if distributed.is_main():
+        write_tensors(folder / "probe.safetensors", probe.model.head.state_dict(), {})
+    save_probe(probe, folder / "encoder.safetensors", **settings)
+
+
 def main(cfg: Config) -> None:
     """Evaluate the encoder, then train the probe, measuring its accuracy on held-out images as it goes."""
     run, accelerator = start(cfg)
@@ -88,7 +99,8 @@ def main(cfg: Config) -> None:
     loaded = load_encoder(cfg.weights)
     images, held_out = cfg.images(channels=loaded.config.channels)
     size = cfg.image_size or loaded.config.image_size
-    superpixels = build_superpixels(loaded.config, None if cfg.superpixels == "auto" else cfg.superpixels)
+    spec = loaded.config.superpixels if cfg.superpixels == "auto" else cfg.superpixels
+    superpixels = build_superpixels(loaded.config, spec)
     encoder = with_sizes(loaded, cfg.sizes) if cfg.sizes else loaded
     fits(superpixels, encoder, size)
     objective = LinearProbe(encoder, images.tree, level=cfg.level).to(device)
@@ -127,8 +139,7 @@ def main(cfg: Config) -> None:
     results = {"trained": trained, "best": best(run.folder, "top1"), "untrained": unlearned}
     for heading, values in features.baselines().items():
         results[heading] = evaluation.baselines().get(heading, {}) | values
-    if accelerator.is_main_process:
-        write_tensors(run.folder / "probe.safetensors", objective.model.head.state_dict(), {})
+    save(run.folder, objective, superpixels=spec, image_size=size, labels=images.tree, level=cfg.level)
     run.finish(table(**results), f"the hierarchy on photographs: {run.folder / 'pictures'}", **results)
 
 

@@ -28,7 +28,7 @@ from castssl.evaluation.label_maps import check_label_maps
 from castssl.evaluation.report import table
 from castssl.evaluation.retrieval import ColorModel, Retrieval, SegmentModel
 from castssl.models.reset import reinitialize
-from castssl.registry import build
+from castssl.registry import build_superpixels
 from castssl.training import fits, start
 from castssl.training.configs import TransferConfig
 
@@ -81,11 +81,11 @@ def main(cfg: Config) -> None:
     """Measure the encoder, one with new weights, and mean colors; a stopped run goes on with the next one."""
     run, accelerator = start(cfg)
     device = accelerator.device
-    images, held_out = cfg.images(streams=False)
-    indexable = indexed(images)
     encoder = transfer(read(cfg.weights), cfg.model, **cfg.transfer())
+    images, held_out = cfg.images(streams=False, channels=encoder.config.channels)
+    indexable = indexed(images)
     size = cfg.image_size or encoder.config.image_size
-    superpixels = build("superpixels", encoder.config.superpixels)
+    superpixels = build_superpixels(encoder.config)
     fits(superpixels, encoder, size)
     # All exist before the first one is measured, so that a run that goes on has the same new weights.
     models = make_models(cfg, encoder)

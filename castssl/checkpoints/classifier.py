@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -19,8 +20,13 @@ from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.modes import kept_random_state
 from castssl.objectives.classification import Branch, Supervised
+from castssl.objectives.probe import LinearProbe
 from castssl.registry import build, load, parse, values
 
+PROBE = "probe"
+"""The objective of a linear probe, whose classifier is that of ``deit``."""
+SIDE = "image_size"
+"""The option of a probe that is the side of its crops."""
 TRAINS = "recipes/hcast.py and recipes/deit_in1k.py train one"
 """The next step where there is no classifier."""
 
@@ -37,6 +43,8 @@ class Classifier(NamedTuple):
     """Side of its training crops in pixels."""
     known: bool = True
     """False if ``labels`` are mere numbers whose parents are made up: a published file holds no tree."""
+    interpolation: str = "bicubic"
+    """Of the center view on which its recipe evaluates it."""
 
 
 def save_classifier(
@@ -68,6 +76,35 @@ def save_classifier(
     state = dict(encoder.state_dict())
     written = Checkpoint(encoder.config, state, objective.heads(branch), {}, name, merged, labels)
     return native.write(written, path)
+
+
+def save_probe(
+    probe: LinearProbe,
+    path: str | Path,
+    *,
+    superpixels: str,
+    image_size: int,
+    labels: LabelTree,
+    level: int = -1,
+) -> Path:
+    """Write a linear probe and its encoder for :func:`load_classifier`; only the main rank writes.
+
+    Args:
+        probe: trained.
+        path: a ``.safetensors`` file; replaced only once the new one is whole.
+        superpixels: the spec of the backend that it was trained with.
+        image_size: side of its crops in pixels.
+        labels: the label tree it was built with.
+        level: the label level it was built with.
+
+    Raises:
+        CastError: if the file cannot be written.
+    """
+    config = replace(probe.encoder.config, superpixels=superpixels)
+    heads = {f"head.{name}": value for name, value in probe.model.head.state_dict().items()}
+    options = {"level": level, SIDE: image_size}  # The encoder keeps the position table of another size.
+    state = dict(probe.encoder.state_dict())
+    return native.write(Checkpoint(config, state, heads, {}, PROBE, options, labels), path)
 
 
 @kept_random_state()
@@ -108,18 +145,18 @@ def load_classifier(
         raise DataError(f"{checkpoint.source} {what} without a classifier of images; {TRAINS}")
     saved = checkpoint.labels or _numbered([head.out_features for head in reversed(linear_heads)])
     # The average would be a second copy that nothing needs.
-    options = {key: value for key, value in checkpoint.options.items() if key != "ema"}
-    encoder = checkpoint.build()
+    options = {key: value for key, value in checkpoint.options.items() if key not in ("ema", SIDE)}
+    encoder, kind = checkpoint.build(), checkpoint.objective if checkpoint.objective != PROBE else "deit"
     try:
+        side = int(checkpoint.options.get(SIDE, checkpoint.config.image_size))
         with torch.device("meta"):  # A stranger's numbers of classes could ask for any amount of memory.
-            draft = build("objectives", checkpoint.objective, create(checkpoint.config), saved, **options)
+            draft = build("objectives", kind, create(checkpoint.config), saved, **options)
     except CastError:
         raise
     except Exception as error:  # a stranger's options fail in many ways
         raise DataError(
             f"the settings in {checkpoint.source} describe no classifier ({error}); copy it again"
         ) from error
-    kind = checkpoint.objective
     if not isinstance(draft, Supervised):
         raise DataError(f"{checkpoint.source} holds {kind}, which learns no classes; {TRAINS}")
     check_heads(draft, checkpoint.heads)
@@ -130,8 +167,9 @@ def load_classifier(
     take_heads(objective, checkpoint.heads)
     objective.eval()
     known = checkpoint.labels is not None or labels is not None or saved.levels == 1
-    config = checkpoint.config
-    return Classifier(objective, _renamed(saved, labels), config.superpixels, config.image_size, known)
+    view = "bilinear" if checkpoint.objective == PROBE else "bicubic"
+    spec = checkpoint.config.superpixels
+    return Classifier(objective, _renamed(saved, labels), spec, side, known, view)
 
 
 def check_heads(objective: Supervised, heads: Mapping[str, Tensor]) -> None:

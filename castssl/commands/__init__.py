@@ -6,6 +6,7 @@ from castssl.commands import (
     ablate,
     convert,
     environment,
+    evaluate,
     export,
     features,
     flops,
@@ -18,7 +19,7 @@ from castssl.commands import (
 )
 
 ALL = (
-    *(recipes, plugins, superpixels, segment, predict, features, convert, export, flops, ablate, tree),
-    environment,
+    *(recipes, plugins, superpixels, segment, predict, evaluate, features, convert, export, flops, ablate),
+    *(tree, environment),
 )
 """In the order of ``castssl --help``."""

@@ -57,6 +57,7 @@ class Forward:
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
         self._cache: list[tuple[View, Hierarchy]] = []
+        self._logits: list[tuple[View, list[Tensor]]] = []
 
     def hierarchy(self, view: View) -> Hierarchy:
         """The output of the encoder."""
@@ -75,17 +76,20 @@ class Forward:
         return self.hierarchy(view).stages[-1].cls.squeeze(1).float()
 
     def logits(self, view: View) -> list[Tensor]:
-        """float32 (B, C) of each level that the subject predicts, coarse to fine."""
+        """float32 (B, C) of each level that the subject predicts, coarse to fine; computed once a view."""
+        if (cached := next((logits for seen, logits in self._logits if seen is view), None)) is not None:
+            return cached
         assert self._subject.predict is not None, "this evaluator needs a subject that predicts classes"
         encoder = self._subject.encoder
         # A compiled module may keep a hook of an earlier call, so its second forward pass is not saved.
         compiled = encoder._compiled_call_impl is not None
         hook = None if compiled else encoder.register_forward_hook(self._keep(view), with_kwargs=True)
         try:
-            return [logits.float() for logits in self._subject.predict(view).values()]
+            self._logits.append((view, [scores.float() for scores in self._subject.predict(view).values()]))
         finally:
             if hook is not None:
                 hook.remove()
+        return self._logits[-1][1]
 
     def _keep(self, view: View) -> Callable[..., None]:
         def keep(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any], out: Hierarchy) -> None:

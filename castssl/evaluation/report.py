@@ -15,6 +15,14 @@ UNITS = {"_levels": "levels", "_ms": "ms", "_images": "images", "_px": "px"}
 """Endings of names that give a unit; any other result is a share, 0 to 1, and shown in percent."""
 TOP = ("top-{} accuracy", "top-k accuracy: the right class is among the k likeliest")
 KNOWN = {
+    r"ece": (
+        "calibration error",
+        "calibration error: ECE over 15 bins of the probability; lower is better",
+    ),
+    r"ece_level(\d+)": (
+        "calibration error, level {}",
+        "calibration error: ECE over 15 bins of the probability; lower is better",
+    ),
     r"fpa": ("FPA", "FPA: full-path accuracy, the classes of all levels are right"),
     r"tice": ("TICE", "TICE: tree inconsistency, classes that are no path of the tree; lower is better"),
     r"wap": ("wAP", "wAP: mean of the levels' accuracies, weighted by their numbers of classes"),

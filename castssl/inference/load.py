@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from castssl.checkpoints.checkpoint import Checkpoint, Which
-from castssl.checkpoints.classifier import Classifier, load_classifier
+from castssl.checkpoints.classifier import PROBE, Classifier, load_classifier
 from castssl.checkpoints.load import Source, load_encoder, read
 from castssl.checkpoints.segmenter import Segmenter, load_segmenter
 from castssl.inference.classes import segment_classes
@@ -57,8 +57,8 @@ class Model:
 
     @property
     def interpolation(self) -> str:
-        """How the recipes resize images of this model: supervised ones bicubic, the others bilinear."""
-        return "bicubic" if self.checkpoint.heads else "bilinear"
+        """How the recipe that trained the model resizes images: bicubic with labels, else bilinear."""
+        return "bilinear" if self.checkpoint.objective in ("", PROBE) else "bicubic"
 
     def segment(self, images: Photos, **options: Any) -> Any:
         """A :class:`castssl.inference.segment.Segmentation`; a list of them for a list or a batch.

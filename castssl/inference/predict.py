@@ -103,7 +103,7 @@ def predict(
     objective = classifier.objective.to(device) if device is not None else classifier.objective
     config = objective.encoder.config
     photo = read_photo(image, value_range, config.channels)
-    seen = CenterView(classifier.image_size, interpolation="bicubic")(photo)[0]
+    seen = CenterView(classifier.image_size, interpolation=classifier.interpolation)(photo)[0]
     backend = build_superpixels(config, classifier.superpixels)
     _check_room(objective, backend, classifier)
     worker = backend.runs_on == "worker"

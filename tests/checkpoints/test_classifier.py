@@ -174,7 +174,7 @@ def test_published_models_recognise_what_they_did(classes: tuple[int, ...], tmp_
             torch.testing.assert_close(got, value, atol=1e-6, rtol=1e-6)
     if tree:
         again = load_classifier(tmp_path / "in.pth", labels=tree)
-        assert again[1:] == (tree, found.superpixels, 32, True)
+        assert again[1:] == (tree, found.superpixels, 32, True, "bicubic")
         assert again.objective.encoder.config.sizes == (196, 64, 32, 16, 8)
 
 

@@ -31,6 +31,7 @@ from castssl.evaluation.knn import Knn
 from castssl.evaluation.label_paths import LabelPaths
 from castssl.evaluation.matching import Matching
 from castssl.evaluation.overlap import Overlap
+from castssl.evaluation.predictions import Predictions
 from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.objectives.deit import DeiT
@@ -263,9 +264,9 @@ def test_a_compiled_encoder_gives_the_same(image_folder: Path) -> None:
 
 
 def test_every_evaluator_of_the_house_is_tested_here() -> None:
-    """But ClassMaps, which has a file of its own: test_class_maps.py."""
+    """But ClassMaps and Predictions, which have files of their own."""
     kinds = {type(one) for one in (Accuracy(), LabelPaths(), *frozen())}
-    assert kinds | {ClassMaps} == set(Evaluator.__subclasses__())
+    assert kinds | {ClassMaps, Predictions} == set(Evaluator.__subclasses__())
 
 
 def results(image_folder: str | Path) -> dict[str, float]:

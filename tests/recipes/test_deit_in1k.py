@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from castssl.checkpoints import read
+from castssl.cli import main
 from tests.recipes.conftest import Runner
 
 pytestmark = pytest.mark.recipe
@@ -59,6 +60,18 @@ def test_the_average_that_was_evaluated_is_what_is_saved(whole: Path) -> None:
         assert torch.equal(value, state[f"average.module.encoder.{name}"])
     assert torch.equal(saved.heads["head.weight"], state["average.module.head.weight"])
     assert not torch.equal(saved.heads["head.weight"], state["model.head.weight"])
+
+
+def test_castssl_evaluate_gives_the_final_table(whole: Path, image_folder: Path, tmp_path: Path) -> None:
+    flags = ["--weights", str(whole), "--workers", "0", "--device", "cpu", "--out", str(tmp_path)]
+    assert main(["evaluate", f"folder:{image_folder}", *flags]) == 0
+    found = json.loads((tmp_path / "results.json").read_text())
+    recipe = json.loads((whole / "results.json").read_text())
+    shared = found["trained"].keys() & recipe["trained"].keys()
+    assert {"top1", "top5"} <= shared
+    assert {name: found["trained"][name] for name in shared} == {
+        name: recipe["trained"][name] for name in shared
+    }
 
 
 def test_stopped_and_continued_ends_where_it_would_have(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from castssl.cli import main
 from tests.recipes.conftest import Runner
 
 pytestmark = pytest.mark.recipe
@@ -45,6 +46,18 @@ def test_a_run_leaves_marks_of_paths_and_of_segments(whole: Path) -> None:
     assert found["best"]["fpa"] == max(line["fpa"] for line in lines(whole) if "fpa" in line)
     assert found["trained"]["fpa"] <= min(found["trained"]["level0"], found["trained"]["level1"])
     assert found["chance"]["fpa"] == pytest.approx(1 / (4 * 8))
+
+
+def test_castssl_evaluate_gives_the_final_table(whole: Path, image_folder: Path, tmp_path: Path) -> None:
+    flags = ["--weights", str(whole), "--workers", "0", "--device", "cpu", "--out", str(tmp_path)]
+    assert main(["evaluate", f"folder:{image_folder}", *flags]) == 0
+    found = json.loads((tmp_path / "results.json").read_text())
+    recipe = json.loads((whole / "results.json").read_text())
+    shared = found["trained"].keys() & recipe["trained"].keys()
+    assert {"fpa", "level1"} <= shared
+    assert {name: found["trained"][name] for name in shared} == {
+        name: recipe["trained"][name] for name in shared
+    }
 
 
 def test_stopped_and_continued_ends_where_it_would_have(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,13 @@ def test_commands_read_such_files(
     assert main(["features", str(data / "npy"), *reading, "--workers", "0", "--out", str(out)]) == 0
     with np.load(out) as arrays:
         assert arrays["image"].shape[0] == 8
-    found = castssl.segment(scene(3), run, value_range=(0, 4095))
+    found = ["--workers", "0", "--out", str(tmp_path / "found")]
+    assert main(["evaluate", str(data / "tif"), *reading, *found]) == 0
+    trained = json.loads((run / "results.json").read_text())["trained"]
+    assert json.loads((tmp_path / "found" / "results.json").read_text())["trained"]["top1"] == trained["top1"]
+    segments = castssl.segment(scene(3), run, value_range=(0, 4095))
     shown = np.rint(scene(3)[..., [4, 2, 0]] / 4095 * 255).astype(np.uint8)
-    assert np.array_equal(np.asarray(found.image), shown)
+    assert np.array_equal(np.asarray(segments.image), shown)
 
 
 def test_a_file_of_other_channels_is_named(data: Path, tmp_path: Path) -> None:

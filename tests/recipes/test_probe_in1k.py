@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from castssl.checkpoints.native import save_encoder
+from castssl.cli import main
 from castssl.models.create import create
 from tests.recipes.conftest import Runner
 
@@ -56,6 +57,15 @@ def test_the_head_is_trained_and_the_encoder_is_not(whole: Path, weights: Path) 
     head = load_file(whole / "probe.safetensors")
     assert torch.equal(head["weight"], state["model.head.weight"])
     assert head["bias"].any()
+
+
+def test_castssl_evaluate_gives_the_final_table(whole: Path, image_folder: Path, tmp_path: Path) -> None:
+    flags = ["--weights", str(whole), "--workers", "0", "--device", "cpu", "--out", str(tmp_path)]
+    assert main(["evaluate", f"folder:{image_folder}", *flags]) == 0
+    found = json.loads((tmp_path / "results.json").read_text())["trained"]
+    recipe = json.loads((whole / "results.json").read_text())["trained"]
+    names = ("top1", "top5", "top1_balanced")
+    assert [found[name] for name in names] == [recipe[name] for name in names]
 
 
 def test_the_rate_is_the_reference_s(whole: Path) -> None:

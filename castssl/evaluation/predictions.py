@@ -1,0 +1,128 @@
+"""The prediction for each held-out image, and what follows from them: by class, confusion, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    binary_calibration_error,
+    multiclass_confusion_matrix,
+    multiclass_f1_score,
+    multiclass_precision,
+    multiclass_recall,
+)
+
+from castssl.evaluation.features import Features
+from castssl.evaluation.held_out import Evaluator, Forward, ImageBatch, Subject, indexed
+
+BINS = 15
+"""Bins of equal width of the confidence in the calibration error."""
+
+
+class Level(NamedTuple):
+    """The predictions at one label level, for n images in order."""
+
+    label: Tensor
+    """int64 (n,), -1 where unknown."""
+    predicted: Tensor
+    """int64 (n,)."""
+    probability: Tensor
+    """float32 (n,), the softmax's share of the predicted class, 0 to 1."""
+
+    @property
+    def labeled(self) -> Level:
+        """Of the images whose label is known."""
+        known = self.label >= 0
+        return Level(*(column[known] for column in self))
+
+    def confusion(self, classes: int) -> Tensor:
+        """How many images of each class (rows) are predicted as each class (columns): int64 (C, C)."""
+        counts: Tensor = multiclass_confusion_matrix(self.predicted, self.label, classes, ignore_index=-1)
+        return counts
+
+    def by_class(self, classes: int) -> dict[str, Tensor]:
+        """Recall, precision and F1 of each class as torchmetrics defines them: float32 (C,) in [0, 1]."""
+        measures = {"recall": multiclass_recall, "precision": multiclass_precision, "f1": multiclass_f1_score}
+        options: dict[str, Any] = {"num_classes": classes, "average": "none", "ignore_index": -1}
+        return {name: measure(self.predicted, self.label, **options) for name, measure in measures.items()}
+
+    def calibration_error(self) -> float:
+        """The expected calibration error (ECE) of the predicted classes, in [0, 1].
+
+        The mean over images of |accuracy - mean probability| of the image's bin, of 15 bins of equal width of
+        the probability (Naeini et al. 2015; Guo et al. 2017, https://arxiv.org/abs/1706.04599, equation 3).
+        """
+        known = self.labeled
+        right = (known.predicted == known.label).long()
+        return float(binary_calibration_error(known.probability, right, n_bins=BINS, norm="l1"))
+
+    def reliability(self) -> list[tuple[int, float, float]]:
+        """Of each bin: how many images, their mean probability, their accuracy; 0 in an empty bin."""
+        known = self.labeled
+        index = (known.probability * BINS).ceil().long().clamp(1, BINS) - 1
+        counts = torch.bincount(index, minlength=BINS)
+        right = (known.predicted == known.label).float()
+        sums = (
+            torch.bincount(index, weights=values, minlength=BINS) for values in (known.probability, right)
+        )
+        means = (total / counts.clamp(min=1) for total in sums)
+        return list(zip(counts.tolist(), *(mean.tolist() for mean in means), strict=True))
+
+
+@dataclass(eq=False)
+class Predictions(Evaluator):
+    """Keeps the class, and its probability, that the subject predicts for each held-out image.
+
+    ``ece``, or ``ece_level0``, ... of several levels, is :meth:`Level.calibration_error`.  Afterwards every
+    process has the predictions for all images.
+
+    Args:
+        columns: the label levels that the subject predicts, in the order of its logits.
+
+    Attributes:
+        levels: one for each of ``columns``.
+        read: int64 (n,), the image that was read for each image: another one if it is unreadable.
+    """
+
+    title: ClassVar[str] = "predictions"
+    columns: Sequence[int] = (-1,)
+    levels: list[Level] = field(default_factory=list, init=False, repr=False)
+    read: Tensor = field(init=False, repr=False)
+    _rows: Features = field(init=False, repr=False)
+
+    def begin(self, subject: Subject) -> None:
+        """Start anew."""
+        self._rows = Features(self._data.device)
+
+    def add(self, batch: ImageBatch, forward: Forward) -> None:
+        """Keep the predictions for a batch."""
+        pairs = [logits.softmax(1).max(1) for logits in forward.logits(batch.views[0])]
+        probability, predicted = (torch.stack(list(column), 1) for column in zip(*pairs, strict=True))
+        read = torch.tensor([self._readable(int(position)) for position in batch.positions])
+        numbers = torch.cat([batch.target.cpu(), predicted.cpu(), read[:, None]], 1)
+        self._rows.add(probability, numbers, batch.positions)
+
+    def result(self, subject: Subject) -> dict[str, float]:
+        """The calibration error of each level; none where no image has a label."""
+        probability, numbers = self._rows.gather()
+        known = numbers.shape[1] - probability.shape[1] - 1
+        labels, predicted, self.read = numbers[:, :known], numbers[:, known:-1], numbers[:, -1]
+        unknown = torch.full((len(numbers),), -1)
+        self.levels = [
+            Level(labels[:, column] if known else unknown, predicted[:, place], probability[:, place])
+            for place, column in enumerate(self.columns)
+        ]
+        names = [f"ece_level{c}" for c in self.columns] if len(self.columns) > 1 else ["ece"]
+        measured = zip(names, self.levels, strict=True)
+        return {name: one.calibration_error() for name, one in measured if len(one.labeled.label)}
+
+    def _readable(self, position: int) -> int:
+        """The image that the data set gives at a position, which is the next one if that is unreadable."""
+        images = indexed(self._data.held_out)
+        while images.source.path(int(images.rows[position])) in images.bad:
+            position = (position + 1) % len(images)
+        return position

@@ -1,0 +1,42 @@
+"""What follows from predictions, against torchmetrics on logits and against plain loops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torchmetrics.classification import MulticlassCalibrationError
+
+from castssl.evaluation.predictions import BINS, Level
+
+
+def level(n: int = 200, classes: int = 4) -> tuple[Level, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(n, classes, generator=generator)
+    labels = torch.randint(-1, classes, (n,), generator=generator)
+    probability, predicted = logits.softmax(1).max(1)
+    return Level(labels, predicted, probability), logits
+
+
+def test_the_calibration_error_is_torchmetrics_of_the_logits() -> None:
+    found, logits = level()
+    metric = MulticlassCalibrationError(4, n_bins=BINS, norm="l1", ignore_index=-1)
+    assert found.calibration_error() == pytest.approx(float(metric(logits.softmax(1), found.label)), abs=1e-6)
+    bins = found.reliability()
+    total = sum(count for count, *_ in bins)
+    assert total == int((found.label >= 0).sum())
+    error = sum(count * abs(accuracy - mean) for count, mean, accuracy in bins) / total
+    assert error == pytest.approx(found.calibration_error(), abs=1e-6)
+
+
+def test_confusion_and_classes_are_counts() -> None:
+    found, _ = level()
+    counts = torch.zeros(4, 4, dtype=torch.int64)
+    for label, predicted in zip(found.label.tolist(), found.predicted.tolist(), strict=True):
+        if label >= 0:
+            counts[label, predicted] += 1
+    assert torch.equal(found.confusion(4), counts)
+    by_class = found.by_class(4)
+    torch.testing.assert_close(by_class["recall"], counts.diag() / counts.sum(1))
+    torch.testing.assert_close(by_class["precision"], counts.diag() / counts.sum(0))
+    harmonic = 2 * counts.diag() / (counts.sum(0) + counts.sum(1))
+    torch.testing.assert_close(by_class["f1"], harmonic)
