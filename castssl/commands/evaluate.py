@@ -97,6 +97,8 @@ def _run(args: argparse.Namespace, device: str) -> Evaluated:
     from castssl.inference.evaluate import evaluate, numbered, open_labeled, outputs
     from castssl.training.progress import free_cores
 
+    if args.out:  # Before anything is read; the other files' names depend on the classifier.
+        check_outputs(outputs(args.out, 0), overwrite=args.overwrite)
     checkpoint = read(args.weights)
     spec = f"folder:{args.data}" if Path(args.data).expanduser().is_dir() else args.data
     options = {"split": args.split, "share": args.val_share, "seed": args.seed, "subset": args.subset}

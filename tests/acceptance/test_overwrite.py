@@ -56,6 +56,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.effect_noise((48, 40), 60).convert("RGB").save(folder / name)
     (folder / "study").mkdir()
     (folder / "study" / "table.md").write_text("a user's own table")
+    (folder / "found").mkdir()
+    (folder / "found" / "classes.csv").write_text("a user's own classes")
     (folder / "castssl-mine").mkdir()
     (folder / "castssl-mine" / "pyproject.toml").write_text("a user's own project")
     return folder
@@ -76,6 +78,7 @@ def calls(place: Path) -> dict[str, list[str | Path]]:
     return {
         "segment": [photo, "--weights", place / "model", "--out", place],
         "features": [place / "folder", "--weights", place / "model", "--out", photo.with_suffix(".npz")],
+        "evaluate": [place / "folder", "--weights", place / "model", "--out", place / "found"],
         "predict": [photo, "--weights", place / "model", "--out", photo],
         "superpixels": [photo, "--backends", "grid", "--rounds", "1", "--out", photo],
         "convert": [weights, weights],
