@@ -80,7 +80,8 @@ def _adapt(model: TimmCAST, config: EncoderConfig, path: Path) -> None:
         model.set_input_size(side)
         model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (own.channels, side, side)}
     if "superpixel_channels" not in model.chosen:
-        model.encoder.config = replace(own, superpixel_channels=config.superpixel_channels)
+        triple = config.superpixel_channels
+        model.encoder.config = replace(model.encoder.config, superpixel_channels=triple)
         model.set_superpixels(model.spec)
     if "superpixels" not in model.chosen:
         model.set_superpixels(config.superpixels)

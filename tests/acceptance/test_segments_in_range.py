@@ -183,12 +183,13 @@ def test_an_image_with_too_many_superpixels_is_refused(
     encoder: Any, runs_on: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from castssl import registry
-    from castssl.inference import segment as home
 
     build = registry.build
-    monkeypatch.setattr(
-        home, "build", lambda kind, spec, *a: TooMany(runs_on) if spec == "many" else build(kind, spec, *a)
-    )
+
+    def many(kind: str, spec: str, *options: Any) -> Any:
+        return TooMany(runs_on) if spec == "many" else build(kind, spec, *options)
+
+    monkeypatch.setattr(registry, "build", many)
     dark, light = (np.full((SIDE, SIDE, 3), value, np.uint8) for value in (10, 250))
     assert castssl.segment(dark, encoder, superpixels="many").labels(0).max() == 63
     with pytest.raises(ContractError, match="labels from 8 to 71, expected 0 to 63, the capacity of"):

@@ -55,11 +55,15 @@ RECIPES: Mapping[str, tuple[str, ...]] = {
     ),
     "deit_in1k": (*SHAPE, *COMMON, *LABELED, "--eval-every", "1"),
     "hcast": (*SHAPE, *COMMON, *LABELED, "--eval-every", "1", "--repeats", "1", "--free-grain", "0.3"),
-    # These two take the model from --weights.
+    # These take the model from --weights.
     "probe_in1k": (*COMMON, "--lr", "0.8", "--eval-every", "1"),
     "segment": (*COMMON, "--head", "segmenter", "--eval-every", "1"),
+    "finetune_voc": (*COMMON, "--eval-every", "1"),
 }
 """The flags of a small run of each recipe; between them, every kind of periodic evaluation happens."""
+WEIGHTED = ("probe_in1k", "segment", "finetune_voc")
+PIXELS = ("segment", "finetune_voc")
+"""Recipes that learn label maps."""
 PER_EPOCH = 3
 """Steps of an epoch of the demo images made here."""
 MOST = 3
@@ -175,7 +179,7 @@ class Soak:
         self._flags = (
             *("--data", _data(recipe, folder), "--epochs", str(epochs), "--seed", str(seed)),
             *RECIPES[recipe],
-            *(("--weights", str(_weights(folder))) if recipe in {"probe_in1k", "segment"} else ()),
+            *(("--weights", str(_weights(folder))) if recipe in WEIGHTED else ()),
         )
 
     def round(self, number: int) -> str:
@@ -270,7 +274,7 @@ def _image_files(folder: Path) -> Path:
 def _data(recipe: str, folder: Path) -> str:
     """The demo's images; for segmentation with label maps: their dark pixels, and the others."""
     root = _image_files(folder)
-    if recipe != "segment":
+    if recipe not in PIXELS:
         return f"folder:{root}"
     pairs = folder / "pairs"
     for path in [path for split in ("train", "val") for path in sorted((root / split).rglob("*.png"))]:

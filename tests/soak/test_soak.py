@@ -11,8 +11,8 @@ from tests.forked import ROOT
 from tests.soak.soak import RECIPES, soak
 
 
-def test_every_recipe_can_be_killed() -> None:
-    assert set(RECIPES) == {path.stem for path in (ROOT / "recipes").glob("*.py")}
+def test_every_recipe_that_trains_can_be_killed() -> None:
+    assert {*RECIPES, "retrieve_voc"} == {path.stem for path in (ROOT / "recipes").glob("*.py")}
 
 
 @pytest.mark.recipe
