@@ -35,10 +35,10 @@ def partition(superpixels: Superpixels, images: Tensor) -> Tensor:
     Raises:
         ContractError: if dtype, shape or (on a processor) a label is not as promised.
     """
-    return checked(superpixels, superpixels(to_rgb(images, superpixels.channels)), images)
+    return checked(superpixels, superpixels(three_channels(images, superpixels.channels)), images)
 
 
-def to_rgb(images: Tensor, channels: Sequence[int]) -> Tensor:
+def three_channels(images: Tensor, channels: Sequence[int]) -> Tensor:
     """RGB itself, and three channels of other images, the last for one that they lack.
 
     Args:

@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from castssl.ablations.chart import draw
 from castssl.ablations.engine import STOP_SIGNALS, Jobs
 from castssl.ablations.formats import latex
 from castssl.ablations.grid import ALLOW, SEED, Step, Study, add_flags, parse
-from castssl.errors import CastError, PluginError
+from castssl.errors import CastError, ConfigError, PluginError
 from castssl.files import check_outputs, write_text
 from castssl.terminal import ignore_closed_streams
 
@@ -185,7 +185,7 @@ def main(study: Study, *, demo: Study | None = None, argv: Sequence[str] | None 
     chosen = demo if demo is not None and is_demo else study
     try:
         data = ["--data", args.data] if chosen.data else []
-        grid = {**chosen.grid, **parse(args.grid)}
+        grid = _overridden(chosen.grid, parse(args.grid))
         changes: dict[str, Any] = {"flags": [*data, *chosen.flags, *args.rest], "grid": grid}
         if chosen.then:
             changes["then_flags"] = [*data, *chosen.then_flags]
@@ -197,3 +197,11 @@ def main(study: Study, *, demo: Study | None = None, argv: Sequence[str] | None 
     except CastError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
+
+
+def _overridden(
+    grid: Mapping[str, Sequence[str]], values: Mapping[str, Sequence[str]]
+) -> dict[str, Sequence[str]]:
+    if unknown := sorted(values.keys() - grid.keys()):
+        raise ConfigError(f"--grid {unknown[0]}: the study's keys are {', '.join(grid)}; flags follow --")
+    return {**grid, **values}

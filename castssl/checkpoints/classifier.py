@@ -27,7 +27,7 @@ PROBE = "probe"
 """The objective of a linear probe, whose classifier is that of ``deit``."""
 SIDE = "image_size"
 """The option of a probe that is the side of its crops."""
-TRAINS = "recipes/hcast.py and recipes/deit_in1k.py train one"
+TRAINS = "recipes/deit_in1k.py, hcast.py and probe_in1k.py train one"
 """The next step where there is no classifier."""
 
 

@@ -89,7 +89,7 @@ def augment_colors(pixels: Pixels, colors: ColorAugment, blur: float) -> Pixels:
 
 
 def _is_rgb(pixels: Pixels) -> bool:
-    return len(pixels[0, 0]) == 3
+    return bool(pixels.shape[2] == 3)
 
 
 def _draw(probability: float) -> bool:

@@ -125,9 +125,8 @@ def to_bytes(
         lost.append(f"{outside.sum()} values outside {scale} (they reach from {least:g} to {most:g})")
     shares = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / (high - low)
     shares = 1 - shares if inverted else shares
-    return np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8), " and ".join(
-        lost
-    ) and f"clipped {' and '.join(lost)}"
+    remark = f"clipped {' and '.join(lost)}" if lost else ""
+    return np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8), remark
 
 
 def refuse_range(image: Image.Image, declared: Range | None) -> None:

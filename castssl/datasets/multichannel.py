@@ -18,6 +18,9 @@ from castssl.datasets.orientation import turned
 from castssl.errors import DataError
 from castssl.installer import install
 
+BOMB = 8
+"""A TIFF file of more values than so many times PIL's ``MAX_IMAGE_PIXELS`` is refused: PIL itself refuses
+more than twice as many pixels, of up to four channels."""
 RGB = (1, 3)
 """Numbers of channels of models that read RGB, or gray that is computed from RGB: PIL's images serve them."""
 _NUMPY = b"\x93NUMPY"
@@ -191,6 +194,8 @@ def _read_tiff(file: IO[bytes]) -> MultiChannel:
         raise DataError(f"a TIFF file that PIL does not read: {install('tifffile')}") from error
     with TiffFile(file) as tiff:
         series, page = tiff.series[0], tiff.series[0].keyframe
+        if Image.MAX_IMAGE_PIXELS and series.size > BOMB * Image.MAX_IMAGE_PIXELS:
+            raise Image.DecompressionBombError(f"{series.size:,} values, which may be a decompression bomb")
         axes, array = series.axes, series.asarray()
         tags = {code: _first(page.tags.valueof(code)) for code in (_ORIENTATION, _LEAST, _MOST)}
         bits, inverted = page.bitspersample, page.photometric == 0

@@ -19,6 +19,7 @@ from castssl.evaluation.class_maps import ClassMaps
 from castssl.evaluation.features import Features, blocks
 from castssl.evaluation.held_out import Evaluation, ImageBatch, Subject, indexed
 from castssl.evaluation.windows import with_longer_side
+from castssl.models.cast import CAST
 from castssl.models.fuse import FusedCAST
 from castssl.models.segmentation_heads import areas, paint
 from castssl.models.sizes import sizes_for
@@ -74,6 +75,9 @@ class SegmentModel(Model):
         if self.pools and isinstance(encoder, FusedCAST):
             hierarchy, fused = encoder.fuse(view, sizes)
             tokens = encoder.densely(view, hierarchy, fused[:, 1:])
+        elif self.pools and isinstance(encoder, CAST):
+            hierarchy = encoder.segment(view, sizes)
+            tokens = encoder.stacked(view, hierarchy)
         else:
             tokens = encoder.dense(view, sizes)
             hierarchy = encoder.segment(view, sizes) if self.pools else None

@@ -24,7 +24,7 @@ from castssl.models.sizes import sizes_for
 from castssl.modes import evaluating
 from castssl.objectives.classification import Supervised
 from castssl.registry import build, build_superpixels
-from castssl.superpixel_labels import partition, to_rgb
+from castssl.superpixel_labels import partition, three_channels
 from castssl.types import Batch, Hierarchy, RawView, View
 
 
@@ -114,7 +114,7 @@ def predict(
     path = _path(classifier, logits, min_confidence)
     kept = [i for i, level in enumerate(path, start=1) if level.sure and level.agrees is not False]
     answer = len(path) if min_confidence is None else max(kept, default=0)
-    return Prediction(to_rgb(seen, backend.channels), path, answer, tuple(evidence))
+    return Prediction(three_channels(seen, backend.channels), path, answer, tuple(evidence))
 
 
 def with_superpixels(classifier: Classifier, spec: str) -> Classifier:

@@ -23,7 +23,7 @@ from castssl.inference.photos import Photo, Photos, read_photo, separate
 from castssl.models.sizes import sizes_for
 from castssl.modes import evaluating, kept_random_state
 from castssl.registry import build_superpixels
-from castssl.superpixel_labels import partition, to_rgb
+from castssl.superpixel_labels import partition, three_channels
 from castssl.types import Batch, Hierarchy, RawView
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def _segment(
         view = to_views(raw, backend, place).views[0]
         hierarchy = encoder.segment(view, sizes)
     picture, channels = to_rgb_image(photo, backend.channels), backend.channels
-    return Segmentation(picture, to_rgb(seen[0], channels), hierarchy)
+    return Segmentation(picture, three_channels(seen[0], channels), hierarchy)
 
 
 def _shrink(photo: Image.Image, encoder: Encoder, side: int | None) -> Image.Image:

@@ -134,8 +134,12 @@ class CAST(Encoder):
 
         Those of the last stage are normalized as its class token is.
         """
-        hierarchy, _ = self.trace(view, sizes, stages=self.stages_with_cls)
-        *earlier, last = (unpool(stage.x, hierarchy.parents(at)) for at, stage in enumerate(hierarchy.stages))
+        return self.stacked(view, self.trace(view, sizes, stages=self.stages_with_cls)[0])
+
+    def stacked(self, view: View, hierarchy: Hierarchy) -> DenseTokens:
+        """The tokens of :meth:`dense`, from the hierarchy of :meth:`forward` or :meth:`segment`."""
+        stages = hierarchy.stages[: self.stages_with_cls]
+        *earlier, last = (unpool(stage.x, hierarchy.parents(at)) for at, stage in enumerate(stages))
         return self.densely(view, hierarchy, torch.cat([*earlier, self.norm(last)], -1))
 
     def densely(self, view: View, hierarchy: Hierarchy, x: Tensor) -> DenseTokens:

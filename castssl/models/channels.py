@@ -70,9 +70,8 @@ def channel_faults(
         std: likewise.
         chosen: the channels of the superpixels, or ().
     """
-    faults = (
-        [] if channels >= 1 else [f"channels: got {channels}, expected 1 (gray), 3 (RGB) or another number"]
-    )
+    expected = "expected 1 (gray), 3 (RGB) or another number from 2 on"
+    faults = [] if channels >= 1 else [f"channels: got {channels}, {expected}"]
     if chosen and channels in (1, 3):
         faults.append(
             f"superpixel-channels: got {tuple(chosen)} for {channels} channels, whose superpixels are those"

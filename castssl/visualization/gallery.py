@@ -15,7 +15,7 @@ from castssl.datasets.images import Images
 from castssl.datasets.multichannel import RGB
 from castssl.datasets.stream import Stream
 from castssl.modes import evaluating
-from castssl.superpixel_labels import partition, to_rgb
+from castssl.superpixel_labels import partition, three_channels
 from castssl.superpixels.merge import merge
 from castssl.types import Batch, Hierarchy, RawView, View
 from castssl.visualization.colors import paint
@@ -123,7 +123,7 @@ def _center(
     worker = superpixels.runs_on == "worker"
     segments = partition(superpixels, pixels) if worker else torch.empty(len(pixels), 0, 0, dtype=torch.int32)
     raw = Batch([RawView(pixels, segments)], torch.empty(len(pixels), 0, dtype=torch.int64))
-    return to_rgb(pixels, superpixels.channels), to_views(raw, superpixels, device).views[0]
+    return three_channels(pixels, superpixels.channels), to_views(raw, superpixels, device).views[0]
 
 
 def _hierarchy(encoder: Encoder, view: View) -> Hierarchy:

@@ -193,6 +193,13 @@ def test_a_file_of_recipes_ablations(tmp_path: Path, capsys: pytest.CaptureFixtu
     output = capsys.readouterr().out.splitlines()
     assert len(output) == 2
     assert "--data demo:size=32 --quick --wait 1 --pooling graph --seed 1" in output[1]
+    other = ["--grid", "pooling=tome,random --flag", *argv]
+    assert main(large, demo=small, argv=["--data", "demo", *other]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("--pooling tome --seed") == printed.count("--pooling random --flag --seed") == 2
+    assert "graph" not in printed
+    assert main(large, demo=small, argv=["--data", "demo", "--grid", "nope=1", *argv]) == 2
+    assert "--grid nope: the study's keys are pooling, seed" in capsys.readouterr().err
     assert main(large, demo=small, argv=["--data", "folder:x", *argv, "--cluster", "slurm"]) == 0
     assert "slurm" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())

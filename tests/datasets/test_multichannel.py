@@ -113,3 +113,12 @@ def test_jitter_leaves_hue_and_saturation_out_and_policies_change_all_channels_a
             with seeded(seed):
                 for one in view(equal):
                     assert (one == one[:1]).all()
+
+
+def test_a_tiff_file_of_too_many_values_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is PIL's, which the user may raise."""
+    file = tiff(PIXELS.transpose(2, 0, 1), photometric="minisblack", compression="zlib")
+    monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", lambda *args: pytest.fail("it was read"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", PIXELS.size // 8 - 1)
+    with pytest.raises(Image.DecompressionBombError, match="9,600 values"):
+        decode(file, channels=5)

@@ -12,6 +12,7 @@ from castssl.data.views import CenterView
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import ConfigError
+from castssl.evaluation import label_paths
 from castssl.evaluation.classification import Accuracy
 from castssl.evaluation.label_paths import LabelPaths
 from tests.evaluation.toys import Heads, evaluation, subject
@@ -73,6 +74,25 @@ def test_the_majority_is_that_of_the_most_frequent_classes(image_folder: Path) -
             "distance1_levels": sum(heights) / 9,
         }
     )
+
+
+def test_the_majority_of_paths_is_counted_in_parts(
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five classes with different frequencies, the first of the tree not the most frequent one."""
+    monkeypatch.setattr(label_paths, "PART", 4)
+    evaluated = evaluation(image_folder, LabelPaths())
+    assert isinstance(evaluated.held_out, Images)
+    paths = evaluated.held_out.tree.paths()
+    frequent = (3, 6, 0, 7, 2)
+    labels = torch.cat([paths[[k] * count] for k, count in zip(frequent, (5, 4, 3, 2, 1), strict=True)])
+    evaluated.held_out = replace(evaluated.held_out, targets=labels)
+    found = evaluated.baselines()["majority"]
+    heights = {k: [2 - int((path == paths[k]).sum()) for path in labels] for k in frequent}
+    assert found["fpa"] == found["level1"] == pytest.approx(5 / 15)
+    assert found["tice"] == 0
+    assert found["severity_levels"] == pytest.approx(sum(heights[3]) / 10)
+    assert found["distance5_levels"] == pytest.approx(sum(map(sum, heights.values())) / 75)
 
 
 def test_a_classifier_of_other_classes_is_refused(image_folder: Path) -> None:

@@ -20,6 +20,7 @@ from castssl.evaluation.held_out import Evaluation, Subject
 from castssl.evaluation.retrieval import ColorModel, Retrieval, SegmentModel, segment_classes_of, vote
 from castssl.evaluation.windows import with_longer_side
 from castssl.metrics.iou import MeanIoU
+from castssl.models.cast import CAST
 from castssl.models.create import create
 from castssl.pooling.spherical_kmeans import spherical_kmeans
 from castssl.registry import build
@@ -39,6 +40,22 @@ def viewed(spec: str, height: int = 32, width: int = 32) -> View:
     noise = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     pixels = (F.interpolate(noise, (height, width), mode="bicubic").clamp(0, 1) * 255).byte()
     return View(normalize(pixels), build("superpixels", spec)(pixels))
+
+
+@pytest.mark.parametrize("name", ["nano_seg", "cast_nano"])
+def test_the_encoder_runs_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice would be slow, and a pooling that draws at random would give tokens of other segments."""
+    model = segmenter(name)
+    traced, trace = [], CAST.trace
+
+    def counted(*args: Any, **options: Any) -> Any:
+        traced.append(1)
+        return trace(*args, **options)
+
+    monkeypatch.setattr(CAST, "trace", counted)
+    with torch.no_grad():
+        model(viewed(model.encoder.config.superpixels))
+    assert len(traced) == 1
 
 
 @pytest.mark.parametrize("name", ["nano_seg", "cast_nano", "nano_vit_superpixels_seg", "nano_vit_seg"])
