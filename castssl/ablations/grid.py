@@ -74,6 +74,8 @@ class Cell:
 
     values: Mapping[str, str]
     steps: tuple[Step, ...]
+    part: str = "trained"
+    """The column of the runs' results that counts."""
 
     @property
     def row(self) -> tuple[str, ...]:
@@ -102,6 +104,8 @@ class Study:
         columns: the results and costs of the table, in this order, or ``all``; if empty, the three most
             important results of :mod:`castssl.evaluation.report`, as far as they fit into 80 characters.
         data: False if the recipe reads no images and so takes no ``--data``.
+        tables: a folder of the tables below the study's, for studies that share runs.
+        references: baselines in the table's last rows; None is all that the runs have.
 
     Raises:
         ConfigError: if a key has no value or is there twice, or a recipe's file is missing.
@@ -115,6 +119,8 @@ class Study:
     then_flags: Sequence[str] = ()
     columns: Sequence[str] = ()
     data: bool = True
+    tables: str = ""
+    references: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         for recipe in filter(None, (self.recipe, self.then)):
@@ -132,10 +138,10 @@ class Study:
 
     def _cell(self, values: dict[str, str]) -> Cell:
         first = {key: value for key, value in values.items() if "." not in key}
-        steps = [_step(self.recipe, first, self.flags)]
+        steps = [step(self.recipe, first, self.flags)]
         if self.then:
             second = {key.partition(".")[2]: value for key, value in values.items() if "." in key}
-            steps.append(_step(self.then, second, self.then_flags, steps[0]))
+            steps.append(step(self.then, second, self.then_flags, steps[0]))
         return Cell(values, tuple(steps))
 
 
@@ -147,7 +153,15 @@ def _short(path: Path) -> str:
         return str(path)
 
 
-def _step(recipe: Path, values: Mapping[str, str], flags: Sequence[str], after: Step | None = None) -> Step:
+def step(recipe: Path, values: Mapping[str, str], flags: Sequence[str], after: Step | None = None) -> Step:
+    """The run of a recipe.
+
+    Args:
+        recipe: its file.
+        values: flags by name, which also name the run's folder.
+        flags: further arguments.
+        after: the run whose encoder it starts from.
+    """
     arguments = (*flags, *(word for key, value in values.items() for word in _argument(key, value)))
     # The hash keeps runs with other common flags apart; a run's folder holds one configuration for ever.
     mark = hashlib.sha256(json.dumps([*arguments, after.name if after else ""]).encode()).hexdigest()[:8]

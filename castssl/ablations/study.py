@@ -43,7 +43,8 @@ def conduct(study: Study, args: argparse.Namespace, name: str) -> int:
         name: of the folder, without ``--out``.
     """
     out = args.out or Path("runs") / "ablations" / name
-    study = replace(study, columns=args.columns)
+    study = replace(study, columns=args.columns or study.columns)
+    tables = out / study.tables
     if args.allow_commands and study.data:
         study = replace(study, flags=[*study.flags, ALLOW], then_flags=[*study.then_flags, ALLOW])
     steps = engine.steps_of(study.cells())
@@ -54,9 +55,9 @@ def conduct(study: Study, args: argparse.Namespace, name: str) -> int:
         for step in steps:
             print(shlex.join(step.command(out, launcher or ["python"])))
         return 0
-    if not (out / MARK).is_file():
-        check_outputs([out / name for name in WRITTEN], overwrite=args.overwrite)
-        write_text(out / MARK, "")
+    if not (tables / MARK).is_file():
+        check_outputs([tables / name for name in WRITTEN], overwrite=args.overwrite)
+        write_text(tables / MARK, "")
     jobs = Jobs(out, args.cluster, args.jobs, _parameters(args.job), launcher)
     console = Console(stderr=True)
     at_once = len(steps) if args.cluster == "slurm" else args.jobs
@@ -67,12 +68,12 @@ def conduct(study: Study, args: argparse.Namespace, name: str) -> int:
             if signaled:  # While the last table was written.
                 raise KeyboardInterrupt
     except KeyboardInterrupt:
-        console.print(f"stopped; the same command continues, and {out / 'table.md'} has what is finished")
+        console.print(f"stopped; the same command continues, and {tables / 'table.md'} has what is finished")
         write(study, out, measure=False)
         return 130
-    text = write(study, out, measure=bool({table.ALL, *cost.COLUMNS} & set(args.columns)))
+    text = write(study, out, measure=bool({table.ALL, *cost.COLUMNS} & set(study.columns)))
     Console().print(Markdown(text.partition("## Commands")[0]))
-    print(f"{', '.join(WRITTEN)} are in {out}")
+    print(f"{', '.join(WRITTEN)} are in {tables}")
     return 0 if all(step.results(out) is not None for step in steps) else 1
 
 
@@ -135,7 +136,7 @@ def write(study: Study, out: Path, *, measure: bool) -> str:
 
     Args:
         study: what is compared.
-        out: its folder.
+        out: its folder; the files go into :attr:`Study.tables` below it.
         measure: measure GFLOPs and ms of the rows that were not measured yet, some seconds a row.
     """
     if measure:
@@ -143,15 +144,16 @@ def write(study: Study, out: Path, *, measure: bool) -> str:
     costs = cost.kept(study, out)
     rows = table.rows(study, out, cost.numbers(costs))
     text = table.document(study, out, rows, cost.conditions(costs))
+    place = out / study.tables
     sheets = [sheet for sheet in table.sheets(study, out, rows) if sheet]
-    write_text(out / "table.md", text, "table")
-    write_text(out / "table.tex", "\n\n".join("\n".join(latex(sheet)) for sheet in sheets) + "\n", "table")
-    write_text(out / "table.csv", spreadsheets.summary(study, rows), "table")
-    write_text(out / "cells.csv", spreadsheets.cells(study, out), "table")
+    write_text(place / "table.md", text, "table")
+    write_text(place / "table.tex", "\n\n".join("\n".join(latex(sheet)) for sheet in sheets) + "\n", "table")
+    write_text(place / "table.csv", spreadsheets.summary(study, rows), "table")
+    write_text(place / "cells.csv", spreadsheets.cells(study, out), "table")
     if any(row.runs for row in rows):
-        references = table.references(study.cells(), out)
+        references = table.references(study, out)
         try:
-            draw(study.title, rows, table.columns(study, out, rows), references, out / "table.png")
+            draw(study.title, rows, table.columns(study, out, rows), references, place / "table.png")
         except PluginError as error:
             print(f"castssl: {error}", file=sys.stderr)
     return text

@@ -90,16 +90,17 @@ def cell_results(cell: Cell, out: Path) -> dict[str, float] | None:
     every = [step.results(out) for step in cell.steps]
     if None in every:
         return None
-    return {name: value for results in every for name, value in (results or {}).get("trained", {}).items()}
+    return {name: value for results in every for name, value in (results or {}).get(cell.part, {}).items()}
 
 
-def references(cells: Sequence[Cell], out: Path) -> dict[str, dict[str, Spread]]:
+def references(study: Study, out: Path) -> dict[str, dict[str, Spread]]:
     """Results without training, over all finished cells; equal ones have no deviation."""
+    kinds = BASELINES if study.references is None else study.references
     by_kind: dict[str, dict[str, list[float]]] = {}
-    for cell in cells:
+    for cell in study.cells():
         for step in cell.steps:
             for kind, values in (step.results(out) or {}).items():
-                for name, value in values.items() if kind in BASELINES else ():
+                for name, value in values.items() if kind in kinds else ():
                     by_kind.setdefault(kind, {}).setdefault(name, []).append(value)
 
     def of(values: Sequence[float]) -> Spread:
@@ -182,7 +183,7 @@ def sheet(study: Study, out: Path, table_rows: Sequence[Row], names: Sequence[st
         entries = [Entry(text, "bold" if text in best[name] else "") for name, text in texts.items()]
         body.append([*map(Entry, row.values), *entries, Entry(finished)])
     foot = []
-    for kind, values in references(study.cells(), out).items():
+    for kind, values in references(study, out).items():
         if not values.keys() & {*names}:
             continue
         shown = (values[name].shown(name) if name in values else "–" for name in names)

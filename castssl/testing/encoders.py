@@ -102,7 +102,8 @@ def _backward(encoder: Encoder, view: View) -> None:
     encoder.train()
     cls = encoder(view).stages[-1].cls.float()
     draw = torch.Generator().manual_seed(2)
-    (cls * torch.randn(cls.shape, generator=draw)).sum().backward()
+    if any(parameter.requires_grad for parameter in encoder.parameters()):
+        (cls * torch.randn(cls.shape, generator=draw)).sum().backward()
 
 
 def check_conforms(subject: Subject) -> None:

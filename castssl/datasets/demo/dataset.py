@@ -78,6 +78,23 @@ def root(
     return place
 
 
+def root_of(location: str) -> Path:
+    """The folder of the data set with the options ``size=96,surroundings=fixed`` of :func:`root`.
+
+    Raises:
+        DataError: if there is no such option, or it has no such value.
+    """
+    try:
+        pairs = (pair.partition("=") for pair in location.split(",") if pair)
+        read: dict[str, Callable[[str], Any]] = {"surroundings": str}
+        return root(**{key: read.get(key, int)(value) for key, _, value in pairs})
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"cannot make the demo data of {location!r}: {error}; expected demo, or something like"
+            " demo:size=96,per_class=300,seed=0,surroundings=fixed"
+        ) from error
+
+
 class Demo(Folder):
     """The embedded, generated data set, with the options of :func:`root`: ``size=96,surroundings=fixed``."""
 
@@ -86,16 +103,7 @@ class Demo(Folder):
 
     def open(self, location: str, split: str) -> Listing:
         """See :class:`castssl.contracts.DataSet`."""
-        try:
-            pairs = (pair.partition("=") for pair in location.split(",") if pair)
-            read: dict[str, Callable[[str], Any]] = {"surroundings": str}
-            folder = root(**{key: read.get(key, int)(value) for key, _, value in pairs})
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f"cannot make the demo data of {location!r}: {error}; expected demo, or something like"
-                " demo:size=96,per_class=300,seed=0,surroundings=fixed"
-            ) from error
-        return super().open(str(folder), split)
+        return super().open(str(root_of(location)), split)
 
     def example(self, folder: Path) -> str:
         """See :class:`castssl.contracts.DataSet`."""

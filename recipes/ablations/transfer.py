@@ -1,0 +1,181 @@
+"""Dense transfer in small: segment retrieval, then fine-tuning with heads (CAST, Table 3).
+
+    python recipes/ablations/transfer.py --jobs 2
+    python recipes/ablations/transfer.py --jobs 2 --drawings DIR    # of recipes/benchmarks/drawings.py
+
+Nano models of Table 3a are pretrained by MoCo on the demo data, and transferred to the classes of its pixels.
+`new` are encoders with new weights that are fine-tuned in the same way, and `colors:64` is the mean color of
+each superpixel with the same head.  The second command adds drawings on photographs: drawing or photograph at
+each pixel.  All tables share the pretrained encoders, which stay in the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from castssl.ablations.grid import SEED, Cell, Study, add_flags, step
+from castssl.ablations.study import conduct
+from castssl.errors import CastError, ConfigError
+from castssl.shipped import recipe
+from castssl.terminal import ignore_closed_streams
+
+CAST, VIT, COLORS = "nano_seg", "nano_vit_seg", "colors:64"
+MODELS = (CAST, VIT, "nano_vit_superpixels_seg", "nano_vit_pooling_seg")
+SUPERPIXELS = ("--superpixels", "seeds:count=64,bins=5,iterations=4")
+"""Those of the nano CAST, for the encoder of colors, which has none of its own."""
+PARTS = {"pretrained": "trained", "new": "untrained", "none": "mean color"}
+"""What the results of segment retrieval call each kind of weights."""
+MOCO = (
+    *("--image-size", "64", "--eval-size", "128", "--crop-min", "0.2", "--blur", "0.6", "--batch-size", "64"),
+    *("--warmup-epochs", "1", "--lr", "0.008", "--momentum", "0.95", "--hidden", "512", "--out-dim", "128"),
+    *("--workers", "0", "--knn-every", "0"),
+)
+RETRIEVAL = ("--image-size", "64", "--groups", "8", "--workers", "0")
+TRAIN = ("--image-size", "64", "--batch-size", "32", "--eval-every", "0", "--workers", "0")
+QUERIES = "0.001"
+RATES = {"linear": "0.01", "segmenter": "0.1", "fused": "0.03", "queries": QUERIES, "frozen queries": QUERIES}
+"""Each head's learning rate for models of this size."""
+COLUMNS = ("miou", "boundary_f", "boundary_f_pooled", "boundary_f_any", "boundary_iou")
+
+
+DEMO = "demo:surroundings=fixed"
+"""With the default surroundings no head learns the classes of pixels in so few epochs."""
+
+
+class Data(NamedTuple):
+    """Images to pretrain on, and their label maps; ``--data`` of the recipes."""
+
+    images: str
+    maps: str
+    epochs: int
+    """Of pretraining and of each head."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer(Study):
+    """Encoders of MoCo, or new ones, and what follows.
+
+    Args:
+        rows: models and their weights, a key of :data:`PARTS`.
+        head: of :data:`RATES`; "" is retrieval.
+    """
+
+    rows: tuple[tuple[str, str], ...]
+    head: str = ""
+
+    def cells(self) -> list[Cell]:
+        """Each row with each seed."""
+        return [self._of(*row, seed) for row in self.rows for seed in self.grid[SEED]]
+
+    def _of(self, model: str, weights: str, seed: str) -> Cell:
+        assert self.then is not None
+        values, named = {"model": model, "weights": weights, "seed": seed}, {"model": model, "seed": seed}
+        of_images = {"model": CAST if model == COLORS else model, "seed": seed}
+        pretrained = step(self.recipe, of_images, self.flags)
+        if not self.head:
+            after = step(self.then, {"model": of_images["model"], "seed": seed}, self.then_flags, pretrained)
+            return Cell(values, (pretrained, after), PARTS[weights])
+        frozen, name = self.head.split()[:-1], self.head.split()[-1]
+        flags = (*self.then_flags, "--lr", RATES[self.head], *(f"--{word}" for word in frozen))
+        named = {"head": name, **named}
+        if weights == "pretrained":
+            return Cell(values, (pretrained, step(self.then, named, flags, pretrained)))
+        return Cell(values, (step(self.then, named, flags + SUPERPIXELS * (model == COLORS)),))
+
+
+def studies(data: Data, kind: str, seeds: int, flags: list[str]) -> Iterator[Transfer]:
+    """The tables of a data set, ``kind`` in their titles and folders."""
+    epochs = ("--epochs", str(data.epochs))
+
+    def table(head: str, rows: list[tuple[str, str]], seeds: int) -> Transfer:
+        grid = {
+            "model": tuple(dict.fromkeys(model for model, _ in rows)),
+            "weights": tuple(dict.fromkeys(weights for _, weights in rows)),
+            "seed": tuple(map(str, range(seeds))),
+        }
+        return Transfer(
+            title=f"{head.capitalize() + ' head' if head else 'Segment retrieval'}, {kind}",
+            recipe=recipe("moco_in1k"),
+            flags=("--data", data.images, *MOCO, *epochs, *flags),
+            then=recipe("segment" if head else "retrieve_voc"),
+            then_flags=("--data", data.maps, *((*TRAIN, *epochs) if head else RETRIEVAL)),
+            grid=grid,
+            columns=COLUMNS,
+            tables=f"{kind}-{head.replace(' ', '-') or 'retrieval'}",
+            references=("majority", "chance"),
+            rows=tuple(rows),
+            head=head,
+        )
+
+    small = kind != "demo"
+    models = MODELS[:2] if small else MODELS
+    every = [(model, weights) for weights in ("pretrained", "new") for model in models]
+    every.append((COLORS, "none"))
+    if not small:
+        yield table("", every, seeds)
+    yield table("linear", every, seeds)
+    if not small:
+        yield table("segmenter", every[: len(models)], seeds)
+        for head in ("fused", "queries", "frozen queries"):
+            yield table(head, every[:2], 1)
+
+
+def linked(drawings: Path, out: Path) -> Data:
+    """The drawings as pairs of images and label maps, by links in ``out``.
+
+    Raises:
+        ConfigError: if it is no folder of drawings.
+    """
+    for name in ("train", "val", "masks"):
+        if not (drawings / name).is_dir():
+            raise ConfigError(
+                f"--drawings: there is no {drawings / name}; make the set by recipes/benchmarks/drawings.py"
+            )
+    for part, source in (("images", drawings), ("labels", drawings / "masks")):
+        for split in ("train", "val"):
+            link = out / "drawings" / part / split
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.is_symlink():
+                link.symlink_to((source / split).resolve(), target_is_directory=True)
+    return Data(f"folder:{drawings}", f"pairs:{out / 'drawings'}?values=0,255", 32)
+
+
+def main() -> int:
+    """Run all studies, one after the other."""
+    ignore_closed_streams()
+    parser = argparse.ArgumentParser("transfer", description="Retrieval, and segmentation after fine-tuning.")
+    text = f"the demo data set, maybe with options (default: {DEMO})"
+    parser.add_argument("--data", default=DEMO, metavar="demo:OPTIONS", help=text)
+    text = "a folder of recipes/benchmarks/drawings.py, for tables of its own"
+    parser.add_argument("--drawings", type=Path, metavar="DIR", help=text)
+    text = "repetitions of a row, with seeds 0 to N - 1 (default: 3)"
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help=text)
+    add_flags(parser)
+    args = parser.parse_args()
+    args.out = args.out or Path("runs") / "ablations" / "transfer"
+    try:
+        name, _, options = args.data.partition(":")
+        if name != "demo":
+            raise ConfigError(f"--data {args.data}: expected demo, or demo:OPTIONS")
+        demo = Data(args.data, f"demo-maps:{options}" if options else "demo-maps", 8)
+        todo = list(studies(demo, "demo", args.seeds, args.rest))
+        if args.drawings:
+            todo += studies(linked(args.drawings, args.out), "drawings", args.seeds, args.rest)
+        codes = []
+        for study in todo:
+            codes.append(conduct(study, args, "transfer"))
+            if codes[-1] == 130:  # stopped
+                break
+        return max(codes)
+    except CastError as error:
+        print(f"transfer: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
