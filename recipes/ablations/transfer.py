@@ -31,14 +31,16 @@ SUPERPIXELS = ("--superpixels", "seeds:count=64,bins=5,iterations=4")
 PARTS = {"pretrained": "trained", "new": "untrained", "none": "mean color"}
 """What the results of segment retrieval call each kind of weights."""
 MOCO = (
-    *("--image-size", "64", "--eval-size", "128", "--crop-min", "0.2", "--blur", "0.6", "--batch-size", "64"),
+    *("--image-size", "64", "--crop-min", "0.2", "--blur", "0.6", "--batch-size", "64"),
     *("--warmup-epochs", "1", "--lr", "0.008", "--momentum", "0.95", "--hidden", "512", "--out-dim", "128"),
     *("--workers", "0", "--knn-every", "0"),
 )
 RETRIEVAL = ("--image-size", "64", "--groups", "8", "--workers", "0")
 TRAIN = ("--image-size", "64", "--batch-size", "32", "--eval-every", "0", "--workers", "0")
-QUERIES = "0.001"
-RATES = {"linear": "0.01", "segmenter": "0.1", "fused": "0.03", "queries": QUERIES, "frozen queries": QUERIES}
+RATES = {
+    **{"linear": "0.01", "segmenter": "0.03", "fused": "0.03"},
+    **{"queries": "0.001", "frozen queries": "0.001"},
+}
 """Each head's learning rate for models of this size."""
 COLUMNS = ("miou", "boundary_f", "boundary_f_pooled", "boundary_f_any", "boundary_iou")
 

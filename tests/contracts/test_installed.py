@@ -23,7 +23,7 @@ from tests.datasets.tree_layouts import AIRCRAFT, write_aircraft, write_cub, wri
 
 SMALLER = {"moco": "moco:hidden=64,out=16"}
 """The same objective with fewer weights than its default, which take a minute to check."""
-ARCHITECTURES = {"timm": ["timm:test_vit", "timm:test_resnet"]}
+ARCHITECTURES = {"colors": ["colors:16"], "timm": ["timm:test_vit", "timm:test_resnet"]}
 """What to build with encoders that are no encoder by their name alone."""
 PLUGINS = Path(__file__).parents[2].glob("plugins/*/tests/test_*.py")
 TESTED = {

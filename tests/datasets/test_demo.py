@@ -19,7 +19,7 @@ from castssl.datasets.demo.scenes import Stroke
 from castssl.datasets.demo.textures import part_textures
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
-from castssl.errors import ConfigError
+from castssl.errors import ConfigError, DataError
 from tests.forked import Forked
 
 SIZE, EACH = 32, 5
@@ -210,3 +210,25 @@ def test_a_stopped_generation_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 def test_refuses_what_it_cannot_paint(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="demo data set takes"):
         demo.root(**wrong)
+
+
+def test_demo_maps_have_the_class_of_each_pixel(folder: Path) -> None:
+    options = f"size={SIZE},per_class={EACH}"
+    images = {split: open_images(f"demo-maps:{options}", split=split) for split in ("train", "val")}
+    names = ("surroundings", *demo.tree().names[1])
+    files = {split: sorted((folder / "masks" / split).rglob("*.png")) for split in images}
+    for split, opened in images.items():
+        assert isinstance(opened, Images)
+        assert opened.pixel_tree.names == (names,)
+        assert len(opened) == len(files[split])
+        plain = open_images(f"demo:{options}", split=split)
+        assert isinstance(plain, Images)
+        for number in (0, len(opened) // 2, len(opened) - 1):
+            mask = files[split][number]
+            assert np.array_equal(np.asarray(opened[number][0]), np.asarray(plain[number][0]))
+            label = np.where(pixels(mask) > 0, names.index(mask.parent.name), 0)
+            labels = opened.fetch(number, labels=True).labels
+            assert labels is not None
+            assert np.array_equal(labels, label)
+    with pytest.raises(DataError, match="cannot make the demo data"):
+        open_images("demo-maps:side=32")
