@@ -1,8 +1,9 @@
-"""Segment retrieval for real: measured, continued, and refused."""
+"""Segment retrieval for real: measured, continued, on two processes, and refused."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,28 +44,49 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_encoder_new_weights_and_colors_stand_side_by_side(
-    weights: Path, pairs: str, recipe: Runner, tmp_path: Path
-) -> None:
-    """What is measured once is kept."""
-    flags = ["--data", pairs, "--weights", str(weights), *FLAGS]
-    done = recipe("retrieve_voc", *flags, "--out", str(tmp_path / "run"))
+@pytest.fixture(scope="module")
+def measured(
+    weights: Path, pairs: str, recipe: Runner, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """The folder of a run of one process, and what it printed."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    done = recipe("retrieve_voc", "--data", pairs, "--weights", str(weights), *FLAGS, "--out", str(out))
     assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    return out, done.stdout
+
+
+def test_encoder_new_weights_and_colors_stand_side_by_side(measured: tuple[Path, str]) -> None:
+    out, printed = measured
+    results = json.loads((out / "results.json").read_text())
     columns = {"trained", "untrained", "mean color", "bound", "majority", "chance"}
     assert results.keys() == columns
-    assert all(word in done.stdout for word in ("mean color", "bound", "mIoU"))
+    assert all(word in printed for word in ("mean color", "bound", "mIoU"))
     # The squares are of one color each, so that colors find them, up to those that a segment cuts.
     assert results["majority"]["miou"] + 0.2 < results["mean color"]["miou"] <= 1
     assert results["trained"]["miou"] != results["untrained"]["miou"]
 
-    kept = json.loads((tmp_path / "run" / "once.json").read_text())
+
+def test_what_is_measured_once_is_kept(
+    measured: tuple[Path, str], weights: Path, pairs: str, recipe: Runner, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(measured[0], tmp_path / "run"))
+    results, kept = (json.loads((out / name).read_text()) for name in ("results.json", "once.json"))
     del kept["untrained"], kept["mean color"]
-    kept["trained"]["/miou"] = 0.25
-    (tmp_path / "run" / "once.json").write_text(json.dumps(kept))
-    assert recipe("retrieve_voc", *flags, "--out", str(tmp_path / "run")).returncode == 0
-    results["trained"]["miou"] = 0.25
-    assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
+    kept["trained"]["/miou"] = results["trained"]["miou"] = 0.25
+    (out / "once.json").write_text(json.dumps(kept))
+    flags = ["--data", pairs, "--weights", str(weights), *FLAGS, "--out", str(out)]
+    assert recipe("retrieve_voc", *flags).returncode == 0
+    assert json.loads((out / "results.json").read_text()) == results
+
+
+def test_two_processes_have_the_results_of_one(
+    measured: tuple[Path, str], weights: Path, pairs: str, recipe: Runner, tmp_path: Path
+) -> None:
+    """The segments of both processes vote; three held-out images are unequal shares."""
+    flags = ["--data", pairs, "--weights", str(weights), *FLAGS, "--out", str(tmp_path / "run")]
+    done = recipe("retrieve_voc", *flags, processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "run" / "results.json").read_text() == (measured[0] / "results.json").read_text()
 
 
 def test_an_encoder_without_pooling_is_grouped_by_its_tokens(
