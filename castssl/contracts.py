@@ -1,4 +1,4 @@
-"""The five plugin doors.
+"""The six plugin doors.
 
 A Protocol declares both ``forward`` and ``__call__``: ``nn.Module.__call__`` is typed so loosely that
 with ``__call__`` alone a type checker would accept every module.
@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError
 from castssl.labels import LabelTree
+from castssl.segmenter import Segmenter
 from castssl.types import Batch, DenseTokens, Hierarchy, Outcome, Pooled, Tokens, View
 
-Kind = Literal["superpixels", "pooling", "objectives", "datasets", "encoders"]
-KINDS: tuple[Kind, ...] = ("superpixels", "pooling", "objectives", "datasets", "encoders")
 Need = Literal["keys", "received"]
 Target = Literal["none", "path", "multihot", "map"]
 
@@ -384,5 +383,6 @@ BASES: dict[str, type] = {
     "objectives": Objective,
     "datasets": DataSet,
     "encoders": Encoder,
+    "segmenters": Segmenter,
 }
 """The base class of what a factory of each kind returns."""

@@ -2,9 +2,9 @@
 
 A plugin is an entry point of the group ``castssl.<kind>`` in any installed distribution; castssl's own are no
 different.  A factory is called ``factory(**options)`` for superpixels, ``factory(dim, **options)`` for
-poolings, ``factory(encoder, labels, **options)`` for objectives, ``factory()`` for data sets and
-``factory(config)`` for encoders.  Options are written ``"name:key=value,key=value"``.  This module does
-not import torch, and listing imports no plugin.
+poolings, ``factory(encoder, labels, **options)`` for objectives, ``factory()`` for data sets,
+``factory(config)`` for encoders and ``factory(source, **options)`` for segmenters.  Options are written
+``"name:key=value,key=value"``.  This module does not import torch, and listing imports no plugin.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ from castssl.installer import install_plugin, uninstall
 if TYPE_CHECKING:
     from castssl.contracts import DataSet, Encoder, Objective, Pooling, Superpixels
     from castssl.encoder_config import EncoderConfig
+    from castssl.segmenter import Segmenter
 
 Factory = Callable[..., Any]
-Kind = Literal["superpixels", "pooling", "objectives", "datasets", "encoders"]
+Kind = Literal["superpixels", "pooling", "objectives", "datasets", "encoders", "segmenters"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""The doors.  ``castssl.contracts`` names them too, but imports torch."""
+"""The doors.  ``castssl.contracts.BASES`` names them too, but imports torch."""
 
 ARGUMENTS: dict[str, tuple[str, ...]] = {
     "superpixels": (),
@@ -49,6 +50,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "objectives": ("encoder", "labels"),
     "datasets": (),
     "encoders": ("config",),
+    "segmenters": ("source",),
 }
 """What a factory of each kind is called with, before its options."""
 
@@ -135,6 +137,8 @@ def build(kind: Literal["datasets"], spec: str, *args: Any, **options: Any) -> D
 @overload
 def build(kind: Literal["encoders"], spec: str, *args: Any, **options: Any) -> Encoder: ...
 @overload
+def build(kind: Literal["segmenters"], spec: str, *args: Any, **options: Any) -> Segmenter: ...
+@overload
 def build(kind: str, spec: str, *args: Any, **options: Any) -> Any: ...
 def build(kind: str, spec: str, *args: Any, **options: Any) -> Any:
     """Build a plugin from ``"name"`` or ``"name:key=value,key=value"``.
@@ -142,8 +146,8 @@ def build(kind: str, spec: str, *args: Any, **options: Any) -> Any:
     Args:
         kind: one of :data:`KINDS`.
         spec: name and options; values are Python literals, anything else is text.
-        args: what the kind's factories are called with: nothing, ``dim``, ``encoder, labels``, or
-            ``config``, an :class:`castssl.EncoderConfig`.
+        args: what the kind's factories are called with: nothing, ``dim``, ``encoder, labels``,
+            ``config`` (an :class:`castssl.EncoderConfig`), or ``source``, see :func:`build_segmenter`.
         options: further options, as Python values.
 
     Raises:
@@ -166,6 +170,21 @@ def build_superpixels(config: EncoderConfig, spec: str | None = None) -> Superpi
     if config.superpixel_channels:
         superpixels.channels = config.superpixel_channels
     return superpixels
+
+
+def build_segmenter(spec: str) -> Segmenter:
+    """Build a segmenter from ``"NAME"``, ``"NAME:SOURCE"`` or ``"NAME:SOURCE,key=value,..."``.
+
+    SOURCE is all that comes before the first ``key=value``; it may contain colons and commas.
+
+    Raises:
+        ConfigError, UnknownPlugin, AmbiguousPlugin, BrokenPlugin, ContractError: as :func:`build` does.
+        DataError: if the source cannot be read.
+    """
+    name, _, rest = spec.partition(":")
+    parts = list(_split(rest))
+    first = next((at for at, part in enumerate(parts) if re.match(r"\s*[A-Za-z_]\w*=", part)), len(parts))
+    return build("segmenters", f"{name}:{','.join(parts[first:])}", ",".join(parts[:first]))
 
 
 def bind(

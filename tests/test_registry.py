@@ -38,7 +38,6 @@ def named(kind: str) -> dict[str, registry.Entry]:
 
 
 def test_kinds_are_those_of_the_contracts() -> None:
-    assert registry.KINDS == contracts.KINDS
     assert set(registry.ARGUMENTS) == set(contracts.BASES) == set(registry.KINDS)
 
 
@@ -191,6 +190,24 @@ def test_a_value_that_the_factory_refuses_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match=r"(?s)multiple of heads.*it accepts heads") as caught:
         registry.build("pooling", "graph:heads=5", 12)
     assert isinstance(caught.value.__cause__, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("cast:hf:USER/NAME", ("cast:", "hf:USER/NAME")),
+        ("maps:/data/a, b/maps=2", ("maps:", "/data/a, b/maps=2")),
+        ("kmeans:runs/x,sizes=(4,2),image_size=64", ("kmeans:sizes=(4,2),image_size=64", "runs/x")),
+        ("merge:by=color", ("merge:by=color", "")),
+        ("merge", ("merge:", "")),
+    ],
+)
+def test_the_source_of_a_segmenter_ends_at_the_first_option(
+    spec: str, expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "build", lambda *arguments: arguments)
+    arguments: object = registry.build_segmenter(spec)
+    assert arguments == ("segmenters", *expected)
 
 
 def test_what_does_not_inherit_from_the_base_class_is_refused(installed: Path) -> None:

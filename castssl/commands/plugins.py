@@ -58,7 +58,7 @@ def _check(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     # Before the checks: what does not import, or fit, is one error and not one per check.
-    no_options = args.kind in ("datasets", "encoders")
+    no_options = args.kind in ("datasets", "encoders", "segmenters")
     registry.bind(args.kind, args.name.partition(":")[0] if no_options else args.name)
     console = Console()
     with console.status("importing torch"):

@@ -1,4 +1,4 @@
-"""The contract checks of the four doors, for castssl's own plugins and for yours.
+"""The contract checks of the six doors, for castssl's own plugins and for yours.
 
 ``from castssl.testing import pooling, parametrize``; each room's module holds ``checks``, a list of functions
 ``check_xxx(subject)``, and :func:`parametrize` turns them into pytest cases.
@@ -14,10 +14,21 @@ if TYPE_CHECKING:
     from castssl.testing import encoders as encoders
     from castssl.testing import objectives as objectives
     from castssl.testing import pooling as pooling
+    from castssl.testing import segmenters as segmenters
     from castssl.testing import superpixels as superpixels
     from castssl.testing.claims import Check, Subject, parametrize
 
-__all__ = ["Check", "Subject", "datasets", "encoders", "objectives", "parametrize", "pooling", "superpixels"]
+__all__ = [
+    "Check",
+    "Subject",
+    "datasets",
+    "encoders",
+    "objectives",
+    "parametrize",
+    "pooling",
+    "segmenters",
+    "superpixels",
+]
 _HOMES = {"Check": "claims", "Subject": "claims", "parametrize": "claims"}
 
 

@@ -16,12 +16,21 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castssl.contracts import Encoder, LabelMaps, Model, Objective, Pooling, Superpixels, Target
+from castssl.contracts import (
+    Encoder,
+    LabelMaps,
+    Model,
+    Objective,
+    Pooling,
+    Superpixels,
+    Target,
+)
 from castssl.datasets import DataError, DataSet, Files, Item, Listing, NoSplit, Turn, Unreadable, read_text
 from castssl.encoder_config import EncoderConfig
 from castssl.labels import LabelTree
 from castssl.objectives.segmentation import masked_cross_entropy
 from castssl.pooling.arithmetic import check_size, gather, weighted_mean
+from castssl.segmenter import Segmenter, check_image, consecutive
 from castssl.superpixels.per_image import per_image
 from castssl.testing.samples import SampleEncoder
 from castssl.tokens.inputs import check_view
@@ -118,7 +127,7 @@ class Classifier(Objective):
         return {"finest": self.model.head(self.read(view))}
 
 
-class Segmenter(Objective):
+class PixelClassifier(Objective):
     """Objective: a head names the class of each finest token, and so of its pixels."""
 
     target: Target = "map"
@@ -263,3 +272,20 @@ class Pairs(SampleEncoder):
     def forward(self, view: View) -> Hierarchy:
         check_view(view)
         return super().forward(view)
+
+
+class Tones(Segmenter):
+    """Segmenter: eight bands of brightness, then four, then two."""
+
+    nested = True
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def __call__(self, image: NDArray[np.uint8], name: str = "") -> NDArray[np.int32]:
+        check_image(image)
+        return consecutive(self.bands(image))
+
+    def bands(self, image: NDArray[np.uint8]) -> NDArray[np.int64]:
+        brightness = image.mean(2).astype(np.int64)
+        return np.stack([brightness >> bits for bits in (5, 6, 7)])

@@ -15,7 +15,7 @@ from castssl.labels import LabelTree
 from castssl.testing import objectives as room
 from castssl.testing.claims import Check, Subject
 from castssl.types import Batch, Outcome, View
-from tests.contracts.healthy import Classifier, Segmenter
+from tests.contracts.healthy import Classifier, PixelClassifier
 
 
 class CopiesEncoder(Classifier):
@@ -192,29 +192,29 @@ class AverageByRank(Classifier):
                 slow.add_(self.seen)
 
 
-class TakesAnyMap(Segmenter):
+class TakesAnyMap(PixelClassifier):
     def forward(self, batch: Batch) -> Outcome:
         return super().forward(batch._replace(target=batch.target.long()))
 
 
-class TakesPaths(Segmenter):
+class TakesPaths(PixelClassifier):
     def forward(self, batch: Batch) -> Outcome:
         if batch.target.dim() == 2:
             batch = batch._replace(target=batch.target[..., None].expand(-1, *batch.views[0].image.shape[2:]))
         return super().forward(batch)
 
 
-class UnknownIsFirstClass(Segmenter):
+class UnknownIsFirstClass(PixelClassifier):
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         return super().loss(logits, target.clamp(min=0))
 
 
-class PullsWithoutLabels(Segmenter):
+class PullsWithoutLabels(PixelClassifier):
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         return super().loss(logits, target) + logits.float().mean() - logits.detach().float().mean()
 
 
-class PredictsImages(Segmenter):
+class PredictsImages(PixelClassifier):
     def predict(self, view: View) -> Mapping[str, Tensor]:
         logits = super().predict(view)["pixels"]
         return {"pixels": logits if self.training else logits.mean((2, 3))}

@@ -17,7 +17,17 @@ from castssl import registry
 from castssl.contracts import Encoder
 from castssl.datasets.taxonomies import breeds
 from castssl.encoder_config import EncoderConfig
-from castssl.testing import Check, Subject, datasets, encoders, objectives, parametrize, pooling, superpixels
+from castssl.testing import (
+    Check,
+    Subject,
+    datasets,
+    encoders,
+    objectives,
+    parametrize,
+    pooling,
+    segmenters,
+    superpixels,
+)
 from tests.datasets.image_files import write
 from tests.datasets.tree_layouts import AIRCRAFT, write_aircraft, write_cub, write_imagenet, write_inat
 
@@ -132,9 +142,18 @@ def test_encoders(check: Check, subject: Subject) -> None:
     check(subject)
 
 
+MERGED = [f"merge:by={kind}" for kind in ("color+place", "neighbors", "random")]
+
+
+@parametrize(segmenters.checks, [*installed("segmenters"), *MERGED])
+def test_segmenters(check: Check, subject: Subject) -> None:
+    check(subject)
+
+
 def test_the_built_ins_are_among_them() -> None:
     assert {"folder", "tree", "wds", "demo"} <= set(installed("datasets"))
     assert {"grid", "seeds"} <= set(installed("superpixels"))
     assert {"graph", "random"} <= set(installed("pooling"))
     assert SMALLER["moco"] in installed("objectives")
     assert "timm:test_vit" in BUILT
+    assert {"merge"} <= set(installed("segmenters"))

@@ -12,13 +12,24 @@ import pytest
 
 import castssl.datasets
 from castssl.errors import ContractError
-from castssl.testing import Check, Subject, datasets, encoders, objectives, parametrize, pooling, superpixels
+from castssl.testing import (
+    Check,
+    Subject,
+    datasets,
+    encoders,
+    objectives,
+    parametrize,
+    pooling,
+    segmenters,
+    superpixels,
+)
 from tests.contracts import (
     healthy,
     mutants_datasets,
     mutants_encoders,
     mutants_objectives,
     mutants_pooling,
+    mutants_segmenters,
     mutants_superpixels,
 )
 
@@ -28,6 +39,7 @@ ROOMS = [
     (objectives, mutants_objectives),
     (datasets, mutants_datasets),
     (encoders, mutants_encoders),
+    (segmenters, mutants_segmenters),
 ]
 
 
@@ -62,7 +74,7 @@ def test_a_healthy_pooling_passes(check: Check, subject: Subject) -> None:
     check(subject)
 
 
-@parametrize(objectives.checks, [healthy.Classifier, healthy.Segmenter])
+@parametrize(objectives.checks, [healthy.Classifier, healthy.PixelClassifier])
 def test_a_healthy_objective_passes(check: Check, subject: Subject) -> None:
     check(subject)
 
@@ -83,4 +95,9 @@ def test_the_example_in_the_contract_of_data_sets_passes(check: Check) -> None:
 
 @parametrize(encoders.checks, [healthy.Pairs])
 def test_a_healthy_encoder_passes(check: Check, subject: Subject) -> None:
+    check(subject)
+
+
+@parametrize(segmenters.checks, [healthy.Tones])
+def test_a_healthy_segmenter_passes(check: Check, subject: Subject) -> None:
     check(subject)

@@ -17,12 +17,12 @@ from tests.house import source
 
 GROUND = [
     *("errors", "files", "installer", "terminal", "system_errors", "devices", "labels", "types"),
-    *("encoder_config", "contracts"),
+    *("encoder_config", "segmenter", "contracts"),
     *("superpixel_labels", "modes", "distributed"),
     *("registry", "shipped", "fields", "config"),
 ]
 """The ground floor, in order: each room imports only from rooms to its left."""
-TOP = ["inference", "ablations", "commands", "cli", "__main__", "__init__"]
+TOP = ["inference", "segmenters", "ablations", "commands", "cli", "__main__", "__init__"]
 """The top floor, in order as the ground floor."""
 FLOORS = [
     set(GROUND),
@@ -42,6 +42,7 @@ MODULES_OF_PLUGINS = (
         "castssl.installer",
         "castssl.distributed",
         "castssl.labels",
+        "castssl.segmenter",
     ),
     *("castssl.testing", "castssl.types", "castssl.tokens.inputs", "castssl.tokens.segments"),
     "castssl.superpixels.per_image",

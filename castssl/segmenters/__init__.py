@@ -1,0 +1,1 @@
+"""The built-in segmenters: an image to label maps, fine to coarse."""
