@@ -38,7 +38,7 @@ MOCO = (
 RETRIEVAL = ("--image-size", "64", "--groups", "8", "--workers", "0")
 TRAIN = ("--image-size", "64", "--batch-size", "32", "--eval-every", "0", "--workers", "0")
 RATES = {
-    **{"linear": "0.01", "segmenter": "0.03", "fused": "0.03"},
+    **{"linear": "0.01", "segmenter": "0.01", "fused": "0.03"},
     **{"queries": "0.001", "frozen queries": "0.001"},
 }
 """Each head's learning rate for models of this size."""
