@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from castssl import distributed
+from castssl.contracts import Encoder
+from castssl.types import Hierarchy, View
 
 Device = torch.device | str
 Read_co = TypeVar("Read_co", covariant=True)
@@ -99,6 +101,13 @@ def blocks(rows: int, cells: int) -> Iterator[slice]:
     """Slices over ``rows``, so many at a time that rows x ``cells`` stay within :data:`CELLS`."""
     step = max(1, CELLS // cells)
     return (slice(start, start + step) for start in range(0, rows, step))
+
+
+def segment_with_feature(encoder: Encoder, view: View) -> tuple[Hierarchy, Tensor]:
+    """The hierarchy of all stages, and the class token of the last stage that has one: float (B, D)."""
+    hierarchy = encoder.segment(view)
+    stages = (encoder(view) if encoder.config.fused else hierarchy).stages
+    return hierarchy, stages[encoder.stages_with_cls - 1].cls[:, 0]
 
 
 def unit(rows: Tensor, device: Device | None) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from castssl.contracts import Encoder
 from castssl.data.normalize import to_views
 from castssl.data.views import CenterView
+from castssl.evaluation.features import segment_with_feature
 from castssl.inference.photos import Photo, read_photo
 from castssl.modes import evaluating, kept_random_state
 from castssl.registry import build_superpixels
@@ -35,10 +36,10 @@ class Features(NamedTuple):
 def read_features(encoder: Encoder, view: View) -> Features:
     """The features of a batch that the encoder reads as it stands, without a gradient."""
     with evaluating(encoder), torch.no_grad():
-        stages = encoder.segment(view).stages
-        last = (encoder(view).stages if encoder.config.fused else stages)[encoder.stages_with_cls - 1]
+        hierarchy, feature = segment_with_feature(encoder, view)
+    stages = hierarchy.stages
     return Features(
-        last.cls[:, 0].float().cpu(),
+        feature.float().cpu(),
         tuple(tokens.x.float().cpu() for tokens in stages),
         tuple(tokens.mass.float().cpu() for tokens in stages),
     )
