@@ -84,7 +84,7 @@ class SegmentModel(Model):
         x = tokens.x[..., -encoder.dim :]
         x = self.projector(x.flatten(0, 1)).unflatten(0, x.shape[:2]).float()
         if hierarchy is None:
-            return _grouped(x, tokens, self.groups, self.seed)
+            return group_tokens(x, tokens, self.groups, self.seed)
         return _segments(x, tokens, hierarchy.parents(-1), hierarchy.stages[-1].x.shape[1])
 
 
@@ -107,14 +107,23 @@ class ColorModel(Model):
         """The segments of normalized images with at most ``sizes[0]`` superpixels."""
         means, mass = segment_mean(view.image.float(), view.segments, sizes[0])
         x = torch.cat([means, torch.ones_like(means[..., :1])], -1)
-        return _grouped(x, DenseTokens(x, mass, view.segments), self.groups, self.seed)
+        return group_tokens(x, DenseTokens(x, mass, view.segments), self.groups, self.seed)
 
 
-def _grouped(x: Tensor, tokens: DenseTokens, groups: int, seed: int) -> Segments:
-    """Tokens grouped by the direction of their features (B, N, E).
+def group_tokens(
+    x: Tensor, tokens: DenseTokens, groups: int, seed: int, size: tuple[int, int] | None = None
+) -> Segments:
+    """Segments by spherical K-means of features.
 
     For tokens on a grid a pixel joins the group that is nearest to its bilinear interpolation of features: a
     cosine is linear in these, up to their length, so that scores are interpolated in their place.
+
+    Args:
+        x: float (B, N, E), a feature for each token.
+        tokens: where they lie.
+        groups: K.
+        seed: of K-means.
+        size: height and width of the labels of tokens on a grid; None for those of the tokens' label map.
     """
     clusters = spherical_kmeans(x, tokens.mass > 0, groups, weight=areas(tokens), seed=seed)
     if tokens.grid is None:
@@ -122,7 +131,7 @@ def _grouped(x: Tensor, tokens: DenseTokens, groups: int, seed: int) -> Segments
     scores = x @ clusters.centers.to(x.dtype).transpose(1, 2)
     least = scores.amin((1, 2), keepdim=True) - 1
     scores = torch.where(clusters.mass[:, None] > 0, scores, least)
-    size = (tokens.labels.shape[1], tokens.labels.shape[2])
+    size = size or (tokens.labels.shape[1], tokens.labels.shape[2])
     return Segments(clusters.centers.float(), paint(scores, tokens, size).argmax(1))
 
 

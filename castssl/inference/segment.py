@@ -24,7 +24,7 @@ from castssl.models.sizes import sizes_for
 from castssl.modes import evaluating, kept_random_state
 from castssl.registry import build_superpixels
 from castssl.superpixel_labels import partition, three_channels
-from castssl.types import Batch, Hierarchy, RawView
+from castssl.types import Batch, Hierarchy, RawView, View
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -60,11 +60,7 @@ class Segmentation:
         """
         self._check(stage)
         small = self.hierarchy.labels(stage % len(self))[0].cpu()
-        y, x = (
-            torch.arange(full) * part // full
-            for full, part in zip((self.image.height, self.image.width), small.shape, strict=True)
-        )
-        return small[y[:, None], x]
+        return resize_labels(small, self.image.height, self.image.width)
 
     def features(self, stage: int) -> Tensor:
         """One feature a segment: float (K, D) on the encoder's device; K is the stage's token budget."""
@@ -93,6 +89,14 @@ class Segmentation:
     def __repr__(self) -> str:
         sizes = ", ".join(str(tokens.x.shape[1]) for tokens in self.hierarchy.stages)
         return f"Segmentation({self.image.width} x {self.image.height} pixels; {sizes} segments)"
+
+
+def resize_labels(labels: Tensor, height: int, width: int) -> Tensor:
+    """A label map (h, w) at another size: each pixel has the label of the one that it lies in."""
+    y, x = (
+        torch.arange(full) * part // full for full, part in zip((height, width), labels.shape, strict=True)
+    )
+    return labels[y[:, None], x]
 
 
 class _Options(TypedDict, total=False):
@@ -180,6 +184,27 @@ def _segment(
     sizes: Sequence[int] | None,
     image_size: int | None,
 ) -> Segmentation:
+    place = next(iter(encoder.parameters())).device
+    with evaluating(encoder), torch.no_grad(), kept_random_state(place):
+        seen, view, sizes = prepare(photo, encoder, backend, sizes, image_size)
+        hierarchy = encoder.segment(view, sizes)
+    picture, channels = to_rgb_image(photo, backend.channels), backend.channels
+    return Segmentation(picture, three_channels(seen, channels), hierarchy)
+
+
+def prepare(
+    photo: Image.Image,
+    encoder: Encoder,
+    backend: Superpixels,
+    sizes: Sequence[int] | None = None,
+    image_size: int | None = None,
+) -> tuple[Tensor, View, Sequence[int] | None]:
+    """An image as an encoder takes it; the arguments are those of :func:`segment`.
+
+    Returns:
+        The encoder's input before it is normalized, uint8 (C, h, w); the view of it, a batch of one on the
+        encoder's device; and token budgets with room for the superpixels, None for the encoder's own.
+    """
     seen = to_uint8(_shrink(photo, encoder, image_size))[None]
     if encoder.uses_superpixels:
         capacity = backend.capacity(*seen.shape[-2:])
@@ -187,12 +212,7 @@ def _segment(
     worker = backend.runs_on == "worker"
     segments = partition(backend, seen) if worker else torch.empty(1, 0, 0, dtype=torch.int32)
     raw = Batch([RawView(seen, segments)], torch.empty(1, 0, dtype=torch.int64))
-    place = next(iter(encoder.parameters())).device
-    with evaluating(encoder), torch.no_grad(), kept_random_state(place):
-        view = to_views(raw, backend, place).views[0]
-        hierarchy = encoder.segment(view, sizes)
-    picture, channels = to_rgb_image(photo, backend.channels), backend.channels
-    return Segmentation(picture, three_channels(seen[0], channels), hierarchy)
+    return seen[0], to_views(raw, backend, next(iter(encoder.parameters())).device).views[0], sizes
 
 
 def _shrink(photo: Image.Image, encoder: Encoder, side: int | None) -> Image.Image:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from castssl.contracts import Encoder
-from castssl.encoder_config import BY_HAND, EncoderConfig, plugin_config
+from castssl.encoder_config import BY_HAND, MEAN, STD, EncoderConfig, plugin_config
 from castssl.errors import ConfigError
 from castssl.tokens.inputs import check_image
 from castssl.types import DenseTokens, Hierarchy, Tokens, View
@@ -51,6 +51,8 @@ class TimmEncoder(Encoder):
         name: a timm model name, such as ``swin_tiny_patch4_window7_224``.
         image_size: side in pixels.
         drop_path: stochastic depth rate.
+        pretrained: with timm's weights, which are downloaded once; the encoder then converts views to the
+            mean and standard deviation of these weights.
         stages: into how many stages the blocks of a ViT with a class token are parted, as equally as they
             can be: 4 stages of 12 blocks end after blocks 3, 6, 9 and 12 (of 11: the last has 2).  Only the
             last one's tokens are normed.
@@ -62,12 +64,21 @@ class TimmEncoder(Encoder):
 
     uses_superpixels = False
 
-    def __init__(self, name: str, *, image_size: int = 224, drop_path: float = 0.0, stages: int = 1) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        image_size: int = 224,
+        drop_path: float = 0.0,
+        stages: int = 1,
+        pretrained: bool = False,
+    ) -> None:
         super().__init__()
         if not timm.is_model(name):
             near = ", ".join(timm.list_models(f"*{name.split('_', 1)[0]}*")[:8]) or "none"
             raise ValueError(f"timm knows no model {name!r}; names that look alike: {near}")
-        self.network = _create(name, image_size, drop_path)
+        self.network = _create(name, image_size, drop_path, pretrained)
+        self.conversion = _conversion(self.network) if pretrained else None
         self.ends = _ends(name, self.network, stages)
         self.network.eval()
         with torch.no_grad():
@@ -128,6 +139,9 @@ class TimmEncoder(Encoder):
         """
         network: Any = self.network
         earlier = []
+        if self.conversion is not None:
+            factor, shift = (values.to(image) for values in self.conversion)
+            image = image * factor + shift
         if self.ends:
             last = [end - 1 for end in self.ends]
             features, between = network.forward_intermediates(
@@ -174,13 +188,23 @@ def from_config(config: EncoderConfig) -> TimmEncoder:
     return encoder
 
 
-def _create(name: str, image_size: int, drop_path: float) -> nn.Module:
-    rates: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
+def _create(name: str, image_size: int, drop_path: float, pretrained: bool) -> nn.Module:
+    options: dict[str, Any] = {"num_classes": 0, "pretrained": pretrained}
+    options |= {"drop_path_rate": drop_path} if drop_path else {}
     try:
-        network: nn.Module = timm.create_model(name, num_classes=0, img_size=image_size, **rates)
+        network: nn.Module = timm.create_model(name, img_size=image_size, **options)
     except TypeError:  # convolutional networks take no img_size
-        network = timm.create_model(name, num_classes=0, **rates)
+        network = timm.create_model(name, **options)
     return network
+
+
+def _conversion(network: Any) -> tuple[Tensor, Tensor]:
+    """Factor and shift, each (3, 1, 1), from views to images as the downloaded weights were trained with."""
+    about = network.pretrained_cfg
+    mean, std, own_mean, own_std = (
+        torch.tensor(values)[:, None, None] for values in (MEAN, STD, about["mean"], about["std"])
+    )
+    return std / own_std, (mean - own_mean) / own_std
 
 
 def _ends(name: str, network: nn.Module, stages: int) -> list[int]:

@@ -16,15 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castssl.contracts import (
-    Encoder,
-    LabelMaps,
-    Model,
-    Objective,
-    Pooling,
-    Superpixels,
-    Target,
-)
+from castssl.contracts import Encoder, LabelMaps, Model, Objective, Pooling, Superpixels, Target
 from castssl.datasets import DataError, DataSet, Files, Item, Listing, NoSplit, Turn, Unreadable, read_text
 from castssl.encoder_config import EncoderConfig
 from castssl.labels import LabelTree

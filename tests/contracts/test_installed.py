@@ -14,6 +14,7 @@ import pytest
 
 import castssl
 from castssl import registry
+from castssl.checkpoints.native import save_encoder
 from castssl.contracts import Encoder
 from castssl.datasets.taxonomies import breeds
 from castssl.encoder_config import EncoderConfig
@@ -145,9 +146,22 @@ def test_encoders(check: Check, subject: Subject) -> None:
 MERGED = [f"merge:by={kind}" for kind in ("color+place", "neighbors", "random")]
 
 
-@parametrize(segmenters.checks, [*installed("segmenters"), *MERGED])
-def test_segmenters(check: Check, subject: Subject) -> None:
-    check(subject)
+SMALL = "sizes=(6,4,2),image_size=32"
+RANDOM = f"kmeans:timm:test_vit,pretrained=false,{SMALL}"
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the segmenters read that need a source, with options."""
+    folder = tmp_path_factory.mktemp("sources")
+    encoder = castssl.create("nano", image_size=32)
+    save_encoder(encoder, folder / "encoder.safetensors")
+    return {"cast": f":{folder},image_size=32", "kmeans": f":{folder},{SMALL}"}
+
+
+@parametrize(segmenters.checks, [*installed("segmenters"), *MERGED, RANDOM])
+def test_segmenters(check: Check, subject: Subject, sources: dict[str, str]) -> None:
+    check(f"{subject}{sources.get(str(subject), '')}")
 
 
 def test_the_built_ins_are_among_them() -> None:
@@ -156,4 +170,4 @@ def test_the_built_ins_are_among_them() -> None:
     assert {"graph", "random"} <= set(installed("pooling"))
     assert SMALLER["moco"] in installed("objectives")
     assert "timm:test_vit" in BUILT
-    assert {"merge"} <= set(installed("segmenters"))
+    assert {"cast", "kmeans", "merge"} <= set(installed("segmenters"))

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from castssl.checkpoints import load_encoder
 from castssl.checkpoints.native import save_encoder
+from castssl.data.normalize import normalize
 from castssl.errors import ConfigError
 from castssl.labels import LabelTree
 from castssl.models.create import create
@@ -28,6 +29,28 @@ TREE = LabelTree((2, 3, 5), ((0, 0, 1), (0, 0, 1, 1, 2)))
 def made(stages: int, name: str = VIT) -> TimmEncoder:
     torch.manual_seed(0)
     return TimmEncoder(name, image_size=SIDE, stages=stages).eval()
+
+
+def test_downloaded_weights_read_images_as_they_were_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Views are normalized with ImageNet's constants, and many weights of timm with others."""
+    random = timm.create_model
+
+    def downloaded(name: str, *, pretrained: bool, **options: Any) -> Any:
+        network: Any = random(name, **options)
+        network.pretrained_cfg = {**network.pretrained_cfg, "mean": (0.5, 0.4, 0.3), "std": (0.3, 0.2, 0.1)}
+        assert pretrained
+        return network
+
+    monkeypatch.setattr(timm, "create_model", downloaded)
+    encoder = TimmEncoder(VIT, image_size=SIDE, pretrained=True).eval()
+    pixels = torch.randint(256, (2, 3, SIDE, SIDE), dtype=torch.uint8)
+    own = (pixels / 255 - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / torch.tensor([0.3, 0.2, 0.1])[
+        :, None, None
+    ]
+    with torch.no_grad():
+        found = encoder.dense(View(normalize(pixels), torch.zeros(2, 0, 0, dtype=torch.int32)))
+        expected = cast(Any, encoder.network).forward_features(own)[:, 1:]
+    torch.testing.assert_close(found.x, expected, atol=1e-4, rtol=1e-4)
 
 
 def view(batch: int = 2) -> View:
