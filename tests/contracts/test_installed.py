@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import castssl
@@ -156,7 +157,11 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("sources")
     encoder = castssl.create("nano", image_size=32)
     save_encoder(encoder, folder / "encoder.safetensors")
-    return {"cast": f":{folder},image_size=32", "kmeans": f":{folder},{SMALL}"}
+    for name, image in segmenters.images().items():
+        np.save(
+            (folder / name).with_suffix(".npy"), np.stack([image.mean(2).astype(int) // n for n in (16, 64)])
+        )
+    return {"cast": f":{folder},image_size=32", "kmeans": f":{folder},{SMALL}", "maps": f":{folder}"}
 
 
 @parametrize(segmenters.checks, [*installed("segmenters"), *MERGED, RANDOM])
@@ -170,4 +175,4 @@ def test_the_built_ins_are_among_them() -> None:
     assert {"graph", "random"} <= set(installed("pooling"))
     assert SMALLER["moco"] in installed("objectives")
     assert "timm:test_vit" in BUILT
-    assert {"cast", "kmeans", "merge"} <= set(installed("segmenters"))
+    assert {"cast", "kmeans", "maps", "merge"} <= set(installed("segmenters"))
