@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from castssl.checkpoints.segmenter import save_segmenter
 from castssl.checkpoints.transfer import transfer
 from castssl.config import FREE, GROWS, launch
+from castssl.contracts import Encoder
 from castssl.data.dense_views import RandomDenseView, WholeView
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
@@ -33,7 +34,7 @@ from castssl.registry import build_superpixels
 from castssl.training import FirstBatch, build_optimizer, check_batch, fits, set_rate, start
 from castssl.training.configs import TransferConfig
 from castssl.training.logging import best
-from castssl.training.optim import RateMultiples
+from castssl.training.optim import TABLES, RateMultiples
 from castssl.training.presets import SEGMENT
 from castssl.training.schedule import poly
 
@@ -81,6 +82,13 @@ class Config(TransferConfig):
         ]
 
 
+def freeze_tables(encoder: Encoder) -> None:
+    """Keep the class token and the positions as they are; the released code trains neither."""
+    for name, parameter in encoder.named_parameters():
+        if name.rpartition(".")[2] in TABLES:
+            parameter.requires_grad_(False)
+
+
 def make_optimizer(cfg: Config, objective: Segmentation) -> Optimizer:
     """The released code's SGD, whose momentum holds the learning rate, with a rate for each group."""
     options: dict[str, Any] = {"name": "sgd-caffe", "decay": "no-biases", "multiples": MULTIPLES}
@@ -92,6 +100,7 @@ def main(cfg: Config) -> None:
     run, accelerator = start(cfg)
     device = accelerator.device
     encoder = transfer(cfg.weights or None, cfg.model, **cfg.transfer())
+    freeze_tables(encoder)
     images, held_out = cfg.images(streams=False, channels=encoder.config.channels)
     indexable = indexed(images)
     tree, maps = indexable.pixel_tree, indexable.maps

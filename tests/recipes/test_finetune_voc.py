@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import castssl
+from castssl.checkpoints import load_encoder
 from castssl.checkpoints.native import save_encoder
 from castssl.checkpoints.segmenter import load_segmenter
 from castssl.datasets.open import open_images
@@ -57,6 +58,14 @@ def test_steps_count_and_the_schedule_spans_them(unbroken: Path) -> None:
     optimizer = state(unbroken)["optimizer"]
     groups = {(group["initial_lr"], group["weight_decay"]) for group in optimizer["param_groups"]}
     assert groups == {(3e-3, 1e-4), (6e-3, 0.0), (3e-2, 1e-4), (6e-2, 0.0)}
+
+
+def test_class_token_and_positions_are_those_of_the_weights(unbroken: Path, weights: Path) -> None:
+    """The other parameters are trained, but those of the last pooling and the last norm, which none reads."""
+    before, after = load_encoder(weights), state(unbroken)["module"]
+    read = [part for part in before.named_parameters() if not part[0].startswith(("poolings.2.", "norm."))]
+    kept = {name for name, value in read if torch.equal(value, after[f"model.encoder.{name}"])}
+    assert kept == {"cls_token", "positions"}
 
 
 def test_a_stopped_run_goes_on_exactly(
