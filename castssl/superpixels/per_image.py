@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -46,11 +47,11 @@ def per_image(partition: Partition) -> Callable[[Tensor], Tensor]:
     def batched(images: Tensor) -> Tensor:
         check(images)
         batch, _, height, width = images.shape
-        # numpy and not torch moves the pixels: in a worker, nothing may start a thread
+        # not by torch: in a worker, nothing may start a thread
         pixels = images.detach().cpu().numpy()
         segments = np.empty((batch, height, width), np.int32)
         for row in range(batch):
-            labels = np.asarray(partition(np.array(pixels[row].transpose(1, 2, 0), order="C")))
+            labels = np.asarray(partition(np.asarray(cv2.merge(list(pixels[row])), np.uint8)))
             if labels.shape != (height, width) or not np.issubdtype(labels.dtype, np.integer):
                 raise ContractError(
                     f"a partition must return integers of shape {(height, width)}, got {labels.dtype} of"

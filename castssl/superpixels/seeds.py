@@ -187,9 +187,8 @@ def _grid(height: int, width: int, rows: int, columns: int) -> NDArray[np.int32]
 
 
 def _enlarge(labels: NDArray[np.int32], height: int, width: int) -> NDArray[np.int32]:
-    y = np.arange(height) * labels.shape[0] // height
-    x = np.arange(width) * labels.shape[1] // width
-    return np.asarray(labels[y[:, None], x])
+    wide = labels.take(np.arange(width) * labels.shape[1] // width, 1)
+    return np.asarray(wide.take(np.arange(height) * labels.shape[0] // height, 0))
 
 
 def _table(mode: Mode) -> NDArray[np.uint8] | None:

@@ -57,9 +57,10 @@ def test_exchange_leaves_a_flat_image_and_its_input_alone() -> None:
 def test_explains_more_than_the_paper_s_setting(views: Tensor, half: bool) -> None:
     views = views[..., ::2, ::2] if half else views
     paper = explained_variation(Seeds()(views), views)
-    assert explained_variation(SeedsFast()(views), views).mean() > paper.mean() + 0.01
+    assert explained_variation(SeedsFast()(views), views).mean() > paper.mean() + 0.03
     # which neither few sweeps nor half the size alone would do
-    assert explained_variation(Seeds(bins=7, iterations=4, scale=0.5)(views), views).mean() < paper.mean()
+    bare = Seeds(bins=4, iterations=1, scale=0.5, prior=0)
+    assert explained_variation(bare(views), views).mean() < paper.mean()
 
 
 @settings(max_examples=40, deadline=None)
@@ -73,4 +74,4 @@ def test_labels_stay_below_capacity_at_any_size(height: int, width: int, count: 
 
 
 def test_says_what_it_is() -> None:
-    assert repr(SeedsFast(64)) == "SeedsFast(count=64, bins=7, iterations=4, scale=0.5, mode='moco', prior=1)"
+    assert repr(SeedsFast(64)) == "SeedsFast(count=64, bins=4, iterations=1, scale=0.5, mode='moco', prior=0)"
