@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from castssl.ablations.table import Row, Spread
-from castssl.errors import PluginError
 from castssl.evaluation.report import metric
 from castssl.files import atomic_write
-from castssl.installer import install
+from castssl.visualization.plots import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -59,17 +58,11 @@ def draw(
     Raises:
         PluginError: if matplotlib is not installed; with the command.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise PluginError(f"a study's chart needs matplotlib: {install('matplotlib')}") from error
     labels = [row.label for row in table_rows]
     across = max(1, min(PANELS, len(names)))
     down = max(1, ceil(len(names) / across))
     width = min(WIDEST / DPI, 1.5 + 0.08 * max(map(len, labels)) + 3.4 * across)
-    figure = Figure(figsize=(width, down * (1 + 0.32 * len(table_rows)) + 0.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, down * (1 + 0.32 * len(table_rows)) + 0.8)
     axes = figure.subplots(down, across, sharey=True, squeeze=False)
     handles: dict[str, Artist] = {}
     for axis, name in zip(axes.flat, names, strict=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from castssl.commands import (
     ablate,
+    adapt,
     convert,
     environment,
     evaluate,
@@ -19,7 +20,7 @@ from castssl.commands import (
 )
 
 ALL = (
-    *(recipes, plugins, superpixels, segment, predict, evaluate, features, convert, export, flops, ablate),
-    *(tree, environment),
+    *(recipes, plugins, superpixels, segment, predict, evaluate, adapt, features, convert, export, flops),
+    *(ablate, tree, environment),
 )
 """In the order of ``castssl --help``."""

@@ -55,7 +55,7 @@ class Forward:
     """The outputs of a subject for the views of a batch; each view passes the encoder once."""
 
     def __init__(self, subject: Subject) -> None:
-        self._subject = subject
+        self.subject = subject
         self._cache: list[tuple[View, Hierarchy]] = []
         self._logits: list[tuple[View, list[Tensor]]] = []
 
@@ -63,13 +63,13 @@ class Forward:
         """The output of the encoder."""
         cached = next((hierarchy for cached, hierarchy in self._cache if cached is view), None)
         if cached is None:
-            cached = self._subject.encoder(view)
+            cached = self.subject.encoder(view)
             self._cache.append((view, cached))
         return cached
 
     def segmentation(self, view: View) -> Hierarchy:
         """The hierarchy of all stages: an encoder that classifies may stop before the last one."""
-        return self._subject.encoder.segment(view)
+        return self.subject.encoder.segment(view)
 
     def feature(self, view: View) -> Tensor:
         """The class token of the encoder's last stage: float32 (B, D)."""
@@ -79,13 +79,13 @@ class Forward:
         """float32 (B, C) of each level that the subject predicts, coarse to fine; computed once a view."""
         if (cached := next((logits for seen, logits in self._logits if seen is view), None)) is not None:
             return cached
-        assert self._subject.predict is not None, "this evaluator needs a subject that predicts classes"
-        encoder = self._subject.encoder
+        assert self.subject.predict is not None, "this evaluator needs a subject that predicts classes"
+        encoder = self.subject.encoder
         # A compiled module may keep a hook of an earlier call, so its second forward pass is not saved.
         compiled = encoder._compiled_call_impl is not None
         hook = None if compiled else encoder.register_forward_hook(self._keep(view), with_kwargs=True)
         try:
-            self._logits.append((view, [scores.float() for scores in self._subject.predict(view).values()]))
+            self._logits.append((view, [scores.float() for scores in self.subject.predict(view).values()]))
         finally:
             if hook is not None:
                 hook.remove()

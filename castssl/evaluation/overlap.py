@@ -38,18 +38,21 @@ class Overlap(Evaluator):
     that no image is decoded or segmented for them alone.
 
     ``nestedness`` is the mean of :func:`castssl.metrics.partition.nestedness` over adjacent stages, of the
-    segments by the product of the assignments.  The others use the chain of argmaxes, which is nested.
+    segments by the product of the assignments.  The others use the chain of argmaxes, which is nested, unless
+    they are ``soft``.
 
     Args:
         sizes: K of each stage of the encoder; one that only classifies may have fewer stages.
         masks: in place of the data's own, a path as :func:`castssl.datasets.masks.open_masks` takes it.
             PartImageNet annotates ImageNet's training images: if there is no mask of a held-out image,
             training images are measured.
+        soft: measure the segments by the product of the assignments in place of the chain of argmaxes.
     """
 
     title: ClassVar[str] = "IoU"
     sizes: Sequence[int]
     masks: str | Path | None = None
+    soft: bool = False
     _source: Images = field(init=False, repr=False)
     _masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
     _rows: Features = field(init=False, repr=False)
@@ -66,6 +69,7 @@ class Overlap(Evaluator):
         chosen: Sequence[int] = range(len(self._source))
         if self.masks is not None:
             self._source, chosen = masked_by(open_masks(self.masks), self._source, indexed(data.train))
+        chosen = self._eligible(chosen)
         count = min(MASKED, len(chosen))
         self._masks = object_masks(
             self._source, [chosen[place * len(chosen) // count] for place in range(count)], data.view
@@ -137,15 +141,22 @@ class Overlap(Evaluator):
             return
         self._merge(batch, rows)
         hierarchy, index = forward.segmentation(batch.views[0]), batch.positions[rows]
+        soft = [hierarchy.labels(stage, soft=True).cpu()[rows] for stage in range(len(hierarchy.stages))]
+        chain = [hierarchy.labels(stage).cpu()[rows] for stage in range(len(hierarchy.stages))]
+        values = self._overlaps(soft if self.soft else chain, index)
+        nested = torch.stack([nestedness(*pair) for pair in pairwise(soft)] or [values[:, 0] * torch.nan])
+        self._rows.add(torch.cat((values, nested.mean(0)[:, None]), 1), batch.target[rows], index)
+
+    def _eligible(self, chosen: Sequence[int]) -> Sequence[int]:
+        """Those of some positions in the source that may be measured."""
+        return chosen
+
+    def _overlaps(self, stages: Sequence[Tensor], index: Tensor) -> Tensor:
+        """The measures of images by number, of the segments int64 (B, S, S) of each stage: float32 (B, M)."""
         pairs = [self._masks[image] for image in index.tolist()]
         inside, parts = (torch.stack(masks) for masks in zip(*pairs, strict=True))
-        stages = range(len(hierarchy.stages))
-        labels = (hierarchy.labels(stage).cpu()[rows] for stage in stages)
-        values = torch.stack([scores(stage, inside, parts) for stage in labels], 2)
-        soft = [hierarchy.labels(stage, soft=True).cpu()[rows] for stage in stages]
-        nested = torch.stack([nestedness(*pair) for pair in pairwise(soft)] or [values[0, :, 0] * torch.nan])
-        values = torch.cat((values.transpose(0, 1).flatten(1), nested.mean(0)[:, None]), 1)
-        self._rows.add(values, batch.target[rows], index)
+        values = torch.stack([scores(labels, inside, parts) for labels in stages], 2)
+        return values.transpose(0, 1).flatten(1)
 
     def _merge(self, batch: ImageBatch, rows: Sequence[int]) -> None:
         """Score merged superpixels, once for each image."""

@@ -61,6 +61,7 @@ KNOWN = {
         "nestedness",
         "nestedness: pixels that follow most of their finer segment, by the product of soft assignments",
     ),
+    r"confidence": ("confidence", "confidence: the probability of the class that is predicted"),
     r"match": ("view matching", "view matching: of all views, the nearest to a random view is of its image"),
     r"top(\d+)": TOP,
     r"boundary_tolerance_px": (

@@ -58,6 +58,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "study" / "table.md").write_text("a user's own table")
     (folder / "found").mkdir()
     (folder / "found" / "classes.csv").write_text("a user's own classes")
+    (folder / "found" / "images.csv").write_text("a user's own images")
     (folder / "castssl-mine").mkdir()
     (folder / "castssl-mine" / "pyproject.toml").write_text("a user's own project")
     return folder
@@ -79,6 +80,7 @@ def calls(place: Path) -> dict[str, list[str | Path]]:
         "segment": [photo, "--weights", place / "model", "--out", place],
         "features": [place / "folder", "--weights", place / "model", "--out", photo.with_suffix(".npz")],
         "evaluate": [place / "folder", "--weights", place / "model", "--out", place / "found"],
+        "adapt": [place / "folder", "--weights", place / "model", "--out", place / "found"],
         "predict": [photo, "--weights", place / "model", "--out", photo],
         "superpixels": [photo, "--backends", "grid", "--rounds", "1", "--out", photo],
         "convert": [weights, weights],

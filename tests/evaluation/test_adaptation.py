@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +12,24 @@ from torch.nn import functional as F
 
 from castssl.contracts import Encoder
 from castssl.errors import DataError
-from castssl.evaluation.adaptation import Adapted, Settings, _random_directions, adapt, class_vectors, entropy
+from castssl.evaluation.adaptation import (
+    Adaptation,
+    Adapted,
+    Settings,
+    _random_directions,
+    adapt,
+    class_vectors,
+    entropy,
+    gain,
+)
+from castssl.evaluation.held_out import Forward, Subject, indexed
+from castssl.evaluation.overlap import Overlap
 from castssl.models.create import create
 from castssl.models.timm_encoder import TimmEncoder
+from castssl.modes import evaluating
 from castssl.testing import samples
 from castssl.types import View
+from tests.evaluation import toys
 
 CLASSES = 3
 MODELS = {
@@ -171,3 +185,45 @@ def test_the_entropy_is_that_of_torch() -> None:
     logits = torch.randn(4, 5, dtype=torch.float64) * 9
     torch.testing.assert_close(entropy(logits), torch.distributions.Categorical(logits=logits).entropy())
     assert entropy(torch.zeros(1, 4)).item() == pytest.approx(math.log(4))
+
+
+def test_held_out_images_are_measured_before_and_after(image_folder: Path) -> None:
+    encoder = built(MODELS["cast"], torch.float32)
+    sizes = encoder.sizes
+    adaptation, overlap = Adaptation(sizes), Overlap(sizes)
+    evaluation = toys.evaluation(image_folder, overlap, adaptation)
+    plain = evaluation(Subject(encoder), [overlap])
+    adapted = evaluation(Subject(encoder), [adaptation])
+    columns = adaptation.baselines()
+    iou = [name for name in plain if "_iou_" in name]
+    assert {name: columns["before"][name] for name in iou} == {
+        name: pytest.approx(plain[name]) for name in iou
+    }
+    found = adaptation.per_image
+    train, held_out = indexed(evaluation.train), indexed(evaluation.held_out)
+    assert found.positions.tolist() == list(overlap.images())
+    assert found.region_iou["before"].mean() == pytest.approx(plain["region_iou_2"])
+    assert found.region_iou["adapted"].mean() == pytest.approx(adapted["region_iou_2"])
+    right = found.predicted["before"] == held_out.targets[found.positions, -1]
+    assert columns["before"]["top1"] == pytest.approx(float(right.float().mean()))
+    assert found.confidence["adapted"].mean() == pytest.approx(adapted["confidence"])
+    assert len({name: values["confidence"] for name, values in columns.items()}) == 2
+    with evaluating(encoder), torch.no_grad():
+        features = [
+            torch.cat([Forward(Subject(encoder)).feature(batch.views[0]) for batch in batches])
+            for batches in (evaluation.batches(one, [evaluation.view], "") for one in (train, held_out))
+        ]
+    vectors = class_vectors(features[0], train.targets[:, -1], 8)
+    predicted = (F.normalize(features[1], dim=1) @ vectors.T).argmax(1)
+    assert torch.equal(found.predicted["before"], predicted[found.positions])
+    first = next(evaluation.batches(held_out, [evaluation.view], "")).views[0]
+    view = View(first.image[:1], first.segments[:1])
+    last = adapt(encoder, view, vectors).last.softmax(-1)
+    assert float(found.confidence["adapted"][0]) == pytest.approx(float(last.max()), rel=1e-4)
+
+
+def test_gains_by_hand() -> None:
+    before, after = torch.tensor([0.5, 0.5, 0.5]), torch.tensor([0.6, 0.7, 0.8])
+    assert gain(before, after) == pytest.approx((3, 0.2, 0.1 / 3**0.5))
+    assert gain(before[:1], after[:1])[:2] == pytest.approx((1, 0.1))
+    assert math.isnan(gain(before[:0], after[:0]).mean)
