@@ -57,7 +57,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
 SHELF: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "castssl-baselines": {
         "objectives": ("clip", "fgn", "flat", "hrn", "transhp"),
-        "encoders": ("clip",),
+        "encoders": ("clip", "colors"),
     },
     "castssl-clustering": {"pooling": ("ctm", "finch", "kmeans", "kmedoids", "token-pooling", "tome")},
     "castssl-lightly": {"objectives": ("barlow-twins", "byol", "dino", "simclr", "vicreg")},
