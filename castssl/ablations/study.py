@@ -55,9 +55,7 @@ def conduct(study: Study, args: argparse.Namespace, name: str) -> int:
         for step in steps:
             print(shlex.join(step.command(out, launcher or ["python"])))
         return 0
-    if not (tables / MARK).is_file():
-        check_outputs([tables / name for name in WRITTEN], overwrite=args.overwrite)
-        write_text(tables / MARK, "")
+    claim(tables, overwrite=args.overwrite)
     jobs = Jobs(out, args.cluster, args.jobs, _parameters(args.job), launcher)
     console = Console(stderr=True)
     at_once = len(steps) if args.cluster == "slurm" else args.jobs
@@ -75,6 +73,17 @@ def conduct(study: Study, args: argparse.Namespace, name: str) -> int:
     Console().print(Markdown(text.partition("## Commands")[0]))
     print(f"{', '.join(WRITTEN)} are in {tables}")
     return 0 if all(step.results(out) is not None for step in steps) else 1
+
+
+def claim(folder: Path, *, overwrite: bool) -> None:
+    """Mark a folder as a study's.
+
+    Raises:
+        ConfigError: if it holds tables that no study made, and they may not be replaced.
+    """
+    if not (folder / MARK).is_file():
+        check_outputs([folder / name for name in WRITTEN], overwrite=overwrite)
+        write_text(folder / MARK, "")
 
 
 @contextmanager

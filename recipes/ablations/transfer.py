@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from castssl.ablations.grid import SEED, Cell, Study, add_flags, step
-from castssl.ablations.study import conduct
+from castssl.ablations.study import claim, conduct
 from castssl.errors import CastError, ConfigError
 from castssl.shipped import recipe
 from castssl.terminal import ignore_closed_streams
@@ -161,6 +161,8 @@ def main() -> int:
     args = parser.parse_args()
     args.out = args.out or Path("runs") / "ablations" / "transfer"
     try:
+        if not args.dry_run:
+            claim(args.out, overwrite=args.overwrite)
         name, _, options = args.data.partition(":")
         if name != "demo":
             raise ConfigError(f"--data {args.data}: expected demo, or demo:OPTIONS")

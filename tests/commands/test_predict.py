@@ -111,7 +111,7 @@ def test_what_cannot_be_done(
     assert "no weights at" in said
     save_encoder(create("nano", **MADE), tmp_path / "bare.safetensors")
     _, said = shown(capsys, photo, "--weights", tmp_path / "bare.safetensors", code=1)
-    assert "encoder without a classifier of images; recipes/hcast.py" in said
+    assert "encoder without a classifier of images; recipes/deit_in1k.py, hcast.py" in said
 
 
 def test_published_weights_and_the_tree_of_the_data(
