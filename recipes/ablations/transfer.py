@@ -46,7 +46,7 @@ COLUMNS = ("miou", "boundary_f", "boundary_f_pooled", "boundary_f_any", "boundar
 
 
 DEMO = "demo:surroundings=fixed"
-"""With the default surroundings no head learns the classes of pixels in so few epochs."""
+"""With the default surroundings, CAST with the linear head reaches an mIoU of 16 in so many epochs."""
 
 
 class Data(NamedTuple):
