@@ -80,7 +80,7 @@ class Transfer(Study):
         of_images = {"model": CAST if model == COLORS else model, "seed": seed}
         pretrained = step(self.recipe, of_images, self.flags)
         if not self.head:
-            after = step(self.then, {"model": of_images["model"], "seed": seed}, self.then_flags, pretrained)
+            after = step(self.then, of_images, self.then_flags, pretrained)
             return Cell(values, (pretrained, after), PARTS[weights])
         frozen, name = self.head.split()[:-1], self.head.split()[-1]
         flags = (*self.then_flags, "--lr", RATES[self.head], *(f"--{word}" for word in frozen))
