@@ -12,7 +12,6 @@ import torch
 
 from castssl.errors import ConfigError, DataError, PluginError
 from castssl.installer import install
-from castssl.registry import build_segmenter
 from castssl.testing import segmenters
 from castssl_sam.levels import parts_and_objects
 from castssl_sam.sam import Sam
@@ -57,8 +56,7 @@ def test_the_contract(tiny: str) -> None:
 
 
 def test_masks_of_the_model_become_parts_and_objects(tiny: str) -> None:
-    segmenter = build_segmenter(f"sam:{tiny},points=3,min_iou=-9.0,min_stability=0.0")
-    assert isinstance(segmenter, Sam)
+    segmenter = Sam(tiny, points=3, min_iou=-9.0, min_stability=0.0)
     generate, seen = segmenter.generate, []
 
     def recorded(*args: Any, **options: Any) -> Any:
@@ -74,19 +72,19 @@ def test_masks_of_the_model_become_parts_and_objects(tiny: str) -> None:
 
 
 def test_no_mask_is_one_segment(tiny: str) -> None:
-    maps = build_segmenter(f"sam:{tiny},points=2,min_iou=2.0")(IMAGE)
+    maps = Sam(tiny, points=2, min_iou=2.0)(IMAGE)
     assert maps.shape == (2, *IMAGE.shape[:2])
     assert not maps.any()
 
 
 def test_a_source_that_is_no_model(tiny: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="such as sam:facebook/sam-vit-base"):
-        build_segmenter("sam")
+        Sam("")
     with pytest.raises(DataError, match="cannot be read"):
-        build_segmenter(f"sam:{tmp_path}")
+        Sam(str(tmp_path))
 
 
 def test_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(PluginError, match=r"needs transformers: .*install"):
-        build_segmenter("sam:facebook/sam-vit-base")
+        Sam("facebook/sam-vit-base")

@@ -59,7 +59,7 @@ class Sam(Segmenter):
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         transformers = _library()
         try:
-            model = transformers.SamModel.from_pretrained(source).eval()
+            model = transformers.SamModel.from_pretrained(source, use_safetensors=True).eval()
             processor = transformers.SamImageProcessor.from_pretrained(source)
         except Exception as error:  # the hub's, the library's and the system's
             raise DataError(
