@@ -93,7 +93,7 @@ def _is_rgb(pixels: Pixels) -> bool:
 
 
 def _draw(probability: float) -> bool:
-    return probability > 0 and bool(torch.rand(1) < probability)
+    return probability > 0 and torch.rand(1).item() < probability
 
 
 def _array(result: Any) -> Pixels:
@@ -110,7 +110,7 @@ def _blend(pixels: Pixels, factor: float, value: float = 0) -> Pixels:
 
 
 def _contrast(pixels: Pixels, factor: float) -> Pixels:
-    mean = cv2.mean(_gray(pixels))[0] if _is_rgb(pixels) else pixels.mean()
+    mean = cv2.mean(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))[0] if _is_rgb(pixels) else pixels.mean()
     return _blend(pixels, factor, int(mean + 0.5))
 
 
@@ -125,7 +125,9 @@ def shift_hue(pixels: Pixels, shift: float) -> Pixels:
     Both this and PIL work on 8-bit HSV; OpenCV's rounding stays closer to the exact rotation.
     """
     hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL)
-    hsv[..., 0] += np.uint8(round(shift * 256) % 256)
+    # An addition to whole rows takes half the time of one to every third value.
+    step = np.array([round(shift * 256) % 256, 0, 0], np.uint8)
+    hsv.reshape(len(hsv), -1)[:] += np.tile(step, hsv.shape[1])
     return _array(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL))
 
 

@@ -125,16 +125,14 @@ class TwoViews(Augment):
     def crop(self, image: Image.Image, plan: Plan | None = None) -> list[CroppedView]:
         """One view for each entry of ``colors``, and their places."""
         boxes = (plan or self.plan(*image.size)).boxes
-        pixels = np.array(image)
+        pixels = np.asarray(image)
         return [self._view(pixels, box, colors) for box, colors in zip(boxes, self.colors, strict=True)]
 
     def _view(self, pixels: Pixels, box: Box, colors: ColorAugment) -> CroppedView:
         height, width = pixels.shape[:2]
         left, top, right, bottom = window = _to_window(box, width, height)
         # A copy, because torch is slower on rows with gaps between them.
-        crop = torch.from_numpy(np.ascontiguousarray(pixels[top:bottom, left:right]))[None].permute(
-            0, 3, 1, 2
-        )
+        crop = torch.from_numpy(np.array(pixels[top:bottom, left:right]))[None].permute(0, 3, 1, 2)
         # PIL's filter, to within one gray value, in a quarter of its time.
         small = interpolate(crop, (self.size, self.size), mode="bilinear", antialias=True)
         view = augment_colors(small[0].permute(1, 2, 0).contiguous().numpy(), colors, self.blur)
