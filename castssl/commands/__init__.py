@@ -5,6 +5,7 @@ from __future__ import annotations
 from castssl.commands import (
     ablate,
     adapt,
+    attention,
     convert,
     environment,
     evaluate,
@@ -20,7 +21,20 @@ from castssl.commands import (
 )
 
 ALL = (
-    *(recipes, plugins, superpixels, segment, predict, evaluate, adapt, features, convert, export, flops),
+    *(
+        recipes,
+        plugins,
+        superpixels,
+        segment,
+        predict,
+        evaluate,
+        adapt,
+        attention,
+        features,
+        convert,
+        export,
+        flops,
+    ),
     *(ablate, tree, environment),
 )
 """In the order of ``castssl --help``."""

@@ -51,7 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_pretrained(model, folder / "model")
     for name in ("photo.npz", "moco_in1k.py"):
         (folder / name).write_bytes(b"a user's own file")
-    for name in ("photo.png", "a.jpg", "a-stage0.jpg", "folder/photo.png"):
+    for name in ("photo.png", "photo-attention.png", "a.jpg", "a-stage0.jpg", "folder/photo.png"):
         (folder / name).parent.mkdir(exist_ok=True)
         Image.effect_noise((48, 40), 60).convert("RGB").save(folder / name)
     (folder / "study").mkdir()
@@ -81,6 +81,7 @@ def calls(place: Path) -> dict[str, list[str | Path]]:
         "features": [place / "folder", "--weights", place / "model", "--out", photo.with_suffix(".npz")],
         "evaluate": [place / "folder", "--weights", place / "model", "--out", place / "found"],
         "adapt": [place / "folder", "--weights", place / "model", "--out", place / "found"],
+        "attention": [photo, "--weights", place / "model", "--out", place],
         "predict": [photo, "--weights", place / "model", "--out", photo],
         "superpixels": [photo, "--backends", "grid", "--rounds", "1", "--out", photo],
         "convert": [weights, weights],

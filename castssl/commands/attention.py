@@ -1,0 +1,157 @@
+"""``castssl attention``: where the class token of each stage looks, in pictures and against masks."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from castssl.ablations.grid import add_commands
+from castssl.commands.arguments import (
+    Commands,
+    add_output,
+    add_reading,
+    add_shape,
+    device_of,
+    or_none,
+    subcommand,
+    superpixels_of,
+    table,
+    value_range,
+)
+from castssl.errors import ConfigError
+from castssl.files import check_outputs
+
+if TYPE_CHECKING:
+    from castssl.evaluation.figure_ground import FigureGround
+    from castssl.inference.load import Model
+
+NOTES = """Attention is that of the last block of each stage, to the tokens of the stage.  The figure is the
+smallest set of tokens that holds 60 % of it (CAST, appendix A.5 and G.4, as DINO).
+
+For each image NAME, DIR receives
+  NAME-attention.png   a row a stage: the image, the heads' mean, each head; the figure in white lines
+  NAME-attention.npz   attention0, ... float32 (heads x tokens); labels0, ... int32, a pixel's token
+
+With --data, the figure of held-out images is scored against their masks; DIR receives figure-ground.json.
+  figure IoU  of the figure and the mask, the mean over images; the unknown pixels of label maps are left out
+  mIoU        the mean of the IoU of figure and ground, the mean over images
+  heads' mean            of the mean of the heads' attention
+  best head              of the one head that is best over these images
+  best head of an image  of the head that is best in each image, which takes the masks to know
+  chance                 of the heads' mean, with the tokens in random order
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add it to the command line."""
+    purpose = "where the class token of each stage looks: heat maps, and figure-ground scores by masks"
+    command = subcommand(commands, "attention", purpose, _attention, NOTES)
+    command.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="an image file")
+    command.add_argument("--weights", required=True, help="a run's folder, encoder.safetensors or checkpoint")
+    add_output(
+        command, "--out", type=Path, metavar="DIR", help="where the files go (default with --data: none)"
+    )
+    data = "images with masks or label maps: demo, voc:/path, folder:/path, ..."
+    command.add_argument("--data", metavar="DATA", help=data)
+    command.add_argument("--split", help="of --data (default: val if there is one, else all images)")
+    command.add_argument("--masks", metavar="PATH", help="a folder, or a JSON file as PartImageNet's")
+    mass = "share of the attention that the figure holds (default: 0.6)"
+    command.add_argument("--mass", type=float, default=0.6, metavar="S", help=mass)
+    add_shape(command, "side (default: of an image, its own, 128 to 384; of --data, trained with)")
+    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: 64)")
+    command.add_argument("--workers", type=int, metavar="N", help="that read images (default: one a core)")
+    add_commands(command)
+    add_reading(command)
+
+
+def _attention(args: argparse.Namespace) -> int:
+    from castssl.inference.attention import SCORES, outputs
+    from castssl.inference.load import load
+
+    if not args.images and not args.data:
+        raise ConfigError("castssl attention needs image files, or --data with masks; got neither")
+    if args.images and not args.out:
+        raise ConfigError("the maps of image files need --out DIR")
+    if not 0 < args.mass <= 1:
+        raise ConfigError(f"--mass {args.mass:g}: expected a share above 0 and up to 1, such as 0.6")
+    if args.out:
+        files = [path for image in args.images for path in outputs(args.out, image.stem)]
+        check_outputs([*files, *([args.out / SCORES] if args.data else [])], overwrite=args.overwrite)
+    model = load(args.weights, device=device_of(args))
+    code = _draw(args, model) if args.images else 0
+    if args.data:
+        _score(args, model)
+    return code
+
+
+def _draw(args: argparse.Namespace, model: Model) -> int:
+    from castssl.inference.attention import class_attention_of, readers, write
+
+    options: dict[str, Any] = {"image_size": args.image_size, "value_range": value_range(args)}
+    options["superpixels"] = superpixels_of(args, model.encoder)
+    titles, done = readers(model), 0
+    for image in args.images:
+        found = or_none(partial(class_attention_of, image, model.encoder, titles, **options))
+        if found is not None:
+            write(*found, args.out, image.stem, args.mass)
+            done += 1
+    print(f"the attention in {done} of {len(args.images)} images, in {args.out}")
+    return 0 if done == len(args.images) else 1
+
+
+def _score(args: argparse.Namespace, model: Model) -> None:
+    from dataclasses import replace
+
+    from castssl.data.views import CenterView
+    from castssl.datasets.images import Images
+    from castssl.evaluation.figure_ground import FigureGround
+    from castssl.inference.attention import measure, write_scores
+    from castssl.inference.evaluate import open_labeled
+    from castssl.training.progress import free_cores
+
+    encoder = model.encoder
+    spec = f"folder:{args.data}" if Path(args.data).expanduser().is_dir() else args.data
+    channels = encoder.config.channels
+    images = open_labeled(spec, split=args.split, commands=args.allow_commands, channels=channels)
+    if not isinstance(images, Images):
+        raise ConfigError(f"{args.data} is a stream, whose images have no masks; give folder:, voc: or demo")
+    if declared := value_range(args):
+        images = replace(images, declared=declared)
+    evaluator = FigureGround(masks=args.masks, mass=args.mass)
+    results = measure(
+        encoder,
+        images,
+        evaluator,
+        CenterView(args.image_size or encoder.config.image_size, interpolation=model.interpolation),
+        superpixels_of(args, encoder),
+        device=device_of(args),
+        batch_size=args.batch_size,
+        workers=free_cores() + 1 if args.workers is None else args.workers,
+    )
+    _print(evaluator, encoder.sizes)
+    if args.out:
+        write_scores(results, evaluator, args.out)
+        print(f"files: {args.out}")
+
+
+def _print(evaluator: FigureGround, sizes: tuple[int, ...]) -> None:
+    from rich.console import Console
+
+    columns = {
+        "mean": "heads' mean",
+        "head": "best head",
+        "any_head": "best head\nof an image",
+        "chance": "chance",
+    }
+    shown = table(["figure IoU, mIoU, %"], [*columns.values()])
+    for stage, head in evaluator.heads.items():
+        cells = []
+        for kind in columns:
+            found = evaluator.scores[kind][stage]
+            which = f" ({head})" if kind == "head" else ""
+            cells.append(f"{100 * found.figure_iou:.1f}  {100 * found.miou:.1f}{which}")
+        shown.add_row(f"stage {stage}, {sizes[stage]} tokens", *cells)
+    shown.caption = f"{evaluator.count} images; the figure holds {evaluator.mass:.0%} of the attention"
+    Console().print(shown)
