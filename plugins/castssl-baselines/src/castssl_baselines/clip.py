@@ -7,7 +7,6 @@ section 3.1; H-CAST's poster compares with it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,26 +14,10 @@ from torch.nn import functional as F
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
+from castssl.evaluation.naming import ReadsNames
 from castssl.labels import LabelTree
 from castssl.objectives.classification import ClassifierModel, Supervised, cross_entropy
 from castssl.types import View
-
-
-@runtime_checkable
-class ReadsNames(Protocol):
-    """What this objective asks of an encoder beside :class:`castssl.contracts.Encoder`.
-
-    The class token (B, 1, D) of its last stage is the image's vector in a space where texts have theirs.
-    """
-
-    @property
-    def scale(self) -> Tensor:
-        """What cosine similarities are multiplied with to become logits: a scalar."""
-        ...
-
-    def zero_shot(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """A unit vector for each class name, over all templates: float32 (C, D)."""
-        ...
 
 
 class Compared(ClassifierModel):
@@ -59,7 +42,8 @@ class CLIP(Supervised):
     :func:`phrase`.  Each level is answered for itself, so that nothing keeps paths consistent.
 
     Args:
-        encoder: one with a text tower, see :class:`ReadsNames`; ``clip:ViT-B-32/openai`` is one.
+        encoder: one with a text tower, such as ``clip:ViT-B-32/openai``, see
+            :class:`castssl.evaluation.naming.ReadsNames`.
         labels: the data set's label tree, with names.
         templates: sentences with ``{}`` where the name belongs; several are averaged, as in the paper.
         mixup: see :class:`castssl.objectives.mixing.Mixing`; so are the next two.

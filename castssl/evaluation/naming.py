@@ -1,0 +1,174 @@
+"""Names of segments by a model of images and texts: CAST, https://arxiv.org/abs/2210.00314, appendix E.3.
+
+As OVSeg (https://arxiv.org/abs/2210.04150) does, each segment is shown to CLIP alone, and gets the class
+whose text is nearest.  Objects are named first, then parts among those of their object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.functional import gaussian_blur
+
+from castssl.contracts import Encoder
+from castssl.data.normalize import normalize
+from castssl.encoder_config import MEAN, STD
+from castssl.errors import ConfigError
+from castssl.modes import evaluating
+from castssl.segmenter import check_image
+from castssl.types import View
+
+
+@runtime_checkable
+class ReadsNames(Protocol):
+    """What zero-shot classification asks of an encoder beside :class:`castssl.contracts.Encoder`.
+
+    The class token (B, 1, D) of its last stage is the image's vector in a space where texts have theirs.
+    """
+
+    @property
+    def scale(self) -> Tensor:
+        """What cosine similarities are multiplied with to become logits: a scalar."""
+        ...
+
+    def zero_shot(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """A unit vector for each class name, over all templates: float32 (C, D)."""
+        ...
+
+
+class Masking(NamedTuple):
+    """How the image around a segment is hidden."""
+
+    rest: tuple[float, ...]
+    """RGB, 0 to 1, of what is not in the segment."""
+    blur: int
+    """Side in pixels of the Gaussian that smooths the segment's border; 0 leaves it as it is."""
+
+
+Style = Literal["paper", "released"]
+STYLES: Mapping[Style, Masking] = {
+    "paper": Masking((0.5,) * 3, 7),
+    # 0.5 after the normalization of OpenAI's models: a light, warm gray.
+    "released": Masking(tuple(np.add(OPENAI_CLIP_MEAN, 0.5 * np.array(OPENAI_CLIP_STD)).tolist()), 0),
+}
+"""``paper`` is appendix E.3, which specifies neither the gray nor the blur's sigma: here mid-gray, and 1.4 as
+OpenCV and torchvision derive it from 7 pixels."""
+
+
+class Naming:
+    """Name the segments of two levels, objects and their parts.
+
+    A segment is shown in its place in the image, whose rest has one color; see :data:`STYLES`.  All segments
+    of an image pass the model together.  Images and segments are resized to the model's square input without
+    cropping, so that a segment of a few pixels may be seen in part of a pixel.
+
+    Args:
+        model: an encoder that reads names, see :class:`ReadsNames`, such as
+            ``castssl.create("clip:ViT-B-16/openai")``; the paper's.
+        objects: names of the objects.
+        parts: names of each object's parts, as they stand in a sentence, such as "Quadruped Head".
+        prompt: a sentence with ``{}`` where a name belongs.
+        background: the name of what is no object.
+        style: how the rest of the image is hidden.  The released notebook prints the paper's results, so its
+            style is the default.
+
+    Raises:
+        ConfigError: if the model reads no names, the prompt has no place for one, there is no part, or the
+            parts are not those of each object.
+    """
+
+    def __init__(
+        self,
+        model: Encoder,
+        objects: Sequence[str],
+        parts: Sequence[Sequence[str]],
+        *,
+        prompt: str = "a photo of a {}",
+        background: str = "Background",
+        style: Style = "released",
+    ) -> None:
+        if not isinstance(model, ReadsNames):
+            raise ConfigError(
+                f"a {type(model).__name__} cannot read class names; take a model with a text tower, such as"
+                " clip:ViT-B-16/openai"
+            )
+        if prompt.count("{}") != 1:
+            raise ConfigError(f"prompt: expected {{}} once, where the name belongs; got {prompt!r}")
+        if style not in STYLES:
+            raise ConfigError(f"style: expected one of {', '.join(STYLES)}, got {style!r}")
+        if len(objects) != len(parts) or not any(parts):
+            raise ConfigError(
+                f"parts: expected a list of names for each of the {len(objects)} objects, at least one of"
+                f" them with a name; got {len(parts)} lists with {sum(map(len, parts))} names"
+            )
+        self.model: Encoder = model
+        self.masking = STYLES[style]
+        self.objects = model.zero_shot([background, *objects], [prompt])
+        self.parts = model.zero_shot([name for names in parts for name in names], [prompt])
+        owners = [number for number, names in enumerate(parts, 1) for _ in names]
+        self.owners = torch.tensor(owners, device=self.parts.device)
+
+    @torch.no_grad()
+    def __call__(
+        self, image: NDArray[np.uint8], objects: NDArray[np.integer[Any]], parts: NDArray[np.integer[Any]]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Name the segments of an image.
+
+        A part is one of the object that most of its pixels belong to, and background if that has no parts.
+
+        Args:
+            image: uint8 (H, W, 3), RGB.
+            objects: integer (H, W), segments that are named as objects or background; any ids.
+            parts: integer (H, W), segments that are named as parts; any ids.
+
+        Returns:
+            The object and the part of each pixel, int64 (H, W) both.  0 is background, k is the k-th object,
+            or the k-th part of all, object by object.
+
+        Raises:
+            ValueError: if the image is not uint8 (H, W, 3), or the segments have another size.
+        """
+        check_image(image)
+        if not image.shape[:2] == objects.shape == parts.shape:
+            raise ValueError(
+                f"expected segments of the image's height and width {image.shape[:2]}, got {objects.shape} of"
+                f" objects and {parts.shape} of parts; resize them by nearest neighbor"
+            )
+        object_segments, part_segments = (_number(ids).to(self.parts.device) for ids in (objects, parts))
+        masks = [F.one_hot(segments).permute(2, 0, 1) for segments in (object_segments, part_segments)]
+        vectors = self._encode(image, torch.cat(masks).float()).split([len(mask) for mask in masks])
+        object_map = (vectors[0] @ self.objects.T).argmax(1)[object_segments]
+        pairs = part_segments * len(self.objects) + object_map
+        shared = pairs.flatten().bincount(minlength=len(masks[1]) * len(self.objects))
+        allowed = self.owners == shared.view(len(masks[1]), -1).argmax(1)[:, None]
+        nearest = (vectors[1] @ self.parts.T).masked_fill(~allowed, -torch.inf).argmax(1)
+        part_map = (nearest + 1).where(allowed.any(1), 0)[part_segments]
+        return object_map.cpu().numpy(), part_map.cpu().numpy()
+
+    def _encode(self, image: NDArray[np.uint8], masks: Tensor) -> Tensor:
+        """Unit vectors (S, D) of segments whose masks are float32 (S, H, W)."""
+        side = self.model.config.image_size
+        pixels = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
+        shown = normalize(torch.from_numpy(np.array(pixels)).permute(2, 0, 1).to(masks.device))
+        inside = F.interpolate(masks[None], (side, side), mode="area")[0]
+        if self.masking.blur:
+            inside = gaussian_blur(inside, [self.masking.blur] * 2)
+        color = (np.array(self.masking.rest) - MEAN) / STD
+        rest = torch.from_numpy(color).to(shown).view(3, 1, 1)
+        shown = torch.lerp(rest, shown, inside[:, None])
+        view = View(shown, torch.zeros(len(shown), 0, 0, dtype=torch.int32, device=shown.device))
+        with evaluating(self.model):
+            return F.normalize(self.model(view).stages[-1].cls[:, 0].float(), dim=1)
+
+
+def _number(ids: NDArray[np.integer[Any]]) -> Tensor:
+    """Segments with any ids to int64 (H, W) from 0 without gaps."""
+    return torch.from_numpy(np.unique(ids, return_inverse=True)[1].reshape(ids.shape))
