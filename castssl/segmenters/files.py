@@ -32,7 +32,8 @@ class Maps(Segmenter):
         FOLDER/level1/cat/1.npy (.png), ...  a level each, fine to coarse, as the released code of CAST writes
                                              them; or stage0, ...
 
-    A label map has the size of its image, and each of its values is a segment.
+    A label map has the size of its image, and each of its values is a segment.  All images have as many
+    levels as the first one that is read.
 
     Args:
         source: FOLDER.
@@ -51,12 +52,21 @@ class Maps(Segmenter):
             if path.is_dir() and (match := re.fullmatch(r"(?:level|stage)[-_]?(\d+)", path.name))
         ]
         self.levels = [path for _, path in sorted(numbered)]
+        self._first: tuple[Path, int] | None = None
+        """A file of the first image, and the number of its levels."""
 
     def __call__(self, image: NDArray[np.uint8], name: str = "") -> NDArray[np.int32]:
         """uint8 (H, W, 3) -> int32 (L, H, W); DataError if the files of ``name`` do not fit it."""
         check_image(image)
-        levels = [_read(path, image.shape[:2]) for path in self.find(name)]
-        return consecutive(np.concatenate(levels))
+        paths = self.find(name)
+        levels = np.concatenate([_read(path, image.shape[:2]) for path in paths])
+        first, count = self._first = self._first or (paths[0], len(levels))
+        if len(levels) != count:
+            raise DataError(
+                f"the label maps from {paths[0]} on have {len(levels)} levels and those from {first} on"
+                f" {count}, expected as many for all images; add the missing levels, or use two folders"
+            )
+        return consecutive(levels)
 
     def find(self, name: str) -> list[Path]:
         """The files of an image, fine to coarse.

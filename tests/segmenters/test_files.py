@@ -86,6 +86,22 @@ def test_files_that_do_not_fit(tmp_path: Path, files: dict[str, Any], words: str
         build_segmenter(f"maps:{tmp_path}")(IMAGE, "cat/1.jpg")
 
 
+@pytest.mark.parametrize(
+    "other", [{"2.npy": FINE}, {"level1/2.npy": np.stack([FINE] * 2), "level2/2.npy": COARSE}]
+)
+def test_all_images_have_as_many_levels_as_the_first(tmp_path: Path, other: dict[str, Any]) -> None:
+    files = {"1.npy": np.stack([FINE, COARSE]), "3.npy": np.stack([COARSE] * 2), **other}
+    for file, values in files.items():
+        write(tmp_path / file, values)
+    segmenter = build_segmenter(f"maps:{tmp_path}")
+    segmenter(IMAGE, "1.jpg")
+    levels = sum(1 if np.ndim(values) == 2 else len(values) for values in other.values())
+    words = f"2.npy on have {levels} levels and those from {tmp_path}/1.npy on 2, expected as many"
+    with pytest.raises(DataError, match=words):
+        segmenter(IMAGE, "2.jpg")
+    assert len(segmenter(IMAGE, "3.jpg")) == 2
+
+
 def test_a_broken_file_and_no_name(tmp_path: Path) -> None:
     (tmp_path / "1.npy").write_bytes(b"\x93NUMPY")
     segmenter = build_segmenter(f"maps:{tmp_path}")
