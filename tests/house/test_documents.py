@@ -1,9 +1,10 @@
-"""The Markdown documents: links lead to files and sections, Python blocks compile, README has an image."""
+"""Documents: links lead to files and sections, Python blocks compile, notebooks hold no results."""
 
 from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from tests.house import source
 
 DOCUMENTS = [path for path in source.files() if path.suffix == ".md"]
+NOTEBOOKS = [path for path in source.files() if path.suffix == ".ipynb"]
 README = (source.ROOT / "README.md").read_text(encoding="utf-8")
 LARGEST_PICTURE = 150_000
 """Bytes."""
@@ -55,6 +57,27 @@ def resolve(module: str, name: str) -> None:
     found: Any = importlib.import_module(module)
     if not hasattr(found, name):
         importlib.import_module(f"{module}.{name}")
+
+
+def stored(notebook: str) -> list[str]:
+    """What a notebook stores of an execution: numbers of cells, outputs, and paths of a machine."""
+    cells = [cell for cell in json.loads(notebook)["cells"] if cell["cell_type"] == "code"]
+    paths = re.findall(r"(?<![\w.:/])/(?:home|root|tmp|work|mnt|Users)/[^\s\"]*|[A-Z]:\\{2}\w+", notebook)
+    return [*paths, *(str(cell) for cell in cells if cell["outputs"] or cell["execution_count"] is not None)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=str)
+def test_notebooks_hold_no_output_and_no_path_of_a_machine(path: Path) -> None:
+    assert not stored((source.ROOT / path).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "change", [{"outputs": [{}]}, {"execution_count": 1}, {"source": ["x = '/home/me/x'"]}]
+)
+def test_what_an_execution_leaves_is_found(change: dict[str, Any]) -> None:
+    clean = {"cell_type": "code", "source": ["x = 'runs/notebook'"], "outputs": [], "execution_count": None}
+    assert not stored(json.dumps({"cells": [clean]}))
+    assert stored(json.dumps({"cells": [clean | change]}))
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=str)
