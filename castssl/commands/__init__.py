@@ -6,6 +6,7 @@ from castssl.commands import (
     ablate,
     adapt,
     attention,
+    compare,
     convert,
     environment,
     evaluate,
@@ -21,20 +22,7 @@ from castssl.commands import (
 )
 
 ALL = (
-    *(
-        recipes,
-        plugins,
-        superpixels,
-        segment,
-        predict,
-        evaluate,
-        adapt,
-        attention,
-        features,
-        convert,
-        export,
-        flops,
-    ),
-    *(ablate, tree, environment),
+    *(recipes, plugins, superpixels, segment, compare, attention, predict, evaluate, adapt, features),
+    *(convert, export, flops, ablate, tree, environment),
 )
 """In the order of ``castssl --help``."""

@@ -5,7 +5,7 @@ The panels are those of CAST's figure 5, https://arxiv.org/abs/2210.00314.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -152,6 +152,41 @@ def captioned(panels: Sequence[Image.Image], captions: Sequence[str]) -> Image.I
         pen.text((middle, height + GAP + GAP // 2), caption, fill=FAINT, font=font(CAPTION), anchor="ma")
         left += panel.width + GAP
     return row
+
+
+def draw_levels(
+    image: ImageLike,
+    methods: Mapping[str, Sequence[Tensor]],
+    *,
+    panel: int | None = None,
+    strength: float = 0.85,
+) -> Image.Image:
+    """A row: the image, then the label maps of each method, fine to coarse, captioned.
+
+    Colors agree between the levels of a method, see :func:`castssl.visualization.colors.paint`.
+
+    Args:
+        image: uint8 (3, H, W) or PIL.
+        methods: by the method's name, integer (H, W) label maps, fine to coarse.
+        panel: height of a panel in pixels; None: the image's own.
+        strength: how much color hides the image, 0 to 1.
+    """
+    height = panel or to_pil(image).height
+    panels, captions = [draw_image(image, height)], ["image"]
+    for name, levels in methods.items():
+        for labels, colors in zip(levels, paint(levels), strict=True):
+            panels.append(overlay(image, labels, colors, panel=height, strength=strength))
+            captions.append(f"{name}, {_seen(labels)} segments")
+    return captioned(panels, [truncate(text, panels[0].width, CAPTION) for text in captions])
+
+
+def truncate(text: str, width: int, size: int) -> str:
+    """As much of a line in a font of this size as fits into a width in pixels."""
+    if font(size).getlength(text) <= width:
+        return text
+    while text and font(size).getlength(f"{text}...") > width:
+        text = text[:-1]
+    return f"{text}..."
 
 
 def _means(pixels: Bytes, regions: Ints) -> Bytes:

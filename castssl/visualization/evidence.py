@@ -10,7 +10,17 @@ from PIL import Image
 from torch import Tensor
 
 from castssl.visualization.colors import NOTHING, Bytes
-from castssl.visualization.draw import CAPTION, GAP, TITLE, ImageLike, captioned, font, overlay, sheet, to_pil
+from castssl.visualization.draw import (
+    CAPTION,
+    GAP,
+    TITLE,
+    ImageLike,
+    captioned,
+    overlay,
+    sheet,
+    to_pil,
+    truncate,
+)
 
 FOR, AGAINST, NEITHER = (235, 106, 10), (28, 92, 214), (246, 246, 244)
 """The colors of what spoke for a class, against it, and not at all."""
@@ -47,9 +57,9 @@ def draw_path(
     drawn = [photo, *levels]
     width = min(part.width for part in drawn)
     row = captioned(
-        drawn, [_truncate(text, width, CAPTION) for text in [LEGEND, *(p.caption for p in panels)]]
+        drawn, [truncate(text, width, CAPTION) for text in [LEGEND, *(p.caption for p in panels)]]
     )
-    return sheet([row], _truncate(title, row.width - 2 * GAP, TITLE))
+    return sheet([row], truncate(title, row.width - 2 * GAP, TITLE))
 
 
 def shade(panel: Panel) -> Bytes:
@@ -61,12 +71,3 @@ def shade(panel: Panel) -> Bytes:
     table = np.vstack([colors, NOTHING]).astype(np.uint8)
     painted: Bytes = table[panel.labels.cpu().numpy()]  # -1 finds the last row
     return painted
-
-
-def _truncate(text: str, width: int, size: int) -> str:
-    """As much of a line as fits."""
-    if font(size).getlength(text) <= width:
-        return text
-    while text and font(size).getlength(f"{text}...") > width:
-        text = text[:-1]
-    return f"{text}..."

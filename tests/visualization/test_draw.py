@@ -16,6 +16,7 @@ from castssl.visualization.draw import (
     PAPER,
     captioned,
     draw_hierarchy,
+    draw_levels,
     overlay,
     partition,
     sheet,
@@ -148,3 +149,19 @@ def test_panels_stand_beside_each_other_above_their_captions() -> None:
         assert (row[GAP + 30 :, left : left + 40] != PAPER).any(), "there is a caption"
     with pytest.raises(ValueError, match="zip"):
         captioned([Image.new("RGB", (4, 4))], [])
+
+
+def test_levels_of_methods_are_beside_the_image_in_the_colors_of_their_hierarchy() -> None:
+    coarse = torch.arange(40).expand(20, -1) // 20
+    fine = torch.arange(40).expand(20, -1) // 10
+    photo = Image.new("RGB", (40, 20), (100, 100, 100))
+    drawn = np.asarray(draw_levels(photo, {"a": [fine, coarse], "b": [coarse]}, strength=1.0))
+    assert drawn.shape[1] == 4 * (40 + GAP) + GAP
+    panels = [drawn[GAP:][:20, GAP + at * (40 + GAP) :][:, :40] for at in range(4)]
+    assert (panels[0] == 100).all()
+    for panel, levels, at in (
+        (panels[1], [fine, coarse], 0),
+        (panels[2], [fine, coarse], 1),
+        (panels[3], [coarse], 0),
+    ):
+        assert np.array_equal(panel[10, 5::10], paint(levels)[at][10, 5::10])

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from castssl.visualization.colors import NOTHING
-from castssl.visualization.draw import CAPTION, font
-from castssl.visualization.evidence import AGAINST, FOR, NEITHER, Panel, _truncate, draw_path, shade
+from castssl.visualization.draw import CAPTION, font, truncate
+from castssl.visualization.evidence import AGAINST, FOR, NEITHER, Panel, draw_path, shade
 
 LABELS = torch.tensor([[0, 0, 1, 1], [2, 2, 3, -1]])
 
@@ -49,8 +49,8 @@ def test_a_panel_a_level_beside_the_photograph() -> None:
     assert halves[2][1] > 50 > -50 > halves[2][0]
 
 
-def test_long_lines_are_truncate() -> None:
-    assert _truncate("short", 100, CAPTION) == "short"
-    cut = _truncate("a very long name of a class that nobody can read", 100, CAPTION)
+def test_long_lines_aretruncate() -> None:
+    assert truncate("short", 100, CAPTION) == "short"
+    cut = truncate("a very long name of a class that nobody can read", 100, CAPTION)
     assert cut.endswith("...")
     assert 80 < font(CAPTION).getlength(cut) <= 100

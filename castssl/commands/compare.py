@@ -1,0 +1,84 @@
+"""``castssl compare``: images as several segmenters segment them, side by side."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from castssl.commands.arguments import (
+    Commands,
+    add_output,
+    or_none,
+    picture,
+    save_picture,
+    subcommand,
+)
+from castssl.errors import ConfigError
+from castssl.files import check_outputs
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from castssl.segmenter import Segmenter
+
+NOTES = """A row an image: the image, then for each segmenter its coarsest levels, fine to coarse, at the size
+of the image.  Parts are shades of their whole.  CAST's Fig. 5, with a CAST and a ViT of the same pretraining:
+
+  castssl compare photo.jpg --segmenter cast:RUN --segmenter kmeans:VIT-RUN --out fig5.png
+
+A segmenter is NAME:SOURCE,key=value,..., such as cast:RUN,device=cpu; "castssl list" has the names, and
+"castssl describe NAME" the options.
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add it to the command line."""
+    purpose = "images as several segmenters segment them, side by side, in one picture"
+    command = subcommand(commands, "compare", purpose, _compare, NOTES)
+    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image file")
+    spec = "such as cast:RUN, kmeans:RUN, merge; give the flag once for each"
+    command.add_argument("--segmenter", action="append", required=True, metavar="SPEC", help=spec)
+    out = "the picture, such as grid.png"
+    add_output(command, "--out", required=True, type=picture, metavar="FILE", help=out)
+    levels = "of each segmenter, from the coarsest (default: 3)"
+    command.add_argument("--levels", type=int, default=3, metavar="N", help=levels)
+    panel = "height of an image in the picture (default: the image's own)"
+    command.add_argument("--panel", type=int, metavar="PIXELS", help=panel)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from castssl.registry import build_segmenter
+    from castssl.visualization.draw import sheet
+
+    if args.levels < 1 or (args.panel is not None and args.panel < 16):
+        raise ConfigError("--levels is 1 or more, and --panel 16 pixels or more")
+    check_outputs([args.out], overwrite=args.overwrite)
+    segmenters = {spec: build_segmenter(spec) for spec in args.segmenter}
+    draw = partial(_row, segmenters=segmenters, levels=args.levels, panel=args.panel)
+    rows = [or_none(partial(draw, image)) for image in args.images]
+    drawn = [row for row in rows if row is not None]
+    if drawn:
+        save_picture(sheet(drawn), args.out)
+    print(f"{len(drawn)} of {len(rows)} images segmented, in {args.out}")
+    return 0 if len(drawn) == len(rows) else 1
+
+
+def _row(path: Path, segmenters: Mapping[str, Segmenter], levels: int, panel: int | None) -> Image.Image:
+    """An image and its segmentations."""
+    import numpy as np
+    import torch
+
+    from castssl.inference.photos import read_photo
+    from castssl.visualization.draw import draw_levels
+
+    photo = read_photo(path)
+    kinds = [spec.partition(":")[0] for spec in segmenters]
+    names = kinds if len(set(kinds)) == len(kinds) else list(segmenters)
+    maps = {
+        name: [*torch.from_numpy(segmenter(np.array(photo), path.name))[-levels:]]
+        for name, segmenter in zip(names, segmenters.values(), strict=True)
+    }
+    return draw_levels(photo, maps, panel=panel)

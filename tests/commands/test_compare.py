@@ -1,0 +1,48 @@
+"""``castssl compare``: rows of images, levels of several segmenters beside each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from castssl.cli import main
+from castssl.visualization.draw import CAPTION, GAP
+
+MERGE = "merge:superpixels=grid:cell=8,sizes=(8,4,2)"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[str]:
+    paths = []
+    for number, size in enumerate(((64, 48), (40, 40))):
+        paths.append(str(tmp_path / f"{number}.png"))
+        Image.effect_noise(size, 60).convert("RGB").save(paths[-1])
+    return paths
+
+
+def test_a_row_has_the_image_and_the_coarsest_levels_at_full_size(photos: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "grid.png"
+    flags = ["--segmenter", MERGE, "--segmenter", f"{MERGE},by=neighbors", "--levels", "2"]
+    assert main(["compare", *photos, *flags, "--out", str(out)]) == 0
+    picture = np.asarray(Image.open(out))
+    row = CAPTION + 3 * GAP
+    assert picture.shape == (48 + 40 + 2 * row + 3 * GAP, 5 * (64 + GAP) + 3 * GAP, 3)
+    photo = np.asarray(Image.open(photos[0]))
+    assert np.array_equal(picture[2 * GAP :][:48, 2 * GAP :][:, :64], photo)
+    panels = [picture[2 * GAP :][:48, 2 * GAP + at * (64 + GAP) :][:, :64] for at in range(1, 5)]
+    colored = [(np.ptp(panel.astype(int), 2) > 30).mean() for panel in panels]
+    assert min(colored) > 0.5
+
+
+def test_an_unreadable_image_is_left_out(photos: list[str], tmp_path: Path) -> None:
+    Path(photos[0]).write_bytes(b"no image")
+    out = tmp_path / "grid.png"
+    assert main(["compare", *photos, "--segmenter", MERGE, "--panel", "32", "--out", str(out)]) == 1
+    assert Image.open(out).height == 32 + CAPTION + 3 * GAP + 2 * GAP
+    assert (
+        main(["compare", photos[1], "--segmenter", MERGE, "--levels", "0", "--out", str(tmp_path / "x.png")])
+        == 1
+    )
