@@ -25,6 +25,8 @@ class Segmenter:
 
     nested: bool = False
     """True if each segment lies within one segment of the next level, in every image."""
+    untrained: int = 0
+    """How many of the coarsest levels come from a pooling that no training has changed."""
 
     def __call__(self, image: NDArray[np.uint8], name: str = "") -> NDArray[np.int32]:
         """Segment one image.

@@ -36,6 +36,7 @@ class Cast(Segmenter):
 
     The levels are the encoder's stages as :func:`castssl.segment` finds them, the superpixels first.  A pixel
     whose superpixel was too small to become a token joins the segments of the nearest pixel that has some.
+    The pooling before a stage without blocks, the fourth of the published models, is frozen as it was drawn.
 
     Args:
         source: weights, as :func:`castssl.checkpoints.read` takes them.
@@ -62,6 +63,7 @@ class Cast(Segmenter):
         self.encoder = _load(source, device)
         self.image_size, self.superpixels = image_size, superpixels
         self.sizes = None if sizes is None else check_sizes(sizes)
+        self.untrained = len(self.encoder.sizes) - self.encoder.stages_with_cls
 
     def __call__(self, image: NDArray[np.uint8], name: str = "") -> NDArray[np.int32]:
         """uint8 (H, W, 3) -> int32 (stages, H, W)."""
