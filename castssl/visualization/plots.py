@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from castssl.errors import PluginError
@@ -58,7 +57,9 @@ def draw_before_after(
         PluginError: if matplotlib is not installed; with the command.
     """
     figure = new_figure(4 * len(after), 4.9)
-    panels = figure.subplots(1, len(after), sharey=True, squeeze=False)
+    panels = figure.subplots(1, len(after), sharex=True, sharey=True, squeeze=False)
+    low = min(float(values.min()) for values in (before, *after.values())) - 0.02
+    panels[0, 0].set(xlim=(low, 1.02), ylim=(low, 1.02))
     for axis, (title, values) in zip(panels.flat, after.items(), strict=True):
         _panel(axis, before, values, threshold)
         axis.set_title(f"{title}: {float((values - before).mean()) * 100:+.1f} points", fontsize=10)
@@ -76,7 +77,4 @@ def _panel(axis: Axes, before: Tensor, after: Tensor, threshold: float) -> None:
     used = place.unique()
     middles = [[float(values[place == one].mean()) for one in used] for values in (before, after)]
     axis.plot(*middles, color="black", linewidth=1.5)
-    low = float(torch.minimum(before, after).min())
-    axis.set_xlim(low - 0.02, 1.02)
-    axis.set_ylim(low - 0.02, 1.02)
     axis.set_aspect("equal")

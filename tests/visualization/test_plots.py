@@ -28,6 +28,13 @@ def test_each_image_is_a_point_in_each_panel() -> None:
     assert list(means.get_ydata()) == pytest.approx(after.tolist())
 
 
+def test_all_panels_have_the_limits_of_all_points() -> None:
+    before = torch.tensor([0.5, 0.9])
+    axes: list[Any] = draw_before_after(before, {"adapted": before - 0.4, "same": before}, "IoU").axes
+    for axis in axes:
+        assert axis.get_xlim() == axis.get_ylim() == pytest.approx((0.08, 1.02))
+
+
 def test_without_matplotlib_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(PluginError, match=r"install.* matplotlib"):
