@@ -13,6 +13,7 @@ from castssl.commands import (
     export,
     features,
     flops,
+    look,
     plugins,
     predict,
     recipes,
@@ -22,7 +23,7 @@ from castssl.commands import (
 )
 
 ALL = (
-    *(recipes, plugins, superpixels, segment, compare, attention, predict, evaluate, adapt, features),
-    *(convert, export, flops, ablate, tree, environment),
+    *(recipes, plugins, superpixels, segment, compare, look, attention, predict, evaluate, adapt),
+    *(features, convert, export, flops, ablate, tree, environment),
 )
 """In the order of ``castssl --help``."""

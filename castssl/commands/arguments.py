@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -142,6 +142,11 @@ def or_none(work: Callable[[], T]) -> T | None:
     except DataError as error:
         print(f"castssl: {error}", file=sys.stderr)
         return None
+
+
+def short_name(path: Path, among: Iterable[Path]) -> str:
+    """The file's name, or more of its path where others have the same name."""
+    return path.name if sum(other.name == path.name for other in among) == 1 else str(path)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from castssl.commands.arguments import (
     or_none,
     picture,
     save_picture,
+    short_name,
     subcommand,
     table,
     value_range,
@@ -112,7 +112,7 @@ def _print(predictions: dict[Path, Prediction], classifier: Classifier, least: f
         shown.columns[heading].justify = "right"
     for image, prediction in predictions.items():
         for row, level in enumerate(prediction.path):
-            name = safe_markup(_short(image, predictions)) if row == 0 else ""
+            name = safe_markup(short_name(image, predictions)) if row == 0 else ""
             style = "bold" if row < prediction.answer else "dim"
             label = f"[{style}]{safe_markup(level.name)}[/]"
             remark = safe_markup(_remark(prediction, row, classifier, least))
@@ -166,14 +166,9 @@ def _draw(predictions: dict[Path, Prediction], out: Path) -> None:
         title = " > ".join(map(_named, path[: prediction.answer])) or "not sure of any level"
         if prediction.consistent is False:
             title += "  (a contradiction)" if prediction.answer == len(path) else "  (backed off)"
-        rows.append(draw_path(prediction.seen, panels, f"{_short(image, predictions)}: {title}"))
+        rows.append(draw_path(prediction.seen, panels, f"{short_name(image, predictions)}: {title}"))
     save_picture(sheet(rows), out)
     print(f"the picture: {out}", file=sys.stderr)
-
-
-def _short(image: Path, among: Iterable[Path]) -> str:
-    """The file's name, or more of its path where others have the same name."""
-    return image.name if sum(other.name == image.name for other in among) == 1 else str(image)
 
 
 def _count(labels: Tensor) -> int:

@@ -111,7 +111,7 @@ def predict(
     raw = Batch([RawView(seen[None], segments)], torch.empty(1, 0, dtype=torch.int64))
     view = to_views(raw, backend, next(iter(objective.parameters())).device).views[0]
     logits, evidence = explained(objective, view) if explain else (_logits(objective, view), ())
-    path = _path(classifier, logits, min_confidence)
+    path = label_path(classifier, logits, min_confidence)
     kept = [i for i, level in enumerate(path, start=1) if level.sure and level.agrees is not False]
     answer = len(path) if min_confidence is None else max(kept, default=0)
     return Prediction(three_channels(seen, backend.channels), path, answer, tuple(evidence))
@@ -127,7 +127,9 @@ def with_superpixels(classifier: Classifier, spec: str) -> Classifier:
     return classifier._replace(superpixels=spec)
 
 
-def explained(objective: Supervised, view: View) -> tuple[list[Tensor], list[Evidence]]:
+def explained(
+    objective: Supervised, view: View, *, stage: int | None = None
+) -> tuple[list[Tensor], list[Evidence]]:
     """Each level's logits (1, C) and the evidence for its likeliest class; one backward pass a level.
 
     A segment's share is the gradient of the class's logit at its tokens times the tokens, as what they have
@@ -144,6 +146,7 @@ def explained(objective: Supervised, view: View) -> tuple[list[Tensor], list[Evi
     Args:
         objective: in any mode; used in evaluation mode, and left as it was, without gradients.
         view: of one image.
+        stage: whose segments the evidence is of; by default those that each level reads.
     """
     image = view.image.detach().clone().requires_grad_()
     with evaluating(objective), torch.enable_grad(), _watched(objective) as runs:
@@ -151,17 +154,18 @@ def explained(objective: Supervised, view: View) -> tuple[list[Tensor], list[Evi
     evidence = []
     traced = [(run.tokens, run.hierarchy) for run in runs if run.tokens is not None]
     leaves = [tokens for tokens, _ in traced] or [image]
-    for logit, stage in zip(logits, objective.stages, strict=True):
+    for logit, own in zip(logits, objective.stages, strict=True):
+        at = own if stage is None else stage
         top = logit[0].max()
         grads = torch.autograd.grad(top, leaves, retain_graph=True, allow_unused=True)
         if leaves[0] is image:
-            evidence.append(_of_pixels(image, grads[0], runs[-1].hierarchy.labels(stage)[0]))
+            evidence.append(_of_pixels(image, grads[0], runs[-1].hierarchy.labels(at)[0]))
             continue
         # Only one encoder, where there are several, has a part in this level's logit.
         (tokens, hierarchy), grad = next(
             (run, grad) for run, grad in zip(traced, grads, strict=True) if grad is not None
         )
-        evidence.append(_of_tokens(tokens, grad, hierarchy, stage))
+        evidence.append(_of_tokens(tokens, grad, hierarchy, at))
     return [logit.detach() for logit in logits], evidence
 
 
@@ -218,9 +222,10 @@ def _logits(objective: Supervised, view: View) -> list[Tensor]:
         return list(objective.predict(view).values())
 
 
-def _path(
-    classifier: Classifier, logits: Sequence[Tensor], min_confidence: float | None
+def label_path(
+    classifier: Classifier, logits: Sequence[Tensor], min_confidence: float | None = None
 ) -> tuple[Level, ...]:
+    """The likeliest class of each level, from its logits float (1, C), coarse to fine."""
     labels, path = classifier.labels, torch.full((1, classifier.labels.levels), -1)
     levels = []
     for column, logit in zip(classifier.objective.columns, logits, strict=True):

@@ -71,11 +71,11 @@ def merge(image: Tensor, segments: Tensor, sizes: Sequence[int], *, by: str = CO
     elif by == RANDOM:
         merges = _at_random(neighbors(dense), count, random.Random(seed))
     else:
-        features = _features(image.cpu().numpy(), dense, count, place=by == PLACE)
+        features = mean_colors(image.cpu().numpy(), dense, count, place=by == PLACE)
         merges = _ward(features, neighbors(dense) if by == NEIGHBORS else None)
     labels = np.empty((len(sizes), *shape), np.int32)
     for level, size in zip(labels, sizes, strict=True):
-        level[:] = np.append(_cut(merges, count, size), -1)[dense]
+        level[:] = np.append(cut(merges, count, size), -1)[dense]
     return torch.from_numpy(labels).to(segments.device)
 
 
@@ -97,10 +97,20 @@ def neighbors(labels: NDArray[np.integer]) -> NDArray[np.int64]:
     return np.stack(np.divmod(np.unique(np.concatenate(codes)), max(count, 1)), 1)
 
 
-def _features(
-    image: NDArray[np.generic], dense: NDArray[np.int64], count: int, *, place: bool
+def mean_colors(
+    image: NDArray[np.generic], dense: NDArray[np.integer], count: int, *, place: bool = False
 ) -> NDArray[np.float64]:
-    """The mean color of each superpixel, with its mean position if ``place``: (n, D)."""
+    """The mean color of each superpixel, with its mean position if ``place``.
+
+    Args:
+        image: (C, H, W), compared as :func:`merge` does.
+        dense: integer (H, W), 0 to ``count`` - 1; a negative label belongs to none.
+        count: n; a superpixel without pixels has zeros.
+        place: append the mean position, at the scale of the colors.
+
+    Returns:
+        float64 (n, D); CIELAB for RGB.
+    """
     channels = image.astype(np.float64).reshape(len(image), -1)
     if image.dtype == np.uint8 and len(image) == 3:
         rgb = np.ascontiguousarray(image.transpose(1, 2, 0), np.float32) / np.float32(255)
@@ -112,7 +122,7 @@ def _features(
     inside = labels >= 0
     labels, channels = labels[inside], channels[:, inside]
     sums = np.stack([np.bincount(labels, values, count) for values in channels], 1)
-    return np.asarray(sums / np.bincount(labels, minlength=count)[:, None])
+    return np.asarray(sums / np.maximum(np.bincount(labels, minlength=count), 1)[:, None])
 
 
 def _scaled(channels: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -158,8 +168,17 @@ def _at_random(pairs: NDArray[np.int64], count: int, rng: random.Random) -> Merg
     return merges
 
 
-def _cut(merges: Merges, count: int, size: int) -> NDArray[np.int64]:
-    """The segment (n,) of each superpixel after all but ``size - 1`` merges, in order of appearance."""
+def cut(merges: Merges, count: int, size: int) -> NDArray[np.int64]:
+    """Cut a tree of merges.
+
+    Args:
+        merges: of ``count`` superpixels, as many as there are.
+        count: n.
+        size: how many segments to leave, 1 or more.
+
+    Returns:
+        int64 (n,), the segment of each superpixel, numbered in order of appearance.
+    """
     done = merges[: max(count - size, 0)]
     root = list(range(count + len(done)))
     for i in reversed(range(len(done))):

@@ -78,6 +78,7 @@ def calls(place: Path) -> dict[str, list[str | Path]]:
     recipe = ROOT / "recipes" / "moco_in1k.py"
     return {
         "segment": [photo, "--weights", place / "model", "--out", place],
+        "look": [photo, "--weights", place / "model", "--html", photo],
         "features": [place / "folder", "--weights", place / "model", "--out", photo.with_suffix(".npz")],
         "evaluate": [place / "folder", "--weights", place / "model", "--out", place / "found"],
         "adapt": [place / "folder", "--weights", place / "model", "--out", place / "found"],

@@ -1,0 +1,190 @@
+"""Segments of an image that merge one by one inside a model's own hierarchy, for a page to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.spatial.distance import cdist
+
+from castssl.checkpoints.classifier import Classifier
+from castssl.contracts import Encoder
+from castssl.datasets.multichannel import RGB
+from castssl.errors import ConfigError
+from castssl.inference.predict import explained, label_path
+from castssl.inference.segment import prepare, resize_labels
+from castssl.models.cast import CAST
+from castssl.modes import evaluating, kept_random_state
+from castssl.objectives.classification import Supervised
+from castssl.registry import build_superpixels
+from castssl.segmenter import Segmenter
+from castssl.superpixels.merge import Merges, mean_colors
+from castssl.types import View
+from castssl.visualization.page import Class, Level, Parts, shrink
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Finder = Callable[[Image.Image, str], Parts]
+"""The parts of an image, given its name."""
+
+
+def merge_order(levels: Sequence[Ints], features: Sequence[Floats], areas: Ints) -> Merges:
+    """Merge the segments of an image one by one, until one is left, in the order of their similarity.
+
+    Each step joins the two segments whose features are most alike by Ward's criterion over pixels: a b /
+    (a + b) times the squared distance of their means is the smallest, where a and b are their areas; of
+    equal pairs the first.  (The distance alone would leave all but a few segments in one.)  Segments merge
+    within one segment of the next level until none are left to merge there, so that each level is a cut of
+    the tree.  The merges to each level compare the features of the level before it.
+
+    Args:
+        levels: int64 (n,) each, fine to coarse: which row of the level's features each of n finest segments
+            is in.  Levels are nested, and the first has n different ones.
+        features: float (K, D) of each level.
+        areas: (n,), positive.
+
+    Returns:
+        n - 1 merges.
+    """
+    count, merges = len(areas), Merges()
+    names = np.arange(count)
+    wholes = [*levels[1:], np.zeros(count, np.int64)]
+    for rows, table, groups in zip(levels, features, wholes, strict=True):
+        alive, leaves, inverse = np.unique(names, return_index=True, return_inverse=True)
+        masses = np.bincount(inverse, areas).astype(np.float64)
+        means, whole = np.nan_to_num(table[rows[leaves]]), groups[leaves]
+        for one, other in _merge(means, masses, whole, len(alive) - len(np.unique(whole))):
+            merges.append((int(alive[one]), int(alive[other])))
+            names[np.isin(names, merges[-1])] = alive[one] = count + len(merges) - 1
+    return merges
+
+
+def _merge(means: Floats, masses: Floats, groups: Ints, steps: int) -> Iterator[tuple[int, int]]:
+    """Rows that merge, the smaller one first, which from then on stands for both."""
+    apart = groups[:, None] != groups
+    np.fill_diagonal(apart, True)
+    cost = np.where(apart, np.inf, _cost(means, masses, slice(None)))
+    for _ in range(steps):
+        one, other = sorted(divmod(int(cost.argmin()), len(means)))
+        yield one, other
+        means[one] = np.average(means[[one, other]], 0, masses[[one, other]])
+        masses[one] += masses[other]
+        apart[other] = apart[:, other] = True
+        cost[one] = cost[:, one] = np.where(apart[one], np.inf, _cost(means, masses, [one])[0])
+        cost[other] = cost[:, other] = np.inf
+
+
+def _cost(means: Floats, masses: Floats, rows: slice | list[int]) -> Floats:
+    """Ward's: how much the squared distances to the mean grow if one of ``rows`` and another one merge."""
+    chosen = masses[rows][:, None]
+    share = chosen * masses / (chosen + masses)
+    return np.asarray(share * cdist(means[rows], means, "sqeuclidean"))
+
+
+def of_model(
+    encoder: Encoder,
+    classifier: Classifier | None = None,
+    *,
+    superpixels: str | None = None,
+    image_size: int | None = None,
+) -> Finder:
+    """Find the segments of a model as :func:`castssl.segment` does, and what supports its classes.
+
+    Segments without pixels are left out, and so are stages of as many segments as the one before.  Features
+    are compared at unit length, where the nearest are those of the largest cosine.
+
+    Args:
+        encoder: on its device.
+        classifier: whose encoder this is, on the same device; it sees the whole image.
+        superpixels: another backend than the model was trained with.
+        image_size: shorter side of the model's input in pixels; by default that of :func:`castssl.segment`,
+            with a classifier the one that it was trained at.
+
+    Raises:
+        ConfigError: if the encoder takes other than RGB images.
+    """
+    if encoder.config.channels not in RGB:
+        raise ConfigError(f"expected a model of RGB images, got one of {encoder.config.channels} channels")
+    backend = build_superpixels(encoder.config, superpixels)
+    if classifier is not None and image_size is None:
+        image_size = classifier.image_size
+
+    def find(photo: Image.Image, name: str = "") -> Parts:
+        place = next(iter(encoder.parameters())).device
+        with evaluating(encoder), torch.no_grad(), kept_random_state(place):
+            _, view, sizes = prepare(photo, encoder, backend, image_size=image_size)
+            hierarchy = encoder.segment(view, sizes)
+        numbers, finest = _dense(hierarchy.labels(0)[0].cpu().numpy())
+        budgets = [tokens.x.shape[1] for tokens in hierarchy.stages]
+        stages = [i for i in range(len(budgets)) if i == 0 or budgets[i] != budgets[i - 1]]
+        levels = tuple(Level(budgets[i], hierarchy.parents(i)[0].cpu().numpy()[numbers]) for i in stages)
+        features = [_unit(hierarchy.stages[i].x[0].double().cpu().numpy()) for i in stages]
+        areas = np.bincount(finest[finest >= 0], minlength=len(numbers))
+        merges = merge_order([level.ids for level in levels], features, areas)
+        classes = () if classifier is None else _classes(classifier, view, sizes, numbers)
+        return Parts(finest, merges, levels, classes)
+
+    return find
+
+
+def of_segmenter(segmenter: Segmenter) -> Finder:
+    """Find the segments of a segmenter; their features are mean colors.
+
+    If it does not declare its levels nested, only the finest are shown.
+    """
+
+    def find(photo: Image.Image, name: str = "") -> Parts:
+        small = shrink(photo)
+        maps = torch.from_numpy(segmenter(np.asarray(photo.convert("RGB")), name))
+        shown = [resize_labels(level, small.height, small.width).numpy() for level in maps]
+        shown = shown if segmenter.nested else shown[:1]
+        finest = _dense(shown[0])[1]
+        pixels, first = np.asarray(small).transpose(2, 0, 1), np.unique(finest, return_index=True)[1]
+        levels, features = [], []
+        for level in shown:
+            levels.append(Level(len(np.unique(level)), level.ravel()[first].astype(np.int64)))
+            features.append(mean_colors(pixels, level, int(level.max()) + 1))
+        merges = merge_order([level.ids for level in levels], features, np.bincount(finest.ravel()))
+        return Parts(finest, merges, tuple(levels))
+
+    return find
+
+
+def _dense(labels: NDArray[np.integer]) -> tuple[Ints, Ints]:
+    """The labels that occur, in increasing order, and the map with their places; -1 stays -1."""
+    numbers = np.unique(labels[labels >= 0]).astype(np.int64)
+    return numbers, np.where(labels < 0, -1, np.searchsorted(numbers, labels))
+
+
+def _unit(features: Floats) -> Floats:
+    return np.asarray(features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12))
+
+
+def _classes(
+    classifier: Classifier, view: View, sizes: Sequence[int] | None, numbers: Ints
+) -> tuple[Class, ...]:
+    with _sizes(classifier.objective, sizes):
+        logits, evidence = explained(classifier.objective, view, stage=0)
+    path = label_path(classifier, logits)
+    return tuple(
+        Class(level.name, level.probability, one.moved.double().cpu().numpy()[numbers])
+        for level, one in zip(path, evidence, strict=True)
+    )
+
+
+@contextmanager
+def _sizes(objective: Supervised, sizes: Sequence[int] | None) -> Iterator[None]:
+    """Token budgets of one image, whose number of superpixels follows from its size."""
+    encoders = [encoder for encoder in objective.encoders() if isinstance(encoder, CAST)]
+    before = [encoder.sizes for encoder in encoders]
+    try:
+        for encoder in encoders:
+            encoder.sizes = encoder.sizes if sizes is None else tuple(sizes)
+        yield
+    finally:
+        for encoder, own in zip(encoders, before, strict=True):
+            encoder.sizes = own
