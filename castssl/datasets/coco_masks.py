@@ -1,10 +1,14 @@
-"""Object and part masks from one JSON file in COCO's layout, as PartImageNet has it.
+"""Object and part masks from one JSON file in COCO's layout, as PartImageNet and DensePose have it.
 
 PartImageNet (He et al., https://arxiv.org/abs/2112.00933) annotates parts of ImageNet's images: its
 categories are parts, and an object is the union of its parts.  The layout is that of
 https://cocodataset.org/#format-data: ``images`` (id, file_name, width, height), ``categories`` (id, name),
 ``annotations`` (id, image_id, category_id, segmentation); a segmentation is a list of polygons
 [x0, y0, x1, y1, ...] in pixels, or run lengths {size, counts} down the columns.
+
+DensePose (Guler et al., https://arxiv.org/abs/1802.00434) annotates persons of COCO.  Its annotations have
+``dp_masks``, a mask of each of 14 body parts, or [], as run lengths on a grid of 256 x 256 cells that covers
+the person's ``bbox`` [x, y, width, height].
 """
 
 from __future__ import annotations
@@ -26,6 +30,29 @@ FAR = 1e6
 """The limit of a polygon's coordinates in pixels."""
 LARGEST = 2**26
 """The limit of an image's size in pixels."""
+BODY_PARTS = (
+    *("torso", "right hand", "left hand", "left foot", "right foot"),
+    *("right upper leg", "left upper leg", "right lower leg", "left lower leg"),
+    *("left upper arm", "right upper arm", "left lower arm", "right lower arm", "head"),
+)
+"""DensePose's, in the order of ``dp_masks``."""
+BOX = (256, 256)
+"""Rows and columns of their grid."""
+
+
+class Region(NamedTuple):
+    """An annotated region.
+
+    Attributes:
+        part: its number, from 1.
+        shape: checked polygons, run lengths, or compressed ones.
+        box: x, y, width and height of the grid of :data:`BOX` in the image; None if the shape is one of the
+            image's own pixels.
+    """
+
+    part: int
+    shape: Any
+    box: tuple[float, ...] | None = None
 
 
 class Annotated(NamedTuple):
@@ -34,17 +61,18 @@ class Annotated(NamedTuple):
     Attributes:
         height: pixels.
         width: pixels.
-        regions: the part of each annotation (from 1, in the order of category ids), and its checked polygons
-            or run lengths.
+        regions: parts are numbered in the order of category ids, or of :data:`BODY_PARTS`.
     """
 
     height: int
     width: int
-    regions: list[tuple[int, Any]]
+    regions: list[Region]
 
 
 class Annotations:
     """Masks by file name; only the last part of a path counts, as PartImageNet's folders are not ImageNet's.
+
+    In a file with body parts, persons without them are background.
 
     Args:
         images: by the last part of the file's name.
@@ -62,7 +90,7 @@ class Annotations:
         Raises:
             DataError: if it is no JSON, lacks a key, two images share a name, an annotation belongs to no
                 image or category, or its segmentation is neither polygons nor runs that fill the image.
-            PluginError: if it has compressed runs and pycocotools is not installed.
+            PluginError: if it has compressed runs and faster-coco-eval is not installed.
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -72,6 +100,11 @@ class Annotations:
             return cls(*_parse(content))
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The last part of each image's file name, in the order of the file."""
+        return tuple(self._images)
 
     def knows(self, name: str) -> bool:
         """Whether the file has that image."""
@@ -97,7 +130,7 @@ class Annotations:
         if image is None:
             return None
         labels = np.zeros((image.height, image.width), np.int32)
-        drawn = [(part, _draw(shape, image)) for part, shape in image.regions]
+        drawn = [(region.part, _draw(region, image)) for region in image.regions]
         for part, inside in sorted(drawn, key=lambda pair: -int(pair[1].sum())):
             labels[inside] = part
         return labels
@@ -126,15 +159,32 @@ def _parse(content: Any) -> tuple[dict[str, Annotated], list[str]]:
                 " pixels whose ids differ, and whose names differ in their last part"
             )
         by_name[name] = by_id[number] = Annotated(height, width, [])
+    persons = any("dp_masks" in annotation for annotation in annotations)
     for annotation in annotations:
         title = f"annotation {annotation.get('id', '(without id)')}"
         number, category = (_int(annotation, key, "annotations") for key in ("image_id", "category_id"))
         if number not in by_id or category not in part:
             wrong = f"category_id {category}" if number in by_id else f"image_id {number}"
             raise DataError(f"{title} has {wrong}, which is not among the images and categories")
-        shape = _shape(annotation.get("segmentation"), by_id[number], title)
-        by_id[number].regions.append((part[category], shape))
-    return by_name, [names[number] for number in part]
+        if not persons:
+            size = by_id[number].height, by_id[number].width
+            shape = _shape(annotation.get("segmentation"), size, title)
+            by_id[number].regions.append(Region(part[category], shape))
+        elif "dp_masks" in annotation:
+            by_id[number].regions.extend(_body_parts(annotation, title))
+    return by_name, [*BODY_PARTS] if persons else [names[number] for number in part]
+
+
+def _body_parts(annotation: Mapping[str, Any], title: str) -> list[Region]:
+    """The body parts of a person that have a mask."""
+    masks, box = annotation["dp_masks"], annotation.get("bbox")
+    numbers = isinstance(box, list) and [type(value) in {int, float} and abs(value) < FAR for value in box]
+    if not isinstance(box, list) or numbers != [True] * 4 or min(box[2:]) <= 0:
+        raise DataError(f"{title} has the bbox {str(box)[:60]}, expected [x, y, width, height] in pixels")
+    if not isinstance(masks, list) or len(masks) != len(BODY_PARTS):
+        raise DataError(f"{title}: expected a list of {len(BODY_PARTS)} dp_masks, got {str(masks)[:60]}")
+    shapes = [_shape(mask, BOX, title) if mask else None for mask in masks]
+    return [Region(part, shape, tuple(box)) for part, shape in enumerate(shapes, 1) if shape is not None]
 
 
 def _list(content: Any, key: str) -> list[Mapping[str, Any]]:
@@ -154,9 +204,9 @@ def _int(item: Mapping[str, Any], key: str, where: str) -> int:
     return value
 
 
-def _shape(segmentation: Any, image: Annotated, title: str) -> Any:
+def _shape(segmentation: Any, shape: tuple[int, int], title: str) -> Any:
     """Checked: polygons float64 (n, 2), run lengths int64, or compressed ones as they are."""
-    size = [image.height, image.width]
+    size = [*shape]
     try:
         if isinstance(segmentation, list):
             polygons = [np.array(polygon).reshape(-1, 2) for polygon in segmentation]
@@ -167,7 +217,7 @@ def _shape(segmentation: Any, image: Annotated, title: str) -> Any:
             return {"size": size, "counts": segmentation["counts"].encode()}
         elif segmentation["size"] == size:
             counts = np.array(segmentation["counts"])
-            if counts.dtype.kind == "i" and counts.min() >= 0 and counts.sum() == image.height * image.width:
+            if counts.dtype.kind == "i" and counts.min() >= 0 and counts.sum() == size[0] * size[1]:
                 return counts
     except (TypeError, KeyError, ValueError):
         pass  # Of another layout.
@@ -180,22 +230,54 @@ def _shape(segmentation: Any, image: Annotated, title: str) -> Any:
 
 def _decoder() -> Any:
     try:
-        return import_module("pycocotools.mask")
+        return import_module("faster_coco_eval.core.mask")
     except ImportError as error:
-        raise PluginError(f"compressed run lengths need pycocotools: {install('pycocotools')}") from error
+        library = "faster-coco-eval"
+        raise PluginError(f"compressed run lengths need {library}: {install(library)}") from error
 
 
-def _draw(shape: Any, image: Annotated) -> NDArray[np.bool_]:
+def _draw(region: Region, image: Annotated) -> NDArray[np.bool_]:
     """bool (H, W), without the parts outside the image."""
-    if isinstance(shape, dict):
-        return np.asarray(_decoder().decode(shape), np.bool_)
-    if isinstance(shape, np.ndarray):
-        inside = np.repeat(np.arange(len(shape)) % 2 == 1, shape)
-        return np.asarray(inside.reshape(image.width, image.height).T)  # Runs go down the columns.
-    filled = np.zeros((image.height, image.width), np.bool_)
-    for polygon in shape:
-        filled |= fill(polygon, image.height, image.width)
-    return filled
+    size = BOX if region.box else (image.height, image.width)
+    if isinstance(region.shape, dict):
+        try:
+            inside = np.asarray(_decoder().decode(region.shape), np.bool_)
+        except (RuntimeError, ValueError) as error:
+            raise DataError(
+                f"the compressed run lengths {str(region.shape)[:60]}... do not fill {size[0]} x {size[1]}"
+                f" pixels: {error}; download the annotations again"
+            ) from error
+    elif isinstance(region.shape, np.ndarray):
+        filled = np.repeat(np.arange(len(region.shape)) % 2 == 1, region.shape)
+        inside = np.asarray(filled.reshape(size[1], size[0]).T)  # Runs go down the columns.
+    else:
+        inside = np.zeros(size, np.bool_)
+        for polygon in region.shape:
+            inside |= fill(polygon, *size)
+    return paste(inside, region.box, image.height, image.width) if region.box else inside
+
+
+def paste(mask: NDArray[np.bool_], box: Sequence[float], height: int, width: int) -> NDArray[np.bool_]:
+    """A mask whose grid covers a box of an image: a pixel has the value of the cell that its center is in.
+
+    Args:
+        mask: bool (h, w).
+        box: x, y, width and height in pixels; it may reach beyond the image.
+        height: of the image.
+        width: of the image.
+
+    Returns:
+        bool (height, width).
+    """
+    pasted = np.zeros((height, width), np.bool_)
+    cells = []
+    for side, start, length, count in zip((height, width), box[1::-1], box[:1:-1], mask.shape, strict=True):
+        cell = np.floor((np.arange(side) + 0.5 - start) / length * count).astype(np.int64)
+        pixels = np.flatnonzero((cell >= 0) & (cell < count))
+        cells.append((pixels, cell[pixels]))
+    (rows, row_cells), (columns, column_cells) = cells
+    pasted[np.ix_(rows, columns)] = mask[np.ix_(row_cells, column_cells)]
+    return pasted
 
 
 def fill(polygon: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage.draw import polygon2mask
 
-from castssl.datasets.coco_masks import Annotations, fill
+from castssl.datasets.coco_masks import Annotations, fill, paste
 from castssl.datasets.images import Images
 from castssl.datasets.masks import open_masks
 from castssl.datasets.open import open_images
 from castssl.errors import DataError, PluginError
+from tests.datasets import densepose_files
+from tests.datasets.densepose_files import densepose, two_persons
 
 Json = dict[str, Any]
 
@@ -106,7 +108,7 @@ def test_more_parts_than_a_byte_holds(tmp_path: Path) -> None:
 
 
 COMPRESSED = {"size": [10, 10], "counts": "32:3V2"}
-"""The runs of the test above, as pycocotools writes them."""
+"""The runs of the test above, as COCO's tools write them."""
 
 
 def compressed(tmp_path: Path) -> Path:
@@ -115,16 +117,71 @@ def compressed(tmp_path: Path) -> Path:
     return written(tmp_path, content)
 
 
-def test_compressed_runs_need_pycocotools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pycocotools", None)
-    with pytest.raises(PluginError, match="pip install pycocotools"):
+def test_compressed_runs_need_a_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faster_coco_eval.core.mask", None)
+    with pytest.raises(PluginError, match="pip install faster-coco-eval"):
         Annotations.read(compressed(tmp_path))
 
 
-def test_compressed_runs_are_those_of_pycocotools(tmp_path: Path) -> None:
-    pytest.importorskip("pycocotools")
+def test_compressed_runs(tmp_path: Path) -> None:
+    pytest.importorskip("faster_coco_eval")
     parts = np.array(Annotations.read(compressed(tmp_path)).parts("n02484322_99.JPEG"))
     assert np.argwhere(parts).tolist() == [[3, 0], [4, 0], [5, 1], [6, 1], [7, 1], [8, 1], [9, 1]]
+
+
+def test_body_parts_of_densepose_are_pasted_into_the_boxes_of_persons(tmp_path: Path) -> None:
+    path = densepose_files.write(tmp_path / "minival.json", densepose(two_persons()))
+    masks = open_masks(path)
+    assert isinstance(masks, Annotations)
+    assert (len(masks.names), masks.names[0], masks.names[13]) == (14, "torso", "head")
+    assert masks.files == ("COCO_val2014_000000000139.jpg", "COCO_val2014_000000000785.jpg")
+    for file, expected in zip(masks.files, densepose_files.maps(), strict=True):
+        parts, mask = masks.parts(file), masks.mask(f"val2014/{file}")
+        assert np.array_equal(np.array(parts), expected)
+        assert np.array_equal(np.array(mask) > 0, expected > 0)
+
+
+@pytest.mark.parametrize("fault", ["box", "nested box", "no box", "flat", "three", "size", "runs"])
+def test_body_parts_that_are_none(tmp_path: Path, fault: str) -> None:
+    annotations = two_persons()
+    first, size, counts = annotations[0], [256, 256], "0"
+    changes: dict[str, Json] = {
+        "box": {"bbox": [1, 2, 3]},
+        "nested box": {"bbox": [[1], 2, 3, 4]},
+        "no box": {"bbox": None},
+        "flat": {"bbox": [1, 2, 0, 3]},
+        "three": {"dp_masks": [[]] * 3},
+        "size": {"dp_masks": [{"size": [8, 8], "counts": counts}] * 14},
+        "runs": {"dp_masks": [{"size": size, "counts": counts}] * 14},
+    }
+    messages = {
+        "three": "a list of 14 dp_masks",
+        "size": r"\[256, 256\]",
+        "runs": "do not fill 256 x 256 pixels",
+    }
+    path = densepose_files.write(
+        tmp_path / "minival.json", densepose([first | changes[fault], *annotations[1:]])
+    )
+    with pytest.raises(DataError, match=messages.get(fault, r"expected \[x, y, width, height\]")):
+        open_masks(path).parts("COCO_val2014_000000000139.jpg")
+
+
+@given(
+    box=st.tuples(*[st.floats(-9, 9)] * 2, *[st.floats(0.1, 30)] * 2),
+    grid=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+)
+@settings(deadline=None, max_examples=50)
+def test_a_pixel_has_the_cell_that_its_center_is_in(
+    box: tuple[float, float, float, float], grid: tuple[int, int]
+) -> None:
+    x, y, width, height = box
+    mask = np.random.default_rng(0).random(grid) > 0.5
+    expected = np.zeros((7, 5), np.bool_)
+    for row, column in np.ndindex(7, 5):
+        cell_y, cell_x = (row + 0.5 - y) / height * grid[0], (column + 0.5 - x) / width * grid[1]
+        if 0 <= cell_y < grid[0] and 0 <= cell_x < grid[1]:
+            expected[row, column] = mask[int(cell_y), int(cell_x)]
+    assert np.array_equal(paste(mask, box, 7, 5), expected)
 
 
 def broken(**changes: Any) -> Json:

@@ -130,7 +130,7 @@ def test_a_method_of_a_missing_plugin_names_the_command_that_installs_it(environ
 
 
 @pytest.mark.parametrize(
-    "command", ["pip install -e 'plugins/castssl-baselines[clip]'", "pip install pycocotools"]
+    "command", ["pip install -e 'plugins/castssl-baselines[clip]'", "pip install faster-coco-eval"]
 )
 def test_the_commands_of_recipes_hierarchy(environment: Environment, command: str) -> None:
     assert command in (environment.folder / "recipes" / "hierarchy.md").read_text(encoding="utf-8")
