@@ -14,6 +14,7 @@ from castssl.commands import (
     features,
     flops,
     look,
+    neighbors,
     plugins,
     predict,
     recipes,
@@ -23,7 +24,7 @@ from castssl.commands import (
 )
 
 ALL = (
-    *(recipes, plugins, superpixels, segment, compare, look, attention, predict, evaluate, adapt),
-    *(features, convert, export, flops, ablate, tree, environment),
+    *(recipes, plugins, superpixels, segment, compare, look, attention, predict, evaluate),
+    *(neighbors, adapt, features, convert, export, flops, ablate, tree, environment),
 )
 """In the order of ``castssl --help``."""

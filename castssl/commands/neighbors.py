@@ -1,0 +1,128 @@
+"""``castssl neighbors``: held-out images and their nearest neighbors by the features of several models."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from castssl.ablations.grid import add_commands
+from castssl.commands.arguments import (
+    Commands,
+    add_output,
+    add_reading,
+    device_of,
+    picture,
+    save_picture,
+    subcommand,
+    table,
+    value_range,
+)
+from castssl.errors import ConfigError
+from castssl.files import check_outputs
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from castssl.datasets.images import Images
+    from castssl.evaluation.neighbors import Neighbors
+
+NOTES = """Neighbors are the held-out images whose class tokens have the largest cosine with the query's.  The
+table has the share of the K neighbors that are of the query's class, the mean over all images.
+H-CAST beside Hier-ViT, as on its poster (which does not define its features):
+
+  castssl neighbors DATA --weights HCAST-RUN --weights HIER-VIT-RUN --out neighbors.png
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add it to the command line."""
+    purpose = "the nearest neighbors of held-out images by the features of several models, in one picture"
+    command = subcommand(commands, "neighbors", purpose, _neighbors, NOTES)
+    command.add_argument("data", metavar="DATA", help="a folder of images, demo, breeds:living17:/path, ...")
+    weights = "a run's folder, encoder.safetensors or checkpoint; give the flag once for each model"
+    command.add_argument("--weights", action="append", required=True, help=weights)
+    out = "the picture, such as neighbors.png"
+    add_output(command, "--out", required=True, type=picture, metavar="FILE", help=out)
+    command.add_argument("--split", help="train, val or test (default: val if there is one, else all images)")
+    queries = "images in the picture, evenly spread (default: 8)"
+    command.add_argument("--queries", type=int, default=8, metavar="N", help=queries)
+    command.add_argument("--neighbors", type=int, default=5, metavar="K", help="of an image (default: 5)")
+    stage = "whose class token is compared (default: -1, the last)"
+    command.add_argument("--stage", type=int, default=-1, metavar="N", help=stage)
+    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: 64)")
+    command.add_argument("--workers", type=int, metavar="N", help="that read images (default: one a core)")
+    add_commands(command)
+    add_reading(command)
+
+
+def _neighbors(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from castssl.evaluation.held_out import spread
+
+    if min(args.queries, args.neighbors) < 1:
+        raise ConfigError("--queries and --neighbors are 1 or more")
+    check_outputs([args.out], overwrite=args.overwrite)
+    names = [Path(weights).name for weights in args.weights]
+    names = names if len(set(names)) == len(names) else [str(weights) for weights in args.weights]
+    if len(set(names)) < len(names):
+        raise ConfigError("--weights names the same model twice; name each model once")
+    results, nearest = {}, {}
+    for name, weights in zip(names, args.weights, strict=True):
+        images, found, results[name] = _find(weights, args)
+        chosen = list(spread(len(found.positions), args.queries))
+        queries, nearest[name] = found.positions[chosen].tolist(), found.nearest[chosen]
+    save_picture(_draw(images, queries, nearest), args.out)
+    if chance := found.chance():
+        shown = table([f"same class among {args.neighbors}, %"], [f"level {at}" for at in range(len(chance))])
+        for title, shares in (results | {"chance level": chance}).items():
+            shown.add_row(title, *(f"{100 * share:.1f}" for share in shares.values()))
+        Console().print(shown)
+    print(f"{len(queries)} of {len(images)} images, in {args.out}")
+    return 0
+
+
+def _find(weights: str, args: argparse.Namespace) -> tuple[Images, Neighbors, dict[str, float]]:
+    """The images, and the neighbors of each by one model."""
+    from dataclasses import replace
+
+    from castssl.data.views import CenterView
+    from castssl.datasets.images import Images
+    from castssl.evaluation.held_out import Evaluation, Subject
+    from castssl.evaluation.neighbors import Neighbors
+    from castssl.inference.evaluate import open_labeled
+    from castssl.inference.load import load
+    from castssl.registry import build_superpixels
+    from castssl.training.progress import free_cores
+
+    model = load(weights, device=device_of(args))
+    config = model.encoder.config
+    spec = f"folder:{args.data}" if Path(args.data).expanduser().is_dir() else args.data
+    images = open_labeled(spec, split=args.split, commands=args.allow_commands, channels=config.channels)
+    if not isinstance(images, Images):
+        raise ConfigError(f"{args.data} is a stream, whose images have no index; give a folder or tar:")
+    if declared := value_range(args):
+        images = replace(images, declared=declared)
+    found = Neighbors(args.neighbors, args.stage)
+    evaluation = Evaluation(
+        images,
+        images,
+        build_superpixels(config),
+        CenterView(config.image_size, interpolation=model.interpolation),
+        [found],
+        device_of(args),
+        batch_size=args.batch_size,
+        workers=free_cores() + 1 if args.workers is None else args.workers,
+    )
+    return images, found, evaluation(Subject(model.encoder))
+
+
+def _draw(images: Images, queries: list[int], nearest: dict[str, Tensor]) -> Image.Image:
+    """The picture."""
+    from castssl.data.views import CenterView
+    from castssl.visualization.neighbors import draw_neighbors
+
+    center = CenterView(112)
+    return draw_neighbors(lambda at: center(images[at][0])[0], queries, nearest, images.targets, images.tree)

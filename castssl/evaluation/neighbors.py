@@ -1,0 +1,105 @@
+"""Nearest neighbors: the held-out images whose class tokens are most alike (H-CAST's poster)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from castssl.errors import ConfigError
+from castssl.evaluation.features import Features, blocks, check_rows, unit
+from castssl.evaluation.held_out import Evaluator, Forward, ImageBatch, Subject, indexed
+
+
+@dataclass(eq=False)
+class Neighbors(Evaluator):
+    """``neighbors_levelL``: the share of an image's nearest held-out images of its class, in [0, 1].
+
+    Images without a label at a level do not count there.
+
+    Args:
+        k: how many neighbors.
+        stage: whose class token is compared, -1 the last.
+
+    Attributes:
+        positions: int64 (n,), the held-out images that were read.
+        nearest: int64 (n, k), positions of the nearest images of each, the nearest first.
+    """
+
+    title: ClassVar[str] = "neighbors"
+    k: int = 5
+    stage: int = -1
+    positions: Tensor = field(init=False, repr=False)
+    nearest: Tensor = field(init=False, repr=False)
+    _rows: Features = field(init=False, repr=False)
+
+    def begin(self, subject: Subject) -> None:
+        """Start anew.
+
+        Raises:
+            ConfigError: if the encoder has no such stage.
+        """
+        stages = subject.encoder.stages_with_cls
+        if not -stages <= self.stage < stages:
+            raise ConfigError(
+                f"stage {self.stage}: the encoder has class tokens at the stages 0 to {stages - 1}"
+            )
+        self._rows = Features(self._data.device)
+
+    def add(self, batch: ImageBatch, forward: Forward) -> None:
+        """Keep the class tokens of the images that could be read."""
+        images = indexed(self._data.held_out)
+        rows = images.rows[batch.positions.numpy()].tolist()
+        kept = [row for row, file in enumerate(rows) if images.source.path(file) not in images.bad]
+        token = forward.hierarchy(batch.views[0]).stages[self.stage].cls[kept, 0].float()
+        numbered = torch.cat([batch.positions[kept, None], batch.target[kept].cpu()], 1)
+        self._rows.add(token, numbered, batch.positions[kept])
+
+    def result(self, subject: Subject) -> dict[str, float]:
+        """The shares by level, coarse to fine."""
+        features, numbered = self._rows.gather()
+        self.positions, labels = numbered[:, 0], numbered[:, 1:]
+        nearest = find_nearest(features, self.k)
+        self.nearest = self.positions[nearest]
+        return _by_level(labels, (labels[nearest] == labels[:, None]).float().mean(1))
+
+    def chance(self) -> dict[str, float]:
+        """The shares of neighbors that are drawn at random, over the labeled held-out images."""
+        labels = self._data.labels()
+        same = (labels[:, None] == labels).sum(1) - 1
+        return _by_level(labels, same / max(len(labels) - 1, 1))
+
+
+def find_nearest(features: Tensor, k: int) -> Tensor:
+    """The k most similar other rows of each row by cosine, the most similar first.
+
+    Args:
+        features: float (n, D), of any length.
+        k: at least 1; all other rows if there are fewer.
+
+    Returns:
+        int64 (n, min(k, n - 1)), on the CPU.
+
+    Raises:
+        ValueError: if there are fewer than 2 rows, or a feature is not finite.
+    """
+    check_rows("find_nearest", features)
+    if len(features) < 2 or k < 1:
+        raise ValueError(
+            f"find_nearest: expected k of 1 or more and 2 rows or more, got {k} and {len(features)}"
+        )
+    bank = unit(features, None)
+    found = []
+    for some in blocks(len(bank), len(bank)):
+        cosines = bank[some] @ bank.T
+        own = torch.arange(len(bank), device=bank.device)[some, None]
+        found.append(cosines.scatter(1, own, -torch.inf).topk(min(k, len(bank) - 1), dim=1)[1].cpu())
+    return torch.cat(found)
+
+
+def _by_level(labels: Tensor, shares: Tensor) -> dict[str, float]:
+    """Means over the labeled images, of labels and shares (n, L)."""
+    columns = [(level, shares[labels[:, level] >= 0, level]) for level in range(labels.shape[1])]
+    return {f"neighbors_level{level}": float(column.mean()) for level, column in columns if len(column)}
