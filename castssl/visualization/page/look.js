@@ -266,10 +266,10 @@ class Panel {
 
   rows(root, hovered, family) {
     const {tree} = this, share = 100 * tree.area[hovered] / this.finest.length;
+    const numbered = (level) => `${level.ids[tree.largest[hovered]]} of ${level.size}`;
     const exact = tree.levelSegments.lastIndexOf(tree.shown(state.segments));
-    const name = exact < 0 ? "between levels" : `${tree.levels[exact].ids[tree.largest[hovered]]} of ${tree.levels[exact].size}`;
-    const above = family.up < 0 ? [] : tree.levels.slice(family.up).map(
-      (level) => `${level.ids[tree.largest[hovered]]} of ${level.size}`);
+    const name = exact < 0 ? "between levels" : numbered(tree.levels[exact]);
+    const above = family.up < 0 ? [] : tree.levels.slice(family.up).map(numbered);
     const size = family.down < 0 ? 0 : tree.levels[family.down].size;
     const inside = family.children ? [...new Set(family.children.filter((_, i) => root[i] === hovered))] : [];
     const more = inside.length > 8 ? `, ... (${inside.length})` : "";
