@@ -125,13 +125,22 @@ class Annotations:
             return None
         return Image.fromarray(labels.astype(np.uint8) if len(self.names) < 256 else labels)
 
-    def _labels(self, name: str) -> NDArray[np.int32] | None:
-        image = self._images.get(_last(name))
-        if image is None:
-            return None
-        labels = np.zeros((image.height, image.width), np.int32)
+    def shape(self, name: str) -> tuple[int, int]:
+        """Height and width of an image of the file."""
+        image = self._images[_last(name)]
+        return image.height, image.width
+
+    def regions(self, name: str) -> list[tuple[int, NDArray[np.bool_]]]:
+        """Of each annotation of an image, the largest first: the part 1, 2, ... and the mask (H, W)."""
+        image = self._images[_last(name)]
         drawn = [(region.part, _draw(region, image)) for region in image.regions]
-        for part, inside in sorted(drawn, key=lambda pair: -int(pair[1].sum())):
+        return sorted(drawn, key=lambda pair: -int(pair[1].sum()))
+
+    def _labels(self, name: str) -> NDArray[np.int32] | None:
+        if not self.knows(name):
+            return None
+        labels = np.zeros(self.shape(name), np.int32)
+        for part, inside in self.regions(name):
             labels[inside] = part
         return labels
 

@@ -1,0 +1,190 @@
+"""PartImageNet, and data sets with masks of objects and parts: :func:`open_parts`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image
+
+from castssl.datasets.coco_masks import Annotations
+from castssl.datasets.decode import EXTENSIONS, Decoded, header, read
+from castssl.datasets.demo.objects import PARTS
+from castssl.datasets.images import Images
+from castssl.datasets.open import open_images, parse
+from castssl.datasets.orientation import fitted
+from castssl.datasets.parts import PartNames, PartSet, PartTruth
+from castssl.datasets.unreadable import why
+from castssl.errors import DataError
+from castssl.system_errors import explain
+
+_PARTS = {
+    "Quadruped": ("Head", "Body", "Foot", "Tail"),
+    "Biped": ("Head", "Body", "Hand", "Foot", "Tail"),
+    "Fish": ("Head", "Body", "Fin", "Tail"),
+    "Bird": ("Head", "Body", "Wing", "Foot", "Tail"),
+    "Snake": ("Head", "Body"),
+    "Reptile": ("Head", "Body", "Foot", "Tail"),
+    "Car": ("Body", "Tier", "Side Mirror"),
+    "Bicycle": ("Body", "Head", "Seat", "Tier"),
+    "Boat": ("Body", "Sail"),
+    "Aeroplane": ("Head", "Body", "Engine", "Wing", "Tail"),
+    "Bottle": ("Mouth", "Body"),
+}
+PARTIMAGENET = PartNames(
+    tuple(_PARTS), tuple(tuple(f"{owner} {part}" for part in parts) for owner, parts in _PARTS.items())
+)
+"""The 11 objects and 40 parts of PartImageNet (https://arxiv.org/abs/2112.00933; CAST, table 8), in the order
+of the ids in its files, which are also spelled "Tier"."""
+ANIMALS = 6
+"""The first six objects are animals, the others things (CAST, tables 8 and 9)."""
+
+
+class PartImageNet(PartSet):
+    """PartImageNet as published: ``images/{train,val,test}/`` and ``annotations/{train,val,test}.json``.
+
+    An image's object is the union of its parts.  Where annotations overlap the smallest counts; the released
+    code of CAST takes the last one.
+
+    Args:
+        root: the folder of ``images`` and ``annotations``.
+        split: of the images, "train", "val" or "test".
+
+    Raises:
+        DataError: if the annotations are missing or broken, or of other parts than :data:`PARTIMAGENET`.
+        PluginError: if they have compressed runs and faster-coco-eval is not installed.
+    """
+
+    names, size = PARTIMAGENET, 224
+
+    def __init__(self, root: Path, split: str = "val") -> None:
+        path = root / "annotations" / f"{split}.json"
+        if not path.is_file():
+            raise DataError(
+                f"no annotations {path}; expected PartImageNet's folders annotations/{{train,val,test}}.json"
+                " and images/{train,val,test}/ below the same folder"
+            )
+        self._folder, self._annotations = root / "images" / split, Annotations.read(path)
+        numbers = {name: number for number, name in enumerate(self.names.part_names, start=1)}
+        if other := [name for name in self._annotations.names if name not in numbers]:
+            raise DataError(
+                f"{path} has the part {other[0]!r}, which PartImageNet lacks; its parts are"
+                f" {', '.join(numbers)}"
+            )
+        owners = [owner for owner, parts in enumerate(self.names.parts, start=1) for _ in parts]
+        self._parts = np.array([0, *(numbers[name] for name in self._annotations.names)], np.int32)
+        self._objects = np.array([0, *(owners[part - 1] for part in self._parts[1:])], np.int32)
+        self._files = self._annotations.files
+        self._paths = {
+            path.name: path for path in self._folder.rglob("*") if path.suffix.lower() in EXTENSIONS
+        }
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def name(self, index: int) -> str:
+        """See :class:`castssl.datasets.parts.PartSet`."""
+        path = self._paths.get(self._files[index])
+        return path.relative_to(self._folder).as_posix() if path else self._files[index]
+
+    def read(self, index: int) -> tuple[Image.Image, PartTruth]:
+        """See :class:`castssl.datasets.parts.PartSet`."""
+        name = self._files[index]
+        if name not in self._paths:
+            raise DataError(f"{self._folder} has no image {name}, which is annotated")
+        with self._paths[name].open("rb") as file:
+            decoded = _decoded(file)
+        parts, regions = np.zeros((2, *self._annotations.shape(name)), np.int32)
+        for number, (part, inside) in enumerate(self._annotations.regions(name), start=1):
+            parts[inside], regions[inside] = part, number
+        upright = [
+            fitted(Image.fromarray(labels), decoded.image.size, decoded.orientation)
+            for labels in (self._objects[parts], self._parts[parts], regions)
+        ]
+        return decoded.image, PartTruth(*(np.array(labels) for labels in upright))
+
+
+class MaskedParts(PartSet):
+    """Images with masks of one object each, of their finest class, and of its parts, such as the demo data.
+
+    Args:
+        images: with masks.
+        names: of the classes of their finest level, and of each one's parts; without any parts these are
+            unknown.
+    """
+
+    size = None
+
+    def __init__(self, images: Images, names: PartNames) -> None:
+        self.names, self._images = names, images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def name(self, index: int) -> str:
+        """See :class:`castssl.datasets.parts.PartSet`."""
+        return self._images.name(index)
+
+    def read(self, index: int) -> tuple[Image.Image, PartTruth]:
+        """See :class:`castssl.datasets.parts.PartSet`."""
+        images = self._images
+        with images.source.open(int(images.rows[index])) as file:
+            image = _decoded(file).image
+        mask, parts = images.mask(index), images.parts(index) if self.names.part_names else None
+        owner = int(images.targets[index, -1]) + 1
+        if owner < 1:
+            raise DataError("the class of its object is unknown")
+        if mask is None or (parts is None and self.names.part_names):
+            raise DataError(f"no readable mask of its {'object' if mask is None else 'parts'}")
+        inside = np.array(mask.convert("L")) > 127
+        objects = np.where(inside, owner, 0).astype(np.int32)
+        if parts is None:
+            unknown = np.full_like(objects, -1)
+            return image, PartTruth(objects, unknown, unknown)
+        numbers = np.array(parts).astype(np.int32)
+        if numbers.max() > len(known := self.names.parts[owner - 1]):
+            raise DataError(f"its parts have the number {numbers.max()}, expected 0 to {len(known)}")
+        numbers[numbers > 0] += self.names.first_part(owner) - 1
+        return image, PartTruth(objects, numbers, numbers)
+
+
+def open_parts(data: str, split: str = "val") -> PartSet:
+    """Images whose objects and parts have masks.
+
+    Args:
+        data: PartImageNet's folder; ``demo`` with its options; or other images of classes, with masks and
+            without parts, as :func:`castssl.datasets.open.open_images` takes them.
+        split: of the images.
+
+    Raises:
+        DataError: if there is no such data, or it has no classes or masks.
+    """
+    place = Path(data).expanduser()
+    if (place / "annotations").is_dir():
+        return PartImageNet(place, split)
+    spec = f"folder:{data}" if place.is_dir() else data
+    images = open_images(spec, split=split)
+    if not isinstance(images, Images) or images.masks is None or not images.tree.names:
+        raise DataError(
+            f"{data} has no masks of objects with a class; expected PartImageNet's folder with annotations/"
+            " and images/, demo, or a folder of images with masks/ beside them"
+        )
+    objects = images.tree.names[-1]
+    parts = PARTS if parse(spec)[0] == "demo" else {}
+    whole = tuple(tuple(f"{owner} {part}" for part in parts.get(owner, ())) for owner in objects)
+    return MaskedParts(images, PartNames(objects, whole))
+
+
+def _decoded(file: IO[bytes]) -> Decoded:
+    """An image in RGB.
+
+    Raises:
+        DataError: with the reason, if it cannot be read.
+    """
+    try:
+        return read(header(file))
+    except Exception as error:  # Decoders raise almost anything on a broken file.
+        if explain(error):
+            raise
+        raise DataError(f"cannot read the image: {why(error)}") from error
