@@ -19,10 +19,13 @@ from castssl.commands.arguments import (
     superpixels_of,
     value_range,
 )
-from castssl.errors import ConfigError
+from castssl.errors import ConfigError, DataError
 from castssl.files import atomic_write, check_outputs
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from castssl.inference.segment import Segmentation
 
 NONE = 65535
@@ -41,13 +44,20 @@ CLASSES = """With --classes, for weights with a segmentation head (recipes/segme
   NAME-overlay.png  the image under the classes' colors
 """
 
+SEGMENTERS = """With --segmenter, DIR receives only the label maps NAME-stage0.png, ..., which maps:DIR reads.
+"castssl list segmenters" has the methods, "castssl describe segmenters NAME" their options.
+"""
+
 
 def add(commands: Commands) -> None:
     """Add it to the command line."""
-    purpose, notes = "segment images from fine to coarse", f"{WRITES}\n{CLASSES}"
+    purpose, notes = "segment images from fine to coarse", f"{WRITES}\n{CLASSES}\n{SEGMENTERS}"
     command = subcommand(commands, "segment", purpose, _segment, notes)
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files of any size")
-    command.add_argument("--weights", required=True, help="a run's folder, encoder.safetensors or checkpoint")
+    method = command.add_mutually_exclusive_group(required=True)
+    method.add_argument("--weights", help="a run's folder, encoder.safetensors or checkpoint")
+    other = "any other method, NAME:SOURCE,key=value, ...; writes label maps alone"
+    method.add_argument("--segmenter", metavar="SPEC", help=other)
     add_output(command, "--out", required=True, type=Path, metavar="DIR", help="where the results go")
     command.add_argument("--sizes", nargs="+", type=int, metavar="N", help="tokens per stage, fine to coarse")
     command.add_argument("--classes", action="store_true", help="write class maps in place of segments")
@@ -67,6 +77,8 @@ def _segment(args: argparse.Namespace) -> int:
     from castssl.checkpoints.load import load_encoder
     from castssl.inference.segment import segment
 
+    if args.segmenter:
+        return _segment_otherwise(args)
     if args.classes:
         return _segment_classes(args)
     if args.window or args.stride or args.superpixels_once:
@@ -84,6 +96,38 @@ def _segment(args: argparse.Namespace) -> int:
         if segmentation is not None:
             _write(segmentation, args.out, image.stem)
             done += 1
+    print(f"{done} of {len(args.images)} images segmented, in {args.out}")
+    return 0 if done == len(args.images) else 1
+
+
+def _segment_otherwise(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from castssl.inference.photos import read_photo
+    from castssl.registry import build_segmenter
+
+    windows = (args.classes, args.window, args.stride, args.superpixels_once)
+    if any((*windows, args.sizes, args.image_size, args.superpixels, args.segments, args.device)):
+        raise ConfigError(
+            "flags of classes, windows, sizes, superpixels and devices belong to --weights; a segmenter has"
+            " options of its own, such as --segmenter cast:RUN,image_size=128"
+        )
+    segmenter, declared = build_segmenter(args.segmenter), value_range(args)
+
+    def read_and_segment(image: Path) -> NDArray[np.int32]:
+        return segmenter(np.array(read_photo(image, declared)), image.name)
+
+    done = 0
+    for image in args.images:
+        levels = or_none(partial(read_and_segment, image))
+        if levels is None:
+            continue
+        if not done:  # The number of levels is known now, and the same for all images.
+            paths = [path for image in args.images for path in _maps(args.out, image.stem, len(levels))]
+            check_outputs(paths, overwrite=args.overwrite)
+        for labels, path in zip(levels, _maps(args.out, image.stem, len(levels)), strict=True):
+            _write_map(labels, path)
+        done += 1
     print(f"{done} of {len(args.images)} images segmented, in {args.out}")
     return 0 if done == len(args.images) else 1
 
@@ -126,22 +170,36 @@ def _pictures(folder: Path, image: Path) -> tuple[Path, Path]:
 
 def _outputs(folder: Path, name: str, stages: int) -> list[Path]:
     """The files of one image: drawing, arrays, and a label map of each stage, finest first."""
-    maps = [folder / f"{name}-stage{stage}.png" for stage in range(stages)]
-    return [folder / f"{name}.png", folder / f"{name}.npz", *maps]
+    return [folder / f"{name}.png", folder / f"{name}.npz", *_maps(folder, name, stages)]
+
+
+def _maps(folder: Path, name: str, stages: int) -> list[Path]:
+    """The label maps of one image, finest first."""
+    return [folder / f"{name}-stage{stage}.png" for stage in range(stages)]
+
+
+def _write_map(labels: NDArray[np.integer], path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    if labels.max() >= NONE:
+        raise DataError(
+            f"{path.name} would have {labels.max() + 1} segments, and 16 bits hold {NONE}; segment the image"
+            " more coarsely"
+        )
+    with atomic_write(path, "label map") as aside:
+        Image.fromarray(np.where(labels < 0, NONE, labels).astype(np.uint16)).save(aside, format="png")
 
 
 def _write(segmentation: Segmentation, folder: Path, name: str) -> None:
     import numpy as np
-    from PIL import Image
 
     from castssl.visualization.draw import draw_hierarchy
 
     picture, bundle, *maps = _outputs(folder, name, len(segmentation))
     arrays: dict[str, Any] = {}
     for stage, path in enumerate(maps):
-        labels = segmentation.labels(stage).numpy()
-        with atomic_write(path, "label map") as aside:
-            Image.fromarray(np.where(labels < 0, NONE, labels).astype(np.uint16)).save(aside, format="png")
+        _write_map(segmentation.labels(stage).numpy(), path)
         arrays[f"features{stage}"] = segmentation.features(stage).cpu().numpy()
         if stage < len(segmentation) - 1:
             arrays[f"parents{stage}"] = segmentation.parents(stage).cpu().numpy()

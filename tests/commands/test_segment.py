@@ -1,0 +1,58 @@
+"""``castssl segment`` with another method than an encoder: its label maps, which ``maps`` reads again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from castssl.cli import main
+from castssl.registry import build_segmenter
+
+MERGE = "merge:superpixels=grid:cell=8,sizes=(8,4,2)"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[str]:
+    paths = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    for path, size in zip(paths, ((64, 48), (40, 40)), strict=True):
+        Image.effect_noise(size, 60).convert("RGB").save(path)
+    return paths
+
+
+def test_label_maps_of_a_segmenter_are_read_by_maps(
+    photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["segment", *photos, "--segmenter", MERGE, "--out", str(out)]
+    assert main(command) == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        f"{name}-stage{level}.png" for name in "ab" for level in range(3)
+    ]
+    merge, maps = build_segmenter(MERGE), build_segmenter(f"maps:{out}")
+    for path in photos:
+        image = np.asarray(Image.open(path))
+        assert np.array_equal(maps(image, Path(path).name), merge(image))
+    assert main(command) == 1
+    assert "exist and would be replaced" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+
+
+def test_flags_of_an_encoder_and_unreadable_images(
+    photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["segment", *photos, "--segmenter", MERGE, "--out", str(tmp_path / "out")]
+    (tmp_path / "large").mkdir()
+    for flags in (["--sizes", "8"], ["--classes"], ["--image-size", "64"], ["--device", "cpu"]):
+        assert main([*command, *flags]) == 1
+        assert "belong to --weights" in capsys.readouterr().err
+    np.save(tmp_path / "a.npy", np.arange(300 * 300).reshape(300, 300))
+    Image.new("RGB", (300, 300)).save(tmp_path / "large" / "a.png")
+    many = ["segment", str(tmp_path / "large" / "a.png"), "--segmenter", f"maps:{tmp_path}"]
+    assert main([*many, "--out", str(tmp_path / "out")]) == 1
+    assert "a-stage0.png would have 90000 segments, and 16 bits hold 65535" in capsys.readouterr().err
+    Path(photos[0]).write_bytes(b"no image")
+    assert main(command) == 1
+    assert "1 of 2 images segmented" in capsys.readouterr().out
