@@ -8,6 +8,7 @@ from castssl.commands import (
     attention,
     compare,
     convert,
+    densepose,
     environment,
     evaluate,
     export,
@@ -25,6 +26,6 @@ from castssl.commands import (
 
 ALL = (
     *(recipes, plugins, superpixels, segment, compare, look, attention, predict, evaluate),
-    *(neighbors, adapt, features, convert, export, flops, ablate, tree, environment),
+    *(densepose, neighbors, adapt, features, convert, export, flops, ablate, tree, environment),
 )
 """In the order of ``castssl --help``."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from faster_coco_eval.core.mask import encode  # type: ignore[import-untyped]
 from numpy.typing import NDArray
+from PIL import Image
 
 Json = dict[str, Any]
 Boxes = Mapping[int, tuple[slice, slice]]
@@ -69,3 +70,12 @@ def write(path: Path, content: Json) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
+
+
+def coco(root: Path, name: str = "densepose_coco_2014_minival.json") -> Path:
+    """COCO's folder with these annotations and images."""
+    write(root / "annotations" / name, densepose(two_persons()))
+    (root / "val2014").mkdir()
+    for number in ("139", "785"):
+        Image.new("RGB", (24, 16), "gray").save(root / "val2014" / f"COCO_val2014_{number:0>12}.jpg")
+    return root
