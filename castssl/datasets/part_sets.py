@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -93,8 +94,7 @@ class PartImageNet(PartSet):
         name = self._files[index]
         if name not in self._paths:
             raise DataError(f"{self._folder} has no image {name}, which is annotated")
-        with self._paths[name].open("rb") as file:
-            decoded = _decoded(file)
+        decoded = _decoded(lambda: self._paths[name].open("rb"))
         parts, regions = np.zeros((2, *self._annotations.shape(name)), np.int32)
         for number, (part, inside) in enumerate(self._annotations.regions(name), start=1):
             parts[inside], regions[inside] = part, number
@@ -129,8 +129,7 @@ class MaskedParts(PartSet):
     def read(self, index: int) -> tuple[Image.Image, PartTruth]:
         """See :class:`castssl.datasets.parts.PartSet`."""
         images = self._images
-        with images.source.open(int(images.rows[index])) as file:
-            image = _decoded(file).image
+        image = _decoded(lambda: images.source.open(int(images.rows[index]))).image
         mask, parts = images.mask(index), images.parts(index) if self.names.part_names else None
         owner = int(images.targets[index, -1]) + 1
         if owner < 1:
@@ -176,14 +175,15 @@ def open_parts(data: str, split: str = "val") -> PartSet:
     return MaskedParts(images, PartNames(objects, whole))
 
 
-def _decoded(file: IO[bytes]) -> Decoded:
+def _decoded(opener: Callable[[], IO[bytes]]) -> Decoded:
     """An image in RGB.
 
     Raises:
         DataError: with the reason, if it cannot be read.
     """
     try:
-        return read(header(file))
+        with opener() as file:
+            return read(header(file))
     except Exception as error:  # Decoders raise almost anything on a broken file.
         if explain(error):
             raise

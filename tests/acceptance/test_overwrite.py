@@ -84,6 +84,7 @@ def calls(place: Path) -> dict[str, list[str | Path]]:
         "adapt": [place / "folder", "--weights", place / "model", "--out", place / "found"],
         "compare": [photo, "--segmenter", "merge:superpixels=grid:cell=8", "--out", photo],
         "neighbors": [place / "folder", "--weights", place / "model", "--out", photo],
+        "densepose": ["merge", "--data", place, "--out", photo],
         "attention": [photo, "--weights", place / "model", "--out", place],
         "predict": [photo, "--weights", place / "model", "--out", photo],
         "superpixels": [photo, "--backends", "grid", "--rounds", "1", "--out", photo],
