@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -91,15 +91,21 @@ def test_label_maps_are_masks_of_all_classes_but_the_background(
     encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CASTSSL_CACHE", str(tmp_path))
-    options: dict[str, Any] = {"size": 32, "per_class": 2}
-    spec = ",".join(f"{key}={value}" for key, value in options.items())
-    results = []
-    for name in ("demo", "demo-maps"):
-        images = open_images(f"{name}:{spec}", split="val")
-        evaluation = Evaluation(images, images, Grid(8), VIEW, [FigureGround()])
-        results.append(evaluation(Subject(encoder)))
-    assert results[0]
-    assert results[0] == results[1]
+    masked, mapped = (
+        indexed(open_images(f"{name}:size=32,per_class=2", split="val")) for name in ("demo", "demo-maps")
+    )
+    assert mapped.maps is not None
+    unknown = replace(mapped, maps=mapped.maps._replace(classes={**mapped.maps.classes, 0: -1}))
+    by_mask, by_map, by_known = (
+        Evaluation(images, images, Grid(8), VIEW, [FigureGround()])(Subject(encoder))
+        for images in (masked, mapped, unknown)
+    )
+    assert by_mask
+    assert by_mask == by_map
+    for stage in range(encoder.stages_with_cls):
+        iou, known = (found[f"figure_iou_mean_stage{stage}"] for found in (by_map, by_known))
+        # Where the ground is unknown, nothing outside of the objects counts.
+        assert known == by_known[f"figure_ground_miou_mean_stage{stage}"] > iou
 
 
 def test_images_without_masks_are_refused(flat: Path) -> None:
