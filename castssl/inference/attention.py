@@ -62,7 +62,7 @@ def readers(model: Model) -> dict[int, str]:
     read: dict[int, list[int]] = {}
     for column, stage in zip(objective.columns, objective.stages, strict=True):
         read.setdefault(stage % stages, []).append(column % max(model.classifier.labels.levels, 1))
-    return {stage: f"reads level {', '.join(map(str, levels))}" for stage, levels in read.items()}
+    return {stage: f"label level {', '.join(map(str, levels))}" for stage, levels in read.items()}
 
 
 def outputs(folder: Path, name: str) -> tuple[Path, Path]:

@@ -54,9 +54,9 @@ def test_the_heads_of_h_cast_name_the_stages_that_they_read(tmp_path: Path) -> N
     path = save_classifier(TreeKL(encoder, labels), tmp_path / "h.safetensors", spec="tree-kl", labels=labels)
     model = castssl.load(path, device="cpu")
     last = model.encoder.stages_with_cls - 1
-    assert readers(model) == {last: "reads level 0", last - 1: "reads level 1"}
+    assert readers(model) == {last: "label level 0", last - 1: "label level 1"}
     _, stages = class_attention_of(photographs()[0][1].resize((32, 32)), model.encoder, readers(model))
-    assert [stage.title for stage in stages] == [""] * (last - 1) + ["reads level 1", "reads level 0"]
+    assert [stage.title for stage in stages] == [""] * (last - 1) + ["label level 1", "label level 0"]
 
 
 @pytest.mark.parametrize(
