@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from castssl.commands.arguments import Commands, add_output, progress, subcommand, table
+from castssl.errors import printable
 from castssl.files import check_outputs
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _print(results: Mapping[str, Scored]) -> None:
             scores = (f"{100 * score:.1f}" for score in (row.precision, row.recall, row.f))
             shown.add_row(name, str(result.images), f"{row.segments:.1f}", str(row.labels), *scores)
         for file, reason in result.unscored.items():
-            print(f"castssl: {name}: not scored: {file}: {reason}", file=sys.stderr)
+            print(f"castssl: {name}: {printable(file)} is not scored: {printable(reason)}", file=sys.stderr)
     Console().print(shown)
 
 

@@ -74,15 +74,16 @@ class Naming:
         model: an encoder that reads names, see :class:`ReadsNames`, such as
             ``castssl.create("clip:ViT-B-16/openai")``; the paper's.
         objects: names of the objects.
-        parts: names of each object's parts, as they stand in a sentence, such as "Quadruped Head".
+        parts: names of each object's parts, as they stand in a sentence, such as "Quadruped Head"; none if
+            the parts are unknown.
         prompt: a sentence with ``{}`` where a name belongs.
         background: the name of what is no object.
         style: how the rest of the image is hidden.  The released notebook prints the paper's results, so its
             style is the default.
 
     Raises:
-        ConfigError: if the model reads no names, the prompt has no place for one, there is no part, or the
-            parts are not those of each object.
+        ConfigError: if the model reads no names, the prompt has no place for one, or the parts are not those
+            of each object.
     """
 
     def __init__(
@@ -104,17 +105,18 @@ class Naming:
             raise ConfigError(f"prompt: expected {{}} once, where the name belongs; got {prompt!r}")
         if style not in STYLES:
             raise ConfigError(f"style: expected one of {', '.join(STYLES)}, got {style!r}")
-        if len(objects) != len(parts) or not any(parts):
+        if len(objects) != len(parts):
             raise ConfigError(
-                f"parts: expected a list of names for each of the {len(objects)} objects, at least one of"
-                f" them with a name; got {len(parts)} lists with {sum(map(len, parts))} names"
+                f"parts: expected a list of names for each of the {len(objects)} objects, got {len(parts)}"
+                " lists; give () for an object without parts"
             )
         self.model: Encoder = model
         self.masking = STYLES[style]
         self.objects = model.zero_shot([background, *objects], [prompt])
-        self.parts = model.zero_shot([name for names in parts for name in names], [prompt])
-        owners = [number for number, names in enumerate(parts, 1) for _ in names]
-        self.owners = torch.tensor(owners, device=self.parts.device)
+        names = [name for part_names in parts for name in part_names]
+        self.parts = model.zero_shot(names, [prompt]) if names else self.objects[:0]
+        owners = [number for number, part_names in enumerate(parts, 1) for _ in part_names]
+        self.owners = torch.tensor(owners, dtype=torch.int64, device=self.parts.device)
 
     @torch.no_grad()
     def __call__(
@@ -149,8 +151,9 @@ class Naming:
         pairs = part_segments * len(self.objects) + object_map
         shared = pairs.flatten().bincount(minlength=len(masks[1]) * len(self.objects))
         allowed = self.owners == shared.view(len(masks[1]), -1).argmax(1)[:, None]
-        nearest = (vectors[1] @ self.parts.T).masked_fill(~allowed, -torch.inf).argmax(1)
-        part_map = (nearest + 1).where(allowed.any(1), 0)[part_segments]
+        cosines = (vectors[1] @ self.parts.T).masked_fill(~allowed, -torch.inf)
+        # Background comes first, so that it is the answer where no part is allowed.
+        part_map = F.pad(cosines, (1, 0), value=-torch.inf).argmax(1)[part_segments]
         return object_map.cpu().numpy(), part_map.cpu().numpy()
 
     def _encode(self, image: NDArray[np.uint8], masks: Tensor) -> Tensor:

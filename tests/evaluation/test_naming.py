@@ -114,6 +114,16 @@ def test_one_segment_is_the_whole_image(name: str, part: int) -> None:
     assert torch.equal(model.seen[0], pixels.expand(2, -1, -1, -1))
 
 
+def test_objects_without_any_parts() -> None:
+    model = MeanColor(STYLES["released"].rest)
+    segments = quarters(0, 1, 2, 3)
+    objects, parts = Naming(model, list(OBJECTS), [()] * 3)(
+        painted(*OBJECTS, "Background"), segments, segments
+    )
+    assert objects.tolist() == quarters(1, 2, 3, 0).tolist()
+    assert not parts.any()
+
+
 def photo(height: int = SIDE, width: int = SIDE) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
@@ -164,7 +174,7 @@ def test_what_cannot_be_named_is_refused() -> None:
         Naming(SampleEncoder(), list(OBJECTS), PARTS_OF)
     with pytest.raises(ConfigError, match="once"):
         Naming(model, list(OBJECTS), PARTS_OF, prompt="a photo")
-    with pytest.raises(ConfigError, match=r"each of the 3 objects.*got 1 lists with 2 names"):
+    with pytest.raises(ConfigError, match=r"each of the 3 objects, got 1 lists"):
         Naming(model, list(OBJECTS), PARTS_OF[:1])
     style: Any = "gray"
     with pytest.raises(ConfigError, match="paper, released, got 'gray'"):
