@@ -24,8 +24,8 @@ from castssl.errors import ConfigError
 from castssl.files import check_outputs
 
 if TYPE_CHECKING:
+    from castssl.contracts import Encoder
     from castssl.evaluation.figure_ground import FigureGround
-    from castssl.inference.load import Model
 
 NOTES = """Attention is that of the last block of each stage, to the tokens of the stage.  The figure is the
 smallest set of tokens that holds 60 % of it (CAST, appendix A.5 and G.4, as DINO).
@@ -49,7 +49,8 @@ def add(commands: Commands) -> None:
     purpose = "where the class token of each stage looks: heat maps, and figure-ground scores by masks"
     command = subcommand(commands, "attention", purpose, _attention, NOTES)
     command.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="an image file")
-    command.add_argument("--weights", required=True, help="a run's folder, encoder.safetensors or checkpoint")
+    weights = "a run's folder, encoder.safetensors or checkpoint, or timm:NAME with timm's weights"
+    command.add_argument("--weights", required=True, help=weights)
     add_output(
         command, "--out", type=Path, metavar="DIR", help="where the files go (default with --data: none)"
     )
@@ -67,8 +68,7 @@ def add(commands: Commands) -> None:
 
 
 def _attention(args: argparse.Namespace) -> int:
-    from castssl.inference.attention import SCORES, outputs
-    from castssl.inference.load import load
+    from castssl.inference.attention import SCORES, open_encoder, outputs
 
     if not args.images and not args.data:
         raise ConfigError("castssl attention needs image files, or --data with masks; got neither")
@@ -79,21 +79,21 @@ def _attention(args: argparse.Namespace) -> int:
     if args.out:
         files = [path for image in args.images for path in outputs(args.out, image.stem)]
         check_outputs([*files, *([args.out / SCORES] if args.data else [])], overwrite=args.overwrite)
-    model = load(args.weights, device=device_of(args))
-    code = _draw(args, model) if args.images else 0
+    encoder, interpolation, titles = open_encoder(args.weights, args.image_size, device_of(args))
+    code = _draw(args, encoder, titles) if args.images else 0
     if args.data:
-        _score(args, model)
+        _score(args, encoder, interpolation)
     return code
 
 
-def _draw(args: argparse.Namespace, model: Model) -> int:
-    from castssl.inference.attention import class_attention_of, readers, write
+def _draw(args: argparse.Namespace, encoder: Encoder, titles: dict[int, str]) -> int:
+    from castssl.inference.attention import class_attention_of, write
 
     options: dict[str, Any] = {"image_size": args.image_size, "value_range": value_range(args)}
-    options["superpixels"] = superpixels_of(args, model.encoder)
-    titles, done = readers(model), 0
+    options["superpixels"] = superpixels_of(args, encoder)
+    done = 0
     for image in args.images:
-        found = or_none(partial(class_attention_of, image, model.encoder, titles, **options))
+        found = or_none(partial(class_attention_of, image, encoder, titles, **options))
         if found is not None:
             write(*found, args.out, image.stem, args.mass)
             done += 1
@@ -101,7 +101,7 @@ def _draw(args: argparse.Namespace, model: Model) -> int:
     return 0 if done == len(args.images) else 1
 
 
-def _score(args: argparse.Namespace, model: Model) -> None:
+def _score(args: argparse.Namespace, encoder: Encoder, interpolation: str) -> None:
     from dataclasses import replace
 
     from castssl.data.views import CenterView
@@ -111,7 +111,6 @@ def _score(args: argparse.Namespace, model: Model) -> None:
     from castssl.inference.evaluate import open_labeled
     from castssl.training.progress import free_cores
 
-    encoder = model.encoder
     spec = f"folder:{args.data}" if Path(args.data).expanduser().is_dir() else args.data
     channels = encoder.config.channels
     images = open_labeled(spec, split=args.split, commands=args.allow_commands, channels=channels)
@@ -124,7 +123,7 @@ def _score(args: argparse.Namespace, model: Model) -> None:
         encoder,
         images,
         evaluator,
-        CenterView(args.image_size or encoder.config.image_size, interpolation=model.interpolation),
+        CenterView(args.image_size or encoder.config.image_size, interpolation=interpolation),
         superpixels_of(args, encoder),
         device=device_of(args),
         batch_size=args.batch_size,

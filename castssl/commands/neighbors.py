@@ -41,7 +41,7 @@ def add(commands: Commands) -> None:
     purpose = "the nearest neighbors of held-out images by the features of several models, in one picture"
     command = subcommand(commands, "neighbors", purpose, _neighbors, NOTES)
     command.add_argument("data", metavar="DATA", help="a folder of images, demo, breeds:living17:/path, ...")
-    weights = "a run's folder, encoder.safetensors or checkpoint; give the flag once for each model"
+    weights = "a run, a checkpoint, or timm:NAME with timm's weights; give the flag once for each model"
     command.add_argument("--weights", action="append", required=True, help=weights)
     out = "the picture, such as neighbors.png"
     add_output(command, "--out", required=True, type=picture, metavar="FILE", help=out)
@@ -92,13 +92,13 @@ def _find(weights: str, args: argparse.Namespace) -> tuple[Images, Neighbors, di
     from castssl.datasets.images import Images
     from castssl.evaluation.held_out import Evaluation, Subject
     from castssl.evaluation.neighbors import Neighbors
+    from castssl.inference.attention import open_encoder
     from castssl.inference.evaluate import open_labeled
-    from castssl.inference.load import load
     from castssl.registry import build_superpixels
     from castssl.training.progress import free_cores
 
-    model = load(weights, device=device_of(args))
-    config = model.encoder.config
+    encoder, interpolation, _ = open_encoder(weights, None, device_of(args))
+    config = encoder.config
     spec = f"folder:{args.data}" if Path(args.data).expanduser().is_dir() else args.data
     images = open_labeled(spec, split=args.split, commands=args.allow_commands, channels=config.channels)
     if not isinstance(images, Images):
@@ -110,13 +110,13 @@ def _find(weights: str, args: argparse.Namespace) -> tuple[Images, Neighbors, di
         images,
         images,
         build_superpixels(config),
-        CenterView(config.image_size, interpolation=model.interpolation),
+        CenterView(config.image_size, interpolation=interpolation),
         [found],
         device_of(args),
         batch_size=args.batch_size,
         workers=free_cores() + 1 if args.workers is None else args.workers,
     )
-    return images, found, evaluation(Subject(model.encoder))
+    return images, found, evaluation(Subject(encoder))
 
 
 def _draw(images: Images, queries: list[int], nearest: dict[str, Tensor]) -> Image.Image:

@@ -11,11 +11,11 @@ import numpy as np
 from castssl.contracts import Encoder
 from castssl.data.views import CenterView
 from castssl.datasets.images import Images
-from castssl.errors import DataError
+from castssl.errors import ConfigError, DataError
 from castssl.evaluation.figure_ground import FigureGround
 from castssl.evaluation.held_out import Evaluation, Subject
 from castssl.files import atomic_write, write_text
-from castssl.inference.load import Model
+from castssl.inference.load import TIMM, Model, load, of_timm
 from castssl.inference.photos import Photo
 from castssl.inference.segment import Segmentation, segment
 from castssl.models.attention_maps import class_attention
@@ -47,6 +47,27 @@ def class_attention_of(
         StageAttention(stage, found.labels(stage), heads[0].cpu(), named.get(stage, ""))
         for stage, heads in weights.items()
     ]
+
+
+def open_encoder(weights: str, image_size: int | None, device: str) -> tuple[Encoder, str, dict[int, str]]:
+    """An encoder on the device, the interpolation of its images, and what reads its stages' class tokens.
+
+    Args:
+        weights: what :func:`castssl.load` takes; or ``timm:NAME``, a model of timm with timm's weights.
+        image_size: side in pixels of a model of timm.
+        device: where to run.
+
+    Raises:
+        ConfigError: if timm knows no such model.
+        DataError: if there are no weights, or they cannot be read.
+    """
+    if not weights.startswith(TIMM):
+        model = load(weights, device=device)
+        return model.encoder, model.interpolation, readers(model)
+    try:
+        return of_timm(weights.removeprefix(TIMM), image_size, True).to(device), "bicubic", {}
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def readers(model: Model) -> dict[int, str]:

@@ -11,12 +11,18 @@ from castssl.checkpoints.checkpoint import Checkpoint, Which
 from castssl.checkpoints.classifier import PROBE, Classifier, load_classifier
 from castssl.checkpoints.load import Source, load_encoder, read
 from castssl.checkpoints.segmenter import Segmenter, load_segmenter
+from castssl.contracts import Encoder
+from castssl.errors import DataError
 from castssl.inference.classes import segment_classes
 from castssl.inference.features import Features, features
 from castssl.inference.photos import Photos, separate
 from castssl.inference.predict import predict
 from castssl.inference.segment import segment
 from castssl.labels import LabelTree
+from castssl.models.timm_encoder import TimmEncoder
+
+TIMM = "timm:"
+"""Before the name of a model of timm, in place of a source of weights."""
 
 
 class Model:
@@ -138,3 +144,26 @@ def load(
     """
     place = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
     return Model(read(source, which=which, ema=ema), place, labels)
+
+
+def of_timm(name: str, image_size: int | None, pretrained: bool) -> Encoder:
+    """A model of timm in evaluation mode.
+
+    Args:
+        name: of timm.
+        image_size: side in pixels; by default 224.
+        pretrained: with timm's weights, which are downloaded once; else with random ones.
+
+    Raises:
+        ValueError: if timm knows no such model.
+        DataError: if the weights cannot be read.
+    """
+    try:
+        return TimmEncoder(name, image_size=image_size or 224, pretrained=pretrained).eval()
+    except ValueError:
+        raise
+    except Exception as error:  # the hub's, httpx's and the system's
+        raise DataError(
+            f"timm's weights of {name} cannot be read ({type(error).__name__}: {error}); check the name and"
+            " the network; kmeans:timm:NAME,pretrained=false takes random weights"
+        ) from error

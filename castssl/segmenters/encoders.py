@@ -17,16 +17,14 @@ from castssl.data.rng import seeded
 from castssl.devices import check_device
 from castssl.errors import DataError
 from castssl.evaluation.retrieval import group_tokens
+from castssl.inference.load import TIMM, of_timm
 from castssl.inference.segment import prepare, resize_labels, segment
-from castssl.models.timm_encoder import TimmEncoder
 from castssl.modes import evaluating
 from castssl.pooling.spherical_kmeans import spherical_kmeans
 from castssl.registry import build_superpixels
 from castssl.segmenter import Segmenter, check_image, consecutive
 from castssl.segmenters.levels import SIZES, check_sizes
 
-TIMM = "timm:"
-"""Before the name of a model of timm, in place of a source of weights."""
 LARGEST = 2**20
 """Pixels of the maps that K-means interpolates; a larger image gets the labels of the nearest pixels."""
 
@@ -116,7 +114,7 @@ class KMeans(Segmenter):
         self.sizes, self.seed, self.image_size = check_sizes(sizes), seed, image_size
         if source.startswith(TIMM):
             with seeded(seed):
-                self.encoder = _of_timm(source.removeprefix(TIMM), image_size, pretrained).to(_device(device))
+                self.encoder = of_timm(source.removeprefix(TIMM), image_size, pretrained).to(_device(device))
         else:
             self.encoder = _load(source, device)
         self.superpixels = build_superpixels(self.encoder.config)
@@ -164,16 +162,3 @@ def _load(source: str, device: str) -> Encoder:
     if not source:
         raise DataError("expected NAME:WEIGHTS, such as cast:runs/demo, got no weights")
     return load_encoder(source).to(_device(device))
-
-
-def _of_timm(name: str, image_size: int | None, pretrained: bool) -> Encoder:
-    """A model of timm."""
-    try:
-        return TimmEncoder(name, image_size=image_size or 224, pretrained=pretrained).eval()
-    except ValueError:
-        raise
-    except Exception as error:  # the hub's, httpx's and the system's
-        raise DataError(
-            f"timm's weights of {name} cannot be read ({type(error).__name__}: {error}); check the name and"
-            " the network, or take random weights: pretrained=false"
-        ) from error

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -59,16 +61,31 @@ def test_the_heads_of_h_cast_name_the_stages_that_they_read(tmp_path: Path) -> N
     assert [stage.title for stage in stages] == [""] * (last - 1) + ["label level 1", "label level 0"]
 
 
+def test_a_model_of_timm_has_its_own_mean_and_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_download(name: str, **options: Any) -> Any:
+        return create(name, **{**options, "pretrained": False})
+
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", without_download)
+    photographs()[0][1].save(tmp_path / "photo.png")
+    flags = ["--weights", "timm:test_vit", "--image-size", "32", "--device", "cpu"]
+    assert main(["attention", str(tmp_path / "photo.png"), *flags, "--out", str(tmp_path)]) == 0
+    with np.load(tmp_path / "photo-attention.npz") as arrays:
+        assert arrays["attention0"].shape == (2, 4)
+        assert set(np.unique(arrays["labels0"])) == {0, 1, 2, 3}
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ([], "needs image files, or --data"),
         (["photo.png"], "need --out DIR"),
         (["--data", "demo", "--mass", "0"], "expected a share above 0"),
+        (["--data", "demo", "--weights", "timm:vit_none"], "timm knows no model 'vit_none'"),
     ],
 )
 def test_wrong_flags_are_refused(
     flags: list[str], message: str, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["attention", *flags, "--weights", str(weights)]) == 1
+    assert main(["attention", "--weights", str(weights), *flags]) == 1
     assert message in capsys.readouterr().err
