@@ -16,6 +16,7 @@ from castssl.commands import (
     flops,
     look,
     neighbors,
+    parts,
     plugins,
     predict,
     recipes,
@@ -26,6 +27,6 @@ from castssl.commands import (
 
 ALL = (
     *(recipes, plugins, superpixels, segment, compare, look, attention, predict, evaluate),
-    *(densepose, neighbors, adapt, features, convert, export, flops, ablate, tree, environment),
+    *(parts, densepose, neighbors, adapt, features, convert, export, flops, ablate, tree, environment),
 )
 """In the order of ``castssl --help``."""
