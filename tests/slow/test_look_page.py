@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from skimage.data import astronaut, chelsea, coffee, rocket
 
 from castssl.checkpoints.classifier import load_classifier, save_classifier
 from castssl.inference.look import of_model, of_segmenter
@@ -252,7 +254,7 @@ def test_pointing_at_a_segment_shows_its_family(browser: webdriver.Chrome, page:
         segment = finest[y, x]
         inside = parts.levels[2].ids == parts.levels[2].ids[segment]
         area = int(np.isin(finest, np.flatnonzero(inside)).sum())
-        children = list(dict.fromkeys(parts.levels[1].ids[inside].tolist()))
+        children = sorted(set(parts.levels[1].ids[inside].tolist()))
         shown = dict(facts(browser, 0)[:5])
         assert (
             shown["segment"] == f"{parts.levels[2].ids[segment]} of 16; {inside.sum()} of {levels[0]} finest"
@@ -310,3 +312,13 @@ def test_a_phone(browser: webdriver.Chrome, page: Page) -> None:
     assert "pixels" in dict(facts(browser, 0))["area"], "what a finger pointed at stays"
     footer = browser.find_element(By.TAG_NAME, "footer")
     assert footer.rect["height"] < 740 / 3
+
+
+def test_fifty_photographs_of_512_pixels_have_at_most_15_megabytes(tmp_path: Path) -> None:
+    find = of_model(create("nano"), superpixels="seeds:count=1024")
+    photos = [
+        Image.fromarray(photo).resize((512, 512)) for photo in (astronaut(), chelsea(), coffee(), rocket())
+    ]
+    shown = [Shown("photograph.jpg", photo, [find(photo, "")]) for photo in photos]
+    write_page(tmp_path / "page.html", ["nano"], (shown[number % 4] for number in range(50)))
+    assert (tmp_path / "page.html").stat().st_size < 15e6

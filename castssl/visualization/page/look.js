@@ -272,6 +272,7 @@ class Panel {
     const above = family.up < 0 ? [] : tree.levels.slice(family.up).map(numbered);
     const size = family.down < 0 ? 0 : tree.levels[family.down].size;
     const inside = family.children ? [...new Set(family.children.filter((_, i) => root[i] === hovered))] : [];
+    inside.sort((a, b) => a - b);
     const more = inside.length > 8 ? `, ... (${inside.length})` : "";
     return [
       ["segment", `${name}; ${tree.finestIn[hovered]} of ${tree.count} finest`],
@@ -411,8 +412,8 @@ const KEYS = {
   ArrowUp: () => stepLevel(false),
   Home: () => setSegments(state.most),
   End: () => setSegments(1),
-  PageDown: () => showImage(state.image + 1),
-  PageUp: () => showImage(state.image - 1),
+  PageDown: () => goTo(state.image + 1),
+  PageUp: () => goTo(state.image - 1),
   " ": play,
   "+": () => addOpacity(10),
   "-": () => addOpacity(-10),
@@ -440,8 +441,8 @@ function onKey(event) {
   action(event);
 }
 
-function guarded(work) {
-  return Promise.resolve().then(work).catch((error) => {
+function goTo(index) {
+  window.castssl.ready = showImage(index).catch((error) => {
     byId("fault").hidden = false;
     byId("fault").textContent = `This page cannot be shown: ${error}. A browser of 2023 or later is needed.`;
     throw error;
@@ -450,9 +451,9 @@ function guarded(work) {
 
 function listen() {
   about.images.forEach((name, i) => byId("images").add(new Option(name, i)));
-  byId("images").addEventListener("change", (event) => guarded(() => showImage(event.target.selectedIndex)));
-  byId("previous").addEventListener("click", () => guarded(() => showImage(state.image - 1)));
-  byId("next").addEventListener("click", () => guarded(() => showImage(state.image + 1)));
+  byId("images").addEventListener("change", (event) => goTo(event.target.selectedIndex));
+  byId("previous").addEventListener("click", () => goTo(state.image - 1));
+  byId("next").addEventListener("click", () => goTo(state.image + 1));
   byId("slider").addEventListener("input", (event) => {
     stop();
     setSegments(segmentsAt(event.target.value));
@@ -473,4 +474,4 @@ window.castssl = {
   },
 };
 listen();
-window.castssl.ready = guarded(() => showImage(0));
+goTo(0);
