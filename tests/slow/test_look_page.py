@@ -18,7 +18,7 @@ from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from skimage.data import astronaut, chelsea, coffee, rocket
+from skimage import data
 
 from castssl.checkpoints.classifier import load_classifier, save_classifier
 from castssl.inference.look import of_model, of_segmenter
@@ -316,9 +316,8 @@ def test_a_phone(browser: webdriver.Chrome, page: Page) -> None:
 
 def test_fifty_photographs_of_512_pixels_have_at_most_15_megabytes(tmp_path: Path) -> None:
     find = of_model(create("nano"), superpixels="seeds:count=1024")
-    photos = [
-        Image.fromarray(photo).resize((512, 512)) for photo in (astronaut(), chelsea(), coffee(), rocket())
-    ]
+    arrays = [getattr(data, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")]
+    photos = [Image.fromarray(array).resize((512, 512)) for array in arrays]
     shown = [Shown("photograph.jpg", photo, [find(photo, "")]) for photo in photos]
     write_page(tmp_path / "page.html", ["nano"], (shown[number % 4] for number in range(50)))
     assert (tmp_path / "page.html").stat().st_size < 15e6
