@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
-from castssl.errors import ConfigError, DataError
+from castssl.errors import ConfigError, DataError, printable
 from castssl.files import atomic_write
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 T = TypeVar("T")
+LISTED = 10
+"""Images without a score whose reasons are printed."""
 EVERY = 10.0
 """Seconds between two lines about progress."""
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
@@ -142,6 +145,24 @@ def or_none(work: Callable[[], T]) -> T | None:
     except DataError as error:
         print(f"castssl: {error}", file=sys.stderr)
         return None
+
+
+def list_unscored(spec: str, reasons: Mapping[str, str], total: int, flag: str) -> None:
+    """Print on stderr how many images have no score, and the first ones with the reasons.
+
+    Args:
+        spec: of the segmenter.
+        reasons: by the name of the image.
+        total: how many images there are.
+        flag: of the command, for the file that has all reasons.
+    """
+    if not reasons:
+        return
+    print(f"{spec}: {len(reasons)} of {total} images could not be scored", file=sys.stderr)
+    for name, reason in islice(reasons.items(), LISTED):
+        print(f"  {printable(name)}: {printable(reason)}", file=sys.stderr)
+    if len(reasons) > LISTED:
+        print(f"  and {len(reasons) - LISTED} more; {flag} FILE lists all", file=sys.stderr)
 
 
 def short_name(path: Path, among: Iterable[Path]) -> str:

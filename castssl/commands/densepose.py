@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from castssl.commands.arguments import Commands, add_output, progress, subcommand, table
-from castssl.errors import printable
+from castssl.commands.arguments import Commands, add_output, list_unscored, progress, subcommand, table
 from castssl.files import check_outputs
 
 if TYPE_CHECKING:
@@ -56,6 +54,8 @@ def _densepose(args: argparse.Namespace) -> int:
     with progress(len(data), "images") as report:
         results = score_densepose(segmenters, data, report=report)
     _print(results)
+    for spec, result in results.items():
+        list_unscored(spec, result.unscored, len(data), "--out")
     if args.out:
         _write(results, args.out)
     return 0 if any(result.images for result in results.values()) else 1
@@ -69,8 +69,6 @@ def _print(results: Mapping[str, Scored]) -> None:
         for row in result.rows:
             scores = (f"{100 * score:.1f}" for score in (row.precision, row.recall, row.f))
             shown.add_row(name, str(result.images), f"{row.segments:.1f}", str(row.labels), *scores)
-        for file, reason in result.unscored.items():
-            print(f"castssl: {name}: {printable(file)} is not scored: {printable(reason)}", file=sys.stderr)
     Console().print(shown)
 
 

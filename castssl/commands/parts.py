@@ -6,12 +6,11 @@ import argparse
 import json
 import math
 import sys
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from castssl.commands.arguments import Commands, add_output, progress, subcommand, table
-from castssl.errors import ConfigError, PluginError, printable
+from castssl.commands.arguments import Commands, add_output, list_unscored, progress, subcommand, table
+from castssl.errors import ConfigError, PluginError
 from castssl.files import check_outputs, write_text
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from castssl.datasets.parts import PartNames
     from castssl.evaluation.parts import LevelScores, Names, Scored
 
-SHOWN = 10
-"""Images without a score that are listed; --json lists all."""
 NONE = "without names, a segment has the class that it shares most pixels with"
 COLUMNS = {
     "segments": "seg-\nments",
@@ -108,7 +105,8 @@ def _parts(args: argparse.Namespace) -> int:
         content |= {"objects": data.names.objects, "parts": data.names.part_names}
         content |= {"segmenters": {spec: _content(result) for spec, result in scored.items()}}
         write_text(args.out, json.dumps(content, indent=1, allow_nan=False) + "\n", "scores")
-    _list_unscored(scored, len(data))
+    for spec, result in scored.items():
+        list_unscored(spec, result.unscored, len(data), "--json")
     return 0 if any(row.objects.images for result in scored.values() for row in result.rows) else 1
 
 
@@ -181,18 +179,6 @@ def _by_class(rows: Sequence[LevelScores], names: PartNames) -> Table:
             shown.add_row(f"mean of {title}", "", *mean)
     shown.caption = "region mIoU of the images that have the object, by the row's number"
     return shown
-
-
-def _list_unscored(scored: Mapping[str, Scored], total: int) -> None:
-    """Print how many images have no score, and the first ones with the reasons."""
-    for spec, result in scored.items():
-        if not result.unscored:
-            continue
-        print(f"{spec}: {len(result.unscored)} of {total} images could not be scored", file=sys.stderr)
-        for name, reason in islice(result.unscored.items(), SHOWN):
-            print(f"  {printable(name)}: {printable(reason)}", file=sys.stderr)
-        if len(result.unscored) > SHOWN:
-            print(f"  and {len(result.unscored) - SHOWN} more; --json FILE lists all", file=sys.stderr)
 
 
 def _content(scored: Scored) -> dict[str, Any]:

@@ -61,7 +61,9 @@ def test_images_that_cannot_be_scored_are_listed(
     assert all(
         not found["rows"] and len(found["unscored"]) == 2 for found in json.loads(out.read_text()).values()
     )
-    assert "no person in it has body parts" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "merge: 2 of 2 images could not be scored" in told
+    assert "COCO_val2014_000000000785.jpg: no person in it has body parts" in told
     (halves / "COCO_val2014_000000000785.npy").unlink()
     assert main(["densepose", f"maps:{halves}", "merge:superpixels=grid:cell=4", *flags, "--overwrite"]) == 0
     first, second = json.loads(out.read_text()).values()
