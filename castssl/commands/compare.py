@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ of the image.  Parts are shades of their whole.  CAST's Fig. 5, with a CAST and 
 
   castssl compare photo.jpg --segmenter cast:RUN --segmenter kmeans:VIT-RUN --out fig5.png
 
+Two segmenters of one kind have numbers, in the order of the flags.
 A segmenter is NAME:SOURCE,key=value,..., such as cast:RUN,device=cpu; "castssl list" has the names, and
 "castssl describe NAME" the options.
 """
@@ -56,14 +57,25 @@ def _compare(args: argparse.Namespace) -> int:
     if args.levels < 1 or (args.panel is not None and args.panel < 16):
         raise ConfigError("--levels is 1 or more, and --panel 16 pixels or more")
     check_outputs([args.out], overwrite=args.overwrite)
-    segmenters = {spec: build_segmenter(spec) for spec in args.segmenter}
+    segmenters = dict(zip(_names(args.segmenter), map(build_segmenter, args.segmenter), strict=True))
     draw = partial(_row, segmenters=segmenters, levels=args.levels, panel=args.panel)
     rows = [or_none(partial(draw, image)) for image in args.images]
     drawn = [row for row in rows if row is not None]
     if drawn:
         save_picture(sheet(drawn), args.out)
+    for name, spec in zip(segmenters, args.segmenter, strict=True):
+        print(f"{name}: {spec}")
     print(f"{len(drawn)} of {len(rows)} images segmented, in {args.out}")
     return 0 if len(drawn) == len(rows) else 1
+
+
+def _names(specs: Sequence[str]) -> list[str]:
+    """The kinds of segmenters, with numbers where a kind occurs more than once."""
+    kinds = [spec.partition(":")[0] for spec in specs]
+    return [
+        f"{kind} {kinds[: at + 1].count(kind)}" if kinds.count(kind) > 1 else kind
+        for at, kind in enumerate(kinds)
+    ]
 
 
 def _row(path: Path, segmenters: Mapping[str, Segmenter], levels: int, panel: int | None) -> Image.Image:
@@ -75,10 +87,8 @@ def _row(path: Path, segmenters: Mapping[str, Segmenter], levels: int, panel: in
     from castssl.visualization.draw import draw_levels
 
     photo = read_photo(path)
-    kinds = [spec.partition(":")[0] for spec in segmenters]
-    names = kinds if len(set(kinds)) == len(kinds) else list(segmenters)
     maps = {
         name: [*torch.from_numpy(segmenter(np.array(photo), path.name))[-levels:]]
-        for name, segmenter in zip(names, segmenters.values(), strict=True)
+        for name, segmenter in segmenters.items()
     }
     return draw_levels(photo, maps, panel=panel)

@@ -23,10 +23,15 @@ def photos(tmp_path: Path) -> list[str]:
     return paths
 
 
-def test_a_row_has_the_image_and_the_coarsest_levels_at_full_size(photos: list[str], tmp_path: Path) -> None:
+def test_a_row_has_the_image_and_the_coarsest_levels_at_full_size(
+    photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "grid.png"
     flags = ["--segmenter", MERGE, "--segmenter", f"{MERGE},by=neighbors", "--levels", "2"]
     assert main(["compare", *photos, *flags, "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert f"merge 1: {MERGE}\n" in shown
+    assert f"merge 2: {MERGE},by=neighbors\n" in shown
     picture = np.asarray(Image.open(out))
     row = CAPTION + 3 * GAP
     assert picture.shape == (48 + 40 + 2 * row + 3 * GAP, 5 * (64 + GAP) + 3 * GAP, 3)
