@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from timm.models import checkpoint
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from castssl.attention import Attention
 from castssl.contracts import Need
 from castssl.types import Tokens
 
@@ -32,10 +33,9 @@ class Stage(nn.Module):
         self.masked = masked
         self.checkpointing = False
         """Compute the blocks again in the backward pass instead of keeping what they computed."""
-        # timm types norm_layer as a class; a partial of one is what its own models pass.
-        norm = cast(type[nn.Module], layer_norm)
+        layers: Any = {"norm_layer": layer_norm, "attn_layer": Attention}
         self.blocks = nn.ModuleList(
-            Block(dim, heads, qkv_bias=True, drop_path=rate, norm_layer=norm) for rate in drop_path
+            Block(dim, heads, qkv_bias=True, drop_path=rate, **layers) for rate in drop_path
         )
 
     def forward(self, tokens: Tokens, needs: Iterable[Need] = ()) -> Tokens:
@@ -46,10 +46,8 @@ class Stage(nn.Module):
         for depth, block in enumerate(self.blocks, start=1):
             if needs and depth == len(self.blocks) and isinstance(block, Block):
                 recorded = record(block, x, mask)
-            if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, attn_mask=mask)
-            else:
-                x = block(x, attn_mask=mask)
+            again = self.checkpointing and torch.is_grad_enabled()
+            x = (partial(checkpoint, block) if again else block)(x, attn_mask=mask)
         kept = {need: recorded[need] for need in needs if need in recorded}
         keys, received = kept.get("keys"), kept.get("received")
         return Tokens(x[:, 1:], x[:, :1], tokens.mass, keys, received, tokens.bias)

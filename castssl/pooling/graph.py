@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-from timm.layers.attention import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from castssl.attention import Attention
 from castssl.contracts import Pooling
 from castssl.pooling import centroids as choose
 from castssl.pooling.arithmetic import check_size, gather, masked_mean, weighted_mean

@@ -18,7 +18,7 @@ from tests.house import source
 GROUND = [
     *("errors", "files", "installer", "terminal", "system_errors", "devices", "labels", "types"),
     *("encoder_config", "segmenter", "contracts"),
-    *("superpixel_labels", "modes", "distributed"),
+    *("superpixel_labels", "modes", "distributed", "attention"),
     *("registry", "shipped", "fields", "config"),
 ]
 """The ground floor, in order: each room imports only from rooms to its left."""
