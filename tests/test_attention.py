@@ -10,6 +10,10 @@ from timm.layers import attention
 from torch import Tensor
 
 from castssl.attention import Attention
+from castssl.contracts import Encoder
+from castssl.models.create import create
+from castssl.pooling import centroids
+from castssl.types import View
 
 DIM, HEADS = 24, 3
 
@@ -77,3 +81,42 @@ def test_autocast_leaves_the_products_in_float32(monkeypatch: pytest.MonkeyPatch
     assert found.dtype == torch.bfloat16
     error, error_before = ((out - exact).norm() for out in (found, before))
     assert error < 1.05 * error_before
+
+
+def run(model: Encoder, view: View, half: bool, picks: list[Tensor]) -> list[Tensor]:
+    """The class token and all gradients; ``picks`` are the centroids, in half precision those of before."""
+    sample = centroids.farthest
+
+    def pick(*given: Any, **options: Any) -> Tensor:
+        if not half:
+            picks.append(sample(*given, **options))
+        return picks.pop(0) if half else picks[-1]
+
+    with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", torch.bfloat16, enabled=half):
+        patch.setattr(centroids, "farthest", pick)
+        cls = model(view).stages[-1].cls
+    model.zero_grad()
+    assert cls is not None
+    (cls.float() * torch.linspace(-1, 1, cls.shape[-1])).sum().backward()
+    gradients = [weight.grad.flatten() for weight in model.parameters() if weight.grad is not None]
+    return [cls.detach().float(), torch.cat(gradients)]
+
+
+def test_a_whole_model_in_half_precision_is_as_exact_as_with_timms_attention() -> None:
+    cell = torch.arange(64) // 8
+    view = View(torch.randn(2, 3, 64, 64), (cell[:, None] * 8 + cell).int().repeat(2, 1, 1))
+    shares = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = create("nano", image_size=64).eval()
+        picks: list[Tensor] = []
+        full, *halves = run(model, view, False, picks), run(model, view, True, picks.copy())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Attention, "forward", attention.Attention.forward)
+            halves.append(run(model, view, True, picks))
+        shares.append(
+            [[(a - b).norm() / b.norm() for a, b in zip(half, full, strict=True)] for half in halves]
+        )
+    ours, timms = torch.tensor(shares).mean(0)
+    assert (timms < 0.03).all()
+    assert (ours < 1.05 * timms).all()

@@ -23,13 +23,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import castssl
+from castssl.attention import Attention
 from castssl.config import launch
 from castssl.devices import check_device, machine
 from castssl.pooling.centroids import farthest
 
+MODES = {"forward": False, "+ backward": True}
 VIT, SWIN = "timm:vit_small_patch16_224", "timm:swin_tiny_patch4_window7_224"
 
 
@@ -51,6 +54,23 @@ class Config:
     """Threads of the CPU."""
     compile: bool = False
     """Measure each model after torch.compile, too; compiling takes minutes on a CPU."""
+    float32_attention: bool = False
+    """Compute the attention of timm's ViTs as castssl's models do, on a CPU always in float32."""
+    where: bool = False
+    """Print which operators take the time of the processor, too."""
+
+
+KINDS = {
+    "linear layers": ("addmm", "mm"),
+    "attention": ("scaled_dot_product", "flash_attention"),
+    "convolutions": ("convolution", "_convolution"),
+    "batched products": ("bmm", "baddbmm"),
+    "norms": ("layer_norm", "batch_norm"),
+    "GELU, ReLU": ("gelu", "relu", "threshold_backward"),
+    "copies and casts": ("copy_", "cat", "gather", "index_select", "index_add_", "scatter"),
+    "sums and products": ("add", "add_", "mul", "mul_", "sum", "sub", "div", "mean"),
+}
+"""How the names of torch's operators begin or end, after ``aten::``."""
 
 
 class Job(NamedTuple):
@@ -68,6 +88,9 @@ def passes(cfg: Config, name: str) -> Iterator[Job]:
     shown: Any = torch.randn(cfg.batch, 3, 224, 224)
     timms = name.startswith("timm:")
     model: Any = timm.create_model(name[5:], num_classes=0) if timms else castssl.create(name)
+    for module in model.modules() if timms and cfg.float32_attention else ():
+        if type(module) is timm.layers.Attention:
+            module.__class__ = Attention
     if not timms:
         cell = torch.arange(224) * (side := math.isqrt(model.sizes[0])) // 224
         shown = castssl.View(shown, (cell[:, None] * side + cell).int().repeat(cfg.batch, 1, 1))
@@ -81,7 +104,7 @@ def passes(cfg: Config, name: str) -> Iterator[Job]:
             cls.float().square().mean().backward()
             model.zero_grad()
 
-    for mode, back in (("forward", False), ("+ backward", True)):
+    for mode, back in MODES.items():
         with FlopCounterMode(display=False) as counter:
             run(model, back, half=False, gradient=True)
         for call, precision in product((model, torch.compile(model))[: 1 + cfg.compile], cfg.precisions):
@@ -121,6 +144,34 @@ def measure(jobs: Sequence[Job], cfg: Config) -> dict[tuple[str, str, str], floa
     return {key: median(values[1:]) for key, values in seconds.items()}
 
 
+def where(job: Job, batch: int) -> dict[str, float]:
+    """The milliseconds an image that each kind of operator takes by itself, by torch's profiler."""
+    job.run()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        job.run()
+    took = dict.fromkeys([*KINDS, "other"], 0.0)
+    for event in profiler.key_averages():
+        name = event.key.removeprefix("aten::")
+        kinds = (
+            kind
+            for kind, names in KINDS.items()
+            if name in names or any(n in name for n in names if len(n) > 7)
+        )
+        took[next(kinds, "other")] += event.self_cpu_time_total / batch / 1e3
+    return took
+
+
+def operators(jobs: Sequence[Job], cfg: Config) -> Iterator[Table]:
+    """A table for each mode and precision, with a column for each model."""
+    for mode in dict.fromkeys(job[1:3] for job in jobs):
+        columns = {job.what: where(job, cfg.batch) for job in jobs if job[1:3] == mode}
+        table = Table(" ".join(mode), *columns, title="ms/image of each kind of operator, one pass each")
+        for kind in (*KINDS, "other"):
+            table.add_row(kind, *(f"{took[kind]:.2f}" for took in columns.values()))
+        table.add_row("all", *(f"{sum(took.values()):.2f}" for took in columns.values()))
+        yield table
+
+
 def main(cfg: Config) -> None:
     """Print the table."""
     torch.set_num_threads(cfg.threads)
@@ -143,7 +194,9 @@ def main(cfg: Config) -> None:
         cells += [f"{chosen / seconds:.1%}" if chosen else "", f"{job.flops / cfg.batch / 1e9:.2f}"]
         cells += [f"{(speed := job.flops / seconds / 1e9):.0f}", f"{speed / rate[job.precision]:.0%}"]
         table.add_row(*job[:3], *(cells if job.flops else cells[:2]))
-    Console(width=130).print(table)
+    Console(width=130).print(
+        table, *(operators([job for job in jobs if job.mode in MODES], cfg) if cfg.where else ())
+    )
 
 
 if __name__ == "__main__":

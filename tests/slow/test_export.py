@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from castssl.checkpoints.export import Flat, FlatSegmenter, about, difference, e
 from castssl.checkpoints.native import write
 from castssl.cli import main
 from castssl.models.create import create
+from castssl.models.dense import DenseCAST
 from castssl.objectives.segmentation import SegmentationModel
 
 SPEC = "seeds:count=16"
@@ -72,3 +74,19 @@ def test_segmentation_models_compute_the_same_in_onnxruntime(
         most = difference(flat, path, *example(flat, image_size, batch))
         assert most.values < 1e-4
         assert most.labels == 0
+
+
+@pytest.mark.parametrize("head", ["linear", "segmenter", "queries"])
+def test_the_dense_model_computes_the_same_at_three_sizes(head: str, tmp_path: Path) -> None:
+    """The model that is fine-tuned on VOC, narrow and with a block a stage; one image and three."""
+    torch.manual_seed(0)
+    narrow: dict[str, Any] = {"dim": 96, "heads": 2, "depths": (1, 1, 1, 1, 0), "sizes": (64, 20, 10, 5)}
+    encoder = create("cast_small_dense", image_size=64, **narrow)
+    assert isinstance(encoder, DenseCAST)
+    flat = FlatSegmenter(SegmentationModel(encoder, head, 5)).eval()
+    for size in (64, 96, 128):
+        path = export(trace(flat, size), tmp_path / f"{size}.onnx", to="onnx")
+        for batch in (1, 3):
+            most = difference(flat, path, *example(flat, size, batch))
+            assert most.values < 1e-4
+            assert most.labels == 0
