@@ -13,7 +13,7 @@ class Attention(attention.Attention):
 
     Torch's kernel for processors is slower in bfloat16 than in float32 in the backward pass, most of all for
     few tokens, and as fast in the forward pass.  Float32 also rounds less.  The linear layers stay in half
-    precision.
+    precision.  It has neither dropout nor norms of queries and keys, which castssl's models do not use.
     """
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
@@ -24,7 +24,7 @@ class Attention(attention.Attention):
             attn_mask: which keys take part, bool, or what is added to the logits, float; (B, 1, 1 or N, N).
             is_causal: each token attends to itself and the tokens before it; then there is no mask.
         """
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or not self.fused_attn:
             return super().forward(x, attn_mask, is_causal)
         batch, count, _ = x.shape
         qkv = self.qkv(x)
@@ -33,6 +33,7 @@ class Attention(attention.Attention):
         if attn_mask is not None and attn_mask.dtype != torch.bool:
             attn_mask = attn_mask.to(wide)
         with torch.autocast("cpu", enabled=False):
-            mixed = F.scaled_dot_product_attention(*parts.unbind(), attn_mask=attn_mask, is_causal=is_causal)
-        x = mixed.transpose(1, 2).reshape(batch, count, self.attn_dim).to(qkv.dtype)
-        return self.proj(x)
+            query, key, value = parts.unbind()
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask, is_causal=is_causal)
+        x = self.proj(mixed.transpose(1, 2).reshape(batch, count, self.attn_dim).to(qkv.dtype))
+        return x

@@ -67,7 +67,7 @@ def test_autocast_leaves_the_products_in_float32(monkeypatch: pytest.MonkeyPatch
     exact = theirs.double()(x.double(), **options)
     kernel, seen = torch.nn.functional.scaled_dot_product_attention, []
 
-    def recorded(query: Tensor, *rest: Tensor, **named: Tensor) -> Tensor:
+    def recorded(query: Tensor, *rest: Any, **named: Any) -> Tensor:
         out = kernel(query, *rest, **named)
         seen.append((query.dtype, out.dtype))
         return out

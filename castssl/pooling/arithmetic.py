@@ -26,7 +26,8 @@ def gather(x: Tensor, index: Tensor) -> Tensor:
     """Rows by index: (B, N, D), int64 (B, K) -> (B, K, D)."""
     # Whole rows by number: x.gather reads an index for each of their elements, and takes ten times as long.
     first = torch.arange(x.shape[0], device=x.device)[:, None] * x.shape[1]
-    return x.flatten(0, 1).index_select(0, (index + first).flatten()).unflatten(0, index.shape)
+    rows = x.flatten(0, 1).index_select(0, (index + first).flatten())
+    return rows.view(*index.shape, x.shape[-1])
 
 
 def masked_mean(x: Tensor, valid: Tensor) -> Tensor:

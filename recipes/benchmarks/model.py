@@ -22,6 +22,7 @@ import timm
 import torch
 from rich.console import Console
 from rich.table import Table
+from timm.layers import attention
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -89,7 +90,7 @@ def passes(cfg: Config, name: str) -> Iterator[Job]:
     timms = name.startswith("timm:")
     model: Any = timm.create_model(name[5:], num_classes=0) if timms else castssl.create(name)
     for module in model.modules() if timms and cfg.float32_attention else ():
-        if type(module) is timm.layers.Attention:
+        if type(module) is attention.Attention:
             module.__class__ = Attention
     if not timms:
         cell = torch.arange(224) * (side := math.isqrt(model.sizes[0])) // 224
