@@ -83,17 +83,17 @@ def _parts(args: argparse.Namespace) -> int:
 
     if args.out:
         check_outputs([args.out], overwrite=args.overwrite)
-    size = args.image_size
-    if size is not None and size < 0:
-        raise ConfigError(f"--image-size {size}: expected pixels, or 0 for whole images")
+    if args.image_size is not None and args.image_size < 0:
+        raise ConfigError(f"--image-size {args.image_size}: expected pixels, or 0 for whole images")
     data = open_parts(args.data, args.split)
+    size = (data.size if args.image_size is None else args.image_size) or None
     segmenters = {spec: build_segmenter(spec) for spec in args.segmenters}
     naming = None if args.names is None else _naming(args, data.names)
     with progress(len(data), "images") as report:
         scored = score_parts(
             segmenters,
             data,
-            size=(data.size if size is None else size) or None,
+            size=size,
             levels=Levels(args.objects_level, args.parts_level),
             naming=naming,
             recall=_recall(),
@@ -101,7 +101,8 @@ def _parts(args: argparse.Namespace) -> int:
         )
     _print(scored, data.names, NONE if args.names is None else f"names by {args.names}, {args.style}")
     if args.out:
-        content = {"data": args.data, "split": args.split, "images": len(data), "names": args.names}
+        content = {"data": args.data, "split": args.split, "images": len(data), "image_size": size}
+        content |= {"names": args.names, "style": args.style if args.names else None}
         content |= {"objects": data.names.objects, "parts": data.names.part_names}
         content |= {"segmenters": {spec: _content(result) for spec, result in scored.items()}}
         write_text(args.out, json.dumps(content, indent=1, allow_nan=False) + "\n", "scores")

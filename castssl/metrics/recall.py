@@ -1,7 +1,8 @@
-"""Average recall of segments without classes, as COCO defines it and UnSAM reports it.
+"""Average recall of segments without classes, as COCO defines it.
 
 https://cocodataset.org/#detection-eval: recall at 100 masks an image, averaged over the IoU thresholds 0.5,
-0.55, ..., 0.95.  faster-coco-eval computes it.  UnSAM: https://arxiv.org/abs/2406.20081, section 4.
+0.55, ..., 0.95.  faster-coco-eval computes it.  UnSAM (https://arxiv.org/abs/2406.20081) reports average
+recall on PartImageNet, too; compare equal limits of the number of masks.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_partimagenet_with_an_image_that_cannot_be_read(
     broken.write_bytes(b"no image")
     out = tmp_path / "scores.json"
     flags = ["--data", str(tmp_path), "--image-size", "32", "--json", str(out)]
-    monkeypatch.setitem(__import__("sys").modules, "faster_coco_eval", None)
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     assert main(["parts", MERGE, *flags]) == 0
     shown, told = capsys.readouterr()
     assert f"{MERGE}: 1 of 3 images could not be scored" in told
@@ -90,7 +91,9 @@ def test_partimagenet_with_an_image_that_cannot_be_read(
     assert lines(shown, "mean of things") == [["mean", "of", "things", "n/a"]]
     (bird,), (animals,) = lines(shown, "Bird"), lines(shown, "mean of animals")
     assert (bird[1], bird[2]) == ("1", animals[-1])
-    stored = json.loads(out.read_text())["segmenters"][MERGE]
+    content = json.loads(out.read_text())
+    assert (content["image_size"], content["images"], content["names"]) == (32, 3, None)
+    stored = content["segmenters"][MERGE]
     assert list(stored["unscored"]) == ["n02701002/n02701002_2.JPEG"]
     assert stored["rows"][0]["objects"]["class_images"][4] == 1
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torchmetrics import JaccardIndex
 
 from castssl.datasets.parts import PartNames, PartTruth
 from castssl.errors import ConfigError, ContractError, DataError
@@ -135,6 +136,14 @@ def test_the_best_names_have_the_iou_of_region_iou() -> None:
         named = best_names(segments, truth).numpy()
         expected = region_iou(torch.tensor(segments)[None], torch.tensor(truth)[None])
         assert naive_iou(named, truth) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_region_miou_is_the_mean_of_torchmetrics_over_images_as_in_the_released_code() -> None:
+    (row,) = score_parts({"blocks": Blocks()}, Scenes())["blocks"].rows
+    for found, level, which, classes in ((row.objects, 2, 0, 3), (row.parts, 1, 1, 4)):
+        jaccard = JaccardIndex(task="multiclass", num_classes=classes, ignore_index=-1)
+        ious = [float(jaccard(*map(torch.tensor, pair))) for pair in by_loop(level, which)]
+        assert found.region_iou == pytest.approx(np.mean(ious))
 
 
 def test_names_of_segments_are_scored_as_they_are() -> None:
