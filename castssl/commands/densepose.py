@@ -22,7 +22,9 @@ F  2 P R / (P + R), of the means
 
 A label's segment is the one with the largest IoU.  P and R are means over the labels of an image, then over
 images.  The paper does not define its measure, so this one is castssl's.  More segments have more
-precision: compare equal numbers, and with merge:by=random.
+precision: compare equal numbers, and with merge:by=random.  A row with * has segments of a pooling that
+was never trained: of an encoder whose last stage has no blocks, as in all published models, the last pooling
+is frozen as it was drawn.
 
   castssl densepose cast:RUN merge merge:by=random --data /path/to/coco
 
@@ -68,7 +70,8 @@ def _print(results: Mapping[str, Scored]) -> None:
     for name, result in results.items():
         for row in result.rows:
             scores = (f"{100 * score:.1f}" for score in (row.precision, row.recall, row.f))
-            shown.add_row(name, str(result.images), f"{row.segments:.1f}", str(row.labels), *scores)
+            labels = f"{row.labels}{'*' if row.untrained else ''}"
+            shown.add_row(name, str(result.images), f"{row.segments:.1f}", labels, *scores)
     Console().print(shown)
 
 

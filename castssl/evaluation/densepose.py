@@ -20,12 +20,17 @@ from castssl.errors import DataError
 from castssl.metrics.regions import f_score, precision_recall
 from castssl.segmenter import Segmenter
 
+BACK = (3, 2, 1)
+"""The levels of 14, 4 and 1 labels, counted from the coarsest, 1."""
+
 
 class Row(NamedTuple):
     """The scores of one level of segments, as shares."""
 
     labels: int
     """14, 4 or 1."""
+    untrained: bool
+    """True if the level comes from a pooling that was never trained."""
     segments: float
     """Mean number of segments in an image."""
     precision: float
@@ -75,7 +80,10 @@ def score_densepose(
             else:
                 values[name].append(found)
         report(index + 1)
-    return {name: Scored(len(values[name]), _rows(values[name]), unscored[name]) for name in segmenters}
+    return {
+        name: Scored(len(values[name]), _rows(values[name], segmenter.untrained), unscored[name])
+        for name, segmenter in segmenters.items()
+    }
 
 
 def _read(data: PartSet, index: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]] | str:
@@ -96,17 +104,17 @@ def _score(
     except DataError as error:
         return str(error)
     rows = []
-    for back, labels in zip((3, 2, 1), LABELS, strict=True):
+    for back, labels in zip(BACK, LABELS, strict=True):
         segments = torch.from_numpy(maps[max(len(maps) - back, 0)].copy())[None]
         scores = precision_recall(segments, torch.from_numpy(group(parts, labels))[None])
         rows.append([len(segments.unique()), *scores[0].tolist()])
     return np.array(rows)
 
 
-def _rows(values: list[NDArray[np.float64]]) -> tuple[Row, ...]:
-    """The means over images."""
-    means = zip(LABELS, np.mean(values, 0).tolist(), strict=True) if values else ()
+def _rows(values: list[NDArray[np.float64]], untrained: int) -> tuple[Row, ...]:
+    """The means over images, of a segmenter of so many untrained levels."""
+    means = zip(LABELS, BACK, np.mean(values, 0).tolist(), strict=True) if values else ()
     return tuple(
-        Row(labels, segments, precision, recall, f_score(precision, recall))
-        for labels, (segments, precision, recall) in means
+        Row(labels, back <= untrained, segments, precision, recall, f_score(precision, recall))
+        for labels, back, (segments, precision, recall) in means
     )

@@ -33,7 +33,14 @@ def test_the_table_is_what_is_computed_by_hand(
     result = json.loads(out.read_text())[f"maps:{halves}"]
     rows = {row["labels"]: row for row in result["rows"]}
     assert (result["images"], result["unscored"]) == (2, {})
-    assert rows[14] == {"labels": 14, "segments": 2.5, "precision": 1, "recall": 1, "f": 1}
+    assert rows[14] == {
+        "labels": 14,
+        "untrained": False,
+        "segments": 2.5,
+        "precision": 1,
+        "recall": 1,
+        "f": 1,
+    }
     # Left halves have 192 of 384 pixels: torso 72, head 12; a hand of 32.  All pixels: a person of 84; 32.
     expected = {4: ((72 + 12) / 192 / 2 + 32 / 192, 2), 1: (84 / 384 + 32 / 384, 1)}
     for labels, (precision, segments) in expected.items():
@@ -44,6 +51,16 @@ def test_the_table_is_what_is_computed_by_hand(
     assert [line.split()[-4:] for line in shown.out.splitlines() if " 14 " in line] == [
         ["14", "100.0", "100.0", "100.0"]
     ]
+
+
+def test_a_level_that_was_never_trained_is_marked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("castssl.segmenters.merging.Merge.untrained", 1)
+    root = densepose_files.coco(tmp_path)
+    assert main(["densepose", "merge:superpixels=grid:cell=4,sizes=(6,4,2)", "--data", str(root)]) == 0
+    cells = [line.split()[-4] for line in capsys.readouterr().out.splitlines() if "merge" in line]
+    assert cells == ["14", "4", "1*"]
 
 
 def test_images_that_cannot_be_scored_are_listed(
