@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
+from castssl.ablations.grid import add_commands
 from castssl.errors import ConfigError, DataError, printable
 from castssl.files import atomic_write
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from castssl.contracts import Encoder
     from castssl.datasets.depth import Range
+    from castssl.labels import LabelTree
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 T = TypeVar("T")
@@ -108,6 +110,25 @@ def add_reading(command: argparse.ArgumentParser) -> None:
     note = "of images with more than 8 bits, where their files do not define it"
     values.add_argument("--range", metavar="LOW:HIGH", help=f"values of black and white {note}: 0:1, 0:255")
     values.add_argument("--bits", metavar="N", help=f"bits {note}, such as 12")
+
+
+def add_tree(command: argparse.ArgumentParser) -> None:
+    """Add ``--tree``, the data that a classifier was trained on, and ``--allow-commands``."""
+    command.add_argument("--tree", metavar="DATA", help="names and parents of the classes, such as cub:/path")
+    add_commands(command)
+
+
+def label_tree(args: argparse.Namespace) -> LabelTree | None:
+    """The label tree of ``--tree``.
+
+    Raises:
+        DataError: if there is no such data.
+    """
+    if args.tree is None:
+        return None
+    from castssl.datasets.open import open_images
+
+    return open_images(args.tree, commands=args.allow_commands).tree
 
 
 def value_range(args: argparse.Namespace) -> Range | None:

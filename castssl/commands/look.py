@@ -13,7 +13,9 @@ from castssl.commands.arguments import (
     Commands,
     add_output,
     add_reading,
+    add_tree,
     device_of,
+    label_tree,
     or_none,
     progress,
     short_name,
@@ -38,6 +40,7 @@ measures it, but of the whole image, at the size of the training).
 
 WEIGHTS is a run's folder, encoder.safetensors, a checkpoint, hf:USER/NAME, or a segmenter of
 castssl list segmenters, such as merge or kmeans:timm:NAME, whose segments merge by their mean colors.
+A published H-CAST holds no names of classes; --tree DATA takes them from the data it was trained on.
 The exit code is 1 if an image could not be read.
 """
 
@@ -53,6 +56,7 @@ def add(commands: Commands) -> None:
     side = "shorter side of a model's input (default: the image's own, 128 to 384; of a classifier its own)"
     command.add_argument("--image-size", type=int, metavar="PIXELS", help=side)
     command.add_argument("--superpixels", metavar="SPEC", help="such as seeds (default: trained with)")
+    add_tree(command)
     add_reading(command)
 
 
@@ -79,7 +83,7 @@ def _finder(source: str, args: argparse.Namespace) -> Finder:
     name = source.partition(":")[0]
     if not Path(source).exists() and any(entry.name == name for entry in names("segmenters")):
         return of_segmenter(build_segmenter(source))
-    model = load(source, device=device_of(args))
+    model = load(source, labels=label_tree(args), device=device_of(args))
     options = {"superpixels": args.superpixels, "image_size": args.image_size}
     try:
         return of_model(model.classifier.objective.encoder, model.classifier, **options)

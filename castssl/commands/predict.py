@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from castssl.ablations.grid import add_commands
 from castssl.commands.arguments import (
     Commands,
     add_output,
     add_reading,
+    add_tree,
     device_of,
+    label_tree,
     or_none,
     picture,
     save_picture,
@@ -54,8 +55,7 @@ def add(commands: Commands) -> None:
     command.add_argument("--min-confidence", type=float, metavar="P", help=least)
     draw = "draw the segments, a row an image"
     add_output(command, "--out", type=picture, metavar="PICTURE.png", help=draw)
-    command.add_argument("--tree", metavar="DATA", help="names and parents of the classes, such as cub:/path")
-    add_commands(command)
+    add_tree(command)
     command.add_argument("--json", action="store_true", help="a JSON list in place of the table")
     superpixels = "such as seeds:count=256 (default: trained with)"
     command.add_argument("--superpixels", metavar="SPEC", help=superpixels)
@@ -68,7 +68,7 @@ def _predict(args: argparse.Namespace) -> int:
     from castssl.checkpoints.classifier import load_classifier
     from castssl.inference.predict import predict, with_superpixels
 
-    classifier = load_classifier(args.weights, labels=_tree(args.tree, commands=args.allow_commands))
+    classifier = load_classifier(args.weights, labels=label_tree(args))
     if args.superpixels:
         classifier = with_superpixels(classifier, args.superpixels)
     options = {"min_confidence": args.min_confidence, "explain": args.out is not None, "device": device}
@@ -82,14 +82,6 @@ def _predict(args: argparse.Namespace) -> int:
     if args.out and predictions:
         _draw(predictions, args.out)
     return 0 if len(predictions) == len(results) else 1
-
-
-def _tree(spec: str | None, *, commands: bool) -> LabelTree | None:
-    if spec is None:
-        return None
-    from castssl.datasets.open import open_images
-
-    return open_images(spec, commands=commands).tree
 
 
 def _plain(image: Path, prediction: Prediction) -> dict[str, Any]:

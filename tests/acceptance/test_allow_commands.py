@@ -92,7 +92,8 @@ def test_every_subcommand_that_takes_a_name_of_data_has_the_flag() -> None:
         flags = {flag for action in parser._actions for flag in action.option_strings}
         if any(action.metavar == "DATA" for action in parser._actions):
             found[name] = "--allow-commands" in flags
-    assert found == dict.fromkeys(("adapt", "attention", "evaluate", "neighbors", "predict", "tree"), True)
+    names = ("adapt", "attention", "evaluate", "look", "neighbors", "predict", "tree")
+    assert found == dict.fromkeys(names, True)
 
 
 def test_tree_and_studies_take_the_leave(command: Command, script: Command, shards: Path) -> None:

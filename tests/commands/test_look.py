@@ -11,6 +11,7 @@ from PIL import Image
 from castssl.checkpoints.native import save_encoder
 from castssl.cli import main
 from castssl.models.create import create
+from tests.checkpoints import checkpoints
 from tests.visualization.test_page import stored
 
 
@@ -42,6 +43,31 @@ def test_an_unreadable_image_costs_nothing_else(
     assert main(["look", images[1], "--weights", "merge", "--html", str(page), "--overwrite"]) == 1
     assert "the page is not written" in capsys.readouterr().err
     assert page.read_text() == text
+
+
+def test_a_published_classifier_gets_the_names_of_its_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"model": checkpoints.state("cast_deit_hier", 3, 2)}, tmp_path / "published.pth")
+    for name in ("bird/blackbird", "bird/gull", "cat/lion"):
+        (tmp_path / "data" / "train" / name).mkdir(parents=True)
+        Image.effect_noise((40, 30), 80).save(tmp_path / "data" / "train" / name / "a.png")
+    image, page = str(tmp_path / "data" / "train" / "cat" / "lion" / "a.png"), tmp_path / "page.html"
+    flags = [
+        "--weights",
+        str(tmp_path / "published.pth"),
+        "--superpixels",
+        "grid:cell=16",
+        "--image-size",
+        "64",
+    ]
+    assert main(["look", image, *flags, "--tree", f"folder:{tmp_path / 'data'}", "--html", str(page)]) == 0
+    (model,) = stored(page.read_text())[0]["models"]
+    coarse, fine = model["classes"]
+    assert coarse["name"] in ("bird", "cat")
+    assert fine["name"] in ("blackbird", "gull", "lion")
+    assert len(fine["moved"]) == len(model["levels"][0]["ids"])
+    assert "no classes" not in capsys.readouterr().err
 
 
 def test_more_models_than_three_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

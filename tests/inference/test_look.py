@@ -13,6 +13,7 @@ from PIL import Image
 
 import castssl
 from castssl.checkpoints.classifier import Classifier, load_classifier, save_classifier
+from castssl.errors import ConfigError
 from castssl.inference.look import Floats, Ints, merge_order, of_model, of_segmenter
 from castssl.inference.predict import predict
 from castssl.labels import LabelTree
@@ -113,6 +114,11 @@ def test_an_encoder_without_superpixels_has_one_level(photo: Image.Image) -> Non
     parts = of_model(create("nano_vit", image_size=32))(photo, "")
     assert len({level.size for level in parts.levels}) == len(parts.levels)
     check_levels(parts)
+
+
+def test_only_models_of_rgb_images_are_shown() -> None:
+    with pytest.raises(ConfigError, match="RGB images, got one of 5 channels"):
+        of_model(create("nano", image_size=32, channels=5))
 
 
 def test_a_segmenter_merges_by_color_inside_its_levels(photo: Image.Image) -> None:
