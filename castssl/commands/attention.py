@@ -1,4 +1,4 @@
-"""``castssl attention``: where the class token of each stage looks, in pictures and against masks."""
+"""``castssl attention``: the class token's attention in each stage, as heat maps and against masks."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ With --data, the figure of held-out images is scored against their masks; DIR re
   mIoU        the mean of the IoU of figure and ground, the mean over images
   heads' mean            of the mean of the heads' attention
   best head              of the one head that is best over these images
-  best head of an image  of the head that is best in each image, which takes the masks to know
+  best head of an image  of the head that is best in each image by its mask
   chance                 of the heads' mean, with the tokens in random order
 """
 
 
 def add(commands: Commands) -> None:
     """Add it to the command line."""
-    purpose = "where the class token of each stage looks: heat maps, and figure-ground scores by masks"
+    purpose = "the class token's attention in each stage: heat maps, and figure-ground scores by masks"
     command = subcommand(commands, "attention", purpose, _attention, NOTES)
     command.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="an image file")
     weights = "a run's folder, encoder.safetensors or checkpoint, or timm:NAME with timm's weights"
@@ -93,9 +93,9 @@ def _draw(args: argparse.Namespace, encoder: Encoder, titles: dict[int, str]) ->
     options["superpixels"] = superpixels_of(args, encoder)
     done = 0
     for image in args.images:
-        found = or_none(partial(class_attention_of, image, encoder, titles, **options))
-        if found is not None:
-            write(*found, args.out, image.stem, args.mass)
+        drawing = or_none(partial(class_attention_of, image, encoder, titles, **options))
+        if drawing is not None:
+            write(*drawing, args.out, image.stem, args.mass)
             done += 1
     print(f"the attention in {done} of {len(args.images)} images, in {args.out}")
     return 0 if done == len(args.images) else 1
@@ -148,9 +148,9 @@ def _print(evaluator: FigureGround, sizes: tuple[int, ...]) -> None:
     for stage, head in evaluator.heads.items():
         cells = []
         for kind in columns:
-            found = evaluator.scores[kind][stage]
+            scores = evaluator.scores[kind][stage]
             which = f" ({head})" if kind == "head" else ""
-            cells.append(f"{100 * found.figure_iou:.1f}  {100 * found.miou:.1f}{which}")
+            cells.append(f"{100 * scores.figure_iou:.1f}  {100 * scores.miou:.1f}{which}")
         shown.add_row(f"stage {stage}, {sizes[stage]} tokens", *cells)
     shown.caption = f"{evaluator.count} images; the figure holds {evaluator.mass:.0%} of the attention"
     Console().print(shown)

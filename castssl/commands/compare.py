@@ -73,8 +73,8 @@ def _names(specs: Sequence[str]) -> list[str]:
     """The kinds of segmenters, with numbers where a kind occurs more than once."""
     kinds = [spec.partition(":")[0] for spec in specs]
     return [
-        f"{kind} {kinds[: at + 1].count(kind)}" if kinds.count(kind) > 1 else kind
-        for at, kind in enumerate(kinds)
+        f"{kind} {kinds[: place + 1].count(kind)}" if kinds.count(kind) > 1 else kind
+        for place, kind in enumerate(kinds)
     ]
 
 

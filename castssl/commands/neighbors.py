@@ -71,12 +71,14 @@ def _neighbors(args: argparse.Namespace) -> int:
         raise ConfigError("--weights names the same model twice; name each model once")
     results, nearest = {}, {}
     for name, weights in zip(names, args.weights, strict=True):
-        images, found, results[name] = _find(weights, args)
-        chosen = list(spread(len(found.positions), args.queries))
-        queries, nearest[name] = found.positions[chosen].tolist(), found.nearest[chosen]
+        images, evaluator, results[name] = _find(weights, args)
+        chosen = list(spread(len(evaluator.positions), args.queries))
+        queries, nearest[name] = evaluator.positions[chosen].tolist(), evaluator.nearest[chosen]
     save_picture(_draw(images, queries, nearest), args.out)
-    if chance := found.chance():
-        shown = table([f"same class among {args.neighbors}, %"], [f"level {at}" for at in range(len(chance))])
+    if chance := evaluator.chance():
+        shown = table(
+            [f"same class among {args.neighbors}, %"], [f"level {level}" for level in range(len(chance))]
+        )
         for title, shares in (results | {"chance level": chance}).items():
             shown.add_row(title, *(f"{100 * share:.1f}" for share in shares.values()))
         Console().print(shown)
@@ -105,18 +107,18 @@ def _find(weights: str, args: argparse.Namespace) -> tuple[Images, Neighbors, di
         raise ConfigError(f"{args.data} is a stream, whose images have no index; give a folder or tar:")
     if declared := value_range(args):
         images = replace(images, declared=declared)
-    found = Neighbors(args.neighbors, args.stage)
+    evaluator = Neighbors(args.neighbors, args.stage)
     evaluation = Evaluation(
         images,
         images,
         build_superpixels(config),
         CenterView(config.image_size, interpolation=interpolation),
-        [found],
+        [evaluator],
         device_of(args),
         batch_size=args.batch_size,
         workers=free_cores() + 1 if args.workers is None else args.workers,
     )
-    return images, found, evaluation(Subject(encoder))
+    return images, evaluator, evaluation(Subject(encoder))
 
 
 def _draw(images: Images, queries: list[int], nearest: dict[str, Tensor]) -> Image.Image:
@@ -125,4 +127,6 @@ def _draw(images: Images, queries: list[int], nearest: dict[str, Tensor]) -> Ima
     from castssl.visualization.neighbors import draw_neighbors
 
     center = CenterView(112)
-    return draw_neighbors(lambda at: center(images[at][0])[0], queries, nearest, images.targets, images.tree)
+    return draw_neighbors(
+        lambda index: center(images[index][0])[0], queries, nearest, images.targets, images.tree
+    )

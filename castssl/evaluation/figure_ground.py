@@ -79,8 +79,8 @@ class FigureGround(Evaluator):
             chosen = list(range(len(images)))
             if self.masks is not None:
                 images, chosen = masked_by(open_masks(self.masks), images)
-            found = object_masks(images, chosen, data.view)
-            self._truth = {index: inside.to(torch.int8) for index, (inside, _) in found.items()}
+            masks = object_masks(images, chosen, data.view)
+            self._truth = {index: inside.to(torch.int8) for index, (inside, _) in masks.items()}
         if not self._truth:
             raise DataError(
                 f"none of {len(images)} images has a mask of its object; give masks with --masks, or data"
@@ -115,8 +115,8 @@ class FigureGround(Evaluator):
             mean = heads.mean(1, keepdim=True)
             draws = [_shuffled(mean[i], present[i, 0], numbers[row]) for i, row in enumerate(rows)]
             chosen = figure(torch.cat([mean, torch.stack(draws), heads], 1), self.mass)
-            found = figure_ground_iou(chosen, hierarchy.labels(stage)[rows].cpu(), truth)
-            values = torch.stack([found[..., 0], found.nanmean(2)], 2).flatten(1)
+            iou = figure_ground_iou(chosen, hierarchy.labels(stage)[rows].cpu(), truth)
+            values = torch.stack([iou[..., 0], iou.nanmean(2)], 2).flatten(1)
             kept = self._rows.setdefault(stage, Features(self._data.device))
             kept.add(values, torch.empty(len(rows), 0).long(), batch.positions[rows])
 
@@ -129,23 +129,27 @@ class FigureGround(Evaluator):
             values = values.view(len(values), -1, len(Scores._fields))
             mean, chance, heads = values[:, 0], values[:, 1], values[:, 2:]
             self.heads[stage] = int(heads[..., 1].mean(0).argmax())
-            each = heads.gather(1, heads[..., 1:].argmax(1, keepdim=True).expand(-1, 1, heads.shape[2]))[:, 0]
-            for kind, found in zip(KINDS, (mean, heads[:, self.heads[stage]], each, chance), strict=True):
-                self.scores[kind][stage] = Scores(*found.mean(0).tolist())
+            of_images = heads.gather(1, heads[..., 1:].argmax(1, keepdim=True).expand(-1, 1, heads.shape[2]))[
+                :, 0
+            ]
+            for kind, values in zip(
+                KINDS, (mean, heads[:, self.heads[stage]], of_images, chance), strict=True
+            ):
+                self.scores[kind][stage] = Scores(*values.mean(0).tolist())
         return {
             f"{name}_{kind}_stage{stage}": value
             for kind, by_stage in self.scores.items()
-            for stage, found in by_stage.items()
-            for name, value in zip(("figure_iou", "figure_ground_miou"), found, strict=True)
+            for stage, scores in by_stage.items()
+            for name, value in zip(("figure_iou", "figure_ground_miou"), scores, strict=True)
         }
 
 
 def _shuffled(mean: Tensor, present: Tensor, seed: int) -> Tensor:
     """A row of attention (1, N) with the tokens that are present in random order."""
-    places = present.nonzero()[:, 0]
-    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))
+    tokens = present.nonzero()[:, 0]
+    order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))
     shuffled = mean.clone()
-    shuffled[:, places] = mean[:, places[order]]
+    shuffled[:, tokens] = mean[:, tokens[order]]
     return shuffled
 
 

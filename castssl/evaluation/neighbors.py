@@ -91,12 +91,12 @@ def find_nearest(features: Tensor, k: int) -> Tensor:
             f"find_nearest: expected k of 1 or more and 2 rows or more, got {k} and {len(features)}"
         )
     bank = unit(features, None)
-    found = []
+    nearest = []
     for some in blocks(len(bank), len(bank)):
         cosines = bank[some] @ bank.T
-        own = torch.arange(len(bank), device=bank.device)[some, None]
-        found.append(cosines.scatter(1, own, -torch.inf).topk(min(k, len(bank) - 1), dim=1)[1].cpu())
-    return torch.cat(found)
+        itself = torch.arange(len(bank), device=bank.device)[some, None]
+        nearest.append(cosines.scatter(1, itself, -torch.inf).topk(min(k, len(bank) - 1), dim=1)[1].cpu())
+    return torch.cat(nearest)
 
 
 def _by_level(labels: Tensor, shares: Tensor) -> dict[str, float]:

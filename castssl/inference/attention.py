@@ -1,4 +1,4 @@
-"""Where the class token of a trained model looks: maps of images, and scores against masks."""
+"""The class token's attention of a trained model: maps of images, and scores against masks."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def class_attention_of(
         ConfigError: if the encoder has no attention of a class token that can be recorded.
     """
     with class_attention(model) as weights:
-        found: Segmentation = segment(image, model, **options)
+        segmentation: Segmentation = segment(image, model, **options)
     named = titles or {}
-    return found, [
-        StageAttention(stage, found.labels(stage), heads[0].cpu(), named.get(stage, ""))
+    return segmentation, [
+        StageAttention(stage, segmentation.labels(stage), heads[0].cpu(), named.get(stage, ""))
         for stage, heads in weights.items()
     ]
 
@@ -91,7 +91,9 @@ def outputs(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / f"{name}-attention.png", folder / f"{name}-attention.npz"
 
 
-def write(found: Segmentation, stages: list[StageAttention], folder: Path, name: str, mass: float) -> None:
+def write(
+    segmentation: Segmentation, stages: list[StageAttention], folder: Path, name: str, mass: float
+) -> None:
     """Write the heat maps, and for each stage ``attention0`` (heads, K) and ``labels0`` (H, W), ..."""
     picture, bundle = outputs(folder, name)
     arrays: dict[str, Any] = {f"attention{stage.stage}": stage.weights.numpy() for stage in stages}
@@ -99,7 +101,7 @@ def write(found: Segmentation, stages: list[StageAttention], folder: Path, name:
     with atomic_write(bundle, "attention") as aside, open(aside, "wb") as file:
         np.savez_compressed(file, **arrays)
     with atomic_write(picture, "picture") as aside:
-        draw_attention(found.image, stages, mass=mass).save(aside, format="png")
+        draw_attention(segmentation.image, stages, mass=mass).save(aside, format="png")
 
 
 def measure(
@@ -116,7 +118,7 @@ def measure(
         encoder: on the device.
         images: with masks or label maps, unless the evaluator has masks.
         evaluator: new.
-        view: what is seen of each image.
+        view: of each image.
         superpixels: the spec of the backend.
         options: further ones of :class:`castssl.evaluation.held_out.Evaluation`.
     """

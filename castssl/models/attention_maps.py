@@ -1,4 +1,4 @@
-"""Where the class token looks: its attention to the tokens of each stage, recorded by forward hooks."""
+"""The attention of the class token to the tokens of each stage, recorded by forward hooks."""
 
 from __future__ import annotations
 
@@ -80,16 +80,16 @@ def _last_attentions(encoder: Encoder) -> dict[int, nn.Module]:
     elif isinstance(encoder, TimmEncoder) and isinstance(network := encoder.network, Parted):
         ends = [*encoder.ends, len(network.blocks)] if network.cls_token is not None else []
         blocks = {number: network.blocks[end - 1] for number, end in enumerate(ends)}
-    found: dict[int, nn.Module] = {
+    attentions: dict[int, nn.Module] = {
         number: attention
         for number, block in blocks.items()
         for attention in block.children()
         if isinstance(attention, Attention)
     }
-    if not blocks or len(found) < len(blocks):
+    if not blocks or len(attentions) < len(blocks):
         raise ConfigError(
             f"{encoder.config.name or type(encoder).__name__} has no attention of a class token that can be"
             " recorded; take CAST, or a ViT of timm with a class token, such as"
             " timm:deit_small_patch16_224"
         )
-    return found
+    return attentions

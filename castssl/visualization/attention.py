@@ -18,7 +18,7 @@ HEAT = ((20, 12, 60), (98, 22, 122), (186, 54, 96), (232, 112, 44), (250, 196, 4
 
 
 class StageAttention(NamedTuple):
-    """Where the class token of one stage looks in one image."""
+    """The class token's attention in one stage and one image."""
 
     stage: int
     labels: Tensor
@@ -69,8 +69,8 @@ def heat(
 def colors(labels: Tensor, weights: Tensor) -> Bytes:
     """The color of each pixel, uint8 (H, W, 3), by the share of its token's attention (K,) in the largest."""
     share = (weights / weights.max().clamp(min=1e-12)).cpu().numpy()
-    at = np.linspace(0, 1, len(HEAT))
-    table = np.stack([np.interp(share, at, channel) for channel in zip(*HEAT, strict=True)], 1)
+    stops = np.linspace(0, 1, len(HEAT))
+    table = np.stack([np.interp(share, stops, channel) for channel in zip(*HEAT, strict=True)], 1)
     filled = np.vstack([np.rint(table), NOTHING]).astype(np.uint8)
     painted: Bytes = filled[labels.cpu().numpy()]  # -1 finds the last row
     return painted

@@ -56,12 +56,12 @@ def draw_neighbors(
         return truncate(tree.names[-1][int(labels[position, -1])] if named else "", panel, CAPTION)
 
     rows = []
-    for at, query in enumerate(queries):
+    for row, query in enumerate(queries):
         blocks = [captioned([framed(query, NEUTRAL)], [caption(query)])]
         for nearest in models.values():
-            found = nearest[at].tolist()
-            panels = [framed(other, _color(labels[query], labels[other])) for other in found]
-            blocks.append(captioned(panels, [caption(other) for other in found]))
+            others = nearest[row].tolist()
+            panels = [framed(other, _color(labels[query], labels[other])) for other in others]
+            blocks.append(captioned(panels, [caption(other) for other in others]))
         rows.append(_beside(blocks))
         widths = [block.width for block in blocks]
     legend = [_heading([sum(widths)], [LEGEND])] * bool(labels.shape[1])

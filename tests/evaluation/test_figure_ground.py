@@ -39,7 +39,7 @@ def encoder() -> Encoder:
 def one_by_one(encoder: Encoder, folder: Path) -> dict[int, list[tuple[float, float]]]:
     """By stage, figure IoU and mIoU of the heads' mean in each image."""
     images = indexed(open_images(f"folder:{folder}", split="val"))
-    found: dict[int, list[tuple[float, float]]] = {}
+    scores: dict[int, list[tuple[float, float]]] = {}
     for index in range(len(images)):
         pixels = VIEW(images[index][0])[0][None]
         raw = Batch([RawView(pixels, partition(Grid(8), pixels))], torch.empty(1, 0))
@@ -53,12 +53,14 @@ def one_by_one(encoder: Encoder, folder: Path) -> dict[int, list[tuple[float, fl
         for stage, heads in weights.items():
             mean = heads[0].mean(0).double().numpy()
             order = sorted(range(len(mean)), key=lambda token: -mean[token])
-            kept = [token for at, token in enumerate(order) if mean[order[:at]].sum() < 0.6 * mean.sum()]
+            kept = [
+                token for place, token in enumerate(order) if mean[order[:place]].sum() < 0.6 * mean.sum()
+            ]
             claimed = np.isin(hierarchy.labels(stage)[0].numpy(), kept)
             sides = [(claimed, truth), (~claimed, ~truth)]
             iou = [(claim & true).sum() / (claim | true).sum() for claim, true in sides]
-            found.setdefault(stage, []).append((iou[0], sum(iou) / 2))
-    return found
+            scores.setdefault(stage, []).append((iou[0], sum(iou) / 2))
+    return scores
 
 
 def test_they_are_those_of_each_image_by_itself(image_folder: Path, encoder: Encoder) -> None:
@@ -96,14 +98,17 @@ def test_label_maps_are_masks_of_all_classes_but_the_background(
     )
     assert mapped.maps is not None
     unknown = replace(mapped, maps=mapped.maps._replace(classes={**mapped.maps.classes, 0: -1}))
+    evaluators = [FigureGround() for _ in range(3)]
     by_mask, by_map, by_known = (
-        Evaluation(images, images, Grid(8), VIEW, [FigureGround()])(Subject(encoder))
-        for images in (masked, mapped, unknown)
+        Evaluation(images, images, Grid(8), VIEW, [evaluator])(Subject(encoder))
+        for images, evaluator in zip((masked, mapped, unknown), evaluators, strict=True)
     )
+    complete, known_only = (torch.stack([*evaluator._truth.values()]) for evaluator in evaluators[1:])
+    assert torch.equal(known_only, torch.where(complete == 1, 1, -1))
     assert by_mask
     assert by_mask == by_map
     for stage in range(encoder.stages_with_cls):
-        iou, known = (found[f"figure_iou_mean_stage{stage}"] for found in (by_map, by_known))
+        iou, known = (results[f"figure_iou_mean_stage{stage}"] for results in (by_map, by_known))
         # Where the ground is unknown, nothing outside of the objects counts.
         assert known == by_known[f"figure_ground_miou_mean_stage{stage}"] > iou
 

@@ -22,11 +22,11 @@ from tests.evaluation import toys
 
 
 def naive(rows: torch.Tensor, k: int) -> list[list[int]]:
-    found = []
-    for at, row in enumerate(rows):
-        others = [other for other in range(len(rows)) if other != at]
-        found.append(sorted(others, key=lambda i: -float(torch.cosine_similarity(row, rows[i], 0)))[:k])
-    return found
+    nearest = []
+    for place, row in enumerate(rows):
+        others = [other for other in range(len(rows)) if other != place]
+        nearest.append(sorted(others, key=lambda i: -float(torch.cosine_similarity(row, rows[i], 0)))[:k])
+    return nearest
 
 
 @pytest.mark.parametrize("k", [1, 4, 99])
@@ -71,18 +71,18 @@ def test_a_stage_without_a_class_token_is_refused(image_folder: Path) -> None:
 
 def test_frames_tell_which_classes_agree() -> None:
     tree = LabelTree((2, 3), ((0, 0, 1),), (("a", "b"), ("c", "d", "e")))
-    labels = torch.tensor([[0, 0], [0, 0], [0, 1], [1, 2], [0, -1]])
+    labels = torch.tensor([[0, 1], [0, 1], [0, 0], [1, 2], [0, -1]])
     photo = Image.new("RGB", (40, 40), (1, 2, 3))
     drawn = np.asarray(
-        draw_neighbors(lambda at: photo, [0], {"m": torch.tensor([[1, 2, 3, 4]])}, labels, tree, panel=40)
+        draw_neighbors(lambda index: photo, [0], {"m": torch.tensor([[1, 2, 3, 4]])}, labels, tree, panel=40)
     )
     frames = {tuple(color) for color in drawn.reshape(-1, 3).tolist()}
     assert {SAME, RELATED, OTHER, NEUTRAL} <= frames
-    found = [tuple(color) for color in drawn[(drawn == SAME).all(-1).argmax(0).max() + FRAME // 2].tolist()]
+    row = [tuple(color) for color in drawn[(drawn == SAME).all(-1).argmax(0).max() + FRAME // 2].tolist()]
     order = [
         color
-        for at, color in enumerate(found)
-        if color != found[at - 1] and color in (SAME, RELATED, OTHER, NEUTRAL)
+        for place, color in enumerate(row)
+        if color != row[place - 1] and color in (SAME, RELATED, OTHER, NEUTRAL)
     ]
     assert list(dict.fromkeys(order)) == [NEUTRAL, SAME, RELATED, OTHER]
 
