@@ -74,11 +74,11 @@ def score_densepose(
     for index in range(len(data)):
         file, read = data.name(index), _read(data, index)
         for name, segmenter in segmenters.items():
-            found = read if isinstance(read, str) else _score(segmenter, *read, file)
-            if isinstance(found, str):
-                unscored[name][file] = found
+            scores = read if isinstance(read, str) else _score(segmenter, *read, file)
+            if isinstance(scores, str):
+                unscored[name][file] = scores
             else:
-                values[name].append(found)
+                values[name].append(scores)
         report(index + 1)
     return {
         name: Scored(len(values[name]), _rows(values[name], segmenter.untrained), unscored[name])
