@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import timm
@@ -49,6 +51,17 @@ def test_cast_is_the_hierarchy_of_castssl_segment(nano: tuple[str, Encoder]) -> 
         assert same_partition(level[labels >= 0], labels[labels >= 0])
     half = build_segmenter(f"cast:{path},image_size=48,sizes=(196,16,8,4)")(IMAGE)
     assert (half.max((1, 2)) < [196, 16, 8, 4]).all()
+
+
+def test_a_pooling_before_a_stage_without_blocks_is_untrained(
+    nano: tuple[str, Encoder], tmp_path: Path
+) -> None:
+    assert build_segmenter(f"cast:{nano[0]}").untrained == 1
+    assert not any(weight.requires_grad for weight in nano[1].get_submodule("poolings.2").parameters())
+    whole = castssl.create("nano", image_size=32, depths=(1, 1, 1, 1))
+    path = save_encoder(whole, tmp_path / "encoder.safetensors")
+    assert build_segmenter(f"cast:{path}").untrained == build_segmenter(f"kmeans:{path}").untrained == 0
+    assert all(weight.requires_grad for weight in whole.get_submodule("poolings.2").parameters())
 
 
 def test_pixels_without_a_segment_get_those_of_the_nearest_pixel() -> None:
