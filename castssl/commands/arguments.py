@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from castssl.contracts import Encoder
     from castssl.datasets.depth import Range
+    from castssl.datasets.images import Images
     from castssl.labels import LabelTree
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -142,6 +143,26 @@ def value_range(args: argparse.Namespace) -> Range | None:
     if args.range is not None:
         return parse_range(args.range)
     return None if args.bits is None else range_of_bits(args.bits)
+
+
+def open_indexed(args: argparse.Namespace, channels: int) -> Images:
+    """The images of ``DATA`` or ``--data`` and ``--split``, by index: held-out ones if there are any.
+
+    Raises:
+        ConfigError: if they are a stream.
+        DataError: if they cannot be opened.
+    """
+    from dataclasses import replace
+
+    from castssl.datasets.images import Images
+    from castssl.inference.evaluate import open_labeled
+
+    spec = f"folder:{args.data}" if Path(args.data).expanduser().is_dir() else args.data
+    images = open_labeled(spec, split=args.split, commands=args.allow_commands, channels=channels)
+    if not isinstance(images, Images):
+        raise ConfigError(f"{args.data} is a stream, whose images have no index; give a folder or tar:")
+    declared = value_range(args)
+    return replace(images, declared=declared) if declared else images
 
 
 def device_of(args: argparse.Namespace) -> str:

@@ -14,6 +14,7 @@ from castssl.commands.arguments import (
     add_reading,
     add_shape,
     device_of,
+    open_indexed,
     or_none,
     subcommand,
     superpixels_of,
@@ -102,22 +103,12 @@ def _draw(args: argparse.Namespace, encoder: Encoder, titles: dict[int, str]) ->
 
 
 def _score(args: argparse.Namespace, encoder: Encoder, interpolation: str) -> None:
-    from dataclasses import replace
-
     from castssl.data.views import CenterView
-    from castssl.datasets.images import Images
     from castssl.evaluation.figure_ground import FigureGround
     from castssl.inference.attention import measure, write_scores
-    from castssl.inference.evaluate import open_labeled
     from castssl.training.progress import free_cores
 
-    spec = f"folder:{args.data}" if Path(args.data).expanduser().is_dir() else args.data
-    channels = encoder.config.channels
-    images = open_labeled(spec, split=args.split, commands=args.allow_commands, channels=channels)
-    if not isinstance(images, Images):
-        raise ConfigError(f"{args.data} is a stream, whose images have no masks; give folder:, voc: or demo")
-    if declared := value_range(args):
-        images = replace(images, declared=declared)
+    images = open_indexed(args, encoder.config.channels)
     evaluator = FigureGround(masks=args.masks, mass=args.mass)
     results = measure(
         encoder,

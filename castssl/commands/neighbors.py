@@ -12,11 +12,11 @@ from castssl.commands.arguments import (
     add_output,
     add_reading,
     device_of,
+    open_indexed,
     picture,
     save_picture,
     subcommand,
     table,
-    value_range,
 )
 from castssl.errors import ConfigError
 from castssl.files import check_outputs
@@ -88,25 +88,16 @@ def _neighbors(args: argparse.Namespace) -> int:
 
 def _find(weights: str, args: argparse.Namespace) -> tuple[Images, Neighbors, dict[str, float]]:
     """The images, and the neighbors of each by one model."""
-    from dataclasses import replace
-
     from castssl.data.views import CenterView
-    from castssl.datasets.images import Images
     from castssl.evaluation.held_out import Evaluation, Subject
     from castssl.evaluation.neighbors import Neighbors
     from castssl.inference.attention import open_encoder
-    from castssl.inference.evaluate import open_labeled
     from castssl.registry import build_superpixels
     from castssl.training.progress import free_cores
 
     encoder, interpolation, _ = open_encoder(weights, None, device_of(args))
     config = encoder.config
-    spec = f"folder:{args.data}" if Path(args.data).expanduser().is_dir() else args.data
-    images = open_labeled(spec, split=args.split, commands=args.allow_commands, channels=config.channels)
-    if not isinstance(images, Images):
-        raise ConfigError(f"{args.data} is a stream, whose images have no index; give a folder or tar:")
-    if declared := value_range(args):
-        images = replace(images, declared=declared)
+    images = open_indexed(args, config.channels)
     evaluator = Neighbors(args.neighbors, args.stage)
     evaluation = Evaluation(
         images,

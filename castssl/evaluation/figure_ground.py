@@ -129,13 +129,10 @@ class FigureGround(Evaluator):
             values = values.view(len(values), -1, len(Scores._fields))
             mean, chance, heads = values[:, 0], values[:, 1], values[:, 2:]
             self.heads[stage] = int(heads[..., 1].mean(0).argmax())
-            of_images = heads.gather(1, heads[..., 1:].argmax(1, keepdim=True).expand(-1, 1, heads.shape[2]))[
-                :, 0
-            ]
-            for kind, values in zip(
-                KINDS, (mean, heads[:, self.heads[stage]], of_images, chance), strict=True
-            ):
-                self.scores[kind][stage] = Scores(*values.mean(0).tolist())
+            best = heads[torch.arange(len(heads)), heads[..., 1].argmax(1)]
+            columns = mean, heads[:, self.heads[stage]], best, chance
+            for kind, column in zip(KINDS, columns, strict=True):
+                self.scores[kind][stage] = Scores(*column.mean(0).tolist())
         return {
             f"{name}_{kind}_stage{stage}": value
             for kind, by_stage in self.scores.items()
