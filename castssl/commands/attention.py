@@ -120,13 +120,13 @@ def _score(args: argparse.Namespace, encoder: Encoder, interpolation: str) -> No
         batch_size=args.batch_size,
         workers=free_cores() + 1 if args.workers is None else args.workers,
     )
-    _print(evaluator, encoder.sizes)
+    _print(evaluator)
     if args.out:
         write_scores(results, evaluator, args.out)
         print(f"files: {args.out}")
 
 
-def _print(evaluator: FigureGround, sizes: tuple[int, ...]) -> None:
+def _print(evaluator: FigureGround) -> None:
     from rich.console import Console
 
     columns = {
@@ -142,6 +142,6 @@ def _print(evaluator: FigureGround, sizes: tuple[int, ...]) -> None:
             scores = evaluator.scores[kind][stage]
             which = f" ({head})" if kind == "head" else ""
             cells.append(f"{100 * scores.figure_iou:.1f}  {100 * scores.miou:.1f}{which}")
-        shown.add_row(f"stage {stage}, {sizes[stage]} tokens", *cells)
+        shown.add_row(f"stage {stage}, {evaluator.tokens[stage]} tokens", *cells)
     shown.caption = f"{evaluator.count} images; the figure holds {evaluator.mass:.0%} of the attention"
     Console().print(shown)

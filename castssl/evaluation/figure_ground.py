@@ -53,6 +53,7 @@ class FigureGround(Evaluator):
     Attributes:
         scores: of the latest evaluation, by kind and stage.
         heads: the head that is best over all images, by stage.
+        tokens: the token budget, by stage.
         count: how many images were scored.
     """
 
@@ -61,6 +62,7 @@ class FigureGround(Evaluator):
     mass: float = MASS
     scores: dict[str, dict[int, Scores]] = field(default_factory=dict, init=False, repr=False)
     heads: dict[int, int] = field(default_factory=dict, init=False, repr=False)
+    tokens: dict[int, int] = field(default_factory=dict, init=False, repr=False)
     count: int = field(default=0, init=False)
     _truth: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
     _rows: dict[int, Features] = field(default_factory=dict, init=False, repr=False)
@@ -110,6 +112,7 @@ class FigureGround(Evaluator):
             hierarchy = forward.subject.encoder(batch.views[0])
         truth = torch.stack([self._truth[numbers[row]] for row in rows])
         for stage, attention in weights.items():
+            self.tokens[stage] = attention.shape[2]
             present = hierarchy.stages[stage].mass[rows, None].cpu() > 0
             heads = attention[rows].cpu() * present
             mean = heads.mean(1, keepdim=True)

@@ -34,7 +34,8 @@ def test_maps_and_scores(
 ) -> None:
     photo = tmp_path / "photo.png"
     photographs()[0][1].resize((60, 40)).save(photo)
-    flags = ["--weights", str(weights), "--out", str(tmp_path), "--device", "cpu", "--workers", "0"]
+    flags = ["--superpixels", "grid:cell=4", "--weights", str(weights), "--out", str(tmp_path)]
+    flags += ["--device", "cpu", "--workers", "0"]
     assert main(["attention", str(photo), "--data", str(image_folder), "--image-size", "32", *flags]) == 0
     with np.load(tmp_path / "photo-attention.npz") as arrays:
         for stage, size in enumerate((16, 8, 4)):
@@ -47,6 +48,7 @@ def test_maps_and_scores(
     results = json.loads((tmp_path / SCORES).read_text())
     shown = capsys.readouterr().out
     assert f"{results['images']} images" in shown
+    assert "stage 0, 64 tokens" in shown
     assert f"{100 * results['figure_iou_mean_stage2']:.1f}" in shown
 
 
