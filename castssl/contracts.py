@@ -254,8 +254,8 @@ class Listing(NamedTuple):
     source: Source
     targets: Tensor
     """One row for each row of ``source``.  Of target "path": int64 (n, L), label paths coarse to fine, -1
-    from the level on at which a label is unknown; L is 0 if the images have no labels.  Of target "map":
-    int64 (n, 0), and ``maps`` holds the labels."""
+    from the level on at which a label is unknown; L is 0 if the images have no labels.  Of "map": int64
+    (n, 0), and ``maps`` holds the labels.  Of "multihot": see :mod:`castssl.datasets.many_labels`."""
     tree: LabelTree
     """The classes, the same for all splits; ``LabelTree.none()`` if the images have no labels; of target
     "map" one level, the classes of pixels."""

@@ -110,8 +110,8 @@ def _remarks(split: str, images: Images | Stream) -> list[str]:
 def hold_out(images: Images, share: float, *, seed: int = 0) -> tuple[Images, Images]:
     """Two parts of a data set: the rest, and a share of the images of each class.
 
-    Images of one label path are a class; so are those without labels.  The draw depends on the seed and the
-    rows in the source alone.
+    Images of one label path are a class; so are those without labels, and all with many labels.  The draw
+    depends on the seed and the rows in the source alone.
 
     Args:
         images: of any label tree.
@@ -151,7 +151,8 @@ def renumber(held_out: Images | Stream, tree: LabelTree, title: str) -> Images |
     old = held_out.tree
     if old == tree or not old.levels or not tree.levels:
         return held_out
-    if old.levels != tree.levels or not old.names or not tree.names or isinstance(held_out, Stream):
+    named = old.levels == tree.levels and bool(old.names and tree.names)
+    if not (named and old.exclusive and tree.exclusive) or isinstance(held_out, Stream):
         raise DataError(
             f"{title}: {old.sizes} classes a level, but the training images have {tree.sizes}, or classes of"
             " other names; both need the same classes"

@@ -3,6 +3,7 @@
 from castssl.contracts import DataSet, Feed, Item, LabelMaps, Listing, Source, Turn, Unreadable
 from castssl.datasets.folder import Files, classes_of, find_split, is_image, look_through, same_depth
 from castssl.datasets.label_maps import class_table
+from castssl.datasets.many_labels import many_labels, multi_hot
 from castssl.datasets.text import read_text
 from castssl.errors import DataError, NoSplit
 from castssl.labels import LabelTree
@@ -25,6 +26,8 @@ __all__ = [
     "find_split",
     "is_image",
     "look_through",
+    "many_labels",
+    "multi_hot",
     "read_text",
     "same_depth",
 ]

@@ -51,7 +51,7 @@ class Sample(NamedTuple):
 
     Attributes:
         image: RGB, or of the channels of the data set; upright.
-        target: label path int64 (L,), coarse to fine.
+        target: label path int64 (L,), coarse to fine, or multi-hot float32 (C,).
         position: the index of this image; another one than requested if that is unreadable.
         bad: the unreadable images that this one replaces, and itself if it has values outside its range.
         plan: drawn for this image before it was decoded.
@@ -73,7 +73,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
     Args:
         source: the encoded images.
         rows: int64 (n,), the rows of ``source`` that belong to the data set.
-        targets: int64 (n, L), -1 where unknown.
+        targets: int64 (n, L) or multi-hot float32 (n, C), -1 where unknown.
         tree: the label levels.
         masks: of the objects and their parts: a folder, or the result of
             :func:`castssl.datasets.masks.open_masks`; None if unknown.
@@ -194,9 +194,9 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         levels = self.tree.levels
         if not 0 <= share <= 1 or seed < 0:
             raise DataError(f"share {share} and seed {seed}: expected a share in [0, 1] and a seed from 0")
-        if levels < 2:
+        if levels < 2 or not self.tree.exclusive:
             raise DataError(
-                f"fine labels cannot be hidden: the labels are of {levels} levels, expected two or more"
+                f"fine labels cannot be hidden: paths are of {levels} levels, expected two or more"
             )
         words = np.random.SeedSequence(seed).generate_state(2, np.uint64)
         order, depth = (hash_index(self.rows, int(word)) for word in words)
@@ -207,9 +207,9 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         return replace(self, targets=self.targets.masked_fill(hidden, -1))
 
     def label_paths(self) -> tuple[Tensor, Tensor]:
-        """The different label paths, int64 (P, L), and for each image the row of its own, int64 (n,)."""
-        if not self.tree.levels:  # torch.unique refuses paths of length 0.
-            return self.targets.new_zeros((1, 0)), self.targets.new_zeros(len(self))
+        """The label paths int64 (P, L), and the row of each image's int64 (n,); L is 0 with many labels."""
+        if not (self.tree.levels and self.tree.exclusive):  # torch.unique refuses paths of length 0.
+            return torch.zeros(1, 0, dtype=torch.int64), torch.zeros(len(self), dtype=torch.int64)
         paths, rows = torch.unique(self.targets, dim=0, return_inverse=True)
         return paths, rows
 

@@ -70,9 +70,9 @@ def open_images(
         return Stream(opened, f"{kind}/{location.partition('?')[0]}", declared)
     source, targets, tree, masks, left_out, maps = opened
     rows = np.arange(len(targets), dtype=np.int64)
-    if only is not None and maps is not None:
+    if only is not None and (maps is not None or not tree.exclusive):
         raise DataError(
-            f"{spec} has classes of pixels: no subset {subset} of its images can be picked by class"
+            f"{spec} has many classes an image: no subset {subset} of its images can be picked by class"
         )
     pixel_tree, tree = (tree, LabelTree.none()) if maps else (LabelTree.none(), tree)
     if only is not None:

@@ -46,7 +46,7 @@ class ImageBatch(NamedTuple):
 
     views: list[View]
     target: Tensor
-    """int64 (B, L), label paths, coarse to fine; -1 is unknown."""
+    """int64 (B, L), label paths, coarse to fine, or multi-hot float32 (B, C); -1 is unknown."""
     positions: Tensor
     """int64 (B,), on the CPU: places in the data set; -1 for the images of a stream."""
 
@@ -212,13 +212,14 @@ class Evaluation:
 
     @property
     def tree(self) -> LabelTree:
-        """The label tree of the held-out images; without levels if there are none."""
-        return self.held_out.tree if self.held_out else LabelTree.none()
+        """The tree of the held-out images' label paths; without levels if they have none."""
+        return self.held_out.tree if self.held_out and self.held_out.tree.exclusive else LabelTree.none()
 
     def labels(self) -> Tensor:
         """Held-out label paths int64 (n, L) if they are known before the images are read; else (0, L)."""
-        if isinstance(self.held_out, Images) and self.held_out.targets is not None:
-            return self.held_out.targets
+        images = self.held_out
+        if isinstance(images, Images) and images.tree.exclusive and images.targets is not None:
+            return images.targets
         return torch.empty(0, self.tree.levels, dtype=torch.int64)
 
     def __call__(self, subject: Subject, due: Sequence[Evaluator] | None = None) -> dict[str, float]:

@@ -26,8 +26,10 @@ from torch.utils.data import Dataset
 from castssl.contracts import DataSet, Feed, Item, LabelMaps, Listing, Target, Turn
 from castssl.datasets.decode import header, read
 from castssl.datasets.images import Images
+from castssl.datasets.many_labels import ABSENT, PRESENT, UNKNOWN
 from castssl.datasets.stream import class_number
 from castssl.errors import ConfigError, ContractError, DataError, NoSplit
+from castssl.labels import LabelTree
 from castssl.testing.claims import (
     Check,
     Subject,
@@ -156,6 +158,8 @@ def check_lengths(subject: Subject) -> None:
 def check_targets(subject: Subject) -> None:
     """Label paths are int64 (n, L), each label a class of its level or -1; a stream's are class numbers."""
     for split, content in _splits(subject):
+        if isinstance(content, Listing) and not content.tree.exclusive:
+            continue
         if isinstance(content, Listing):
             sizes = content.tree.sizes if content.maps is None else ()
             _claim_targets(split, content.targets, sizes)
@@ -202,6 +206,34 @@ def _claim_targets(split: str, targets: Tensor, sizes: tuple[int, ...]) -> None:
     labels = targets[outside[:1, 0]].tolist()
     fault = f"the {split} split has labels {labels} outside the {sizes} classes: number them from 0, or -1"
     claim(not len(outside), fault)
+
+
+def check_many_labels(subject: Subject) -> None:
+    """Of target "multihot": 1, 0 or -1 for each class of a tree that is not exclusive, as float32 (n, C)."""
+    with _open(subject) as (data, location):
+        for split, content in _contents(data, location):
+            tree = content.tree if isinstance(content, Listing) else LabelTree.none()
+            fault = f"target is {data.target!r}, and the tree of {split} has exclusive={tree.exclusive}:"
+            fault += " only of target 'multihot' it is False, see castssl.datasets.many_labels"
+            claim(tree.exclusive == (data.target != "multihot"), fault)
+            if isinstance(content, Listing) and not tree.exclusive:
+                _claim_many_labels(split, content.targets, tree)
+
+
+def _claim_many_labels(split: str, targets: Tensor, tree: LabelTree) -> None:
+    claim(targets.dtype == torch.float32, f"give multi-hot targets as float32, not {targets.dtype}")
+    shape, wanted = tuple(targets.shape), f"(n, {sum(tree.sizes)}), a column for each class of each level"
+    claim(targets.dim() == 2 and shape[1] == sum(tree.sizes), f"give targets of shape {wanted}, not {shape}")
+    values = sorted(set(targets.unique().tolist()) - {PRESENT, ABSENT, UNKNOWN})
+    fault = f"the {split} split has values {values[:5]}: give 1 (present), 0 (absent), -1 (unknown)"
+    claim(not values, fault)
+    claim(bool(tree.names), "name the classes: many_labels() takes their names, level by level")
+    levels = targets.split(tree.sizes, dim=1)
+    for level, parents in enumerate(tree.parents, start=1):
+        above = levels[level - 1][:, list(parents)]
+        orphans = ((levels[level] == PRESENT) & (above == ABSENT)).nonzero()
+        fault = f"image {orphans[:1].tolist()} (row, class) of the {split} split has a class of level {level}"
+        claim(not len(orphans), f"{fault} without its parent: set the parent, too, or give no parents")
 
 
 def check_label_paths(subject: Subject) -> None:

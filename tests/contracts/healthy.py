@@ -17,7 +17,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castssl.contracts import Encoder, LabelMaps, Model, Objective, Pooling, Superpixels, Target
-from castssl.datasets import DataError, DataSet, Files, Item, Listing, NoSplit, Turn, Unreadable, read_text
+from castssl.datasets import (
+    DataError,
+    DataSet,
+    Files,
+    Item,
+    Listing,
+    NoSplit,
+    Turn,
+    Unreadable,
+    many_labels,
+    multi_hot,
+    read_text,
+)
 from castssl.encoder_config import EncoderConfig
 from castssl.labels import LabelTree
 from castssl.objectives.segmentation import masked_cross_entropy
@@ -210,6 +222,26 @@ class Maps(DataSet):
                 Image.new("RGB", (24, 20), (40 * number, 90, 0)).save(folder / f"{split}-{number}.png")
                 Image.fromarray(values).save(folder / f"{split}-{number}-map.png")
         return str(folder)
+
+
+class Tags(Labels):
+    """Data set: a folder with lists of images and their labels at two levels, some of them unknown."""
+
+    target: Target = "multihot"
+
+    def open(self, location: str, split: str) -> Listing:
+        rows = self.rows(Path(location) / f"{split}.txt")
+        kinds, species = zip(*_paths(rows), strict=True)
+        levels = ("animal", "plant"), ("cat", "oak", "birch")
+        coarse, fine = (
+            multi_hot([(kind, "plant") for kind in kinds], levels[0]),
+            self.fine(species, levels[1]),
+        )
+        tree = many_labels(*levels, parents=[(0, 1, 1)])
+        return Listing(Files(Path(location), [name for name, _ in rows]), torch.cat((coarse, fine), 1), tree)
+
+    def fine(self, species: tuple[str, ...], names: tuple[str, ...]) -> Tensor:
+        return multi_hot([(name,) for name in species], names, [("oak",)] * len(species))
 
 
 class Reel:

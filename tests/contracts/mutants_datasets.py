@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -15,7 +16,7 @@ from castssl.contracts import Target
 from castssl.datasets import DataSet, Files, Item, LabelTree, Listing, Turn
 from castssl.testing import datasets as room
 from castssl.testing.claims import Check, Subject
-from tests.contracts.healthy import Frames, Labels, Maps, Reel
+from tests.contracts.healthy import Frames, Labels, Maps, Reel, Tags
 
 
 class UnknownTarget(Labels):
@@ -247,6 +248,23 @@ class ColorsOfOthers(Maps):
         return listing._replace(maps=listing.maps._replace(palette=((0, 0, 0),)))
 
 
+class TagsOfPaths(Tags):
+    target = "path"
+
+
+class PathsOfTags(Labels):
+    target = "multihot"
+
+
+def with_tags(name: str, change: Callable[[Listing], Listing]) -> type[DataSet]:
+    """The healthy data set of many labels with another listing."""
+
+    def open(self: Tags, location: str, split: str) -> Listing:
+        return change(Tags.open(self, location, split))
+
+    return type(name, (Tags,), {"open": open})
+
+
 MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_conforms, UnknownTarget, "set target"),
     (room.check_conforms, NoTrain, "'train' among them"),
@@ -267,6 +285,22 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_label_maps, SmallMaps, "20 x 24 pixels, expected 24 x 20"),
     (room.check_label_maps, StrangeValue, "has the value 7"),
     (room.check_label_maps, ColorsOfOthers, "1 colors for 3 classes"),
+    (room.check_many_labels, TagsOfPaths, "exclusive=False"),
+    (room.check_many_labels, PathsOfTags, "exclusive=True"),
+    *(
+        (room.check_many_labels, with_tags(name, change), words)
+        for name, change, words in (
+            ("Booleans", lambda one: one._replace(targets=one.targets > 0), "float32, not torch.bool"),
+            ("OneLevel", lambda one: one._replace(targets=one.targets[:, 2:]), r"shape \(n, 5\)"),
+            ("Counts", lambda one: one._replace(targets=one.targets * 2), r"values \[-2.0, 2.0\]"),
+            ("Unnamed", lambda one: one._replace(tree=replace(one.tree, names=())), "name the classes"),
+            (
+                "Orphans",
+                lambda one: one._replace(targets=one.targets.flip(0)[:, [1, 0, 2, 3, 4]]),
+                "its parent",
+            ),
+        )
+    ),
     (room.check_label_paths, OtherParents, "do not allow"),
     (room.check_splits_agree, TreeOfEachSplit, "classes of val differ"),
     (room.check_images, with_source(OpenedOnce), "cannot be read"),

@@ -79,7 +79,7 @@ def test_a_healthy_objective_passes(check: Check, subject: Subject) -> None:
     check(subject)
 
 
-@parametrize(datasets.checks, [healthy.Labels, healthy.Frames, healthy.Maps])
+@parametrize(datasets.checks, [healthy.Labels, healthy.Frames, healthy.Maps, healthy.Tags])
 def test_healthy_data_sets_pass(check: Check, subject: Subject) -> None:
     check(subject)
 
