@@ -77,24 +77,27 @@ class PartImageNet(PartSet):
         self._parts = np.array([0, *(numbers[name] for name in self._annotations.names)], np.int32)
         self._objects = np.array([0, *(owners[part - 1] for part in self._parts[1:])], np.int32)
         self._files = self._annotations.files
-        self._paths = {
-            path.name: path for path in self._folder.rglob("*") if path.suffix.lower() in EXTENSIONS
-        }
+        self._paths: dict[str, list[Path]] = {}
+        for path in sorted(self._folder.rglob("*")):
+            if path.suffix.lower() in EXTENSIONS:
+                self._paths.setdefault(path.name, []).append(path)
 
     def __len__(self) -> int:
         return len(self._files)
 
     def name(self, index: int) -> str:
         """See :class:`castssl.datasets.parts.PartSet`."""
-        path = self._paths.get(self._files[index])
-        return path.relative_to(self._folder).as_posix() if path else self._files[index]
+        paths = self._paths.get(self._files[index], [])
+        return paths[0].relative_to(self._folder).as_posix() if len(paths) == 1 else self._files[index]
 
     def read(self, index: int) -> tuple[Image.Image, PartTruth]:
         """See :class:`castssl.datasets.parts.PartSet`."""
         name = self._files[index]
-        if name not in self._paths:
-            raise DataError(f"{self._folder} has no image {name}, which is annotated")
-        decoded = _decoded(lambda: self._paths[name].open("rb"))
+        paths = self._paths.get(name, [])
+        if len(paths) != 1:
+            found = f"{len(paths)} images {name}, such as {paths[0]}" if paths else f"no image {name}"
+            raise DataError(f"{self._folder} has {found}, which is annotated once; keep the annotated one")
+        decoded = _decoded(lambda: paths[0].open("rb"))
         parts, regions = np.zeros((2, *self._annotations.shape(name)), np.int32)
         for number, (part, inside) in enumerate(self._annotations.regions(name), start=1):
             parts[inside], regions[inside] = part, number

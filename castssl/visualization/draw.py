@@ -66,7 +66,12 @@ def draw_hierarchy(
 def draw_image(image: ImageLike, panel: int = 224) -> Image.Image:
     """The image as a panel of this height."""
     shown = to_pil(image)
-    return shown.resize((round(panel * shown.width / shown.height), panel), Image.Resampling.LANCZOS)
+    return shown.resize((panel_width(shown.size, panel), panel), Image.Resampling.LANCZOS)
+
+
+def panel_width(size: tuple[int, int], panel: int) -> int:
+    """The width of a panel of this height that shows an image of ``size``, width and height; at least 1."""
+    return max(1, round(panel * size[0] / size[1]))
 
 
 def partition(image: ImageLike, labels: Tensor, *, panel: int = 224) -> Image.Image:
@@ -90,7 +95,7 @@ def overlay(
     """
     regions = numbered(labels)
     # Drawn at twice the size and shrunk, borders come out thin and smooth.
-    width, height = 2 * round(panel * regions.shape[1] / regions.shape[0]), 2 * panel
+    width, height = 2 * panel_width((regions.shape[1], regions.shape[0]), panel), 2 * panel
     gray = to_pil(image).convert("L").convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     flat = Image.fromarray(colors).resize((width, height), Image.Resampling.NEAREST)
     blend = Image.blend(gray, flat, strength)

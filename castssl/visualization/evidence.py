@@ -16,6 +16,7 @@ from castssl.visualization.draw import (
     TITLE,
     ImageLike,
     captioned,
+    draw_image,
     overlay,
     sheet,
     to_pil,
@@ -52,7 +53,7 @@ def draw_path(
         strength: how much color hides the image, 0 to 1.
     """
     shown = to_pil(image)
-    photo = shown.resize((round(panel * shown.width / shown.height), panel), Image.Resampling.LANCZOS)
+    photo = draw_image(shown, panel)
     levels = [overlay(shown, p.labels, shade(p), panel=panel, strength=strength) for p in panels]
     drawn = [photo, *levels]
     width = min(part.width for part in drawn)

@@ -213,6 +213,14 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "not a number": (broken(annotations={"segmentation": [[float("nan")] * 6]}), "expected polygons"),
     "other size": (broken(annotations={"segmentation": {"size": [3, 3], "counts": [9]}}), r"\[30, 40\]"),
     "short runs": (broken(annotations={"segmentation": {"size": [30, 40], "counts": [9]}}), "fill the"),
+    "overflow": (
+        broken(annotations={"segmentation": {"size": [30, 40], "counts": [2**63 - 1, 2**63 - 1, 2, 1200]}}),
+        "fill the",
+    ),
+    "nested runs": (
+        broken(annotations={"segmentation": {"size": [30, 40], "counts": [[600], [600]]}}),
+        "fill the",
+    ),
     "negative runs": (broken(annotations={"segmentation": {"size": [30, 40], "counts": [-1, 1201]}}), "fill"),
 }
 

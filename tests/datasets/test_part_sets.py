@@ -130,6 +130,17 @@ def test_images_that_cannot_be_used_name_the_reason(tmp_path: Path) -> None:
             data.read(index)
 
 
+def test_two_images_of_an_annotated_name_are_not_told_apart_by_chance(tmp_path: Path) -> None:
+    path = written(tmp_path) / "images" / "val" / "other" / "n01440764_1.JPEG"
+    path.parent.mkdir()
+    Image.new("RGB", (40, 30), "red").save(path)
+    data = open_parts(str(tmp_path))
+    assert data.name(0) == "n01440764_1.JPEG"
+    with pytest.raises(DataError, match=r"has 2 images n01440764_1.JPEG, such as .*n01440764_1.JPEG"):
+        data.read(0)
+    data.read(1)
+
+
 def test_masks_lie_on_the_upright_image(tmp_path: Path) -> None:
     path = written(tmp_path) / "images" / "val" / "n01440764" / "n01440764_1.JPEG"
     upright = open_parts(str(tmp_path)).read(0)[1]

@@ -16,12 +16,14 @@ from castssl.visualization.draw import (
     PAPER,
     captioned,
     draw_hierarchy,
+    draw_image,
     draw_levels,
     overlay,
     partition,
     sheet,
     to_pil,
 )
+from castssl.visualization.evidence import Panel, draw_path
 
 
 def hierarchy(sizes: tuple[int, ...] = (16, 8, 4), *, batch: int = 2, cell: int = 8) -> Hierarchy:
@@ -125,6 +127,16 @@ def test_an_overlay_lets_the_image_through() -> None:
 def test_wide_images_keep_their_shape() -> None:
     labels = torch.zeros(10, 20)
     assert partition(torch.zeros(3, 10, 20, dtype=torch.uint8), labels, panel=50).size == (100, 50)
+
+
+def test_an_image_of_one_column_has_a_panel() -> None:
+    image, column = Image.new("RGB", (1, 2000)), torch.zeros(2000, 1, dtype=torch.int64)
+    for drawn in (
+        draw_image(image, panel=144),
+        partition(image, column, panel=144),
+        draw_path(image, [Panel(column, torch.ones(1), "a class")], "a title", panel=144),
+    ):
+        assert drawn.width >= 1
 
 
 def test_a_sheet_holds_all_rows() -> None:
