@@ -17,6 +17,12 @@ NANO = (
     *("--augment", "none", "--erase", "0", "--crop-min", "0.35", "--mixup", "0", "--cutmix", "0"),
     *("--drop-path", "0", "--ema", "0", "--eval-every", "0", "--knn-every", "1000"),
 )
+NANO_MOCO = (
+    *("--image-size", "64", "--crop-min", "0.2", "--blur", "0.6", "--batch-size", "64"),
+    *("--warmup-epochs", "1", "--lr", "0.008", "--momentum", "0.95", "--hidden", "512", "--out-dim", "128"),
+    *("--workers", "0", "--knn-every", "0"),
+)
+"""MoCo on the demo set and on drawings, in the studies of what its encoders are good for."""
 NANO_PROBE = ("--epochs", "4", "--batch-size", "64", "--lr", "1", "--workers", "0", "--eval-every", "0")
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from castssl.ablations.budgets import NANO_MOCO
 from castssl.ablations.grid import SEED, Cell, Study, add_flags, step
 from castssl.ablations.study import claim, conduct
 from castssl.errors import CastError, ConfigError
@@ -30,11 +31,6 @@ SUPERPIXELS = ("--superpixels", "seeds:count=64,bins=5,iterations=4")
 """Those of the nano CAST, for the encoder of colors, which has none of its own."""
 PARTS = {"pretrained": "trained", "new": "untrained", "none": "mean color"}
 """What the results of segment retrieval call each kind of weights."""
-MOCO = (
-    *("--image-size", "64", "--crop-min", "0.2", "--blur", "0.6", "--batch-size", "64"),
-    *("--warmup-epochs", "1", "--lr", "0.008", "--momentum", "0.95", "--hidden", "512", "--out-dim", "128"),
-    *("--workers", "0", "--knn-every", "0"),
-)
 RETRIEVAL = ("--image-size", "64", "--groups", "8", "--workers", "0")
 TRAIN = ("--image-size", "64", "--batch-size", "32", "--eval-every", "0", "--workers", "0")
 RATES = {
@@ -103,7 +99,7 @@ def studies(data: Data, kind: str, seeds: int, flags: list[str]) -> Iterator[Tra
         return Transfer(
             title=f"{head.capitalize() + ' head' if head else 'Segment retrieval'}, {kind}",
             recipe=recipe("moco_in1k"),
-            flags=("--data", data.images, *MOCO, *epochs, *flags),
+            flags=("--data", data.images, *NANO_MOCO, *epochs, *flags),
             then=recipe("segment" if head else "retrieve_voc"),
             then_flags=("--data", data.maps, *((*TRAIN, *epochs) if head else RETRIEVAL)),
             grid=grid,
