@@ -19,8 +19,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from castssl.checkpoints import Checkpoint
-from castssl.checkpoints.native import write
+from castssl.checkpoints.native import save_encoder
 from castssl.config import launch
 from castssl.datasets.part_sets import open_parts
 from castssl.errors import ConfigError
@@ -90,8 +89,7 @@ def main(cfg: Config) -> None:
     weights = cfg.weights or str(cfg.out / "new.safetensors")
     if cfg.model is not None:
         torch.manual_seed(cfg.seed)
-        encoder = create(cfg.model, image_size=cfg.image_size)
-        write(Checkpoint(encoder.config, dict(encoder.state_dict())), Path(weights))
+        save_encoder(create(cfg.model, image_size=cfg.image_size), Path(weights))
     spec = cfg.segmenter.replace(WEIGHTS, weights).replace("SEED", str(cfg.seed))
     kept, data = Kept(build_segmenter(spec)), open_parts(cfg.data, "val")
     numbers: dict[str, float] = {}
