@@ -7,7 +7,7 @@ whose text is nearest.  Objects are named first, then parts among those of their
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,24 +24,8 @@ from castssl.encoder_config import MEAN, STD
 from castssl.errors import ConfigError
 from castssl.modes import evaluating
 from castssl.segmenter import check_image
+from castssl.text import ReadsNames
 from castssl.types import View
-
-
-@runtime_checkable
-class ReadsNames(Protocol):
-    """What zero-shot classification asks of an encoder beside :class:`castssl.contracts.Encoder`.
-
-    The class token (B, 1, D) of its last stage is the image's vector in a space where texts have theirs.
-    """
-
-    @property
-    def scale(self) -> Tensor:
-        """What cosine similarities are multiplied with to become logits: a scalar."""
-        ...
-
-    def zero_shot(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """A unit vector for each class name, over all templates: float32 (C, D)."""
-        ...
 
 
 class Masking(NamedTuple):
@@ -71,7 +55,7 @@ class Naming:
     cropping, so that a segment of a few pixels may be seen in part of a pixel.
 
     Args:
-        model: an encoder that reads names, see :class:`ReadsNames`, such as
+        model: an encoder that reads names, see :class:`castssl.text.ReadsNames`, such as
             ``castssl.create("clip:ViT-B-16/openai")``; the paper's.
         objects: names of the objects.
         parts: names of each object's parts, as they stand in a sentence, such as "Quadruped Head"; none if

@@ -19,7 +19,7 @@ GROUND = [
     *("errors", "files", "installer", "terminal", "system_errors", "devices", "labels", "types"),
     *("encoder_config", "segmenter", "contracts"),
     *("superpixel_labels", "modes", "distributed", "attention"),
-    *("registry", "shipped", "fields", "config"),
+    *("registry", "text", "shipped", "fields", "config"),
 ]
 """The ground floor, in order: each room imports only from rooms to its left."""
 TOP = ["inference", "segmenters", "ablations", "commands", "cli", "__main__", "__init__"]
@@ -44,7 +44,7 @@ MODULES_OF_PLUGINS = (
         "castssl.labels",
         "castssl.segmenter",
     ),
-    *("castssl.testing", "castssl.types", "castssl.tokens.inputs", "castssl.tokens.segments"),
+    *("castssl.testing", "castssl.text", "castssl.types", "castssl.tokens.inputs", "castssl.tokens.segments"),
     "castssl.superpixels.per_image",
     *("castssl.pooling.arithmetic", "castssl.pooling.centroids", "castssl.objectives.classification"),
     *(f"castssl.metrics.{name}" for name in ("balanced", "hierarchy", "iou", "partition", "regions")),
@@ -57,7 +57,6 @@ NAMES_OF_PLUGINS = (
     *("castssl.checkpoints.initialize.initialize", "castssl.data.normalize.normalize"),
     *(f"castssl.models.segmentation_heads.{name}" for name in ("HEADS", "create_head", "paint")),
     *("castssl.models.sizes.sizes_for", "castssl.evaluation.windows.renumber"),
-    "castssl.evaluation.naming.ReadsNames",
     *("castssl.superpixel_labels.partition", "castssl.objectives.segmentation.Segmentation"),
 )
 """What they may import from other modules, beside castssl's public names."""

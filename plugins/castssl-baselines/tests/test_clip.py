@@ -22,8 +22,9 @@ from castssl.contracts import Encoder
 from castssl.errors import ConfigError, DataError
 from castssl.labels import LabelTree
 from castssl.testing import Check, encoders, objectives, samples
+from castssl.text import phrase
 from castssl.types import Batch, View
-from castssl_baselines.clip import CLIP, phrase
+from castssl_baselines.clip import CLIP
 from castssl_baselines.clip_encoder import ClipEncoder, named
 
 open_clip: Any = pytest.importorskip("open_clip")
@@ -207,20 +208,6 @@ def test_the_image_tower_alone_is_trained() -> None:
     taught = {name for name, part in objective.named_parameters() if part.grad is not None}
     wanted = {name for name, _ in objective.named_parameters() if "model.encoder.network.visual." in name}
     assert taught == wanted
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("eft, ...", "eft"),
-        ("red_fox", "red fox"),
-        ("cock ,  hen", "cock"),
-        ("707-320", "707-320"),
-        (",", ","),
-    ],
-)
-def test_a_name_becomes_part_of_a_sentence(name: str, expected: str) -> None:
-    assert phrase(name) == expected
 
 
 def test_what_cannot_be_told_by_names_is_refused() -> None:

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
-from castssl.evaluation.naming import ReadsNames
 from castssl.labels import LabelTree
 from castssl.objectives.classification import ClassifierModel, Supervised, cross_entropy
+from castssl.text import ReadsNames, phrase
 from castssl.types import View
 
 
@@ -38,12 +38,12 @@ class CLIP(Supervised):
     The loss, the sum of the levels' cross entropies, trains the image tower alone, with the names as fixed
     classifiers; images whose label is missing at a level have no part in it.
 
-    Of a name, what follows a comma is left out (further synonyms) and underscores become blanks: see
-    :func:`phrase`.  Each level is answered for itself, so that nothing keeps paths consistent.
+    A sentence holds :func:`castssl.text.phrase` of a name.  Each level is answered for itself, so that
+    nothing keeps paths consistent.
 
     Args:
         encoder: one with a text tower, such as ``clip:ViT-B-32/openai``, see
-            :class:`castssl.evaluation.naming.ReadsNames`.
+            :class:`castssl.text.ReadsNames`.
         labels: the data set's label tree, with names.
         templates: sentences with ``{}`` where the name belongs; several are averaged, as in the paper.
         mixup: see :class:`castssl.objectives.mixing.Mixing`; so are the next two.
@@ -118,8 +118,3 @@ class Similarity(nn.Module):
         # With a scale of 100, bfloat16 would round logits to whole numbers and halves.
         with torch.autocast(feature.device.type, enabled=False):
             return self.scale * F.normalize(feature.float(), dim=1) @ self.vectors.T
-
-
-def phrase(name: str) -> str:
-    """A class name as it stands in a sentence: ``"red_fox, Vulpes vulpes"`` becomes ``"red fox"``."""
-    return " ".join(name.partition(",")[0].replace("_", " ").split()) or name

@@ -1,0 +1,435 @@
+"""Label embeddings: a vector for each label name, by a text encoder, from a file, or learned.
+
+Sources, as :func:`embeddings` takes them; NAME is a repository of the Hugging Face hub or a folder:
+
+=============================== ========================================================================
+``bert:NAME``                   BERT by the rule of HSVLT's released code, see :func:`_bert`
+``sentence:NAME``               an encoder of transformers; the mean of its last layer over all tokens
+``sentence-transformers:NAME``  an encoder of sentence-transformers with the pooling of its own settings
+``clip:ARCHITECTURE/WEIGHTS``   the text tower of an encoder plugin that reads names, as a unit vector
+``file:PATH``                   rows of a matrix in ``.npy`` or ``.safetensors``, by name
+``learned:DIM[,seed=SEED]``     standard normal initial values, as those of ``torch.nn.Embedding``
+=============================== ========================================================================
+
+Weights are read from safetensors only.  HSVLT: https://arxiv.org/abs/2407.16244.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from castssl.encoder_config import plugin_config
+from castssl.errors import ConfigError, DataError, PluginError
+from castssl.files import not_safetensors, write_tensors
+from castssl.installer import install
+from castssl.modes import kept_random_state
+from castssl.registry import build
+
+METADATA = "castssl_label_embeddings"
+"""The key of names, model and prompt, as JSON, in the metadata of a safetensors file."""
+EXPANDED: Mapping[str, str] = {
+    "diningtable": "dining table",
+    "pottedplant": "potted plant",
+    "tvmonitor": "tv monitor",
+}
+"""Names of PASCAL VOC that are no words, and the words for them in HSVLT's released code."""
+_LEARNED = re.compile(r"([1-9]\d*)(?:,seed=(\d+))?")
+
+
+@runtime_checkable
+class ReadsNames(Protocol):
+    """What zero-shot classification asks of an encoder beside :class:`castssl.contracts.Encoder`.
+
+    The class token (B, 1, D) of its last stage is the image's vector in a space where texts have theirs.
+    """
+
+    @property
+    def scale(self) -> Tensor:
+        """What cosine similarities are multiplied with to become logits: a scalar."""
+        ...
+
+    def zero_shot(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """A unit vector for each class name, over all templates: float32 (C, D)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LabelEmbeddings:
+    """Label names and their vectors.
+
+    Args:
+        names: C label names, in the order of the rows.
+        vectors: float32 (C, D), on the CPU.
+        model: the source, as :func:`embeddings` takes it.
+        prompt: a text with ``{}`` where the name belongs.
+
+    Raises:
+        ConfigError: if a name is blank, or there is none.
+        DataError: if the vectors are not finite floating-point numbers (C, D).
+    """
+
+    names: tuple[str, ...]
+    vectors: Tensor
+    model: str
+    prompt: str = "{}"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", _checked_names(self.names))
+        shape = tuple(self.vectors.shape)
+        if len(shape) != 2 or shape[0] != len(self.names) or not shape[1]:
+            raise DataError(
+                f"{self.model}: got label embeddings of shape {shape} for {len(self.names)} names, expected"
+                f" ({len(self.names)}, D); give one row for each name"
+            )
+        vectors = self.vectors.detach().float().cpu()
+        if not self.vectors.is_floating_point() or not vectors.isfinite().all():
+            raise DataError(
+                f"{self.model}: got label embeddings of {self.vectors.dtype}, some of them not finite or no"
+                " floating-point numbers; expected finite float32; compute them again"
+            )
+        object.__setattr__(self, "vectors", vectors)
+
+    @property
+    def learned(self) -> bool:
+        """True if the vectors are initial values of parameters."""
+        return self.model.startswith("learned:")
+
+    def of(self, names: Sequence[str]) -> LabelEmbeddings:
+        """The embeddings of other label names; those that are not here are computed by the same model.
+
+        Args:
+            names: in any order, also several times.
+
+        Raises:
+            ConfigError: if a name is not here and the source is a file or learned.
+            DataError, PluginError: as :func:`embeddings` does.
+        """
+        wanted = _checked_names(names)
+        rows = {name: row for row, name in enumerate(self.names)}
+        vectors = self.vectors
+        if missing := [name for name in dict.fromkeys(wanted) if name not in rows]:
+            vectors = torch.cat([vectors, _encode(missing, self.model, self.prompt, self.names)])
+            rows |= {name: row for row, name in enumerate(missing, len(vectors) - len(missing))}
+        return LabelEmbeddings(wanted, vectors[[rows[name] for name in wanted]], self.model, self.prompt)
+
+    def write(self, path: str | Path) -> None:
+        """Write a safetensors file that :func:`read` reads: complete, or absent.
+
+        Raises:
+            CastError: if the system refuses to write it.
+        """
+        about = {"names": self.names, "model": self.model, "prompt": self.prompt}
+        metadata = {METADATA: json.dumps(about)}
+        write_tensors(Path(path), {"vectors": self.vectors}, metadata, "label embeddings")
+
+
+def embeddings(
+    names: Sequence[str],
+    source: str,
+    *,
+    prompt: str | None = None,
+    rows: Sequence[str] | None = None,
+    store: str | Path | None = None,
+) -> LabelEmbeddings:
+    """The label embeddings of names.
+
+    A text encoder reads :func:`phrase` of a name, one name at a time: a row does not depend on the other
+    names.  Torch's global random state stays as it is.
+
+    Args:
+        names: label names; their order is that of the rows.
+        source: see :mod:`castssl.text`.
+        prompt: a text with ``{}`` where the name belongs; by default the name alone, and "a photo of a {}"
+            for ``clip:``.  Files and learned vectors have none.
+        rows: the names of a file's rows, in order, where no names are stored in it or beside it.
+        store: a file of :meth:`LabelEmbeddings.write`.  If it exists, its vectors are read instead of
+            computed, otherwise it is written; names that it lacks are computed and added.  Several processes
+            must not write it at the same time.
+
+    Raises:
+        ConfigError: if the source or the prompt is malformed, the file has no row of a name, or ``store``
+            holds the embeddings of another model or prompt.
+        DataError: if the model or the file cannot be read.
+        PluginError: if a library or the plugin is not installed.
+        CastError: if the system refuses to write ``store``.
+    """
+    kind = source.partition(":")[0]
+    if prompt is None:
+        prompt = "a photo of a {}" if kind == "clip" else "{}"
+    _check(source, prompt, rows)
+    wanted = _checked_names(names)
+    if store is None or not Path(store).exists():
+        if kind == "file":
+            found = _file(Path(source.removeprefix("file:")), rows).of(wanted)
+        else:
+            found = LabelEmbeddings(wanted, _encode(wanted, source, prompt), source, prompt)
+        if store is not None:
+            found.write(store)
+        return found
+    stored = read(store)
+    if (stored.model, stored.prompt) != (source, prompt):
+        raise ConfigError(
+            f"{store} holds label embeddings of {stored.model} with the prompt {stored.prompt!r}, expected"
+            f" {source} with {prompt!r}; give another path, or delete the file"
+        )
+    union = stored.of(list(dict.fromkeys([*stored.names, *wanted])))
+    if len(union.names) > len(stored.names):
+        union.write(store)
+    return union.of(wanted)
+
+
+def read(path: str | Path) -> LabelEmbeddings:
+    """Read a file of :meth:`LabelEmbeddings.write`.
+
+    Raises:
+        DataError: if it cannot be read, or holds no label embeddings of castssl.
+    """
+    tensors, metadata = _safetensors(Path(path))
+    try:
+        about = json.loads(metadata[METADATA])
+        names, model, prompt = about["names"], about["model"], about["prompt"]
+        if not all(isinstance(text, str) for text in (*names, model, prompt)):
+            raise TypeError("names, model and prompt are no texts")
+        return LabelEmbeddings(names, tensors["vectors"], model, prompt)
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        raise DataError(
+            f"{path} holds no label embeddings that castssl wrote ({type(error).__name__}: {error}); for"
+            f" another matrix with names write file:{path}, or delete the file to compute it again"
+        ) from error
+
+
+def phrase(name: str) -> str:
+    """A label name as it stands in a sentence: ``"red_fox, Vulpes vulpes"`` becomes ``"red fox"``.
+
+    What follows a comma is left out (further synonyms), underscores become blanks, and three names of VOC
+    are expanded (:data:`EXPANDED`).
+    """
+    words = " ".join(name.partition(",")[0].replace("_", " ").split()) or name
+    return EXPANDED.get(words, words)
+
+
+def _encode(names: Sequence[str], source: str, prompt: str, known: Sequence[str] = ()) -> Tensor:
+    """Vectors float32 (C, D) by the model of a source; ``known`` names have vectors already."""
+    kind, _, model = source.partition(":")
+    if kind not in _ENCODERS and known:
+        unknown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        raise ConfigError(
+            f"{source} has no vector of {unknown}; expected names of its {len(known)}, such as"
+            f" {', '.join(known[:5])}.  Correct the names, or take a source that reads text, such as"
+            " bert:bert-base-uncased"
+        )
+    if kind == "learned":
+        return _learned(names, model)
+    with kept_random_state(), torch.no_grad():
+        return _ENCODERS[kind](model, [phrase(name) for name in names], prompt).float()
+
+
+def _bert(model: str, phrases: Sequence[str], prompt: str) -> Tensor:
+    """The rule of HSVLT's released code (commit cd7c5ca): the final layer's vector of one token.
+
+    The input is ``[CLS]`` and the word pieces, without ``[SEP]``, and all segment ids are 1.  The token is
+    the word piece if there is one, otherwise ``[CLS]``.
+    """
+    tokenizer, network = _transformer("bert", model)
+    if network.config.model_type != "bert":
+        raise ConfigError(
+            f"bert:{model}: got a model of type {network.config.model_type}, expected bert; write"
+            f" sentence:{model} for the mean over its tokens"
+        )
+    vectors = []
+    for text in phrases:
+        pieces = tokenizer(prompt.replace("{}", text), add_special_tokens=False)["input_ids"]
+        ids = torch.tensor([[tokenizer.cls_token_id, *pieces]])
+        last = network(input_ids=ids, token_type_ids=torch.ones_like(ids)).last_hidden_state
+        vectors.append(last[0, 1 if len(pieces) == 1 else 0])
+    return torch.stack(vectors)
+
+
+def _sentence(model: str, phrases: Sequence[str], prompt: str) -> Tensor:
+    """The mean of the final layer over all tokens, special tokens included, as sentence encoders do."""
+    tokenizer, network = _transformer("sentence", model)
+    if network.config.is_encoder_decoder:
+        raise ConfigError(
+            f"sentence:{model}: got an encoder with a decoder, expected an encoder alone; write"
+            f" sentence-transformers:{model}"
+        )
+    texts = [prompt.replace("{}", text) for text in phrases]
+    inputs = [tokenizer(text, truncation=True, return_tensors="pt") for text in texts]
+    return torch.stack([network(**ids).last_hidden_state[0].mean(0) for ids in inputs])
+
+
+def _sentence_transformers(model: str, phrases: Sequence[str], prompt: str) -> Tensor:
+    library = _library("sentence_transformers", "sentence-transformers")
+    try:
+        network = library.SentenceTransformer(model, device="cpu", model_kwargs={"use_safetensors": True})
+    except Exception as error:  # the library raises its own, the hub's and the system's
+        raise DataError(_unreadable(f"sentence-transformers:{model}", model, error)) from error
+    texts = [prompt.replace("{}", text) for text in phrases]
+    vectors: Tensor = network.encode(texts, batch_size=1, convert_to_tensor=True, show_progress_bar=False)
+    return vectors.clone()  # computed in inference mode
+
+
+def _clip(model: str, phrases: Sequence[str], prompt: str) -> Tensor:
+    encoder = build("encoders", "clip", plugin_config(f"clip:{model}"))
+    if not isinstance(encoder, ReadsNames):
+        raise PluginError(
+            f"clip:{model}: a {type(encoder).__name__} cannot read class names; install castssl-baselines"
+        )
+    return encoder.zero_shot(phrases, [prompt]).cpu()
+
+
+_ENCODERS: Mapping[str, Callable[[str, Sequence[str], str], Tensor]] = {
+    "bert": _bert,
+    "sentence": _sentence,
+    "sentence-transformers": _sentence_transformers,
+    "clip": _clip,
+}
+"""Sources that read text: a model's name, phrases and a prompt to vectors (C, D)."""
+KINDS = (*_ENCODERS, "file", "learned")
+"""What a source begins with."""
+
+
+def _learned(names: Sequence[str], options: str) -> Tensor:
+    """Standard normal values; a row depends on the name and the seed alone."""
+    match = _LEARNED.fullmatch(options)
+    assert match  # as _check has it
+    seeds = (hashlib.sha256(f"{match[2] or 0} {name}".encode()).digest() for name in names)
+    generators = (torch.Generator().manual_seed(int.from_bytes(seed[:7], "big")) for seed in seeds)
+    return torch.stack([torch.randn(int(match[1]), generator=generator) for generator in generators])
+
+
+def _transformer(kind: str, model: str) -> tuple[Any, Any]:
+    """Tokenizer and network of transformers, in evaluation mode; no weight may be missing."""
+    transformers = _library("transformers", "transformers")
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        network, report = transformers.AutoModel.from_pretrained(
+            model, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except Exception as error:  # the library raises its own, the hub's and the system's
+        raise DataError(_unreadable(f"{kind}:{model}", model, error)) from error
+    # The library draws missing weights at random.  The pooler is not used here.
+    if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
+        raise DataError(
+            f"{kind}:{model} lacks {len(missing)} of the weights of a {type(network).__name__}, such as"
+            f" {missing[0]}; take a model that was saved with transformers"
+        )
+    return tokenizer, network.eval()
+
+
+def _unreadable(source: str, model: str, error: Exception) -> str:
+    lines = str(error).strip().splitlines() or ["no message"]
+    return (
+        f"{source} cannot be read ({type(error).__name__}: {lines[0]}); expected a repository of the Hugging"
+        " Face hub or a folder, with config.json, the tokenizer and model.safetensors.  Run"
+        f" `hf download {model}` where there is a network, or give the path of a folder"
+    )
+
+
+def _library(module: str, package: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise PluginError(f"these label embeddings need {package}: {install(package)}") from error
+
+
+def _file(path: Path, rows: Sequence[str] | None) -> LabelEmbeddings:
+    """All rows of a matrix, with the names in it, in the ``.txt`` beside it, or given."""
+    array, stored = _matrix(path)
+    beside = path.with_suffix(".txt")
+    if stored is None and beside.is_file():
+        try:
+            stored = beside.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{beside} is no text in UTF-8 ({error}); save it as UTF-8") from error
+    if stored is not None and rows is not None and list(stored) != list(rows):
+        pairs = zip([*stored, None], [*rows, None], strict=False)
+        got, expected = next(pair for pair in pairs if pair[0] != pair[1])
+        raise DataError(
+            f"{path}: the names of its {len(stored)} rows differ from the {len(rows)} given, in names or in"
+            f" order: got {got!r}, expected {expected!r}; leave the given names out, or correct them"
+        )
+    names = rows if stored is None else stored
+    if names is None:
+        raise DataError(
+            f"{path}: no names of the {len(array)} rows in it, in {beside.name} beside it, or given; write"
+            f" them to {beside}, one a line, in the order of the rows"
+        )
+    if twice := sorted({name for name in names if list(names).count(name) > 1}):
+        raise DataError(f"{path}: several rows are named {twice[0]!r}; give each row a name of its own")
+    return LabelEmbeddings(tuple(names), array, f"file:{path}")
+
+
+def _matrix(path: Path) -> tuple[Tensor, list[str] | None]:
+    """The only tensor of a file, and the names that castssl stored with it."""
+    if path.suffix == ".safetensors":
+        tensors, metadata = _safetensors(path)
+        if METADATA in metadata:
+            found = read(path)
+            return found.vectors, list(found.names)
+        if len(tensors) != 1:
+            raise DataError(f"{path} holds the tensors {sorted(tensors)[:5]}, expected one; write it alone")
+        return next(iter(tensors.values())), None
+    try:
+        array = np.load(path, allow_pickle=False)
+        if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+            raise ValueError("it is no array of floating-point numbers")
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{path} cannot be read as a matrix ({error}); expected floating-point numbers (C, D) in .npy"
+            " without pickled objects, or in .safetensors"
+        ) from error
+    return torch.from_numpy(array.astype(np.float32)), None
+
+
+def _safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            return tensors, file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"{path} cannot be read as safetensors ({not_safetensors(path, error)}); check the path, or"
+            " compute the label embeddings again"
+        ) from error
+
+
+def _check(source: str, prompt: str, rows: object) -> None:
+    """Refuse a source, a prompt or names of rows that do not fit each other."""
+    kind, _, model = source.partition(":")
+    if kind not in KINDS or not model:
+        raise ConfigError(
+            f"no label embeddings {source!r}; expected {', '.join(f'{name}:...' for name in KINDS)}, such as"
+            " bert:bert-base-uncased or learned:768"
+        )
+    if kind == "learned" and not _LEARNED.fullmatch(model):
+        raise ConfigError(f"got {source!r}, expected learned:DIM or learned:DIM,seed=SEED, as learned:768")
+    if kind == "clip" and not model.partition("/")[2]:
+        raise ConfigError(f"{source} names no weights; write clip:ARCHITECTURE/WEIGHTS, as ViT-B-32/openai")
+    if prompt.count("{}") != 1:
+        raise ConfigError(f"prompt: expected {{}} once, where the name belongs; got {prompt!r}")
+    if kind not in _ENCODERS and prompt != "{}":
+        raise ConfigError(f"{source} reads no text, so that it has no prompt, got {prompt!r}; leave it out")
+    if kind != "file" and rows is not None:
+        raise ConfigError(f"{source} has no file whose rows have names; leave rows out")
+
+
+def _checked_names(names: Iterable[str]) -> tuple[str, ...]:
+    """The names, if there are any and none is blank."""
+    listed = (names,) if isinstance(names, str) else tuple(names)
+    if isinstance(names, str) or not listed or not all(map(str.strip, listed)):
+        raise ConfigError(f"label names: expected a list without blank names, got {names!r}")
+    return listed
