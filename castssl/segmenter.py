@@ -1,7 +1,7 @@
 """Label maps of an image, fine to coarse: the contract of segmenters, and what their authors need.
 
-A segmenter is any method that segments an image at several levels, learned or not.  This module imports
-neither torch nor another room.
+A segmenter is any method that segments an image at several levels, learned or not.  This module does not
+import torch.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from castssl.errors import ContractError
 
 
 class Segmenter:
@@ -59,6 +61,37 @@ def check_image(image: NDArray[Any]) -> None:
             f"a segmenter expects an RGB image as uint8 of shape (H, W, 3), got {image.dtype} of shape"
             f" {shape}; pass one image at a time, with values 0 to 255"
         )
+
+
+def label_maps(
+    segmenter: Segmenter, image: NDArray[np.uint8], name: str = "", levels: int | None = None
+) -> NDArray[np.int32]:
+    """The label maps of an image, int32 (L, H, W), after a check that they are what the contract requires.
+
+    Args:
+        segmenter: any.
+        image: see :meth:`Segmenter.__call__`.
+        name: likewise.
+        levels: L of the images before; None for the first one.
+
+    Raises:
+        ContractError: naming the segmenter, if it returned anything else.
+        DataError: if this image has no result.
+    """
+    maps: object = segmenter(image, name)
+    if isinstance(maps, np.ndarray):
+        fits = maps.ndim == 3 and maps.shape[1:] == image.shape[:2] and len(maps) == (levels or len(maps)) > 0
+        if fits and maps.dtype == np.int32 and maps.min() >= 0:
+            return maps
+        got = f"{maps.dtype} {maps.shape}"
+        got += f" with the segment {maps.min()}" if fits and maps.dtype == np.int32 else ""
+    else:
+        got = f"a {type(maps).__name__}"
+    expected = f"({'L' if levels is None else levels}, {image.shape[0]}, {image.shape[1]})"
+    raise ContractError(
+        f"{type(segmenter).__name__} returned {got} for the image {name}, expected int32 {expected} with"
+        " segments 0, 1, ..., and as many levels for all images; check the plugin with castssl.testing"
+    )
 
 
 def consecutive(maps: NDArray[np.integer[Any]]) -> NDArray[np.int32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,10 +76,10 @@ def _adapt(args: argparse.Namespace) -> int:
     from castssl.registry import build_superpixels
     from castssl.training.progress import free_cores
 
-    if args.steps < 0 or not args.temperature > 0:
+    if args.steps < 0 or not 0 < args.temperature < inf or not isfinite(args.rate):
         raise ConfigError(
-            f"--steps {args.steps} --temperature {args.temperature:g}: expected steps of 0 or more and a"
-            " positive temperature"
+            f"--steps {args.steps} --temperature {args.temperature:g} --rate {args.rate:g}: expected steps of"
+            " 0 or more, a positive temperature and a finite rate"
         )
     if args.out:
         check_outputs([args.out / name for name in FILES], overwrite=args.overwrite)

@@ -84,11 +84,12 @@ def _row(path: Path, segmenters: Mapping[str, Segmenter], levels: int, panel: in
     import torch
 
     from castssl.inference.photos import read_photo
+    from castssl.segmenter import label_maps
     from castssl.visualization.draw import draw_levels
 
     photo = read_photo(path)
     maps = {
-        name: [*torch.from_numpy(segmenter(np.array(photo), path.name))[-levels:]]
+        name: [*torch.from_numpy(label_maps(segmenter, np.array(photo), path.name))[-levels:]]
         for name, segmenter in segmenters.items()
     }
     return draw_levels(photo, maps, panel=panel)

@@ -66,12 +66,14 @@ def _densepose(args: argparse.Namespace) -> int:
 def _print(results: Mapping[str, Scored]) -> None:
     from rich.console import Console
 
+    from castssl.terminal import safe_markup
+
     shown = table(["segmenter"], ["images", "segments", "labels", "P", "R", "F"])
     for name, result in results.items():
         for row in result.rows:
             scores = (f"{100 * score:.1f}" for score in (row.precision, row.recall, row.f))
             labels = f"{row.labels}{'*' if row.untrained else ''}"
-            shown.add_row(name, str(result.images), f"{row.segments:.1f}", labels, *scores)
+            shown.add_row(safe_markup(name), str(result.images), f"{row.segments:.1f}", labels, *scores)
     Console().print(shown)
 
 

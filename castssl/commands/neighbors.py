@@ -61,6 +61,7 @@ def _neighbors(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from castssl.evaluation.held_out import spread
+    from castssl.terminal import safe_markup
 
     if min(args.queries, args.neighbors) < 1:
         raise ConfigError("--queries and --neighbors are 1 or more")
@@ -80,7 +81,7 @@ def _neighbors(args: argparse.Namespace) -> int:
             [f"same class among {args.neighbors}, %"], [f"level {level}" for level in range(len(chance))]
         )
         for title, shares in (results | {"chance level": chance}).items():
-            shown.add_row(title, *(f"{100 * share:.1f}" for share in shares.values()))
+            shown.add_row(safe_markup(title), *(f"{100 * share:.1f}" for share in shares.values()))
         Console().print(shown)
     print(f"{len(queries)} of {len(images)} images, in {args.out}")
     return 0

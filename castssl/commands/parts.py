@@ -138,6 +138,8 @@ def _print(scored: Mapping[str, Scored], names: PartNames, caption: str) -> None
     """The table of all rows, and that of the objects' classes."""
     from rich.console import Console
 
+    from castssl.terminal import safe_markup
+
     rows = [(spec, row) for spec, result in scored.items() for row in result.rows]
     shown = table(["of"], ["level", *COLUMNS.values()])
     for number, (spec, row) in enumerate(rows, start=1):
@@ -148,7 +150,7 @@ def _print(scored: Mapping[str, Scored], names: PartNames, caption: str) -> None
             if what == "objects" or names.part_names:
                 shown.add_row(f"{number}{'*' if row.untrained else ''} {what}", str(level), *_cells(scores))
     starred = any(row.untrained for _, row in rows)
-    shown.caption = f"{caption}{FOOTNOTE if starred else ''}"
+    shown.caption = f"{safe_markup(caption)}{FOOTNOTE if starred else ''}"
     console = Console()
     console.print(shown)
     console.print(_by_class([row.objects for _, row in rows], names))
@@ -167,12 +169,13 @@ def _cell(value: float, factor: int = 100) -> str:
 def _by_class(rows: Sequence[LevelScores], names: PartNames) -> Table:
     """Table 9: the region mIoU of the images that have each object."""
     from castssl.datasets.part_sets import ANIMALS, PARTIMAGENET
+    from castssl.terminal import safe_markup
 
     shown = table(["object"], ["images", *(str(number) for number, _ in enumerate(rows, start=1))])
     columns = [row.class_region_iou[1:] for row in rows]
     for at, name in enumerate(names.objects):
         images = max(row.class_images[at + 1] for row in rows)
-        shown.add_row(name, str(images), *(_cell(column[at]) for column in columns))
+        shown.add_row(safe_markup(name), str(images), *(_cell(column[at]) for column in columns))
     if names == PARTIMAGENET:
         for title, group in (("animals", slice(ANIMALS)), ("things", slice(ANIMALS, None))):
             means = [[value for value in column[group] if not math.isnan(value)] for column in columns]

@@ -105,6 +105,7 @@ def _segment_otherwise(args: argparse.Namespace) -> int:
 
     from castssl.inference.photos import read_photo
     from castssl.registry import build_segmenter
+    from castssl.segmenter import label_maps
 
     windows = (args.classes, args.window, args.stride, args.superpixels_once)
     if any((*windows, args.sizes, args.image_size, args.superpixels, args.segments, args.device)):
@@ -115,13 +116,15 @@ def _segment_otherwise(args: argparse.Namespace) -> int:
     segmenter, declared = build_segmenter(args.segmenter), value_range(args)
 
     def read_and_segment(image: Path) -> NDArray[np.int32]:
-        return segmenter(np.array(read_photo(image, declared)), image.name)
+        return label_maps(segmenter, np.array(read_photo(image, declared)), image.name, count)
 
     done = 0
+    count: int | None = None
     for image in args.images:
         levels = or_none(partial(read_and_segment, image))
         if levels is None:
             continue
+        count = len(levels)
         if not done:  # The number of levels is known now, and the same for all images.
             paths = [path for image in args.images for path in _maps(args.out, image.stem, len(levels))]
             check_outputs(paths, overwrite=args.overwrite)

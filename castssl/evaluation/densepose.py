@@ -18,7 +18,7 @@ from castssl.datasets.densepose import LABELS, group
 from castssl.datasets.parts import PartSet
 from castssl.errors import DataError
 from castssl.metrics.regions import f_score, precision_recall
-from castssl.segmenter import Segmenter
+from castssl.segmenter import Segmenter, label_maps
 
 BACK = (3, 2, 1)
 """The levels of 14, 4 and 1 labels, counted from the coarsest, 1."""
@@ -100,7 +100,7 @@ def _score(
 ) -> NDArray[np.float64] | str:
     """Segments, precision and recall of each number of labels: (3, 3); or why there are none."""
     try:
-        maps = segmenter(image, name)
+        maps = label_maps(segmenter, image, name)
     except DataError as error:
         return str(error)
     rows = []

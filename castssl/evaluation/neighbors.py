@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from castssl.errors import ConfigError
+from castssl.errors import ConfigError, DataError
 from castssl.evaluation.features import Features, blocks, check_rows, unit
 from castssl.evaluation.held_out import Evaluator, Forward, ImageBatch, Subject, indexed
 
@@ -58,8 +58,14 @@ class Neighbors(Evaluator):
         self._rows.add(token, numbered, batch.positions[kept])
 
     def result(self, subject: Subject) -> dict[str, float]:
-        """The shares by level, coarse to fine."""
+        """The shares by level, coarse to fine.
+
+        Raises:
+            DataError: if fewer than two images were read.
+        """
         features, numbered = self._rows.gather()
+        if len(features) < 2:
+            raise DataError(f"neighbors: {len(features)} images were read, expected 2 or more; give more")
         self.positions, labels = numbered[:, 0], numbered[:, 1:]
         nearest = find_nearest(features, self.k)
         self.nearest = self.positions[nearest]
@@ -68,7 +74,8 @@ class Neighbors(Evaluator):
     def chance(self) -> dict[str, float]:
         """The shares of neighbors that are drawn at random, over the labeled held-out images."""
         labels = self._data.labels()
-        same = (labels[:, None] == labels).sum(1) - 1
+        columns = [column.unique(return_inverse=True, return_counts=True)[1:] for column in labels.T]
+        same = torch.stack([counts[place] for place, counts in columns], 1) - 1 if columns else labels
         return _by_level(labels, same / max(len(labels) - 1, 1))
 
 

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from castssl.data.views import CenterView
 from castssl.datasets.parts import ClassMap, PartNames, PartSet, PartTruth, check_truth
-from castssl.errors import ConfigError, ContractError, DataError
+from castssl.errors import ConfigError, DataError
 from castssl.metrics.boundary import BoundaryF, BoundaryScores
 from castssl.metrics.iou import count_pairs, scores
 from castssl.metrics.partition import majority_labels
 from castssl.metrics.recall import AverageRecall
-from castssl.segmenter import Segmenter
+from castssl.segmenter import Segmenter, label_maps
 
 UNKNOWN = -1
 
@@ -242,6 +242,7 @@ class Scorer:
         self._segmenter, self._names, self._levels = segmenter, names, levels
         self._naming, self._recall = naming, recall
         self._rows: list[_Row] = []
+        self._count: int | None = None
         if recall:
             AverageRecall()  # Refuses a missing library before the first image.
 
@@ -255,16 +256,12 @@ class Scorer:
 
         Raises:
             ConfigError: if the segmenter has no such level.
-            ContractError: if it returns anything but integers (L, H, W).
+            ContractError: if it returns anything but int32 (L, H, W), or another L than for an image before.
         """
         try:
             check_truth(truth, self._names)
-            maps = self._segmenter(image, name)
-            if maps.ndim != 3 or maps.shape[1:] != image.shape[:2] or maps.dtype != np.int32:
-                raise ContractError(
-                    f"{type(self._segmenter).__name__} returned {maps.dtype} {maps.shape} for the image"
-                    f" {name} of {image.shape[:2]} pixels, expected int32 (L, H, W)"
-                )
+            maps = label_maps(self._segmenter, image, name, self._count)
+            self._count = len(maps)
             for row in self._rows or self._begin(len(maps)):
                 row.add(image, maps, truth, self._naming)
         except DataError as error:

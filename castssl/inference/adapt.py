@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from math import isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,8 +77,12 @@ def write(measured: Measured, folder: Path, labels: LabelTree) -> None:
         CastError: if a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content: dict[str, Any] = {**measured.results, "gains": measured.gains}
-    write_text(folder / FILES[0], json.dumps(content, indent=1) + "\n", "results")
+    gains = {
+        title: {name: [None if isnan(number) else number for number in one] for name, one in by_value.items()}
+        for title, by_value in measured.gains.items()
+    }
+    content: dict[str, Any] = {**measured.results, "gains": gains}
+    write_text(folder / FILES[0], json.dumps(content, indent=1, allow_nan=False) + "\n", "results")
     adaptation = measured.adaptation
     found, images = adaptation.per_image, adaptation.source
     names = labels.names[-1] if labels.names else [str(number) for number in range(labels.sizes[-1])]

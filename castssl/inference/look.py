@@ -21,7 +21,7 @@ from castssl.models.cast import CAST
 from castssl.modes import evaluating, kept_random_state
 from castssl.objectives.classification import Supervised
 from castssl.registry import build_superpixels
-from castssl.segmenter import Segmenter
+from castssl.segmenter import Segmenter, label_maps
 from castssl.superpixels.merge import Merges, mean_colors
 from castssl.types import View
 from castssl.visualization.page import Class, Level, Parts, shrink
@@ -139,7 +139,7 @@ def of_segmenter(segmenter: Segmenter) -> Finder:
 
     def find(photo: Image.Image, name: str = "") -> Parts:
         small = shrink(photo)
-        maps = torch.from_numpy(segmenter(np.asarray(photo.convert("RGB")), name))
+        maps = torch.from_numpy(label_maps(segmenter, np.array(photo.convert("RGB")), name))
         shown = [resize_labels(level, small.height, small.width).numpy() for level in maps]
         shown = shown if segmenter.nested else shown[:1]
         finest = _dense(shown[0])[1]

@@ -53,6 +53,17 @@ def test_the_table_is_what_is_computed_by_hand(
     ]
 
 
+def test_the_name_of_a_folder_is_no_markup(
+    halves: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = halves.rename(tmp_path / "m[")
+    (tmp_path / "m[" / "a]").mkdir()
+    spec = f"maps:{folder}/a]/.."
+    assert main(["densepose", spec, "--data", str(densepose_files.coco(tmp_path / "coco"))]) == 0
+    shown = "".join(line.strip().split("  ")[0] for line in capsys.readouterr().out.splitlines())
+    assert spec.replace(" ", "") in shown.replace(" ", "")
+
+
 def test_a_level_that_was_never_trained_is_marked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,9 +12,9 @@ from PIL import Image
 import castssl
 from castssl.checkpoints.native import save_encoder
 from castssl.cli import main
-from castssl.errors import ConfigError
+from castssl.errors import ConfigError, DataError
 from castssl.evaluation import features
-from castssl.evaluation.held_out import Subject
+from castssl.evaluation.held_out import Subject, indexed
 from castssl.evaluation.neighbors import Neighbors, find_nearest
 from castssl.labels import LabelTree
 from castssl.visualization.neighbors import FRAME, NEUTRAL, OTHER, RELATED, SAME, draw_neighbors
@@ -62,6 +62,13 @@ def test_shares_are_counted_over_the_images(image_folder: Path) -> None:
             if i != j
         ]
         assert evaluator.chance()[f"neighbors_level{level}"] == pytest.approx(np.mean(pairs))
+
+
+def test_one_image_has_no_neighbors(image_folder: Path) -> None:
+    evaluation = toys.evaluation(image_folder, Neighbors())
+    evaluation.held_out = indexed(evaluation.held_out).take([0])
+    with pytest.raises(DataError, match="1 images were read, expected 2 or more"):
+        evaluation(Subject(toys.Colors()))
 
 
 def test_a_stage_without_a_class_token_is_refused(image_folder: Path) -> None:

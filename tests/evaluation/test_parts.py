@@ -253,3 +253,12 @@ def test_a_segmenter_that_breaks_its_contract_is_named() -> None:
 
     with pytest.raises(ContractError, match=r"Small returned int32 \(1, 2, 2\) for the image 0\.png"):
         score_parts({"small": Small()}, Scenes())
+
+
+def test_a_segmenter_of_varying_levels_breaks_its_contract() -> None:
+    class Varying(Segmenter):
+        def __call__(self, image: NDArray[np.uint8], name: str = "") -> Maps:
+            return np.zeros((3 if name == "0.png" else 1, *image.shape[:2]), np.int32)
+
+    with pytest.raises(ContractError, match=r"Varying returned int32 \(1, .*, expected int32 \(3, "):
+        score_parts({"varying": Varying()}, Scenes())

@@ -33,7 +33,8 @@ def test_the_table_and_the_files_agree(
     shown = capsys.readouterr().out
     assert "random step" in shown
     assert "before" in shown
-    results = json.loads((tmp_path / "out" / FILES[0]).read_text())
+    results = json.loads((tmp_path / "out" / FILES[0]).read_text(), parse_constant=pytest.fail)
+    assert results["gains"]["adapted - before"]["80% or more"] == [0, None, None]
     with open(tmp_path / "out" / FILES[1], newline="") as file:
         rows = list(csv.DictReader(file))
     images = sorted(path.name for path in (image_folder / "val").rglob(f"{name}/*"))
@@ -55,6 +56,7 @@ def test_the_table_and_the_files_agree(
     [
         (["--class", "unicorn"], "no such class; it has"),
         (["--temperature", "0"], "a positive temperature"),
+        (["--rate", "nan"], "a finite rate"),
     ],
 )
 def test_wrong_flags_are_refused(
