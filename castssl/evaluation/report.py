@@ -11,9 +11,16 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-UNITS = {"_levels": "levels", "_ms": "ms", "_images": "images", "_px": "px"}
+UNITS = {
+    "_levels": "levels",
+    "_ms": "ms",
+    "_images": "images",
+    "_px": "px",
+    "_classes": "classes",
+}
 """Endings of names that give a unit; any other result is a share, 0 to 1, and shown in percent."""
 TOP = ("top-{} accuracy", "top-k accuracy: the right class is among the k likeliest")
+PRF1 = "OP to CF1: overall (O) and by class (C) precision, recall, F1, above 0.5"
 KNOWN = {
     r"ece": (
         "calibration error",
@@ -26,6 +33,19 @@ KNOWN = {
     r"fpa": ("FPA", "FPA: full-path accuracy, the classes of all levels are right"),
     r"tice": ("TICE", "TICE: tree inconsistency, classes that are no path of the tree; lower is better"),
     r"wap": ("wAP", "wAP: mean of the levels' accuracies, weighted by their numbers of classes"),
+    r"mAP": ("mAP", "mAP: mean over classes of average precision, non-interpolated"),
+    r"mAP_level(\d+)": ("mAP, level {}", "mAP, level l: of the classes of a label level; 0 is the coarsest"),
+    r"mAP_11point": ("mAP, 11-point", "mAP, 11-point: the same by VOC2007's interpolated average precision"),
+    r"([OC](?:P|R|F1))": ("{}", PRF1),
+    r"([OC](?:P|R|F1))_top(\d+)": ("{}, top {}", "top k: the same of the k likeliest labels of each image"),
+    r"without_parent": (
+        "without parent",
+        "without parent: images with a label predicted, its parent not; lower is better",
+    ),
+    r"unscored_classes": (
+        "classes left out",
+        "classes left out: of the means over classes, as no held-out image has them",
+    ),
     r"miou": ("mIoU", "mIoU: mean over classes of intersection over union, of all pixels of the set"),
     r"boundary_f": (
         "boundary F",
@@ -83,7 +103,7 @@ KNOWN = {
         "hierarchical distance@k: mean height of the k likeliest classes; lower is better",
     ),
 }
-"""Patterns of names, the most important first: a title, whose {} is the number in the name, and a legend."""
+"""Patterns of names, the most important first: a title, whose {} is what the name has there, and a legend."""
 FEWEST = "fewest segments: GraphPool keeps its random weights there, except in *_seg"
 """A legend of metrics by number of segments: no class token of a classification model depends on them."""
 AMENDED = ", HiE"
@@ -116,7 +136,7 @@ class Metric(NamedTuple):
     title: str
     """As a paper prints it."""
     unit: str
-    """%, levels, ms, images or px."""
+    """%, levels, ms, images, px or classes."""
     legend: str
     """One line; empty for an unknown name."""
 
@@ -151,7 +171,8 @@ def by_importance(names: Iterable[str]) -> list[str]:
     def rank(name: str) -> tuple[int, ...]:
         for index, pattern in enumerate(KNOWN):
             if match := re.fullmatch(pattern, name.replace("_hie", "")):
-                return ("_hie" in name, index, *map(int, match.groups()))
+                numbers = (int(number) for number in match.groups() if number.isdigit())
+                return ("_hie" in name, index, *numbers)
         return (2,)
 
     return sorted(names, key=rank)

@@ -38,7 +38,7 @@ from castssl.objectives.deit import DeiT
 from castssl.superpixels.grid import Grid
 from castssl.testing.processes import together
 from castssl.types import View
-from tests.evaluation import test_class_maps, test_classification, test_label_paths
+from tests.evaluation import test_class_maps, test_classification, test_label_paths, test_many_labels
 from tests.evaluation.toys import Colors, evaluation, subject
 
 SIZES = (16, 8, 4, 2)
@@ -283,7 +283,7 @@ def results(image_folder: str | Path) -> dict[str, float]:
 
 @pytest.mark.distributed
 def test_two_processes_count_each_image_once(image_folder: Path, tmp_path: Path) -> None:
-    alone = class_maps(tmp_path)
+    alone = [*class_maps(tmp_path), test_many_labels.measured(image_folder)]
     together(as_one_of_two, str(image_folder), str(tmp_path))
     assert [torch.load(tmp_path / f"maps{rank}.pt") for rank in range(2)] == [alone, alone]
     # 8 images: of the batches of 2 x 5, one rank has 4 and the other 4; alone, one has 5 and then 3.
@@ -308,5 +308,6 @@ def class_maps(folder: Path) -> list[dict[str, float]]:
 def as_one_of_two(rank: int, image_folder: str, folder: str) -> None:
     """What each of the two processes does."""
     assert distributed.world() == 2
-    torch.save(class_maps(Path(folder)), Path(folder) / f"maps{rank}.pt")
+    found = [*class_maps(Path(folder)), test_many_labels.measured(Path(image_folder))]
+    torch.save(found, Path(folder) / f"maps{rank}.pt")
     torch.save(results(image_folder) | test_label_paths.padded(rank, 2), Path(folder) / f"{rank}.pt")

@@ -70,10 +70,15 @@ def test_what_is_no_share_has_its_unit() -> None:
 def test_every_metric_has_a_title_and_a_legend() -> None:
     names = [f"{name}{suffix}" for name in ("fpa", "tice", "wap", "level0") for suffix in ("", "_hie")]
     others = ("severity_levels", "distance5_levels", "boundary_tolerance_px")
-    assert all(0 < len(metric(name).legend) <= 80 for name in others)
+    assert all(
+        0 < len(metric(name).legend) <= 80 for name in (*others, "CF1", "CF1_top3", "unscored_classes")
+    )
+    assert metric("CF1_top3").title == "CF1, top 3"
+    assert metric("unscored_classes").unit == "classes"
     boundary = ["boundary_f", "boundary_f_pooled", "boundary_f_any", "boundary_f_any_pooled", "boundary_iou"]
     names += [
         *boundary,
+        *("mAP", "mAP_11point", "mAP_level1", "without_parent"),
         "knn",
         "match",
         "top1",

@@ -1,0 +1,102 @@
+"""Many labels an image: how well a subject scores the labels of held-out images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import isnan
+from typing import ClassVar
+
+import torch
+
+from castssl.errors import ConfigError
+from castssl.evaluation.features import Features
+from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject, indexed, note
+from castssl.labels import LabelTree
+from castssl.metrics.multilabel import average_precisions, measures, without_positives
+
+NAMED = 5
+"""The number of classes that a message lists."""
+
+
+@dataclass(eq=False)
+class ManyLabels(Evaluator):
+    """Mean average precision, precision, recall and F1: see :func:`castssl.metrics.multilabel.measures`.
+
+    The subject must predict logits of the classes of all levels; a label is predicted at a probability above
+    0.5.  Each image counts once, whatever the number of processes.  Nothing is measured unless an image
+    carries many labels.
+
+    Attributes:
+        by_class: the average precision of each class of the latest evaluation, by level and name: ``cat``, or
+            ``level1/cat`` if there are several levels; without classes that no held-out image has.
+    """
+
+    title: ClassVar[str] = "many labels"
+    by_class: dict[str, float] = field(default_factory=dict, init=False)
+    _tree: LabelTree = field(default_factory=LabelTree.none, init=False, repr=False)
+    _rows: Features = field(init=False, repr=False)
+
+    def prepare(self, data: Evaluation) -> None:
+        """Print the classes that no held-out image has."""
+        super().prepare(data)
+        images = indexed(data.held_out)
+        if images.tree.exclusive:
+            return
+        self._tree = images.tree
+        if left_out := [self._names[number] for number in without_positives(images.targets)]:
+            more = f", and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
+            note(
+                f"{len(left_out)} of {len(self._names)} classes are in no held-out image, and left out of"
+                f" means over classes: {', '.join(left_out[:NAMED])}{more}"
+            )
+
+    def begin(self, subject: Subject) -> None:
+        """Start anew."""
+        self._rows = Features(self._data.device)
+
+    def add(self, batch: ImageBatch, forward: Forward) -> None:
+        """Keep the logits and the targets of a batch.
+
+        Raises:
+            ConfigError: if the subject learned another number of classes than the images have.
+        """
+        if not self._tree.levels:
+            return
+        logits = torch.cat(forward.logits(batch.views[0]), dim=1)
+        if logits.shape[1] != sum(self._tree.sizes):
+            raise ConfigError(
+                f"{logits.shape[1]} labels were learned, but the held-out images have"
+                f" {sum(self._tree.sizes)} in levels of {self._tree.sizes}; take held-out images of the same"
+                " data set"
+            )
+        self._rows.add(logits, batch.target.long(), batch.positions)
+
+    def result(self, subject: Subject) -> dict[str, float]:
+        """The measures by name; none where no image has a label."""
+        if not self._tree.levels:
+            return {}
+        logits, targets = self._rows.gather()
+        found = average_precisions(logits, targets.float()).tolist()
+        self.by_class = {
+            name: value for name, value in zip(self._names, found, strict=True) if not isnan(value)
+        }
+        return measures(logits, targets.float(), self._tree, threshold=0)
+
+    def majority(self) -> dict[str, float]:
+        """The shares of images with each label, as the probabilities of every image.
+
+        Average precision is then the share of the class's positives, as also of a ranking at random of many
+        images.
+        """
+        if not self._tree.levels:
+            return {}
+        targets = indexed(self._data.held_out).targets
+        present, known = (targets == 1).sum(0), (targets >= 0).sum(0)
+        shares = (present / known.clamp(min=1)).expand(len(targets), -1)
+        return measures(shares, targets, self._tree)
+
+    @property
+    def _names(self) -> list[str]:
+        levels = self._tree.names or [map(str, range(size)) for size in self._tree.sizes]
+        prefixes = [f"level{level}/" * (self._tree.levels > 1) for level in range(self._tree.levels)]
+        return [prefix + name for prefix, names in zip(prefixes, levels, strict=True) for name in names]
