@@ -431,7 +431,7 @@ def _one(kind: str, name: str) -> _Point:
     hint = did_you_mean(name, [p.point.name for p in points])
     remedy = f"; {owner} has it: `{install_plugin(owner)}`" if owner else hint
     raise UnknownPlugin(
-        f"no {kind} is called {name!r}{remedy}\n"
+        f"no {kind} plugin is called {name!r}{remedy}\n"
         f"installed: {', '.join(f'{p.point.name} ({p.distribution} {p.version})' for p in points) or 'none'}"
     )
 

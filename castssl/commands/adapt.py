@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from math import inf, isfinite
+from math import inf, isfinite, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +17,12 @@ from castssl.commands.arguments import (
     table,
     value_range,
 )
-from castssl.errors import ConfigError
+from castssl.errors import ConfigError, NoSplit
 from castssl.files import check_outputs
 
 if TYPE_CHECKING:
+    from castssl.data.splits import Splits
+    from castssl.evaluation.adaptation import Gain
     from castssl.inference.adapt import Measured
     from castssl.labels import LabelTree
 
@@ -65,11 +67,7 @@ def add(commands: Commands) -> None:
 
 
 def _adapt(args: argparse.Namespace) -> int:
-    from dataclasses import replace
-
-    from castssl.data.splits import open_splits
     from castssl.data.views import CenterView
-    from castssl.datasets.images import Images
     from castssl.evaluation.adaptation import Adaptation, Settings
     from castssl.inference.adapt import FILES, measure, write
     from castssl.inference.load import load
@@ -85,14 +83,7 @@ def _adapt(args: argparse.Namespace) -> int:
         check_outputs([args.out / name for name in FILES], overwrite=args.overwrite)
     model = load(args.weights, device=device_of(args))
     encoder = model.encoder
-    spec = f"folder:{args.data}" if Path(args.data).expanduser().is_dir() else args.data
-    channels = encoder.config.channels
-    data = open_splits(spec, commands=args.allow_commands, channels=channels)
-    if not isinstance(data.train, Images) or not isinstance(data.held_out, Images):
-        raise ConfigError(f"{args.data} is a stream, whose images have no masks; give folder: or demo")
-    if declared := value_range(args):
-        train, held_out = (replace(images, declared=declared) for images in (data.train, data.held_out))
-        data = data._replace(train=train, held_out=held_out)
+    data = _open(args, encoder.config.channels)
     settings = Settings(
         steps=args.steps, rate=args.rate, temperature=args.temperature, statistics=args.statistics
     )
@@ -114,6 +105,33 @@ def _adapt(args: argparse.Namespace) -> int:
         write(measured, args.out, tree)
         print(f"files: {args.out}")
     return 0
+
+
+def _open(args: argparse.Namespace, channels: int) -> Splits:
+    """The images for the class vectors, and those that are measured.
+
+    Raises:
+        ConfigError: if they are a stream, or there is no held-out split.
+    """
+    from dataclasses import replace
+
+    from castssl.data.splits import open_splits
+    from castssl.datasets.images import Images
+
+    spec = f"folder:{args.data}" if Path(args.data).expanduser().is_dir() else args.data
+    try:
+        data = open_splits(spec, commands=args.allow_commands, channels=channels)
+    except NoSplit as error:
+        raise ConfigError(
+            f"{args.data}: castssl adapt takes class vectors from the train split and measures the val split;"
+            " expected images in train/CLASS and val/CLASS, and masks in masks/val/CLASS"
+        ) from error
+    if not isinstance(data.train, Images) or not isinstance(data.held_out, Images):
+        raise ConfigError(f"{args.data} is a stream, whose images have no masks; give folder: or demo")
+    if declared := value_range(args):
+        train, held_out = (replace(images, declared=declared) for images in (data.train, data.held_out))
+        data = data._replace(train=train, held_out=held_out)
+    return data
 
 
 def _number(name: str, tree: LabelTree) -> int:
@@ -140,6 +158,12 @@ def _print(measured: Measured) -> None:
     headings = [f"{name}\n{count} images" for name, count in counts.items()]
     shown = table([f"region mIoU, {measured.adaptation.sizes[-1]} segments\nby its value before"], headings)
     for title, by_value in gains.items():
-        shown.add_row(title, *(f"{100 * one.mean:+.1f} ± {100 * one.error:.1f}" for one in by_value.values()))
+        shown.add_row(title, *map(_cell, by_value.values()))
     shown.caption = "mean difference in points, and its standard error over images"
     console.print(shown)
+
+
+def _cell(gain: Gain) -> str:
+    """The gain in points; empty without images, and without an error for one image."""
+    error = "" if isnan(gain.error) else f" ± {100 * gain.error:.1f}"
+    return "" if isnan(gain.mean) else f"{100 * gain.mean:+.1f}{error}"

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 NOTES = """A row an image: the image, then for each segmenter its coarsest levels, fine to coarse, at the size
 of the image.  Parts are shades of their whole.  CAST's Fig. 5, with a CAST and a ViT of the same pretraining:
 
-  castssl compare photo.jpg --segmenter cast:RUN --segmenter kmeans:VIT-RUN --out fig5.png
+  castssl compare photo.jpg --segmenter cast:RUN kmeans:VIT-RUN --out fig5.png
 
-Two segmenters of one kind have numbers, in the order of the flags.
-A segmenter is NAME:SOURCE,key=value,..., such as cast:RUN,device=cpu; "castssl list" has the names, and
-"castssl describe NAME" the options.
+Two segmenters of one kind have numbers, in the order of SPEC.
+SPEC is NAME:SOURCE,key=value,..., such as cast:RUN,device=cpu; "castssl list segmenters" has the names, and
+"castssl describe segmenters NAME" the options.
 """
 
 
@@ -40,8 +40,8 @@ def add(commands: Commands) -> None:
     purpose = "images as several segmenters segment them, side by side, in one picture"
     command = subcommand(commands, "compare", purpose, _compare, NOTES)
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image file")
-    spec = "such as cast:RUN, kmeans:RUN, merge; give the flag once for each"
-    command.add_argument("--segmenter", action="append", required=True, metavar="SPEC", help=spec)
+    spec = "one or more, such as cast:RUN kmeans:RUN merge"
+    command.add_argument("--segmenter", nargs="+", action="extend", required=True, metavar="SPEC", help=spec)
     out = "the picture, such as grid.png"
     add_output(command, "--out", required=True, type=picture, metavar="FILE", help=out)
     levels = "of each segmenter, from the coarsest (default: 3)"
@@ -65,7 +65,7 @@ def _compare(args: argparse.Namespace) -> int:
         save_picture(sheet(drawn), args.out)
     for name, spec in zip(segmenters, args.segmenter, strict=True):
         print(f"{name}: {spec}")
-    print(f"{len(drawn)} of {len(rows)} images segmented, in {args.out}")
+    print(f"{len(drawn)} of {len(rows)} images segmented" + (f", in {args.out}" if drawn else ""))
     return 0 if len(drawn) == len(rows) else 1
 
 

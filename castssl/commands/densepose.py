@@ -23,8 +23,8 @@ F  2 P R / (P + R), of the means
 A label's segment is the one with the largest IoU.  P and R are means over the labels of an image, then over
 images.  The paper does not define its measure, so this one is castssl's.  More segments have more
 precision: compare equal numbers, and with merge:by=random.  A row with * has segments of a pooling that
-was never trained: of an encoder whose last stage has no blocks, as in all published models, the last pooling
-is frozen as it was drawn.
+was never trained: of an encoder whose last stage has no blocks, as in all published models, no loss reaches
+the last assignment.
 
   castssl densepose cast:RUN merge merge:by=random --data /path/to/coco
 

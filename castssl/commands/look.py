@@ -51,7 +51,9 @@ def add(commands: Commands) -> None:
     command = subcommand(commands, "look", purpose, _look, NOTES)
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files of any size")
     weights = "one to three models, side by side"
-    command.add_argument("--weights", nargs="+", required=True, metavar="WEIGHTS", help=weights)
+    command.add_argument(
+        "--weights", nargs="+", action="extend", required=True, metavar="WEIGHTS", help=weights
+    )
     add_output(command, "--html", dest="out", required=True, type=Path, metavar="PAGE.html", help="the page")
     side = "shorter side of a model's input (default: the image's own, 128 to 384; of a classifier its own)"
     command.add_argument("--image-size", type=int, metavar="PIXELS", help=side)

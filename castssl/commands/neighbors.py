@@ -32,7 +32,7 @@ NOTES = """Neighbors are the held-out images whose class tokens have the largest
 table has the share of the K neighbors that are of the query's class, the mean over all images.
 H-CAST beside Hier-ViT, as on its poster (which does not define its features):
 
-  castssl neighbors DATA --weights HCAST-RUN --weights HIER-VIT-RUN --out neighbors.png
+  castssl neighbors DATA --weights HCAST-RUN HIER-VIT-RUN --out neighbors.png
 """
 
 
@@ -41,8 +41,8 @@ def add(commands: Commands) -> None:
     purpose = "the nearest neighbors of held-out images by the features of several models, in one picture"
     command = subcommand(commands, "neighbors", purpose, _neighbors, NOTES)
     command.add_argument("data", metavar="DATA", help="a folder of images, demo, breeds:living17:/path, ...")
-    weights = "a run, a checkpoint, or timm:NAME with timm's weights; give the flag once for each model"
-    command.add_argument("--weights", action="append", required=True, help=weights)
+    weights = "one or more models: a run, a checkpoint, or timm:NAME with timm's weights"
+    command.add_argument("--weights", nargs="+", action="extend", required=True, help=weights)
     out = "the picture, such as neighbors.png"
     add_output(command, "--out", required=True, type=picture, metavar="FILE", help=out)
     command.add_argument("--split", help="train, val or test (default: val if there is one, else all images)")

@@ -51,8 +51,8 @@ AR@100       COCO's average recall of the true regions by the segments of all le
              (needs faster-coco-eval)
 
 A row with * takes objects from a level whose pooling was never trained: of an encoder whose last stage has
-no blocks, as in all published models, the last pooling is frozen as it was drawn.  The next row takes them
-from the coarsest trained level.
+no blocks, as in all published models, no loss reaches the last assignment.  The next row takes them from the
+coarsest trained level.
 """
 
 
@@ -73,7 +73,7 @@ def add(commands: Commands) -> None:
     command.add_argument("--style", choices=("released", "paper"), default="released", help=style)
     side = "of the center crop that is scored; 0: whole images (default: 224 of PartImageNet, else 0)"
     command.add_argument("--image-size", type=int, metavar="PIXELS", help=side)
-    add_output(command, "--json", dest="out", type=Path, metavar="FILE", help="write all scores, 0 to 1")
+    add_output(command, "--out", type=Path, metavar="FILE.json", help="all scores as shares, 0 to 1")
 
 
 def _parts(args: argparse.Namespace) -> int:
@@ -107,7 +107,7 @@ def _parts(args: argparse.Namespace) -> int:
         content |= {"segmenters": {spec: _content(result) for spec, result in scored.items()}}
         write_text(args.out, json.dumps(content, indent=1, allow_nan=False) + "\n", "scores")
     for spec, result in scored.items():
-        list_unscored(spec, result.unscored, len(data), "--json")
+        list_unscored(spec, result.unscored, len(data), "--out")
     return 0 if any(row.objects.images for result in scored.values() for row in result.rows) else 1
 
 
@@ -150,7 +150,7 @@ def _print(scored: Mapping[str, Scored], names: PartNames, caption: str) -> None
             if what == "objects" or names.part_names:
                 shown.add_row(f"{number}{'*' if row.untrained else ''} {what}", str(level), *_cells(scores))
     starred = any(row.untrained for _, row in rows)
-    shown.caption = f"{safe_markup(caption)}{FOOTNOTE if starred else ''}"
+    shown.caption = f"mIoU, F and AR in %\n{safe_markup(caption)}{FOOTNOTE if starred else ''}"
     console = Console()
     console.print(shown)
     console.print(_by_class([row.objects for _, row in rows], names))
@@ -181,7 +181,7 @@ def _by_class(rows: Sequence[LevelScores], names: PartNames) -> Table:
             means = [[value for value in column[group] if not math.isnan(value)] for column in columns]
             mean = (_cell(sum(values) / len(values) if values else math.nan) for values in means)
             shown.add_row(f"mean of {title}", "", *mean)
-    shown.caption = "region mIoU of the images that have the object, by the row's number"
+    shown.caption = "region mIoU in % of the images that have the object, by the row's number"
     return shown
 
 

@@ -104,7 +104,7 @@ KNOWN = {
     ),
 }
 """Patterns of names, the most important first: a title, whose {} is what the name has there, and a legend."""
-FEWEST = "fewest segments: GraphPool keeps its random weights there, except in *_seg"
+FEWEST = "fewest segments: GraphPool assigns them by random weights, which no loss reaches"
 """A legend of metrics by number of segments: no class token of a classification model depends on them."""
 AMENDED = ", HiE"
 HIE = "HiE: each class's probability is multiplied by its parent's"

@@ -34,7 +34,7 @@ class Cast(Segmenter):
 
     The levels are the encoder's stages as :func:`castssl.segment` finds them, the superpixels first.  A pixel
     whose superpixel was too small to become a token joins the segments of the nearest pixel that has some.
-    The pooling before a stage without blocks, the fourth of the published models, is frozen as it was drawn.
+    No loss reaches the segments of a stage without blocks, the coarsest of the published models.
 
     Args:
         source: weights, as :func:`castssl.checkpoints.read` takes them.

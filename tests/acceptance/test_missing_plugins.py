@@ -63,7 +63,7 @@ def test_methods_of_castssl_need_no_plugin(method: str) -> None:
 
 @pytest.mark.usefixtures("castssl_alone")
 def test_a_model_and_a_pooling(command: Command) -> None:
-    with pytest.raises(UnknownPlugin, match="no encoders is called 'clip'") as caught:
+    with pytest.raises(UnknownPlugin, match="no encoders plugin is called 'clip'") as caught:
         castssl.create("clip:ViT-B-32")
     assert project_in(str(caught.value)) == "castssl-baselines"
     assert "timm (castssl" in str(caught.value)

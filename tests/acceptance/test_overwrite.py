@@ -86,7 +86,7 @@ def calls(place: Path) -> dict[str, list[str | Path]]:
         "neighbors": [place / "folder", "--weights", place / "model", "--out", photo],
         "densepose": ["merge", "--data", place, "--out", photo],
         "attention": [photo, "--weights", place / "model", "--out", place],
-        "parts": ["merge", "--data", place / "folder", "--json", photo],
+        "parts": ["merge", "--data", place / "folder", "--out", photo],
         "predict": [photo, "--weights", place / "model", "--out", photo],
         "superpixels": [photo, "--backends", "grid", "--rounds", "1", "--out", photo],
         "convert": [weights, weights],

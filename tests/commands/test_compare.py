@@ -27,7 +27,7 @@ def test_a_row_has_the_image_and_the_coarsest_levels_at_full_size(
     photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "grid.png"
-    flags = ["--segmenter", MERGE, "--segmenter", f"{MERGE},by=neighbors", "--levels", "2"]
+    flags = ["--segmenter", MERGE, f"{MERGE},by=neighbors", "--levels", "2"]
     assert main(["compare", *photos, *flags, "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     assert f"merge 1: {MERGE}\n" in shown
@@ -42,11 +42,17 @@ def test_a_row_has_the_image_and_the_coarsest_levels_at_full_size(
     assert min(colored) > 0.5
 
 
-def test_an_unreadable_image_is_left_out(photos: list[str], tmp_path: Path) -> None:
+def test_an_unreadable_image_is_left_out(
+    photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path(photos[0]).write_bytes(b"no image")
     out = tmp_path / "grid.png"
     assert main(["compare", *photos, "--segmenter", MERGE, "--panel", "32", "--out", str(out)]) == 1
     assert Image.open(out).height == 32 + CAPTION + 3 * GAP + 2 * GAP
+    absent = tmp_path / "absent.png"
+    assert main(["compare", photos[0], "--segmenter", MERGE, "--out", str(absent)]) == 1
+    assert not absent.exists()
+    assert capsys.readouterr().out.endswith("0 of 1 images segmented\n")
     assert (
         main(["compare", photos[1], "--segmenter", MERGE, "--levels", "0", "--out", str(tmp_path / "x.png")])
         == 1

@@ -40,7 +40,7 @@ def test_rows_of_several_segmenters_and_their_json(
 ) -> None:
     demo, out = "demo:size=32,per_class=6,surroundings=fixed", tmp_path / "scores.json"
     specs = [f"cast:{weights},image_size=32", MERGE]
-    assert main(["parts", *specs, "--data", demo, "--json", str(out)]) == 0
+    assert main(["parts", *specs, "--data", demo, "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     content: dict[str, Any] = json.loads(out.read_text())
     assert list(content["segmenters"]) == specs
@@ -78,7 +78,7 @@ def test_partimagenet_with_an_image_that_cannot_be_read(
     (broken,) = (tmp_path / "images").rglob("n02701002_2.JPEG")
     broken.write_bytes(b"no image")
     out = tmp_path / "scores.json"
-    flags = ["--data", str(tmp_path), "--image-size", "32", "--json", str(out)]
+    flags = ["--data", str(tmp_path), "--image-size", "32", "--out", str(out)]
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     assert main(["parts", MERGE, *flags]) == 0
     shown, told = capsys.readouterr()

@@ -49,6 +49,19 @@ def test_the_table_and_the_files_agree(
     difference = results["adapted"]["region_iou_2"] - results["before"]["region_iou_2"]
     assert (count, mean) == (len(rows), pytest.approx(difference, abs=1e-6))
     assert Image.open(tmp_path / "out" / FILES[2]).width > 500
+    assert "nan" not in shown
+    assert "NaN" not in (tmp_path / "out" / FILES[0]).read_text()
+    assert results["gains"]["adapted - before"]["80% or more"] == [0, None, None]
+
+
+def test_a_folder_without_splits_is_refused(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "photo.png")
+    assert main(["adapt", str(tmp_path), "--weights", str(weights)]) == 1
+    shown = capsys.readouterr().err
+    assert "expected images in train/CLASS and val/CLASS" in shown
+    assert "--val" not in shown
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,23 @@ def test_a_pooling_before_a_stage_without_blocks_is_untrained(
     assert all(weight.requires_grad for weight in whole.get_submodule("poolings.2").parameters())
 
 
+def test_no_loss_of_a_fused_encoder_reaches_the_assignment_of_its_last_pooling() -> None:
+    torch.manual_seed(0)
+    encoder = castssl.create("nano_seg", image_size=32)
+    cells = torch.arange(64).reshape(8, 8).kron(torch.ones(4, 4, dtype=torch.int64))
+    view = View(torch.rand(2, 3, 32, 32), cells.expand(2, 32, 32).int())
+    (encoder(view).stages[-1].cls.sum() + encoder.dense(view).x.sum()).backward()
+    moved = {
+        place: {
+            name.partition(".")[0]
+            for name, weight in encoder.get_submodule(f"poolings.{place}").named_parameters()
+            if weight.grad is not None and bool(weight.grad.any())
+        }
+        for place in (1, 2)
+    }
+    assert moved == {1: {"attn", "bias", "fc1", "fc2", "norm"}, 2: {"fc1", "fc2"}}
+
+
 def test_pixels_without_a_segment_get_those_of_the_nearest_pixel() -> None:
     draw = np.random.default_rng(0)
     maps = draw.integers(0, 9, (2, 12, 14))
