@@ -151,13 +151,17 @@ def _last(name: str) -> str:
 
 def _parse(content: Any) -> tuple[dict[str, Annotated], list[str]]:
     """The images by name, and the names of the parts in the order of their ids."""
-    images, categories, annotations = (_list(content, key) for key in ("images", "categories", "annotations"))
-    names = {_int(category, "id", "categories"): str(category.get("name", "")) for category in categories}
+    images, categories, annotations = (
+        objects(content, key) for key in ("images", "categories", "annotations")
+    )
+    names = {
+        whole_number(category, "id", "categories"): str(category.get("name", "")) for category in categories
+    }
     part = {number: index for index, number in enumerate(sorted(names), start=1)}
     by_name: dict[str, Annotated] = {}
     by_id: dict[int, Annotated] = {}
     for image in images:
-        number, height, width = (_int(image, key, "images") for key in ("id", "height", "width"))
+        number, height, width = (whole_number(image, key, "images") for key in ("id", "height", "width"))
         file = image.get("file_name")
         name = _last(file) if isinstance(file, str) else ""
         twice = name in by_name or number in by_id
@@ -171,7 +175,9 @@ def _parse(content: Any) -> tuple[dict[str, Annotated], list[str]]:
     persons = any("dp_masks" in annotation for annotation in annotations)
     for annotation in annotations:
         title = f"annotation {annotation.get('id', '(without id)')}"
-        number, category = (_int(annotation, key, "annotations") for key in ("image_id", "category_id"))
+        number, category = (
+            whole_number(annotation, key, "annotations") for key in ("image_id", "category_id")
+        )
         if number not in by_id or category not in part:
             wrong = f"category_id {category}" if number in by_id else f"image_id {number}"
             raise DataError(f"{title} has {wrong}, which is not among the images and categories")
@@ -196,7 +202,12 @@ def _body_parts(annotation: Mapping[str, Any], title: str) -> list[Region]:
     return [Region(part, shape, tuple(box)) for part, shape in enumerate(shapes, 1) if shape is not None]
 
 
-def _list(content: Any, key: str) -> list[Mapping[str, Any]]:
+def objects(content: Any, key: str) -> list[Mapping[str, Any]]:
+    """The list ``key`` of a file in COCO's layout.
+
+    Raises:
+        DataError: if there is no such list of objects.
+    """
     items = content.get(key) if isinstance(content, dict) else None
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise DataError(
@@ -206,7 +217,12 @@ def _list(content: Any, key: str) -> list[Mapping[str, Any]]:
     return items
 
 
-def _int(item: Mapping[str, Any], key: str, where: str) -> int:
+def whole_number(item: Mapping[str, Any], key: str, where: str) -> int:
+    """The value of ``key`` of an object of the list ``where``.
+
+    Raises:
+        DataError: if it is no whole number.
+    """
     value = item.get(key)
     if type(value) is not int:
         raise DataError(f"{where}: expected a whole number as {key}, got {value!r} in {str(dict(item))[:80]}")
