@@ -1,4 +1,7 @@
-"""Images and labels out of a CSV file: a path, an optional split, then one column a level, coarse to fine."""
+"""Images and labels out of a CSV file: a path, an optional split, and one column a level, coarse to fine.
+
+Or, for images with many labels, one column of label names, separated by :data:`BETWEEN_NAMES`.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ import re
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import parse_qsl
 
 from castssl.contracts import DataSet, Listing
 from castssl.datasets.folder import Files, is_image, split_name, stand_ins
+from castssl.datasets.many_labels import many_labels, multi_hot
 from castssl.datasets.text import read_text
 from castssl.errors import DataError, NoSplit
 from castssl.labels import LabelTree
@@ -18,6 +23,8 @@ EXAMPLE = "path,split,family,species"
 """A header."""
 SEPARATORS = (",", ";", "\t", "|")
 """Between two cells."""
+BETWEEN_NAMES = "|"
+"""Between two labels of an image in a column of label names."""
 INDEX = ("", "index", "unnamed: 0")
 """pandas' names of the column that counts the rows, in lower case."""
 _EXCEL = re.compile(r'"?sep=(.|\\t)"?', re.IGNORECASE)
@@ -30,7 +37,7 @@ class _Row(NamedTuple):
 
 
 class CsvTable(DataSet):
-    """A CSV file of image paths and labels, one column a level.
+    """A CSV file of image paths and labels, one column a level; or ``?labels=COLUMN``, many labels an image.
 
     The label tree is that of the train rows, or of all rows if none is of train.
 
@@ -42,6 +49,10 @@ class CsvTable(DataSet):
     semicolons, tabs or bars; a first column without a name that counts the rows, as pandas writes it, is left
     out; for encodings see :func:`castssl.datasets.text.read_text`.
 
+    With ``csv:/path/to/labels.csv?labels=COLUMN`` that column holds the names of all labels of the image,
+    such as ``cat|dog``, or nothing; other columns than the path and ``split`` are left out.  The classes are
+    those of the train rows, by alphabet, and a class that is not named is absent.
+
     Raises:
         DataError: if the file is missing or not as described, the split has no row, the first image is
             missing, or the split has a class that the train rows lack.
@@ -51,10 +62,12 @@ class CsvTable(DataSet):
 
     def open(self, location: str, split: str) -> Listing:
         """See :class:`castssl.contracts.DataSet`."""
-        path = Path(location).expanduser()
+        base, _, query = location.rpartition("?")
+        column = dict(parse_qsl(query)).get("labels", "") if base else ""
+        path = Path(base if column else location).expanduser()
         if not path.is_file():
             raise DataError(f"there is no table {path}; check the path after the colon")
-        rows = _read(path)
+        rows = _read(path, column)
         present = {row.split for row in rows}
         word = next((word for word in stand_ins(split) if word in present), None)
         if word is None:
@@ -68,9 +81,13 @@ class CsvTable(DataSet):
                 f"there is no image {path.parent / chosen[0].path}; the first column of {path} must hold"
                 f" paths relative to {path.parent}"
             )
-        tree = LabelTree.from_paths(_classes(rows))
+        self.target = "multihot" if column else "path"
+        if column and not any(row.labels for row in rows):
+            raise DataError(f"{path} has no label in its column {column!r}, expected names such as cat|dog")
+        tree = many_labels(_label_names(rows)) if column else LabelTree.from_paths(_classes(rows))
+        labels = [row.labels for row in chosen]
         try:
-            targets = tree.number([row.labels for row in chosen])
+            targets = multi_hot(labels, tree.names[0]) if column else tree.number(labels)
         except DataError as error:
             raise DataError(
                 f"the {split} rows of {path} have classes that the train rows lack: {error}; every class"
@@ -90,7 +107,14 @@ def _classes(rows: list[_Row]) -> list[tuple[str, ...]]:
     return trained + [path for path in others if any(path[:end] in open_ended for end in range(1, len(path)))]
 
 
-def _read(path: Path) -> list[_Row]:
+def _label_names(rows: list[_Row]) -> list[str]:
+    """The classes of images with many labels: those of the train rows, or of all rows if none is of train."""
+    trained = [row.labels for row in rows if row.split == "train"] or [row.labels for row in rows]
+    return sorted({name for labels in trained for name in labels})
+
+
+def _lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header of a table, and the number and the cells of each further line."""
     text = read_text(path).splitlines(keepends=True)
     skipped = 1 if text and _EXCEL.fullmatch(text[0].strip()) else 0
     first = next((line for line in text[skipped:] if line.strip()), "")
@@ -108,15 +132,30 @@ def _read(path: Path) -> list[_Row]:
     if len(header) > 2 and header[0].lower() in INDEX and all(line[0].isdigit() for _, line in lines[1:]):
         lines = [(number, line[1:]) for number, line in lines]
         header = header[1:]
+    return header, lines[1:]
+
+
+def _read(path: Path, names: str) -> list[_Row]:
+    """The rows of a table.
+
+    Args:
+        path: of the file.
+        names: the column of label names; "" for one column a level.
+    """
+    header, lines = _lines(path)
     split = next((column for column, name in enumerate(header) if name.lower() == "split"), None)
     levels = [column for column in range(1, len(header)) if column != split]
+    if names:
+        levels = [column for column in levels if header[column] == names][:1]
+        if not levels:
+            raise DataError(f"{path} has no column {names!r} of labels: its columns are {', '.join(header)}")
     if not levels or is_image(header[0]):
         raise DataError(
             f"{path} begins with {','.join(header)!r}, expected a header such as {EXAMPLE}: the path, an"
             " optional split, and one column a level, coarse to fine"
         )
     rows = []
-    for number, line in lines[1:]:
+    for number, line in lines:
         where = f"{path}, line {number}"
         if len(line) != len(header):
             raise DataError(f"{where}: {len(line)} cells, expected {len(header)} as above")
@@ -124,7 +163,9 @@ def _read(path: Path) -> list[_Row]:
         if word is None:
             raise DataError(f"{where}: split {line[split or 0]!r}, expected train, val or test")
         labels = tuple(line[column] for column in levels)
-        if not labels[0] or any(finer and not label for label, finer in pairwise(labels)):
+        if names:
+            labels = tuple(name for name in map(str.strip, labels[0].split(BETWEEN_NAMES)) if name)
+        elif not labels[0] or any(finer and not label for label, finer in pairwise(labels)):
             raise DataError(
                 f"{where}: labels {labels}; a cell may only be empty if all finer ones are, and the coarsest"
                 " must be known"

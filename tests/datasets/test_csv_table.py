@@ -3,7 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from castssl.datasets.csv_table import CsvTable
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import DataError
@@ -86,3 +88,43 @@ def test_what_is_wrong_is_named(table: Path, old: str, new: str, message: str) -
 def test_no_table(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no table .*labels.csv"):
         _open(tmp_path / "labels.csv")
+
+
+MANY = """\
+path,split,photographer,tags
+img/1.jpg,train,Ann,sea| boat |sea
+img/2.jpg,train,Bob,
+img/3.jpg,val,Ann,"boat"
+img/4.jpg,train,Ann,wood, dark
+"""
+
+
+def test_a_column_of_label_names(table: Path) -> None:
+    table.write_text(MANY.replace("wood, dark", '"wood, dark"'))
+    data = CsvTable()
+    train, val = (data.open(f"{table}?labels=tags", split) for split in ("train", "val"))
+    assert data.target == "multihot"
+    assert train.tree == val.tree
+    assert (train.tree.names, train.tree.exclusive) == ((("boat", "sea", "wood, dark"),), False)
+    assert train.targets.dtype == torch.float32
+    assert train.targets.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
+    assert val.targets.tolist() == [[1, 0, 0]]
+    assert [train.source.name(row) for row in range(3)] == [f"img/{number}.jpg" for number in (1, 2, 4)]
+
+
+def test_a_column_of_label_names_that_is_wrong(table: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"no column 'tags' of labels: its columns are path, order, split, fam"
+    ):
+        CsvTable().open(f"{table}?labels=tags", "train")
+    table.write_text(MANY)
+    with pytest.raises(DataError, match=r"there is no table .*labels.csv.label=tags"):
+        CsvTable().open(f"{table}?label=tags", "train")
+    with pytest.raises(DataError, match=r"line 5: 5 cells, expected 4"):
+        CsvTable().open(f"{table}?labels=tags", "train")
+    table.write_text("path,tags\nimg/1.jpg,\n")
+    with pytest.raises(DataError, match=r"has no label in its column 'tags', expected names such as cat"):
+        CsvTable().open(f"{table}?labels=tags", "train")
+    table.write_text(MANY.replace("wood, dark", "").replace('"boat"', "ship"))
+    with pytest.raises(DataError, match=r"the val rows .* classes that the train rows lack: .*ship"):
+        CsvTable().open(f"{table}?labels=tags", "val")
