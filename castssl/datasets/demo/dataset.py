@@ -158,10 +158,11 @@ def _write_one(folder: Path, size: int, surroundings: Surroundings, task: _Task)
     below = Path(task.split, task.kind.coarse, task.kind.fine, f"{task.number:04d}.png")
     mask = np.where(parts > 0, 255, 0).astype(np.uint8)
     for top, pixels in (("", image[..., ::-1]), ("masks", mask), ("parts", parts)):
-        (folder / top / below).write_bytes(_png(pixels))
+        (folder / top / below).write_bytes(png(pixels))
 
 
-def _png(pixels: NDArray[np.uint8]) -> bytes:
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """A PNG of uint8 (H, W), or (H, W, 3) in the order blue, green, red."""
     done, content = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not done:
         raise OSError("OpenCV could not encode a PNG")

@@ -7,6 +7,7 @@ parts of the object have colors of their own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import cv2
@@ -31,6 +32,8 @@ PERIOD = 0.42
 """How far apart patterns repeat, in half sides of the image; coarse enough to outlast MoCo's blur."""
 PATCHES = (0.8, 1.4)
 """The period of patches of two color ramps in shared surroundings, in image sides."""
+SMALL = (0.4, 0.5)
+"""The size of one of several objects, in half sides of the image."""
 OVER = 2
 """Objects are painted this many times larger, then averaged down."""
 
@@ -148,6 +151,13 @@ def pose(rng: Generator, parts: list[Part]) -> NDArray[np.float64]:
     return turned(angle, (mirror * scale * ratio, scale / ratio), rng.uniform(-room, room, 2))
 
 
+def small_pose(rng: Generator, center: Points) -> NDArray[np.float64]:
+    """Where one of several objects is: near ``center`` (2,), a little turned, perhaps mirrored."""
+    scale, ratio = rng.uniform(*SMALL), np.exp(rng.normal(0, 0.08))
+    stretch = (rng.choice([-1.0, 1.0]) * scale * ratio, scale / ratio)
+    return turned(rng.normal(0, 0.15), stretch, center + rng.uniform(-0.08, 0.08, 2))
+
+
 def backdrop(rng: Generator, scene: Scene, size: int) -> Pixels:
     """A scene at a random place, in tones of gray: uint8 (size, size)."""
     zoom = np.exp(rng.uniform(-0.35, 0.35))
@@ -166,8 +176,8 @@ def fixed(rng: Generator, kind: Kind, size: int) -> tuple[Pixels, Pixels, Pixels
     return ground, np.concatenate([np.zeros((1, 3), np.uint8), colors])[seen], seen
 
 
-def shared(rng: Generator, kind: Kind, size: int) -> tuple[Pixels, Pixels, Pixels]:
-    """The same, with any scene, and object and scene in the same two color ramps."""
+def plain(rng: Generator, size: int) -> tuple[Pixels, Pixels]:
+    """Any scene in two color ramps, which its objects share: (size, size, 3), and the ramps (2, 256, 3)."""
     hues = rng.uniform(0, 360) + rng.permutation(np.array([0.0, 60.0, 150.0, 220.0])) + rng.normal(0, 15, 4)
     values = np.array([0.25, 0.5, 0.75, 1.0]) - rng.uniform(0, 0.08, 4)
     dark, light = rgb(hues, rng.uniform(0.3, 0.8, 4), values).reshape(2, 2, 1, 3) / np.float32(255)
@@ -175,7 +185,12 @@ def shared(rng: Generator, kind: Kind, size: int) -> tuple[Pixels, Pixels, Pixel
     gray = backdrop(rng, KINDS[rng.integers(len(KINDS))].scene, size)
     y, x = np.mgrid[:size, :size].astype(np.float32) / np.float32(size)
     patch = np.sin(coordinates(rng, x, y, PATCHES)[0]) > 0
-    ground = ramps[patch.astype(np.uint8), gray]
+    return ramps[patch.astype(np.uint8), gray], ramps
+
+
+def shared(rng: Generator, kind: Kind, size: int) -> tuple[Pixels, Pixels, Pixels]:
+    """The same, with any scene, and object and scene in the same two color ramps."""
+    ground, ramps = plain(rng, size)
     parts = kind.paint(rng)
     seen = cover(parts, pose(rng, parts), OVER * size)
     return ground, textured(rng, seen, kind.coarse, KINDS.index(kind) % 2, ramps), seen
@@ -209,14 +224,50 @@ def lit(rng: Generator, light: Light) -> Pixels:
     return (light.clip(0, 1) * 255).astype(np.uint8)
 
 
-def paint(rng: Generator, kind: Kind, size: int, surroundings: Surroundings) -> tuple[Pixels, Pixels]:
-    """An image of this kind and its parts: RGB uint8 (size, size, 3) and part numbers uint8 (size, size)."""
-    ground, canvas, seen = (shared if surroundings == "shared" else fixed)(rng, kind, size)
+def placed(rng: Generator, ground: Light, canvas: Pixels, seen: Pixels) -> tuple[Light, Pixels]:
+    """An object laid on ``ground``.
+
+    Args:
+        rng: random numbers.
+        ground: the image below it, (size, size, 3).
+        canvas: the object, :data:`OVER` times larger.
+        seen: its parts, :data:`OVER` times larger.
+
+    Returns:
+        The image (size, size, 3), and the part numbers uint8 (size, size).
+    """
     rim = cv2.morphologyEx(seen, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
     canvas[rim] //= 2
     share: Light = halved(np.where(seen > 0, 255, 0).astype(np.uint8)) / np.float32(255)
     parts = np.ascontiguousarray(seen[OVER // 2 :: OVER, OVER // 2 :: OVER])
-    return lit(rng, laid(rng, ground / np.float32(255), halved(canvas), share)), parts
+    return laid(rng, ground, halved(canvas), share), parts
+
+
+def paint(rng: Generator, kind: Kind, size: int, surroundings: Surroundings) -> tuple[Pixels, Pixels]:
+    """An image of this kind and its parts: RGB uint8 (size, size, 3) and part numbers uint8 (size, size)."""
+    ground, canvas, seen = (shared if surroundings == "shared" else fixed)(rng, kind, size)
+    light, parts = placed(rng, ground / np.float32(255), canvas, seen)
+    return lit(rng, light), parts
+
+
+def paint_many(rng: Generator, kinds: Sequence[Kind], size: int) -> tuple[Pixels, Pixels]:
+    """An image with an object of each of up to four kinds, each in a quarter of its own, on any scene.
+
+    Returns:
+        RGB uint8 (size, size, 3), and at each pixel the object that is seen: uint8 (size, size), 0 for the
+        surroundings, 1, 2, ... in the order of ``kinds``.
+    """
+    ground, ramps = plain(rng, size)
+    light: Light = ground / np.float32(255)
+    objects_seen = np.zeros((size, size), np.uint8)
+    for number, (kind, quarter) in enumerate(zip(kinds, rng.permutation(4), strict=False), start=1):
+        parts = kind.paint(rng)
+        center = np.array([quarter % 2 - 0.5, quarter // 2 - 0.5])
+        seen = cover(parts, small_pose(rng, center), OVER * size)
+        canvas = textured(rng, seen, kind.coarse, KINDS.index(kind) % 2, ramps)
+        light, inside = placed(rng, light, canvas, seen)
+        objects_seen[inside > 0] = number
+    return lit(rng, light), objects_seen
 
 
 def halved(large: Pixels) -> Pixels:
