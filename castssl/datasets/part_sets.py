@@ -167,7 +167,8 @@ def open_parts(data: str, split: str = "val") -> PartSet:
         return PartImageNet(place, split)
     spec = f"folder:{data}" if place.is_dir() else data
     images = open_images(spec, split=split)
-    if not isinstance(images, Images) or images.masks is None or not images.tree.names:
+    classes = images.tree.names and images.tree.exclusive
+    if not isinstance(images, Images) or images.masks is None or not classes:
         raise DataError(
             f"{data} has no masks of objects with a class; expected PartImageNet's folder with annotations/"
             " and images/, demo, or a folder of images with masks/ beside them"

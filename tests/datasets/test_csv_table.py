@@ -9,6 +9,7 @@ from castssl.datasets.csv_table import CsvTable
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import DataError
+from castssl.testing import datasets
 from tests.datasets.tree_layouts import write_jpegs
 
 ROWS = """\
@@ -110,6 +111,10 @@ def test_a_column_of_label_names(table: Path) -> None:
     assert train.targets.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
     assert val.targets.tolist() == [[1, 0, 0]]
     assert [train.source.name(row) for row in range(3)] == [f"img/{number}.jpg" for number in (1, 2, 4)]
+    for check in (datasets.check_conforms, datasets.check_many_labels, datasets.check_missing_location):
+        check(f"csv:{table}?labels=tags")
+    images = open_images(f"csv:{table}?bits=12&labels=tags")
+    assert images.tree == train.tree
 
 
 def test_a_column_of_label_names_that_is_wrong(table: Path) -> None:

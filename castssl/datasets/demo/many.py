@@ -24,6 +24,7 @@ from castssl.contracts import DataSet, Listing
 from castssl.datasets.demo.dataset import SPLITS, cache, png, tree
 from castssl.datasets.demo.paint import KINDS, Kind, paint_many
 from castssl.datasets.folder import Files
+from castssl.datasets.layout_checks import choose
 from castssl.datasets.many_labels import many_labels, multi_hot
 from castssl.errors import ConfigError, DataError
 from castssl.files import atomic_folder
@@ -88,6 +89,7 @@ class DemoMany(DataSet):
 
     def open(self, location: str, split: str) -> Listing:
         """See :class:`castssl.contracts.DataSet`."""
+        split = choose(split, {name: name for name in SPLITS}, "demo-many")
         options = read_options(location)
         root = cache() / f"demo-many-v{VERSION}-{options.size}px-{options.images}images-seed{options.seed}"
         if not root.is_dir():
