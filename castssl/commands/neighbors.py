@@ -116,9 +116,10 @@ def _find(weights: str, args: argparse.Namespace) -> tuple[Images, Neighbors, di
 def _draw(images: Images, queries: list[int], nearest: dict[str, Tensor]) -> Image.Image:
     """The picture."""
     from castssl.data.views import CenterView
+    from castssl.labels import LabelTree
     from castssl.visualization.neighbors import draw_neighbors
 
     center = CenterView(112)
-    return draw_neighbors(
-        lambda index: center(images[index][0])[0], queries, nearest, images.targets, images.tree
-    )
+    tree = images.tree if images.tree.exclusive else LabelTree.none()
+    labels = images.targets[:, : tree.levels].long()
+    return draw_neighbors(lambda index: center(images[index][0])[0], queries, nearest, labels, tree)

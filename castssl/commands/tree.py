@@ -112,11 +112,11 @@ def _levels(
     splits: dict[str, Images | Stream],
     per_class: dict[str, list[Tensor] | None],
 ) -> Table:
-    """A row for each level: classes, children of a class above, and images with a label of this level."""
-    splits_labeled = [f"{split} labeled" for split in splits]
+    """A row for each level: classes, children of a class above, and labels by split."""
+    splits_labeled = [f"{split} {'labeled' if tree.exclusive else 'labels'}" for split in splits]
     shown = table([], ["level", "classes", "of each above", *splits_labeled])
     for level, size in enumerate(tree.sizes):
-        children = list(Counter(tree.parents[level - 1]).values()) if level else []
+        children = list(Counter(tree.parents[level - 1]).values()) if level and tree.parents else []
         least, most = min(children, default=0), max(children, default=0)
         above = "-" if not children else str(least) if least == most else f"{least} to {most}"
         labeled = ["?" if count is None else f"{int(count[level].sum()):,}" for count in per_class.values()]

@@ -12,6 +12,7 @@ from torch import Tensor
 from castssl.datasets.damage import left_out
 from castssl.datasets.folder import some
 from castssl.datasets.images import Images
+from castssl.datasets.many_labels import PRESENT
 from castssl.datasets.stream import Stream
 from castssl.labels import LabelTree
 
@@ -29,7 +30,7 @@ class Finding(NamedTuple):
 
 
 def labels(images: Images | Stream) -> Tensor | None:
-    """The label paths of all images, int64 (n, L), without reading them; None for a stream."""
+    """The targets of all images, as a listing has them, without reading the images; None for a stream."""
     return None if isinstance(images, Stream) else images.targets
 
 
@@ -38,8 +39,10 @@ def counts(tree: LabelTree, paths: Tensor) -> list[Tensor]:
 
     Args:
         tree: of these labels.
-        paths: int64 (n, L).
+        paths: int64 (n, L), or multi-hot float32 (n, C) if the tree is not exclusive.
     """
+    if not tree.exclusive:
+        return [(level == PRESENT).sum(0) for level in paths.split(tree.sizes, 1)]
     columns = (column[column >= 0] for column in paths.T)
     return [torch.bincount(column, minlength=size) for column, size in zip(columns, tree.sizes, strict=True)]
 
@@ -84,7 +87,7 @@ def _labels(split: str, images: Images | Stream, *, breaks: bool) -> Iterator[Fi
         yield Finding(f"{text} ({lost[0].reason})")
     if paths is None or not tree.levels:
         return
-    if paths.shape[1] > 1 and not bool((fits := tree.valid(paths)).all()):
+    if tree.exclusive and paths.shape[1] > 1 and not bool((fits := tree.valid(paths)).all()):
         row = int((~fits).nonzero()[0])
         text = f"{int((~fits).sum())} images of {split} have labels that no path of the tree has"
         yield Finding(f"{text}, as image {row}: {paths[row].tolist()}", breaks=True)

@@ -54,7 +54,8 @@ class Neighbors(Evaluator):
         rows = images.rows[batch.positions.numpy()].tolist()
         kept = [row for row, file in enumerate(rows) if images.source.path(file) not in images.bad]
         token = forward.hierarchy(batch.views[0]).stages[self.stage].cls[kept, 0].float()
-        numbered = torch.cat([batch.positions[kept, None], batch.target[kept].cpu()], 1)
+        labels = batch.target[kept, : self._data.tree.levels].cpu().long()  # Many labels are left out.
+        numbered = torch.cat([batch.positions[kept, None], labels], 1)
         self._rows.add(token, numbered, batch.positions[kept])
 
     def result(self, subject: Subject) -> dict[str, float]:

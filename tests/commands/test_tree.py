@@ -69,6 +69,17 @@ def test_partial_labels_are_counted_by_level(capsys: pytest.CaptureFixture[str],
     assert "note 2 classes of level 1 have no image in val: x, y" in lines
 
 
+def test_many_labels_an_image_are_counted_by_class(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    write(tmp_path, [f"{i}.png" for i in range(4)])
+    rows = ["file,split,tags", "0.png,train,a|b", "1.png,train,", "2.png,train,b|c", "3.png,val,b"]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    lines = shown(capsys, f"csv:{tmp_path}/t.csv?labels=tags")
+    assert {"a 1 / 0", "b 2 / 1", "c 1 / 0", "0 3 - 4 1", "images 3 1"} <= set(lines)
+    assert "note 2 classes of level 0 have no image in val: a, c" in lines
+
+
 def test_names_are_no_markup_and_may_repeat(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     write(tmp_path, [f"train/{coarse}/[red]/1.png" for coarse in (":cat:", "b")])
     lines = shown(capsys, f"folder:{tmp_path}")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from castssl.datasets.demo.many import DemoMany
 from castssl.datasets.demo.objects import PARTS
 from castssl.datasets.part_sets import ANIMALS, PARTIMAGENET, PartImageNet, open_parts
 from castssl.datasets.parts import PartNames, PartTruth, check_truth
@@ -181,6 +182,12 @@ def test_the_demo_has_objects_and_parts(image_folder: Path) -> None:
             assert np.array_equal(truth.parts == whole, stored == number)
         assert np.array_equal(truth.regions, truth.parts)
         check_truth(truth, data.names)
+
+
+def test_many_labels_an_image_have_no_object_of_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("castssl.datasets.open.build", lambda *_, **__: DemoMany())
+    with pytest.raises(DataError, match="has no masks of objects with a class"):
+        open_parts("demo-many:size=32,images=4")
 
 
 def test_a_folder_with_masks_has_objects_and_unknown_parts(image_folder: Path, tmp_path: Path) -> None:
