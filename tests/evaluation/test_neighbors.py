@@ -117,13 +117,10 @@ def test_the_command_draws_two_models(
     shown = capsys.readouterr().out
     assert "chance level" in shown
     assert "level 1" in shown
-    table = [
-        "file,tags",
-        *(f"{image.relative_to(image_folder)},x|y" for image in image_folder.glob("val/*/*")),
-    ]
-    (image_folder / "many.csv").write_text("\n".join(table))
-    many = f"csv:{image_folder}/many.csv?labels=tags"
-    assert main(["neighbors", many, *call[2:], "--overwrite"]) == 0
+    table = ["file,tags", *(f"{image},x|y" for image in image_folder.glob("val/*/*/*.png"))]
+    (tmp_path / "many.csv").write_text("\n".join(table))
+    many = f"csv:{tmp_path}/many.csv?labels=tags"
+    assert main(["neighbors", many, "--weights", str(tmp_path / "a"), *call[6:], "--overwrite"]) == 0
     assert "level" not in capsys.readouterr().out
     assert main([*call, "--overwrite", "--weights", str(tmp_path / "a")]) == 1
     assert "same model twice" in capsys.readouterr().err
