@@ -113,15 +113,34 @@ class LabelEmbeddings:
 
         Raises:
             ConfigError: if a name is not here and the source is a file or learned.
-            DataError, PluginError: as :func:`embeddings` does.
+            DataError, PluginError: as :func:`embeddings` does; DataError also if the model's weights changed.
         """
         wanted = _checked_names(names)
         rows = {name: row for row, name in enumerate(self.names)}
         vectors = self.vectors
         if missing := [name for name in dict.fromkeys(wanted) if name not in rows]:
-            vectors = torch.cat([vectors, _encode(missing, self.model, self.prompt, self.names)])
-            rows |= {name: row for row, name in enumerate(missing, len(vectors) - len(missing))}
+            vectors = torch.cat([vectors, self._compute(missing)])
+            rows |= {name: row for row, name in enumerate(missing, len(self.names))}
         return LabelEmbeddings(wanted, vectors[[rows[name] for name in wanted]], self.model, self.prompt)
+
+    def _compute(self, names: Sequence[str]) -> Tensor:
+        """Vectors of names that are not here."""
+        if self.model.partition(":")[0] not in _ENCODERS:
+            unknown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            raise ConfigError(
+                f"{self.model} has no vector of {unknown}; expected names of its {len(self.names)}, such as"
+                f" {', '.join(self.names[:5])}.  Correct the names, or take a source that reads text, such as"
+                " bert:bert-base-uncased"
+            )
+        # A folder or a repository may hold other weights by now; their vectors would not fit these.
+        vectors = _encode([self.names[0], *names], self.model, self.prompt)
+        before, now = self.vectors[0], vectors[0]
+        if now.shape != before.shape or (now - before).norm() > 0.01 * before.norm():
+            raise DataError(
+                f"{self.model} gives another vector of {self.names[0]!r} than before: its weights have"
+                " changed; compute all label embeddings again, into a new file"
+            )
+        return vectors[1:]
 
     def write(self, path: str | Path) -> None:
         """Write a safetensors file that :func:`read` reads: complete, or absent.
@@ -219,16 +238,9 @@ def phrase(name: str) -> str:
     return EXPANDED.get(words, words)
 
 
-def _encode(names: Sequence[str], source: str, prompt: str, known: Sequence[str] = ()) -> Tensor:
-    """Vectors float32 (C, D) by the model of a source; ``known`` names have vectors already."""
+def _encode(names: Sequence[str], source: str, prompt: str) -> Tensor:
+    """Vectors float32 (C, D) by a text encoder, or initial values."""
     kind, _, model = source.partition(":")
-    if kind not in _ENCODERS and known:
-        unknown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        raise ConfigError(
-            f"{source} has no vector of {unknown}; expected names of its {len(known)}, such as"
-            f" {', '.join(known[:5])}.  Correct the names, or take a source that reads text, such as"
-            " bert:bert-base-uncased"
-        )
     if kind == "learned":
         return _learned(names, model)
     with kept_random_state(), torch.no_grad():

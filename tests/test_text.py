@@ -111,13 +111,33 @@ def test_other_names_get_embeddings_of_the_same_source(bert: str) -> None:
         embeddings(NAMES[:2], "learned:4").of(NAMES)
 
 
-def test_the_random_state_stays(bert: str) -> None:
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    for source in (f"bert:{bert}", "learned:4"):
+def test_vectors_of_two_models_are_not_mixed(bert: str, tmp_path: Path) -> None:
+    tensors = load_file(Path(bert) / "model.safetensors")
+    folder = copy_of(bert, tmp_path, tensors)
+    found = embeddings(NAMES[:2], f"bert:{folder}")
+    found.of(NAMES)
+    copy_of(bert, tmp_path, {name: value.flip(0) for name, value in tensors.items()})
+    with pytest.raises(DataError, match=r"another vector of 'dog' than before.* again, into a new file"):
+        found.of(NAMES)
+    assert torch.equal(found.of(["tvmonitor"]).vectors, found.vectors[[1]])
+    wider = LabelEmbeddings(("dog",), torch.ones(1, 7), f"bert:{folder}")
+    with pytest.raises(DataError, match="another vector of 'dog'"):
+        wider.of(NAMES)
+
+
+def test_the_random_state_stays(bert: str, tmp_path: Path) -> None:
+    tensors = load_file(Path(bert) / "model.safetensors")
+    # Without a pooler, the library draws one.
+    folder = copy_of(
+        bert, tmp_path, {name: x for name, x in tensors.items() if not name.startswith("pooler")}
+    )
+    states = []
+    for source in (f"bert:{folder}", "learned:4"):
+        torch.manual_seed(5)
         embeddings(NAMES, source)
-    assert torch.equal(torch.rand(3), expected)
+        states.append(torch.rand(3))
+    torch.manual_seed(5)
+    assert torch.equal(torch.stack(states), torch.rand(3).expand(2, 3))
 
 
 def test_learned_vectors_begin_as_the_seed_says() -> None:
