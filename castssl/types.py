@@ -36,8 +36,8 @@ class Batch(NamedTuple):
 
     views: Sequence[View]
     target: Tensor
-    """Label path int64 (B, L), coarse to fine, L = 0 if unlabelled; or multi-hot float32 (B, C); or a map of
-    classes int64 (B, H, W), -1 where unknown."""
+    """Label path int64 (B, L), coarse to fine, L = 0 if unlabelled; or multi-hot float32 (B, C), 1 or 0; or a
+    map of classes int64 (B, H, W).  -1 where unknown."""
 
 
 class Tokens(NamedTuple):

@@ -191,19 +191,19 @@ def check_refuses_wrong_batches(subject: Subject) -> None:
         claim_refused(partial(built.objective, wrong), case, map(str, words))
 
 
-def check_unlabeled_maps(subject: Subject) -> None:
-    """Of target "map", unknown pixels do not count: without a label, the loss is 0 with zero gradients."""
+def check_unknown_labels(subject: Subject) -> None:
+    """Of target "map" or "multihot", -1 does not count: if all are -1, loss and gradients are 0."""
     built = build(subject)
-    if built.objective.target != "map":
+    if built.objective.target not in ("map", "multihot"):
         return
     built.objective.train()
     batch = built.batch()
     loss = built.objective(batch._replace(target=torch.full_like(batch.target, -1))).loss
     value = float(loss.detach())
-    claim(value == 0, f"maps without a labeled pixel gave a loss of {value:.3g}, expected 0: leave out -1")
+    claim(value == 0, f"targets of -1 (unknown) alone gave a loss of {value:.3g}, expected 0: leave out -1")
     loss.backward()
     moved = [name for name, p in built.objective.named_parameters() if p.grad is not None and p.grad.any()]
-    claim(not moved, f"maps without a labeled pixel gave a gradient to {', '.join(moved[:5])}")
+    claim(not moved, f"targets of -1 (unknown) alone gave a gradient to {', '.join(moved[:5])}")
 
 
 def check_returns_non_finite_loss(subject: Subject) -> None:

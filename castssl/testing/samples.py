@@ -80,7 +80,7 @@ def batch(
     if target == "map":
         return Batch(augmented, class_maps(size, tree.sizes[-1], seed=seed))
     if not tree.exclusive:
-        return Batch(augmented, torch.randint(2, (size, tree.sizes[-1]), generator=draw).float())
+        return Batch(augmented, torch.randint(-1, 2, (size, sum(tree.sizes)), generator=draw).float())
     path = [torch.randint(tree.sizes[-1], (size,), generator=draw)] if tree.levels else []
     for parents in reversed(tree.parents):
         path.insert(0, torch.tensor(parents)[path[0]])

@@ -163,6 +163,35 @@ class PixelClassifier(Objective):
         return {"pixels": logits.gather(2, at).unflatten(2, view.segments.shape[1:])}
 
 
+class Tagger(Objective):
+    """Objective: a head scores each of many labels by itself."""
+
+    target: Target = "multihot"
+    model: Headed
+
+    def __init__(self, encoder: Encoder, labels: LabelTree) -> None:
+        super().__init__()
+        self.classes = sum(labels.sizes)
+        self.model = Headed(encoder, head=nn.Linear(encoder.dim, max(self.classes, 1)))
+
+    def forward(self, batch: Batch) -> Outcome:
+        if len(batch.views) != self.views:
+            raise ValueError(f"expected {self.views} view, got {len(batch.views)}")
+        if batch.target.dtype != torch.float32:
+            raise ValueError(f"expected float32 targets, got {batch.target.dtype}")
+        if batch.target.shape[1] != self.classes:
+            raise ValueError(f"expected {self.classes} labels, got {batch.target.shape[1]}")
+        return Outcome(self.loss(self.predict(batch.views[0])["labels"].float(), batch.target), {})
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        known = target >= 0
+        losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        return losses.where(known, 0).sum() / known.sum().clamp(min=1)
+
+    def predict(self, view: View) -> Mapping[str, Tensor]:
+        return {"labels": self.model.head(self.model.feature(view))}
+
+
 class Labels(DataSet):
     """Data set: a folder with lists of images and their label paths."""
 

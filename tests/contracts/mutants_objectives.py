@@ -15,7 +15,7 @@ from castssl.labels import LabelTree
 from castssl.testing import objectives as room
 from castssl.testing.claims import Check, Subject
 from castssl.types import Batch, Outcome, View
-from tests.contracts.healthy import Classifier, PixelClassifier
+from tests.contracts.healthy import Classifier, PixelClassifier, Tagger
 
 
 class CopiesEncoder(Classifier):
@@ -220,6 +220,21 @@ class PredictsImages(PixelClassifier):
         return {"pixels": logits if self.training else logits.mean((2, 3))}
 
 
+class UnknownIsAbsent(Tagger):
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return super().loss(logits, target.clamp(min=0))
+
+
+class MeanOfNothing(Tagger):
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return super().loss(logits, target) * (target >= 0).sum() / (target >= 0).sum()
+
+
+class TakesAnyTags(Tagger):
+    def forward(self, batch: Batch) -> Outcome:
+        return super().forward(batch._replace(target=batch.target.float()))
+
+
 MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_conforms, NoObjective, "inherit from castssl.contracts.Objective"),
     (room.check_conforms, NoModel, "set self.model"),
@@ -239,8 +254,11 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_refuses_wrong_batches, TakesAnyWidth, "width 3, raise ValueError"),
     (room.check_refuses_wrong_batches, TakesAnyMap, "target of torch.float32, raise ValueError"),
     (room.check_refuses_wrong_batches, TakesPaths, "in place of maps, raise ValueError"),
-    (room.check_unlabeled_maps, UnknownIsFirstClass, "expected 0: leave out -1"),
-    (room.check_unlabeled_maps, PullsWithoutLabels, "gave a gradient to"),
+    (room.check_unknown_labels, UnknownIsFirstClass, "expected 0: leave out -1"),
+    (room.check_unknown_labels, PullsWithoutLabels, "gave a gradient to"),
+    (room.check_unknown_labels, UnknownIsAbsent, "expected 0: leave out -1"),
+    (room.check_unknown_labels, MeanOfNothing, "loss of nan"),
+    (room.check_refuses_wrong_batches, TakesAnyTags, "int64"),
     (room.check_predictions, PredictsImages, r"expected \(4, C, h, w\), got \(4, 4\)"),
     (room.check_returns_non_finite_loss, RaisesOnNan, "instead of raising"),
     (room.check_returns_non_finite_loss, HidesNan, "do not hide it"),

@@ -74,7 +74,7 @@ def test_a_healthy_pooling_passes(check: Check, subject: Subject) -> None:
     check(subject)
 
 
-@parametrize(objectives.checks, [healthy.Classifier, healthy.PixelClassifier])
+@parametrize(objectives.checks, [healthy.Classifier, healthy.PixelClassifier, healthy.Tagger])
 def test_a_healthy_objective_passes(check: Check, subject: Subject) -> None:
     check(subject)
 

@@ -30,6 +30,7 @@ def test_batches_fit_their_tree(tree: LabelTree, views: int) -> None:
     if not tree.exclusive:
         assert batch.target.dtype == torch.float32
         assert batch.target.shape == (6, tree.sizes[-1])
+        assert batch.target.unique().tolist() == [-1, 0, 1]
         return
     assert batch.target.dtype == torch.int64
     assert batch.target.shape == (6, tree.levels)
