@@ -79,8 +79,9 @@ def kinds_of(options: Options, split: str, number: int) -> list[Kind]:
 class DemoMany(DataSet):
     """Generated images of two to four objects, with the options ``size=128,images=2400,seed=0``.
 
-    The labels are of two levels side by side, 4 coarse and 8 fine classes, as in ``demo``; each image has a
-    mask of its objects.
+    The labels are of two levels side by side, 4 coarse and 8 fine classes, as in ``demo``.  The mask of an
+    image is that of all its objects, and its parts are the objects:
+    :meth:`castssl.datasets.images.Images.parts` is 1 + c on the object of the fine class c.
     """
 
     location = ""
