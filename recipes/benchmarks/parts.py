@@ -11,7 +11,7 @@ two coarsest levels of the segmenter.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from castssl.checkpoints.native import save_encoder
-from castssl.config import launch
+from castssl.config import TYPED, launch
 from castssl.datasets.part_sets import open_parts
 from castssl.errors import ConfigError
 from castssl.evaluation.parts import Levels, PartScores, score_parts
@@ -51,7 +51,9 @@ class Config:
     seed: int = 0
     """Of the new weights, and of a segmenter whose options have seed=SEED."""
     out: Path = Path("runs/parts")
-    """Receives results.json."""
+    """Receives results.json, and with --model new.safetensors."""
+    overwrite: bool = field(default=False, metadata=TYPED)
+    """Replace these files if they are there."""
 
 
 class Kept(Segmenter):
@@ -82,11 +84,11 @@ def named(scores: PartScores, objects: int, *, parts: bool) -> dict[str, float]:
 
 def main(cfg: Config) -> None:
     """Score, print and write."""
-    result = cfg.out / "results.json"
-    check_outputs([result], overwrite=False)
+    result, new = cfg.out / "results.json", cfg.out / "new.safetensors"
+    check_outputs([result, *([new] if cfg.model else [])], overwrite=cfg.overwrite)
     if WEIGHTS in cfg.segmenter and (cfg.weights is None) == (cfg.model is None):
         raise ConfigError(f"--segmenter {cfg.segmenter}: give its weights by --weights, or a new --model")
-    weights = cfg.weights or str(cfg.out / "new.safetensors")
+    weights = cfg.weights or str(new)
     if cfg.model is not None:
         torch.manual_seed(cfg.seed)
         save_encoder(create(cfg.model, image_size=cfg.image_size), Path(weights))
