@@ -76,7 +76,6 @@ def write(measured: Measured, folder: Path, labels: LabelTree) -> None:
         PluginError: if matplotlib is not installed; the other files are written.
         CastError: if a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     gains = {
         title: {name: [None if isnan(number) else number for number in one] for name, one in by_value.items()}
         for title, by_value in measured.gains.items()

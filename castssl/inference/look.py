@@ -65,17 +65,29 @@ def merge_order(levels: Sequence[Ints], features: Sequence[Floats], areas: Ints)
 
 def _merge(means: Floats, masses: Floats, groups: Ints, steps: int) -> Iterator[tuple[int, int]]:
     """Rows that merge, the smaller one first, which from then on stands for both."""
+    if not steps:
+        return
     apart = groups[:, None] != groups
     np.fill_diagonal(apart, True)
     cost = np.where(apart, np.inf, _cost(means, masses, slice(None)))
+    # The first of the nearest rows to each row; of few rows it changes in a step.
+    nearest = cost.argmin(1)
+    least = np.take_along_axis(cost, nearest[:, None], 1)[:, 0]
     for _ in range(steps):
-        one, other = sorted(divmod(int(cost.argmin()), len(means)))
+        row = int(least.argmin())
+        one, other = sorted((row, int(nearest[row])))
         yield one, other
         means[one] = np.average(means[[one, other]], 0, masses[[one, other]])
         masses[one] += masses[other]
         apart[other] = apart[:, other] = True
         cost[one] = cost[:, one] = np.where(apart[one], np.inf, _cost(means, masses, [one])[0])
         cost[other] = cost[:, other] = np.inf
+        nearer = (cost[:, one] < least) | ((cost[:, one] == least) & (one < nearest))
+        changed = np.flatnonzero((nearest == one) | (nearest == other))
+        nearest[nearer], least[nearer] = one, cost[nearer, one]
+        changed = np.append(changed, (one, other))
+        nearest[changed] = cost[changed].argmin(1)
+        least[changed] = cost[changed, nearest[changed]]
 
 
 def _cost(means: Floats, masses: Floats, rows: slice | list[int]) -> Floats:

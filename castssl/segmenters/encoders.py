@@ -14,8 +14,9 @@ from scipy.ndimage import distance_transform_edt
 from castssl.checkpoints.load import load_encoder
 from castssl.contracts import Encoder
 from castssl.data.rng import seeded
+from castssl.datasets.multichannel import RGB
 from castssl.devices import check_device
-from castssl.errors import DataError
+from castssl.errors import ConfigError, DataError
 from castssl.evaluation.retrieval import group_tokens
 from castssl.inference.load import TIMM, of_timm
 from castssl.inference.segment import prepare, resize_labels, segment
@@ -44,6 +45,7 @@ class Cast(Segmenter):
         device: where to run; by default cuda if there is one, else cpu.
 
     Raises:
+        ConfigError: if the encoder takes other than RGB images.
         DataError: if there are no weights at ``source``, or they cannot be read.
     """
 
@@ -95,6 +97,7 @@ class KMeans(Segmenter):
         device: where to run; by default cuda if there is one, else cpu.
 
     Raises:
+        ConfigError: if the encoder takes other than RGB images.
         DataError: if the weights cannot be read.
         ValueError: if timm knows no such model.
     """
@@ -161,4 +164,7 @@ def _load(source: str, device: str) -> Encoder:
     """The encoder of a source of weights."""
     if not source:
         raise DataError("expected NAME:WEIGHTS, such as cast:runs/demo, got no weights")
-    return load_encoder(source).to(_device(device))
+    encoder = load_encoder(source)
+    if encoder.config.channels not in RGB:
+        raise ConfigError(f"{source}: expected a model of RGB images, got {encoder.config.channels} channels")
+    return encoder.to(_device(device))

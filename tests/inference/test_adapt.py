@@ -64,6 +64,16 @@ def test_a_folder_without_splits_is_refused(
     assert "--val" not in shown
 
 
+def test_a_file_in_place_of_the_folder_is_reported(
+    image_folder: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").write_text("a file")
+    flags = ["--weights", str(weights), "--workers", "0", "--device", "cpu", "--out", str(tmp_path / "out")]
+    assert main(["adapt", str(image_folder), *flags]) == 1
+    assert "cannot write the results" in capsys.readouterr().err
+    assert (tmp_path / "out").read_text() == "a file"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -160,6 +160,14 @@ def test_weights_of_timm_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPat
         build_segmenter("kmeans:timm:test_vit")
 
 
+@pytest.mark.parametrize("kind", ["cast", "kmeans"])
+def test_a_model_of_other_channels_is_refused(kind: str, tmp_path: Path) -> None:
+    encoder = castssl.create("nano", image_size=32, channels=4)
+    path = save_encoder(encoder, tmp_path / "encoder.safetensors")
+    with pytest.raises(ConfigError, match="expected a model of RGB images, got 4 channels"):
+        build_segmenter(f"{kind}:{path}")
+
+
 def test_random_weights_follow_the_seed() -> None:
     one, same, other = (
         build_segmenter(f"kmeans:timm:test_vit,pretrained=false,image_size=64,seed={seed}")(IMAGE)
