@@ -21,7 +21,8 @@ from castssl.errors import ConfigError, printable
 
 NOTES = """OUT.npz holds, for the n readable images in the order of their paths:
   paths            (n,), below the folder
-  labels           int64 (n, levels), classes coarse to fine, -1 unknown; "about" has their names
+  labels           int64 (n, levels), classes coarse to fine, -1 unknown; "about" has their names;
+                   of images with many labels (n, classes): 1 present, 0 absent, -1 unknown
   image            float32 (n, D): what kNN and a linear probe read
   segments3, ...   float32 (n, K, D), one row for each segment of stage 3
   mass3, ...       float32 (n, K), the cells of each segment; 0 is a row without pixels

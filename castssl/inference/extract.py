@@ -311,7 +311,7 @@ def _combine(job: Job, parts: Sequence[Path], out: Path, settings: Settings) -> 
     readable = np.concatenate([_read(part, "readable") for part in parts])
     rows = np.flatnonzero(readable)
     names = [job.images.name(int(row)) for row in rows]
-    labels = job.images.targets[torch.from_numpy(rows)].numpy()
+    labels = job.images.targets[torch.from_numpy(rows)].long().numpy()
     holding = [part for part in parts if _read(part, "readable").any()]
     if not holding:
         reasons = ", ".join(f"{name} ({reason})" for name, reason in [*settings["unreadable"].items()][:5])

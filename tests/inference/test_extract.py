@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import castssl
 from castssl.checkpoints.native import save_encoder
 from castssl.cli import main
 from castssl.data.views import CenterView
+from castssl.datasets import many_labels
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import ConfigError, DataError
@@ -151,6 +153,17 @@ def test_parquet_has_the_same_rows(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ConfigError, match=r"need pyarrow: .*install pyarrow"):
         extract(job, tmp_path / "y.parquet")
+
+
+def test_many_labels_have_a_column_each(job: Job, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    targets = torch.arange(3 * len(job.images)).view(-1, 3) % 3 - 1.0
+    job = job._replace(images=replace(job.images, targets=targets, tree=many_labels(("cat", "dog", "hen"))))
+    for name in ("x.npz", "x.parquet"):
+        extract(job, tmp_path / name)
+    labels, table = arrays(tmp_path / "x.npz")["labels"], parquet.read_table(tmp_path / "x.parquet")
+    assert (labels.dtype, np.unique(labels).tolist()) == (np.dtype(np.int64), [-1, 0, 1])
+    assert [table[f"label{column}"].to_pylist() for column in range(3)] == labels.T.tolist()
 
 
 def test_nothing_readable_is_an_error(tmp_path: Path, encoder: Any) -> None:
