@@ -21,7 +21,11 @@ GROUP = "castssl.commands"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand; the exit code is 0, 1 if something failed, or 2 if the command line is wrong."""
+    """Run one subcommand.
+
+    Returns:
+        The exit code: 0, 1 if something failed, 2 if the command line is wrong, or 130 after Ctrl-C.
+    """
     ignore_closed_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     added = {point.name: point for point in metadata.entry_points(group=GROUP)}
@@ -33,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CastError as error:
         print(f"castssl: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("castssl: stopped; each file that was written is complete", file=sys.stderr)
+        return 130
     except (RuntimeError, OSError) as error:
         if not (fault := explain(error)):
             raise

@@ -44,6 +44,17 @@ def test_the_installed_command_is_this_one() -> None:
         assert command in done.stdout
 
 
+def test_ctrl_c_ends_a_command_by_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(args: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("castssl.commands.plugins._list", stopped)
+    assert main(["list"]) == 130
+    assert capsys.readouterr().err == "castssl: stopped; each file that was written is complete\n"
+
+
 def test_without_a_command_it_shows_help_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "new-plugin" in capsys.readouterr().out

@@ -54,7 +54,7 @@ class Ledger(dict[str, str]):
                 text = (
                     "the image %s: %s"
                     if clipped
-                    else "cannot read the image %s (%s); the next one replaces it"
+                    else "cannot read %s (%s); the next one replaces an image, and nothing a mask"
                 )
                 _log.warning(text, *map(_escape, fault))
             elif len(listed) == SHOWN + 1:

@@ -181,7 +181,9 @@ def draw_levels(
     for name, levels in methods.items():
         for labels, colors in zip(levels, paint(levels), strict=True):
             panels.append(overlay(image, labels, colors, panel=height, strength=strength))
-            captions.append(f"{name}, {_seen(labels)} segments")
+            long = f"{name}, {_seen(labels)} segments"
+            fits = font(CAPTION).getlength(long) <= panels[0].width
+            captions.append(long if fits else f"{name}, {_seen(labels)}")
     return captioned(panels, [truncate(text, panels[0].width, CAPTION) for text in captions])
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from castssl.types import Hierarchy, Tokens
+from castssl.visualization import draw
 from castssl.visualization.colors import paint
 from castssl.visualization.draw import (
     BORDER,
@@ -177,3 +178,12 @@ def test_levels_of_methods_are_beside_the_image_in_the_colors_of_their_hierarchy
         (panels[3], [coarse], 0),
     ):
         assert np.array_equal(panel[10, 5::10], paint(levels)[at][10, 5::10])
+
+
+def test_the_captions_of_narrow_panels_keep_the_number_of_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(draw, "captioned", lambda panels, captions: seen.extend(captions) or panels[0])
+    labels = torch.arange(32).repeat(32, 1) // 2
+    draw_levels(Image.new("RGB", (32, 32)), {"kmeans": [labels]}, panel=100)
+    draw_levels(Image.new("RGB", (32, 32)), {"kmeans": [labels]}, panel=300)
+    assert seen == ["image", "kmeans, 16", "image", "kmeans, 16 segments"]
