@@ -182,7 +182,12 @@ def test_levels_of_methods_are_beside_the_image_in_the_colors_of_their_hierarchy
 
 def test_the_captions_of_narrow_panels_keep_the_number_of_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(draw, "captioned", lambda panels, captions: seen.extend(captions) or panels[0])
+
+    def recorded(panels: list[Image.Image], captions: list[str]) -> Image.Image:
+        seen.extend(captions)
+        return panels[0]
+
+    monkeypatch.setattr(draw, "captioned", recorded)
     labels = torch.arange(32).repeat(32, 1) // 2
     draw_levels(Image.new("RGB", (32, 32)), {"kmeans": [labels]}, panel=100)
     draw_levels(Image.new("RGB", (32, 32)), {"kmeans": [labels]}, panel=300)
