@@ -26,6 +26,7 @@ from castssl.errors import DataError
 from castssl.evaluation import matching
 from castssl.evaluation.class_maps import ClassMaps
 from castssl.evaluation.classification import Accuracy
+from castssl.evaluation.figure_ground import FigureGround
 from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, Subject
 from castssl.evaluation.knn import Knn
 from castssl.evaluation.label_paths import LabelPaths
@@ -264,9 +265,9 @@ def test_a_compiled_encoder_gives_the_same(image_folder: Path) -> None:
 
 
 def test_every_evaluator_of_the_house_is_tested_here() -> None:
-    """But ClassMaps and Predictions, which have files of their own."""
-    kinds = {type(one) for one in (Accuracy(), LabelPaths(), *frozen())}
-    assert kinds | {ClassMaps, Predictions} == set(Evaluator.__subclasses__())
+    """But three, which have files of their own."""
+    kinds = {type(one) for one in (Accuracy(), LabelPaths(), ManyLabels(), *frozen())}
+    assert kinds | {ClassMaps, Predictions, FigureGround} == set(Evaluator.__subclasses__())
 
 
 def results(image_folder: str | Path) -> dict[str, float]:
