@@ -30,6 +30,7 @@ from castssl.evaluation.figure_ground import FigureGround
 from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, Subject
 from castssl.evaluation.knn import Knn
 from castssl.evaluation.label_paths import LabelPaths
+from castssl.evaluation.many_labels import ManyLabels
 from castssl.evaluation.matching import Matching
 from castssl.evaluation.overlap import Overlap
 from castssl.evaluation.predictions import Predictions
