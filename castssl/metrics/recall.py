@@ -39,9 +39,8 @@ class AverageRecall:
             )
         except ImportError as error:
             raise PluginError(f"average recall needs {PACKAGE}: {install(PACKAGE)}") from error
-        self._images: list[dict[str, Any]] = []
-        self._truth: list[dict[str, Any]] = []
-        self._found: list[dict[str, Any]] = []
+        self._regions = 0
+        self._hits = np.zeros(10)
 
     def update(self, segments: NDArray[np.int32], regions: NDArray[np.int32]) -> None:
         """Count an image.
@@ -58,31 +57,37 @@ class AverageRecall:
                 f"expected segments (L, H, W) and regions (H, W) of one size, got {segments.shape} and"
                 f" {regions.shape}"
             )
-        image = len(self._images) + 1
-        self._images.append({"id": image, "height": regions.shape[0], "width": regions.shape[1]})
         numbers = np.unique(regions[regions > 0])
-        for mask in self._encoded([regions == number for number in numbers]):
-            more = {"id": len(self._truth) + 1, "area": float(self._codec.area(mask)), "iscrowd": 0}
-            self._truth.append({"image_id": image, "category_id": 1, "segmentation": mask, **more})
-        for rank, mask in enumerate(self._encoded(_first(segments))):
-            found = {"image_id": image, "category_id": 1, "segmentation": mask, "score": 1 - rank / LIMIT}
-            self._found.append(found)
+        true = self._encoded([regions == number for number in numbers])
+        found = self._encoded(_first(segments))
+        self._regions += len(true)
+        if true and found:
+            # The limit is of an image, so that hits add up over images and no mask is kept.
+            self._hits += np.rint(self._recall(true, found, regions.shape) * len(true))
 
     def compute(self) -> float:
         """AR@100 in [0, 1]; not a number if there was no region."""
-        if not self._truth:
-            return float("nan")
-        # Copies: the library writes into what it gets.
-        annotations, found = ([dict(mask) for mask in masks] for masks in (self._truth, self._found))
+        return float(self._hits.mean() / self._regions) if self._regions else float("nan")
+
+    def _recall(self, true: list[Any], found: list[Any], size: tuple[int, ...]) -> NDArray[np.float64]:
+        """The recall of an image at each threshold, float64 (10,)."""
+        image = {"id": 1, "height": size[0], "width": size[1]}
+        same = {"image_id": 1, "category_id": 1}
+        annotations = [
+            {"id": number, "area": float(self._codec.area(mask)), "iscrowd": 0, "segmentation": mask, **same}
+            for number, mask in enumerate(true, start=1)
+        ]
+        results = [
+            {"score": 1 - rank / LIMIT, "segmentation": mask, **same} for rank, mask in enumerate(found)
+        ]
         categories = [{"id": 1, "name": "region"}]
-        truth = self._library.COCO(
-            {"images": self._images, "categories": categories, "annotations": annotations}
-        )
-        work = self._library.COCOeval_faster(truth, truth.loadRes(found), "segm")
+        truth = self._library.COCO({"images": [image], "categories": categories, "annotations": annotations})
+        work = self._library.COCOeval_faster(truth, truth.loadRes(results), "segm")
         work.params.useCats, work.params.maxDets = 0, [LIMIT]
         work.evaluate()
         work.accumulate()
-        return float(work.eval["recall"][:, 0, 0, -1].mean())  # thresholds, classes, areas, numbers of masks
+        # Thresholds, classes, areas, numbers of masks.
+        return np.asarray(work.eval["recall"][:, 0, 0, -1], np.float64)
 
     def _encoded(self, masks: list[NDArray[np.bool_]]) -> list[Any]:
         return list(self._codec.encode(np.asfortranarray(np.stack(masks, 2), np.uint8))) if masks else []
