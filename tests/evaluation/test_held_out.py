@@ -32,6 +32,7 @@ from castssl.evaluation.knn import Knn
 from castssl.evaluation.label_paths import LabelPaths
 from castssl.evaluation.many_labels import ManyLabels
 from castssl.evaluation.matching import Matching
+from castssl.evaluation.neighbors import Neighbors
 from castssl.evaluation.overlap import Overlap
 from castssl.evaluation.predictions import Predictions
 from castssl.labels import LabelTree
@@ -266,9 +267,9 @@ def test_a_compiled_encoder_gives_the_same(image_folder: Path) -> None:
 
 
 def test_every_evaluator_of_the_house_is_tested_here() -> None:
-    """But three, which have files of their own."""
+    """But four, which have files of their own."""
     kinds = {type(one) for one in (Accuracy(), LabelPaths(), ManyLabels(), *frozen())}
-    assert kinds | {ClassMaps, Predictions, FigureGround} == set(Evaluator.__subclasses__())
+    assert kinds | {ClassMaps, Predictions, FigureGround, Neighbors} == set(Evaluator.__subclasses__())
 
 
 def results(image_folder: str | Path) -> dict[str, float]:
