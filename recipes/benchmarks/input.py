@@ -113,7 +113,7 @@ def files(cfg: Config) -> list[bytes]:
 def measure(rows: list[Row], encoded: list[bytes], rounds: int) -> Any:
     """(rows, 3): the milliseconds that decoding, augmentation and superpixels of an image take.
 
-    A row takes all images in one block, as a loader's worker does, so that its own data is in the caches.
+    A row takes all images in one block, so that the caches do not hold another row's data.
     """
     took = np.zeros((1 + rounds, len(rows), 3))
     for turn, index, file in product(range(1 + rounds), range(len(rows)), encoded):
