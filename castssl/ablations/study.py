@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +29,9 @@ from castssl.terminal import ignore_closed_streams
 
 MARK = ".castssl-study"
 """An empty file in the folder of a study, whose tables later calls may replace."""
+DEMO = "demo:surroundings=fixed"
+"""The data of :func:`on_small_data`: with the default surroundings, CAST with the linear head reaches an mIoU
+of 16 in eight epochs."""
 APART = 1.0
 """Seconds between two separate Ctrl-C; a terminal and a launcher pass on the same one."""
 WRITTEN = ("table.md", "table.tex", "table.csv", "cells.csv", "table.png")
@@ -73,6 +76,48 @@ def conduct(study: Study, args: argparse.Namespace, name: str) -> int:
     Console().print(Markdown(text.partition("## Commands")[0]))
     print(f"{', '.join(WRITTEN)} are in {tables}")
     return 0 if all(step.results(out) is not None for step in steps) else 1
+
+
+def on_small_data(
+    name: str, purpose: str, folder: Path, studies: Callable[[argparse.Namespace], Iterable[Study]]
+) -> int:
+    """The command line of several studies that share runs, on the demo data and on drawings on photographs.
+
+    Args:
+        name: of the script.
+        purpose: one line for its help.
+        folder: of all runs, without ``--out``.
+        studies: of the parsed arguments ``data``, ``drawings``, ``seeds`` and those of
+            :func:`castssl.ablations.grid.add_flags`; run one after the other.
+
+    Returns:
+        The exit code: 0, 1 if a cell failed, 2 if the command line is wrong, or 130 after Ctrl-C.
+    """
+    ignore_closed_streams()
+    parser = argparse.ArgumentParser(name, description=purpose)
+    text = f"the demo data set, maybe with options (default: {DEMO})"
+    parser.add_argument("--data", default=DEMO, metavar="demo:OPTIONS", help=text)
+    text = "a folder of recipes/benchmarks/drawings.py, for tables of its own"
+    parser.add_argument("--drawings", type=Path, metavar="DIR", help=text)
+    text = "repetitions of a row, with seeds 0 to N - 1 (default: 3)"
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help=text)
+    add_flags(parser)
+    args = parser.parse_args()
+    args.out = args.out or folder
+    try:
+        if args.data.partition(":")[0] != "demo":
+            raise ConfigError(f"--data {args.data}: expected demo, or demo:OPTIONS")
+        if not args.dry_run:
+            claim(args.out, overwrite=args.overwrite)
+        codes = []
+        for study in list(studies(args)):
+            codes.append(conduct(study, args, name))
+            if codes[-1] == 130:  # stopped
+                break
+        return max(codes)
+    except CastError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
 
 
 def claim(folder: Path, *, overwrite: bool) -> None:

@@ -19,11 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from castssl.ablations.budgets import NANO_MOCO
-from castssl.ablations.grid import SEED, Cell, Study, add_flags, step
-from castssl.ablations.study import claim, conduct
-from castssl.errors import CastError, ConfigError
+from castssl.ablations.grid import SEED, Cell, Study, step
+from castssl.ablations.study import on_small_data
 from castssl.shipped import recipe
-from castssl.terminal import ignore_closed_streams
 
 SEGMENTERS = {
     "nano_seg": "cast:WEIGHTS",
@@ -38,7 +36,6 @@ ROWS = (
     *((model, "new") for model in ENCODERS),
     *(("merge", "none"), ("random", "none")),
 )
-DEMO = "demo:surroundings=fixed"
 OBJECTS = ("objects_8", "objects_16", "object_boundary_8", "object_boundary_16", "object_recall")
 PARTS = ("parts_16", "part_boundary_16", "part_recall")
 
@@ -83,40 +80,11 @@ def study(data: str, epochs: int, kind: str, seeds: int, flags: list[str]) -> Pa
 
 def studies(args: argparse.Namespace) -> Iterator[Parts]:
     """The tables that the command line asks for."""
-    name, _, _ = args.data.partition(":")
-    if name != "demo":
-        raise ConfigError(f"--data {args.data}: expected demo, or demo:OPTIONS")
     yield study(args.data, 8, "demo", args.seeds, args.rest)
     if args.drawings:
         yield study(f"folder:{args.drawings}", 32, "drawings", args.seeds, args.rest)
 
 
-def main() -> int:
-    """Run all studies, one after the other."""
-    ignore_closed_streams()
-    parser = argparse.ArgumentParser("parts", description="Segments on objects and parts.")
-    text = f"the demo data set, maybe with options (default: {DEMO})"
-    parser.add_argument("--data", default=DEMO, metavar="demo:OPTIONS", help=text)
-    text = "a folder of recipes/benchmarks/drawings.py, for a table of its own"
-    parser.add_argument("--drawings", type=Path, metavar="DIR", help=text)
-    text = "repetitions of a row, with seeds 0 to N - 1 (default: 3)"
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help=text)
-    add_flags(parser)
-    args = parser.parse_args()
-    args.out = args.out or Path("runs") / "ablations" / "transfer"
-    try:
-        if not args.dry_run:
-            claim(args.out, overwrite=args.overwrite)
-        codes = []
-        for each in studies(args):
-            codes.append(conduct(each, args, "parts"))
-            if codes[-1] == 130:  # stopped
-                break
-        return max(codes)
-    except CastError as error:
-        print(f"parts: {error}", file=sys.stderr)
-        return 2
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    PURPOSE = "Segments on objects and parts."
+    sys.exit(on_small_data("parts", PURPOSE, Path("runs/ablations/transfer"), studies))

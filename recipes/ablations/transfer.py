@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from castssl.ablations.budgets import NANO_MOCO
-from castssl.ablations.grid import SEED, Cell, Study, add_flags, step
-from castssl.ablations.study import claim, conduct
-from castssl.errors import CastError, ConfigError
+from castssl.ablations.grid import SEED, Cell, Study, step
+from castssl.ablations.study import on_small_data
+from castssl.errors import ConfigError
 from castssl.shipped import recipe
-from castssl.terminal import ignore_closed_streams
 
 CAST, VIT, COLORS = "nano_seg", "nano_vit_seg", "colors:64"
 MODELS = (CAST, VIT, "nano_vit_superpixels_seg", "nano_vit_pooling_seg")
@@ -39,10 +38,6 @@ RATES = {
 }
 """Each head's learning rate for models of this size."""
 COLUMNS = ("miou", "boundary_f", "boundary_f_pooled", "boundary_f_any", "boundary_iou")
-
-
-DEMO = "demo:surroundings=fixed"
-"""With the default surroundings, CAST with the linear head reaches an mIoU of 16 in so many epochs."""
 
 
 class Data(NamedTuple):
@@ -143,39 +138,16 @@ def linked(drawings: Path, out: Path) -> Data:
     return Data(f"folder:{drawings}", f"pairs:{out / 'drawings'}?values=0,255", 32)
 
 
-def main() -> int:
-    """Run all studies, one after the other."""
-    ignore_closed_streams()
-    parser = argparse.ArgumentParser("transfer", description="Retrieval, and segmentation after fine-tuning.")
-    text = f"the demo data set, maybe with options (default: {DEMO})"
-    parser.add_argument("--data", default=DEMO, metavar="demo:OPTIONS", help=text)
-    text = "a folder of recipes/benchmarks/drawings.py, for tables of its own"
-    parser.add_argument("--drawings", type=Path, metavar="DIR", help=text)
-    text = "repetitions of a row, with seeds 0 to N - 1 (default: 3)"
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help=text)
-    add_flags(parser)
-    args = parser.parse_args()
-    args.out = args.out or Path("runs") / "ablations" / "transfer"
-    try:
-        if not args.dry_run:
-            claim(args.out, overwrite=args.overwrite)
-        name, _, options = args.data.partition(":")
-        if name != "demo":
-            raise ConfigError(f"--data {args.data}: expected demo, or demo:OPTIONS")
-        demo = Data(args.data, f"demo-maps:{options}" if options else "demo-maps", 8)
-        todo = list(studies(demo, "demo", args.seeds, args.rest))
-        if args.drawings:
-            todo += studies(linked(args.drawings, args.out), "drawings", args.seeds, args.rest)
-        codes = []
-        for study in todo:
-            codes.append(conduct(study, args, "transfer"))
-            if codes[-1] == 130:  # stopped
-                break
-        return max(codes)
-    except CastError as error:
-        print(f"transfer: {error}", file=sys.stderr)
-        return 2
+def asked(args: argparse.Namespace) -> list[Transfer]:
+    """The tables that the command line asks for."""
+    _, _, options = args.data.partition(":")
+    demo = Data(args.data, f"demo-maps:{options}" if options else "demo-maps", 8)
+    found = list(studies(demo, "demo", args.seeds, args.rest))
+    if args.drawings:
+        found += studies(linked(args.drawings, args.out), "drawings", args.seeds, args.rest)
+    return found
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    PURPOSE = "Retrieval, and segmentation after fine-tuning."
+    sys.exit(on_small_data("transfer", PURPOSE, Path("runs/ablations/transfer"), asked))

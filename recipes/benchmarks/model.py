@@ -71,7 +71,7 @@ KINDS = {
     "copies and casts": ("copy_", "cat", "gather", "index_select", "index_add_", "scatter"),
     "sums and products": ("add", "add_", "mul", "mul_", "sum", "sub", "div", "mean"),
 }
-"""How the names of torch's operators begin or end, after ``aten::``."""
+"""Names of operators of torch after ``aten::``; one of more than seven letters may be a part of a name."""
 
 
 class Job(NamedTuple):

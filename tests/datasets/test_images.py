@@ -91,7 +91,7 @@ def test_a_split_without_any_image_of_the_subset(tree: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("spec", ["/tmp", "folder/x", "zip:/x.zip", "coco", ":x", ""])
 def test_an_unknown_spec_lists_the_known(spec: str) -> None:
-    with pytest.raises(DataError, match=r"unknown data.*NAME:LOCATION.*demo, .*demo-maps, folder,.*wds"):
+    with pytest.raises(DataError, match=r"unknown data.*NAME:LOC.*demo, demo-many, demo-maps, folder,.*wds"):
         open_images(spec)
 
 
