@@ -105,10 +105,10 @@ def on_small_data(
     args = parser.parse_args()
     args.out = args.out or folder
     try:
-        if args.data.partition(":")[0] != "demo":
-            raise ConfigError(f"--data {args.data}: expected demo, or demo:OPTIONS")
         if not args.dry_run:
             claim(args.out, overwrite=args.overwrite)
+        if args.data.partition(":")[0] != "demo":
+            raise ConfigError(f"--data {args.data}: expected demo, or demo:OPTIONS")
         codes = []
         for study in list(studies(args)):
             codes.append(conduct(study, args, name))
