@@ -18,7 +18,7 @@ from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError
 from castssl.labels import LabelTree
 from castssl.segmenter import Segmenter
-from castssl.types import Batch, DenseTokens, Hierarchy, Outcome, Pooled, Tokens, View
+from castssl.types import Batch, DenseTokens, Hierarchy, LabelAttention, Outcome, Pooled, Tokens, View
 
 Need = Literal["keys", "received"]
 Target = Literal["none", "path", "multihot", "map"]
@@ -58,6 +58,14 @@ class Pooling(nn.Module):
         def __call__(self, tokens: Tokens, size: int) -> Pooled: ...
 
 
+class Visit(Protocol):
+    """What :meth:`Encoder.visit_blocks` calls after a block."""
+
+    def __call__(self, stage: int, tokens: Tokens) -> Tensor:
+        """The tokens' x, float (B, N, D), as they are or changed; ``stage`` counts from 0."""
+        ...
+
+
 class Encoder(nn.Module):
     """Turn a view into a hierarchy of tokens.
 
@@ -87,9 +95,22 @@ class Encoder(nn.Module):
         return len(self.sizes)
 
     @property
+    def stage_dims(self) -> tuple[int, ...]:
+        """Width of the tokens and the class token of each stage; the last class token's is :attr:`dim`."""
+        return (self.dim,) * len(self.sizes)
+
+    @property
     def last_norm(self) -> nn.Module | None:
         """The norm of the last class token, which a head on an earlier stage may share; None without one."""
         return None
+
+    @property
+    def visits(self) -> tuple[int, ...]:
+        """How often :meth:`visit_blocks` visits each stage that :meth:`forward` returns."""
+        return (1,) * self.stages_with_cls
+
+    takes_updates: bool = False
+    """True if the tokens that a visit returns pass on into the next block or stage."""
 
     def forward(self, view: View) -> Hierarchy:
         """The stages, fine to coarse; ``ContractError`` if ``view`` is no view of normalized images."""
@@ -107,6 +128,20 @@ class Encoder(nn.Module):
         """
         self.check_sizes(sizes)
         return self(view)
+
+    def visit_blocks(self, view: View, visit: Visit) -> Hierarchy:
+        """As :meth:`forward`, with a call of ``visit`` after each block: for what reads tokens on the way.
+
+        By default ``visit`` is called once a stage, after all of them, and what it returns is not used.
+
+        Args:
+            view: as in :meth:`forward`.
+            visit: called in the order of the blocks, :attr:`visits` times for each stage.
+        """
+        hierarchy = self(view)
+        for stage, tokens in enumerate(hierarchy.stages):
+            visit(stage, tokens)
+        return hierarchy
 
     def check_sizes(self, sizes: Sequence[int] | None) -> None:
         """Refuse other token budgets than the encoder's own.
@@ -215,6 +250,10 @@ class Objective(nn.Module):
     def predict(self, view: View) -> Mapping[str, Tensor]:
         """Logits by name, (B, C), or (B, C, h, w) of target "map"; {} if it predicts nothing."""
         return {}
+
+    def label_attention(self, view: View) -> LabelAttention | None:
+        """What each label of target "multihot" attends to; None if labels attend to nothing."""
+        return None
 
 
 class Source(Protocol):

@@ -78,7 +78,8 @@ class Hierarchy(NamedTuple):
     stages: tuple[Tokens, ...]
     """Fine to coarse."""
     assigns: tuple[Tensor, ...]
-    """One fewer than ``stages``."""
+    """One fewer than ``stages``: float32 (B, N, K), rows sum to 1; or, where each token passes wholly to one,
+    int64 (B, N), the token of the next stage.  A padded row is all 0, or -1."""
 
     def parents(self, stage: int, *, soft: bool = False) -> Tensor:
         """The token of ``stage`` that each finest token ended up in: int64 (B, N), a chain of argmaxes.
@@ -99,6 +100,15 @@ class Hierarchy(NamedTuple):
         token = self.parents(stage, soft=soft).masked_fill(self.stages[0].mass <= 0, -1)
         flat = self.segments.flatten(1).long()
         return token.gather(1, flat.clamp(min=0)).masked_fill(flat < 0, -1).view(self.segments.shape)
+
+
+class LabelAttention(NamedTuple):
+    """What each label attends to at each stage."""
+
+    hierarchy: Hierarchy
+    """The tokens that are attended to."""
+    weights: tuple[Tensor, ...]
+    """float32 (B, C, N) of each stage; the weights of a label sum to 1, padding has 0."""
 
 
 class DenseTokens(NamedTuple):
