@@ -17,6 +17,7 @@ UNITS = {
     "_images": "images",
     "_px": "px",
     "_classes": "classes",
+    "_times": "times",
 }
 """Endings of names that give a unit; any other result is a share, 0 to 1, and shown in percent."""
 TOP = ("top-{} accuracy", "top-k accuracy: the right class is among the k likeliest")
@@ -46,6 +47,19 @@ KNOWN = {
         "classes left out",
         "classes left out: of the means over classes, as no held-out image has them",
     ),
+    r"attention_on_object_(\d+)": (
+        "attention on object, stage {}",
+        "attention on object: of a label's attention, on its own object; 0: finest stage",
+    ),
+    r"attention_of_others_(\d+)": (
+        "of other labels, stage {}",
+        "of other labels: of the attention of the image's other labels, on that object",
+    ),
+    r"attention_gain_(\d+)_times": (
+        "attention to area, stage {}",
+        "attention to area: attention on object divided by area of object",
+    ),
+    r"area_of_object": ("area of object", "area of object: its share of the view, as of uniform attention"),
     r"miou": ("mIoU", "mIoU: mean over classes of intersection over union, of all pixels of the set"),
     r"boundary_f": (
         "boundary F",
@@ -136,7 +150,7 @@ class Metric(NamedTuple):
     title: str
     """As a paper prints it."""
     unit: str
-    """%, levels, ms, images, px or classes."""
+    """%, levels, ms, images, px, classes or times."""
     legend: str
     """One line; empty for an unknown name."""
 

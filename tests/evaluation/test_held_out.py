@@ -29,6 +29,7 @@ from castssl.evaluation.classification import Accuracy
 from castssl.evaluation.figure_ground import FigureGround
 from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, Subject
 from castssl.evaluation.knn import Knn
+from castssl.evaluation.label_attention import AttentionOnObject
 from castssl.evaluation.label_paths import LabelPaths
 from castssl.evaluation.many_labels import ManyLabels
 from castssl.evaluation.matching import Matching
@@ -41,7 +42,13 @@ from castssl.objectives.deit import DeiT
 from castssl.superpixels.grid import Grid
 from castssl.testing.processes import together
 from castssl.types import View
-from tests.evaluation import test_class_maps, test_classification, test_label_paths, test_many_labels
+from tests.evaluation import (
+    test_class_maps,
+    test_classification,
+    test_label_attention,
+    test_label_paths,
+    test_many_labels,
+)
 from tests.evaluation.toys import Colors, evaluation, subject
 
 SIZES = (16, 8, 4, 2)
@@ -267,9 +274,10 @@ def test_a_compiled_encoder_gives_the_same(image_folder: Path) -> None:
 
 
 def test_every_evaluator_of_the_house_is_tested_here() -> None:
-    """But four, which have files of their own."""
+    """But five, which have files of their own."""
     kinds = {type(one) for one in (Accuracy(), LabelPaths(), ManyLabels(), *frozen())}
-    assert kinds | {ClassMaps, Predictions, FigureGround, Neighbors} == set(Evaluator.__subclasses__())
+    elsewhere = {AttentionOnObject, ClassMaps, Predictions, FigureGround, Neighbors}
+    assert kinds | elsewhere == set(Evaluator.__subclasses__())
 
 
 def results(image_folder: str | Path) -> dict[str, float]:
@@ -285,8 +293,12 @@ def results(image_folder: str | Path) -> dict[str, float]:
 
 
 @pytest.mark.distributed
-def test_two_processes_count_each_image_once(image_folder: Path, tmp_path: Path) -> None:
-    alone = [*class_maps(tmp_path), test_many_labels.measured(image_folder)]
+def test_two_processes_count_each_image_once(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CASTSSL_CACHE", str(tmp_path / "cache"))
+    attention = test_label_attention.measured()
+    alone = [*class_maps(tmp_path), test_many_labels.measured(image_folder), attention]
     together(as_one_of_two, str(image_folder), str(tmp_path))
     assert [torch.load(tmp_path / f"maps{rank}.pt") for rank in range(2)] == [alone, alone]
     # 8 images: of the batches of 2 x 5, one rank has 4 and the other 4; alone, one has 5 and then 3.
@@ -312,5 +324,6 @@ def as_one_of_two(rank: int, image_folder: str, folder: str) -> None:
     """What each of the two processes does."""
     assert distributed.world() == 2
     found = [*class_maps(Path(folder)), test_many_labels.measured(Path(image_folder))]
+    found.append(test_label_attention.measured())
     torch.save(found, Path(folder) / f"maps{rank}.pt")
     torch.save(results(image_folder) | test_label_paths.padded(rank, 2), Path(folder) / f"{rank}.pt")

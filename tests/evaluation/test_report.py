@@ -69,12 +69,13 @@ def test_what_is_no_share_has_its_unit() -> None:
 
 def test_every_metric_has_a_title_and_a_legend() -> None:
     names = [f"{name}{suffix}" for name in ("fpa", "tice", "wap", "level0") for suffix in ("", "_hie")]
-    others = ("severity_levels", "distance5_levels", "boundary_tolerance_px")
+    others = ("severity_levels", "distance5_levels", "boundary_tolerance_px", "attention_gain_2_times")
     assert all(
         0 < len(metric(name).legend) <= 80 for name in (*others, "CF1", "CF1_top3", "unscored_classes")
     )
     assert metric("CF1_top3").title == "CF1, top 3"
     assert metric("unscored_classes").unit == "classes"
+    assert metric("attention_gain_2_times")[1:3] == ("attention to area, stage 2", "times")
     boundary = ["boundary_f", "boundary_f_pooled", "boundary_f_any", "boundary_f_any_pooled", "boundary_iou"]
     names += [
         *boundary,
@@ -86,6 +87,7 @@ def test_every_metric_has_a_title_and_a_legend() -> None:
         "top1_balanced",
         "level1_balanced",
         "level1_balanced_hie",
+        *("attention_on_object_0", "attention_of_others_1", "area_of_object"),
     ]
     names += [f"{name}_iou_16" for name in ("object", "region", "part")]
     for name in names:
