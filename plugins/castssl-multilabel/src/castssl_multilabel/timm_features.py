@@ -1,0 +1,299 @@
+"""Any timm model with feature maps as an encoder: each map is a stage, and its cells are the tokens.
+
+Superpixels do not enter it.  ``timm-features:convnext_small`` is the trunk of HSVLT
+(https://arxiv.org/abs/2407.16244).  Shape letters: B images, N = h w cells, D channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import timm
+import torch
+from timm.layers.format import Format
+from timm.models import FeatureDictNet
+from torch import Tensor, nn
+
+from castssl.contracts import Encoder, Visit
+from castssl.encoder_config import BY_HAND, MEAN, STD, EncoderConfig, plugin_config
+from castssl.errors import ConfigError
+from castssl.tokens.inputs import check_image
+from castssl.types import Hierarchy, Tokens, View
+
+
+@runtime_checkable
+class Formatted(Protocol):
+    """A timm model that says which axis its channels have; timm's models share names and no base class."""
+
+    output_fmt: Format
+
+
+class Step(NamedTuple):
+    """A part of the network that runs as a whole."""
+
+    module: nn.Module
+    stage: int
+    """Of the map that it belongs to."""
+    visited: bool
+    """True if its result is a map of the stage, which may be visited."""
+
+
+class TimmFeatures(Encoder):
+    """A timm model with ``features_only``: its feature maps, fine to coarse, are the stages.
+
+    A stage's class token is the mean of its map.  Models whose stages timm runs one after the other, such as
+    ConvNeXt, Swin and ResNet, are visited after each block, and take updates; others once a stage.
+
+    Attributes:
+        uses_superpixels: False; its cells are its own, and no superpixel has to fit.
+
+    Args:
+        name: a timm model name, such as ``convnext_small``.
+        image_size: side in pixels.
+        drop_path: stochastic depth rate of the last block.
+        pretrained: with timm's weights, which are downloaded once; the encoder then converts views to the
+            mean and standard deviation of these weights.
+
+    Raises:
+        ValueError: if timm knows no such model (the message has the closest names), it has no feature maps,
+            they do not go from fine to coarse, or the model takes no stochastic depth.
+    """
+
+    uses_superpixels = False
+
+    def __init__(
+        self, name: str, *, image_size: int = 224, drop_path: float = 0.0, pretrained: bool = False
+    ) -> None:
+        super().__init__()
+        self.network = _create(name, image_size, drop_path, pretrained)
+        self.conversion = _conversion(self.network) if pretrained else None
+        self.last_axis = _channels_last(self.network)
+        self.network.eval()
+        draw = torch.Generator().manual_seed(0)
+        image = torch.rand(1, 3, image_size, image_size, generator=draw)
+        image = image.to(next(self.network.parameters()).device)
+        with torch.no_grad():
+            maps = self._maps(image)
+            steps = _steps(self.network, image) if isinstance(self.network, FeatureDictNet) else []
+        self.network.train()
+        grids = [_grid(found) for found in maps]
+        if any(a < b for fine, coarse in pairwise(grids) for a, b in zip(fine, coarse, strict=True)):
+            raise ValueError(f"the feature maps of {name} do not go from fine to coarse: {grids}")
+        self.dims = tuple(found.shape[-1] for found in maps)
+        self.counts = tuple(sum(s.visited for s in steps if s.stage == at) or 1 for at in range(len(maps)))
+        # As paths: a deep copy of the encoder must run its own modules.
+        paths = {module: path for path, module in self.network.named_modules()}
+        self.steps = [(paths[step.module], step.stage, step.visited) for step in steps]
+        self.takes_updates = bool(steps)
+        self.dim, self.sizes = self.dims[-1], tuple(rows * cols for rows, cols in grids)
+        shape: dict[str, Any] = {"sizes": self.sizes, "dim": self.dim, "pooling": BY_HAND}
+        self.config = plugin_config(
+            f"timm-features:{name}", image_size=image_size, drop_path=drop_path, **shape
+        )
+
+    @property
+    def stage_dims(self) -> tuple[int, ...]:
+        """Channels of each map."""
+        return self.dims
+
+    @property
+    def visits(self) -> tuple[int, ...]:
+        """Blocks of each stage, or 1 where the stage runs as a whole."""
+        return self.counts
+
+    def forward(self, view: View) -> Hierarchy:
+        """The stages; their segments are the cells of the finest map, not the view's superpixels."""
+        check_image(view)
+        return self._hierarchy(view, self._maps(self._converted(view.image)))
+
+    def visit_blocks(self, view: View, visit: Visit) -> Hierarchy:
+        """As :meth:`forward`, with a call of ``visit`` after each block; see :attr:`visits`."""
+        if not self.steps:
+            return super().visit_blocks(view, visit)
+        check_image(view)
+        x, maps, masses = self._converted(view.image), list[Tensor](), list[Tensor]()
+        for path, stage, visited in self.steps:
+            x = self.network.get_submodule(path)(x)
+            if not visited:
+                continue
+            found = x if self.last_axis else x.permute(0, 2, 3, 1)
+            if stage == len(maps):
+                maps.append(found)
+                masses.append(_mass(maps, masses))
+            tokens = _tokens(found, masses[stage])
+            updated = visit(stage, tokens)
+            if updated is not tokens.x:
+                found = updated.unflatten(1, _grid(found))
+                x = found if self.last_axis else found.permute(0, 3, 1, 2)
+            maps[stage] = found
+        return self._hierarchy(view, maps)
+
+    def _converted(self, image: Tensor) -> Tensor:
+        if self.conversion is not None:
+            factor, shift = (values.to(image) for values in self.conversion)
+            image = image * factor + shift
+        return image
+
+    def _maps(self, image: Tensor) -> list[Tensor]:
+        """All maps, float (B, h, w, D), fine to coarse."""
+        return [found if self.last_axis else found.permute(0, 2, 3, 1) for found in self.network(image)]
+
+    def _hierarchy(self, view: View, maps: Sequence[Tensor]) -> Hierarchy:
+        masses, batch = list[Tensor](), len(view.image)
+        for count in range(1, len(maps) + 1):
+            masses.append(_mass(maps[:count], masses))
+        stages = tuple(_tokens(found, mass) for found, mass in zip(maps, masses, strict=True))
+        assigns = tuple(
+            _cells(_grid(fine), _grid(coarse), fine.device).flatten().expand(batch, -1)
+            for fine, coarse in pairwise(maps)
+        )
+        height, width = view.image.shape[-2:]
+        pixels = _cells((height, width), _grid(maps[0]), view.image.device).int().expand(batch, -1, -1)
+        return Hierarchy(pixels, stages, assigns)
+
+
+def from_config(config: EncoderConfig) -> TimmFeatures:
+    """Any timm model with feature maps, ``timm-features:NAME``.
+
+    Raises:
+        ConfigError: if timm has no such model or no feature maps of it, or it cannot have these sizes or
+            channels.
+    """
+    if config.channels != 3:
+        raise ConfigError(f"{config.name} reads RGB, got {config.channels} channels; leave channels at 3")
+    name = config.name.removeprefix("timm-features:")
+    try:
+        encoder = TimmFeatures(name, image_size=config.image_size, drop_path=config.drop_path)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if config.sizes and config.sizes != encoder.sizes:
+        raise ConfigError(
+            f"{config.name} has the sizes {encoder.sizes} at {config.image_size} pixels, got {config.sizes};"
+            " leave sizes out"
+        )
+    shape: dict[str, Any] = {"sizes": encoder.sizes, "dim": encoder.dim, "pooling": BY_HAND}
+    encoder.config = replace(config, **shape)
+    return encoder
+
+
+def _create(name: str, image_size: int, drop_path: float, pretrained: bool) -> nn.Module:
+    """The network.
+
+    Raises:
+        ValueError: as :class:`TimmFeatures` does.
+    """
+    if not timm.is_model(name):
+        near = ", ".join(get_close_matches(name, timm.list_models(), 5, 0.5)) or "none"
+        raise ValueError(f"timm knows no model {name!r}; names that look alike: {near}")
+    options: dict[str, Any] = {"features_only": True, "pretrained": pretrained}
+    try:
+        options |= {"drop_path_rate": drop_path} if drop_path else {}
+        try:
+            network: nn.Module = timm.create_model(name, img_size=image_size, **options)
+        except TypeError:  # convolutional networks take no img_size
+            network = timm.create_model(name, **options)
+    except TypeError as error:
+        raise ValueError(f"{name} takes no stochastic depth ({error}); set drop_path to 0") from error
+    except (RuntimeError, AttributeError, AssertionError) as error:
+        raise ValueError(
+            f"timm gives no feature maps of {name} ({type(error).__name__}: {error}); take another model,"
+            " such as convnext_tiny, or timm:NAME for its last map"
+        ) from error
+    return network
+
+
+def _conversion(network: Any) -> tuple[Tensor, Tensor]:
+    """Factor and shift, each (3, 1, 1), from views to images as the downloaded weights were trained with."""
+    about = network.pretrained_cfg
+    mean, std, own_mean, own_std = (
+        torch.tensor(values)[:, None, None] for values in (MEAN, STD, about["mean"], about["std"])
+    )
+    return std / own_std, (mean - own_mean) / own_std
+
+
+def _channels_last(network: nn.Module) -> bool:
+    """True if the network's maps are (B, h, w, D), as Swin's are."""
+    return isinstance(network, Formatted) and network.output_fmt == Format.NHWC
+
+
+def _steps(network: Any, image: Tensor) -> list[Step]:
+    """What the network runs, in order; a stage is split into its blocks where that gives its result.
+
+    It is empty if a part returns more than a map.
+
+    Args:
+        network: in evaluation mode; runs its children one after the other, and returns the results of some.
+        image: to try it with, float (1, 3, H, W).
+    """
+    steps, stage, x = list[Step](), 0, image
+    for name, module in network.items():
+        returned = name in network.return_layers
+        after = module(x)
+        if not isinstance(after, Tensor):
+            return []
+        before, blocks = _blocks(module) if returned else ([], [])
+        if blocks and _same(before, blocks, x, after):
+            steps += [Step(part, stage, visited=False) for part in before]
+            steps += [Step(block, stage, visited=True) for block in blocks]
+        else:
+            steps.append(Step(module, stage, visited=returned))
+        stage, x = stage + returned, after
+    return steps
+
+
+def _blocks(module: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+    """What runs before the blocks of a stage, and the blocks; none if the stage has no such form.
+
+    ResNet's stages are blocks in a row; ConvNeXt's and Swin's are ``downsample`` and then ``blocks``.
+    """
+    parts = dict(module.named_children())
+    before: list[nn.Module] = []
+    if list(parts) == ["downsample", "blocks"]:
+        before, module = [parts["downsample"]], parts["blocks"]
+    if not isinstance(module, nn.Sequential) or len({type(block) for block in module}) != 1:
+        return [], []
+    return before, list(module)
+
+
+def _same(before: Sequence[nn.Module], blocks: Sequence[nn.Module], x: Tensor, expected: Tensor) -> bool:
+    """True if the parts in a row give a stage's result, and each block a map of its shape."""
+    for part in before:
+        x = part(x)
+    for block in blocks:
+        x = block(x)
+        if not isinstance(x, Tensor) or x.shape != expected.shape:
+            return False
+    return x.is_meta or torch.allclose(x, expected, rtol=1e-4, atol=1e-5)
+
+
+def _grid(found: Tensor) -> tuple[int, int]:
+    """Rows and columns of a map (B, h, w, D)."""
+    return found.shape[1], found.shape[2]
+
+
+def _tokens(found: Tensor, mass: Tensor) -> Tokens:
+    """The cells of a map (B, h, w, D), and their mean as the class token."""
+    x = found.flatten(1, 2)
+    return Tokens(x, x.mean(1, keepdim=True), mass)
+
+
+def _cells(fine: tuple[int, int], coarse: tuple[int, int], device: torch.device) -> Tensor:
+    """The cell of a coarse grid that each cell of a fine one lies in, row by row: int64 (h, w)."""
+    row, col = (
+        torch.arange(count, device=device) * fewer // count for count, fewer in zip(fine, coarse, strict=True)
+    )
+    return row[:, None] * coarse[1] + col
+
+
+def _mass(maps: Sequence[Tensor], masses: Sequence[Tensor]) -> Tensor:
+    """How many cells of the finest map lie in each cell of the last one: float32 (B, N)."""
+    last = maps[-1]
+    rows, cols = _grid(last)
+    if len(maps) == 1:
+        return torch.ones(len(last), rows * cols, device=last.device)
+    cells = _cells(_grid(maps[-2]), (rows, cols), last.device).flatten().expand(len(last), -1)
+    return torch.zeros(len(last), rows * cols, device=last.device).scatter_add_(1, cells, masses[-1])

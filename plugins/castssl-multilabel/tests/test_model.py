@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from castssl import create
+from castssl.contracts import Encoder
+from castssl.errors import ConfigError
+from castssl.testing import samples
+from castssl_multilabel.model import HSVLT, LabelModel, PlainHead
+from castssl_multilabel.timm_features import TimmFeatures
+
+SIDE = samples.SIDE
+TRUNKS = ("nano", "timm-features:resnet10t", "timm-features:convnext_atto")
+
+
+def trunk(name: str) -> Encoder:
+    torch.manual_seed(0)
+    sizes = (64, 8, 4) if name == "nano" else None
+    return create(name, image_size=SIDE, sizes=sizes)
+
+
+def vectors(labels: int = 5, channels: int = 16, seed: int = 1) -> Tensor:
+    return torch.randn(labels, channels, generator=torch.Generator().manual_seed(seed))
+
+
+def made(name: str = "nano", **options: Any) -> HSVLT:
+    encoder = trunk(name)
+    torch.manual_seed(1)
+    return HSVLT(encoder, vectors(), **options)
+
+
+def moved(model: HSVLT) -> HSVLT:
+    """As after some steps: no weight is 0, and labels change visibly."""
+    draw = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn(weight.shape, generator=draw) * weight.shape[-1] ** -0.5 / 2)
+    return model
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_the_released_configuration_has_the_released_parameters() -> None:
+    with torch.device("meta"):
+        encoder = TimmFeatures("convnext_small", image_size=448)
+        model = HSVLT(encoder, torch.empty(80, 768))
+    assert encoder.visits == (3, 3, 27, 3)
+    assert encoder.sizes == (12544, 3136, 784, 196)
+    assert parameters(encoder) == 49_453_152
+    stages = [parameters(stage) for stage in model.interactions]
+    assert stages == [222_048, 886_464, 31_881_600, 14_162_688]
+    assert parameters(model.scaling) == 462_240
+    assert parameters(model.head) == 115_280
+    assert parameters(model) == 97_183_472
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    assert frozen == 2 * 768**2  # the last gate
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"interact": "stage", "blocks": 2, "norm": "pre", "heads": 2},
+        {"attention": "standard", "aggregation": "none"},
+        {"aggregation": "hamburger", "kernel": 3, "head_weights": "shared"},
+    ],
+    ids=str,
+)
+def test_a_gradient_reaches_every_trained_parameter(name: str, options: dict[str, Any]) -> None:
+    model = moved(made(name, learn_vectors=True, **options))
+    scores = model.logits(samples.view())
+    assert scores.shape == (4, 5)
+    (scores * torch.randn(scores.shape)).sum().backward()
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    assert not [name for name, weight in trained.items() if weight.grad is None or not weight.grad.any()]
+
+
+def test_the_plain_head_is_linear_in_the_class_token() -> None:
+    encoder, view = trunk("nano").eval(), samples.view()
+    model = PlainHead(encoder, 3).eval()
+    expected = encoder(view).stages[-1].cls[:, 0] @ model.head.weight.T + model.head.bias
+    torch.testing.assert_close(model.logits(view), expected)
+    assert isinstance(model, LabelModel)
+
+
+@pytest.mark.parametrize("name", ["nano", "timm-features:convnext_atto"])
+def test_attention_is_over_the_tokens_of_each_stage(name: str) -> None:
+    model, view = made(name).eval(), samples.view()
+    hierarchy, weights = model.attention(view)
+    assert len(weights) == len(hierarchy.stages)
+    for stage, weight in zip(hierarchy.stages, weights, strict=True):
+        assert weight.shape == (4, 5, stage.x.shape[1])
+        torch.testing.assert_close(weight.sum(-1), torch.ones(4, 5))
+        assert not weight.masked_select(stage.mass[:, None].expand_as(weight) == 0).any()
+
+
+def test_other_labels_need_shared_weights() -> None:
+    view, others = samples.view(), vectors(3, seed=7)
+    with pytest.raises(ConfigError, match="head_weights=shared"):
+        made().logits(view, others)
+    model = made(head_weights="shared").eval()
+    assert model.logits(view, others).shape == (4, 3)
+    same = vectors()[[3, 1]]
+    torch.testing.assert_close(model.logits(view, same), model.logits(view)[:, [3, 1]])
+    with pytest.raises(ConfigError, match=r"expected \(labels, 16\)"):
+        model.logits(view, vectors(3, 8))
+
+
+def test_a_copy_runs_its_own_modules() -> None:
+    model, view = made("timm-features:convnext_atto").eval(), samples.view()
+    copied, before = copy.deepcopy(model), model.logits(view)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    torch.testing.assert_close(copied.logits(view), before)
+
+
+def test_unusable_options_are_refused() -> None:
+    with pytest.raises(ConfigError, match="expected floating-point numbers"):
+        HSVLT(trunk("nano"), torch.zeros(3, 4, dtype=torch.int64))
+    with pytest.raises(ConfigError, match="got -1"):
+        made(blocks=-1)
+    with pytest.raises(ConfigError, match="divides the channels"):
+        made(heads=5)
