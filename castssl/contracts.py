@@ -96,7 +96,7 @@ class Encoder(nn.Module):
 
     @property
     def stage_dims(self) -> tuple[int, ...]:
-        """Width of the tokens and the class token of each stage; the last class token's is :attr:`dim`."""
+        """Width of each stage's tokens and class token; that of the last class token is :attr:`dim`."""
         return (self.dim,) * len(self.sizes)
 
     @property

@@ -81,18 +81,35 @@ class Hierarchy(NamedTuple):
     """One fewer than ``stages``: float32 (B, N, K), rows sum to 1; or, where each token passes wholly to one,
     int64 (B, N), the token of the next stage.  A padded row is all 0, or -1."""
 
+    def into(self, stage: int) -> Tensor:
+        """The token of the next stage that most of each token of ``stage`` passed to: int64 (B, N).
+
+        Meaningless for padding, but in range.  ``IndexError`` for the last stage.
+        """
+        assign = self.assigns[stage]
+        return assign.argmax(-1) if assign.is_floating_point() else assign.clamp(min=0)
+
+    def shares(self, stage: int) -> Tensor:
+        """How each token of ``stage`` passed to those of the next: float32 (B, N, K), padding all 0."""
+        assign = self.assigns[stage]
+        if assign.is_floating_point():
+            return assign
+        count = self.stages[stage + 1].x.shape[1]
+        return (assign[..., None] == torch.arange(count, device=assign.device)).float()
+
     def parents(self, stage: int, *, soft: bool = False) -> Tensor:
         """The token of ``stage`` that each finest token ended up in: int64 (B, N), a chain of argmaxes.
 
         ``soft``: the argmax of the product of the assignments (CAST, equation 2); segments may not nest.
         """
-        assigns = self.assigns[: stage % len(self.stages)]
-        if soft and assigns:
-            return reduce(torch.matmul, assigns).argmax(-1)
+        before = range(stage % len(self.stages))
+        # Where every token passes wholly to one, the product is the chain.
+        if soft and any(self.assigns[at].is_floating_point() for at in before):
+            return reduce(torch.matmul, map(self.shares, before)).argmax(-1)
         token = torch.arange(self.stages[0].x.shape[1], device=self.segments.device)
         token = token.expand(self.stages[0].x.shape[0], -1)
-        for assign in assigns:
-            token = assign.argmax(-1).gather(1, token)
+        for at in before:
+            token = self.into(at).gather(1, token)
         return token
 
     def labels(self, stage: int, *, soft: bool = False) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -149,3 +150,35 @@ def test_the_product_of_assignments_may_choose_another_segment_than_the_chain() 
         assert torch.equal(hierarchy.labels(stage, soft=True), hierarchy.labels(stage))
     assert hierarchy.labels(2).tolist() == [[[0, 1], [-1, 1]]]
     assert hierarchy.labels(2, soft=True).tolist() == [[[1, 1], [-1, 1]]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_whole_tokens_that_pass_on_are_shares_of_one(data: st.DataObject) -> None:
+    """Of one hierarchy, told by shares alone, and with any of its assigns told by numbers."""
+    sizes = data.draw(st.lists(st.integers(1, 5), min_size=2, max_size=4))
+    present = data.draw(st.lists(st.booleans(), min_size=sizes[0], max_size=sizes[0]))
+    stages, dense, mixed = [tokens([float(there) for there in present])], [], []
+    for fine, coarse in pairwise(sizes):
+        drawn = data.draw(st.lists(st.integers(0, coarse - 1), min_size=fine, max_size=fine))
+        whose = [at if there else -1 for at, there in zip(drawn, present, strict=True)]
+        share = torch.zeros(1, fine, coarse)
+        for token, at in enumerate(whose):
+            if at >= 0:
+                share[0, token, at] = 1
+        dense.append(share)
+        mixed.append(torch.tensor([whose]) if data.draw(st.booleans()) else share)
+        present = [token in whose for token in range(coarse)]
+        stages.append(tokens([float(there) for there in present]))
+    segments = torch.arange(-1, sizes[0], dtype=torch.int32)[None, None]
+    expected, found = (Hierarchy(segments, tuple(stages), tuple(assigns)) for assigns in (dense, mixed))
+    for stage, share in enumerate(dense):
+        assert torch.equal(found.shares(stage), share)
+        assert torch.equal(found.into(stage), expected.into(stage))
+        assert found.into(stage).dtype == torch.int64
+    valid = stages[0].mass > 0
+    for stage in range(-1, len(sizes)):
+        for soft in (False, True):
+            parents, wanted = (each.parents(stage, soft=soft) for each in (found, expected))
+            assert torch.equal(parents[valid], wanted[valid])
+            assert torch.equal(found.labels(stage, soft=soft), expected.labels(stage, soft=soft))

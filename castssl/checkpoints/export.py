@@ -61,8 +61,8 @@ class Flat(nn.Module):
         Returns:
             ``features`` (B, D), ``logits`` (B, C) if there is one classifier, ``logits0``, ... if there are
             several; and of each stage i, fine to coarse: ``tokens{i}`` (B, N, D), ``mass{i}`` (B, N),
-            ``labels{i}`` int64 (B, H, W), -1 where a pixel has no token, and ``assign{i}`` (B, N, K) to the
-            next stage.
+            ``labels{i}`` int64 (B, H, W), -1 where a pixel has no token, and ``assign{i}`` to the next stage,
+            which :class:`castssl.types.Hierarchy` describes.
         """
         hierarchy, served = self._run(View(image, segments))
         rows = [stage.cls[:, 0] for stage in served.stages]
@@ -246,7 +246,7 @@ class Difference(NamedTuple):
     values: float
     """The largest absolute difference of any number."""
     labels: float
-    """The largest share of pixels, of any stage, that are in another segment."""
+    """The largest share, of any stage, of pixels in another segment or of tokens that pass to another."""
 
 
 def difference(flat: Exportable, path: str | Path, image: Tensor, segments: Tensor) -> Difference:

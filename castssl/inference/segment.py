@@ -80,7 +80,7 @@ class Segmentation:
         if stage == len(self) - 1:
             raise IndexError(f"stage {stage} is the coarsest, its segments have no parents")
         empty = self.hierarchy.stages[stage].mass[0] <= 0
-        return self.hierarchy.assigns[stage][0].argmax(-1).masked_fill(empty, -1)
+        return self.hierarchy.into(stage)[0].masked_fill(empty, -1)
 
     def _check(self, stage: int) -> None:
         if not -len(self) <= stage < len(self):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,8 +38,17 @@ class Stage(nn.Module):
             Block(dim, heads, qkv_bias=True, drop_path=rate, **layers) for rate in drop_path
         )
 
-    def forward(self, tokens: Tokens, needs: Iterable[Need] = ()) -> Tokens:
-        """The tokens after the blocks, with what ``needs`` asks of the last block's attention."""
+    def forward(
+        self, tokens: Tokens, needs: Iterable[Need] = (), visit: Callable[[Tokens], Tensor] | None = None
+    ) -> Tokens:
+        """The tokens after the blocks, with what ``needs`` asks of the last block's attention.
+
+        Args:
+            tokens: those before the blocks.
+            needs: what the pooling after them asks for.
+            visit: called after each block with the tokens, without what ``needs`` asks for; it returns their
+                x, float (B, N, D), for what follows.
+        """
         x = torch.cat([tokens.cls, tokens.x], 1)
         mask = self._mask(tokens)
         recorded: dict[Need, Tensor] = {}
@@ -48,6 +57,9 @@ class Stage(nn.Module):
                 recorded = record(block, x, mask)
             again = self.checkpointing and torch.is_grad_enabled()
             x = (partial(checkpoint, block) if again else block)(x, attn_mask=mask)
+            if visit is not None:
+                changed = visit(Tokens(x[:, 1:], x[:, :1], tokens.mass, bias=tokens.bias))
+                x = torch.cat([x[:, :1], changed.to(x.dtype)], 1)
         kept = {need: recorded[need] for need in needs if need in recorded}
         keys, received = kept.get("keys"), kept.get("received")
         return Tokens(x[:, 1:], x[:, :1], tokens.mass, keys, received, tokens.bias)

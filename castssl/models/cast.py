@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from castssl.contracts import Encoder, Pooling
+from castssl.contracts import Encoder, Pooling, Visit
 from castssl.encoder_config import BY_HAND, EncoderConfig, Membership, Padding, Positions
 from castssl.models import initialization
 from castssl.models.blocks import Stage, layer_norm
@@ -99,6 +100,7 @@ class CAST(Encoder):
         # the first row of the position table.  Both get the same gradient, so their sum moves twice as far.
         self.summands = {"cls_token": 2 if positions == "learned" else 1}
 
+    takes_updates = True
     resized_segments = False
     """Whether the label map may have another size than the image."""
 
@@ -112,6 +114,11 @@ class CAST(Encoder):
         """The layer norm of the last class token."""
         return None if isinstance(self.norm, nn.Identity) else self.norm
 
+    @property
+    def visits(self) -> tuple[int, ...]:
+        """The blocks of each stage that serves the class token."""
+        return self.depths[: self.stages_with_cls]
+
     if TYPE_CHECKING:
 
         def __call__(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy: ...
@@ -124,6 +131,13 @@ class CAST(Encoder):
             sizes: other token budgets than the model's own, with the same weights (Table 5d).
         """
         return self.trace(view, sizes, stages=self.stages_with_cls)[0]
+
+    def visit_blocks(self, view: View, visit: Visit) -> Hierarchy:
+        """As :meth:`forward`; ``visit`` sees the tokens after each block, and may change what follows.
+
+        The last class token is not yet normalized when it is visited.
+        """
+        return self.trace(view, stages=self.stages_with_cls, visit=visit)[0]
 
     def segment(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy:
         """All stages, also those that exist for the segmentation alone."""
@@ -151,9 +165,11 @@ class CAST(Encoder):
         return DenseTokens(x, hierarchy.stages[0].mass, hierarchy.segments, grid)
 
     def trace(
-        self, view: View, sizes: Sequence[int] | None = None, *, stages: int
+        self, view: View, sizes: Sequence[int] | None = None, *, stages: int, visit: Visit | None = None
     ) -> tuple[Hierarchy, tuple[Pooled, ...]]:
         """The hierarchy of the first ``stages`` stages, and what each pooling between them returned.
+
+        ``visit`` is called after each block, see :meth:`visit_blocks`.
 
         Raises:
             ContractError: if this is no view, its shapes do not fit, or (on a processor) a label is
@@ -172,7 +188,8 @@ class CAST(Encoder):
                 # Not a matrix product: autocast would take it to half precision, and lose mass.
                 mass = (pooled[-1].assign.float() * tokens.mass[..., None]).sum(1)
                 tokens = Tokens(pooled[-1].x, pooled[-1].cls, mass, bias=pooled[-1].bias)
-            tokens = self.stages[i](tokens, self.pooling(i).needs if i < stages - 1 else ())
+            needs = self.pooling(i).needs if i < stages - 1 else ()
+            tokens = self.stages[i](tokens, needs, None if visit is None else partial(visit, i))
             normed = self.norm(tokens.cls) if i == self.stages_with_cls - 1 else tokens.cls
             seen.append(tokens._replace(cls=normed))
         return Hierarchy(view.segments, tuple(seen), tuple(p.assign for p in pooled)), tuple(pooled)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
 from castssl import distributed
+from castssl.contracts import Visit
 from castssl.models.cast import CAST
 from castssl.models.transitions import unpool
 from castssl.types import DenseTokens, Hierarchy, Tokens, View
@@ -136,7 +137,14 @@ class FusedCAST(CAST):
 
     def forward(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy:
         """The stages with a class token; the last one's class token is the mean of the fused tokens."""
-        hierarchy, fused = self.fuse(view, sizes)
+        return self._served(*self.fuse(view, sizes))
+
+    def visit_blocks(self, view: View, visit: Visit) -> Hierarchy:
+        """As :meth:`forward`; the class tokens that are visited are those of the blocks, not fused."""
+        return self._served(*self.fuse(view, visit=visit))
+
+    def _served(self, hierarchy: Hierarchy, fused: Tensor) -> Hierarchy:
+        """The stages with a class token of what :meth:`fuse` returned."""
         stages = hierarchy.stages[: self.stages_with_cls]
         stages = (*stages[:-1], stages[-1]._replace(cls=self.mean(hierarchy, fused)))
         return hierarchy._replace(stages=stages, assigns=hierarchy.assigns[: self.stages_with_cls - 1])
@@ -149,12 +157,15 @@ class FusedCAST(CAST):
         weight = valid[..., None].to(fused.dtype)
         return (fused[:, 1:] * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
 
-    def fuse(self, view: View, sizes: Sequence[int] | None = None) -> tuple[Hierarchy, Tensor]:
+    def fuse(
+        self, view: View, sizes: Sequence[int] | None = None, *, visit: Visit | None = None
+    ) -> tuple[Hierarchy, Tensor]:
         """All stages, and the fused class and segment tokens, float (B, 1 + N, D).
 
+        ``visit`` is called after each block, see :meth:`visit_blocks`.
         The class tokens that are fused are those after each stage's pooling, as in the released code.
         """
-        hierarchy, pooled = self.trace(view, sizes, stages=len(self.sizes))
+        hierarchy, pooled = self.trace(view, sizes, stages=len(self.sizes), visit=visit)
         served = self.stages_with_cls
         after = [p.cls for p in pooled] + [s.cls for s in hierarchy.stages[len(pooled) : served]]
         parents = self._parents(hierarchy, sizes)

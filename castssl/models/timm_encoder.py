@@ -90,6 +90,11 @@ class TimmEncoder(Encoder):
         self.config = plugin_config(f"timm:{name}", image_size=image_size, drop_path=drop_path, **shape)
 
     @property
+    def stage_dims(self) -> tuple[int, ...]:
+        """The width of the feature map, which the model's own pooling may change."""
+        return (self.dense_dim or self.dim,) * len(self.sizes)
+
+    @property
     def last_norm(self) -> nn.Module | None:
         """The model's own last norm, under timm's name for it."""
         return dict(self.network.named_children()).get("norm")

@@ -7,6 +7,7 @@ coarsest segments, and each finer one from the stage before.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import starmap
 from typing import Literal
 
 import torch
@@ -117,13 +118,9 @@ class TreeKL(Supervised):
         for level, table in enumerate(labels.parents, start=1):
             self.register_buffer(f"parents{level}", torch.tensor(table), persistent=False)
         self.stages = read_stages(encoder, len(self.classes), order, stages)
-        level_heads = nn.ModuleList(linear(encoder.dim, count) for count in self.classes)
-        if norm not in ("last", "each", "shared"):
-            raise ConfigError(f"norm: got {norm!r}, expected last, each or shared")
-        if norm == "shared" and encoder.last_norm is None:
-            raise ConfigError("norm=shared needs an encoder with a last norm of its own; take each or last")
-        alone = [stage != -1 and norm == "each" for stage in self.stages]
-        norms = nn.ModuleList(nn.LayerNorm(encoder.dim) if has_norm else nn.Identity() for has_norm in alone)
+        widths = [read_width(encoder, stage) for stage in self.stages]
+        level_heads = nn.ModuleList(starmap(linear, zip(widths, self.classes, strict=True)))
+        norms = _norms(encoder, self.stages, norm)
         self.model = LevelHeads(encoder, self.stages, level_heads, norms, shared=norm == "shared")
         self.keep_average(ema)
 
@@ -141,6 +138,28 @@ class TreeKL(Supervised):
             apart = tree_tie(logits, parents)
             loss, logs["tie"] = loss + self.tie * apart, apart.detach()
         return loss, logs
+
+
+def _norms(encoder: Encoder, stages: Sequence[int], norm: Norm) -> nn.ModuleList:
+    """What the class token of each of ``stages`` passes before its classifier.
+
+    Raises:
+        ConfigError: if there is no such norm, or the encoder's own is none or fits not all of the tokens.
+    """
+    widths = [read_width(encoder, stage) for stage in stages]
+    if norm not in ("last", "each", "shared"):
+        raise ConfigError(f"norm: got {norm!r}, expected last, each or shared")
+    if norm == "shared" and encoder.last_norm is None:
+        raise ConfigError("norm=shared needs an encoder with a last norm of its own; take each or last")
+    if norm == "shared" and set(widths) != {encoder.dim}:
+        raise ConfigError(
+            f"norm=shared needs class tokens as wide as the last, {encoder.dim}, but those of the stages"
+            f" {tuple(stages)} have the widths {tuple(widths)}; take each or last"
+        )
+    return nn.ModuleList(
+        nn.LayerNorm(width) if stage != -1 and norm == "each" else nn.Identity()
+        for stage, width in zip(stages, widths, strict=True)
+    )
 
 
 def tree_kl(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
@@ -216,6 +235,12 @@ def read_stages(
             " token; take a model of more stages, fewer levels, or order=all-last"
         )
     return chosen
+
+
+def read_width(encoder: Encoder, stage: int) -> int:
+    """The width of a stage's class token; stages count from -1, the last with a class token, down."""
+    served = encoder.stage_dims[: encoder.stages_with_cls]
+    return encoder.dim if stage == -1 else served[stage]
 
 
 def over_children(values: Tensor, parent: Tensor, count: int) -> Tensor:

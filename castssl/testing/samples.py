@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castssl.contracts import Encoder, Need, Target
+from castssl.contracts import Encoder, Need, Target, Visit
 from castssl.encoder_config import BY_HAND, EncoderConfig
 from castssl.labels import LabelTree
 from castssl.types import Batch, DenseTokens, Hierarchy, Tokens, View
@@ -136,7 +137,9 @@ class SampleEncoder(Encoder):
 
     def forward(self, view: View) -> Hierarchy:
         """Stages of 16, 8 and 4 tokens."""
-        x, mass = self._segment_means(view)
+        mean, mass = _segment_means(view, self.sizes[0])
+        # A product with positions: a sum would lose the position of a color in the mean over tokens.
+        x = torch.tanh(self.embed(mean)) * self.place
         cls = self.cls.expand(len(x), -1, -1)
         stages: list[Tokens] = []
         assigns: list[Tensor] = []
@@ -159,9 +162,67 @@ class SampleEncoder(Encoder):
             x = x + stage.x.repeat_interleave(2**at, 1)
         return DenseTokens(x, found.stages[0].mass, found.segments)
 
-    def _segment_means(self, view: View) -> tuple[Tensor, Tensor]:
-        member = F.one_hot(view.segments.flatten(1).long(), self.sizes[0]).float()
-        mass = member.sum(1)
-        mean = member.transpose(1, 2) @ view.image.flatten(2).transpose(1, 2) / mass.clamp(min=1)[..., None]
-        # A product with positions: a sum would lose the position of a color in the mean over tokens.
-        return torch.tanh(self.embed(mean)) * self.place, mass
+
+class SamplePyramid(Encoder):
+    """A small encoder whose stages widen, as those of a convolutional network: 16, 8 and 4 tokens.
+
+    Two blocks a stage, which take updates; tokens merge in fixed pairs, which int64 ``assigns`` tell.  The
+    class token of a stage is the mean of its tokens.  Every parameter has a part in the last one.
+
+    Args:
+        dims: the width of each of the three stages.
+    """
+
+    takes_updates = True
+
+    def __init__(self, dims: tuple[int, int, int] = (8, 16, 32)) -> None:
+        super().__init__()
+        self.dims, self.dim = dims, dims[-1]
+        self.sizes: tuple[int, ...] = (16, 8, 4)
+        self.config = EncoderConfig("pyramid", self.visits, self.sizes, self.dim, pooling=BY_HAND)
+        self.embed = nn.Linear(3, dims[0])
+        self.place = nn.Parameter(torch.randn(16, dims[0]) * 0.5)
+        self.widen = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(dims))
+        layers = [(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU()) for dim in dims for _ in range(2)]
+        self.blocks = nn.ModuleList(nn.Sequential(*of_block) for of_block in layers)
+
+    @property
+    def stage_dims(self) -> tuple[int, ...]:
+        """As they were given."""
+        return self.dims
+
+    @property
+    def visits(self) -> tuple[int, ...]:
+        """Two blocks a stage."""
+        return (2,) * len(self.sizes)
+
+    def forward(self, view: View) -> Hierarchy:
+        """Stages of 16, 8 and 4 tokens."""
+        return self.visit_blocks(view, lambda stage, tokens: tokens.x)
+
+    def visit_blocks(self, view: View, visit: Visit) -> Hierarchy:
+        """The same; what ``visit`` returns goes on into the next block, and the next stage."""
+        mean, mass = _segment_means(view, self.sizes[0])
+        x = torch.tanh(self.embed(mean)) * self.place
+        stages: list[Tokens] = []
+        assigns: list[Tensor] = []
+        for number, block in enumerate(self.blocks):
+            stage, second = divmod(number, 2)
+            if stage and not second:
+                pair = torch.arange(mass.shape[1], device=x.device).expand_as(mass) // 2
+                assigns.append(pair.masked_fill(mass <= 0, -1))
+                x = self.widen[stage - 1]((x[:, ::2] + x[:, 1::2]) / 2)
+                mass = mass[:, ::2] + mass[:, 1::2]
+            x = x + block(x)
+            x = visit(stage, Tokens(x, x.mean(1, keepdim=True), mass))
+            if second:
+                stages.append(Tokens(x, x.mean(1, keepdim=True), mass))
+        return Hierarchy(view.segments, tuple(stages), tuple(assigns))
+
+
+def _segment_means(view: View, size: int) -> tuple[Tensor, Tensor]:
+    """The mean color of each segment, float (B, size, 3), and its pixels, float32 (B, size)."""
+    member = F.one_hot(view.segments.flatten(1).long(), size).float()
+    mass = member.sum(1)
+    mean = member.transpose(1, 2) @ view.image.flatten(2).transpose(1, 2) / mass.clamp(min=1)[..., None]
+    return mean, mass

@@ -137,7 +137,7 @@ class FirstBatch:
 
 
 def check_hierarchy(hierarchy: Hierarchy) -> None:
-    """Finite tokens, labels below the budget, rows of ``assign`` that sum to 1 or are padding.
+    """Finite tokens, labels below the budget, an ``assign`` for each token that is no padding.
 
     Raises:
         ContractError: naming the stage and the promise that is broken.
@@ -152,10 +152,13 @@ def check_hierarchy(hierarchy: Hierarchy) -> None:
         if not bool(torch.isfinite(tokens.x).all() and torch.isfinite(tokens.cls).all()):
             raise ContractError(f"stage {stage}: tokens are not finite; look at the pooling before it")
     for stage, assign in enumerate(hierarchy.assigns):
-        rows, valid = assign.sum(-1), (hierarchy.stages[stage].mass > 0).float()
-        if assign.dtype != torch.float32 or not torch.allclose(rows, valid, atol=1e-3):
+        whole, count = assign.dtype == torch.int64, hierarchy.stages[stage + 1].x.shape[1]
+        rows = ((assign >= 0) & (assign < count)).float() if whole else assign.sum(-1)
+        valid = (hierarchy.stages[stage].mass > 0).float()
+        if not (whole or assign.dtype == torch.float32) or not torch.allclose(rows, valid, atol=1e-3):
             raise ContractError(
                 f"the pooling after stage {stage}: expected a float32 assign whose valid rows sum to 1 and"
-                f" whose padded rows are 0, got {assign.dtype}, sums {rows.min():.3f} to {rows.max():.3f};"
+                " whose padded rows are 0, or int64 tokens of the next stage with -1 for padding, got"
+                f" {assign.dtype}, sums {rows.min():.3f} to {rows.max():.3f};"
                 " run `castssl check pooling NAME`"
             )

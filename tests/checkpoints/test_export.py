@@ -23,6 +23,7 @@ from castssl.checkpoints.export import (
     FlatSegmenter,
     Run,
     about,
+    difference,
     example,
     export,
     load,
@@ -38,6 +39,7 @@ from castssl.models.create import create
 from castssl.models.presets import PRESETS
 from castssl.models.sizes import with_sizes
 from castssl.objectives.segmentation import Segmentation
+from castssl.testing import samples
 from castssl.types import View
 from tests.checkpoints.test_segmenter import PALETTE, TREE
 from tests.conftest import shared
@@ -242,3 +244,15 @@ def test_wrong_wishes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "ends in .pt2" in capsys.readouterr().err
     assert main(["export", "nanno", "--to", "torch-export", "--out", str(tmp_path / "model.pt2")]) == 1
     assert "did you mean 'nano'" in capsys.readouterr().err
+
+
+def test_stages_of_several_widths_and_numbered_parents_are_exported(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = samples.SamplePyramid()
+    flat = Flat(encoder, [nn.Linear(16, 3), nn.Linear(32, 2)]).eval()
+    image, segments = example(flat, 32)
+    path = export(trace(flat, 32), tmp_path / "pyramid.pt2", to="torch-export")
+    assert difference(flat, path, image, segments) == (0, 0)
+    outputs = load(path)(image, segments)
+    assert outputs["assign0"].tolist() == [[token // 2 for token in range(16)]] * 2
+    assert [outputs[f"tokens{stage}"].shape[-1] for stage in range(3)] == [8, 16, 32]

@@ -20,6 +20,7 @@ from castssl.errors import ConfigError, DataError
 from castssl.inference.photos import read_photo
 from castssl.inference.segment import Segmentation, segment
 from castssl.models.sizes import with_sizes
+from castssl.testing import samples
 from castssl.visualization.photographs import photographs
 
 SUPERPIXELS, FILE = "seeds:count=64,bins=5,iterations=2", "encoder.safetensors"
@@ -216,3 +217,13 @@ def test_images_of_one_name_are_refused(tmp_path: Path) -> None:
     code = main(["segment", "a/x.jpg", "b/x.png", "--weights", "none", "--out", str(tmp_path / "out")])
     assert code == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_parents_that_the_encoder_tells_by_number(photo: Image.Image) -> None:
+    view = samples.view(1)
+    view = view._replace(segments=view.segments.clamp(max=14))
+    with torch.no_grad():
+        hierarchy = samples.SamplePyramid()(view)
+    found = Segmentation(photo, view.image[0].byte(), hierarchy)
+    assert found.parents(0).tolist() == [*(token // 2 for token in range(15)), -1]
+    assert found.parents(1).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]

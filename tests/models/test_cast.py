@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,13 +13,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from castssl.contracts import Encoder
 from castssl.encoder_config import EncoderConfig
+from castssl.models.blocks import Stage
 from castssl.models.cast import CAST
 from castssl.models.create import create
 from castssl.models.fuse import FusedCAST
 from castssl.models.presets import PRESETS
 from castssl.pooling.graph import GraphPool
 from castssl.pooling.sample import RandomSampling
-from castssl.types import Hierarchy, View
+from castssl.types import Hierarchy, Tokens, View
 
 
 def view(batch: int, side: int = 64, cells: int = 8, seed: int = 0) -> View:
@@ -235,3 +236,82 @@ def test_a_one_color_image_segments() -> None:
 def test_impossible_shapes_are_refused(depths: tuple[int, ...], sizes: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CAST(depths, sizes, RandomSampling, dim=24, heads=3)
+
+
+def received(dim: int) -> GraphPool:
+    return GraphPool(dim, heads=3, centroids="received")
+
+
+def visited(kind: str) -> CAST:
+    """Models of two and one blocks, whose poolings read what the last block's attention recorded."""
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"dim": 24, "heads": 3, "image_size": 64, "stride": 8}
+    options |= {"padding": "reference"} if kind == "reference" else {}
+    made = FusedCAST if kind == "fused" else CAST
+    return made((2, 1, 0), (64, 16, 8), received, **options).eval()
+
+
+def fields(hierarchy: Hierarchy) -> list[Tensor]:
+    stages = [field for stage in hierarchy.stages for field in stage if field is not None]
+    return [hierarchy.segments, *hierarchy.assigns, *stages]
+
+
+def claim_same(found: Hierarchy, expected: Hierarchy) -> None:
+    for a, b in zip(fields(found), fields(expected), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("kind", ["mask", "reference", "fused"])
+def test_visits_that_change_nothing_are_the_forward_pass_bit_for_bit(kind: str, half: bool) -> None:
+    model, seen = visited(kind), list[tuple[int, Tokens]]()
+
+    def visit(stage: int, tokens: Tokens) -> Tensor:
+        seen.append((stage, tokens))
+        return tokens.x
+
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        found = model.visit_blocks(view(2), visit)
+        claim_same(found, model(view(2)))
+    assert [stage for stage, _ in seen] == [0, 0, 1]
+    assert model.visits == (2, 1)
+    for stage, last in enumerate((seen[1][1], seen[2][1])):
+        assert torch.equal(last.x, found.stages[stage].x)
+        assert torch.equal(last.mass, found.stages[stage].mass)
+        if stage == 0:
+            assert torch.equal(last.cls, found.stages[stage].cls)
+        elif kind != "fused":
+            assert torch.equal(model.norm(last.cls), found.stages[stage].cls)
+
+
+@pytest.mark.parametrize("kind", ["mask", "reference", "fused"])
+@pytest.mark.parametrize("at", range(3))
+def test_what_a_visit_returns_goes_on(kind: str, at: int) -> None:
+    """The oracle: a hook that changes what the block itself returns."""
+    model, calls = visited(kind), [0]
+    block = [block for stage in model.stages for block in cast(Stage, stage).blocks][at]
+
+    def visit(stage: int, tokens: Tokens) -> Tensor:
+        calls[0] += 1
+        return tokens.x * 2 - 1 if calls[0] == at + 1 else tokens.x
+
+    with torch.no_grad():
+        plain, found = model(view(2)), model.visit_blocks(view(2), visit)
+        hook = block.register_forward_hook(lambda *now: torch.cat([now[2][:, :1], now[2][:, 1:] * 2 - 1], 1))
+        claim_same(found, model(view(2)))
+        hook.remove()
+    assert not torch.equal(found.stages[-1].x, plain.stages[-1].x)
+    if at == 1:
+        first, before = found.stages[0], plain.stages[0]
+        assert first.received is not None
+        assert before.received is not None
+        assert torch.equal(first.received, before.received), "recorded of the attention before the visit"
+
+
+def test_gradients_pass_through_what_a_visit_returns() -> None:
+    model, scale = visited("mask"), torch.ones((), requires_grad=True)
+    for stage in model.stages:
+        cast(Stage, stage).checkpointing = True
+    model.visit_blocks(view(2), lambda stage, tokens: tokens.x * scale).stages[-1].cls.sum().backward()
+    assert scale.grad is not None
+    assert scale.grad != 0

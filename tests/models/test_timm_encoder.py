@@ -175,3 +175,11 @@ def test_the_weights_are_timms_own() -> None:
     loaded = made(4).network.load_state_dict(network.state_dict())
     assert not loaded.missing_keys
     assert not loaded.unexpected_keys
+
+
+def test_tokens_may_have_another_width_than_the_class_token() -> None:
+    encoder = made(1, "mobilenetv3_small_050")
+    with torch.no_grad():
+        (stage,) = encoder(view()).stages
+    assert (stage.x.shape[-1], stage.cls.shape[-1]) == (encoder.stage_dims[0], encoder.dim) == (288, 1024)
+    assert made(3).stage_dims == (64, 64, 64)

@@ -17,6 +17,7 @@ from castssl.testing import samples
 from castssl.types import Batch
 
 TREE = LabelTree((2, 4), ((0, 0, 1, 1),))
+THREE = LabelTree((2, 3, 4), ((0, 0, 1), (0, 1, 2, 2)))
 COARSE, FINE = [[0.2, -0.1], [1, 0.5]], [[0.3, 0.1, -0.4, 0], [-0.2, 0.9, 0.4, 0.6]]
 COARSE_TARGET = [[0.95, 0.05], [0.285, 0.715]]
 FINE_TARGET = [[0.925, 0.025, 0.025, 0.025], [0.025, 0.295, 0.655, 0.025]]
@@ -200,3 +201,24 @@ def test_the_average_predicts_by_itself() -> None:
     objective.after_step(0.5)
     after = objective.predict(batch.views[0], "ema")["level0"]
     torch.testing.assert_close(after, before + 0.5)
+
+
+def test_each_level_reads_a_class_token_of_its_own_width() -> None:
+    torch.manual_seed(0)
+    encoder, batch = samples.SamplePyramid((4, 6, 10)), samples.batch(1, THREE, 4)
+    objective = TreeKL(encoder, THREE, norm="each")
+    state = objective.model.state_dict()
+    assert [state[f"level_heads.{level}.weight"].shape[1] for level in range(3)] == [10, 6, 4]
+    assert [tuple(state[f"norms.{level}.weight"].shape) for level in (1, 2)] == [(6,), (4,)]
+    assert objective(batch).loss.isfinite()
+    TreeKL(encoder, THREE, order="all-last")
+
+
+def test_a_shared_norm_needs_class_tokens_of_one_width() -> None:
+    class Normed(samples.SamplePyramid):
+        @property
+        def last_norm(self) -> nn.Module:
+            return nn.LayerNorm(10)
+
+    with pytest.raises(ConfigError, match=r"as wide as the last, 10, but .* have the widths \(10, 6, 4\)"):
+        TreeKL(Normed((4, 6, 10)), THREE, norm="shared")

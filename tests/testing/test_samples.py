@@ -60,3 +60,17 @@ def test_the_sample_encoder_is_an_encoder() -> None:
     hierarchy.stages[-1].cls.square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in encoder.parameters())
     assert sorted(set(hierarchy.labels(-1).flatten().tolist())) == [0, 1, 2, 3]
+
+
+def test_the_pyramid_widens_and_its_blocks_can_be_visited() -> None:
+    encoder, view = samples.SamplePyramid((4, 6, 10)), samples.view()
+    hierarchy = encoder(view)
+    assert [stage.x.shape[1:] for stage in hierarchy.stages] == [(16, 4), (8, 6), (4, 10)]
+    for stage in hierarchy.stages:
+        assert stage.mass.sum(1).tolist() == [samples.SIDE**2] * 4
+    for assign, count in zip(hierarchy.assigns, (16, 8), strict=True):
+        assert assign.tolist() == [[token // 2 for token in range(count)]] * 4
+    hierarchy.stages[-1].cls.square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in encoder.parameters())
+    zeros = encoder.visit_blocks(view, lambda stage, tokens: torch.zeros_like(tokens.x))
+    assert not any(stage.x.any() for stage in zeros.stages)

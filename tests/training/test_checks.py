@@ -65,3 +65,13 @@ def test_each_broken_promise_is_named() -> None:
         check_hierarchy(hierarchy(segments=4))
     with pytest.raises(ContractError, match="after stage 0: expected a float32 assign"):
         check_hierarchy(hierarchy(share=0.5))
+
+
+def test_numbers_of_the_next_tokens_are_checked_too() -> None:
+    plain = hierarchy()
+    check_hierarchy(plain._replace(assigns=(torch.tensor([[0, 1, 0, -1]]),)))
+    for broken in ([0, 1, 0, 0], [0, -1, 0, -1], [0, 2, 0, -1]):
+        with pytest.raises(ContractError, match=r"or int64 tokens of the next stage .* got torch\.int64"):
+            check_hierarchy(plain._replace(assigns=(torch.tensor([broken]),)))
+    with pytest.raises(ContractError, match=r"got torch\.int32"):
+        check_hierarchy(plain._replace(assigns=(torch.tensor([[0, 1, 0, -1]], dtype=torch.int32),)))

@@ -70,6 +70,7 @@ def test_one_stage_of_cells_and_the_image_vector() -> None:
     network: Any = encoder.network
     (stage,) = found.stages
     assert (encoder.dim, encoder.sizes) == (16, (16,))
+    assert encoder.stage_dims == (32,)
     assert stage.x.shape == (2, 16, 32)
     assert (
         found.labels(0) == torch.arange(16).view(4, 4).repeat_interleave(8, 0).repeat_interleave(8, 1)

@@ -225,3 +225,18 @@ def test_with_resnet50_it_is_as_large_as_the_poster_says() -> None:
 def test_options_out_of_range_are_refused(options: dict[str, Any], output: str) -> None:
     with pytest.raises(ConfigError, match=output):
         made(**options)
+
+
+def test_a_map_may_have_another_width_than_the_class_token() -> None:
+    class Narrow(Cells):
+        @property
+        def stage_dims(self) -> tuple[int, ...]:
+            return (8,)
+
+        def forward(self, view: View) -> Hierarchy:
+            found = super().forward(view)
+            return found._replace(stages=(found.stages[0]._replace(cls=found.stages[0].cls[..., :5]),))
+
+    encoder = Narrow()
+    encoder.dim = 5
+    assert HRN(encoder, DEEP)(samples.batch(1, DEEP, 4)).loss.isfinite()

@@ -48,6 +48,7 @@ class ClipEncoder(Encoder):
     Attributes:
         uses_superpixels: False; its cells are its own, and no superpixel has to fit.
         dim: width of the space that images and texts share.
+        width: of the tokens.
         scale: what cosine similarities are multiplied with to become logits: float32 scalar.
 
     Args:
@@ -76,10 +77,15 @@ class ClipEncoder(Encoder):
         height, width = (side, side) if isinstance(side, int) else side
         with torch.no_grad(), evaluating(self):
             features, feature = self._run(torch.zeros(1, 3, height, width))
-        self.dim = feature.shape[1]
+        self.dim, self.width = feature.shape[1], features.shape[1]
         self.sizes: tuple[int, ...] = (features.shape[2] * features.shape[3],)
         shape: dict[str, Any] = {"sizes": self.sizes, "dim": self.dim, "pooling": BY_HAND}
         self.config = plugin_config(f"clip:{type(network).__name__}", image_size=height, **shape)
+
+    @property
+    def stage_dims(self) -> tuple[int, ...]:
+        """The width of the one stage's tokens."""
+        return (self.width,)
 
     @property
     def scale(self) -> Tensor:

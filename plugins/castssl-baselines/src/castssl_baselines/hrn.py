@@ -40,10 +40,11 @@ class Branched(ClassifierModel):
     def __init__(self, encoder: Encoder, labels: LabelTree, classes: Sequence[int], scores: Scores) -> None:
         # Their own cells, such as a convolutional network's: else the tokens' places are unknown.
         has_map = not encoder.uses_superpixels
-        width = _narrow(encoder.dim, 4)
+        dim = encoder.stage_dims[encoder.stages_with_cls - 1] if has_map else encoder.dim
+        width = _narrow(dim, 4)
         super().__init__(
             encoder,
-            branches=nn.ModuleList(_branch(encoder.dim, has_map) for _ in classes),
+            branches=nn.ModuleList(_branch(dim, has_map) for _ in classes),
             # torch's own start: from DeiT's smaller one the bounded scores would hardly move at first.
             level_heads=nn.ModuleList(nn.Linear(width, count) for count in classes),
             leaf_head=nn.Linear(width, classes[-1]),
