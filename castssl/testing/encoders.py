@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from castssl.contracts import Encoder
+from castssl.contracts import Encoder, Visit
 from castssl.encoder_config import EncoderConfig, plugin_config
 from castssl.errors import CastError, ContractError
 from castssl.modes import kept_random_state
@@ -136,10 +136,13 @@ def check_stages(subject: Subject) -> None:
     claim(0 < count <= len(encoder.sizes), f"{count} stages, but sizes declares {len(encoder.sizes)}")
     claim(len(assigns) == count - 1, f"{count} stages need {count - 1} assigns, got {len(assigns)}")
     for number, (stage, size) in enumerate(zip(stages, encoder.sizes, strict=False)):
-        _claim_stage(stage, (len(view.image), size, encoder.dim), f"stages[{number}]")
+        _claim_stage(stage, (len(view.image), size), f"stages[{number}]")
     for number, assign in enumerate(assigns):
-        shape = (len(view.image), encoder.sizes[number], encoder.sizes[number + 1])
-        claim(assign.shape == shape, f"assigns[{number}] has shape {tuple(assign.shape)}, not {shape}")
+        fine, coarse, case = *encoder.sizes[number : number + 2], f"assigns[{number}]"
+        kinds = {torch.float32: (len(view.image), fine, coarse), torch.int64: (len(view.image), fine)}
+        claim(assign.dtype in kinds, f"{case} is {assign.dtype}, not float32 or int64")
+        shape = kinds[assign.dtype]
+        claim(assign.shape == shape, f"{case} of {assign.dtype} has shape {tuple(assign.shape)}, not {shape}")
     high = int(segments.max())
     claim(high < encoder.sizes[0], f"segments go up to {high}, but sizes declares {encoder.sizes[0]} tokens")
     with torch.no_grad():
@@ -150,17 +153,36 @@ def check_stages(subject: Subject) -> None:
     )
 
 
-def _claim_stage(stage: Tokens, shape: tuple[int, int, int], case: str) -> None:
-    images, size, dim = shape
+def _claim_stage(stage: Tokens, shape: tuple[int, int], case: str) -> None:
+    images, size = shape
     for name, value, expected in (
-        ("x", stage.x, (images, size)),
-        ("cls", stage.cls, (images, 1, dim)),
+        ("x", stage.x, (images, size, stage.x.shape[-1])),
+        ("cls", stage.cls, (images, 1, stage.cls.shape[-1])),
         ("mass", stage.mass, (images, size)),
     ):
-        actual = tuple(value.shape[: len(expected)] if name == "x" else value.shape)
+        actual = tuple(value.shape)
         claim(actual == expected, f"{case}.{name} has shape {actual}, not {expected}, as declared")
         claim(bool(value.isfinite().all()), f"{case}.{name} of a plain image is not finite")
     claim(stage.mass.dtype == torch.float32, f"{case}.mass is {stage.mass.dtype}, not float32")
+
+
+def check_stage_dims(subject: Subject) -> None:
+    """The tokens and the class token of each stage have the width that ``stage_dims`` declares."""
+    encoder, view = _make(subject)
+    dims, sizes = encoder.stage_dims, encoder.sizes
+    whole = isinstance(dims, tuple) and all(type(dim) is int for dim in dims) and len(dims) == len(sizes)
+    claim(whole, f"stage_dims has a whole number for each of {len(sizes)} stages, got {dims!r}")
+    hierarchy = _run(encoder, view)
+    with torch.no_grad():
+        every = encoder.segment(view).stages
+    for number, (stage, dim) in enumerate(zip(every, dims, strict=True)):
+        width = stage.x.shape[-1]
+        claim(width == dim, f"stages[{number}].x has width {width}, but stage_dims declares {dim}")
+    for number, stage in enumerate(hierarchy.stages):
+        last = number == len(hierarchy.stages) - 1
+        dim, name = (encoder.dim, "dim") if last else (dims[number], "stage_dims")
+        width = stage.cls.shape[-1]
+        claim(width == dim, f"stages[{number}].cls has width {width}, but {name} declares {dim}")
 
 
 def check_padding(subject: Subject) -> None:
@@ -172,14 +194,114 @@ def check_padding(subject: Subject) -> None:
     covered = (masses[0].gather(1, labels.clamp(min=0)) > 0) | (labels < 0)
     fault = "a segment has pixels, but its token has mass 0: mass 0 is padding; label such pixels -1"
     claim(bool(covered.all()), fault)
-    for number, assign in enumerate(hierarchy.assigns):
-        sums, valid, case = assign.sum(-1), masses[number] > 0, f"assigns[{number}]"
+    for number, told in enumerate(hierarchy.assigns):
+        valid, case, count = masses[number] > 0, f"assigns[{number}]", masses[number + 1].shape[1]
+        if not told.is_floating_point():
+            claim(
+                bool((told[~valid] == -1).all()),
+                f"{case}: tokens of mass 0 have -1, not the token of another",
+            )
+            within = bool(((told[valid] >= 0) & (told[valid] < count)).all())
+            claim(within, f"{case}: tokens with mass go to one of the {count} of the next stage")
+        assign = hierarchy.shares(number)
+        sums = assign.sum(-1)
         claim(bool((assign[~valid] == 0).all()), f"{case}: rows of mass 0 must be 0; multiply by (mass > 0)")
         fault = f"{case}: rows of tokens with mass must sum to 1"
         claim_equal(sums[valid], torch.ones_like(sums[valid]), fault, tolerance=1e-3)
         passed_on = (assign * masses[number][..., None]).sum(1)
         fault = f"stages[{number + 1}].mass is not the mass of the tokens that {case} hands to it"
         claim_equal(masses[number + 1], passed_on, fault, tolerance=1e-3)
+
+
+def check_visits(subject: Subject) -> None:
+    """Visits come block by block; where they change nothing, ``visit_blocks`` gives what ``forward`` does."""
+    encoder, view = _make(subject)
+    expected, visits = _run(encoder, view), encoder.visits
+    counts = isinstance(visits, tuple) and all(type(count) is int and count > 0 for count in visits)
+    fault = f"visits has the visits of each of {encoder.stages_with_cls} stages, 1 or more, got {visits!r}"
+    claim(counts and len(visits) == encoder.stages_with_cls, fault)
+    seen: list[tuple[int, Tokens]] = []
+
+    def visit(stage: int, tokens: Tokens) -> Tensor:
+        seen.append((stage, tokens))
+        return tokens.x
+
+    found = _visit(encoder, view, visit)
+    order, declared = [stage for stage, _ in seen], _order(encoder)
+    claim(order == declared, f"stages are visited in the order {order}, but visits declares {declared}")
+    fault = "visits that change nothing give another {}: do in visit_blocks all that forward does"
+    _claim_same(found, expected, fault)
+    for number, (tokens, stage) in enumerate(zip(dict(seen).values(), expected.stages, strict=True)):
+        pairs = {"x": (tokens.x, stage.x), "mass": (tokens.mass, stage.mass)}
+        # The last class token may be visited before it is normed, or replaced by another feature.
+        pairs |= {"cls": (tokens.cls, stage.cls)} if number < len(visits) - 1 else {}
+        for name, pair in pairs.items():
+            claim_equal(*pair, f"the last visit of stage {number} sees another {name} than the stage's")
+
+
+def check_updates(subject: Subject) -> None:
+    """With ``takes_updates`` what a visit returns goes on, and is the stage's x after the last visit of it.
+
+    Without, it changes nothing.
+    """
+    encoder, view = _make(subject)
+    expected, order = _run(encoder, view), _order(encoder)
+    claim(type(encoder.takes_updates) is bool, f"takes_updates is a bool, got {encoder.takes_updates!r}")
+    for at, stage in enumerate(order):
+        change = _Change(at)
+        found = _visit(encoder, view, change)
+        case = f"visit {at}, of stage {stage}, returns another x"
+        if not encoder.takes_updates:
+            fault = f"{case}, and {{}} changes; set takes_updates = True"
+            _claim_same(found, expected, fault)
+            continue
+        before, wanted = (
+            h._replace(stages=h.stages[:stage], assigns=h.assigns[:stage]) for h in (found, expected)
+        )
+        _claim_same(before, wanted, f"{case}, and {{}}, which came before, changes")
+        for number in range(stage, len(expected.stages)):
+            same = torch.equal(found.stages[number].x, expected.stages[number].x)
+            fault = f"{case}, but stages[{number}].x is as before: hand it on, or set takes_updates = False"
+            claim(not same, fault)
+        if at == len(order) - 1 or order[at + 1] != stage:
+            fault = f"{case}, but that is not the x of the stage, though it is the last of its visits"
+            claim_equal(found.stages[stage].x, change.returned, fault)
+
+
+class _Change:
+    """A visit that adds noise to the tokens once, and keeps what it returned then.
+
+    Args:
+        at: the number of the call, from 0.
+    """
+
+    returned: Tensor
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def __call__(self, stage: int, tokens: Tokens) -> Tensor:
+        """The x of the tokens, or with noise."""
+        self.left -= 1
+        if self.left != -1:
+            return tokens.x
+        draw = torch.Generator().manual_seed(3)
+        self.returned = tokens.x + torch.randn(tokens.x.shape, generator=draw)
+        return self.returned
+
+
+def _visit(encoder: Encoder, view: View, visit: Visit) -> Hierarchy:
+    """The hierarchy with visits, in evaluation mode, without gradient."""
+    encoder.eval()
+    with torch.no_grad():
+        found = encoder.visit_blocks(view, visit)
+    claim(isinstance(found, Hierarchy), f"visit_blocks returns a Hierarchy, got {type(found).__name__}")
+    return found
+
+
+def _order(encoder: Encoder) -> list[int]:
+    """The stage of each visit, as ``visits`` declares."""
+    return [stage for stage, count in enumerate(encoder.visits) for _ in range(count)]
 
 
 def check_is_deterministic(subject: Subject) -> None:

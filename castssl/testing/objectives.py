@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from castssl import distributed
 from castssl.contracts import Model, Objective, Target
-from castssl.errors import CastError, ContractError
+from castssl.errors import CastError, ConfigError, ContractError
 from castssl.labels import LabelTree
 from castssl.testing import samples
 from castssl.testing.claims import (
@@ -35,7 +35,7 @@ from castssl.testing.claims import (
     seed_all,
 )
 from castssl.testing.processes import together
-from castssl.types import Batch, Outcome, View
+from castssl.types import Batch, Hierarchy, LabelAttention, Outcome, View
 
 STEPS = 40
 """Optimizer steps in which one batch must be learned."""
@@ -280,6 +280,53 @@ def check_predictions(subject: Subject) -> None:
         claim(finite, f"{case} is not finite float")
         fault = f"{case} depends on the other images of the batch in eval mode"
         claim_equal(half[name], logits[:2], fault, tolerance=1e-4)
+
+
+def check_several_widths(subject: Subject) -> None:
+    """It learns from an encoder whose stages differ in width, or refuses it by a ConfigError."""
+    built = build(subject)
+    try:
+        wide = make("objectives", subject, samples.SamplePyramid(), built.tree)
+    except ConfigError:
+        return
+    wide.train()
+    with promised("an encoder of several widths gives {}; read the width of each stage in stage_dims"):
+        loss = wide(built.batch()).loss
+    _claim_loss(loss, "with an encoder of several widths")
+
+
+def check_label_attention(subject: Subject) -> None:
+    """What labels attend to at each stage sums to 1, padding has none, and images are independent."""
+    built = build(subject)
+    built.objective.eval()
+    image, segments = samples.view(4)
+    # Without the last of the four rows of squares: there is padding at each stage.
+    view = View(image, segments.clamp(max=11))
+    with torch.no_grad():
+        found = built.objective.label_attention(view)
+        alone = built.objective.label_attention(View(image[1:2], view.segments[1:2]))
+    if found is None or alone is None:
+        claim(found is alone, "label_attention() gives None for some batches: for all or none")
+        return
+    multihot = built.objective.target == "multihot"
+    claim(multihot, f'only labels of target "multihot" attend, got {built.objective.target!r}: return None')
+    sound = isinstance(found, LabelAttention) and isinstance(found.hierarchy, Hierarchy)
+    claim(sound, f"return castssl.types.LabelAttention, got {type(found).__name__}")
+    stages, labels = found.hierarchy.stages, sum(built.tree.sizes)
+    count = len(found.weights)
+    claim(count == len(stages), f"{count} weights for {len(stages)} stages: give a tensor for each")
+    for number, (weights, stage, single) in enumerate(zip(found.weights, stages, alone.weights, strict=True)):
+        case, shape = f"weights[{number}]", (4, labels, stage.x.shape[1])
+        claim(weights.shape == shape, f"{case} has shape {tuple(weights.shape)}, not {shape}: (B, C, N)")
+        claim(weights.dtype == torch.float32, f"{case} is {weights.dtype}, not float32")
+        claim(bool(weights.isfinite().all()), f"{case} of a plain image is not finite")
+        claim(bool((weights >= 0).all()), f"{case} is below 0: a label attends by shares")
+        padding = stage.mass[:, None].expand(shape) <= 0
+        claim(not bool(weights[padding].any()), f"{case}: tokens of mass 0 have a weight: mask them out")
+        sums = weights.sum(-1)
+        claim_equal(sums, torch.ones_like(sums), f"{case}: those of a label must sum to 1", tolerance=1e-4)
+        fault = f"{case} of an image depend on the other images of the batch"
+        claim_equal(single, weights[1:2], fault, tolerance=1e-4)
 
 
 def check_two_ranks_stay_equal(subject: Subject) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castssl.contracts import Encoder, LabelMaps, Model, Objective, Pooling, Superpixels, Target
+from castssl.contracts import Encoder, LabelMaps, Model, Objective, Pooling, Superpixels, Target, Visit
 from castssl.datasets import (
     DataError,
     DataSet,
@@ -31,14 +31,15 @@ from castssl.datasets import (
     read_text,
 )
 from castssl.encoder_config import EncoderConfig
+from castssl.errors import ConfigError
 from castssl.labels import LabelTree
 from castssl.objectives.segmentation import masked_cross_entropy
 from castssl.pooling.arithmetic import check_size, gather, weighted_mean
 from castssl.segmenter import Segmenter, check_image, consecutive
 from castssl.superpixels.per_image import per_image
-from castssl.testing.samples import SampleEncoder
+from castssl.testing.samples import SampleEncoder, SamplePyramid
 from castssl.tokens.inputs import check_view
-from castssl.types import Batch, Hierarchy, Outcome, Pooled, Tokens, View
+from castssl.types import Batch, Hierarchy, LabelAttention, Outcome, Pooled, Tokens, View
 
 
 class Bands(Superpixels):
@@ -139,7 +140,8 @@ class PixelClassifier(Objective):
 
     def __init__(self, encoder: Encoder, labels: LabelTree) -> None:
         super().__init__()
-        head = nn.Linear(2 * encoder.dim, labels.sizes[-1] if labels.levels else 1)
+        width = encoder.stage_dims[0] + encoder.dim
+        head = nn.Linear(width, labels.sizes[-1] if labels.levels else 1)
         self.model = Headed(encoder, head=head)
 
     def forward(self, batch: Batch) -> Outcome:
@@ -157,7 +159,7 @@ class PixelClassifier(Objective):
     def predict(self, view: View) -> Mapping[str, Tensor]:
         hierarchy = self.model.encoder(view)
         tokens = hierarchy.stages[0].x
-        cls = hierarchy.stages[-1].cls.expand_as(tokens)
+        cls = hierarchy.stages[-1].cls.expand(-1, tokens.shape[1], -1)
         logits = self.model.head(torch.cat([tokens, cls], -1)).transpose(1, 2)
         at = hierarchy.labels(0).flatten(1)[:, None].expand(-1, logits.shape[1], -1)
         return {"pixels": logits.gather(2, at).unflatten(2, view.segments.shape[1:])}
@@ -190,6 +192,36 @@ class Tagger(Objective):
 
     def predict(self, view: View) -> Mapping[str, Tensor]:
         return {"labels": self.model.head(self.model.feature(view))}
+
+
+class Attends(Tagger):
+    """Objective: each label attends to the tokens of each stage."""
+
+    def __init__(self, encoder: Encoder, labels: LabelTree) -> None:
+        super().__init__(encoder, labels)
+        if labels.exclusive:
+            raise ConfigError("labels that exclude each other do not attend")
+        queries = (nn.Linear(dim, self.classes, bias=False) for dim in encoder.stage_dims)
+        self.model.add_module("queries", nn.ModuleList(queries))
+
+    def predict(self, view: View) -> Mapping[str, Tensor]:
+        logits, attention = super().predict(view)["labels"], self.attend(view)
+        seen = zip(attention.weights, attention.hierarchy.stages, strict=True)
+        return {"labels": logits + sum((weights @ stage.x).mean(-1) for weights, stage in seen)}
+
+    def label_attention(self, view: View) -> LabelAttention | None:
+        return self.attend(view)
+
+    def attend(self, view: View) -> LabelAttention:
+        hierarchy, queries = self.encoder(view), self.model.get_submodule("queries")
+        assert isinstance(queries, nn.ModuleList)
+        pairs = zip(queries, hierarchy.stages, strict=True)
+        weights = [self.weigh(query(stage.x).float(), stage.mass) for query, stage in pairs]
+        return LabelAttention(hierarchy, tuple(weights))
+
+    def weigh(self, logits: Tensor, mass: Tensor) -> Tensor:
+        """The weights (B, C, N) of logits (B, N, C)."""
+        return logits.masked_fill(mass[..., None] <= 0, -torch.inf).softmax(1).transpose(1, 2)
 
 
 class Labels(DataSet):
@@ -325,6 +357,23 @@ class Pairs(SampleEncoder):
     def forward(self, view: View) -> Hierarchy:
         check_view(view)
         return super().forward(view)
+
+
+class Widening(SamplePyramid):
+    """Encoder: the samples' own of several widths, of a config."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = replace(config, sizes=self.sizes, dim=self.dim, pooling="")
+
+    def visit_blocks(self, view: View, visit: Visit) -> Hierarchy:
+        check_view(view)
+        found = super().visit_blocks(view, visit)
+        return found._replace(assigns=tuple(map(self.number, found.assigns)))
+
+    def number(self, assign: Tensor) -> Tensor:
+        """The token of the next stage that each token passes to."""
+        return assign
 
 
 class Tones(Segmenter):

@@ -6,19 +6,21 @@ import random
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from castssl.contracts import Visit
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError
 from castssl.testing import encoders as room
 from castssl.testing.claims import Check, Subject
 from castssl.testing.samples import SampleEncoder
 from castssl.types import DenseTokens, Hierarchy, Tokens, View
-from tests.contracts.healthy import Pairs
+from tests.contracts.healthy import Pairs, Widening
 
 
 class NoModule:
@@ -250,6 +252,140 @@ class TakesAnything(SampleEncoder):
         return super().forward(View(view.image.float(), view.segments))
 
 
+class ShortNumbers(Widening):
+    """Numbers of 32 bits, which torch does not gather by."""
+
+    def number(self, assign: Tensor) -> Tensor:
+        return assign.int()
+
+
+class WholeShares(Widening):
+    def number(self, assign: Tensor) -> Tensor:
+        return F.one_hot(assign.clamp(min=0), 8)
+
+
+class NumbersPadding(Widening):
+    def number(self, assign: Tensor) -> Tensor:
+        return assign.clamp(min=0)
+
+
+class NumbersNone(Widening):
+    def number(self, assign: Tensor) -> Tensor:
+        return torch.full_like(assign, -1)
+
+
+class NumbersAnother(Widening):
+    def number(self, assign: Tensor) -> Tensor:
+        return assign.clamp(max=0)
+
+
+class OneWidth(Widening):
+    @property
+    def stage_dims(self) -> tuple[int, ...]:
+        return cast(tuple[int, ...], self.dim)
+
+
+class TooFewWidths(Widening):
+    @property
+    def stage_dims(self) -> tuple[int, ...]:
+        return self.dims[::2]
+
+
+class DeclaresOneWidth(Widening):
+    @property
+    def stage_dims(self) -> tuple[int, ...]:
+        return (self.dim,) * 3
+
+
+class WidensClassTokens(Widening):
+    """Class tokens of another width than that of their stage's tokens."""
+
+    def visit_blocks(self, view: View, visit: Visit) -> Hierarchy:
+        found = super().visit_blocks(view, visit)
+        stages = [stage._replace(cls=F.pad(stage.cls, (0, 1))) for stage in found.stages[:-1]]
+        return found._replace(stages=(*stages, found.stages[-1]))
+
+
+class NarrowsTheLast(Changed):
+    def change(self, stage: Tokens) -> Tokens:
+        return stage._replace(cls=stage.cls[..., 1:])
+
+
+class NoVisits(Widening):
+    @property
+    def visits(self) -> tuple[int, ...]:
+        return (0,) * 3
+
+
+class DeclaresOneVisit(Widening):
+    @property
+    def visits(self) -> tuple[int, ...]:
+        return (1,) * 3
+
+
+class ForgetsTheClassToken(Widening):
+    """What forward does last, visits miss."""
+
+    def forward(self, view: View) -> Hierarchy:
+        found = super().forward(view)
+        last = found.stages[-1]
+        return found._replace(stages=(*found.stages[:-1], last._replace(cls=last.cls + 1)))
+
+
+class Between(Widening):
+    """Hands on other tokens to visits, or others than they return."""
+
+    def visit_blocks(self, view: View, visit: Visit) -> Hierarchy:
+        return super().visit_blocks(view, partial(self.between, visit))
+
+    def between(self, visit: Visit, stage: int, tokens: Tokens) -> Tensor:
+        return visit(stage, tokens)
+
+
+class VisitsBefore(Between):
+    def between(self, visit: Visit, stage: int, tokens: Tokens) -> Tensor:
+        return visit(stage, tokens._replace(x=tokens.x - 1)) + 1
+
+
+class VisitsWithoutMass(Between):
+    def between(self, visit: Visit, stage: int, tokens: Tokens) -> Tensor:
+        return visit(stage, tokens._replace(mass=torch.ones_like(tokens.mass)))
+
+
+class OnlyDeclares(Pairs):
+    takes_updates = True
+
+
+class TakesInSilence(Widening):
+    takes_updates = False
+
+
+class HalvesUpdates(Between):
+    def between(self, visit: Visit, stage: int, tokens: Tokens) -> Tensor:
+        return (visit(stage, tokens) + tokens.x) / 2
+
+
+class StaysInTheStage(Widening):
+    """All stages but the visited one are those of the forward pass."""
+
+    def visit_blocks(self, view: View, visit: Visit) -> Hierarchy:
+        found, plain = (
+            super().visit_blocks(view, visit),
+            super().visit_blocks(view, lambda _, tokens: tokens.x),
+        )
+        return found._replace(stages=(found.stages[0], *plain.stages[1:]))
+
+
+class ReachesBack(Widening):
+    """The first stage has the mean of the second's class token added."""
+
+    def visit_blocks(self, view: View, visit: Visit) -> Hierarchy:
+        found = super().visit_blocks(view, visit)
+        first = found.stages[0]
+        moved = first._replace(mass=first.mass + found.stages[1].cls.mean())
+        return found._replace(stages=(moved, *found.stages[1:]))
+
+
 class Dense(Pairs):
     """Changes its dense tokens."""
 
@@ -301,11 +437,35 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_conforms, SizesAsList, "set sizes to a tuple"),
     (room.check_conforms, KeepsTheConfigAsGiven, "dataclasses.replace"),
     (room.check_stages, FlatClassToken, r"stages\[2\]\.cls has shape \(3, 32\)"),
-    (room.check_stages, OneTokenMore, r"stages\[2\]\.x has shape \(3, 5\), not \(3, 4\)"),
+    (room.check_stages, OneTokenMore, r"stages\[2\]\.x has shape \(3, 5, 32\), not \(3, 4, 32\)"),
     (room.check_stages, WholeMass, "mass is torch.int64"),
     (room.check_stages, DeclaresOneStageLess, "3 stages, but stages_with_cls declares 2"),
     (room.check_stages, SegmentsTwoStages, "all stages that sizes declares, 3"),
     (room.check_stages, NoAssigns, "3 stages need 2 assigns, got 0"),
+    (room.check_stages, ShortNumbers, r"assigns\[0\] is torch.int32, not float32 or int64"),
+    (room.check_stages, WholeShares, r"assigns\[0\] of torch.int64 has shape \(3, 16, 8\), not \(3, 16\)"),
+    (room.check_stage_dims, OneWidth, "a whole number for each of 3 stages, got 32"),
+    (room.check_stage_dims, TooFewWidths, r"each of 3 stages, got \(8, 32\)"),
+    (room.check_stage_dims, DeclaresOneWidth, r"stages\[0\].x has width 8, but stage_dims declares 32"),
+    (room.check_stage_dims, WidensClassTokens, r"stages\[0\].cls has width 9, but stage_dims declares 8"),
+    (room.check_stage_dims, NarrowsTheLast, r"stages\[2\].cls has width 31, but dim declares 32"),
+    (room.check_padding, NumbersPadding, "tokens of mass 0 have -1"),
+    (room.check_padding, NumbersNone, "tokens with mass go to one of the 8 of the next stage"),
+    (room.check_padding, NumbersAnother, r"stages\[1\].mass is not the mass"),
+    (room.check_visits, NoVisits, r"1 or more, got \(0, 0, 0\)"),
+    (
+        room.check_visits,
+        DeclaresOneVisit,
+        r"in the order \[0, 0, 1, 1, 2, 2\], but visits declares \[0, 1, 2\]",
+    ),
+    (room.check_visits, ForgetsTheClassToken, r"another stages\[2\].cls: do in visit_blocks"),
+    (room.check_visits, VisitsBefore, "the last visit of stage 0 sees another x"),
+    (room.check_visits, VisitsWithoutMass, "the last visit of stage 0 sees another mass"),
+    (room.check_updates, OnlyDeclares, r"visit 0, of stage 0, .* set takes_updates = False"),
+    (room.check_updates, HalvesUpdates, r"visit 1, of stage 0, .* not the x of the stage"),
+    (room.check_updates, StaysInTheStage, r"visit 0, of stage 0, .* stages\[1\].x is as before"),
+    (room.check_updates, TakesInSilence, "set takes_updates = True"),
+    (room.check_updates, ReachesBack, r"visit 2, of stage 1, .* which came before, changes"),
     (room.check_padding, PadsWithOne, r"multiply by \(mass > 0\)"),
     (room.check_padding, PixelsOfPadding, "has pixels, but its token has mass 0"),
     (room.check_padding, ForgetsMass, r"stages\[2\].mass is not the mass"),

@@ -14,8 +14,8 @@ from castssl.contracts import Encoder, Model, Target
 from castssl.labels import LabelTree
 from castssl.testing import objectives as room
 from castssl.testing.claims import Check, Subject
-from castssl.types import Batch, Outcome, View
-from tests.contracts.healthy import Classifier, PixelClassifier, Tagger
+from castssl.types import Batch, LabelAttention, Outcome, View
+from tests.contracts.healthy import Attends, Classifier, PixelClassifier, Tagger
 
 
 class CopiesEncoder(Classifier):
@@ -235,6 +235,73 @@ class TakesAnyTags(Tagger):
         return super().forward(batch._replace(target=batch.target.float()))
 
 
+class ReadsEarlyStage(Classifier):
+    """Takes all stages to be as wide as the last."""
+
+    def read(self, view: View) -> Tensor:
+        return self.model.encoder(view).stages[0].cls[:, 0]
+
+
+class PathsAttend(Classifier):
+    def label_attention(self, view: View) -> LabelAttention:
+        stages = (hierarchy := self.encoder(view)).stages
+        return LabelAttention(hierarchy, tuple(stage.mass[:, None] / stage.mass.sum() for stage in stages))
+
+
+class AttendsAlone(Attends):
+    """Nothing is attended to in batches of several images."""
+
+    def label_attention(self, view: View) -> LabelAttention | None:
+        return super().label_attention(view) if len(view.image) == 1 else None
+
+
+class BareWeights(Attends):
+    def label_attention(self, view: View) -> LabelAttention:
+        return cast(LabelAttention, tuple(self.attend(view)))
+
+
+class OneStage(Attends):
+    def attend(self, view: View) -> LabelAttention:
+        found = super().attend(view)
+        return found._replace(weights=found.weights[-1:])
+
+
+class TokensFirst(Attends):
+    def weigh(self, logits: Tensor, mass: Tensor) -> Tensor:
+        return super().weigh(logits, mass).transpose(1, 2)
+
+
+class HalfWeights(Attends):
+    def weigh(self, logits: Tensor, mass: Tensor) -> Tensor:
+        return super().weigh(logits, mass).bfloat16()
+
+
+class AttendsToPadding(Attends):
+    def weigh(self, logits: Tensor, mass: Tensor) -> Tensor:
+        return logits.softmax(1).transpose(1, 2)
+
+
+class HidesPaddingAfterwards(Attends):
+    def weigh(self, logits: Tensor, mass: Tensor) -> Tensor:
+        return logits.softmax(1).transpose(1, 2) * (mass > 0)[:, None]
+
+
+class BothWays(Attends):
+    def weigh(self, logits: Tensor, mass: Tensor) -> Tensor:
+        weights = super().weigh(logits, mass)
+        return weights + F.pad(torch.tensor([-1.0, 1.0]), (0, weights.shape[-1] - 2))
+
+
+class WeightsOfNothing(Attends):
+    def weigh(self, logits: Tensor, mass: Tensor) -> Tensor:
+        return super().weigh(logits.masked_fill(mass[..., None] > 0, -torch.inf), mass)
+
+
+class AttendsByBatch(Attends):
+    def weigh(self, logits: Tensor, mass: Tensor) -> Tensor:
+        return super().weigh(logits - logits.mean(0), mass)
+
+
 MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_conforms, NoObjective, "inherit from castssl.contracts.Objective"),
     (room.check_conforms, NoModel, "set self.model"),
@@ -267,6 +334,18 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_bfloat16, NarrowLoss, "loss in float32, got torch.bfloat16"),
     (room.check_predictions, PredictsNothing, "return its logits"),
     (room.check_predictions, PredictsByBatch, "depends on the other images"),
+    (room.check_several_widths, ReadsEarlyStage, "read the width of each stage in stage_dims"),
+    (room.check_label_attention, PathsAttend, 'only labels of target "multihot" attend'),
+    (room.check_label_attention, AttendsAlone, "None for some batches"),
+    (room.check_label_attention, BareWeights, "return castssl.types.LabelAttention, got tuple"),
+    (room.check_label_attention, OneStage, "1 weights for 3 stages"),
+    (room.check_label_attention, TokensFirst, r"shape \(4, 16, 4\), not \(4, 4, 16\)"),
+    (room.check_label_attention, HalfWeights, "torch.bfloat16, not float32"),
+    (room.check_label_attention, AttendsToPadding, "mask them out"),
+    (room.check_label_attention, HidesPaddingAfterwards, "must sum to 1"),
+    (room.check_label_attention, BothWays, "is below 0"),
+    (room.check_label_attention, WeightsOfNothing, "not finite"),
+    (room.check_label_attention, AttendsByBatch, "depend on the other images"),
     (room.check_two_ranks_stay_equal, LocalCenter, "two ranks differ in center"),
     (room.check_two_ranks_stay_equal, AverageByRank, "two ranks differ in average.weight"),
 ]

@@ -74,7 +74,9 @@ def test_a_healthy_pooling_passes(check: Check, subject: Subject) -> None:
     check(subject)
 
 
-@parametrize(objectives.checks, [healthy.Classifier, healthy.PixelClassifier, healthy.Tagger])
+@parametrize(
+    objectives.checks, [healthy.Classifier, healthy.PixelClassifier, healthy.Tagger, healthy.Attends]
+)
 def test_a_healthy_objective_passes(check: Check, subject: Subject) -> None:
     check(subject)
 
@@ -93,7 +95,7 @@ def test_the_example_in_the_contract_of_data_sets_passes(check: Check) -> None:
     check(type("Example", (names["Labels"],), {"example": healthy.Labels.example}))
 
 
-@parametrize(encoders.checks, [healthy.Pairs])
+@parametrize(encoders.checks, [healthy.Pairs, healthy.Widening])
 def test_a_healthy_encoder_passes(check: Check, subject: Subject) -> None:
     check(subject)
 

@@ -234,6 +234,8 @@ class Reader(samples.SampleEncoder):
 
 def on_reader(encoder: Encoder, labels: LabelTree) -> CLIP:
     """The objective on the encoder of the checks, taught to read."""
+    if not isinstance(encoder, samples.SampleEncoder):
+        raise ConfigError("the reader of these tests has one width")
     encoder.__class__ = Reader
     encoder.register_buffer("scale", torch.tensor(10.0))
     return CLIP(encoder, labels)

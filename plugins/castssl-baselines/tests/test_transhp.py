@@ -56,6 +56,8 @@ class Attending(samples.SampleEncoder):
 
 def on_attending(encoder: Encoder, labels: LabelTree) -> TransHP:
     """The objective on the encoder of the checks, which gets attention."""
+    if not isinstance(encoder, samples.SampleEncoder):
+        raise ConfigError("the blocks of these tests have one width")
     encoder.__class__ = Attending
     cast(Attending, encoder).attend((1, 1, 1))
     return TransHP(encoder, labels)
