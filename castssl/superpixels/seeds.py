@@ -187,8 +187,11 @@ def _grid(height: int, width: int, rows: int, columns: int) -> NDArray[np.int32]
 
 
 def _enlarge(labels: NDArray[np.int32], height: int, width: int) -> NDArray[np.int32]:
-    wide = labels.take(np.arange(width) * labels.shape[1] // width, 1)
-    return np.asarray(wide.take(np.arange(height) * labels.shape[0] // height, 0))
+    high, wide = labels.shape
+    if not height % high and not width % wide:  # Half of the time; other ratios OpenCV rounds.
+        return np.asarray(cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST), np.int32)
+    rows, columns = np.arange(height) * high // height, np.arange(width) * wide // width
+    return np.asarray(labels.take(columns, 1).take(rows, 0))
 
 
 def _table(mode: Mode) -> NDArray[np.uint8] | None:
