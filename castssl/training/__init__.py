@@ -1,6 +1,7 @@
 """Runs: optimizers, schedules, checkpoints, logs, and the loop's surroundings.  There is no trainer class."""
 
-from castssl.training.checks import FirstBatch, check_batch, check_labels, fits
+from castssl.training.checks import FirstBatch, check_batch, fits
+from castssl.training.labels import check_labels
 from castssl.training.optim import build_optimizer, scaled_rate, set_rate
 from castssl.training.run import STOPPED, Run, start
 from castssl.training.schedule import epoch_cosine, warmup_cosine

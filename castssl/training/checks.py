@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 
 from castssl import distributed
 from castssl.contracts import Encoder, Objective, Superpixels
-from castssl.datasets.images import Images
-from castssl.datasets.stream import Stream
-from castssl.errors import ConfigError, ContractError, DataError
+from castssl.errors import ConfigError, ContractError
 from castssl.modes import evaluating
-from castssl.objectives.classification import Supervised
-from castssl.objectives.probe import LinearProbe
 from castssl.types import Batch, Hierarchy, View
 
 
@@ -71,46 +64,6 @@ def has_batch_norm(module: nn.Module) -> bool:
     return any(
         isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training for part in module.modules()
     )
-
-
-def check_labels(
-    objective: Objective, train: Images | Stream, held_out: Images | Stream | None = None
-) -> None:
-    """Refuse images without a single label that the objective learns, and print how many labels are missing.
-
-    The labels of a stream are known only once they are read; :meth:`castssl.training.run.Run.steps` refuses
-    a first epoch without any.
-
-    Args:
-        objective: what is trained; nothing is checked if it learns no label paths.
-        train: the training images.
-        held_out: the held-out images.
-
-    Raises:
-        DataError: if no training image, or no held-out image, has a label at a level that is learned.
-    """
-    if objective.target != "path":
-        return
-    columns: Sequence[int] = range(train.tree.levels)
-    if isinstance(objective, Supervised | LinearProbe):
-        columns = objective.columns
-    for name, images in (("training", train), ("held-out", held_out)):
-        if not isinstance(images, Images) or images.targets is None:
-            continue
-        missing = (images.targets[:, list(columns)] < 0).sum(0).tolist()
-        if min(missing) == len(images):
-            raise DataError(
-                f"none of the {len(images):,} {name} images has a label at level"
-                f" {', '.join(map(str, columns))}: all are -1, which means unknown; expected a label for some"
-                " of them at least; label them, or take other data"
-            )
-        for column, count in zip(columns, missing, strict=True):
-            if count and distributed.is_main():
-                print(
-                    f"{count:,} of {len(images):,} {name} images have no label at level {column}: they are"
-                    " left out of what is learned and measured there",
-                    file=sys.stderr,
-                )
 
 
 class FirstBatch:

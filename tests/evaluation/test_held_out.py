@@ -298,7 +298,8 @@ def test_two_processes_count_each_image_once(
 ) -> None:
     monkeypatch.setenv("CASTSSL_CACHE", str(tmp_path / "cache"))
     attention = test_label_attention.measured()
-    alone = [*class_maps(tmp_path), test_many_labels.measured(image_folder), attention]
+    many = [test_many_labels.measured(image_folder), test_many_labels.padded(image_folder, 0, 1)]
+    alone = [*class_maps(tmp_path), *many, attention]
     together(as_one_of_two, str(image_folder), str(tmp_path))
     assert [torch.load(tmp_path / f"maps{rank}.pt") for rank in range(2)] == [alone, alone]
     # 8 images: of the batches of 2 x 5, one rank has 4 and the other 4; alone, one has 5 and then 3.
@@ -324,6 +325,6 @@ def as_one_of_two(rank: int, image_folder: str, folder: str) -> None:
     """What each of the two processes does."""
     assert distributed.world() == 2
     found = [*class_maps(Path(folder)), test_many_labels.measured(Path(image_folder))]
-    found.append(test_label_attention.measured())
+    found += [test_many_labels.padded(Path(image_folder), rank, 2), test_label_attention.measured()]
     torch.save(found, Path(folder) / f"maps{rank}.pt")
     torch.save(results(image_folder) | test_label_paths.padded(rank, 2), Path(folder) / f"{rank}.pt")

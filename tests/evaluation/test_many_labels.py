@@ -12,11 +12,12 @@ from castssl.datasets import many_labels
 from castssl.datasets.images import Images
 from castssl.errors import ConfigError
 from castssl.evaluation.classification import Accuracy
-from castssl.evaluation.held_out import Evaluation, Evaluator
+from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch
 from castssl.evaluation.knn import Knn
 from castssl.evaluation.label_paths import LabelPaths
 from castssl.evaluation.many_labels import ManyLabels
 from castssl.metrics.multilabel import average_precisions, measures
+from castssl.types import View
 from tests.evaluation import toys
 
 TREE = many_labels(("pet", "bird"), ("cat", "dog", "hen", "owl"), parents=[(0, 0, 1, 1)])
@@ -38,6 +39,27 @@ def evaluation(image_folder: Path, *evaluators: Evaluator) -> Evaluation:
 def measured(image_folder: Path) -> dict[str, float]:
     """The results of a toy."""
     return evaluation(image_folder, ManyLabels())(toys.subject(toys.Heads(2, 4, seed=1)))
+
+
+def padded(image_folder: Path, rank: int, world: int) -> dict[str, float]:
+    """The same, with batches of three a process; copies of the first images fill the last of them."""
+    evaluator = ManyLabels()
+    data, subject = evaluation(image_folder, evaluator), toys.subject(toys.Heads(2, 4, seed=1).eval())
+    images = data.held_out
+    assert isinstance(images, Images)
+    evaluator.begin(subject)
+    for start in range(3 * rank, 8, 3 * world):
+        positions = torch.arange(start, start + 3) % 8
+        pixels = torch.stack([normalize(data.view(images[n][0])[0]) for n in positions.tolist()])
+        view = View(pixels, torch.zeros(3, 0, 0, dtype=torch.int32))
+        with torch.no_grad():
+            evaluator.add(ImageBatch([view], images.targets[positions], positions), Forward(subject))
+    return evaluator.result(subject)
+
+
+def test_images_that_only_fill_a_batch_do_not_count(image_folder: Path) -> None:
+    """tests/evaluation/test_held_out.py has the same of two processes."""
+    assert padded(image_folder, 0, 1) == pytest.approx(measured(image_folder), abs=1e-6)
 
 
 def test_the_measures_are_those_of_all_images_at_once(
