@@ -61,6 +61,7 @@ SHELF: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "castssl-clustering": {"pooling": ("ctm", "finch", "kmeans", "kmedoids", "token-pooling", "tome")},
     "castssl-lightly": {"objectives": ("barlow-twins", "byol", "dino", "simclr", "vicreg")},
+    "castssl-multilabel": {"objectives": ("multilabel",), "encoders": ("timm-features",)},
     "castssl-sam": {"segmenters": ("sam",)},
     "castssl-slic": {"superpixels": ("device-slic", "skimage-slic", "slic")},
 }

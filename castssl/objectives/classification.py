@@ -6,7 +6,7 @@ Training data-efficient image transformers, https://arxiv.org/abs/2012.12877; H-
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 import torch
 from timm.loss.cross_entropy import SoftTargetCrossEntropy
@@ -21,7 +21,8 @@ from castssl.objectives.mixing import Mixing
 from castssl.types import Batch, Outcome, View
 
 Branch = Literal["base", "ema"]
-S = TypeVar("S", bound="Supervised")
+A = TypeVar("A", bound="Averaged[Any]")
+M = TypeVar("M", bound=Model)
 linear = initialization.linear
 """A classifier on features (B, D) as DeiT begins with it: ``linear(dim, classes)``."""
 cross_entropy: Callable[[Tensor, Tensor], Tensor] = cast(Any, SoftTargetCrossEntropy)()
@@ -50,7 +51,78 @@ class OneHead(ClassifierModel):
         return {"class": self.head(self.feature(view))}
 
 
-class Supervised(Objective):
+class Averaged(Objective, Generic[M]):
+    """An objective that predicts labels, and may keep an average of its weights as the branch ``ema``.
+
+    A subclass sets :attr:`model` and then calls :meth:`keep_average`.
+    """
+
+    model: M
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.average: ModelEmaV3 | None = None
+
+    def keep_average(self, ema: float) -> None:
+        """Keep an average of what is trained that moves by 1 - ``ema`` a step, for ``branch("ema")``.
+
+        Args:
+            ema: 0 keeps none; the released code has 0.99996.
+
+        Raises:
+            ConfigError: if it is out of range.
+        """
+        if not 0 <= ema < 1:
+            raise ConfigError(f"ema is the share that an average keeps: expected 0 to below 1, got {ema}")
+        if ema:
+            self.average = ModelEmaV3(self.model, decay=ema)
+            self.average.requires_grad_(False)
+
+    def restart_average(self) -> None:
+        """Let the average, if one is kept, begin anew from what the weights are now."""
+        if self.average is not None:
+            self.average.set(self.model)  # type: ignore[no-untyped-call]
+
+    def after_step(self, progress: float) -> None:
+        """Move the average."""
+        if self.average is not None:
+            self.average.update(self.model)
+
+    def branches(self) -> Mapping[str, M]:
+        """The model as ``base``, and its average as ``ema`` if one is kept."""
+        return {"base": self.model} | ({} if self.average is None else {"ema": self.average.module})
+
+    def encoders(self) -> list[Encoder]:
+        """The encoder, and those that an objective has beside it, such as one for each level; no average."""
+        return [module for module in self.model.modules() if isinstance(module, Encoder)]
+
+    def heads(self, branch: Branch = "base") -> dict[str, Tensor]:
+        """All tensors that are trained beside the encoder, by name."""
+        state = self._model(branch).state_dict()
+        return {name: value for name, value in state.items() if not name.startswith("encoder.")}
+
+    def train(self: A, mode: bool = True) -> A:
+        """As in torch, but the average stays in evaluation mode."""
+        super().train(mode)
+        if self.average is not None:
+            self.average.eval()
+        return self
+
+    def branch(self, name: str) -> Encoder:
+        """The encoder that is trained, or its average.
+
+        Raises:
+            ConfigError: if no average is kept.
+        """
+        return self._model(name).encoder
+
+    def _model(self, branch: str) -> M:
+        if branch not in self.branches():
+            raise ConfigError("there is no average of the weights; build it with ema=0.99996, or --ema")
+        return self.branches()[branch]
+
+
+class Supervised(Averaged[ClassifierModel]):
     """An encoder that learns the classes of some label levels.
 
     In training mode images are mixed and targets softened; in evaluation mode neither.  A subclass sets
@@ -77,7 +149,6 @@ class Supervised(Objective):
     """
 
     target = "path"
-    model: ClassifierModel
 
     def __init__(
         self,
@@ -96,7 +167,6 @@ class Supervised(Objective):
         self.stages: tuple[int, ...] = (-1,) * len(self.classes)
         self.mixing = Mixing(self.classes, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
         self.hard = Mixing(self.classes, mixup=0, cutmix=0, smoothing=0)
-        self.average: ModelEmaV3 | None = None
 
     def criterion(
         self, logits: Sequence[Tensor], targets: Sequence[Tensor]
@@ -109,26 +179,6 @@ class Supervised(Objective):
                 missing.
         """
         raise NotImplementedError
-
-    def keep_average(self, ema: float) -> None:
-        """Keep an average of what is trained that moves by 1 - ``ema`` a step, for ``branch("ema")``.
-
-        Args:
-            ema: 0 keeps none; the released code has 0.99996.
-
-        Raises:
-            ConfigError: if it is out of range.
-        """
-        if not 0 <= ema < 1:
-            raise ConfigError(f"ema is the share that an average keeps: expected 0 to below 1, got {ema}")
-        if ema:
-            self.average = ModelEmaV3(self.model, decay=ema)
-            self.average.requires_grad_(False)
-
-    def restart_average(self) -> None:
-        """Let the average, if one is kept, begin anew from what the weights are now."""
-        if self.average is not None:
-            self.average.set(self.model)  # type: ignore[no-untyped-call]
 
     def forward(self, batch: Batch) -> Outcome:
         """The loss, and the share of images whose class (in a mixture: the heavier one) comes first.
@@ -150,11 +200,6 @@ class Supervised(Objective):
         )
         return Outcome(loss, {"loss": loss.detach(), **logs, **dict(zip(names, shares, strict=True))})
 
-    def after_step(self, progress: float) -> None:
-        """Move the average."""
-        if self.average is not None:
-            self.average.update(self.model)
-
     def answers(self, view: View) -> Mapping[str, Tensor]:
         """What :meth:`criterion` compares: the predictions, and whatever a subclass puts after them."""
         return self.predict(view)
@@ -162,40 +207,6 @@ class Supervised(Objective):
     def predict(self, view: View, branch: Branch = "base") -> Mapping[str, Tensor]:
         """Logits (B, C) of each learned level by name, coarse to fine."""
         return self._model(branch)(view)
-
-    def branches(self) -> Mapping[str, ClassifierModel]:
-        """The model as ``base``, and its average as ``ema`` if one is kept."""
-        kept: ClassifierModel | None = None if self.average is None else self.average.module
-        return {"base": self.model} if kept is None else {"base": self.model, "ema": kept}
-
-    def encoders(self) -> list[Encoder]:
-        """The encoder, and those that an objective has beside it, such as one for each level; no average."""
-        return [module for module in self.model.modules() if isinstance(module, Encoder)]
-
-    def heads(self, branch: Branch = "base") -> dict[str, Tensor]:
-        """All tensors that are trained beside the encoder, by name."""
-        state = self._model(branch).state_dict()
-        return {name: value for name, value in state.items() if not name.startswith("encoder.")}
-
-    def train(self: S, mode: bool = True) -> S:
-        """As in torch, but the average stays in evaluation mode."""
-        super().train(mode)
-        if self.average is not None:
-            self.average.eval()
-        return self
-
-    def branch(self, name: str) -> Encoder:
-        """The encoder that is trained, or its average.
-
-        Raises:
-            ConfigError: if no average is kept.
-        """
-        return self._model(name).encoder
-
-    def _model(self, branch: str) -> ClassifierModel:
-        if branch not in self.branches():
-            raise ConfigError("there is no average of the weights; build it with ema=0.99996, or --ema")
-        return self.branches()[branch]
 
 
 def _share(logits: Tensor, target: Tensor) -> Tensor:

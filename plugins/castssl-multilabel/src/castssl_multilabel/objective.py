@@ -1,0 +1,200 @@
+"""Many labels an image: a logit of each label, and a binary loss over the labels that are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from castssl.contracts import Encoder
+from castssl.errors import ConfigError
+from castssl.labels import LabelTree
+from castssl.objectives.classification import Averaged, Branch
+from castssl.text import LabelEmbeddings, embeddings
+from castssl.types import Batch, LabelAttention, Outcome, View
+from castssl_multilabel.aggregation import Rows
+from castssl_multilabel.interaction import Kind, Norm
+from castssl_multilabel.losses import Reduction, asymmetric, binary_cross_entropy, reduce
+from castssl_multilabel.model import HSVLT, Aggregate, Interact, Kernel, LabelModel, PlainHead, Visual
+
+Loss = Literal["bce", "asl"]
+Head = Literal["hsvlt", "plain"]
+
+
+class MultiLabel(Averaged[LabelModel]):
+    """Learn which labels an image has, each by itself.
+
+    An entry of the target that is unknown (-1) adds nothing to the loss.
+
+    Args:
+        encoder: what is trained.
+        labels: a label tree of labels that do not exclude each other; the levels stand side by side.
+        head: ``"hsvlt"``: label embeddings attend to the stages, see
+            :class:`castssl_multilabel.model.HSVLT`; ``"plain"``: a linear classifier on the last class token,
+            for which no option up to ``head_weights`` counts.
+        text: where the embeddings of the label names come from, see :mod:`castssl.text`; those of
+            ``learned:DIM`` are trained.
+        prompt: a text with ``{}`` where the name belongs; "" is the source's own.
+        store: a file that keeps the embeddings, see :func:`castssl.text.embeddings`; "" for none.
+        stored: the width of embeddings that a saved state will fill in, so that none is computed; 0 for none.
+        interact: see :class:`castssl_multilabel.model.HSVLT`; so are the next eight.
+        blocks: likewise.
+        attention: likewise.
+        norm: likewise.
+        heads: likewise.
+        visual: likewise.
+        aggregation: likewise.
+        kernel: likewise.
+        head_weights: likewise.
+        loss: ``"bce"``, binary cross entropy, or ``"asl"``, the asymmetric loss, see
+            :mod:`castssl_multilabel.losses`.
+        reduction: ``"mean"`` over the known entries, as in the released code of HSVLT, or ``"sum"`` over the
+            labels and mean over the images, as in timm.
+        gamma_pos: of the asymmetric loss; timm has 1, the configuration released with HSVLT 0.
+        gamma_neg: likewise; timm has 4, that configuration 1.
+        clip: likewise; both have 0.05.
+        ema: keep an average of encoder and head that moves by 1 - ``ema`` a step, for ``branch("ema")``; 0
+            keeps none.
+
+    Raises:
+        ConfigError: if the labels exclude each other or there are none, they have no names for a text encoder
+            to read, or an option is out of range.
+        DataError, PluginError: as :func:`castssl.text.embeddings`.
+    """
+
+    target = "multihot"
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        labels: LabelTree,
+        *,
+        head: Head = "hsvlt",
+        text: str = "learned:256",
+        prompt: str = "",
+        store: str = "",
+        stored: int = 0,
+        interact: Interact = "block",
+        blocks: int = 0,
+        attention: Kind = "interactive",
+        norm: Norm = "none",
+        heads: int = 1,
+        visual: Visual = "none",
+        aggregation: Aggregate = "concat",
+        kernel: Kernel = 1,
+        head_weights: Rows = "own",
+        loss: Loss = "bce",
+        reduction: Reduction = "mean",
+        gamma_pos: float = 1.0,
+        gamma_neg: float = 4.0,
+        clip: float = 0.05,
+        ema: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _check(labels, loss, reduction, gamma_pos, gamma_neg, clip)
+        if head not in ("hsvlt", "plain"):
+            raise ConfigError(f"head: got {head}, expected hsvlt or plain")
+        self.sizes, self.reduction = labels.sizes, reduction
+        focus = partial(asymmetric, gamma_pos=gamma_pos, gamma_neg=gamma_neg, clip=clip)
+        self.criterion = binary_cross_entropy if loss == "bce" else focus
+        self.embeddings: LabelEmbeddings | None = None
+        """What the label embeddings were at first; None with a plain head."""
+        if head == "plain":
+            self.model = PlainHead(encoder, sum(labels.sizes))
+        else:
+            self.embeddings = _embed(labels, text, prompt, store, stored)
+            self.model = HSVLT(
+                encoder,
+                self.embeddings.vectors,
+                learn_vectors=self.embeddings.learned,
+                interact=interact,
+                blocks=blocks,
+                attention=attention,
+                norm=norm,
+                heads=heads,
+                visual=visual,
+                aggregation=aggregation,
+                kernel=kernel,
+                head_weights=head_weights,
+            )
+        self.keep_average(ema)
+
+    def forward(self, batch: Batch) -> Outcome:
+        """The loss, and the share of known labels that are on the right side of a probability of 0.5.
+
+        Raises:
+            ValueError: unless the batch has one view and a target float32 (B, C).
+        """
+        target = self._check(batch)
+        logits = self.model.logits(batch.views[0]).float()
+        loss = reduce(self.criterion(logits, target), target, self.reduction)
+        right = (((logits.detach() > 0) == (target > 0)) & (target >= 0)).sum() / (target >= 0).sum()
+        return Outcome(loss, {"loss": loss.detach(), "accuracy": right})
+
+    def predict(self, view: View, branch: Branch = "base") -> Mapping[str, Tensor]:
+        """Logits (B, C) of each level: ``class``, or ``level0``, the coarsest, ``level1``, ..."""
+        logits = self._model(branch).logits(view).split(self.sizes, dim=1)
+        names = ["class"] if len(logits) == 1 else [f"level{level}" for level in range(len(logits))]
+        return dict(zip(names, logits, strict=True))
+
+    def label_attention(self, view: View) -> LabelAttention | None:
+        """What each label attends to at each stage; None with a plain head."""
+        return self.model.attention(view) if isinstance(self.model, HSVLT) else None
+
+    @property
+    def to_load(self) -> Mapping[str, str | int]:
+        """Options in place of its own, with which it is built again where its weights will be filled in."""
+        if self.embeddings is None:
+            return {}
+        width = self.embeddings.vectors.shape[1]
+        return {"stored": width, "store": "", "prompt": self.embeddings.prompt}
+
+    def _check(self, batch: Batch) -> Tensor:
+        """The target of a batch with one view and multi-hot labels."""
+        if len(batch.views) != 1:
+            raise ValueError(f"multilabel takes 1 view of each image, got {len(batch.views)}")
+        target, width = batch.target, sum(self.sizes)
+        if not target.is_floating_point() or target.shape[1:] != (width,):
+            raise ValueError(
+                f"multilabel takes targets float32 (B, {width}), got {target.dtype} of shape"
+                f" {tuple(target.shape)}; take data of many labels an image"
+            )
+        return target
+
+
+def _embed(labels: LabelTree, text: str, prompt: str, store: str, stored: int) -> LabelEmbeddings:
+    """The embeddings of all levels' names; with ``stored`` zeros of that width."""
+    names = [name for level in labels.names for name in level]
+    if not names:
+        if not text.startswith("learned:"):
+            raise ConfigError(
+                f"{text} reads label names, but these {sum(labels.sizes)} labels have none; take text=learned:256"
+            )
+        names = [str(number) for number in range(sum(labels.sizes))]
+    if stored:
+        return LabelEmbeddings(tuple(names), torch.zeros(len(names), stored), text, prompt or "{}")
+    return embeddings(names, text, prompt=prompt or None, store=store or None)
+
+
+def _check(
+    labels: LabelTree, loss: str, reduction: str, gamma_pos: float, gamma_neg: float, clip: float
+) -> None:
+    """Refuse labels and options of the loss that do not fit."""
+    if labels.exclusive or not labels.levels:
+        raise ConfigError(
+            f"multilabel learns labels of which an image has any number; got {labels.levels} levels of"
+            f" {labels.sizes} classes that exclude each other; take data such as voc07:, coco14:,"
+            " nus-wide:, csv:FILE.csv?labels=COLUMN or demo-many"
+        )
+    if any(gamma < 0 or 0 < gamma < 1 for gamma in (gamma_pos, gamma_neg)) or not 0 <= clip < 1:
+        raise ConfigError(
+            "gamma_pos and gamma_neg are 0, or 1 or more (between, timm's loss has gradients that are not"
+            f" finite), and clip is 0 to below 1; got {gamma_pos}, {gamma_neg} and {clip}"
+        )
+    if loss not in ("bce", "asl") or reduction not in ("mean", "sum"):
+        raise ConfigError(
+            f"expected a loss bce or asl and a reduction mean or sum, got {loss} and {reduction}"
+        )
