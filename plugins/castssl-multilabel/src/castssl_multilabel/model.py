@@ -146,9 +146,11 @@ class HSVLT(LabelModel):
         if vectors is not None:
             self._check_others(vectors)
         reading = _Reading(self, self.vectors if vectors is None else vectors, len(view.image))
-        self.encoder.visit_blocks(view, reading)
+        hierarchy = self.encoder.visit_blocks(view, reading)
         scores: Tensor = self.head(self.aggregation(reading.fused))
-        return scores
+        # Some of an encoder's parameters have a part in the class token alone, which labels do not read.  DDP
+        # waits for a gradient of each: theirs is 0.
+        return scores + 0 * hierarchy.stages[-1].cls.sum()
 
     def attention(self, view: View) -> LabelAttention:
         """What each label attends to at the last interaction of each stage, mean over heads."""

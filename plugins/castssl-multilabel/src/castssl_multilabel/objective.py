@@ -94,7 +94,7 @@ class MultiLabel(Averaged[LabelModel]):
         ema: float = 0.0,
     ) -> None:
         super().__init__()
-        _check(labels, loss, reduction, gamma_pos, gamma_neg, clip)
+        _check(labels, loss, reduction, (gamma_pos, gamma_neg), clip)
         if head not in ("hsvlt", "plain"):
             raise ConfigError(f"head: got {head}, expected hsvlt or plain")
         self.sizes, self.reduction = labels.sizes, reduction
@@ -171,7 +171,8 @@ def _embed(labels: LabelTree, text: str, prompt: str, store: str, stored: int) -
     if not names:
         if not text.startswith("learned:"):
             raise ConfigError(
-                f"{text} reads label names, but these {sum(labels.sizes)} labels have none; take text=learned:256"
+                f"{text} reads label names, but these {sum(labels.sizes)} labels have none; take"
+                " text=learned:256"
             )
         names = [str(number) for number in range(sum(labels.sizes))]
     if stored:
@@ -179,9 +180,7 @@ def _embed(labels: LabelTree, text: str, prompt: str, store: str, stored: int) -
     return embeddings(names, text, prompt=prompt or None, store=store or None)
 
 
-def _check(
-    labels: LabelTree, loss: str, reduction: str, gamma_pos: float, gamma_neg: float, clip: float
-) -> None:
+def _check(labels: LabelTree, loss: str, reduction: str, gammas: tuple[float, float], clip: float) -> None:
     """Refuse labels and options of the loss that do not fit."""
     if labels.exclusive or not labels.levels:
         raise ConfigError(
@@ -189,10 +188,10 @@ def _check(
             f" {labels.sizes} classes that exclude each other; take data such as voc07:, coco14:,"
             " nus-wide:, csv:FILE.csv?labels=COLUMN or demo-many"
         )
-    if any(gamma < 0 or 0 < gamma < 1 for gamma in (gamma_pos, gamma_neg)) or not 0 <= clip < 1:
+    if any(gamma < 0 or 0 < gamma < 1 for gamma in gammas) or not 0 <= clip < 1:
         raise ConfigError(
             "gamma_pos and gamma_neg are 0, or 1 or more (between, timm's loss has gradients that are not"
-            f" finite), and clip is 0 to below 1; got {gamma_pos}, {gamma_neg} and {clip}"
+            f" finite), and clip is 0 to below 1; got {gammas[0]:g}, {gammas[1]:g} and {clip:g}"
         )
     if loss not in ("bce", "asl") or reduction not in ("mean", "sum"):
         raise ConfigError(
