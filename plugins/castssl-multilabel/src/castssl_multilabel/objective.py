@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -97,6 +97,14 @@ class MultiLabel(Averaged[LabelModel]):
         _check(labels, loss, reduction, (gamma_pos, gamma_neg), clip)
         if head not in ("hsvlt", "plain"):
             raise ConfigError(f"head: got {head}, expected hsvlt or plain")
+        reading: dict[str, Any] = {
+            "interact": interact,
+            "blocks": blocks,
+            "attention": attention,
+            "norm": norm,
+        }
+        combining: dict[str, Any] = {"visual": visual, "aggregation": aggregation, "kernel": kernel}
+        combining |= {"heads": heads, "head_weights": head_weights}
         self.sizes, self.reduction = labels.sizes, reduction
         focus = partial(asymmetric, gamma_pos=gamma_pos, gamma_neg=gamma_neg, clip=clip)
         self.criterion = binary_cross_entropy if loss == "bce" else focus
@@ -106,19 +114,9 @@ class MultiLabel(Averaged[LabelModel]):
             self.model = PlainHead(encoder, sum(labels.sizes))
         else:
             self.embeddings = _embed(labels, text, prompt, store, stored)
+            learned = self.embeddings.learned
             self.model = HSVLT(
-                encoder,
-                self.embeddings.vectors,
-                learn_vectors=self.embeddings.learned,
-                interact=interact,
-                blocks=blocks,
-                attention=attention,
-                norm=norm,
-                heads=heads,
-                visual=visual,
-                aggregation=aggregation,
-                kernel=kernel,
-                head_weights=head_weights,
+                encoder, self.embeddings.vectors, learn_vectors=learned, **reading, **combining
             )
         self.keep_average(ema)
 
