@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -94,9 +94,7 @@ class MultiLabel(Averaged[LabelModel]):
         ema: float = 0.0,
     ) -> None:
         super().__init__()
-        _check(labels, loss, reduction, (gamma_pos, gamma_neg), clip)
-        if head not in ("hsvlt", "plain"):
-            raise ConfigError(f"head: got {head}, expected hsvlt or plain")
+        _check(labels, head, loss, reduction)
         reading: dict[str, Any] = {
             "interact": interact,
             "blocks": blocks,
@@ -104,10 +102,9 @@ class MultiLabel(Averaged[LabelModel]):
             "norm": norm,
         }
         combining: dict[str, Any] = {"visual": visual, "aggregation": aggregation, "kernel": kernel}
-        combining |= {"heads": heads, "head_weights": head_weights}
+        combining |= {"norm": norm, "heads": heads, "head_weights": head_weights}
         self.sizes, self.reduction = labels.sizes, reduction
-        focus = partial(asymmetric, gamma_pos=gamma_pos, gamma_neg=gamma_neg, clip=clip)
-        self.criterion = binary_cross_entropy if loss == "bce" else focus
+        self.criterion = _criterion(loss, gamma_pos, gamma_neg, clip)
         self.embeddings: LabelEmbeddings | None = None
         """What the label embeddings were at first; None with a plain head."""
         if head == "plain":
@@ -178,19 +175,30 @@ def _embed(labels: LabelTree, text: str, prompt: str, store: str, stored: int) -
     return embeddings(names, text, prompt=prompt or None, store=store or None)
 
 
-def _check(labels: LabelTree, loss: str, reduction: str, gammas: tuple[float, float], clip: float) -> None:
-    """Refuse labels and options of the loss that do not fit."""
+def _criterion(
+    loss: Loss, gamma_pos: float, gamma_neg: float, clip: float
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The sum of a loss over the known entries; refuses options of it that are out of range."""
+    if any(gamma < 0 or 0 < gamma < 1 for gamma in (gamma_pos, gamma_neg)) or not 0 <= clip < 1:
+        raise ConfigError(
+            "gamma_pos and gamma_neg are 0, or 1 or more (between, timm's loss has gradients that are not"
+            f" finite), and clip is 0 to below 1; got {gamma_pos}, {gamma_neg} and {clip}"
+        )
+    if loss == "bce":
+        return binary_cross_entropy
+    return partial(asymmetric, gamma_pos=gamma_pos, gamma_neg=gamma_neg, clip=clip)
+
+
+def _check(labels: LabelTree, head: str, loss: str, reduction: str) -> None:
+    """Refuse labels that exclude each other, and names that there are not."""
     if labels.exclusive or not labels.levels:
         raise ConfigError(
             f"multilabel learns labels of which an image has any number; got {labels.levels} levels of"
             f" {labels.sizes} classes that exclude each other; take data such as voc07:, coco14:,"
             " nus-wide:, csv:FILE.csv?labels=COLUMN or demo-many"
         )
-    if any(gamma < 0 or 0 < gamma < 1 for gamma in gammas) or not 0 <= clip < 1:
-        raise ConfigError(
-            "gamma_pos and gamma_neg are 0, or 1 or more (between, timm's loss has gradients that are not"
-            f" finite), and clip is 0 to below 1; got {gammas[0]:g}, {gammas[1]:g} and {clip:g}"
-        )
+    if head not in ("hsvlt", "plain"):
+        raise ConfigError(f"head: got {head}, expected hsvlt or plain")
     if loss not in ("bce", "asl") or reduction not in ("mean", "sum"):
         raise ConfigError(
             f"expected a loss bce or asl and a reduction mean or sum, got {loss} and {reduction}"
