@@ -95,12 +95,7 @@ class MultiLabel(Averaged[LabelModel]):
     ) -> None:
         super().__init__()
         _check(labels, head, loss, reduction)
-        reading: dict[str, Any] = {
-            "interact": interact,
-            "blocks": blocks,
-            "attention": attention,
-            "norm": norm,
-        }
+        reading: dict[str, Any] = {"interact": interact, "blocks": blocks, "attention": attention}
         combining: dict[str, Any] = {"visual": visual, "aggregation": aggregation, "kernel": kernel}
         combining |= {"norm": norm, "heads": heads, "head_weights": head_weights}
         self.sizes, self.reduction = labels.sizes, reduction
