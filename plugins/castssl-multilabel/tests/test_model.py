@@ -15,7 +15,7 @@ from castssl_multilabel.model import HSVLT, LabelModel, PlainHead
 from castssl_multilabel.timm_features import TimmFeatures
 
 SIDE = samples.SIDE
-TRUNKS = ("nano", "timm-features:resnet10t", "timm-features:convnext_atto")
+TRUNKS = ("nano", "timm-features:test_resnet", "timm-features:test_convnext")
 
 
 def trunk(name: str) -> Encoder:
@@ -91,7 +91,7 @@ def test_the_plain_head_is_linear_in_the_class_token() -> None:
     assert isinstance(model, LabelModel)
 
 
-@pytest.mark.parametrize("name", ["nano", "timm-features:convnext_atto"])
+@pytest.mark.parametrize("name", ["nano", "timm-features:test_convnext"])
 def test_attention_is_over_the_tokens_of_each_stage(name: str) -> None:
     model, view = made(name).eval(), samples.view()
     hierarchy, weights = model.attention(view)
@@ -115,7 +115,7 @@ def test_other_labels_need_shared_weights() -> None:
 
 
 def test_a_copy_runs_its_own_modules() -> None:
-    model, view = made("timm-features:convnext_atto").eval(), samples.view()
+    model, view = made("timm-features:test_convnext").eval(), samples.view()
     copied, before = copy.deepcopy(model), model.logits(view)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -9,11 +9,13 @@ Shape letters: B images, C labels, D channels, R bases.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.amp.autocast_mode import is_autocast_available
 from torch.nn import functional
 
 Rows: TypeAlias = Literal["own", "shared"]
@@ -77,13 +79,14 @@ class Factorization(nn.Module):
     def __init__(self, dim: int, rank: int = 64) -> None:
         super().__init__()
         drawn = torch.rand(dim, rank, generator=torch.Generator().manual_seed(0), device="cpu")
-        self.register_buffer("bases", functional.normalize(drawn, dim=0))
+        self.register_buffer("bases", functional.normalize(drawn, dim=0).to(torch.get_default_device()))
 
     def forward(self, x: Tensor) -> Tensor:
         """Float (B, C, D), 0 or more, to its reconstruction, float32 (B, C, D)."""
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.float()
-            bases = self.bases.expand(len(x), -1, -1)
+        device = x.device.type
+        with torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext():
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
+            bases = self.bases.to(x.dtype).expand(len(x), -1, -1)
             coefficients = (x @ bases).softmax(-1)  # (B, C, R)
             for _ in range(self.steps[0 if self.training else 1]):
                 coefficients = _multiplied(coefficients, x @ bases, bases.mT @ bases)
