@@ -6,8 +6,9 @@
 HSVLT (https://arxiv.org/abs/2407.16244) claims fewer parameters and less computation than other methods; no
 number of its own was found to compare with.  GFLOPs are billions of multiply-adds of matrix products and
 convolutions for one image, as in the literature, counted on shapes alone.  Milliseconds are of a forward pass
-without gradient: models take turns, and the median round counts; with --rounds 0 nothing is computed.  "As
-released" has the released order of products, which projects every token, and gives the same scores.
+without gradient, on a CPU of the processor, so that other work hardly matters: models take turns, and the
+median round counts; with --rounds 0 nothing is computed.  "As released" has the released order of products,
+which projects every token, and gives the same scores.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Config:
     """Rounds that count, after one that does not; 0 to count multiply-adds alone."""
     device: Literal["cpu", "cuda"] = "cpu"
     """What to measure on."""
-    threads: int = torch.get_num_threads()
+    threads: int = 1
     """Threads of the CPU."""
 
 
@@ -110,14 +111,15 @@ def projections(model: HSVLT, labels: int) -> int:
 def measure(built: Mapping[str, nn.Module], cfg: Config) -> dict[str, float]:
     """Milliseconds of an image, median over rounds."""
     settle: Callable[[], Any] = torch.cuda.synchronize if cfg.device == "cuda" else int
+    clock = time.perf_counter if cfg.device == "cuda" else time.process_time
     shown, seconds = view(cfg, cfg.device, cfg.batch), dict[str, list[float]]()
     for _, name in product(range(1 + cfg.rounds), built):
         settle()
-        began = time.perf_counter()
+        began = clock()
         with torch.no_grad():
             run(built[name].eval(), shown)
         settle()
-        seconds.setdefault(name, []).append(time.perf_counter() - began)
+        seconds.setdefault(name, []).append(clock() - began)
     return {name: median(values[1:]) / cfg.batch * 1e3 for name, values in seconds.items()}
 
 

@@ -11,6 +11,7 @@ from castssl import create
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
 from castssl.testing import samples
+from castssl.types import Hierarchy, Tokens, View
 from castssl_multilabel.model import HSVLT, LabelModel, PlainHead
 from castssl_multilabel.timm_features import TimmFeatures
 
@@ -20,8 +21,9 @@ TRUNKS = ("nano", "timm-features:test_resnet", "timm-features:test_convnext")
 
 def trunk(name: str) -> Encoder:
     torch.manual_seed(0)
-    sizes = (64, 8, 4) if name == "nano" else None
-    return create(name, image_size=SIDE, sizes=sizes)
+    if name == "nano":
+        return create(name, image_size=SIDE, sizes=(64, 8, 4), depths=(1, 2, 1, 0))
+    return create(name, image_size=SIDE)
 
 
 def vectors(labels: int = 5, channels: int = 16, seed: int = 1) -> Tensor:
@@ -89,6 +91,120 @@ def test_the_plain_head_is_linear_in_the_class_token() -> None:
     expected = encoder(view).stages[-1].cls[:, 0] @ model.head.weight.T + model.head.bias
     torch.testing.assert_close(model.logits(view), expected)
     assert isinstance(model, LabelModel)
+
+
+def written_out(model: HSVLT, view: View) -> tuple[Tensor, list[Tensor]]:
+    """Scores (B, C) and the attention of each stage, from tokens that no label changes."""
+    seen: list[list[Tokens]] = [[] for _ in model.encoder.visits]
+
+    def keep(stage: int, tokens: Tokens) -> Tensor:
+        seen[stage].append(tokens)
+        return tokens.x
+
+    model.encoder.visit_blocks(view, keep)
+    labels, fused, weights = model.vectors.expand(len(view.image), -1, -1), [], []
+    for stage, (scale, blocks) in enumerate(zip(model.scaling, model.interactions, strict=True)):
+        labels, count = scale(labels), len(list(blocks.children()))
+        read = seen[stage][-count:] if model.interact == "block" else [seen[stage][-1]] * count
+        if stage == len(seen) - 1 and model.encoder.last_norm is not None:
+            read = [tokens._replace(x=model.encoder.last_norm(tokens.x)) for tokens in read]
+        for number, tokens in enumerate(read):
+            block = model.interaction(stage, number)
+            weight = block.weights(labels, tokens)
+            labels, found = block(labels, tokens)
+        fused.append(found)
+        weights.append(weight)
+    return model.head(model.aggregation(fused)), weights
+
+
+@pytest.mark.parametrize("name", ["nano", "timm-features:test_convnext"])
+@pytest.mark.parametrize(
+    ("options", "counts"),
+    [
+        ({}, {"nano": [1, 2, 1], "timm-features:test_convnext": [1, 2, 4, 2]}),
+        ({"blocks": 2}, {"nano": [1, 2, 1], "timm-features:test_convnext": [1, 2, 2, 2]}),
+        ({"interact": "stage"}, {"nano": [1, 1, 1], "timm-features:test_convnext": [1, 1, 1, 1]}),
+        (
+            {"interact": "stage", "blocks": 3},
+            {"nano": [3, 3, 3], "timm-features:test_convnext": [3, 3, 3, 3]},
+        ),
+    ],
+    ids=str,
+)
+def test_stages_and_blocks_as_written_out(
+    name: str, options: dict[str, Any], counts: dict[str, list[int]]
+) -> None:
+    model, view = moved(made(name, **options)).eval(), samples.view()
+    if name == "nano":
+        assert model.encoder.visits == (1, 2, 1)
+    assert [len(list(stage.children())) for stage in model.interactions] == counts[name]
+    with torch.no_grad():
+        scores, weights = written_out(model, view)
+        torch.testing.assert_close(model.logits(view), scores)
+        for weight, expected in zip(model.attention(view).weights, weights, strict=True):
+            torch.testing.assert_close(weight, expected)
+
+
+@pytest.mark.parametrize("name", ["nano", "timm-features:test_convnext"])
+def test_gated_tokens_pass_on(name: str) -> None:
+    """Labels change the class token; another encoder is refused."""
+    model, view = moved(made(name, visual="gated")).eval(), samples.view()
+    with torch.no_grad():
+        plain = model.encoder(view).stages[-1].cls
+        hierarchy, weights = model.attention(view)
+        assert (hierarchy.stages[-1].cls - plain).abs().max() > 1e-3
+        for weight in weights:
+            torch.testing.assert_close(weight.sum(-1), torch.ones(4, 5))
+    with pytest.raises(ConfigError, match="a TimmFeatures does not take"):
+        made("timm-features:test_vit", visual="gated")
+
+
+@pytest.mark.parametrize(
+    ("options", "same"),
+    [
+        ({"aggregation": "concat"}, True),
+        ({"aggregation": "none", "attention": "standard"}, True),
+        ({"aggregation": "hamburger"}, True),
+        ({"aggregation": "hamburger", "kernel": 3}, False),
+    ],
+    ids=str,
+)
+def test_the_order_of_labels(options: dict[str, Any], same: bool) -> None:
+    """With one row of weights for all labels, a label's score does not depend on its place."""
+    model, view = moved(made(head_weights="shared", **options)).eval(), samples.view()
+    order = torch.tensor([3, 0, 4, 2, 1])
+    with torch.no_grad():
+        expected, found = model.logits(view)[:, order], model.logits(view, vectors()[order])
+    assert ((found - expected).abs().max() < 1e-5 * expected.abs().max()) == same
+
+
+class Padded(Encoder):
+    """Another encoder, with rows of padding that hold anything beside its tokens."""
+
+    def __init__(self, encoder: Encoder, value: float) -> None:
+        super().__init__()
+        self.inner, self.value = encoder, value
+        self.dim, self.config, self.sizes = encoder.dim, encoder.config, encoder.sizes
+
+    def forward(self, view: View) -> Hierarchy:
+        found = self.inner(view)
+        return found._replace(stages=tuple(self._padded(tokens) for tokens in found.stages))
+
+    def _padded(self, tokens: Tokens) -> Tokens:
+        x = nn.functional.pad(tokens.x, (0, 0, 2, 3), value=self.value)
+        return tokens._replace(x=x, mass=nn.functional.pad(tokens.mass, (2, 3)))
+
+
+def test_padding_changes_no_score() -> None:
+    scores = []
+    for value in (0.0, 50.0):
+        torch.manual_seed(1)
+        model = moved(HSVLT(Padded(samples.SampleEncoder(), value), vectors(), interact="stage")).eval()
+        scores.append(model.logits(samples.view()))
+    torch.manual_seed(1)
+    plain = moved(HSVLT(samples.SampleEncoder(), vectors(), interact="stage")).eval()
+    torch.testing.assert_close(scores[0], scores[1])
+    torch.testing.assert_close(scores[0], plain.logits(samples.view()))
 
 
 @pytest.mark.parametrize("name", ["nano", "timm-features:test_convnext"])

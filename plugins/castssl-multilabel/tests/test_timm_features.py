@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from castssl import create
 from castssl.encoder_config import plugin_config
 from castssl.errors import ConfigError, ContractError
+from castssl.testing import Check, parametrize
+from castssl.testing import encoders as contract
 from castssl.types import Tokens, View
 from castssl_multilabel.timm_features import TimmFeatures, from_config
 
@@ -32,6 +34,11 @@ def encoders() -> dict[str, TimmFeatures]:
     """One of each, in evaluation mode."""
     torch.manual_seed(0)
     return {name: TimmFeatures(name, image_size=SIDE).eval() for name in NAMES}
+
+
+@parametrize(contract.checks, ["timm-features:test_resnet", "timm-features:test_vit"])
+def test_contract(check: Check, subject: str) -> None:
+    check(subject)
 
 
 def view(batch: int = 2, height: int = SIDE, width: int = SIDE) -> View:
