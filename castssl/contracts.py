@@ -81,6 +81,8 @@ class Encoder(nn.Module):
     """Token budget per stage."""
     config: EncoderConfig
     """What builds an equal encoder: the factory's config with ``sizes`` and ``dim`` filled in."""
+    takes_constants: bool = False
+    """True if it reads RGB with the config's ``mean`` and ``std``; castssl's own models do without this."""
     uses_superpixels: bool = True
     """False if the tokens are cells of the encoder's own, so that no superpixel has to fit."""
     stride: int = 1

@@ -19,7 +19,7 @@ from castssl.errors import CastError, DataError
 from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.modes import kept_random_state
-from castssl.objectives.classification import Branch, Supervised
+from castssl.objectives.classification import Averaged, Branch, Supervised
 from castssl.objectives.probe import LinearProbe
 from castssl.registry import build, load, parse, values
 
@@ -48,7 +48,7 @@ class Classifier(NamedTuple):
 
 
 def save_classifier(
-    objective: Supervised,
+    objective: Averaged[Any],
     path: str | Path,
     *,
     spec: str,
@@ -59,7 +59,7 @@ def save_classifier(
     """Write a trained objective, so that :func:`load_classifier` builds it again; only the main rank writes.
 
     Args:
-        objective: any that learns classes.
+        objective: any that learns classes or many labels.
         path: a ``.safetensors`` file; replaced only once the new one is whole.
         spec: what the objective was built from, such as ``tree-kl`` or ``tree-kl:weight=0.5``.
         labels: the label tree it was built with.
@@ -71,7 +71,7 @@ def save_classifier(
         CastError: if the file cannot be written.
     """
     name, _ = parsed = parse(spec)
-    merged = {**values(load("objectives", name), parsed), **(options or {})}
+    merged = {**values(load("objectives", name), parsed), **(options or {}), **objective.to_load}
     encoder = objective.branch(branch)
     state = dict(encoder.state_dict())
     written = Checkpoint(encoder.config, state, objective.heads(branch), {}, name, merged, labels)

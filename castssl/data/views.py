@@ -31,6 +31,7 @@ __all__ = [
     "ColorAugment",
     "CroppedView",
     "OneView",
+    "SquashedView",
     "SupervisedView",
     "TwoViews",
 ]
@@ -259,6 +260,29 @@ class CenterView(Augment):
         width, height = resized_size(image.size, self._shorter)
         left, top = (round((side - self.size) / 2) for side in (width, height))
         return (left, top, left + self.size, top + self.size), (width, height)
+
+
+class SquashedView(Augment):
+    """The whole image, resized to a square whatever its aspect ratio, for the evaluation of many labels.
+
+    No object at the margin is lost, as by a crop; the code released with HSVLT does so
+    (https://arxiv.org/abs/2407.16244).
+
+    Args:
+        size: side of the view in pixels.
+
+    Raises:
+        ConfigError: if it is below 1.
+    """
+
+    def __init__(self, size: int) -> None:
+        _check_size(size)
+        self.size = size
+
+    def crop(self, image: Image.Image, plan: Plan | None = None) -> list[CroppedView]:
+        """One view, bilinear, and its place."""
+        view = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
+        return [CroppedView(to_uint8(view), (0.0, 0.0, 1.0, 1.0), False)]
 
 
 def resized_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:

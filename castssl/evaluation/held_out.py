@@ -235,6 +235,11 @@ class Evaluation:
         self._latest |= (results := self._measure(subject, due))
         return _merged(results)
 
+    @property
+    def latest(self) -> dict[str, float]:
+        """The results of the latest :meth:`update` of each evaluator."""
+        return _merged(self._latest)
+
     def finish(self, subject: Subject) -> dict[str, float]:
         """The latest results of all evaluators; what :meth:`update` has not measured is measured now."""
         self._latest |= self._measure(subject, [one for one in self.evaluators if not self._latest.get(one)])

@@ -120,11 +120,13 @@ def is_rgb(config: EncoderConfig) -> bool:
 
 
 def only_rgb(config: EncoderConfig) -> EncoderConfig:
-    """The config of an encoder whose plugin reads RGB with ImageNet's constants alone.
+    """The config of an encoder whose plugin reads RGB.
 
     Raises:
-        ConfigError: if it asks for anything else.
+        ConfigError: if it asks for anything else, or for constants that are not of three channels.
     """
-    if not is_rgb(config):
-        raise ConfigError(f"{config.name} reads RGB: --channels, --mean, --std are for castssl's own models")
+    if (config.channels, config.superpixel_channels) != (3, ()):
+        raise ConfigError(f"{config.name} reads RGB: --channels is for castssl's own models")
+    if faults := channel_faults(3, config.mean, config.std):
+        raise ConfigError(f"{config.name}: {'; '.join(faults)}")
     return config

@@ -38,7 +38,15 @@ def create(model: str | EncoderConfig, *, advance: bool = False, **overrides: An
     """
     config = override(find_config(model) if isinstance(model, str) else model, **overrides)
     with nullcontext() if advance else kept_random_state():
-        return _cast(config) if config.kind == "cast" else build("encoders", config.kind, only_rgb(config))
+        if config.kind == "cast":
+            return _cast(config)
+        built = build("encoders", config.kind, only_rgb(config))
+    if (config.mean or config.std) and not built.takes_constants:
+        raise ConfigError(
+            f"{config.name} reads RGB that is normalized by ImageNet's constants: --mean and --std are for"
+            " castssl's own models and timm's; leave them out"
+        )
+    return built
 
 
 def _cast(config: EncoderConfig) -> Encoder:

@@ -62,6 +62,7 @@ class TimmEncoder(Encoder):
             than 1 and the model is no ViT that is read by its class token, or has fewer blocks.
     """
 
+    takes_constants = True
     uses_superpixels = False
 
     def __init__(
@@ -78,7 +79,9 @@ class TimmEncoder(Encoder):
             near = ", ".join(timm.list_models(f"*{name.split('_', 1)[0]}*")[:8]) or "none"
             raise ValueError(f"timm knows no model {name!r}; names that look alike: {near}")
         self.network = _create(name, image_size, drop_path, pretrained)
-        self.conversion = _conversion(self.network) if pretrained else None
+        about: Any = self.network
+        own = about.pretrained_cfg if pretrained else {}
+        self.conversion = conversion(own["mean"], own["std"]) if pretrained else None
         self.ends = _ends(name, self.network, stages)
         self.network.eval()
         with torch.no_grad():
@@ -190,6 +193,8 @@ def from_config(config: EncoderConfig) -> TimmEncoder:
         )
     shape: dict[str, Any] = {"sizes": encoder.sizes, "dim": encoder.dim, "pooling": BY_HAND}
     encoder.config = replace(config, **shape)
+    if config.mean or config.std:
+        encoder.conversion = conversion(config.mean or MEAN, config.std or STD)
     return encoder
 
 
@@ -203,13 +208,12 @@ def _create(name: str, image_size: int, drop_path: float, pretrained: bool) -> n
     return network
 
 
-def _conversion(network: Any) -> tuple[Tensor, Tensor]:
-    """Factor and shift, each (3, 1, 1), from views to images as the downloaded weights were trained with."""
-    about = network.pretrained_cfg
-    mean, std, own_mean, own_std = (
-        torch.tensor(values)[:, None, None] for values in (MEAN, STD, about["mean"], about["std"])
+def conversion(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Factor and shift, each (3, 1, 1), from views to images of another mean and standard deviation."""
+    view_mean, view_std, own_mean, own_std = (
+        torch.tensor(values)[:, None, None] for values in (MEAN, STD, mean, std)
     )
-    return std / own_std, (mean - own_mean) / own_std
+    return view_std / own_std, (view_mean - own_mean) / own_std
 
 
 def _ends(name: str, network: nn.Module, stages: int) -> list[int]:

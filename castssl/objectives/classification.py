@@ -92,6 +92,15 @@ class Averaged(Objective, Generic[M]):
         """The model as ``base``, and its average as ``ema`` if one is kept."""
         return {"base": self.model} | ({} if self.average is None else {"ema": self.average.module})
 
+    @property
+    def to_load(self) -> Mapping[str, Any]:
+        """Options with which it is built where weights will be filled in, in place of its own; none here."""
+        return {}
+
+    def predict(self, view: View, branch: Branch = "base") -> Mapping[str, Tensor]:
+        """Logits (B, C) of each learned level by name, coarse to fine."""
+        raise NotImplementedError(f"{type(self).__name__}.predict")
+
     def encoders(self) -> list[Encoder]:
         """The encoder, and those that an objective has beside it, such as one for each level; no average."""
         return [module for module in self.model.modules() if isinstance(module, Encoder)]

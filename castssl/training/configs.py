@@ -19,7 +19,6 @@ from castssl.errors import printable
 from castssl.models.channels import channel_faults
 from castssl.models.presets import find_config
 from castssl.training import presets
-from castssl.training.presets import Preset
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -33,7 +32,7 @@ class ImageConfig(RunConfig):
     """The images that a run trains on, and those that it is evaluated on."""
 
     by_preset: ClassVar[presets.Values] = {}
-    preset: Preset = field(default="published", metadata=FREE)
+    preset: str = field(default="published", metadata=FREE)
     """Defaults of the other flags: the paper's; small or tiny, for fewer images; or auto, by the number of
     training images. recipes/README.md lists what each sets."""
     data: str = field(default="", metadata=MOVES)
@@ -72,7 +71,7 @@ class ImageConfig(RunConfig):
     @classmethod
     def starting(cls, argv: Sequence[str]) -> Self | None:
         """The defaults of the preset of a command line."""
-        name = presets.resolve(argv)
+        name = presets.resolve(argv, cls.preset)
         return cls(**cls.by_preset[name]) if name in cls.by_preset else None
 
     def fitted(self, typed: Collection[str]) -> Self:
@@ -86,6 +85,8 @@ class ImageConfig(RunConfig):
     def problems(self) -> list[str]:
         """Faults of these settings that their types allow."""
         problems = super().problems()
+        if self.preset not in (named := dict.fromkeys(["published", *self.by_preset])):
+            problems.append(f"--preset: got {self.preset}, expected {', '.join(named)} or auto")
         if not self.data:
             problems.append("--data is missing: type --data folder:/path/to/imagenet, or --data demo to try")
         if self.batch_size < 1 or self.batch_size % self.accumulate:

@@ -14,7 +14,7 @@ from castssl.config import flag_value
 from castssl.data.splits import open_splits
 from castssl.errors import CastError
 
-Preset = Literal["auto", "published", "small", "tiny"]
+Preset = Literal["published", "small", "tiny"]
 Values = Mapping[str, Mapping[str, Any]]
 """The values of a recipe's fields by the name of the preset."""
 LIMITS: Mapping[Preset, int] = {"tiny": 2_000, "small": 50_000}
@@ -36,6 +36,23 @@ CONTRASTIVE: Values = {
 }
 _NARROW = {"momentum": 0.95, "hidden": 512, "out_dim": 128}
 MOCO: Values = {name: {**values, **_NARROW} for name, values in CONTRASTIVE.items()}
+_TRUNK = {
+    **{"model": "timm-features:convnext_small", "text": "bert:bert-base-uncased", "image_size": 448},
+    **{"epochs": 100, "batch_size": 4, "lr": 1e-5, "weight_decay": 1e-4, "warmup_epochs": 2, "crop_min": 0.7},
+}
+_SEGMENTS = {
+    **{**_NANO, "text": "learned:256", "objective": "multilabel:norm=pre", "normalize": "imagenet"},
+    **{"schedule": "poly", "lr": 1e-3, "weight_decay": 0.05, "warmup_epochs": 1, "augment": "none"},
+}
+MULTILABEL: Values = {
+    "released": {**_TRUNK, "objective": "multilabel", "normalize": "none", "schedule": "plateau"},
+    "paper": {
+        **{**_TRUNK, "objective": "multilabel:visual=gated,aggregation=hamburger"},
+        **{"normalize": "imagenet", "schedule": "poly"},
+    },
+    "small": {**_SEGMENTS, "epochs": 30, "batch_size": 32, "crop_min": 0.5},
+    "tiny": {**_SEGMENTS, "epochs": 60, "batch_size": 16, "crop_min": 0.5},
+}
 PROBE: Values = {
     "small": {"epochs": 30, "batch_size": 32, "lr": 1.0, "crop_min": 0.35},
     "tiny": {"epochs": 60, "batch_size": 16, "lr": 1.0, "crop_min": 0.35},
@@ -46,9 +63,9 @@ SEGMENT: Values = {
 }
 
 
-def resolve(argv: Sequence[str]) -> str:
+def resolve(argv: Sequence[str], default: str = "published") -> str:
     """The preset that a command line names; ``auto`` becomes one of the others."""
-    name = flag_value(argv, "--preset") or "published"
+    name = flag_value(argv, "--preset") or default
     if name != "auto":
         return name
     try:

@@ -23,7 +23,7 @@ import json
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NoReturn, Protocol
+from typing import IO, Any, NoReturn, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -42,7 +42,7 @@ from castssl import config, distributed
 from castssl.config import RunConfig
 from castssl.errors import ConfigError, DataError
 from castssl.files import atomic_write, write_text
-from castssl.objectives.classification import Supervised
+from castssl.objectives.classification import Averaged
 from castssl.objectives.probe import LinearProbe
 from castssl.training.bad_images import BadImages
 from castssl.training.checks import has_batch_norm
@@ -51,7 +51,7 @@ from castssl.training.logging import Log, check_tracker, start_trackers
 from castssl.training.progress import Report
 from castssl.training.run_folder import claim, folder_of
 from castssl.training.signals import REQUEUE, LossMonitor, requeue, resume_command
-from castssl.training.state import Loader, TrainState
+from castssl.training.state import Follows, Loader, TrainState
 from castssl.types import Batch
 
 STOPPED = 75
@@ -65,6 +65,7 @@ BATCH_NORM = (
 )
 ONCE = "once.json"
 RESULTS = "results.json"
+F = TypeVar("F", bound=Follows)
 
 
 class Picture(Protocol):
@@ -97,6 +98,24 @@ class Run:
         """Optimizer steps done; in the loop's body, with the one that this batch completes."""
         return self._state.step + (self._within and self._accelerator.sync_gradients)
 
+    @property
+    def epochs_done(self) -> int:
+        """Whole epochs done; in the loop's body, with the one that this batch completes."""
+        return (self._state.epoch_after if self._within else self._state.epoch)[0]
+
+    @property
+    def ends_epoch(self) -> bool:
+        """In the loop's body: whether this batch is the last one of its epoch."""
+        return self._state.epoch_after[1] == 0
+
+    def follow(self, followed: F) -> F:
+        """The argument, whose state becomes a part of checkpoints; call it before :meth:`prepare`.
+
+        Once it is ``stopped``, training ends after the step, and does not go on at another start.
+        """
+        self._state.followed = followed
+        return followed
+
     def prepare(self, objective: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """Hand both to Accelerate, and continue from the run's last checkpoint if it has one.
 
@@ -106,7 +125,7 @@ class Run:
             ConfigError: if the checkpoint was made with other settings.
             DataError: if it is damaged, or of another model.
         """
-        self._labels = type(objective).__name__ if isinstance(objective, Supervised | LinearProbe) else ""
+        self._labels = type(objective).__name__ if isinstance(objective, Averaged | LinearProbe) else ""
         apart = distributed.world() > 1 and has_batch_norm(objective)
         if distributed.world() > 1 and self._accelerator.device.type == "cuda":
             objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
@@ -136,6 +155,8 @@ class Run:
         """
         self.total, self._loader = self._state.plan(loader), loader
         self._end = min(self.total, self._cfg.max_steps or self.total)
+        if self._stopped():
+            self._end = min(self._end, self._state.step)
         if self._state.step < self._end and self._accelerator.is_main_process:
             (self.folder / RESULTS).unlink(missing_ok=True)  # A finished run that goes on is not finished.
         self._write_notes()
@@ -215,12 +236,20 @@ class Run:
         if not self._accelerator.sync_gradients:
             return
         step, every = self._state.step, self._cfg.save_every
+        if (reason := self._stopped()) and step < self._end:
+            self._end = step
+            self._state.notes.append(f"training ends early, after step {step}: {reason}")
+            self._write_notes()
         stopping = self._monitor.step(step)
         self._report.step(step)
         if stopping:
             self._stop()
         if ended or step == self._end or (every and step % every == 0):
             self.save()
+
+    def _stopped(self) -> str:
+        """Why training ends early; "" if it does not."""
+        return self._state.followed.stopped if self._state.followed is not None else ""
 
     def _stop(self) -> NoReturn:
         reason = self._monitor.reason or "another rank"

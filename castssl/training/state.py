@@ -59,6 +59,21 @@ class Loader(Protocol):
         ...
 
 
+class Follows(Protocol):
+    """What a run depends on beside model and optimizer, such as a schedule that follows a measure."""
+
+    stopped: str
+    """Why training ends before all epochs are done; "" if it does not."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Numbers, text and tensors, alone and in containers."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> object:
+        """Continue from :meth:`state_dict`."""
+        ...
+
+
 class TrainState:
     """Counts steps and batches, and saves and restores everything that a run's future depends on."""
 
@@ -76,6 +91,8 @@ class TrainState:
         self._optimizer: Any = None
         self._damaged: dict[Path, str] = {}
         self._images: Inventory | None = None
+        self.followed: Follows | None = None
+        """What is saved and restored beside model and optimizer."""
         self.notes: list[str] = []
         """Notes for the user on how the run continues."""
 
@@ -159,6 +176,7 @@ class TrainState:
             "batch": self.step * self._cfg.accumulate,
             "batches": self._batches,
             "images": self._images,
+            "followed": None if self.followed is None else dict(self.followed.state_dict()),
             "log": self._log.position(),
             "random": gather_object([checkpoint.random_state(self._accelerator.device)]),
         }
@@ -194,6 +212,8 @@ class TrainState:
         if distributed.rank() < len(state["random"]):
             self._random = state["random"][distributed.rank()]
         self._log.rewind(state["log"])
+        if self.followed is not None and state.get("followed") is not None:
+            self.followed.load_state_dict(state["followed"])
         return True
 
     def _on_main(self, call: Callable[[], T]) -> T:

@@ -120,6 +120,30 @@ def test_settings_that_do_not_fit_are_refused(options: dict[str, Any], message: 
         encoder(**options)
 
 
+@pytest.mark.parametrize("name", ["timm:test_convnext", "timm-features:test_convnext"])
+def test_models_of_timm_read_rgb_with_other_constants(name: str) -> None:
+    """Pixels from 0 to 1, and those of other constants, are what the network is given."""
+    pixels = torch.rand(2, 3, 32, 32)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    view = View((pixels - mean) / std, torch.zeros(2, 32, 32, dtype=torch.int32))
+    own: dict[str, Any] = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
+    given = (pixels - torch.tensor(own["mean"])[:, None, None]) / torch.tensor(own["std"])[:, None, None]
+    plain, other = create(name, image_size=32).eval(), create(name, image_size=32, **own).eval()
+    other.load_state_dict(plain.state_dict())
+    assert other.config.mean == own["mean"]
+    with torch.no_grad():
+        expected = plain(View(given, view.segments)).stages[-1].cls
+        torch.testing.assert_close(other(view).stages[-1].cls, expected)
+        assert not torch.allclose(plain(view).stages[-1].cls, expected)
+
+
+def test_constants_that_an_encoder_does_not_take_are_refused() -> None:
+    with pytest.raises(ConfigError, match="colors:8 reads RGB that is normalized by ImageNet"):
+        create("colors:8", mean=(0.0, 0.0, 0.0))
+    with pytest.raises(ConfigError, match="mean: got 2 values, expected 3"):
+        create("timm:test_convnext", mean=(0.0, 0.0))
+
+
 def test_models_of_plugins_read_rgb() -> None:
     with pytest.raises(ConfigError, match="timm:resnet10t reads RGB"):
         create("timm:resnet10t", channels=1)

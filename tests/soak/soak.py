@@ -55,6 +55,10 @@ RECIPES: Mapping[str, tuple[str, ...]] = {
     ),
     "deit_in1k": (*SHAPE, *COMMON, *LABELED, "--eval-every", "1"),
     "hcast": (*SHAPE, *COMMON, *LABELED, "--eval-every", "1", "--repeats", "1", "--free-grain", "0.3"),
+    "multilabel": (
+        *(*SHAPE, *COMMON, "--warmup-epochs", "1", "--eval-every", "1", "--knn-every", "2"),
+        *("--text", "learned:8", "--augment", "none", "--lr", "0.01", "--patience", "0", "--stop-after", "0"),
+    ),
     # These take the model from --weights.
     "probe_in1k": (*COMMON, "--lr", "0.8", "--eval-every", "1"),
     "segment": (*COMMON, "--head", "segmenter", "--eval-every", "1"),
@@ -274,6 +278,8 @@ def _image_files(folder: Path) -> Path:
 def _data(recipe: str, folder: Path) -> str:
     """The demo's images; for segmentation with label maps: their dark pixels, and the others."""
     root = _image_files(folder)
+    if recipe == "multilabel":
+        return "demo-many:size=32,images=48"
     if recipe not in PIXELS:
         return f"folder:{root}"
     pairs = folder / "pairs"

@@ -18,7 +18,16 @@ from castssl.training.configs import ImageConfig
 from castssl.training.hierarchy import HierarchyConfig
 from castssl.training.supervised import SupervisedConfig
 
-RECIPES = ("moco_in1k", "pretrain", "deit_in1k", "hcast", "probe_in1k", "segment", "finetune_voc")
+RECIPES = (
+    "moco_in1k",
+    "pretrain",
+    "deit_in1k",
+    "hcast",
+    "probe_in1k",
+    "segment",
+    "finetune_voc",
+    "multilabel",
+)
 NEEDED = dict.fromkeys(("probe_in1k", "segment", "finetune_voc"), ("--weights", "run"))
 DOCUMENT = Path(__file__).resolve().parents[2] / "recipes" / "README.md"
 
@@ -50,6 +59,26 @@ def test_a_preset_gives_defaults_that_flags_override(recipe: str, preset: str) -
     assert values.keys() <= {part.name for part in fields(made)}
     assert read(made, [*argv, "--batch-size", "6"]).batch_size == 6
     assert read(made, argv[:2] + argv[4:]) != settings
+
+
+@pytest.mark.parametrize("preset", ["released", "paper"])
+def test_the_document_lists_what_those_of_hsvlt_set(preset: str) -> None:
+    (flags,) = re.findall(
+        rf"^\| `{preset}` \| `(.+)` \|$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    made = config_of("multilabel")
+    pairs = dict(re.findall(r"--([\w-]+) ([^\s`]+)", flags))
+    assert pairs == {k.replace("_", "-"): str(v) for k, v in made.by_preset[preset].items()}
+    assert read(made, ["--data", "demo-many", *flags.split(), "--preset", preset]) == read(
+        made, ["--data", "demo-many", "--preset", preset]
+    )
+    if preset == "released":
+        assert read(made, ["--data", "demo-many"]) == read(made, ["--data", "demo-many", *flags.split()])
+
+
+def test_an_unknown_preset_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--preset: got paper, expected published, small, tiny or auto"):
+        read(SupervisedConfig, ["--data", "folder:x", "--preset", "paper"])
 
 
 def test_auto_counts_the_training_images(few: str) -> None:
@@ -108,7 +137,7 @@ def documented() -> dict[str, dict[str, dict[str, str]]]:
     table: dict[str, dict[str, dict[str, str]]] = {}
     for preset, recipes, flags in rows:
         for recipe in re.findall(r"`(\w+)\.py`", recipes):
-            pairs = dict(re.findall(r"--([\w-]+) ([\w.-]+)", flags))
+            pairs = dict(re.findall(r"--([\w-]+) ([^\s`]+)", flags))
             table.setdefault(preset, {})[recipe] = pairs
     return table
 

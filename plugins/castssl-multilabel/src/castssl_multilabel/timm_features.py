@@ -63,6 +63,7 @@ class TimmFeatures(Encoder):
             they do not go from fine to coarse, or the model takes no stochastic depth.
     """
 
+    takes_constants = True
     uses_superpixels = False
 
     def __init__(
@@ -70,7 +71,9 @@ class TimmFeatures(Encoder):
     ) -> None:
         super().__init__()
         self.network = _create(name, image_size, drop_path, pretrained)
-        self.conversion = _conversion(self.network) if pretrained else None
+        about: Any = self.network
+        own = about.pretrained_cfg if pretrained else {}
+        self.conversion = _conversion(own["mean"], own["std"]) if pretrained else None
         self.last_axis = _channels_last(self.network)
         self.network.eval()
         draw = torch.Generator().manual_seed(0)
@@ -180,6 +183,8 @@ def from_config(config: EncoderConfig) -> TimmFeatures:
         )
     shape: dict[str, Any] = {"sizes": encoder.sizes, "dim": encoder.dim, "pooling": BY_HAND}
     encoder.config = replace(config, **shape)
+    if config.mean or config.std:
+        encoder.conversion = _conversion(config.mean or MEAN, config.std or STD)
     return encoder
 
 
@@ -214,13 +219,12 @@ def _unable(what: str, name: str, error: Exception) -> str:
     )
 
 
-def _conversion(network: Any) -> tuple[Tensor, Tensor]:
-    """Factor and shift, each (3, 1, 1), from views to images as the downloaded weights were trained with."""
-    about = network.pretrained_cfg
-    mean, std, own_mean, own_std = (
-        torch.tensor(values)[:, None, None] for values in (MEAN, STD, about["mean"], about["std"])
+def _conversion(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Factor and shift, each (3, 1, 1), from views to images with another mean and standard deviation."""
+    view_mean, view_std, own_mean, own_std = (
+        torch.tensor(values)[:, None, None] for values in (MEAN, STD, mean, std)
     )
-    return std / own_std, (mean - own_mean) / own_std
+    return view_std / own_std, (view_mean - own_mean) / own_std
 
 
 def _channels_last(network: nn.Module) -> bool:
