@@ -169,9 +169,11 @@ def tree_kl(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
     gives each level's class (or mixture) the same share, 1 / L.  The mean over the batch is returned; images
     whose path is not wholly known add nothing to it.
 
-    It equals the mean of the levels' cross entropies, plus log sum_l Z_l - (1/L) sum_l log Z_l for the sums
-    Z_l of the levels' exponentials, plus a constant: it balances the confidence of the levels, and does not
-    depend on the tree.
+    It equals the mean of the levels' cross entropies, plus the bracket log sum_l Z_l - (1/L) sum_l log Z_l
+    for the sums Z_l of the levels' exponentials, plus a constant; it does not depend on the tree.  The first
+    part multiplies the cross entropies in the loss by 1 + weight / L, to which AdamW is nearly blind.  The
+    bracket is a gauge: a constant added to a level's logits changes Z_l and no prediction, and such constants
+    bring it to its minimum log L, where all Z_l are equal.
 
     Args:
         logits: float (B, C) of each of the L levels.

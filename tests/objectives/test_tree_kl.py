@@ -55,16 +55,69 @@ def test_it_is_torch_s_divergence_of_the_joined_levels() -> None:
     torch.testing.assert_close(tree_kl(logits, targets), expected)
 
 
-def test_it_is_the_mean_cross_entropy_and_what_keeps_the_levels_equally_likely() -> None:
-    """So nothing in it says which fine class belongs to which coarse one, though its name promises that."""
+def drawn(images: int = 5) -> tuple[list[Tensor], list[Tensor]]:
+    """Logits and soft targets of three levels, float64."""
     rng = torch.Generator().manual_seed(0)
-    logits = [torch.randn(5, count, generator=rng).double() for count in (2, 4, 9)]
-    targets = [torch.rand(5, count, generator=rng).double().softmax(1) for count in (2, 4, 9)]
-    mean = sum(cross_entropy(*pair) for pair in zip(logits, targets, strict=True)) / 3
+    logits = [torch.randn(images, count, generator=rng).double() for count in (2, 4, 9)]
+    targets = [torch.rand(images, count, generator=rng).double().softmax(1) for count in (2, 4, 9)]
+    return logits, targets
+
+
+def entropies(logits: list[Tensor], targets: list[Tensor]) -> Tensor:
+    """The cross entropy of each level, each a mean over the images."""
+    return torch.stack([cross_entropy(*pair) for pair in zip(logits, targets, strict=True)])
+
+
+def bracket(logits: list[Tensor], targets: list[Tensor]) -> Tensor:
+    """What the divergence is beyond the mean of the cross entropies and the entropy of the targets."""
+    count = len(targets)
+    shares = torch.cat(targets, 1) / count
+    entropy: Tensor = -torch.special.xlogy(shares, shares).sum(1).mean()
+    return tree_kl(logits, targets) - entropies(logits, targets).mean() + entropy
+
+
+def test_it_is_the_mean_cross_entropy_a_bracket_of_partition_sums_and_a_constant() -> None:
+    """So nothing in it says which fine class belongs to which coarse one, though its name promises that."""
+    logits, targets = drawn()
     sums = torch.stack([each.logsumexp(1) for each in logits], 1)
-    balance = (sums.logsumexp(1) - sums.mean(1)).mean()
-    constant = sum(torch.special.xlogy(each / 3, each / 3).sum(1).mean() for each in targets)
-    torch.testing.assert_close(tree_kl(logits, targets), mean + balance + constant)
+    torch.testing.assert_close(bracket(logits, targets), (sums.logsumexp(1) - sums.mean(1)).mean())
+
+
+def test_the_bracket_is_a_gauge() -> None:
+    """A constant for each level and image moves it to its minimum, and moves no prediction."""
+    logits, targets = drawn()
+    before = bracket(logits, targets)
+    shifts = [(-each.logsumexp(1, keepdim=True)).requires_grad_() for each in logits]
+    even = [each + shift for each, shift in zip(logits, shifts, strict=True)]  # All partition sums are 1.
+    torch.testing.assert_close(entropies(even, targets), entropies(logits, targets))
+    least = bracket(even, targets)
+    torch.testing.assert_close(least, torch.tensor(3.0).double().log())
+    assert before > least + 0.1
+    tree_kl(even, targets).backward()
+    for shift in shifts:
+        assert shift.grad is not None
+        torch.testing.assert_close(shift.grad, torch.zeros_like(shift))
+    rng = torch.Generator().manual_seed(1)
+    for _ in range(20):
+        moved = [each + torch.randn(5, 1, generator=rng) for each in even]
+        torch.testing.assert_close(entropies(moved, targets), entropies(logits, targets))
+        assert bracket(moved, targets) > least + 1e-3
+
+
+def test_adamw_is_nearly_blind_to_the_factor_that_is_left() -> None:
+    logits, targets = drawn()
+    ways = []
+    for factor in (1.0, 1 + 0.5 / 3):
+        weights = [each.clone().requires_grad_() for each in logits]
+        optimizer = torch.optim.AdamW(weights, lr=0.01, weight_decay=0.05)
+        for _ in range(10):
+            optimizer.zero_grad()
+            (factor * entropies(weights, targets).sum()).backward()
+            optimizer.step()
+        ways.append(torch.cat([each.detach() for each in weights], 1))
+    start = torch.cat(logits, 1)
+    assert (ways[0] - start).abs().median() > 0.05
+    torch.testing.assert_close(ways[1], ways[0], atol=1e-5, rtol=0)
 
 
 def test_an_image_whose_path_is_not_wholly_known_adds_nothing() -> None:
