@@ -84,7 +84,7 @@ class TimmFeatures(Encoder):
                 maps = self._maps(image)
             except (RuntimeError, AssertionError) as error:  # timm's own, of sizes that do not fit
                 raise ValueError(_unable(f"{name} at {image_size} pixels", name, error)) from error
-            steps = _steps(self.network, image) if isinstance(self.network, FeatureDictNet) else []
+            steps = self._steps(image)
         self.network.train()
         grids = [_grid(found) for found in maps]
         if any(a < b for fine, coarse in pairwise(grids) for a, b in zip(fine, coarse, strict=True)):
@@ -137,6 +137,15 @@ class TimmFeatures(Encoder):
                 x = found if self.last_axis else found.permute(0, 3, 1, 2)
             maps[stage] = found
         return self._hierarchy(view, maps)
+
+    def _steps(self, image: Tensor) -> list[Step]:
+        """What the network runs in order, tried on a part of the image where it takes that, for time."""
+        if not isinstance(self.network, FeatureDictNet):
+            return []
+        try:
+            return _steps(self.network, image[..., :64, :64])
+        except (RuntimeError, AssertionError):  # models with windows or positions for one size
+            return _steps(self.network, image)
 
     def _converted(self, image: Tensor) -> Tensor:
         if self.conversion is not None:
