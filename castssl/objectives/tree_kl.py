@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
 from castssl.labels import LabelTree
-from castssl.objectives.classification import ClassifierModel, Supervised, cross_entropy, linear
+from castssl.objectives.classification import ClassifierModel, Supervised, linear
+from castssl.objectives.level_means import LevelMean, check_level_mean, level_means, soft_cross_entropies
 from castssl.types import View
 
 Order = Literal["coarse-last", "fine-last", "all-last"]
@@ -66,7 +67,8 @@ class TreeKL(Supervised):
 
     The loss is the sum of the levels' cross entropies and ``weight`` times :func:`tree_kl`.  In training mode
     images are mixed, by one draw for all levels; in evaluation mode they are not.  Images whose label is
-    missing at a level have no part in that level's cross entropy, nor in the divergence.
+    missing at a level have no part in that level's cross entropy, nor in the divergence.  In a mixture with
+    such an image the labeled share takes part in the cross entropy, and nothing in the divergence.
 
     No term of this contains the parents of classes (see :func:`tree_kl`), except ``tie``.
 
@@ -103,6 +105,7 @@ class TreeKL(Supervised):
         *,
         weight: float = 0.5,
         tie: float = 0.0,
+        level_mean: LevelMean = "batch",
         order: Order = "coarse-last",
         stages: Sequence[int] | None = None,
         norm: Norm = "last",
@@ -114,7 +117,8 @@ class TreeKL(Supervised):
         super().__init__(labels, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
         if min(weight, tie) < 0:
             raise ConfigError(f"weight and tie of the tree are 0 or above, got {weight} and {tie}")
-        self.weight, self.tie, self.norm = weight, tie, norm
+        check_level_mean(level_mean)
+        self.weight, self.tie, self.norm, self.level_mean = weight, tie, norm, level_mean
         for level, table in enumerate(labels.parents, start=1):
             self.register_buffer(f"parents{level}", torch.tensor(table), persistent=False)
         self.stages = read_stages(encoder, len(self.classes), order, stages)
@@ -128,11 +132,15 @@ class TreeKL(Supervised):
         self, logits: Sequence[Tensor], targets: Sequence[Tensor]
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The sum of the levels' cross entropies, and the divergences, logged as ``kl`` and ``tie``."""
-        loss = torch.stack([cross_entropy(*pair) for pair in zip(logits, targets, strict=True)]).sum()
-        logs = {}
+        losses = [soft_cross_entropies(*pair) for pair in zip(logits, targets, strict=True)]
+        known = [target.sum(1) for target in targets]
         if self.weight:
-            divergence = tree_kl(logits, targets)
-            loss, logs["kl"] = loss + self.weight * divergence, divergence.detach()
+            divergences, complete = path_divergences(logits, targets)
+            losses, known = [*losses, divergences], [*known, complete]
+        means = level_means(losses, known, self.level_mean)
+        loss, logs = means[: len(targets)].sum(), {}
+        if self.weight:
+            loss, logs["kl"] = loss + self.weight * means[-1], means[-1].detach()
         if self.tie:
             parents = [self.get_buffer(f"parents{level}") for level in range(1, len(self.classes))]
             apart = tree_tie(logits, parents)
@@ -182,14 +190,26 @@ def tree_kl(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
     Returns:
         A float32 scalar, 0 or above.
     """
+    return path_divergences(logits, targets)[0].mean()
+
+
+def path_divergences(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The terms of :func:`tree_kl`, and which of them count: both float32 (B,).
+
+    The second is 1 for an image whose path is known at all levels, in a mixture that of both images, and 0
+    for the others, whose divergence is 0.
+
+    Args:
+        logits: as for :func:`tree_kl`.
+        targets: likewise.
+    """
     predicted = torch.cat(list(logits), 1).log_softmax(1)
     wanted = torch.cat(list(targets), 1)
     mass = wanted.sum(1, keepdim=True)
     # Half a label is missing if an image without one was mixed with an image that has one.
-    complete = (mass > len(targets) - 1e-3).float()
+    complete = (mass[:, 0] > len(targets) - 1e-3).float()
     wanted = wanted / mass.clamp(min=1e-6)
-    divergences = F.kl_div(predicted, wanted, reduction="none").sum(1, keepdim=True)
-    return (divergences * complete).mean()
+    return F.kl_div(predicted, wanted, reduction="none").sum(1) * complete, complete
 
 
 def tree_tie(logits: Sequence[Tensor], parents: Sequence[Tensor]) -> Tensor:

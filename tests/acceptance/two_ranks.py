@@ -27,6 +27,7 @@ SPECS = {
     "deit-bce": "deit:bce=true",
     "probe": "probe",
     "tree-kl": "tree-kl:tie=0.5",
+    "tree-kl-labelled": "tree-kl:tie=0.5,level_mean=labelled",
     "flat": "flat",
     "transhp": "transhp",
     "fgn": "fgn:width=16",
