@@ -72,6 +72,7 @@ def test_the_released_configuration_has_the_released_parameters() -> None:
         {},
         {"interact": "stage", "blocks": 2, "norm": "pre", "heads": 2},
         {"attention": "standard", "aggregation": "none"},
+        {"visual": "gated", "blocks": 1, "norm": "pre"},
         {"aggregation": "hamburger", "kernel": 3, "head_weights": "shared"},
     ],
     ids=str,
