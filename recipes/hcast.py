@@ -59,7 +59,8 @@ def open_both(cfg: Config) -> tuple[Images, Images | Stream | None]:
     images, held_out = cfg.images()
     if not isinstance(images, Images):
         raise DataError(f"{cfg.data} is a stream, which has no taxonomy; take a folder or tree:/path")
-    return images.hide_fine(cfg.free_grain, seed=cfg.seed) if cfg.free_grain else images, held_out
+    share, seed = cfg.hidden()
+    return images.hide_fine(share, seed=seed) if share else images, held_out
 
 
 def make_objective(cfg: Config, labels: LabelTree) -> Supervised:

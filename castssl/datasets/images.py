@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from castssl.contracts import LabelMaps, Source, Unreadable
 from castssl.datasets.decode import header, read
 from castssl.datasets.depth import Range
+from castssl.datasets.free_grain import draw_depths, read_shares
 from castssl.datasets.label_maps import Labels, open_labels, to_classes
 from castssl.datasets.masks import MaskFolder, Masks
 from castssl.datasets.orientation import fitted, orientation, upright_size
@@ -177,33 +178,32 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         chosen = np.asarray(indices, dtype=np.int64)
         return replace(self, rows=self.rows[chosen], targets=self.targets[torch.from_numpy(chosen)])
 
-    def hide_fine(self, share: float, *, seed: int = 0) -> Images:
-        """The same images, of which some are labeled at coarse levels only, as in free-grain training.
+    def hide_fine(self, share: float | Sequence[float], *, seed: int = 0) -> Images:
+        """The same images, of which some are labeled at coarse levels only, as in free-grained training.
 
-        For each chosen image a level is drawn from 1 to L - 1, from which on its labels are -1; level 0 stays
-        known.  The draws depend on ``seed`` and the image's row in the source alone, so that a larger share
-        hides the labels of the same images and more.
+        Labels that are hidden are -1; level 0 stays known.  The images are drawn within each class, see
+        :func:`castssl.datasets.free_grain.draw_depths`.  The draw depends on ``seed``, the classes and the
+        names of the images, and not on their order.
 
         Args:
-            share: of the images, in [0, 1], to the nearest image.
-            seed: non-negative; another one chooses other images and levels.
+            share: of the images of each class whose finest label is hidden, in [0, 1]; each coarser level
+                gets an equal part of them.  Or the share of the images whose labels end at each level, coarse
+                to fine: (0.5, 0.4, 0.1) for CUB-F.
+            seed: non-negative; another one chooses other images.
 
         Raises:
-            DataError: if the share or the seed is out of range, or there are fewer than two levels.
+            DataError: if the shares or the seed are out of range, or there are fewer than two levels.
         """
         levels = self.tree.levels
-        if not 0 <= share <= 1 or seed < 0:
-            raise DataError(f"share {share} and seed {seed}: expected a share in [0, 1] and a seed from 0")
         if levels < 2 or not self.tree.exclusive:
             raise DataError(
                 f"fine labels cannot be hidden: paths are of {levels} levels, expected two or more"
             )
-        words = np.random.SeedSequence(seed).generate_state(2, np.uint64)
-        order, depth = (hash_index(self.rows, int(word)) for word in words)
-        chosen = np.argsort(order, kind="stable")[: round(share * len(self))]
-        first = np.full(len(self), levels)
-        first[chosen] = 1 + (depth[chosen] % np.uint64(levels - 1)).astype(np.int64)
-        hidden = torch.arange(levels) >= torch.from_numpy(first).unsqueeze(1)
+        if seed < 0:
+            raise DataError(f"seed of the hidden labels: got {seed}, expected a whole number from 0")
+        shares, classes = read_shares(share, levels), self.label_paths()[1].numpy()
+        depths = draw_depths([self.name(index) for index in range(len(self))], classes, shares, seed)
+        hidden = torch.arange(levels) >= torch.from_numpy(depths).unsqueeze(1)
         return replace(self, targets=self.targets.masked_fill(hidden, -1))
 
     def label_paths(self) -> tuple[Tensor, Tensor]:

@@ -74,8 +74,10 @@ class HierarchyConfig(SupervisedConfig):
     masks: str | None = field(default=None, metadata=FREE)
     """Object and part masks to hold the segments against, as JSON of COCO's kind (PartImageNet's); by default
     the masks beside the data set's own images, if there are any."""
-    free_grain: float = 0.0
-    """Share of the training images whose label is known at coarse levels only."""
+    free_grain: float | str = 0.0
+    """SHARE[:seed]: the share of the training images of each class whose fine label is hidden, such as 0.8;
+    or the shares whose labels end at each level, coarse to fine, such as 0.5/0.4/0.1.  Without a seed --seed
+    is that of the draw, too."""
 
     @classmethod
     def starting(cls, argv: Sequence[str]) -> Self:
@@ -99,13 +101,33 @@ class HierarchyConfig(SupervisedConfig):
     def problems(self) -> list[str]:
         """Faults of these settings that their types allow."""
         problems = super().problems()
-        if not 0 <= self.free_grain <= 1:
-            problems.append(f"--free-grain is a share, got {self.free_grain}")
+        try:
+            self.hidden()
+        except ConfigError as error:
+            problems.append(str(error))
         try:
             require("objectives", parse(self.chosen().objective).name)
         except (ConfigError, PluginError) as error:
             problems.append(f"--method: {error}")
         return problems
+
+    def hidden(self) -> tuple[float | tuple[float, ...], int]:
+        """The share of :attr:`free_grain`, or one for each level, and the seed of its draw.
+
+        Raises:
+            ConfigError: if that is no text of this form.
+        """
+        text, colon, seed = str(self.free_grain).partition(":")
+        try:
+            shares, number = tuple(map(float, text.split("/"))), int(seed) if colon else self.seed
+        except ValueError:
+            shares, number = (), -1
+        if not shares or not all(0 <= each <= 1 for each in shares) or number < 0:
+            raise ConfigError(
+                "--free-grain is a share, or one for each level, and may have a seed: got"
+                f" {self.free_grain!r}, expected 0.8, 0.8:1 or 0.5/0.4/0.1:1"
+            )
+        return shares if len(shares) > 1 else shares[0], number
 
     def chosen(self) -> Method:
         """The method, with the options that the user gave its objective.

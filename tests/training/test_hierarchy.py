@@ -63,12 +63,28 @@ def test_zero_shot_trains_nothing() -> None:
     [
         (("--method", "hkast"), "no method 'hkast'"),
         (("--free-grain", "1.5"), "--free-grain is a share"),
+        (("--free-grain", "some"), "got 'some', expected 0.8"),
+        (("--free-grain", "0.5:x"), "--free-grain is a share"),
+        (("--free-grain", "0.5/1.2"), "--free-grain is a share"),
         (("--schedule", "paper", "--cosine-epochs", "300"), "needs --schedule code"),
     ],
 )
 def test_what_cannot_be_is_told(flags: tuple[str, ...], output: str) -> None:
     with pytest.raises(ConfigError, match=output):
         cfg("--data", "cub:x", *flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ((), (0.0, 7)),
+        (("--free-grain", "0.8"), (0.8, 7)),
+        (("--free-grain", "0.8:3"), (0.8, 3)),
+        (("--free-grain", "0.5/0.4/0.1:0"), ((0.5, 0.4, 0.1), 0)),
+    ],
+)
+def test_hidden_labels_have_shares_and_a_seed(flags: tuple[str, ...], expected: object) -> None:
+    assert cfg("--data", "cub:x", "--seed", "7", *flags).hidden() == expected
 
 
 def test_the_released_cosine_falls_to_three_quarters_only() -> None:
