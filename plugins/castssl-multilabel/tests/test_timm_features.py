@@ -10,7 +10,7 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from castssl import create
-from castssl.encoder_config import plugin_config
+from castssl.encoder_config import MEAN, STD, plugin_config
 from castssl.errors import ConfigError, ContractError
 from castssl.testing import Check, parametrize
 from castssl.testing import encoders as contract
@@ -209,3 +209,20 @@ def test_inputs_are_checked(encoders: dict[str, TimmFeatures]) -> None:
         encoders["resnet18"](View(torch.zeros(1, 1, SIDE, SIDE), torch.zeros(1, 0, 0, dtype=torch.int32)))
     with pytest.raises(ConfigError, match="reads RGB, got 1 channels"):
         from_config(plugin_config("timm-features:resnet18", channels=1))
+
+
+def test_downloaded_weights_get_images_as_they_were_trained_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network of a ViT that was trained with a mean and deviation of 0.5 gets pixels from -1 to 1."""
+    network: Any = timm.create_model("test_vit", features_only=True, img_size=SIDE)
+    assert network.pretrained_cfg["mean"] == network.pretrained_cfg["std"] == (0.5, 0.5, 0.5)
+    monkeypatch.setattr("castssl_multilabel.timm_features._create", lambda *_: network)
+    encoder = TimmFeatures("test_vit", image_size=SIDE, pretrained=True).eval()
+    pixels = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    shown = View((pixels - mean) / std, torch.zeros(2, 0, 0, dtype=torch.int32))
+    with torch.no_grad():
+        expected = network(2 * pixels - 1)[-1].flatten(2).mT
+        torch.testing.assert_close(encoder(shown).stages[-1].x, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            encoder.visit_blocks(shown, same).stages[-1].x, expected, rtol=1e-4, atol=1e-5
+        )
