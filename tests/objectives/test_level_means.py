@@ -124,7 +124,7 @@ def test_an_image_counts_for_the_divergence_if_it_and_its_mirror_have_whole_path
 
 @pytest.mark.parametrize("level_mean", ["labelled", "rank"])
 def test_hidden_labels_are_not_seen_to_the_bit(level_mean: LevelMean) -> None:
-    """Whatever negative number stands for an unknown label, and whatever class it hides."""
+    """Whatever negative numbers stand for the unknown labels; the classes themselves would be seen."""
     given = batch("unequal")
     expected = learned(made(level_mean), given)
     hidden = torch.randint(-99, 0, given.target.shape, generator=torch.Generator().manual_seed(2))
