@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from castssl.errors import CastError, DataError
 from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.modes import kept_random_state
-from castssl.objectives.classification import Averaged, Branch, Supervised
+from castssl.objectives.classification import A, Averaged, Branch, Supervised
 from castssl.objectives.probe import LinearProbe
 from castssl.registry import build, load, parse, values
 
@@ -143,47 +143,71 @@ def load_classifier(
     if not checkpoint.objective or not (checkpoint.labels or linear_heads):
         what = f"is a {checkpoint.variant}" if checkpoint.variant else "holds an encoder"
         raise DataError(f"{checkpoint.source} {what} without a classifier of images; {TRAINS}")
-    saved = checkpoint.labels or _numbered([head.out_features for head in reversed(linear_heads)])
-    # The average would be a second copy that nothing needs.
-    options = {key: value for key, value in checkpoint.options.items() if key not in ("ema", SIDE)}
-    encoder, kind = checkpoint.build(), checkpoint.objective if checkpoint.objective != PROBE else "deit"
-    try:
-        side = int(checkpoint.options.get(SIDE, checkpoint.config.image_size))
-        with torch.device("meta"):  # A stranger's numbers of classes could ask for any amount of memory.
-            draft = build("objectives", kind, create(checkpoint.config), saved, **options)
-    except CastError:
-        raise
-    except Exception as error:  # a stranger's options fail in many ways
+    if checkpoint.labels is not None and not checkpoint.labels.exclusive:
         raise DataError(
-            f"the settings in {checkpoint.source} describe no classifier ({error}); copy it again"
-        ) from error
-    if not isinstance(draft, Supervised):
-        raise DataError(f"{checkpoint.source} holds {kind}, which learns no classes; {TRAINS}")
-    check_heads(draft, checkpoint.heads)
-    objective = cast(Supervised, build("objectives", kind, encoder, saved, **options))
-    if any(value.dtype == torch.float64 for value in checkpoint.encoder.values()):
-        objective.double()
-    objective.branch("base").load_state_dict(checkpoint.encoder)
-    take_heads(objective, checkpoint.heads)
-    objective.eval()
+            f"{checkpoint.source} gives many labels an image, not one path of classes; `castssl predict`"
+            " names them, and so does castssl.inference.many_labels.LabelPredictor"
+        )
+    saved = checkpoint.labels or _numbered([head.out_features for head in reversed(linear_heads)])
+    kind = checkpoint.objective if checkpoint.objective != PROBE else "deit"
+    objective = rebuild(checkpoint, saved, kind, Supervised)
+    side = _side(checkpoint)
     known = checkpoint.labels is not None or labels is not None or saved.levels == 1
     view = "bilinear" if checkpoint.objective == PROBE else "bicubic"
     spec = checkpoint.config.superpixels
     return Classifier(objective, _renamed(saved, labels), spec, side, known, view)
 
 
-def check_heads(objective: Supervised, heads: Mapping[str, Tensor]) -> None:
+def rebuild(checkpoint: Checkpoint, labels: LabelTree, kind: str, base: type[A]) -> A:
+    """The objective that a checkpoint holds, with its weights and in evaluation mode.
+
+    Args:
+        checkpoint: of :func:`save_classifier`, or a published one.
+        labels: the label tree that it was built with.
+        kind: its name in the registry.
+        base: what it has to be.
+
+    Raises:
+        DataError: if the settings describe no such objective, or another one than the tensors are of.
+        CastError: if it cannot be built.
+    """
+    # The average would be a second copy that nothing needs; a store would be written where a stranger likes.
+    left_out = ("ema", "store", SIDE)
+    options = {key: value for key, value in checkpoint.options.items() if key not in left_out}
+    encoder = checkpoint.build()
+    try:
+        with torch.device("meta"):  # A stranger's numbers of classes could ask for any amount of memory.
+            draft = build("objectives", kind, create(checkpoint.config), labels, **options)
+    except CastError:
+        raise
+    except Exception as error:  # a stranger's options fail in many ways
+        raise DataError(
+            f"the settings in {checkpoint.source} describe no classifier ({error}); copy it again"
+        ) from error
+    if not isinstance(draft, base):
+        raise DataError(f"{checkpoint.source} holds {kind}, which learns no classes; {TRAINS}")
+    check_heads(draft, checkpoint.heads)
+    objective = build("objectives", kind, encoder, labels, **options)
+    assert isinstance(objective, base)
+    if any(value.dtype == torch.float64 for value in checkpoint.encoder.values()):
+        objective.double()
+    objective.branch("base").load_state_dict(checkpoint.encoder)
+    take_heads(objective, checkpoint.heads)
+    return objective.eval()
+
+
+def check_heads(objective: Averaged[Any], heads: Mapping[str, Tensor]) -> None:
     """Nothing, if tensors have the names and shapes of ``objective.heads()``.
 
     Raises:
         DataError: if names or shapes differ; the message has the first of them.
     """
     if differ := difference(dict(sorted(objective.heads().items())), heads):
-        name, classes = type(objective).__name__, objective.classes
-        raise DataError(f"these classifiers do not fit a {name} of {classes} classes: {differ}")
+        of = f" of {objective.classes} classes" if isinstance(objective, Supervised) else ""
+        raise DataError(f"these classifiers do not fit a {type(objective).__name__}{of}: {differ}")
 
 
-def take_heads(objective: Supervised, heads: Mapping[str, Tensor]) -> None:
+def take_heads(objective: Averaged[Any], heads: Mapping[str, Tensor]) -> None:
     """Fill all that is trained beside the encoder, from tensors named as ``objective.heads()`` names them.
 
     Raises:
@@ -191,6 +215,16 @@ def take_heads(objective: Supervised, heads: Mapping[str, Tensor]) -> None:
     """
     check_heads(objective, heads)
     objective.model.load_state_dict(dict(heads), strict=False)
+
+
+def _side(checkpoint: Checkpoint) -> int:
+    """The side of the training crops in pixels."""
+    try:
+        return int(checkpoint.options.get(SIDE, checkpoint.config.image_size))
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"the settings in {checkpoint.source} describe no classifier ({error}); copy it again"
+        ) from error
 
 
 def _numbered(sizes: Sequence[int]) -> LabelTree:

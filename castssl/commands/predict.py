@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from castssl.commands import many_labels
 from castssl.commands.arguments import (
     Commands,
     add_output,
@@ -41,6 +42,10 @@ The picture: for each level the segments of the stage that it reads.  Orange one
 ones contradict it: the gradient of the class's logit at the finest segments' tokens, times their difference
 from the image's mean token, summed over each segment.
 
+Weights of many labels an image (recipes/multilabel.py) give all labels of --threshold or more, or the --top
+likeliest; the picture shows what each attends to.  --names scores other labels, where the head has the same
+weights for each label (head_weights=shared) and a text encoder reads the names.
+
 A published H-CAST holds neither names nor parents; --tree DATA takes them from the data it was trained on.
 The exit code is 1 if an image could not be read.
 """
@@ -48,7 +53,7 @@ The exit code is 1 if an image could not be read.
 
 def add(commands: Commands) -> None:
     """Add it to the command line."""
-    command = subcommand(commands, "predict", "the label path of images, coarse to fine", _predict, NOTES)
+    command = subcommand(commands, "predict", "the labels of images: a path, or any number", _predict, NOTES)
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files of any size")
     command.add_argument("--weights", required=True, help="a run's folder, encoder.safetensors or checkpoint")
     least = "back off to the parent below this, 0 to 1"
@@ -60,15 +65,22 @@ def add(commands: Commands) -> None:
     superpixels = "such as seeds:count=256 (default: trained with)"
     command.add_argument("--superpixels", metavar="SPEC", help=superpixels)
     add_reading(command)
+    many_labels.add(command)
 
 
 def _predict(args: argparse.Namespace) -> int:
     check_outputs([args.out] if args.out else [], overwrite=args.overwrite)
     device = device_of(args)
+    from castssl.checkpoints import read
     from castssl.checkpoints.classifier import load_classifier
+    from castssl.checkpoints.many_labels import has_many_labels
     from castssl.inference.predict import predict, with_superpixels
 
-    classifier = load_classifier(args.weights, labels=label_tree(args))
+    checkpoint = read(args.weights)
+    if has_many_labels(checkpoint):
+        return many_labels.predict_labels(args, checkpoint, device)
+    many_labels.refuse(args)
+    classifier = load_classifier(checkpoint, labels=label_tree(args))
     if args.superpixels:
         classifier = with_superpixels(classifier, args.superpixels)
     options = {"min_confidence": args.min_confidence, "explain": args.out is not None, "device": device}

@@ -87,6 +87,18 @@ def test_a_text_encoder_needs_names() -> None:
         MultiLabel(samples.SampleEncoder(), LabelTree((5,), exclusive=False), text="bert:bert-base-uncased")
 
 
+@pytest.mark.parametrize("other", [["dog", "cat"], ["dog"]])
+def test_other_names_are_scored_by_shared_weights(other: list[str]) -> None:
+    objective = MultiLabel(samples.SampleEncoder(), LABELS, head_weights="shared").eval()
+    view = samples.view(3)
+    own = objective.predict(view)["level1"][:, [["cat", "dog", "car"].index(name) for name in other]]
+    torch.testing.assert_close(objective.scorer(other)(view), own)
+    with pytest.raises(ConfigError, match="no vector of boat"):
+        objective.scorer(["boat"])
+    with pytest.raises(ConfigError, match="head_weights=shared"):
+        MultiLabel(samples.SampleEncoder(), LABELS, head="plain").scorer(other)
+
+
 @pytest.mark.parametrize(
     ("labels", "options", "words"),
     [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -100,16 +100,14 @@ class MultiLabel(Averaged[LabelModel]):
         combining |= {"norm": norm, "heads": heads, "head_weights": head_weights}
         self.sizes, self.reduction = labels.sizes, reduction
         self.criterion = _criterion(loss, gamma_pos, gamma_neg, clip)
-        self.embeddings: LabelEmbeddings | None = None
-        """What the label embeddings were at first; None with a plain head."""
+        self.text, self.prompt = text, prompt
+        self.names = [name for level in labels.names for name in level]
         if head == "plain":
             self.model = PlainHead(encoder, sum(labels.sizes))
         else:
-            self.embeddings = _embed(labels, text, prompt, store, stored)
-            learned = self.embeddings.learned
-            self.model = HSVLT(
-                encoder, self.embeddings.vectors, learn_vectors=learned, **reading, **combining
-            )
+            vectors, self.prompt = self._embed(store, stored)
+            learned = text.startswith("learned:")
+            self.model = HSVLT(encoder, vectors, learn_vectors=learned, **reading, **combining)
         self.keep_average(ema)
 
     def forward(self, batch: Batch) -> Outcome:
@@ -137,10 +135,45 @@ class MultiLabel(Averaged[LabelModel]):
     @property
     def to_load(self) -> Mapping[str, str | int]:
         """Options in place of its own, with which it is built again where its weights will be filled in."""
-        if self.embeddings is None:
+        if not isinstance(self.model, HSVLT):
             return {}
-        width = self.embeddings.vectors.shape[1]
-        return {"stored": width, "store": "", "prompt": self.embeddings.prompt}
+        return {"stored": self.model.vectors.shape[1], "store": "", "prompt": self.prompt}
+
+    def scorer(self, names: Sequence[str]) -> Callable[[View], Tensor]:
+        """A function of a view that returns the logits of other labels: float (B, C).
+
+        Args:
+            names: which may be among those that were learned, too.
+
+        Raises:
+            ConfigError: if the head is plain or has weights for each label, or the embeddings are learned or
+                from a file without these names.
+            DataError, PluginError: as :func:`castssl.text.embeddings`.
+        """
+        model = self.model
+        if not isinstance(model, HSVLT) or model.head.rows == "own":
+            raise ConfigError(
+                "this head has weights of its own for each label that it learned, and cannot score others;"
+                " train with --objective multilabel:head_weights=shared"
+            )
+        known = LabelEmbeddings(tuple(self.names), model.vectors, self.text, self.prompt)
+        vectors = known.of(names).vectors.to(model.vectors)
+        return lambda view: model.logits(view, vectors)
+
+    def _embed(self, store: str, stored: int) -> tuple[Tensor, str]:
+        """The embeddings of all levels' names and their prompt; with ``stored`` zeros of that width."""
+        count = sum(self.sizes)
+        if not self.names:
+            if not self.text.startswith("learned:"):
+                raise ConfigError(
+                    f"{self.text} reads label names, but these {count} labels have none; take"
+                    " text=learned:256"
+                )
+            self.names = [str(number) for number in range(count)]
+        if stored:
+            return torch.zeros(count, stored), self.prompt
+        found = embeddings(self.names, self.text, prompt=self.prompt or None, store=store or None)
+        return found.vectors, found.prompt
 
     def _check(self, batch: Batch) -> Tensor:
         """The target of a batch with one view and multi-hot labels."""
@@ -153,21 +186,6 @@ class MultiLabel(Averaged[LabelModel]):
                 f" {tuple(target.shape)}; take data of many labels an image"
             )
         return target
-
-
-def _embed(labels: LabelTree, text: str, prompt: str, store: str, stored: int) -> LabelEmbeddings:
-    """The embeddings of all levels' names; with ``stored`` zeros of that width."""
-    names = [name for level in labels.names for name in level]
-    if not names:
-        if not text.startswith("learned:"):
-            raise ConfigError(
-                f"{text} reads label names, but these {sum(labels.sizes)} labels have none; take"
-                " text=learned:256"
-            )
-        names = [str(number) for number in range(sum(labels.sizes))]
-    if stored:
-        return LabelEmbeddings(tuple(names), torch.zeros(len(names), stored), text, prompt or "{}")
-    return embeddings(names, text, prompt=prompt or None, store=store or None)
 
 
 def _criterion(

@@ -1,0 +1,136 @@
+"""The labels of a photograph, of which it may have any number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from castssl.checkpoints.many_labels import LabelModel
+from castssl.data.normalize import to_views
+from castssl.data.views import SquashedView
+from castssl.errors import ConfigError
+from castssl.inference.photos import Photo, read_photo
+from castssl.modes import evaluating
+from castssl.registry import build_superpixels
+from castssl.superpixel_labels import partition, three_channels
+from castssl.types import Batch, LabelAttention, RawView, View
+
+THRESHOLD = 0.5
+
+
+@runtime_checkable
+class ScoresNames(Protocol):
+    """An objective that can score labels that it did not learn, by the embeddings of their names."""
+
+    def scorer(self, names: Sequence[str]) -> Callable[[View], Tensor]:
+        """A function of a view that returns the logits of these labels: float (B, C).
+
+        Raises:
+            ConfigError: if its weights or its embeddings are of the learned labels alone.
+        """
+        ...
+
+
+class Label(NamedTuple):
+    """A label of an image."""
+
+    level: int
+    """From 0, the coarsest."""
+    number: int
+    """Of the label within its level."""
+    name: str
+    probability: float
+    """0 to 1, of this label alone."""
+    column: int
+    """Of the label among those of all levels side by side."""
+
+
+class Labels(NamedTuple):
+    """What is known of one image."""
+
+    seen: Tensor
+    """What the encoder saw, uint8 (3, S, S): RGB, or the three channels of its superpixels."""
+    scores: tuple[Label, ...]
+    """All labels, the likeliest first."""
+    answer: tuple[Label, ...]
+    """The labels that the image is said to have, the likeliest first."""
+    attention: LabelAttention | None
+    """What each label attends to; None if that was not asked for, or labels attend to nothing."""
+
+
+class LabelPredictor:
+    """Names the labels of images.
+
+    Args:
+        model: from :func:`castssl.checkpoints.many_labels.load_many_labels`.
+        names: score these labels in place of those that were learned (zero-shot).
+        threshold: the least probability of a label in the answer.
+        top: the answer is so many labels, the likeliest, whatever the threshold.
+        device: where to run; by default where the model is.
+
+    Raises:
+        ConfigError: if a number is out of range, or the model cannot score these names.
+    """
+
+    def __init__(
+        self,
+        model: LabelModel,
+        *,
+        names: Sequence[str] | None = None,
+        threshold: float = THRESHOLD,
+        top: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if not 0 <= threshold <= 1:
+            raise ConfigError(f"threshold is a probability from 0 to 1, got {threshold}")
+        if top is not None and top < 1:
+            raise ConfigError(f"top is a number of labels from 1 on, got {top}")
+        self.threshold, self.top, self.model = threshold, top, model
+        self.objective = model.objective if device is None else model.objective.to(device)
+        self.names: Sequence[Sequence[str]] = model.labels.names or [
+            list(map(str, range(size))) for size in model.labels.sizes
+        ]
+        self._score: Callable[[View], Mapping[str, Tensor]] = self.objective.predict
+        if names is not None:
+            if not isinstance(self.objective, ScoresNames):
+                kind = type(self.objective).__name__
+                raise ConfigError(f"a {kind} scores the labels that it learned alone; leave --names out")
+            score = self.objective.scorer(names)
+            self.names = [list(names)]
+            self._score = lambda view: {"class": score(view)}
+
+    def __call__(
+        self, image: Photo, *, attention: bool = False, value_range: tuple[float, float] | None = None
+    ) -> Labels:
+        """The labels of one image, which is resized to a square as in an evaluation.
+
+        Args:
+            image: a PIL image, an array uint8 (H, W, 3), or a file's path.
+            attention: also compute what the learned labels attend to.
+            value_range: as in :func:`castssl.inference.segment.segment`.
+
+        Raises:
+            DataError: if the image cannot be read.
+        """
+        config = self.objective.encoder.config
+        seen = SquashedView(self.model.image_size)(read_photo(image, value_range, config.channels))[0]
+        backend = build_superpixels(config, self.model.superpixels)
+        worker = backend.runs_on == "worker"
+        segments = partition(backend, seen[None]) if worker else torch.empty(1, 0, 0, dtype=torch.int32)
+        raw = Batch([RawView(seen[None], segments)], torch.empty(1, 0))
+        view = to_views(raw, backend, next(iter(self.objective.parameters())).device).views[0]
+        with evaluating(self.objective), torch.no_grad():
+            levels = [logits[0].float().sigmoid().tolist() for logits in self._score(view).values()]
+            attended = self.objective.label_attention(view) if attention else None
+        places = [(level, number) for level, shares in enumerate(levels) for number in range(len(shares))]
+        scores = [
+            Label(level, number, self.names[level][number], levels[level][number], column)
+            for column, (level, number) in enumerate(places)
+        ]
+        scores.sort(key=lambda label: -label.probability)
+        likely = [label for label in scores if label.probability >= self.threshold]
+        answer = scores[: self.top] if self.top else likely
+        return Labels(three_channels(seen, backend.channels), tuple(scores), tuple(answer), attended)

@@ -1,0 +1,96 @@
+"""The labels of a photograph: those of the saved objective, by threshold, by number, and of other names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from castssl.checkpoints.classifier import save_classifier
+from castssl.checkpoints.many_labels import LabelModel, load_many_labels
+from castssl.data.normalize import normalize
+from castssl.data.views import SquashedView
+from castssl.errors import ConfigError
+from castssl.inference.many_labels import LabelPredictor
+from castssl.labels import LabelTree
+from castssl.models.create import create
+from castssl.objectives.classification import Averaged
+from castssl.registry import build
+from castssl.types import View
+
+LABELS = LabelTree((2, 3), (), (("animal", "thing"), ("cat", "dog", "car")), exclusive=False)
+PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8))
+
+
+def trained(spec: str, **options: Any) -> Averaged[Any]:
+    torch.manual_seed(0)
+    encoder = create("timm-features:test_convnext", image_size=32, mean=(0.0,) * 3, std=(1.0,) * 3)
+    return cast(Averaged[Any], build("objectives", spec, encoder, LABELS, **options)).eval()
+
+
+def model(spec: str, folder: Path, **options: Any) -> tuple[Averaged[Any], LabelModel]:
+    """An objective and what is loaded of its file."""
+    objective = trained(spec, **options)
+    path = save_classifier(
+        objective, folder / "encoder.safetensors", spec=spec, labels=LABELS, options=options
+    )
+    return objective, load_many_labels(path)
+
+
+@pytest.mark.parametrize("spec", ["multilabel", "multilabel:head=plain"])
+def test_the_probabilities_are_those_of_the_objective(spec: str, tmp_path: Path) -> None:
+    objective, loaded = model(spec, tmp_path, text="learned:8")
+    found = LabelPredictor(loaded)(PHOTO, attention=True)
+    image = SquashedView(32)(PHOTO)[0]
+    view = View(normalize(image[None]), torch.zeros(1, 32, 32, dtype=torch.int32))
+    with torch.no_grad():
+        expected = torch.cat(list(objective.predict(view).values()), 1)[0].sigmoid()
+    assert [one.probability for one in sorted(found.scores, key=lambda one: one.column)] == pytest.approx(
+        expected.tolist(), abs=1e-6
+    )
+    names = [name for level in LABELS.names for name in level]
+    assert all(names[one.column] == one.name for one in found.scores)
+    assert all(LABELS.names[one.level][one.number] == one.name for one in found.scores)
+    assert found.scores[0].probability == pytest.approx(float(expected.max()), abs=1e-6)
+    assert (found.attention is None) == spec.endswith("plain")
+    assert torch.equal(found.seen, image)
+
+
+def test_the_answer_is_all_above_a_threshold_or_the_likeliest(tmp_path: Path) -> None:
+    _, loaded = model("multilabel:head=plain", tmp_path)
+    bias = torch.tensor([2.0, -2.0, 1.0, -1.0, 0.1])
+    loaded.objective.model.head.weight.data.zero_()
+    loaded.objective.model.head.bias.data.copy_(bias)
+    cases: list[tuple[dict[str, Any], list[str]]] = [
+        ({}, ["animal", "cat", "car"]),
+        ({"threshold": 0.7}, ["animal", "cat"]),
+        ({"threshold": 1.0, "top": 4}, ["animal", "cat", "car", "dog"]),
+    ]
+    for options, names in cases:
+        assert [one.name for one in LabelPredictor(loaded, **options)(PHOTO).answer] == names
+    refused: list[dict[str, Any]] = [{"threshold": 1.5}, {"top": 0}]
+    for options in refused:
+        with pytest.raises(ConfigError, match=next(iter(options))):
+            LabelPredictor(loaded, **options)
+
+
+def test_other_names_are_scored_where_all_labels_share_their_weights(tmp_path: Path) -> None:
+    names = ["animal", "thing", "cat", "dog", "car", "boat"]
+    np.save(tmp_path / "names.npy", np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32))
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    text = f"file:{tmp_path / 'names.npy'}"
+    spec = "multilabel:head_weights=shared"
+    _, loaded = model(spec, tmp_path, text=text)
+    own = {one.name: one.probability for one in LabelPredictor(loaded)(PHOTO).scores}
+    other = LabelPredictor(loaded, names=["dog", "cat"])(PHOTO).scores
+    assert {one.name: one.probability for one in other} == pytest.approx(
+        {name: own[name] for name in ("cat", "dog")}, abs=1e-6
+    )
+    with pytest.raises(ConfigError, match="has no vector of boat"):
+        LabelPredictor(loaded, names=["boat"])
+    with pytest.raises(ConfigError, match="weights of its own for each label"):
+        LabelPredictor(model("multilabel", tmp_path, text=text)[1], names=["cat"])
