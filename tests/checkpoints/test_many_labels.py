@@ -74,5 +74,6 @@ def test_a_file_does_not_make_the_reader_write(path: Path, tmp_path: Path) -> No
     checkpoint = read(path)
     checkpoint.options = {**checkpoint.options, "store": str(tmp_path / "written.safetensors"), "stored": 0}
     native.write(checkpoint, tmp_path / "other.safetensors")
-    load_many_labels(tmp_path / "other.safetensors")
+    with pytest.raises(DataError, match="describe no classifier"):
+        load_many_labels(tmp_path / "other.safetensors")
     assert not (tmp_path / "written.safetensors").exists()
