@@ -253,7 +253,7 @@ def test_center_view_is_resize_and_crop(size: int, shorter: int) -> None:
 
 @pytest.mark.parametrize("size", [(40, 20), (17, 33), (24, 24)])
 def test_a_squashed_view_is_the_whole_image(size: tuple[int, int]) -> None:
-    image = make_image(size)
+    image = make_image(0, size)
     (view,) = SquashedView(24).crop(image)
     resized = T.Resize((24, 24))(image)
     assert torch.equal(view.image, torch.from_numpy(np.asarray(resized).transpose(2, 0, 1).copy()))
