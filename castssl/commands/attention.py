@@ -35,6 +35,10 @@ For each image NAME, DIR receives
   NAME-attention.png   a row a stage: the image, the heads' mean, each head; the figure in white lines
   NAME-attention.npz   attention0, ... float32 (heads x tokens); labels0, ... int32, a pixel's token
 
+With --labels, of a model of recipes/multilabel.py, DIR receives in their place what labels attend to
+  NAME-labels.png      a row a label: the image with the label's probability, each stage
+  NAME-labels.npz      attention0, ... float32 (all labels x tokens); labels0, ...; probabilities
+
 With --data, the figure of held-out images is scored against their masks; DIR receives figure-ground.json.
   figure IoU  of the figure and the mask, the mean over images; the unknown pixels of label maps are left out
   mIoU        the mean of the IoU of figure and ground, the mean over images
@@ -55,6 +59,8 @@ def add(commands: Commands) -> None:
     add_output(
         command, "--out", type=Path, metavar="DIR", help="where the files go (default with --data: none)"
     )
+    text = "draw what these labels attend to, by their names, in place of the class token"
+    command.add_argument("--labels", nargs="+", default=[], metavar="NAME", help=text)
     data = "images with masks or label maps: demo, voc:/path, folder:/path, ..."
     command.add_argument("--data", metavar="DATA", help=data)
     command.add_argument("--split", help="of --data (default: val if there is one, else all images)")
@@ -69,8 +75,11 @@ def add(commands: Commands) -> None:
 
 
 def _attention(args: argparse.Namespace) -> int:
+    from castssl.inference import label_attention
     from castssl.inference.attention import SCORES, open_encoder, outputs
 
+    if args.labels and (args.data or not args.images):
+        raise ConfigError("--labels draws image files: give some, and no --data")
     if not args.images and not args.data:
         raise ConfigError("castssl attention needs image files, or --data with masks; got neither")
     if args.images and not args.out:
@@ -78,8 +87,11 @@ def _attention(args: argparse.Namespace) -> int:
     if not 0 < args.mass <= 1:
         raise ConfigError(f"--mass {args.mass:g}: expected a share above 0 and up to 1, such as 0.6")
     if args.out:
-        files = [path for image in args.images for path in outputs(args.out, image.stem)]
+        of = label_attention.outputs if args.labels else outputs
+        files = [path for image in args.images for path in of(args.out, image.stem)]
         check_outputs([*files, *([args.out / SCORES] if args.data else [])], overwrite=args.overwrite)
+    if args.labels:
+        return _draw_labels(args)
     encoder, interpolation, titles = open_encoder(args.weights, args.image_size, device_of(args))
     code = _draw(args, encoder, titles) if args.images else 0
     if args.data:
@@ -99,6 +111,28 @@ def _draw(args: argparse.Namespace, encoder: Encoder, titles: dict[int, str]) ->
             write(*drawing, args.out, image.stem, args.mass)
             done += 1
     print(f"the attention in {done} of {len(args.images)} images, in {args.out}")
+    return 0 if done == len(args.images) else 1
+
+
+def _draw_labels(args: argparse.Namespace) -> int:
+    from castssl.checkpoints.many_labels import load_many_labels
+    from castssl.inference.label_attention import columns_of, write
+    from castssl.inference.many_labels import LabelPredictor
+
+    model = load_many_labels(args.weights)
+    columns = columns_of(model, args.labels)
+    spec = superpixels_of(args, model.objective.encoder)
+    model = model._replace(superpixels=spec, image_size=args.image_size or model.image_size)
+    look = partial(
+        LabelPredictor(model, device=device_of(args)), attention=True, value_range=value_range(args)
+    )
+    done = 0
+    for image in args.images:
+        labels = or_none(partial(look, image))
+        if labels is not None:
+            write(labels, columns, args.out, image.stem, args.mass)
+            done += 1
+    print(f"what {len(columns)} labels attend to in {done} of {len(args.images)} images, in {args.out}")
     return 0 if done == len(args.images) else 1
 
 
