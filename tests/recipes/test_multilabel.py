@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from castssl.checkpoints.many_labels import load_many_labels
+from castssl.datasets.demo.dataset import tree as demo_tree
 from tests.recipes.conftest import Runner
 
 pytestmark = pytest.mark.recipe
@@ -89,6 +92,22 @@ def test_a_measure_that_does_not_rise_ends_the_training(tmp_path: Path, recipe: 
     assert again.returncode == 0, again.stderr[-3000:]
     assert state(tmp_path)["step"] == before["step"]
     assert (tmp_path / "results.json").exists()
+
+
+def test_embeddings_are_kept_in_the_run_s_folder(tmp_path: Path, recipe: Runner) -> None:
+    """The source is read once, and neither a second start nor a prediction needs it."""
+    names = [name for level in demo_tree().names for name in level]
+    np.save(tmp_path / "names.npy", np.random.default_rng(0).normal(size=(len(names), 8)).astype(np.float32))
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    flags = [*DATA, *FLAGS, "--epochs", "2", "--objective", "multilabel:head_weights=shared"]
+    flags += ["--text", f"file:{tmp_path / 'names.npy'}", "--out", str(tmp_path / "run")]
+    assert recipe("multilabel", *flags, "--max-steps", "2").returncode == 0
+    (tmp_path / "names.npy").unlink()
+    done = recipe("multilabel", *flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    loaded = load_many_labels(tmp_path / "run")
+    vectors = load_file(tmp_path / "run" / "label-embeddings.safetensors")["vectors"]
+    assert torch.equal(loaded.objective.heads()["vectors"], vectors)
 
 
 @pytest.mark.distributed

@@ -74,6 +74,15 @@ def test_saved_weights_need_no_text_encoder() -> None:
     assert torch.equal(empty.predict(samples.view())["level1"], trained.predict(samples.view())["level1"])
 
 
+@pytest.mark.parametrize("spec", ["multilabel:norm=pre", "multilabel:head=plain,loss=asl"])
+def test_it_is_one_compiled_graph(spec: str) -> None:
+    objective = build("objectives", spec, samples.SamplePyramid(), LABELS)
+    batch = samples.batch(1, LABELS)
+    expected = objective(batch).loss
+    compiled = torch.compile(objective, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(batch).loss, expected)
+
+
 def test_labels_attend_unless_the_head_is_plain() -> None:
     objective = MultiLabel(samples.SampleEncoder(), LABELS)
     found = objective.label_attention(samples.view(2))

@@ -121,7 +121,9 @@ class TimmFeatures(Encoder):
         if not self.steps:
             return super().visit_blocks(view, visit)
         check_image(view)
-        x, maps, masses = self._converted(view.image), list[Tensor](), list[Tensor]()
+        maps: list[Tensor] = []
+        masses: list[Tensor] = []
+        x = self._converted(view.image)
         for path, stage, visited in self.steps:
             x = self.network.get_submodule(path)(x)
             if not visited:
@@ -158,7 +160,8 @@ class TimmFeatures(Encoder):
         return [found if self.last_axis else found.permute(0, 2, 3, 1) for found in self.network(image)]
 
     def _hierarchy(self, view: View, maps: Sequence[Tensor]) -> Hierarchy:
-        masses, batch = list[Tensor](), len(view.image)
+        masses: list[Tensor] = []
+        batch = len(view.image)
         for count in range(1, len(maps) + 1):
             masses.append(_mass(maps[:count], masses))
         stages = tuple(_tokens(found, mass) for found, mass in zip(maps, masses, strict=True))
