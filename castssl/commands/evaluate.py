@@ -40,6 +40,9 @@ With --out, DIR receives
 With several label levels, a number is in the names of the last three, 0 the first level that is predicted.
 Classes are matched by name.  Weights without names take the names, and the order, of the data.
 
+Weights of many labels an image (recipes/multilabel.py) get mean average precision, precision, recall and F1
+on data of many labels with the same names; results.json is then the only file.
+
 Several processes: accelerate launch -m castssl.cli evaluate DATA --weights W
 """
 
@@ -93,8 +96,10 @@ def _run(args: argparse.Namespace, device: str) -> Evaluated:
 
     from castssl.checkpoints import read
     from castssl.checkpoints.classifier import load_classifier
+    from castssl.checkpoints.many_labels import has_many_labels, load_many_labels
     from castssl.datasets.images import Images
     from castssl.inference.evaluate import evaluate, numbered, open_labeled, outputs
+    from castssl.inference.many_labels import evaluate_labels
     from castssl.training.progress import free_cores
 
     if args.out:  # Before anything is read; the other files' names depend on the classifier.
@@ -106,12 +111,15 @@ def _run(args: argparse.Namespace, device: str) -> Evaluated:
     images = open_labeled(spec, **options, commands=args.allow_commands, channels=channels)
     if (declared := value_range(args)) and isinstance(images, Images):
         images = replace(images, declared=declared)
+    workers = free_cores() + 1 if args.workers is None else args.workers
+    if has_many_labels(checkpoint):
+        model, sizes = load_many_labels(checkpoint), {"workers": workers, "batch_size": args.batch_size}
+        return evaluate_labels(model, images, device=device, **sizes)
     unnamed = checkpoint.labels is None and images.tree.levels
     classifier = load_classifier(checkpoint, labels=images.tree if unnamed else None)
     if args.out:
         check_outputs(outputs(args.out, len(classifier.objective.columns)), overwrite=args.overwrite)
     images = numbered(images, classifier.labels, args.data)
-    workers = free_cores() + 1 if args.workers is None else args.workers
     return evaluate(classifier, images, device=device, workers=workers, batch_size=args.batch_size)
 
 

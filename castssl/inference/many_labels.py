@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -10,9 +11,15 @@ from torch import Tensor
 
 from castssl.checkpoints.many_labels import LabelModel
 from castssl.data.normalize import to_views
-from castssl.data.views import SquashedView
-from castssl.errors import ConfigError
+from castssl.data.views import CenterView, SquashedView
+from castssl.datasets.images import Images
+from castssl.datasets.stream import Stream
+from castssl.errors import ConfigError, DataError
+from castssl.evaluation.held_out import Evaluation, Subject
+from castssl.evaluation.many_labels import ManyLabels
+from castssl.inference.evaluate import Evaluated
 from castssl.inference.photos import Photo, read_photo
+from castssl.labels import LabelTree
 from castssl.modes import evaluating
 from castssl.registry import build_superpixels
 from castssl.superpixel_labels import partition, three_channels
@@ -134,3 +141,62 @@ class LabelPredictor:
         likely = [label for label in scores if label.probability >= self.threshold]
         answer = scores[: self.top] if self.top else likely
         return Labels(three_channels(seen, backend.channels), tuple(scores), tuple(answer), attended)
+
+
+def evaluate_labels(
+    model: LabelModel,
+    images: Images | Stream,
+    *,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    batch_size: int = 64,
+) -> Evaluated:
+    """The measures of a model of many labels, as the recipe computes them; every process calls it.
+
+    Args:
+        model: from :func:`castssl.checkpoints.many_labels.load_many_labels`.
+        images: with many labels an image, the same ones that were learned; their order may differ.
+        device: where to run.
+        workers: processes that read images, of each process.
+        batch_size: images at a time and process.
+
+    Raises:
+        DataError: if the images have other labels, or one path of labels each.
+    """
+    images, objective = _with_labels(images, model.labels), model.objective.to(device)
+    evaluation = Evaluation(
+        images,
+        images,
+        build_superpixels(objective.encoder.config, model.superpixels),
+        CenterView(model.image_size),
+        [ManyLabels(views=SquashedView(model.image_size))],
+        device,
+        batch_size=batch_size,
+        workers=workers,
+    )
+    results = evaluation(Subject(objective.encoder, objective.predict, objective))
+    found = evaluation.baselines(), images, model.labels, tuple(range(model.labels.levels))
+    return Evaluated(results, *found, None, dict(images.bad))
+
+
+def _with_labels(images: Images | Stream, labels: LabelTree) -> Images:
+    """The images with their labels in the order of the model's."""
+    tree = images.tree
+    if not isinstance(images, Images) or tree.exclusive:
+        raise DataError(
+            "these weights are of many labels an image, and the data are not; take data such as voc07:,"
+            " coco14:, nus-wide:, csv:FILE.csv?labels=COLUMN or demo-many"
+        )
+    own, learned = ([set(level) for level in one.names] for one in (tree, labels))
+    if own != learned or tree.sizes != labels.sizes:
+        raise DataError(
+            f"the weights score {labels.sizes} labels, and the data have {tree.sizes} labels or other names;"
+            " take data with the labels that were learned"
+        )
+    begins = [sum(tree.sizes[:level]) for level in range(tree.levels)]
+    order = [
+        begin + names.index(name)
+        for begin, names, wanted in zip(begins, tree.names, labels.names, strict=True)
+        for name in wanted
+    ] or list(range(sum(tree.sizes)))
+    return replace(images, targets=images.targets[:, order], tree=labels)

@@ -14,8 +14,10 @@ from castssl.checkpoints.classifier import save_classifier
 from castssl.checkpoints.many_labels import LabelModel, load_many_labels
 from castssl.data.normalize import normalize
 from castssl.data.views import SquashedView
-from castssl.errors import ConfigError
-from castssl.inference.many_labels import LabelPredictor
+from castssl.datasets.images import Images
+from castssl.datasets.open import open_images
+from castssl.errors import ConfigError, DataError
+from castssl.inference.many_labels import LabelPredictor, evaluate_labels
 from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.objectives.classification import Averaged
@@ -94,3 +96,35 @@ def test_other_names_are_scored_where_all_labels_share_their_weights(tmp_path: P
         LabelPredictor(loaded, names=["boat"])
     with pytest.raises(ConfigError, match="weights of its own for each label"):
         LabelPredictor(model("multilabel", tmp_path, text=text)[1], names=["cat"])
+
+
+def listed(folder: Path, names: str, rows: list[str]) -> Images:
+    """Images of a table with a column of label names."""
+    for number in range(len(rows)):
+        PHOTO.rotate(20 * number).save(folder / f"{number}.png")
+    lines = [f"{number}.png,{row}" for number, row in enumerate([*rows])]
+    (folder / f"{names}.csv").write_text("\n".join(["path,tags", *lines]) + "\n")
+    found = open_images(f"csv:{folder / f'{names}.csv'}?labels=tags")
+    assert isinstance(found, Images)
+    return found
+
+
+def test_data_are_measured_by_the_names_of_their_labels(tmp_path: Path) -> None:
+    images = listed(tmp_path, "a", ["cat|dog", "car", "cat", "dog|car"])
+    assert images.tree.names == (("car", "cat", "dog"),)
+    torch.manual_seed(0)
+    encoder = create("timm-features:test_convnext", image_size=32)
+    rates = []
+    for order in (("car", "cat", "dog"), ("dog", "car", "cat")):
+        labels = LabelTree((3,), (), (order,), exclusive=False)
+        objective = cast(Averaged[Any], build("objectives", "multilabel:head=plain", encoder, labels)).eval()
+        head = objective.model.head
+        # The same weights for the same name.
+        numbers = [("car", "cat", "dog").index(name) for name in order]
+        draw = torch.Generator().manual_seed(1)
+        head.weight.data.copy_(torch.randn(head.weight.shape, generator=draw)[numbers])
+        rates.append(evaluate_labels(LabelModel(objective, labels, "grid:cell=16", 32), images).results)
+    assert rates[0] == pytest.approx(rates[1])
+    assert "mAP" in rates[0]
+    with pytest.raises(DataError, match="other names"):
+        evaluate_labels(LabelModel(trained("multilabel"), LABELS, "grid:cell=16", 32), images)

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from castssl.checkpoints.many_labels import load_many_labels
+from castssl.cli import main
 from castssl.datasets.demo.dataset import tree as demo_tree
 from tests.recipes.conftest import Runner
 
@@ -108,6 +109,12 @@ def test_embeddings_are_kept_in_the_run_s_folder(tmp_path: Path, recipe: Runner)
     loaded = load_many_labels(tmp_path / "run")
     vectors = load_file(tmp_path / "run" / "label-embeddings.safetensors")["vectors"]
     assert torch.equal(loaded.objective.heads()["vectors"], vectors)
+    out = tmp_path / "evaluated"
+    how = ["--weights", str(tmp_path / "run"), "--workers", "0", "--device", "cpu", "--out", str(out)]
+    assert main(["evaluate", DATA[1], *how]) == 0
+    found, trained = (json.loads((folder / "results.json").read_text()) for folder in (out, tmp_path / "run"))
+    assert found["trained"]["mAP"] == pytest.approx(trained["trained"]["mAP"], abs=1e-6)
+    assert found["majority"]["mAP"] == pytest.approx(trained["majority"]["mAP"], abs=1e-6)
 
 
 @pytest.mark.distributed
