@@ -29,9 +29,9 @@ from castssl.training import check_labels
 from castssl.training.logging import Log, Means
 from castssl.types import Batch, View
 from tests.acceptance.conftest import Command
-from tests.acceptance.two_ranks import SPECS, TREE, Reads
+from tests.acceptance.two_ranks import SPECS, TREE, Reads, tree_of
 
-PATHS = {name: spec for name, spec in SPECS.items() if name != "segmentation"}
+PATHS = {name: spec for name, spec in SPECS.items() if tree_of(spec) is TREE}
 """Objectives that learn label paths, or nothing of labels."""
 LEARNS = [name for name, spec in PATHS.items() if build("objectives", spec, Reads(), TREE).target == "path"]
 SHAPE: dict[str, Any] = {"image_size": 32, "sizes": (16, 8, 4)}

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from castssl import distributed
-from castssl.contracts import Objective
+from castssl.contracts import Objective, Target
 from castssl.labels import LabelTree
 from castssl.models.blocks import Stage
 from castssl.registry import build
@@ -19,6 +19,7 @@ from castssl.types import Batch, Hierarchy, View
 
 FLAT = LabelTree.flat(["a", "b", "c"])
 TREE = LabelTree.from_paths([("a", "aa"), ("a", "ab"), ("b", "ba"), ("b", "bb")])
+MANY = LabelTree(sizes=(3,), names=(("a", "b", "c"),), exclusive=False)
 IMAGES = 4
 LIGHTLY = "hidden=16,out=8"
 SPECS = {
@@ -39,6 +40,8 @@ SPECS = {
     "vicreg": f"vicreg:{LIGHTLY}",
     "dino": "dino:hidden=16,bottleneck=8,out=12",
     "segmentation": "segmentation:head=fused",
+    "multilabel": "multilabel:text=learned:8",
+    "multilabel-asl": "multilabel:head=plain,loss=asl",
 }
 """Every objective of castssl and its plugins, small."""
 Found = dict[str, dict[str, Any]]
@@ -63,22 +66,25 @@ class Reads(samples.SampleEncoder):
         return F.normalize(torch.randn(len(names), self.dim, generator=torch.Generator().manual_seed(5)))
 
 
+def tree_of(spec: str) -> LabelTree:
+    """The classes that an objective learns."""
+    return {"segmentation": FLAT, "multilabel": MANY}.get(spec.partition(":")[0], TREE)
+
+
 def make(spec: str) -> Objective:
     """An objective in evaluation mode: without batch statistics and mixing, which differ by process."""
     torch.manual_seed(0)
-    tree = FLAT if spec.startswith("segmentation") else TREE
-    objective = cast(nn.Module, build("objectives", spec, Reads(), tree))
+    objective = cast(nn.Module, build("objectives", spec, Reads(), tree_of(spec)))
     return cast(Objective, objective.eval())
 
 
 def share(objective: Objective, rank: int, *, hidden: int) -> Batch:
-    """The images of a process; of the second one the labels of the levels, or the rows of
-    label maps, from ``hidden`` on are unknown.
+    """The images of a process; of the second one the labels of the levels, or the columns of many
+    labels or rows of label maps, from ``hidden`` on are unknown.
     """
-    maps = objective.target == "map"
-    batch = samples.batch(
-        objective.views, FLAT if maps else TREE, IMAGES, seed=rank, target="map" if maps else None
-    )
+    tree = {"map": FLAT, "multihot": MANY}.get(objective.target, TREE)
+    target: Target | None = "map" if objective.target == "map" else None
+    batch = samples.batch(objective.views, tree, IMAGES, seed=rank, target=target)
     if rank == 1:
         batch.target[:, hidden:] = -1
     return batch
