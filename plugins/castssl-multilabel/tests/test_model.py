@@ -231,6 +231,20 @@ def test_other_labels_need_shared_weights() -> None:
         model.logits(view, vectors(3, 8))
 
 
+def test_scaled_weights_give_a_new_trunk_a_larger_gradient() -> None:
+    """The gradient that the first layer gets, from random weights of the scores of an image."""
+
+    def first(init: Any) -> Tensor:
+        model = made("timm-features:test_resnet", norm="pre", init=init)
+        scores = model.logits(samples.view(2))
+        torch.autograd.backward((scores * vectors(2, 5)).sum())
+        gradient = next(model.encoder.parameters()).grad
+        assert gradient is not None
+        return gradient.abs().mean()
+
+    assert first("scaled") > 20 * first("released")
+
+
 def test_a_copy_runs_its_own_modules() -> None:
     model, view = made("timm-features:test_convnext").eval(), samples.view()
     copied, before = copy.deepcopy(model), model.logits(view)

@@ -18,7 +18,7 @@ from castssl.types import Batch, LabelAttention, Outcome, View
 from castssl_multilabel.aggregation import Rows
 from castssl_multilabel.interaction import Kind, Norm
 from castssl_multilabel.losses import Reduction, asymmetric, binary_cross_entropy, reduce
-from castssl_multilabel.model import HSVLT, Aggregate, Interact, Kernel, LabelModel, PlainHead, Visual
+from castssl_multilabel.model import HSVLT, Aggregate, Init, Interact, Kernel, LabelModel, PlainHead, Visual
 
 Loss = Literal["bce", "asl"]
 Head = Literal["hsvlt", "plain"]
@@ -34,13 +34,13 @@ class MultiLabel(Averaged[LabelModel]):
         labels: a label tree of labels that do not exclude each other; the levels stand side by side.
         head: ``"hsvlt"``: label embeddings attend to the stages, see
             :class:`castssl_multilabel.model.HSVLT`; ``"plain"``: a linear classifier on the last class token,
-            for which no option up to ``head_weights`` counts.
+            for which no option up to ``init`` counts.
         text: where the embeddings of the label names come from, see :mod:`castssl.text`; those of
             ``learned:DIM`` are trained.
         prompt: a text with ``{}`` where the name belongs; "" is the source's own.
         store: a file that keeps the embeddings, see :func:`castssl.text.embeddings`; "" for none.
         stored: the width of embeddings that a saved state will fill in, so that none is computed; 0 for none.
-        interact: see :class:`castssl_multilabel.model.HSVLT`; so are the next eight.
+        interact: see :class:`castssl_multilabel.model.HSVLT`; so are the next nine.
         blocks: likewise.
         attention: likewise.
         norm: likewise.
@@ -49,6 +49,7 @@ class MultiLabel(Averaged[LabelModel]):
         aggregation: likewise.
         kernel: likewise.
         head_weights: likewise.
+        init: likewise.
         loss: ``"bce"``, binary cross entropy, or ``"asl"``, the asymmetric loss, see
             :mod:`castssl_multilabel.losses`.
         reduction: ``"mean"`` over the known entries, as in the released code of HSVLT, or ``"sum"`` over the
@@ -86,6 +87,7 @@ class MultiLabel(Averaged[LabelModel]):
         aggregation: Aggregate = "concat",
         kernel: Kernel = 1,
         head_weights: Rows = "own",
+        init: Init = "released",
         loss: Loss = "bce",
         reduction: Reduction = "mean",
         gamma_pos: float = 1.0,
@@ -97,7 +99,7 @@ class MultiLabel(Averaged[LabelModel]):
         _check(labels, head, loss, reduction)
         reading: dict[str, Any] = {"interact": interact, "blocks": blocks, "attention": attention}
         combining: dict[str, Any] = {"visual": visual, "aggregation": aggregation, "kernel": kernel}
-        combining |= {"norm": norm, "heads": heads, "head_weights": head_weights}
+        combining |= {"norm": norm, "heads": heads, "head_weights": head_weights, "init": init}
         self.sizes, self.reduction = labels.sizes, reduction
         self.criterion = _criterion(loss, gamma_pos, gamma_neg, clip)
         self.text, self.prompt = text, prompt
