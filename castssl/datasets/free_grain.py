@@ -10,7 +10,9 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from castssl.errors import DataError
 
@@ -69,6 +71,12 @@ def draw_depths(
         begin, end = end, end + np.floor(counts * shares[depth - 1] + CLOSE).astype(np.int64)
         depths[(begin[classes] <= place) & (place < end[classes])] = depth
     return depths
+
+
+def hide_below(targets: Tensor, depths: Tensor | NDArray[np.int64]) -> Tensor:
+    """Label paths int64 (n, L) of which the first ``depths`` levels, int64 (n,), stay; the others are -1."""
+    hidden = torch.arange(targets.shape[1]) >= torch.as_tensor(depths).unsqueeze(1)
+    return targets.masked_fill(hidden, -1)
 
 
 def _hash(name: str, seed: int) -> int:

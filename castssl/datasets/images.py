@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from castssl.contracts import LabelMaps, Source, Unreadable
 from castssl.datasets.decode import header, read
 from castssl.datasets.depth import Range
-from castssl.datasets.free_grain import draw_depths, read_shares
+from castssl.datasets.free_grain import draw_depths, hide_below, read_shares
 from castssl.datasets.label_maps import Labels, open_labels, to_classes
 from castssl.datasets.masks import MaskFolder, Masks
 from castssl.datasets.orientation import fitted, orientation, upright_size
@@ -203,8 +203,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
             raise DataError(f"seed of the hidden labels: got {seed}, expected a whole number from 0")
         shares, classes = read_shares(share, levels), self.label_paths()[1].numpy()
         depths = draw_depths([self.name(index) for index in range(len(self))], classes, shares, seed)
-        hidden = torch.arange(levels) >= torch.from_numpy(depths).unsqueeze(1)
-        return replace(self, targets=self.targets.masked_fill(hidden, -1))
+        return replace(self, targets=hide_below(self.targets, depths))
 
     def label_paths(self) -> tuple[Tensor, Tensor]:
         """The label paths int64 (P, L), and the row of each image's int64 (n,); L is 0 with many labels."""

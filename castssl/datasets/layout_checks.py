@@ -24,6 +24,7 @@ HOMES = {
     "imagenet": "https://image-net.org/download (ILSVRC 2012)",
     "cub": "https://www.vision.caltech.edu/datasets/cub_200_2011/",
     "aircraft": "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
+    "free-grained": "https://github.com/pseulki/FreeGrainLearning (folder data/, and links in its readme)",
     "inat21-mini": "https://github.com/visipedia/inat_comp/tree/master/2021",
 }
 """Public home pages."""

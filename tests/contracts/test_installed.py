@@ -30,8 +30,9 @@ from castssl.testing import (
     segmenters,
     superpixels,
 )
+from tests.datasets.free_grain_files import write_cub_real, write_inat_f
 from tests.datasets.image_files import write
-from tests.datasets.tree_layouts import AIRCRAFT, write_aircraft, write_cub, write_imagenet, write_inat
+from tests.datasets.tree_layouts import AIRCRAFT, write_aircraft, write_cub, write_imagenet
 
 SMALLER = {"moco": "moco:hidden=64,out=16"}
 """The same objective with fewer weights than its default, which take a minute to check."""
@@ -103,18 +104,23 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     (root / "labels.csv").write_text("\n".join(["path,split,class", *rows]))
     write_cub(root, [(1, 7, 1), (2, 9, 1), (3, 7, 0)])
     write_aircraft(root, AIRCRAFT[:3], AIRCRAFT[3:])
-    write_inat(root / "inat")
+    write_inat_f(root / "inat")
+    write_cub_real(root / "cub-real")
     write_imagenet(root / "imagenet", dict.fromkeys(breeds("living17").wnids, (1, 1)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CASTSSL_CACHE", str(root / "cache"))
         patch.setenv("HF_DATASETS_CACHE", str(root / "hub-cache"))
         yield {
             "aircraft": f":{root}",
+            "aircraft-f": f":{root}",
             "breeds": f":living17:{root}/imagenet",
             "csv": f":{root}/labels.csv",
             "cub": f":{root}",
+            "cub-f": f":{root}",
+            "cub-real": f":{root}/cub-real",
             "hfds": f":{root}/hub",
             "hfids": f":{root}/hub?num_samples=4",
+            "inat21-f": f":{root}/inat",
             "inat21-mini": f":{root}/inat",
             "tar": f":{root}/pets.tar",
             "wds": f":pets:{root}/shards?num_classes=2",
