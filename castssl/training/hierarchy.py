@@ -1,6 +1,7 @@
 """Settings for recognition at all levels of a taxonomy: H-CAST's and its baselines', by name.
 
-The numbers are those of the released H-CAST's README, one set for each data set; ``demo`` is castssl's own.
+The numbers are those of the released H-CAST's and Free-Grained's READMEs, one set for each data set;
+``demo`` is castssl's own.
 """
 
 from __future__ import annotations
@@ -42,7 +43,23 @@ METHODS: Mapping[str, Method] = {
     "clip": Method("clip", "clip:ViT-B-32/openai", "clip:ViT-B-32/openai"),
 }
 """The poster's rows, and zero-shot CLIP."""
+_PLAIN = {"mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0}
+_FROM_NEW = {**_PLAIN, "epochs": 200, "batch_size": 1024}
+_ONE_PROCESS = {**_PLAIN, "batch_size": 256, "repeats": 1}
+FREE_GRAINED: Mapping[str, Mapping[str, Any]] = {
+    "imagenet-f": _FROM_NEW,
+    "imagenet-3l": _FROM_NEW,
+    "inat21-f": {**_PLAIN, "batch_size": 512},
+    "cub-f": _ONE_PROCESS,
+    "cub-real": _ONE_PROCESS,
+    "aircraft-f": _ONE_PROCESS,
+}
+"""Settings of Free-Grained's data sets.  Nothing is mixed or smoothed; the first two train from new weights
+on four processes, iNat21-F on two, CUB and Aircraft on one, each from trained weights."""
+LEVEL_MEAN = {"level_mean": "labelled"}
+"""The option of ``tree-kl`` for these data sets."""
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+    **FREE_GRAINED,
     "cub": {"batch_size": 256, "repeats": 1},
     "aircraft": {"batch_size": 256, "repeats": 1, "lr": 1e-3, "warmup_lr": 1e-4},
     "breeds": {"batch_size": 1024},
@@ -94,6 +111,7 @@ class HierarchyConfig(SupervisedConfig):
         if name == "clip":
             defaults |= {"epochs": 0, "warmup_epochs": 0}
         released = data in PUBLISHED and data != "demo" and flag_value(argv, "--schedule") != "paper"
+        released &= data not in FREE_GRAINED  # Their released code has a cosine of all epochs.
         if name == "hcast" and released and not preset:
             defaults |= {"cosine_epochs": RELEASED_COSINE}
         return cls(**{**PUBLISHED.get(data, {}), **preset, **defaults})
@@ -130,7 +148,7 @@ class HierarchyConfig(SupervisedConfig):
         return shares if len(shares) > 1 else shares[0], number
 
     def chosen(self) -> Method:
-        """The method, with the options that the user gave its objective.
+        """The method, with the options that the data set has, and those that the user gave its objective.
 
         Raises:
             ConfigError: if there is no such method.
@@ -141,5 +159,7 @@ class HierarchyConfig(SupervisedConfig):
             raise ConfigError(f"no method {name!r}{near}  There are {', '.join(METHODS)}")
         method = METHODS[name]
         base = parse(method.objective)
-        text = ",".join(f"{key}={value}" for key, value in {**base.options, **options}.items())
+        listed = self.data.partition(":")[0] in FREE_GRAINED and base.name == "tree-kl"
+        merged = {**base.options, **(LEVEL_MEAN if listed else {}), **options}
+        text = ",".join(f"{key}={value}" for key, value in merged.items())
         return method._replace(objective=f"{base.name}:{text}" if text else base.name)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from castssl.cli import main
+from castssl.config import read
+from castssl.data.loader import load
+from castssl.data.normalize import to_views
+from castssl.registry import build_superpixels
+from recipes import hcast
+from tests.datasets.free_grain_files import TREE, write_imagenet_f
 from tests.recipes.conftest import Runner
 
 pytestmark = pytest.mark.recipe
@@ -108,6 +116,44 @@ def test_two_processes_begin_with_another_run_s_encoder(
     assert lines(tmp_path)[0]["processes"] == 2
     (fpa,) = [line["fpa"] for line in lines(tmp_path) if "fpa" in line]
     assert json.loads((tmp_path / "results.json").read_text())["trained"]["fpa"] == pytest.approx(fpa)
+
+
+def learned(data: str, *flags: str) -> dict[str, torch.Tensor]:
+    """The loss and the gradients of the recipe's objective for its first batch of images."""
+    cfg = read(hcast.Config, ["--data", data, *FLAGS, *NANO, *flags])
+    images, _ = hcast.open_both(cfg)
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    superpixels, objective = (
+        build_superpixels(cfg.encoder(hcast.SEEDS)),
+        hcast.make_objective(cfg, images.tree),
+    )
+    loader = load(images, views=hcast.make_views(cfg), superpixels=superpixels, **cfg.loading())
+    loss = objective.train()(to_views(next(iter(loader)), superpixels, "cpu")).loss
+    torch.autograd.backward(loss)
+    found = {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
+    return {"loss": loss.detach(), **found}
+
+
+@pytest.mark.parametrize("flags", [(), ("--mixup", "0.8", "--cutmix", "1", "--smoothing", "0.1")])
+def test_hidden_labels_do_not_matter_to_the_bit(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """Another class below the known one stands in the list: the loss and all gradients stay the same."""
+    write_imagenet_f(tmp_path, tmp_path)
+    data, listed = f"imagenet-f:{tmp_path}", tmp_path / "imagenet-F-train.txt"
+    expected, draw, changed = learned(data, *flags), random.Random(0), []
+    for line in listed.read_text().splitlines():
+        name, basic, middle, fine, given = line.split()
+        depth = 1 + (int(given) >= 2) + (int(given) >= 5)
+        known = (int(basic), int(middle), int(fine))[:depth]
+        below = [(top, mid, leaf) for leaf, mid, top in TREE if (top, mid, leaf)[:depth] == known]
+        changed.append(" ".join([name, *map(str, draw.choice(below)), given]))
+    assert changed != listed.read_text().splitlines()
+    listed.write_text("\n".join(changed))
+    found = learned(data, *flags)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    full = learned(f"imagenet-3l:{tmp_path}", *flags)
+    assert not torch.equal(full["loss"], expected["loss"])
 
 
 @pytest.mark.parametrize(

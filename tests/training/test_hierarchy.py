@@ -26,6 +26,38 @@ def test_the_published_settings_of_each_data_set(data: str, peak: float, repeats
     assert (made.repeats, made.epochs, made.chosen().objective) == (repeats, 100, "tree-kl")
 
 
+@pytest.mark.parametrize(
+    ("data", "epochs", "batch", "peak", "repeats"),
+    [
+        ("imagenet-f:x", 200, 1024, 1e-3, 3),
+        ("imagenet-3l:x", 200, 1024, 1e-3, 3),
+        ("inat21-f:x?lists=y", 100, 512, 5e-4, 3),
+        ("cub-f:x", 100, 256, 2.5e-4, 1),
+        ("cub-real:x", 100, 256, 2.5e-4, 1),
+        ("aircraft-f:x", 100, 256, 2.5e-4, 1),
+    ],
+)
+def test_the_published_settings_of_free_grained_s_data_sets(
+    data: str, epochs: int, batch: int, peak: float, repeats: int
+) -> None:
+    made = cfg("--data", data)
+    assert (made.epochs, made.batch_size, made.repeats) == (epochs, batch, repeats)
+    assert made.peak == pytest.approx(peak)
+    assert (made.mixup, made.cutmix, made.smoothing, made.cosine_epochs) == (0, 0, 0, 0)
+    assert (made.warmup_epochs, made.warmup_lr, made.min_lr, made.drop_path) == (5, 1e-6, 1e-5, 0.1)
+    assert made.chosen().objective == "tree-kl:level_mean=labelled"
+
+
+def test_the_mean_over_labels_is_a_default_of_these_data_sets_and_tree_kl_alone() -> None:
+    made = cfg("--data", "cub-f:x", "--method", "hcast:level_mean=batch,tie=1")
+    assert made.chosen().objective == "tree-kl:level_mean=batch,tie=1"
+    made = cfg("--data", "cub-f:x", "--method", "hier-vit", "--mixup", "0.8")
+    assert made.chosen().objective == "tree-kl:weight=0,norm=shared,level_mean=labelled"
+    assert made.mixup == 0.8
+    assert cfg("--data", "cub-f:x", "--method", "flat-cast").chosen().objective == "flat"
+    assert cfg("--data", "cub:x", "--free-grain", "0.5/0.4/0.1").chosen().objective == "tree-kl"
+
+
 def test_a_flag_overrides_the_data_set_s_setting() -> None:
     made = cfg("--data=aircraft:x", "--lr", "2e-4", "--epochs", "7")
     assert (made.lr, made.warmup_lr, made.epochs) == (2e-4, 1e-4, 7)
