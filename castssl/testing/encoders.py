@@ -194,14 +194,14 @@ def check_padding(subject: Subject) -> None:
     covered = (masses[0].gather(1, labels.clamp(min=0)) > 0) | (labels < 0)
     fault = "a segment has pixels, but its token has mass 0: mass 0 is padding; label such pixels -1"
     claim(bool(covered.all()), fault)
-    for number, told in enumerate(hierarchy.assigns):
+    for number, given in enumerate(hierarchy.assigns):
         valid, case, count = masses[number] > 0, f"assigns[{number}]", masses[number + 1].shape[1]
-        if not told.is_floating_point():
+        if not given.is_floating_point():
             claim(
-                bool((told[~valid] == -1).all()),
+                bool((given[~valid] == -1).all()),
                 f"{case}: tokens of mass 0 have -1, not the token of another",
             )
-            within = bool(((told[valid] >= 0) & (told[valid] < count)).all())
+            within = bool(((given[valid] >= 0) & (given[valid] < count)).all())
             claim(within, f"{case}: tokens with mass go to one of the {count} of the next stage")
         assign = hierarchy.shares(number)
         sums = assign.sum(-1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from castssl.config import FREE, flag_value
 from castssl.errors import ConfigError, PluginError
@@ -71,6 +71,8 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """Settings by data set; CUB and Aircraft ran on one process without repeated views, the others on four."""
+AS_TRAINED: Mapping[str, Any] = {"batch_size": 256, "repeats": 1}
+"""On BREEDS: the command line of the README is for four GPUs, the authors say that they trained on one."""
 RELEASED_COSINE = 300
 """Epochs of the cosine in the code released for ``hcast``, whatever its ``--epochs`` says."""
 SEEDS_OF_BREEDS = "seeds:count=256,bins=5,iterations=15"
@@ -81,6 +83,11 @@ SEEDS_OF_BREEDS = "seeds:count=256,bins=5,iterations=15"
 class HierarchyConfig(SupervisedConfig):
     """Recognition at all levels of a taxonomy; defaults depend on --data and --method."""
 
+    by_preset: ClassVar[presets.Values] = {**presets.SUPERVISED, "as-trained": AS_TRAINED}
+    preset: str = field(default="published", metadata=FREE)
+    """Defaults of the other flags: published, those of H-CAST's README for the data set; as-trained, on
+    BREEDS, those that its authors say they trained with; small or tiny, for fewer images; or auto, by the
+    number of training images. recipes/README.md lists what each sets."""
     method: str = "hcast"
     """hcast, hier-vit, and of castssl-baselines flat-cast, flat-vit (one model a level, also with HiE),
     transhp, fgn, hrn or clip (zero-shot), with options of its objective, such as hcast:weight=0,norm=each;
@@ -102,8 +109,9 @@ class HierarchyConfig(SupervisedConfig):
         data = (flag_value(argv, "--data") or "").partition(":")[0]
         name = (flag_value(argv, "--method") or cls.method).partition(":")[0]
         chosen = METHODS.get(name, METHODS["hcast"])
-        preset = cls.by_preset.get(presets.resolve(argv), {})
-        defaults: dict[str, Any] = {"model": chosen.nano if preset or data == "demo" else chosen.model}
+        named = presets.resolve(argv)
+        preset, small = cls.by_preset.get(named, {}), named in presets.SUPERVISED
+        defaults: dict[str, Any] = {"model": chosen.nano if small or data == "demo" else chosen.model}
         if data == "breeds" and chosen.model.startswith("cast") and flag_value(argv, "--model") is None:
             defaults |= {"superpixels": SEEDS_OF_BREEDS, "sizes": (256, 64, 32, 16, 8)}
         if name in ("fgn", "hrn"):  # Their papers mix nothing.
@@ -112,13 +120,15 @@ class HierarchyConfig(SupervisedConfig):
             defaults |= {"epochs": 0, "warmup_epochs": 0}
         released = data in PUBLISHED and data != "demo" and flag_value(argv, "--schedule") != "paper"
         released &= data not in FREE_GRAINED  # Their released code has a cosine of all epochs.
-        if name == "hcast" and released and not preset:
+        if name == "hcast" and released and not small:
             defaults |= {"cosine_epochs": RELEASED_COSINE}
         return cls(**{**PUBLISHED.get(data, {}), **preset, **defaults})
 
     def problems(self) -> list[str]:
         """Faults of these settings that their types allow."""
         problems = super().problems()
+        if self.preset == "as-trained" and self.data.partition(":")[0] != "breeds":
+            problems.append(f"--preset as-trained is for --data breeds:..., got {self.data}; take published")
         try:
             self.hidden()
         except ConfigError as error:

@@ -56,19 +56,14 @@ PAPER = Budget(
     stages=4,
 )
 SMALL = Budget(
-    flags=(
-        *("--preset", "small", "--image-size", "64", "--epochs", "24", "--warmup-epochs", "1"),
-        *("--batch-size", "32", "--lr", "3e-3", "--weight-decay", "0.05", "--schedule", "poly"),
-        *("--text", "learned:256", "--normalize", "imagenet", "--augment", "none", "--crop-min", "0.7"),
-        *("--workers", "0", "--eval-every", "0", "--knn-every", "0"),
-    ),
+    flags=("--preset", "small", "--workers", "0", "--eval-every", "0", "--knn-every", "0"),
     trunk="timm-features:test_resnet",
     segments="nano",
-    hsvlt="multilabel:norm=pre",
+    hsvlt="multilabel:norm=pre,init=scaled",
     blocks=("interact=stage,blocks=2", "interact=stage,blocks=3"),
     stages=5,
 )
-"""New weights learn with a norm and a rate far above the released ones."""
+"""New weights learn with a norm, larger initial weights and a rate far above the released ones."""
 
 
 @dataclass(frozen=True, kw_only=True)

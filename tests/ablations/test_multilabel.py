@@ -66,8 +66,8 @@ def test_options_follow_those_that_there_are() -> None:
     assert with_option("multilabel:norm=pre", "blocks=1") == "multilabel:norm=pre,blocks=1"
     flags = [cell.steps[0].flags for cell in studies()["aggregation"].cells()]
     assert [each[-3] for each in flags[::2]] == [
-        "multilabel:norm=pre",
-        "multilabel:norm=pre,aggregation=none",
-        "multilabel:norm=pre,aggregation=hamburger",
+        "multilabel:norm=pre,init=scaled",
+        "multilabel:norm=pre,init=scaled,aggregation=none",
+        "multilabel:norm=pre,init=scaled,aggregation=hamburger",
     ]
     assert all(each[:2] == ("--data", "demo-many:size=32") for each in flags)

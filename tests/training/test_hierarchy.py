@@ -58,6 +58,17 @@ def test_the_mean_over_labels_is_a_default_of_these_data_sets_and_tree_kl_alone(
     assert cfg("--data", "cub:x", "--free-grain", "0.5/0.4/0.1").chosen().objective == "tree-kl"
 
 
+def test_breeds_as_the_authors_say_that_they_trained() -> None:
+    made = cfg("--data", "breeds:living17:x", "--preset", "as-trained")
+    assert (made.batch_size, made.repeats) == (256, 1)
+    assert made.peak == pytest.approx(2.5e-4)
+    published = cfg("--data", "breeds:living17:x")
+    same = ("model", "sizes", "superpixels", "cosine_epochs", "lr", "epochs")
+    assert [getattr(made, name) for name in same] == [getattr(published, name) for name in same]
+    typed = cfg("--data", "breeds:living17:x", "--preset", "as-trained", "--repeats", "3")
+    assert typed.repeats == 3
+
+
 def test_a_flag_overrides_the_data_set_s_setting() -> None:
     made = cfg("--data=aircraft:x", "--lr", "2e-4", "--epochs", "7")
     assert (made.lr, made.warmup_lr, made.epochs) == (2e-4, 1e-4, 7)
@@ -99,6 +110,7 @@ def test_zero_shot_trains_nothing() -> None:
         (("--free-grain", "0.5:x"), "--free-grain is a share"),
         (("--free-grain", "0.5/1.2"), "--free-grain is a share"),
         (("--schedule", "paper", "--cosine-epochs", "300"), "needs --schedule code"),
+        (("--preset", "as-trained"), "is for --data breeds"),
     ],
 )
 def test_what_cannot_be_is_told(flags: tuple[str, ...], output: str) -> None:

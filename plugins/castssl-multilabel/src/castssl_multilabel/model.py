@@ -80,7 +80,7 @@ class HSVLT(LabelModel):
             have the same, so that other labels can be scored, too.
         init: ``"released"``: linear layers begin with a deviation of 0.02; ``"scaled"``: with 1 / sqrt(D) for
             inputs of D channels.  Scores are products of many layers: under "released" a new trunk of few
-            channels gets about 1 % of the gradient that it gets under "scaled" (with norm="pre").
+            channels gets less than 5 % of the gradient that it gets under "scaled" (with norm="pre").
 
     Raises:
         ConfigError: if ``heads`` does not divide the width of a stage, ``blocks`` is negative, or ``visual``
