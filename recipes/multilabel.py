@@ -35,7 +35,7 @@ from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.objectives.classification import Averaged
 from castssl.registry import build, build_superpixels, parse, require
-from castssl.training import FirstBatch, build_optimizer, check_batch, fits, set_rate, start
+from castssl.training import FirstBatch, build_optimizer, check_batch, check_labels, fits, set_rate, start
 from castssl.training.configs import PretrainConfig
 from castssl.training.logging import best
 from castssl.training.plateau import Plateau
@@ -157,10 +157,13 @@ def make_objective(cfg: Config, labels: LabelTree, folder: Path) -> Averaged[Any
     return cast(Averaged[Any], build("objectives", cfg.objective, encoder, labels, **options))
 
 
-def make_evaluators(cfg: Config) -> list[Evaluator]:
+def make_evaluators(cfg: Config, objective: Averaged[Any]) -> list[Evaluator]:
     """What is measured on held-out images."""
-    whole = SquashedView(cfg.image_size)
-    return [ManyLabels(every=cfg.eval_every, views=whole), AttentionOnObject(every=cfg.knn_every)]
+    whole, attend = SquashedView(cfg.image_size), partial(objective.label_attention, branch=cfg.branch)
+    return [
+        ManyLabels(every=cfg.eval_every, views=whole),
+        AttentionOnObject(every=cfg.knn_every, attend=attend),
+    ]
 
 
 def save(cfg: Config, objective: Averaged[Any], labels: LabelTree, path: Path) -> None:
@@ -179,10 +182,11 @@ def main(cfg: Config) -> None:
         objective = make_objective(cfg, images.tree, run.folder).to(device)
     fits(superpixels, objective.encoder, cfg.image_size)
     check_batch(objective, cfg.batch_size // cfg.accumulate)
+    check_labels(objective, images, held_out)
     view = SupervisedView(cfg.image_size, policy=cfg.augment, erase=0.0, crop_min=cfg.crop_min)
     loader = load(images, views=view, superpixels=superpixels, **cfg.loading())
     encoder, center = objective.branch(cfg.branch), CenterView(cfg.image_size)
-    measures = make_evaluators(cfg)
+    measures = make_evaluators(cfg, objective)
     evaluation = Evaluation(images, held_out, superpixels, center, measures, device, workers=cfg.workers)
     subject = Subject(encoder, partial(objective.predict, branch=cfg.branch), objective)
     untrained = run.once("untrained", lambda: evaluation(subject))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from castssl.errors import ConfigError, DataError
 from castssl.evaluation.features import Features
 from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject, indexed
 from castssl.metrics.attention_mass import attention_mass
+from castssl.types import LabelAttention, View
 
 MASKED = 1024
 """The largest number of images with masks."""
@@ -39,9 +41,14 @@ class AttentionOnObject(Evaluator):
 
     Attributes:
         count: how many labels of images were measured.
+
+    Args:
+        attend: what gives the attention; by default ``label_attention`` of the subject's module: that of its
+            weights, not of an average of them.
     """
 
     title: ClassVar[str] = "label attention"
+    attend: Callable[[View], LabelAttention | None] | None = field(default=None, repr=False)
     count: int = field(default=0, init=False)
     _classes: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
     _rows: Features = field(init=False, repr=False)
@@ -79,10 +86,12 @@ class AttentionOnObject(Evaluator):
             for row, index in enumerate(numbers)
             if index in self._classes and source.source.path(int(source.rows[index])) not in source.bad
         ]
-        module = forward.subject.module
-        if not rows or not isinstance(module, Objective):
+        module, attend = forward.subject.module, self.attend
+        if attend is None and isinstance(module, Objective):
+            attend = module.label_attention
+        if not rows or attend is None:
             return
-        attention = module.label_attention(batch.views[0])
+        attention = attend(batch.views[0])
         if attention is None:
             return
         sizes = source.tree.sizes

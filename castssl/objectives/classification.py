@@ -18,7 +18,7 @@ from castssl.errors import ConfigError
 from castssl.labels import LabelTree
 from castssl.models import initialization
 from castssl.objectives.mixing import Mixing
-from castssl.types import Batch, Outcome, View
+from castssl.types import Batch, LabelAttention, Outcome, View
 
 Branch = Literal["base", "ema"]
 A = TypeVar("A", bound="Averaged[Any]")
@@ -100,6 +100,10 @@ class Averaged(Objective, Generic[M]):
     def predict(self, view: View, branch: Branch = "base") -> Mapping[str, Tensor]:
         """Logits (B, C) of each learned level by name, coarse to fine."""
         raise NotImplementedError(f"{type(self).__name__}.predict")
+
+    def label_attention(self, view: View, branch: Branch = "base") -> LabelAttention | None:
+        """What each label of target "multihot" attends to; None if labels attend to nothing."""
+        return None
 
     def encoders(self) -> list[Encoder]:
         """The encoder, and those that an objective has beside it, such as one for each level; no average."""

@@ -122,6 +122,13 @@ def one_by_one(objective: Objective) -> dict[str, float]:
     return means | {f"attention_gain_{s}_times": value / means["area_of_object"] for s, value in own.items()}
 
 
+def test_another_source_of_attention_is_measured() -> None:
+    """Such as an average of the weights, which is no module of its own."""
+    turned = evaluation(AttentionOnObject(attend=Attending(turn=1).label_attention))(subject(Attending()))
+    assert turned == evaluation(AttentionOnObject())(subject(Attending(turn=1)))
+    assert turned != evaluation(AttentionOnObject())(subject(Attending()))
+
+
 def test_it_is_the_mean_over_labels_of_one_image_at_a_time() -> None:
     evaluator, objective = AttentionOnObject(), Attending()
     data = evaluation(evaluator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from castssl.checkpoints.many_labels import load_many_labels
 from castssl.cli import main
 from castssl.datasets.demo.dataset import tree as demo_tree
+from castssl.datasets.multilabel_sets import Voc07
 from tests.recipes.conftest import Runner
 
 pytestmark = pytest.mark.recipe
@@ -93,6 +95,17 @@ def test_a_measure_that_does_not_rise_ends_the_training(tmp_path: Path, recipe: 
     assert again.returncode == 0, again.stderr[-3000:]
     assert state(tmp_path)["step"] == before["step"]
     assert (tmp_path / "results.json").exists()
+
+
+def test_labels_that_are_all_unknown_are_refused_at_the_start(tmp_path: Path, recipe: Runner) -> None:
+    Voc07().example(tmp_path)
+    for path in (tmp_path / "VOC2007/ImageSets/Main").glob("*_trainval.txt"):
+        path.write_text(re.sub(r"\S+$", "0", path.read_text(), flags=re.MULTILINE))
+    flags = [*FLAGS[:2], "--batch-size", "2", *FLAGS[4:], "--data", f"voc07:{tmp_path}", "--schedule", "poly"]
+    done = recipe("multilabel", *flags, "--out", str(tmp_path / "run"))
+    assert done.returncode == 1
+    assert "none of the 3 training images has a known label" in " ".join(done.stderr.split())
+    assert not (tmp_path / "run" / "once.json").exists()  # Nothing was measured.
 
 
 def test_embeddings_are_kept_in_the_run_s_folder(tmp_path: Path, recipe: Runner) -> None:

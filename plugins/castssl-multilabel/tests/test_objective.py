@@ -91,6 +91,20 @@ def test_labels_attend_unless_the_head_is_plain() -> None:
     assert MultiLabel(samples.SampleEncoder(), LABELS, head="plain").label_attention(samples.view(2)) is None
 
 
+def test_the_average_has_attention_of_its_own() -> None:
+    objective = MultiLabel(samples.SampleEncoder(), LABELS, ema=0.5).eval()
+    for value in objective.model.parameters():
+        value.data.mul_(1.5)
+    before, after = (objective.label_attention(samples.view(2), branch) for branch in ("ema", "base"))
+    assert before is not None
+    assert after is not None
+    assert not torch.equal(before.weights[0], after.weights[0])
+    objective.after_step(0.5)
+    average = objective.label_attention(samples.view(2), "ema")
+    assert average is not None
+    assert not torch.equal(average.weights[0], before.weights[0])
+
+
 def test_a_text_encoder_needs_names() -> None:
     with pytest.raises(ConfigError, match="5 labels have none; take text=learned:256"):
         MultiLabel(samples.SampleEncoder(), LabelTree((5,), exclusive=False), text="bert:bert-base-uncased")

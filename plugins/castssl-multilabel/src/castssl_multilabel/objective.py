@@ -40,16 +40,19 @@ class MultiLabel(Averaged[LabelModel]):
         prompt: a text with ``{}`` where the name belongs; "" is the source's own.
         store: a file that keeps the embeddings, see :func:`castssl.text.embeddings`; "" for none.
         stored: the width of embeddings that a saved state will fill in, so that none is computed; 0 for none.
-        interact: see :class:`castssl_multilabel.model.HSVLT`; so are the next nine.
-        blocks: likewise.
-        attention: likewise.
-        norm: likewise.
-        heads: likewise.
-        visual: likewise.
-        aggregation: likewise.
-        kernel: likewise.
-        head_weights: likewise.
-        init: likewise.
+        interact: labels attend to tokens after each ``"block"``, as released, or after each ``"stage"``.
+            :class:`castssl_multilabel.model.HSVLT` tells more of this and the next nine.
+        blocks: interactions of each stage; 0: as many as blocks, or one after the stage.
+        attention: ``"interactive"``, that of HSVLT, or ``"standard"``, cross-attention and an MLP.
+        norm: ``"none"``, as released, or ``"pre"``: labels and tokens are normalized before each use.
+        heads: of the attention; the released code has one.
+        visual: ``"none"``, as released, or ``"gated"``: labels update the tokens, too.
+        aggregation: over the stages: ``"concat"``, as released, ``"hamburger"``, or ``"none"``, the last one.
+        kernel: of the convolutions over labels in ``"hamburger"``; 3 depends on the order of labels.
+        head_weights: ``"own"``, as released: a label's score has weights of its own; ``"shared"``: all have
+            the same, so that other names can be scored, too.
+        init: of linear layers: ``"released"``, a deviation of 0.02, or ``"scaled"``, for a trunk that has not
+            been trained.
         loss: ``"bce"``, binary cross entropy, or ``"asl"``, the asymmetric loss, see
             :mod:`castssl_multilabel.losses`.
         reduction: ``"mean"`` over the known entries, as in the released code of HSVLT, or ``"sum"`` over the
@@ -130,9 +133,10 @@ class MultiLabel(Averaged[LabelModel]):
         names = ["class"] if len(logits) == 1 else [f"level{level}" for level in range(len(logits))]
         return dict(zip(names, logits, strict=True))
 
-    def label_attention(self, view: View) -> LabelAttention | None:
+    def label_attention(self, view: View, branch: Branch = "base") -> LabelAttention | None:
         """What each label attends to at each stage; None with a plain head."""
-        return self.model.attention(view) if isinstance(self.model, HSVLT) else None
+        model = self._model(branch)
+        return model.attention(view) if isinstance(model, HSVLT) else None
 
     @property
     def to_load(self) -> Mapping[str, str | int]:
