@@ -112,7 +112,7 @@ class LabelEmbeddings:
             names: in any order, also several times.
 
         Raises:
-            ConfigError: if a name is not here and the source is a file or learned.
+            ConfigError: if a name is not here, and the source is learned, or a file without a row of it.
             DataError, PluginError: as :func:`embeddings` does; DataError also if the model's weights changed.
         """
         wanted = _checked_names(names)
@@ -124,16 +124,24 @@ class LabelEmbeddings:
         return LabelEmbeddings(wanted, vectors[[rows[name] for name in wanted]], self.model, self.prompt)
 
     def _compute(self, names: Sequence[str]) -> Tensor:
-        """Vectors of names that are not here."""
-        if self.model.partition(":")[0] not in _ENCODERS:
-            unknown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        """Vectors of names that are not here; those of a file may be among its other rows."""
+        kind, _, place = self.model.partition(":")
+        rows = _rows_by_name(Path(place)) if kind == "file" else {}
+        known = tuple(rows) or self.names
+        if kind not in _ENCODERS and not {self.names[0], *names} <= rows.keys():
+            missing = [name for name in names if name not in rows]
+            unknown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
             raise ConfigError(
-                f"{self.model} has no vector of {unknown}; expected names of its {len(self.names)}, such as"
-                f" {', '.join(self.names[:5])}.  Correct the names, or take a source that reads text, such as"
-                " bert:bert-base-uncased"
+                f"{self.model} has no vector of {unknown or self.names[0]}; expected names of its"
+                f" {len(known)}, such as {', '.join(known[:5])}.  Correct the names, or take a source that"
+                " reads text, such as bert:bert-base-uncased"
             )
-        # A folder or a repository may hold other weights by now; their vectors would not fit these.
-        vectors = _encode([self.names[0], *names], self.model, self.prompt)
+        # A file, folder or repository may hold other vectors by now, which would not fit these.
+        wanted = [self.names[0], *names]
+        if rows:
+            vectors = torch.stack([rows[name] for name in wanted])
+        else:
+            vectors = _encode(wanted, self.model, self.prompt)
         before, now = self.vectors[0], vectors[0]
         if now.shape != before.shape or (now - before).norm() > 0.01 * before.norm():
             raise DataError(
@@ -381,6 +389,17 @@ def _file(path: Path, rows: Sequence[str] | None) -> LabelEmbeddings:
     if twice := sorted({name for name in names if list(names).count(name) > 1}):
         raise DataError(f"{path}: several rows are named {twice[0]!r}; give each row a name of its own")
     return LabelEmbeddings(tuple(names), array, f"file:{path}")
+
+
+def _rows_by_name(path: Path) -> dict[str, Tensor]:
+    """All rows of a matrix whose names are in it or beside it; none if there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        found = _file(path, None)
+    except DataError:  # its names were given, and are not known here
+        return {}
+    return dict(zip(found.names, found.vectors, strict=True))
 
 
 def _matrix(path: Path) -> tuple[Tensor, list[str] | None]:

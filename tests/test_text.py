@@ -201,11 +201,27 @@ def test_rows_of_a_matrix_by_name(tmp_path: Path, kind: str) -> None:
     assert found.names == ("a b", "dog")
     with pytest.raises(ConfigError, match=r"has no vector of cow; expected names of its 3, such as dog"):
         embeddings(["dog", "cow"], f"file:{path}")
+    other = found.of(["dog", "café"])
+    assert torch.equal(other.vectors, values[[0, 1]])
     path.with_suffix(".txt").unlink()
     given_names = embeddings(["x"], f"file:{path}", rows=["z", "x", "y"])
     assert torch.equal(given_names.vectors, values[[1]])
     with pytest.raises(DataError, match=r"no names of the 3 rows .*write them to .*matrix\.txt"):
         embeddings(["dog"], f"file:{path}")
+    with pytest.raises(ConfigError, match="has no vector of z; expected names of its 1, such as x"):
+        given_names.of(["z"])
+
+
+def test_other_rows_of_a_file_that_changed_are_refused(tmp_path: Path) -> None:
+    path, values = matrix_file(tmp_path, "npy", ["dog", "café", "a b"])
+    found = embeddings(["dog"], f"file:{path}")
+    np.save(path, (2 * values).numpy())
+    with pytest.raises(DataError, match="another vector of 'dog' than before"):
+        found.of(["a b"])
+    path.unlink()
+    assert torch.equal(found.of(["dog"]).vectors, values[:1])
+    with pytest.raises(ConfigError, match="has no vector of a b"):
+        found.of(["a b"])
 
 
 def test_names_of_a_matrix_are_compared_with_those_given(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,13 @@ from castssl.commands.arguments import (
     table,
     value_range,
 )
-from castssl.errors import printable
+from castssl.errors import ConfigError, printable
 from castssl.files import check_outputs
 
 if TYPE_CHECKING:
-    from castssl.inference.evaluate import Evaluated
+    from rich.table import Table
+
+    from castssl.inference.evaluate import Evaluated, LabelRow
 
 SHOWN = 20
 """Classes that the table on the terminal shows; the worst ones of more."""
@@ -41,7 +44,10 @@ With several label levels, a number is in the names of the last three, 0 the fir
 Classes are matched by name.  Weights without names take the names, and the order, of the data.
 
 Weights of many labels an image (recipes/multilabel.py) get mean average precision, precision, recall and F1
-on data of many labels with the same names; results.json is then the only file.
+on data of many labels.  Labels that the data do not know are left out; --zero-shot scores all labels of the
+data by their names instead, where the weights can (head_weights=shared and a text encoder, or a file with
+these names).  The files are results.json and classes.csv: level, label, images, images of which the label is
+unknown, and average precision.
 
 Several processes: accelerate launch -m castssl.cli evaluate DATA --weights W
 """
@@ -65,6 +71,8 @@ def add(commands: Commands) -> None:
         "--seed", type=int, default=0, metavar="N", help="--seed of that recipe (default: 0)"
     )
     command.add_argument("--subset", metavar="NAME", help="only these classes: imagenet100, or a text file")
+    names = "of many labels an image: score the labels of DATA by name, learned or not"
+    command.add_argument("--zero-shot", action="store_true", help=names)
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: 64)")
     command.add_argument("--workers", type=int, metavar="N", help="that read images (default: one a core)")
     add_commands(command)
@@ -114,7 +122,12 @@ def _run(args: argparse.Namespace, device: str) -> Evaluated:
     workers = free_cores() + 1 if args.workers is None else args.workers
     if has_many_labels(checkpoint):
         model, sizes = load_many_labels(checkpoint), {"workers": workers, "batch_size": args.batch_size}
-        return evaluate_labels(model, images, device=device, **sizes)
+        return evaluate_labels(model, images, device=device, zero_shot=args.zero_shot, **sizes)
+    if args.zero_shot:
+        raise ConfigError(
+            f"--zero-shot: {args.weights} gives one path of labels an image, and scores no other names;"
+            " leave --zero-shot out"
+        )
     unnamed = checkpoint.labels is None and images.tree.levels
     classifier = load_classifier(checkpoint, labels=images.tree if unnamed else None)
     if args.out:
@@ -126,15 +139,20 @@ def _run(args: argparse.Namespace, device: str) -> Evaluated:
 def _print(evaluated: Evaluated) -> None:
     from rich.console import Console
 
+    from castssl.datasets.images import Images
     from castssl.evaluation import report
     from castssl.inference.evaluate import CLASS_COLUMNS, class_rows
     from castssl.terminal import safe_markup
 
     console = Console()
+    for remark in evaluated.images.left_out if isinstance(evaluated.images, Images) else ():
+        print(printable(remark))
     for name, reason in evaluated.unreadable.items():
         print(printable(f"unreadable: {name} ({reason})"))
     print(f"{len(evaluated.images)} images, {len(evaluated.unreadable)} of them unreadable")
     console.print(report.table(trained=evaluated.results, **evaluated.baselines))
+    if evaluated.labels_apart:
+        console.print(_label_table(evaluated.labels_apart))
     if evaluated.predictions is None or not evaluated.images.tree.levels:
         return
     finest = [row[1:] for row in class_rows(evaluated) if row[0] == evaluated.columns[-1] and row[2]]
@@ -145,3 +163,18 @@ def _print(evaluated: Evaluated) -> None:
     if len(worst) < len(finest):
         shown.caption = f"the {SHOWN} of {len(finest)} classes with the lowest recall"
     console.print(shown)
+
+
+def _label_table(rows: Sequence[LabelRow]) -> Table:
+    """The labels with the least average precision."""
+    from castssl.terminal import safe_markup
+
+    scored = sorted((row for row in rows if row.images), key=lambda row: row.average_precision)
+    shown = table(["label"], ["level", "images", "average precision, %"])
+    for row in scored[:SHOWN]:
+        shown.add_row(
+            safe_markup(row.label), str(row.level), str(row.images), f"{100 * row.average_precision:.1f}"
+        )
+    if len(scored) > SHOWN:
+        shown.caption = f"the {SHOWN} of {len(scored)} labels with the lowest average precision"
+    return shown

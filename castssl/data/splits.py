@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,8 +85,8 @@ def open_splits(
         return Splits(train, None, tuple(remarks))
     if held_out is None:
         held_out = _open_val(data, val, options)
-        remarks += _remarks("val", held_out)
         held_out = renumber(held_out, train.tree, val or f"the val split of {data}")
+        remarks += _remarks("val", held_out)
     held_out.bad = train.bad  # One list of all unreadable images, which the run checks.
     return Splits(train, held_out, tuple(remarks))
 
@@ -139,6 +140,9 @@ def hold_out(images: Images, share: float, *, seed: int = 0) -> tuple[Images, Im
 def renumber(held_out: Images | Stream, tree: LabelTree, title: str) -> Images | Stream:
     """Held-out images with labels by the classes of the training images.
 
+    Of many labels an image, a class that the held-out images do not know is unknown in all of them, which
+    becomes one of their remarks.
+
     Args:
         held_out: with a tree that may differ.
         tree: of the training images.
@@ -152,11 +156,13 @@ def renumber(held_out: Images | Stream, tree: LabelTree, title: str) -> Images |
     if old == tree or not old.levels or not tree.levels:
         return held_out
     named = old.levels == tree.levels and bool(old.names and tree.names)
-    if not (named and old.exclusive and tree.exclusive) or isinstance(held_out, Stream):
+    if not named or old.exclusive != tree.exclusive or isinstance(held_out, Stream):
         raise DataError(
             f"{title}: {old.sizes} classes a level, but the training images have {tree.sizes}, or classes of"
             " other names; both need the same classes"
         )
+    if not tree.exclusive:
+        return _renumber_many(held_out, tree, title)
     missing, columns = list[str](), []
     for labels, old_paths, paths in zip(held_out.targets.T, old.named(), tree.named(), strict=True):
         numbers = {path: number for number, path in enumerate(paths)}
@@ -165,10 +171,37 @@ def renumber(held_out: Images | Stream, tree: LabelTree, title: str) -> Images |
         table = torch.tensor([*(numbers.get(path, -1) for path in old_paths), -1])
         columns.append(table[labels])  # A label of -1 is the last entry.
     if missing:
-        raise DataError(
-            f"{title}: {len(missing)} classes that the training images lack: {', '.join(missing[:SHOWN])}"
-            + (", ..." if len(missing) > SHOWN else "")
-        )
+        raise DataError(f"{title}: {_classes(missing)} that the training images lack: {_some(missing)}")
     renumbered = held_out.take(range(len(held_out)))
     renumbered.targets, renumbered.tree = torch.stack(columns, dim=1), tree
     return renumbered
+
+
+def _renumber_many(held_out: Images, tree: LabelTree, title: str) -> Images:
+    """The same for images with many labels: each level's columns by the names of ``tree``."""
+    columns, strange, unknown, begin = list[int](), list[str](), list[str](), 0
+    for names, own in zip(tree.names, held_out.tree.names, strict=True):
+        place = {name: column for column, name in enumerate(own, begin)}
+        others = [name for name in own if name not in set(names)]
+        strange += [name for name in others if bool((held_out.targets[:, place[name]] == 1).any())]
+        unknown += [name for name in names if name not in place]
+        columns += [place.get(name, -1) for name in names]
+        begin += len(own)
+    if strange:
+        raise DataError(f"{title}: {_classes(strange)} that the training images lack: {_some(strange)}")
+    renumbered = held_out.take(range(len(held_out)))
+    # The last column, -1, is that of the unknown classes.
+    wide = torch.cat([held_out.targets, held_out.targets.new_full((len(held_out), 1), -1)], dim=1)
+    renumbered.targets, renumbered.tree = wide[:, columns], tree
+    if unknown:
+        remark = f"left out {_classes(unknown)} that these images do not know: {_some(unknown)}"
+        renumbered.left_out = (*held_out.left_out, remark)
+    return renumbered
+
+
+def _classes(names: Sequence[str]) -> str:
+    return f"{len(names)} classes"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

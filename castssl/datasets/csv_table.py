@@ -1,12 +1,14 @@
 """Images and labels out of a CSV file: a path, an optional split, and one column a level, coarse to fine.
 
-Or, for images with many labels, one column of label names, separated by :data:`BETWEEN_NAMES`.
+Or, for images with many labels, one column of label names, separated by :data:`BETWEEN_NAMES` or by a mark
+that is given.
 """
 
 from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +26,9 @@ EXAMPLE = "path,split,family,species"
 SEPARATORS = (",", ";", "\t", "|")
 """Between two cells."""
 BETWEEN_NAMES = "|"
-"""Between two labels of an image in a column of label names."""
+"""Between two labels of an image in a column of label names, unless ``between=`` says otherwise."""
+OTHERS = (",", ";")
+"""What may stand between two labels in place of it: then the table is refused until that is said."""
 INDEX = ("", "index", "unnamed: 0")
 """pandas' names of the column that counts the rows, in lower case."""
 _EXCEL = re.compile(r'"?sep=(.|\\t)"?', re.IGNORECASE)
@@ -51,7 +55,8 @@ class CsvTable(DataSet):
 
     With ``csv:/path/to/labels.csv?labels=COLUMN`` that column holds the names of all labels of the image,
     such as ``cat|dog``, or nothing; other columns than the path and ``split`` are left out.  The classes are
-    those of the train rows, by alphabet, and a class that is not named is absent.
+    those of the train rows, by alphabet, and a class that is not named is absent.  ``&between=,`` separates
+    the names by commas.
 
     Raises:
         DataError: if the file is missing or not as described, the split has no row, the first image is
@@ -63,11 +68,17 @@ class CsvTable(DataSet):
     def open(self, location: str, split: str) -> Listing:
         """See :class:`castssl.contracts.DataSet`."""
         base, _, query = location.rpartition("?")
-        column = dict(parse_qsl(query)).get("labels", "") if base else ""
+        options = dict(parse_qsl(query)) if base else {}
+        column = options.pop("labels", "")
         path = Path(base if column else location).expanduser()
+        between = options.pop("between", "")
+        if column and options:
+            raise DataError(
+                f"csv:{location} has the option {min(options)!r}, expected labels=COLUMN and between=MARK"
+            )
         if not path.is_file():
             raise DataError(f"there is no table {path}; check the path after the colon")
-        rows = _read(path, column)
+        rows = _read(path, column, between)
         present = {row.split for row in rows}
         word = next((word for word in stand_ins(split) if word in present), None)
         if word is None:
@@ -135,12 +146,31 @@ def _lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return header, lines[1:]
 
 
-def _read(path: Path, names: str) -> list[_Row]:
+def _names(cell: str, between: str) -> tuple[str, ...]:
+    """The label names in a cell."""
+    return tuple(name for name in map(str.strip, cell.split(between)) if name)
+
+
+def _check_between(path: Path, column: str, cells: Sequence[str]) -> None:
+    """Refuse names that may be separated by another mark than :data:`BETWEEN_NAMES`."""
+    if any(BETWEEN_NAMES in cell for cell in cells):
+        return
+    for mark in OTHERS:
+        if example := next((cell for cell in cells if mark in cell), ""):
+            raise DataError(
+                f"{path}, column {column!r}: no cell has {BETWEEN_NAMES!r} between two labels, but"
+                f" {example!r} has {mark!r}; write ?labels={column}&between={mark} if that separates labels,"
+                f" or &between={BETWEEN_NAMES} if it is part of a name"
+            )
+
+
+def _read(path: Path, names: str, between: str) -> list[_Row]:
     """The rows of a table.
 
     Args:
         path: of the file.
         names: the column of label names; "" for one column a level.
+        between: what separates label names; "" for :data:`BETWEEN_NAMES`.
     """
     header, lines = _lines(path)
     split = next((column for column, name in enumerate(header) if name.lower() == "split"), None)
@@ -154,6 +184,8 @@ def _read(path: Path, names: str) -> list[_Row]:
             f"{path} begins with {','.join(header)!r}, expected a header such as {EXAMPLE}: the path, an"
             " optional split, and one column a level, coarse to fine"
         )
+    if names and not between:
+        _check_between(path, names, [line[levels[0]] for _, line in lines if len(line) == len(header)])
     rows = []
     for number, line in lines:
         where = f"{path}, line {number}"
@@ -164,11 +196,11 @@ def _read(path: Path, names: str) -> list[_Row]:
             raise DataError(f"{where}: split {line[split or 0]!r}, expected train, val or test")
         labels = tuple(line[column] for column in levels)
         if names:
-            labels = tuple(name for name in map(str.strip, labels[0].split(BETWEEN_NAMES)) if name)
+            labels = _names(labels[0], between or BETWEEN_NAMES)
         elif not labels[0] or any(finer and not label for label, finer in pairwise(labels)):
             raise DataError(
                 f"{where}: labels {labels}; a cell may only be empty if all finer ones are, and the coarsest"
-                " must be known"
+                f" must be known; write csv:{path}?labels=COLUMN for any number of labels an image"
             )
         rows.append(_Row(line[0], word, labels))
     return rows

@@ -7,6 +7,7 @@ from math import isnan
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from castssl.errors import ConfigError
 from castssl.evaluation.features import Features
@@ -29,10 +30,12 @@ class ManyLabels(Evaluator):
     Attributes:
         by_class: the average precision of each class of the latest evaluation, by level and name: ``cat``, or
             ``level1/cat`` if there are several levels; without classes that no held-out image has.
+        average_precision: the same in the order of the classes: float64 (C,), not a number without images.
     """
 
     title: ClassVar[str] = "many labels"
     by_class: dict[str, float] = field(default_factory=dict, init=False)
+    average_precision: Tensor = field(default_factory=lambda: torch.empty(0), init=False, repr=False)
     _tree: LabelTree = field(default_factory=LabelTree.none, init=False, repr=False)
     _rows: Features = field(init=False, repr=False)
 
@@ -76,10 +79,9 @@ class ManyLabels(Evaluator):
         if not self._tree.levels:
             return {}
         logits, targets = self._rows.gather()
-        found = average_precisions(logits, targets.float()).tolist()
-        self.by_class = {
-            name: value for name, value in zip(self._names, found, strict=True) if not isnan(value)
-        }
+        self.average_precision = average_precisions(logits, targets.float())
+        pairs = zip(self._names, self.average_precision.tolist(), strict=True)
+        self.by_class = {name: value for name, value in pairs if not isnan(value)}
         return measures(logits, targets.float(), self._tree, threshold=0)
 
     def majority(self) -> dict[str, float]:
@@ -97,6 +99,11 @@ class ManyLabels(Evaluator):
 
     @property
     def _names(self) -> list[str]:
-        levels = self._tree.names or [map(str, range(size)) for size in self._tree.sizes]
         prefixes = [f"level{level}/" * (self._tree.levels > 1) for level in range(self._tree.levels)]
-        return [prefix + name for prefix, names in zip(prefixes, levels, strict=True) for name in names]
+        pairs = zip(prefixes, level_names(self._tree), strict=True)
+        return [prefix + name for prefix, names in pairs for name in names]
+
+
+def level_names(tree: LabelTree) -> list[list[str]]:
+    """The names of the classes of each level, or their numbers."""
+    return [list(names) for names in tree.names] or [list(map(str, range(size))) for size in tree.sizes]

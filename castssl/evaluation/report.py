@@ -132,7 +132,7 @@ COLUMNS = {
     "color": "color: superpixels merged by mean color without learning (Ward's clustering)",
     "color+place": "color+place: superpixels merged by mean color and position",
     "neighbors": "neighbors: superpixels merged by mean color where they touch",
-    "majority": "majority: the most frequent held-out class as a constant answer",
+    "majority": "majority: always the most frequent held-out class; of many labels, their shares",
     "chance": "chance level: random guesses; of IoU by segments, superpixels merged at random",
 }
 """Columns of the final table, in order, with their legends."""

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from math import isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +34,19 @@ PER_LEVEL = ("confusion.csv", "confusion.png", "reliability.png")
 """Files of each label level; a number is put before the ending where there are several."""
 
 
+class LabelRow(NamedTuple):
+    """How well one label is found among many labels an image."""
+
+    level: int
+    label: str
+    images: int
+    """That have it."""
+    unknown: int
+    """Images of which it is unknown."""
+    average_precision: float
+    """0 to 1; not a number if no image has the label."""
+
+
 class Evaluated(NamedTuple):
     """What :func:`evaluate` found; every process has the same."""
 
@@ -48,6 +62,8 @@ class Evaluated(NamedTuple):
     """None for a stream, whose images have no names."""
     unreadable: dict[str, str]
     """The reason by path."""
+    labels_apart: tuple[LabelRow, ...] = ()
+    """A row for each label, where images have many."""
 
 
 def open_labeled(
@@ -176,6 +192,8 @@ def write(evaluated: Evaluated, folder: Path) -> None:
     content: dict[str, Any] = {"trained": evaluated.results, **evaluated.baselines}
     content |= {"images": len(evaluated.images), "unreadable": evaluated.unreadable}
     write_text(folder / FILES[0], json.dumps(content, indent=1) + "\n", "results")
+    if evaluated.labels_apart:
+        _write_csv(folder / FILES[2], [LabelRow._fields, *map(_cells, evaluated.labels_apart)])
     if evaluated.predictions is None:
         return
     _write_csv(folder / FILES[1], _prediction_rows(evaluated))
@@ -242,6 +260,11 @@ def _prediction_rows(evaluated: Evaluated) -> Iterable[tuple[Any, ...]]:
             cells += [names[label] if label >= 0 else "", names[int(level.predicted[position])]]
             cells.append(f"{float(level.probability[position]):.6f}")
         yield (images.name(position), *cells, images.name(read) if read != position else "")
+
+
+def _cells(row: LabelRow) -> tuple[Any, ...]:
+    found = row.average_precision
+    return (*row[:4], "" if isnan(found) else round(found, 6))
 
 
 def _of_level(name: str, level: int, levels: int) -> str:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from castssl.checkpoints.many_labels import LabelModel
 from castssl.data.normalize import to_views
+from castssl.data.splits import renumber
 from castssl.data.views import CenterView, SquashedView
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
 from castssl.errors import ConfigError, DataError
 from castssl.evaluation.held_out import Evaluation, Subject
-from castssl.evaluation.many_labels import ManyLabels
-from castssl.inference.evaluate import Evaluated
+from castssl.evaluation.many_labels import ManyLabels, level_names
+from castssl.inference.evaluate import Evaluated, LabelRow
 from castssl.inference.photos import Photo, read_photo
 from castssl.labels import LabelTree
 from castssl.modes import evaluating
+from castssl.objectives.classification import Averaged
 from castssl.registry import build_superpixels
 from castssl.superpixel_labels import partition, three_channels
 from castssl.types import Batch, LabelAttention, RawView, View
@@ -97,17 +99,11 @@ class LabelPredictor:
             raise ConfigError(f"top is a number of labels from 1 on, got {top}")
         self.threshold, self.top, self.model = threshold, top, model
         self.objective = model.objective if device is None else model.objective.to(device)
-        self.names: Sequence[Sequence[str]] = model.labels.names or [
-            list(map(str, range(size))) for size in model.labels.sizes
-        ]
+        self.names: Sequence[Sequence[str]] = level_names(model.labels)
         self._score: Callable[[View], Mapping[str, Tensor]] = self.objective.predict
         if names is not None:
-            if not isinstance(self.objective, ScoresNames):
-                kind = type(self.objective).__name__
-                raise ConfigError(f"a {kind} scores the labels that it learned alone; leave --names out")
-            score = self.objective.scorer(names)
             self.names = [list(names)]
-            self._score = lambda view: {"class": score(view)}
+            self._score = partial(_as_class, _scorer(self.objective, names))
 
     def __call__(
         self, image: Photo, *, attention: bool = False, value_range: tuple[float, float] | None = None
@@ -150,53 +146,88 @@ def evaluate_labels(
     device: torch.device | str = "cpu",
     workers: int = 0,
     batch_size: int = 64,
+    zero_shot: bool = False,
 ) -> Evaluated:
     """The measures of a model of many labels, as the recipe computes them; every process calls it.
 
+    A label that the data do not know is unknown in all images.
+
     Args:
         model: from :func:`castssl.checkpoints.many_labels.load_many_labels`.
-        images: with many labels an image, the same ones that were learned; their order may differ.
+        images: with many labels an image, some of those that were learned, in any order.
         device: where to run.
         workers: processes that read images, of each process.
         batch_size: images at a time and process.
+        zero_shot: score the labels of the images, whatever was learned, by the embeddings of their names.
 
     Raises:
+        ConfigError: if the model cannot score these names.
         DataError: if the images have other labels, or one path of labels each.
     """
-    images, objective = _with_labels(images, model.labels), model.objective.to(device)
+    objective = model.objective.to(device)
+    images, predict = _with_labels(images, model.labels, zero_shot), objective.predict
+    if zero_shot:
+        score = _scorer(objective, [name for level in images.tree.names for name in level])
+        predict = partial(_as_class, score)
+    measured = ManyLabels(views=SquashedView(model.image_size))
     evaluation = Evaluation(
         images,
         images,
         build_superpixels(objective.encoder.config, model.superpixels),
         CenterView(model.image_size),
-        [ManyLabels(views=SquashedView(model.image_size))],
+        [measured],
         device,
         batch_size=batch_size,
         workers=workers,
     )
-    results = evaluation(Subject(objective.encoder, objective.predict, objective))
-    found = evaluation.baselines(), images, model.labels, tuple(range(model.labels.levels))
-    return Evaluated(results, *found, None, dict(images.bad))
+    results = evaluation(Subject(objective.encoder, predict, objective))
+    found = evaluation.baselines(), images, images.tree, tuple(range(images.tree.levels))
+    return Evaluated(
+        results, *found, None, dict(images.bad), tuple(_rows(images, measured.average_precision))
+    )
 
 
-def _with_labels(images: Images | Stream, labels: LabelTree) -> Images:
-    """The images with their labels in the order of the model's."""
+def _scorer(objective: Averaged[Any], names: Sequence[str]) -> Callable[[View], Tensor]:
+    """What scores these names."""
+    if not isinstance(objective, ScoresNames):
+        raise ConfigError(
+            f"a {type(objective).__name__} scores the labels that it learned alone; leave --names or"
+            " --zero-shot out"
+        )
+    return objective.scorer(names)
+
+
+def _as_class(score: Callable[[View], Tensor], view: View) -> Mapping[str, Tensor]:
+    return {"class": score(view)}
+
+
+def _rows(images: Images, average_precision: Tensor) -> Iterator[LabelRow]:
+    """A row for each label."""
+    targets, tree = images.targets, images.tree
+    names = [(level, name) for level, names in enumerate(level_names(tree)) for name in names]
+    present, unknown = (targets == 1).sum(0).tolist(), (targets < 0).sum(0).tolist()
+    for row in zip(names, present, unknown, average_precision.tolist(), strict=True):
+        yield LabelRow(*row[0], *row[1:])
+
+
+def _with_labels(images: Images | Stream, labels: LabelTree, zero_shot: bool) -> Images:
+    """The images with their labels in the order of the model's, or with their own."""
     tree = images.tree
     if not isinstance(images, Images) or tree.exclusive:
         raise DataError(
             "these weights are of many labels an image, and the data are not; take data such as voc07:,"
             " coco14:, nus-wide:, csv:FILE.csv?labels=COLUMN or demo-many"
         )
-    own, learned = ([set(level) for level in one.names] for one in (tree, labels))
-    if own != learned or tree.sizes != labels.sizes:
+    if zero_shot:
+        if not tree.names:
+            raise DataError("--zero-shot reads the names of labels, and those of these data have none")
+        return images
+    try:
+        found = renumber(images, labels, "the data")
+    except DataError as error:
         raise DataError(
-            f"the weights score {labels.sizes} labels, and the data have {tree.sizes} labels or other names;"
-            " take data with the labels that were learned"
-        )
-    begins = [sum(tree.sizes[:level]) for level in range(tree.levels)]
-    order = [
-        begin + names.index(name)
-        for begin, names, wanted in zip(begins, tree.names, labels.names, strict=True)
-        for name in wanted
-    ] or list(range(sum(tree.sizes)))
-    return replace(images, targets=images.targets[:, order], tree=labels)
+            f"{error}; take data with the labels that were learned, or score those of the data by name with"
+            " --zero-shot, where the weights have multilabel:head_weights=shared"
+        ) from error
+    assert isinstance(found, Images)
+    return found

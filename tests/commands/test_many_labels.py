@@ -90,3 +90,40 @@ def test_options_that_do_not_fit_are_refused(
 ) -> None:
     assert main(["predict", photo, "--weights", weights, "--device", "cpu", *flags]) != 0
     assert re.search(words, " ".join(capsys.readouterr().err.split()))
+
+
+def test_labels_of_other_data_are_scored_by_name(
+    tmp_path: Path, weights: str, photo: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data.csv").write_text("path,tags\nphoto.png,dog|[cat]\n")
+    data = f"csv:{tmp_path / 'data.csv'}?labels=tags"
+    flags = ["--weights", weights, "--device", "cpu", "--workers", "0"]
+    assert main(["evaluate", data, *flags]) != 0
+    assert "--zero-shot" in capsys.readouterr().err
+    # These weights have scores of their own for each learned label.
+    assert main(["evaluate", data, *flags, "--zero-shot"]) != 0
+    assert "head_weights=shared" in capsys.readouterr().err
+
+
+def test_the_average_precision_of_each_label_is_written(
+    tmp_path: Path, photo: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("[cat]", "dog", "car")
+    labels = LabelTree((3,), (), (names,), exclusive=False)
+    np.save(tmp_path / "text.npy", np.eye(3, dtype=np.float32))
+    (tmp_path / "text.txt").write_text("\n".join(names))
+    options = {"text": f"file:{tmp_path / 'text.npy'}"}
+    encoder = create("nano", image_size=32, sizes=(16, 8, 4), superpixels="grid:cell=8")
+    spec = "multilabel:head_weights=shared"
+    objective = cast(Averaged[Any], build("objectives", spec, encoder, labels, **options))
+    path = save_classifier(
+        objective, tmp_path / "shared.safetensors", spec=spec, labels=labels, options=options
+    )
+    (tmp_path / "data.csv").write_text("path,tags\nphoto.png,dog|[cat]\n")
+    flags = ["--weights", str(path), "--device", "cpu", "--workers", "0", "--out", str(tmp_path / "out")]
+    data = f"csv:{tmp_path / 'data.csv'}?labels=tags"
+    rows = ["level,label,images,unknown,average_precision", "0,[cat],1,0,1.0", "0,dog,1,0,1.0"]
+    for more, last in (["--zero-shot"], []), ([], ["0,car,0,1,"]):
+        assert main(["evaluate", data, *flags, *more, "--overwrite"]) == 0
+        assert (tmp_path / "out" / "classes.csv").read_text().split() == [*rows, *last]
+        assert "[cat] 0 1 100.0" in " ".join(capsys.readouterr().out.split())

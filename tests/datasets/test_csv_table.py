@@ -133,3 +133,17 @@ def test_a_column_of_label_names_that_is_wrong(table: Path) -> None:
     table.write_text(MANY.replace("wood, dark", "").replace('"boat"', "ship"))
     with pytest.raises(DataError, match=r"the val rows .* classes that the train rows lack: .*ship"):
         CsvTable().open(f"{table}?labels=tags", "val")
+
+
+def test_another_mark_between_label_names(table: Path) -> None:
+    """A table by commas has no labels such as "sea, boat", unless that is said."""
+    table.write_text('path,tags\nimg/1.jpg,"sea, boat"\nimg/2.jpg,boat\n')
+    with pytest.raises(DataError, match=r"no cell has '|' .* 'sea, boat' has ','; write .*&between=, if"):
+        CsvTable().open(f"{table}?labels=tags", "train")
+    for between, names in ((",", ("boat", "sea")), ("|", ("boat", "sea, boat"))):
+        found = CsvTable().open(f"{table}?labels=tags&between={between}", "train")
+        assert found.tree.names == (names,)
+    images = open_images(f"csv:{table}?labels=tags&between=,&bits=12")
+    assert images.tree.names == (("boat", "sea"),)
+    with pytest.raises(DataError, match="has the option 'betwen', expected labels=COLUMN and between=MARK"):
+        CsvTable().open(f"{table}?labels=tags&betwen=,", "train")

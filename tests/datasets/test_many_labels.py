@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
 import torch
+from PIL import Image
 
 from castssl.data.inventory import inventory
 from castssl.data.loader import load
-from castssl.data.splits import hold_out, renumber
+from castssl.data.splits import hold_out, open_splits, renumber
 from castssl.data.views import CenterView
 from castssl.datasets import DataError, many_labels, multi_hot
 from castssl.datasets.images import Images
@@ -75,8 +77,28 @@ def test_what_needs_label_paths_refuses_many_labels_or_takes_all_images_as_one_g
     assert inventory(images)["classes"].keys() == {""}
     assert renumber(held_out, images.tree, "val") is held_out
     with pytest.raises(DataError, match="same classes"):
-        renumber(held_out, many_labels(*reversed(images.tree.names)), "val")
+        renumber(held_out, many_labels(("a", "b")), "val")
     with pytest.raises(DataError, match="fine labels cannot be hidden"):
         images.hide_fine(0.5)
     with pytest.raises(DataError, match="many classes an image"):
         open_images(tags, subset="imagenet100")
+
+
+def test_held_out_labels_are_matched_by_name(tmp_path: Path) -> None:
+    """As of two tables, of which one is in another order or lacks a label of few images."""
+    for name, rows in {"train": ("cat|dog", "hen", "cow"), "val": ("hen|cat", "dog", "")}.items():
+        for number in range(len(rows)):
+            Image.new("RGB", (8, 8)).save(tmp_path / f"{name}{number}.png")
+        lines = [f"{name}{number}.png,{row}" for number, row in enumerate(rows)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["path,tags", *lines]) + "\n")
+    train, val = (f"csv:{tmp_path / name}.csv?labels=tags" for name in ("train", "val"))
+    held_out = cast(Images, open_splits(train, val=val).held_out)
+    assert held_out.tree.names == (("cat", "cow", "dog", "hen"),)
+    assert held_out.targets.tolist() == [[1, -1, 0, 1], [0, -1, 1, 0], [0, -1, 0, 0]]
+    assert "left out 1 classes that these images do not know: cow" in open_splits(train, val=val).remarks[-1]
+    levels = many_labels(("b", "a"), ("y", "x", "z"))
+    wide = torch.tensor([[1.0, 0, -1, 1, 0]] * 3)
+    images = replace(held_out, targets=wide, tree=many_labels("ab", "xyz"))
+    assert cast(Images, renumber(images, levels, "val")).targets[0].tolist() == [0, 1, 1, -1, 0]
+    with pytest.raises(DataError, match="1 classes that the training images lack: y"):
+        renumber(images, many_labels("ab", "xz"), "val")

@@ -92,10 +92,33 @@ def test_other_names_are_scored_where_all_labels_share_their_weights(tmp_path: P
     assert {one.name: one.probability for one in other} == pytest.approx(
         {name: own[name] for name in ("cat", "dog")}, abs=1e-6
     )
-    with pytest.raises(ConfigError, match="has no vector of boat"):
-        LabelPredictor(loaded, names=["boat"])
+    # A row of the file that was not learned has a score, too.
+    _, of_boat = sorted(
+        LabelPredictor(loaded, names=["dog", "boat"])(PHOTO).scores, key=lambda one: one.column
+    )
+    assert (of_boat.name, of_boat.probability != own["dog"]) == ("boat", True)
+    with pytest.raises(ConfigError, match="has no vector of cow; expected names of its 6"):
+        LabelPredictor(loaded, names=["boat", "cow"])
+    others = evaluate_labels(loaded, listed(tmp_path, "b", ["boat|dog", "cat", "boat"]), zero_shot=True)
+    assert others.labels.names == (("boat", "cat", "dog"),)
+    assert [row[:4] for row in others.labels_apart] == [(0, *row) for row in ZERO_SHOT]
+    scores = [
+        {
+            one.name: one.probability
+            for one in LabelPredictor(loaded, names=["boat"])(tmp_path / f"{n}.png").scores
+        }
+        for n in range(3)
+    ]
+    ranked = sorted(range(3), key=lambda n: -scores[n]["boat"])
+    precisions = [(rank - ranked[:rank].count(1)) / rank for rank in (1, 2, 3) if ranked[rank - 1] != 1]
+    assert others.labels_apart[0].average_precision == pytest.approx(sum(precisions) / 2)
+    with pytest.raises(DataError, match=r"other names.*--zero-shot"):
+        evaluate_labels(loaded, listed(tmp_path, "b", ["boat|dog", "cat", "boat"]))
     with pytest.raises(ConfigError, match="weights of its own for each label"):
         LabelPredictor(model("multilabel", tmp_path, text=text)[1], names=["cat"])
+
+
+ZERO_SHOT = (("boat", 2, 0), ("cat", 1, 0), ("dog", 1, 0))
 
 
 def listed(folder: Path, names: str, rows: list[str]) -> Images:
@@ -126,5 +149,11 @@ def test_data_are_measured_by_the_names_of_their_labels(tmp_path: Path) -> None:
         rates.append(evaluate_labels(LabelModel(objective, labels, "grid:cell=16", 32), images).results)
     assert rates[0] == pytest.approx(rates[1])
     assert "mAP" in rates[0]
+    # A label that the data do not know is left out.
+    some = evaluate_labels(
+        LabelModel(objective, labels, "grid:cell=16", 32), listed(tmp_path, "c", ["cat", "car"])
+    )
+    assert [row[1:4] for row in some.labels_apart] == [("dog", 0, 2), ("car", 1, 0), ("cat", 1, 0)]
+    assert some.results["unscored_classes"] == 1
     with pytest.raises(DataError, match="other names"):
         evaluate_labels(LabelModel(trained("multilabel"), LABELS, "grid:cell=16", 32), images)
