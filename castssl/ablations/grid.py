@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,8 @@ class Study:
         data: False if the recipe reads no images and so takes no ``--data``.
         tables: a folder of the tables below the study's, for studies that share runs.
         references: baselines in the table's last rows; None is all that the runs have.
+        published: Markdown of others' numbers, by how ``--data`` begins; below the table, those of the data,
+            or all if none are.
 
     Raises:
         ConfigError: if a key has no value or is there twice, or a recipe's file is missing.
@@ -121,6 +123,7 @@ class Study:
     data: bool = True
     tables: str = ""
     references: Sequence[str] | None = None
+    published: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for recipe in filter(None, (self.recipe, self.then)):

@@ -247,6 +247,8 @@ def main(study: Study, *, demo: Study | None = None, argv: Sequence[str] | None 
             changes["then_flags"] = [*data, *chosen.then_flags]
         if args.recipe:
             changes["recipe"] = args.recipe
+        if own := {start: text for start, text in chosen.published.items() if args.data.startswith(start)}:
+            changes["published"] = own
         if args.seeds:
             changes["grid"] = {**grid, SEED: [str(seed) for seed in range(args.seeds)]}
         return conduct(replace(chosen, **changes), args, f"{name}-demo" if is_demo else name)

@@ -241,6 +241,8 @@ def document(study: Study, out: Path, table_rows: Sequence[Row], conditions: Seq
         lines += ["", f"No run has the columns {', '.join(missing)}."]
     if paired is not None:
         lines += ["", "## Paired differences", "", *markdown(paired), "", _paired_note(table_rows[0])]
+    if study.published:
+        lines += ["", "## Published", "", "\n\n".join(study.published.values())]
     return "\n".join(
         [*lines, *_failures(study, out), "", "## Commands", "", "```bash", *commands(study, out), "```", ""]
     )

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
-HERE = Path(__file__).parent
-DOCS = (HERE.parents[1] / "recipes" / "hierarchy.md").read_text(encoding="utf-8")
+RECIPES = Path(__file__).parents[2] / "recipes"
+DOCS = (RECIPES / "hierarchy.md").read_text(encoding="utf-8")
 CLASSES = {"Living-17": (17, 34), "Non-Living-26": (26, 52), "Entity-13": (13, 130), "Entity-30": (30, 120)}
 """Coarse and fine ones."""
 COLUMNS = ("fpa", "coarse", "fine", "wap", "tice")
@@ -45,9 +45,13 @@ class Doubt(NamedTuple):
 
 
 def read() -> list[Row]:
-    lines = (HERE / "hcast_poster.csv").read_text(encoding="utf-8").splitlines()
+    lines = (RECIPES / "ablations" / "hcast_poster.csv").read_text(encoding="utf-8").splitlines()
     rows = csv.DictReader(line for line in lines if not line.startswith("#"))
-    return [Row(row["data"], row["method"], *(Decimal(row[column]) for column in COLUMNS)) for row in rows]
+    return [
+        Row(row["data"], row["method"], *(Decimal(row[column]) for column in COLUMNS))
+        for row in rows
+        if row["fpa"]
+    ]
 
 
 GAINS = [row for row in read() if row.method == "gain"]
