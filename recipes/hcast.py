@@ -26,6 +26,7 @@ from castssl.data.views import CenterView, SupervisedView, TwoViews
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
 from castssl.errors import DataError
+from castssl.evaluation.free_grained import FreeGrained
 from castssl.evaluation.held_out import Evaluation, Evaluator, Subject
 from castssl.evaluation.knn import Knn
 from castssl.evaluation.label_paths import LabelPaths
@@ -40,6 +41,7 @@ from castssl.training import FirstBatch, build_optimizer, check_batch, check_lab
 from castssl.training.hierarchy import HierarchyConfig
 from castssl.training.logging import best
 from castssl.visualization.gallery import gallery, shown
+from castssl.visualization.risk_coverage import write_risk_coverage
 
 SEEDS = "seeds:bins=5,iterations=15"  # What the released H-CAST has for SEEDS.
 
@@ -89,7 +91,7 @@ def save(cfg: Config, objective: Supervised, labels: LabelTree, path: Path) -> N
 def make_evaluators(cfg: Config, encoder: Encoder) -> list[Evaluator]:
     """What is measured on held-out images."""
     every, views = cfg.knn_every, TwoViews(cfg.image_size)
-    evaluators: list[Evaluator] = [LabelPaths(cfg.chosen().hie, every=cfg.eval_every)]
+    evaluators: list[Evaluator] = [LabelPaths(cfg.chosen().hie, every=cfg.eval_every), FreeGrained()]
     if every:
         knn = Knn(cfg.knn_images, every=every)
         overlap = Overlap(encoder.sizes, cfg.masks, every=every)
@@ -138,6 +140,9 @@ def main(cfg: Config) -> None:
     save(cfg, objective, images.tree, run.folder / "encoder.safetensors")
     run.picture(picture())
     trained = evaluation.finish(subject)
+    for answers in evaluators:
+        if isinstance(answers, FreeGrained):
+            write_risk_coverage(answers.curves, run.folder)
     results = {"trained": trained, "best": best(run.folder, "fpa"), "untrained": untrained}
     results |= evaluation.baselines()
     run.finish(table(**results), f"the hierarchy on photographs: {run.folder / 'pictures'}", **results)

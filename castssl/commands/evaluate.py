@@ -40,7 +40,10 @@ With --out, DIR receives
   classes.csv       images, recall, precision and F1 of each class
   confusion.csv     rows: true classes, columns: predicted ones; confusion.png shows it
   reliability.png   accuracy by probability
-With several label levels, a number is in the names of the last three, 0 the first level that is predicted.
+With several label levels, a number is in the names of the last three, 0 the first level that is predicted,
+and DIR also receives
+  risk-coverage.csv, risk-coverage.png   the share of wrong labels of those answered, by threshold of the
+                    probability, for answers that stop at the level where the classes are sure
 Classes are matched by name.  Weights without names take the names, and the order, of the data.
 
 Weights of many labels an image (recipes/multilabel.py) get mean average precision, precision, recall and F1

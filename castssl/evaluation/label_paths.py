@@ -62,7 +62,7 @@ class LabelPaths(Evaluator):
         if not self._metrics:
             return
         tree, logits = self._data.tree, forward.logits(batch.views[0])
-        _check(logits, tree)
+        check_levels(logits, tree)
         for metrics in self._metrics:
             metrics.update(hie(logits, tree) if metrics.suffix else logits, batch.target)
 
@@ -171,7 +171,12 @@ def _named(metric: str, suffix: str) -> str:
     return stem + suffix + metric[len(stem) :]
 
 
-def _check(logits: Sequence[Tensor], tree: LabelTree) -> None:
+def check_levels(logits: Sequence[Tensor], tree: LabelTree) -> None:
+    """Refuse logits of other levels than those of the held-out images.
+
+    Raises:
+        ConfigError: naming the classes of both.
+    """
     learned = tuple(scores.shape[1] for scores in logits)
     if learned != tree.sizes:
         raise ConfigError(

@@ -32,6 +32,10 @@ KNOWN = {
         "calibration error: ECE over 15 bins of the probability; lower is better",
     ),
     r"fpa": ("FPA", "FPA: full-path accuracy, the classes of all levels are right"),
+    r"fpa_known": (
+        "FPA, known levels",
+        "FPA, known levels: the classes of all levels with a label are right",
+    ),
     r"tice": ("TICE", "TICE: tree inconsistency, classes that are no path of the tree; lower is better"),
     r"wap": ("wAP", "wAP: mean of the levels' accuracies, weighted by their numbers of classes"),
     r"mAP": ("mAP", "mAP: mean over classes of average precision, non-interpolated"),
@@ -108,6 +112,27 @@ KNOWN = {
         "balanced accuracy, level {}",
         "balanced accuracy, level l: the mean over the classes of the level",
     ),
+    r"answer_(\w+)_accuracy": (
+        "answer accuracy, {}",
+        "accuracy of answers: of the class at the level where each answer stops",
+    ),
+    r"answer_(\w+)_depth_levels": ("answer depth, {}", "depth: levels that are answered, a mean"),
+    r"answer_(\w+)_distance_levels": (
+        "answer distance, {}",
+        "distance: edges of the tree from the answer to the label; lower is better",
+    ),
+    r"answer_(\w+)_share_(\d+)": (
+        "{}, answers of {} levels",
+        "0 to L: share of the answers of so many levels",
+    ),
+    r"answer_threshold": (
+        "chosen threshold",
+        "chosen threshold: of least distance on half of the images; answers: the others",
+    ),
+    r"risk_area_(\w+)": (
+        "risk-coverage area, {}",
+        "risk-coverage area: mean share of wrong labels answered; lower is better",
+    ),
     r"severity_levels": (
         "mistake severity",
         "mistake severity: mean height where wrong and right class meet; lower is better",
@@ -138,6 +163,13 @@ COLUMNS = {
 """Columns of the final table, in order, with their legends."""
 BASELINES = tuple(COLUMNS)[2:]
 """Those that are not trained."""
+ANSWERS = re.compile(r"answer_(consistency|confidence|chosen)_(\w+)")
+"""Results that have a table of their own, too: a row for each rule by which an answer stops."""
+RULES = {
+    "consistency": "consistency: an answer goes down while each class is a child of the class above",
+    "confidence": "confidence: an answer goes down while the probability is 0.9 or more",
+    "chosen": "chosen: the finest level of a consistent path above the chosen threshold",
+}
 SEGMENTS = re.compile(r"(object|region|part)_iou_(\d+)")
 """Results that have a table of their own: a row for each column of the others."""
 
@@ -206,9 +238,11 @@ def table(**columns: Mapping[str, float]) -> Group | str:
     ordered = {heading: columns[heading] for heading in COLUMNS if heading in columns}
     columns = {heading: results for heading, results in (ordered | columns).items() if results}
     segments = [name for name in names if SEGMENTS.fullmatch(name)]
-    others = [name for name in names if name not in segments]
-    shown = [_by_metric(others, columns)] * bool(others) + [_by_heading(segments, columns)] * bool(segments)
-    lines = legend([metric(name) for name in (*others, *segments)], columns)
+    answers = [name for name in names if ANSWERS.fullmatch(name)]
+    others = [name for name in names if name not in segments + answers]
+    shown = [_by_metric(others, columns)] * bool(others) + [_by_rule(answers, columns)] * bool(answers)
+    shown += [_by_heading(segments, columns)] * bool(segments)
+    lines = legend([metric(name) for name in (*others, *answers, *segments)], columns)
     return Group(*shown, *(Text(line, no_wrap=True, overflow="ignore") for line in lines))
 
 
@@ -239,14 +273,40 @@ def _by_heading(names: Sequence[str], columns: Mapping[str, Mapping[str, float]]
     return shown
 
 
-def _cell(one: Metric, results: Mapping[str, float]) -> str:
-    return f"{one.scale * results[one.name]:.1f}" if one.name in results else "n/a"
+def _by_rule(names: Sequence[str], columns: Mapping[str, Mapping[str, float]]) -> Table:
+    """A row for each heading and rule, a column for each measure of the answers."""
+    shown = Table(
+        title="Answers that stop where classes are sure",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    shown.add_column("rule", no_wrap=True)
+    found = [match for match in map(ANSWERS.fullmatch, names) if match]
+    measures = list(dict.fromkeys(match[2] for match in found))
+    for measure in measures:
+        title = measure.removesuffix("_levels").removeprefix("share_")
+        unit = metric(f"answer_chosen_{measure}").unit
+        shown.add_column(f"{title}\n{unit}", justify="right", no_wrap=True)
+    for heading, results in columns.items():
+        for rule in RULES:
+            own = [metric(f"answer_{rule}_{measure}") for measure in measures]
+            if any(one.name in results for one in own):
+                cells = (_cell(one, results, 2 if one.unit == "levels" else 1) for one in own)
+                shown.add_row(f"{heading}: {rule}", *cells)
+    return shown
+
+
+def _cell(one: Metric, results: Mapping[str, float], digits: int = 1) -> str:
+    return f"{one.scale * results[one.name]:.{digits}f}" if one.name in results else "n/a"
 
 
 def legend(metrics: Sequence[Metric], columns: Collection[str]) -> list[str]:
     """One line for each kind of metric, then for the columns."""
     amended = any(one.title.endswith(AMENDED) for one in metrics)
+    rules = {match[1] for one in metrics if (match := ANSWERS.fullmatch(one.name))}
+    of_rules = [line for rule, line in RULES.items() if rule in rules]
     of_segments = any(SEGMENTS.fullmatch(one.name) for one in metrics)
     lines = [one.legend for one in metrics if one.legend] + [FEWEST] * of_segments + [HIE] * amended
     of_columns = (line for heading, line in COLUMNS.items() if heading in columns and line)
-    return list(dict.fromkeys([*lines, *of_columns]))
+    return list(dict.fromkeys([*lines, *of_rules, *of_columns]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import isnan
 from pathlib import Path
@@ -20,14 +20,18 @@ from castssl.datasets.open import open_images
 from castssl.datasets.stream import Stream
 from castssl.errors import DataError, NoSplit
 from castssl.evaluation.classification import Accuracy
+from castssl.evaluation.free_grained import FreeGrained
 from castssl.evaluation.held_out import Evaluation, Evaluator, Subject
 from castssl.evaluation.label_paths import LabelPaths
 from castssl.evaluation.predictions import Predictions
 from castssl.files import atomic_write, write_text
 from castssl.labels import LabelTree
+from castssl.metrics.free_grained import Curve
 from castssl.objectives.deit import DeiT
 from castssl.registry import build_superpixels
 from castssl.visualization.confusion import draw_confusion, draw_reliability
+from castssl.visualization.risk_coverage import FILES as CURVES
+from castssl.visualization.risk_coverage import write_risk_coverage
 
 FILES = ("results.json", "predictions.csv", "classes.csv")
 PER_LEVEL = ("confusion.csv", "confusion.png", "reliability.png")
@@ -64,6 +68,8 @@ class Evaluated(NamedTuple):
     """The reason by path."""
     labels_apart: tuple[LabelRow, ...] = ()
     """A row for each label, where images have many."""
+    curves: Mapping[str, Curve] | None = None
+    """Risk and coverage of answers that stop where the classes are sure, of several label levels."""
 
 
 def open_labeled(
@@ -146,14 +152,16 @@ def evaluate(
     """
     objective, size = classifier.objective.to(device), classifier.image_size
     columns = tuple(column % classifier.labels.levels for column in objective.columns)
-    scores: Evaluator = Accuracy(columns[0]) if isinstance(objective, DeiT) else LabelPaths()
-    predictions = Predictions(columns)
+    answers, predictions = FreeGrained(), Predictions(columns)
+    scores: list[Evaluator] = [LabelPaths(), answers]
+    if isinstance(objective, DeiT):
+        scores = [Accuracy(columns[0])]
     evaluation = Evaluation(
         images,
         images,
         build_superpixels(objective.encoder.config, classifier.superpixels),
         CenterView(size, interpolation=classifier.interpolation),
-        [scores, predictions],
+        [*scores, predictions],
         device,
         batch_size=batch_size,
         workers=workers,
@@ -168,6 +176,7 @@ def evaluate(
         columns,
         predictions if named else None,
         _unreadable(images, predictions) if isinstance(images, Images) else dict(images.bad),
+        curves=answers.curves,
     )
 
 
@@ -182,7 +191,8 @@ def _unreadable(images: Images, predictions: Predictions) -> dict[str, str]:
 
 def outputs(folder: Path, levels: int) -> list[Path]:
     """The files that :func:`write` writes for so many predicted levels."""
-    return [folder / name for name in FILES] + [
+    names = (*FILES, *(CURVES if levels > 1 else ()))
+    return [folder / name for name in names] + [
         folder / _of_level(name, level, levels) for level in range(levels) for name in PER_LEVEL
     ]
 
@@ -199,6 +209,7 @@ def write(evaluated: Evaluated, folder: Path) -> None:
     _write_csv(folder / FILES[1], _prediction_rows(evaluated))
     if not evaluated.images.tree.levels:
         return
+    write_risk_coverage(evaluated.curves or {}, folder)
     _write_csv(folder / FILES[2], [("level", *CLASS_COLUMNS), *class_rows(evaluated)])
     count = len(evaluated.columns)
     for place, (column, level) in enumerate(

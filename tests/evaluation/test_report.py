@@ -102,3 +102,40 @@ def test_main_results_come_first_and_few_segments_before_many() -> None:
     names = ["x", "match", "object_iou_16", "top5", "fpa_hie", "object_iou_8", "knn", "top1", "a", "fpa"]
     expected = "fpa top1 knn object_iou_8 object_iou_16 match top5 fpa_hie x a"
     assert by_importance(names) == expected.split()
+
+
+def test_answers_have_a_table_with_a_row_for_each_rule_in_80_columns() -> None:
+    answers = {"accuracy": 0.876, "depth_levels": 1.526, "distance_levels": 0.612}
+    answers |= {f"share_{depth}": share for depth, share in enumerate((0.0, 0.1, 0.25, 0.65))}
+    found = {
+        f"answer_{rule}_{name}": value
+        for rule in ("consistency", "chosen")
+        for name, value in answers.items()
+    }
+    console = Console(width=80, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(
+        table(trained={"fpa": 0.5, "answer_threshold": 0.42, **found}, untrained={"fpa": 0.1, **found})
+    )
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [line.split() for line in lines if line.strip().startswith(("trained: c", "untrained: c"))]
+    assert [row[:2] for row in rows] == [
+        [heading, rule] for heading in ("trained:", "untrained:") for rule in ("consistency", "chosen")
+    ]
+    assert rows[0][2:] == ["87.6", "1.53", "0.61", "0.0", "10.0", "25.0", "65.0"]
+    start = next(i for i, line in enumerate(lines) if "accuracy" in line)
+    assert lines[start].split() == ["accuracy", "depth", "distance", "0", "1", "2", "3"]
+    assert lines[start + 1].split() == ["rule", "%", "levels", "levels", *["%"] * 4]
+    assert not any("confidence:" in line for line in lines)
+    threshold = next(line for line in lines if "chosen threshold" in line)
+    assert threshold.split() == ["chosen", "threshold", "%", "42.0", "n/a"]
+
+
+def test_names_of_answers_are_explained() -> None:
+    names = [f"answer_chosen_{name}" for name in ("accuracy", "depth_levels", "distance_levels", "share_2")]
+    for name in [*names, "answer_threshold", "fpa_known", "risk_area_both"]:
+        assert 0 < len(metric(name).legend) <= 80
+    assert metric("answer_chosen_depth_levels")[1:3] == ("answer depth, chosen", "levels")
+    assert metric("answer_chosen_share_2")[1:3] == ("chosen, answers of 2 levels", "%")
+    assert metric("risk_area_both").lower_is_better
+    assert not metric("answer_chosen_accuracy").lower_is_better
