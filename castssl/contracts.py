@@ -215,6 +215,8 @@ class Objective(nn.Module):
     """Views of each image that a batch has."""
     target: Target = "none"
     """What the batch's target is."""
+    text_dim: int = 0
+    """Width of the text embeddings that it reads in training mode; 0 if it reads none."""
     model: Model
     """What is trained; its encoder is the one that the factory was given."""
 

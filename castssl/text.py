@@ -6,6 +6,7 @@ Sources, as :func:`embeddings` takes them; NAME is a repository of the Hugging F
 ``bert:NAME``                   BERT by the rule of HSVLT's released code, see :func:`_bert`
 ``sentence:NAME``               an encoder of transformers; the mean of its last layer over all tokens
 ``sentence-transformers:NAME``  an encoder of sentence-transformers with the pooling of its own settings
+``words:DIM``                   a bag of words by fixed random vectors, see :func:`_words`
 ``clip:ARCHITECTURE/WEIGHTS``   the text tower of an encoder plugin that reads names, as a unit vector
 ``file:PATH``                   rows of a matrix in ``.npy`` or ``.safetensors``, by name
 ``learned:DIM[,seed=SEED]``     standard normal initial values, as those of ``torch.nn.Embedding``
@@ -20,7 +21,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -73,6 +74,7 @@ class LabelEmbeddings:
         vectors: float32 (C, D), on the CPU.
         model: the source, as :func:`embeddings` takes it.
         prompt: a text with ``{}`` where the name belongs.
+        whole: whether the names are texts, of which an encoder read all, and not their :func:`phrase`.
 
     Raises:
         ConfigError: if a name is blank, or there is none.
@@ -83,6 +85,7 @@ class LabelEmbeddings:
     vectors: Tensor
     model: str
     prompt: str = "{}"
+    whole: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", _checked_names(self.names))
@@ -121,7 +124,7 @@ class LabelEmbeddings:
         if missing := [name for name in dict.fromkeys(wanted) if name not in rows]:
             vectors = torch.cat([vectors, self._compute(missing)])
             rows |= {name: row for row, name in enumerate(missing, len(self.names))}
-        return LabelEmbeddings(wanted, vectors[[rows[name] for name in wanted]], self.model, self.prompt)
+        return replace(self, names=wanted, vectors=vectors[[rows[name] for name in wanted]])
 
     def _compute(self, names: Sequence[str]) -> Tensor:
         """Vectors of names that are not here; those of a file may be among its other rows."""
@@ -141,7 +144,7 @@ class LabelEmbeddings:
         if rows:
             vectors = torch.stack([rows[name] for name in wanted])
         else:
-            vectors = _encode(wanted, self.model, self.prompt)
+            vectors = _encode(wanted, self.model, self.prompt, self.whole)
         before, now = self.vectors[0], vectors[0]
         if now.shape != before.shape or (now - before).norm() > 0.01 * before.norm():
             raise DataError(
@@ -156,7 +159,8 @@ class LabelEmbeddings:
         Raises:
             CastError: if the system refuses to write it.
         """
-        about = {"names": self.names, "model": self.model, "prompt": self.prompt}
+        about: dict[str, object] = {"names": self.names, "model": self.model, "prompt": self.prompt}
+        about |= {"whole": True} if self.whole else {}
         metadata = {METADATA: json.dumps(about)}
         write_tensors(Path(path), {"vectors": self.vectors}, metadata, "label embeddings")
 
@@ -168,6 +172,7 @@ def embeddings(
     prompt: str | None = None,
     rows: Sequence[str] | None = None,
     store: str | Path | None = None,
+    whole: bool = False,
 ) -> LabelEmbeddings:
     """The label embeddings of names.
 
@@ -183,6 +188,8 @@ def embeddings(
         store: a file of :meth:`LabelEmbeddings.write`.  If it exists, its vectors are read instead of
             computed, otherwise it is written; names that it lacks are computed and added.  Several processes
             must not write it at the same time.
+        whole: read all of each text, such as a caption, and not its :func:`phrase`; without a prompt it
+            stands alone for ``clip:``, too.
 
     Raises:
         ConfigError: if the source or the prompt is malformed, the file has no row of a name, or ``store``
@@ -193,22 +200,24 @@ def embeddings(
     """
     kind = source.partition(":")[0]
     if prompt is None:
-        prompt = "a photo of a {}" if kind == "clip" else "{}"
+        prompt = "a photo of a {}" if kind == "clip" and not whole else "{}"
     _check(source, prompt, rows)
     wanted = _checked_names(names)
     if store is None or not Path(store).exists():
         if kind == "file":
             found = _file(Path(source.removeprefix("file:")), rows).of(wanted)
         else:
-            found = LabelEmbeddings(wanted, _encode(wanted, source, prompt), source, prompt)
+            found = LabelEmbeddings(wanted, _encode(wanted, source, prompt, whole), source, prompt, whole)
         if store is not None:
             found.write(store)
         return found
     stored = read(store)
-    if (stored.model, stored.prompt) != (source, prompt):
+    if (stored.model, stored.prompt, stored.whole) != (source, prompt, whole):
+        of = {True: " for whole texts", False: ""}
         raise ConfigError(
-            f"{store} holds label embeddings of {stored.model} with the prompt {stored.prompt!r}, expected"
-            f" {source} with {prompt!r}; give another path, or delete the file"
+            f"{store} holds label embeddings of {stored.model} with the prompt"
+            f" {stored.prompt!r}{of[stored.whole]}, expected {source} with {prompt!r}{of[whole]}; give"
+            " another path, or delete the file"
         )
     union = stored.of(list(dict.fromkeys([*stored.names, *wanted])))
     if len(union.names) > len(stored.names):
@@ -228,7 +237,7 @@ def read(path: str | Path) -> LabelEmbeddings:
         names, model, prompt = about["names"], about["model"], about["prompt"]
         if not all(isinstance(text, str) for text in (*names, model, prompt)):
             raise TypeError("names, model and prompt are no texts")
-        return LabelEmbeddings(names, tensors["vectors"], model, prompt)
+        return LabelEmbeddings(names, tensors["vectors"], model, prompt, about.get("whole") is True)
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise DataError(
             f"{path} holds no label embeddings that castssl wrote ({type(error).__name__}: {error}); for"
@@ -246,13 +255,14 @@ def phrase(name: str) -> str:
     return EXPANDED.get(words, words)
 
 
-def _encode(names: Sequence[str], source: str, prompt: str) -> Tensor:
+def _encode(names: Sequence[str], source: str, prompt: str, whole: bool) -> Tensor:
     """Vectors float32 (C, D) by a text encoder, or initial values."""
     kind, _, model = source.partition(":")
     if kind == "learned":
         return _learned(names, model)
     with kept_random_state(), torch.no_grad():
-        return _ENCODERS[kind](model, [phrase(name) for name in names], prompt).float()
+        texts = names if whole else [phrase(name) for name in names]
+        return _ENCODERS[kind](model, texts, prompt).float()
 
 
 def _bert(model: str, phrases: Sequence[str], prompt: str) -> Tensor:
@@ -309,10 +319,25 @@ def _clip(model: str, phrases: Sequence[str], prompt: str) -> Tensor:
     return encoder.zero_shot(phrases, [prompt]).cpu()
 
 
+def _words(model: str, phrases: Sequence[str], prompt: str) -> Tensor:
+    """The sum of a standard normal vector for each word, as a unit vector; it needs no weights.
+
+    Cosines of texts are near those of their counts of words.  A text without a word is a vector of zeros.
+    """
+    texts = [re.findall(r"\w+", prompt.replace("{}", text).lower()) for text in phrases]
+    vocabulary = {word: row for row, word in enumerate(sorted({word for text in texts for word in text}))}
+    if not vocabulary:
+        return torch.zeros(len(texts), int(model))
+    vectors = _learned(list(vocabulary), model)
+    sums = [vectors[[vocabulary[word] for word in text]].sum(0) for text in texts]
+    return torch.nn.functional.normalize(torch.stack(sums), dim=1)
+
+
 _ENCODERS: Mapping[str, Callable[[str, Sequence[str], str], Tensor]] = {
     "bert": _bert,
     "sentence": _sentence,
     "sentence-transformers": _sentence_transformers,
+    "words": _words,
     "clip": _clip,
 }
 """Sources that read text: a model's name, phrases and a prompt to vectors (C, D)."""
@@ -448,6 +473,8 @@ def _check(source: str, prompt: str, rows: object) -> None:
         )
     if kind == "learned" and not _LEARNED.fullmatch(model):
         raise ConfigError(f"got {source!r}, expected learned:DIM or learned:DIM,seed=SEED, as learned:768")
+    if kind == "words" and not re.fullmatch(r"[1-9]\d*", model):
+        raise ConfigError(f"got {source!r}, expected words:DIM, as words:128")
     if kind == "clip" and not model.partition("/")[2]:
         raise ConfigError(f"{source} names no weights; write clip:ARCHITECTURE/WEIGHTS, as ViT-B-32/openai")
     if prompt.count("{}") != 1:

@@ -10,7 +10,7 @@ Expect a full-path accuracy (FPA) of 85.1 and inconsistent paths (TICE) of 3.2 %
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +23,9 @@ from castssl.contracts import Encoder
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
 from castssl.data.views import CenterView, SupervisedView, TwoViews
+from castssl.datasets.demo.dataset import cache
+from castssl.datasets.demo.texts import demo_texts
+from castssl.datasets.image_texts import embed_texts
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
 from castssl.errors import DataError
@@ -65,11 +68,22 @@ def open_both(cfg: Config) -> tuple[Images, Images | Stream | None]:
     return images.hide_fine(share, seed=seed) if share else images, held_out
 
 
-def make_objective(cfg: Config, labels: LabelTree) -> Supervised:
+def with_texts(cfg: Config, images: Images) -> Images:
+    """The same training images with their texts, if that is asked for."""
+    if cfg.texts is None:
+        return images
+    file = demo_texts(cfg.data, cfg.texts) if cfg.texts.partition(":")[0] == "demo" else cfg.texts
+    texts, about = embed_texts(images.source, images.rows.tolist(), file, cfg.text_encoder, cache=cache())
+    if distributed.is_main():
+        print(about)
+    return replace(images, texts=texts)
+
+
+def make_objective(cfg: Config, labels: LabelTree, text_dim: int = 0) -> Supervised:
     """The encoder with a classifier for each level."""
     encoder = make_encoder(cfg)
     options: dict[str, Any] = {"mixup": cfg.mixup, "cutmix": cfg.cutmix, "smoothing": cfg.smoothing}
-    options["ema"] = cfg.ema
+    options |= {"ema": cfg.ema, **({"text_dim": text_dim} if text_dim else {})}
     objective = cast(Supervised, build("objectives", cfg.chosen().objective, encoder, labels, **options))
     if cfg.weights:
         report = initialize(objective, cfg.weights)
@@ -104,8 +118,10 @@ def main(cfg: Config) -> None:
     run, accelerator = start(cfg)
     device = accelerator.device
     images, held_out = open_both(cfg)
+    with accelerator.main_process_first():  # The others read what the first one has computed.
+        images = with_texts(cfg, images)
     superpixels = build_superpixels(cfg.encoder(SEEDS))
-    objective = make_objective(cfg, images.tree).to(device)
+    objective = make_objective(cfg, images.tree, images.texts.dim if images.texts else 0).to(device)
     fits(superpixels, objective.encoder, cfg.image_size)
     check_batch(objective, cfg.batch_size // cfg.accumulate)
     loader = load(images, views=make_views(cfg), superpixels=superpixels, **cfg.loading())

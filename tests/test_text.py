@@ -431,3 +431,30 @@ def test_vectors_have_a_row_for_each_name() -> None:
 )
 def test_a_name_becomes_part_of_a_sentence(name: str, expected: str) -> None:
     assert phrase(name) == expected
+
+
+def test_words_are_a_bag() -> None:
+    found = embeddings(
+        ["red Beak", "beak, red!", "a blue wing", "red red beak"], "words:512", whole=True
+    ).vectors
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(4))
+    torch.testing.assert_close(found[0], found[1])
+    cosines = found @ found[0]
+    assert abs(float(cosines[2])) < 0.2
+    assert float(cosines[3]) == pytest.approx(3 / 10**0.5, abs=0.1)
+    assert torch.equal(embeddings(["a blue wing"], "words:512", whole=True).vectors[0], found[2])
+    with pytest.raises(ConfigError, match="expected words:DIM"):
+        embeddings(["red"], "words:many")
+
+
+def test_whole_texts_are_read_to_their_end(tmp_path: Path) -> None:
+    texts, store = ["red, blue", "red, green"], tmp_path / "texts.safetensors"
+    names = embeddings(texts, "words:64").vectors
+    assert torch.equal(names[0], names[1])
+    whole = embeddings(texts, "words:64", whole=True, store=store).vectors
+    assert not torch.equal(whole[0], whole[1])
+    more = embeddings([*texts, "red, pink"], "words:64", whole=True, store=store).vectors
+    assert torch.equal(more[:2], whole)
+    assert torch.equal(more[2:], embeddings(["red, pink"], "words:64", whole=True).vectors)
+    with pytest.raises(ConfigError, match="for whole texts, expected words:64"):
+        embeddings(texts, "words:64", store=store)

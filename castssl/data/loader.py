@@ -44,11 +44,12 @@ _Faults = Sequence[Unreadable | Clipped]
 
 
 class _Sample(NamedTuple):
-    """One prepared image: its views with their segments, its target, and the faults met on the way."""
+    """One prepared image: its views with their segments, its target, the faults met on the way, its text."""
 
     views: list[tuple[Tensor, Tensor]]
     target: Tensor
     faults: _Faults
+    text: Tensor | None = None
 
 
 class _Collated(NamedTuple):
@@ -85,7 +86,7 @@ class _Prepare:
             sample = images.fetch(index, self.views.plan)
             crops = self.views.crop(sample.image, sample.plan)
             views = self.cached(images, sample.position, crops) if self.cached else self._segment(crops)
-            return _Sample(views, sample.target, sample.bad)
+            return _Sample(views, sample.target, sample.bad, sample.text)
 
     def _segment(self, crops: list[CroppedView]) -> list[tuple[Tensor, Tensor]]:
         if self.superpixels is None:
@@ -272,7 +273,8 @@ def load(
 def _collate(samples: list[_Sample]) -> _Collated:
     views = [View(*default_collate(list(view))) for view in zip(*(s.views for s in samples), strict=True)]
     target = default_collate([sample.target for sample in samples])
-    return _Collated(Batch(views, target), [fault for sample in samples for fault in sample.faults])
+    text = default_collate([sample.text for sample in samples]) if samples[0].text is not None else None
+    return _Collated(Batch(views, target, text), [fault for sample in samples for fault in sample.faults])
 
 
 def start_worker(worker: int) -> None:

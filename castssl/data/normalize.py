@@ -32,6 +32,7 @@ def to_views(
     return Batch(
         views=[_to_view(view, superpixels, device) for view in batch.views],
         target=_move(batch.target, device),
+        text=None if batch.text is None else _move(batch.text, device),
     )
 
 

@@ -22,6 +22,7 @@ from castssl.contracts import LabelMaps, Source, Unreadable
 from castssl.datasets.decode import header, read
 from castssl.datasets.depth import Range
 from castssl.datasets.free_grain import draw_depths, hide_below, read_shares
+from castssl.datasets.image_texts import ImageTexts
 from castssl.datasets.label_maps import Labels, open_labels, to_classes
 from castssl.datasets.masks import MaskFolder, Masks
 from castssl.datasets.orientation import fitted, orientation, upright_size
@@ -57,6 +58,7 @@ class Sample(NamedTuple):
         bad: the unreadable images that this one replaces, and itself if it has values outside its range.
         plan: drawn for this image before it was decoded.
         labels: the label map, int32 (H, W), each a class or -1; None if it was not asked for.
+        text: the embedding of its text, float32 (E,); None if the data set has no texts.
     """
 
     image: Image.Image
@@ -65,6 +67,7 @@ class Sample(NamedTuple):
     bad: tuple[Unreadable | Clipped, ...]
     plan: Plan | None = None
     labels: Labels | None = None
+    text: Tensor | None = None
 
 
 @dataclass(eq=False, repr=False)
@@ -83,6 +86,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         left_out: sentences about files and folders beside the images that are no part of the data set.
         maps: the label maps of the images of ``source``; None without any.
         pixel_tree: the classes of the label maps; the images themselves have no labels then.
+        texts: of the images of ``source``, see :mod:`castssl.datasets.image_texts`; None without any.
         bad: the unreadable images so far, of this data set and all that :meth:`take` made of it.
     """
 
@@ -97,6 +101,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
     left_out: tuple[str, ...] = ()
     maps: LabelMaps | None = None
     pixel_tree: LabelTree = field(default_factory=LabelTree.none)
+    texts: ImageTexts | None = None
     bad: Ledger = field(default_factory=Ledger)
 
     def __len__(self) -> int:
@@ -150,7 +155,8 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
                 classes = None
                 if stored is not None and self.maps is not None:
                     classes = to_classes(stored, self.maps, row, image.size, turn)
-                return Sample(image, self.targets[position], position, (*bad, *clipped), drawn, classes)
+                text = self.texts.of(row) if self.texts else None
+                return Sample(image, self.targets[position], position, (*bad, *clipped), drawn, classes, text)
         raise DataError(
             f"{len(bad)} images in a row cannot be read, from {bad[0].name} ({bad[0].reason}) to"
             f" {bad[-1].name} ({bad[-1].reason}); check the disk, its mount and the files"

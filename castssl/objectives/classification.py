@@ -189,7 +189,7 @@ class Supervised(Averaged[ClassifierModel]):
         Args:
             logits: float32 (B, C) of each level, coarse to fine, then the further :meth:`answers`.
             targets: soft targets float32 (B, C) of each level; a row sums to 1, or less where the label is
-                missing.
+                missing; then the :meth:`further_targets`.
         """
         raise NotImplementedError
 
@@ -203,10 +203,11 @@ class Supervised(Averaged[ClassifierModel]):
         """
         path = check_labeled(batch, self.levels)
         mix = self.mixing if self.training else self.hard
-        view, targets = mix(batch.views[0], path[:, self.columns])
+        view, share = mix.mix(batch.views[0])
+        targets = mix.targets(path[:, self.columns], share)
         named = self.answers(view)
         logits = [scores.float() for scores in named.values()]
-        loss, logs = self.criterion(logits, targets)
+        loss, logs = self.criterion(logits, [*targets, *self.further_targets(batch, share)])
         shares = [_share(*pair) for pair in zip(logits[: len(targets)], targets, strict=True)]
         names = (
             ["accuracy"] if len(shares) == 1 else [f"accuracy_{name}" for name in list(named)[: len(shares)]]
@@ -216,6 +217,10 @@ class Supervised(Averaged[ClassifierModel]):
     def answers(self, view: View) -> Mapping[str, Tensor]:
         """What :meth:`criterion` compares: the predictions, and whatever a subclass puts after them."""
         return self.predict(view)
+
+    def further_targets(self, batch: Batch, share: float) -> Sequence[Tensor]:
+        """What :meth:`criterion` gets after the labels; ``share`` is that of an image in its mixture."""
+        return ()
 
     def predict(self, view: View, branch: Branch = "base") -> Mapping[str, Tensor]:
         """Logits (B, C) of each learned level by name, coarse to fine."""

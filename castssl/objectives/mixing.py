@@ -60,12 +60,19 @@ class Mixing(Mixup):
             path: int64 (B, L), a label of each level; -1 where it is missing: that image's share of the
                 target is 0.
         """
+        mixed, share = self.mix(view)
+        return mixed, self.targets(path, share)
+
+    def mix(self, view: View) -> tuple[View, float]:
+        """A mixed copy of the view, and the share of the image itself; the rest is that of its mirror."""
         image = view.image.clone()
         # Not super().__call__: it refuses odd batches and handles one level only.
         share = self._mix_batch(image)  # type: ignore[no-untyped-call]
-        return view._replace(image=image), [
-            self._target(path[:, level], count, share) for level, count in enumerate(self.classes)
-        ]
+        return view._replace(image=image), float(share)
+
+    def targets(self, path: Tensor, share: float) -> list[Tensor]:
+        """The soft targets of images that were mixed with this share."""
+        return [self._target(path[:, level], count, share) for level, count in enumerate(self.classes)]
 
     def _target(self, label: Tensor, count: int, share: float) -> Tensor:
         """What timm's ``mixup_target`` gives, where every label is known."""

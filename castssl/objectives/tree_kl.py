@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
 from castssl.labels import LabelTree
-from castssl.objectives.classification import ClassifierModel, Supervised, linear
+from castssl.objectives.classification import Branch, ClassifierModel, Supervised, linear
 from castssl.objectives.level_means import LevelMean, check_level_mean, level_means, soft_cross_entropies
-from castssl.types import View
+from castssl.objectives.text_attributes import TextFeature, TextHead, check_text, text_losses, text_pairs
+from castssl.types import Batch, Hierarchy, View
 
 Order = Literal["coarse-last", "fine-last", "all-last"]
 Norm = Literal["last", "each", "shared"]
@@ -34,10 +35,12 @@ class LevelHeads(ClassifierModel):
         level_heads: classifiers, coarse to fine.
         norms: what each level's class token passes first.
         shared: read the stages before the last through the encoder's last norm, in place of ``norms``.
+        text_head: what maps to the space of text embeddings, in training alone.
     """
 
     level_heads: nn.ModuleList
     norms: nn.ModuleList
+    text_head: TextHead
 
     def __init__(
         self,
@@ -47,14 +50,19 @@ class LevelHeads(ClassifierModel):
         norms: nn.ModuleList,
         *,
         shared: bool,
+        text_head: TextHead | None = None,
     ) -> None:
-        super().__init__(encoder, level_heads=level_heads, norms=norms)
+        heads: dict[str, nn.Module] = {} if text_head is None else {"text_head": text_head}
+        super().__init__(encoder, level_heads=level_heads, norms=norms, **heads)
         self.stages, self.shared = tuple(stages), shared
 
     def forward(self, view: View) -> Mapping[str, Tensor]:
         """Logits (B, C) of each level: ``level0``, the coarsest, ``level1``, ..."""
-        hierarchy, last = self.encoder(view), self.encoder.last_norm
-        logits = {}
+        return self.classify(self.encoder(view))
+
+    def classify(self, hierarchy: Hierarchy) -> dict[str, Tensor]:
+        """The same, of a hierarchy of the encoder."""
+        last, logits = self.encoder.last_norm, {}
         for level, (stage, head) in enumerate(zip(self.stages, self.level_heads, strict=True)):
             shared = last if self.shared and stage != -1 else None
             token = (shared or self.norms[level])(hierarchy.stages[stage].cls[:, 0])
@@ -72,6 +80,10 @@ class TreeKL(Supervised):
 
     No term of this contains the parents of classes (see :func:`tree_kl`), except ``tie``.
 
+    With text embeddings in its batches, the text of an image is a second target in training mode, see
+    :mod:`castssl.objectives.text_attributes`.  The feature is of the stage that the finest level reads, as in
+    the released code.  Predictions need no text and no text head, and saved classifiers have none.
+
     Attributes:
         stages: the stage that each level reads, coarse to fine, counted from the last, which is -1.
 
@@ -86,6 +98,11 @@ class TreeKL(Supervised):
         stages: the stages to read, coarse to fine, -1 the last, in place of ``order``.
         norm: class tokens before the last stage are read as they are (``"last"``, H-CAST), after a layer norm
             of their own (``"each"``), or after the encoder's own last norm (``"shared"``, Hier-ViT).
+        text_dim: width of the text embeddings of the batches; 0 reads none.  A recipe sets it.
+        text_weight: of the loss between images and texts; 1 as in the released code, 0 reads no text.
+        text_feature: all tokens of the stage (``"flattened"``, the released code), their ``"mean"``, or its
+            ``"class"`` token.
+        text_temperature: what cosines are divided by; 1 as in the released code, which has none.
         mixup: see :class:`castssl.objectives.mixing.Mixing`; so are the next two.
         cutmix: likewise.
         smoothing: likewise.
@@ -109,14 +126,21 @@ class TreeKL(Supervised):
         order: Order = "coarse-last",
         stages: Sequence[int] | None = None,
         norm: Norm = "last",
+        text_dim: int = 0,
+        text_weight: float = 1.0,
+        text_feature: TextFeature = "flattened",
+        text_temperature: float = 1.0,
         mixup: float = 0.8,
         cutmix: float = 1.0,
         smoothing: float = 0.1,
         ema: float = 0.0,
     ) -> None:
         super().__init__(labels, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
-        if min(weight, tie) < 0:
-            raise ConfigError(f"weight and tie of the tree are 0 or above, got {weight} and {tie}")
+        if min(weight, tie, text_weight, text_dim) < 0 or text_temperature <= 0:
+            raise ConfigError(
+                "weight, tie, text_weight and text_dim are 0 or above, and text_temperature is above 0, got"
+                f" {weight}, {tie}, {text_weight}, {text_dim} and {text_temperature}"
+            )
         check_level_mean(level_mean)
         self.weight, self.tie, self.norm, self.level_mean = weight, tie, norm, level_mean
         for level, table in enumerate(labels.parents, start=1):
@@ -125,22 +149,64 @@ class TreeKL(Supervised):
         widths = [read_width(encoder, stage) for stage in self.stages]
         level_heads = nn.ModuleList(starmap(linear, zip(widths, self.classes, strict=True)))
         norms = _norms(encoder, self.stages, norm)
-        self.model = LevelHeads(encoder, self.stages, level_heads, norms, shared=norm == "shared")
+        self.text_dim = text_dim if text_weight else 0
+        self.text_weight, self.text_temperature = text_weight, text_temperature
+        head = TextHead(encoder, self.stages[-1], text_feature, text_dim) if self.text_dim else None
+        shared = norm == "shared"
+        self.model = LevelHeads(encoder, self.stages, level_heads, norms, shared=shared, text_head=head)
         self.keep_average(ema)
+
+    @property
+    def to_load(self) -> Mapping[str, int]:
+        """Without the text head, which predictions do not need."""
+        return {"text_dim": 0}
+
+    def heads(self, branch: Branch = "base") -> dict[str, Tensor]:
+        """All that predictions need beside the encoder."""
+        found = super().heads(branch)
+        return {name: value for name, value in found.items() if not name.startswith("text_head.")}
+
+    def answers(self, view: View) -> Mapping[str, Tensor]:
+        """The predictions, and in training mode the embeddings of the images as ``text``, (B, E)."""
+        if not self._reads_text:
+            return super().answers(view)
+        hierarchy = self.model.encoder(view)
+        return {**self.model.classify(hierarchy), "text": self.model.text_head(hierarchy)}
+
+    def further_targets(self, batch: Batch, share: float) -> Sequence[Tensor]:
+        """In training mode the text embeddings, and the share of each text in each image."""
+        if not self._reads_text:
+            return ()
+        text = check_text(batch, self.text_dim)
+        return text, text_pairs(text, share)
+
+    @property
+    def _reads_text(self) -> bool:
+        return self.training and self.text_dim > 0
 
     def criterion(
         self, logits: Sequence[Tensor], targets: Sequence[Tensor]
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The sum of the levels' cross entropies, and the divergences, logged as ``kl`` and ``tie``."""
+        """The sum of the levels' cross entropies, and the rest, logged as ``kl``, ``text`` and ``tie``."""
+        count = len(self.classes)
+        (logits, image), (targets, text) = (
+            (both[:count], both[count:]) for both in (list(logits), list(targets))
+        )
         losses = [soft_cross_entropies(*pair) for pair in zip(logits, targets, strict=True)]
         known = [target.sum(1) for target in targets]
         if self.weight:
             divergences, complete = path_divergences(logits, targets)
             losses, known = [*losses, divergences], [*known, complete]
+        if text:
+            both, shares = text_losses(image[0], text[0], text[1], self.text_temperature)
+            losses, known = [*losses, *both], [*known, *shares]
         means = level_means(losses, known, self.level_mean)
-        loss, logs = means[: len(targets)].sum(), {}
+        loss, logs = means[:count].sum(), {}
         if self.weight:
-            loss, logs["kl"] = loss + self.weight * means[-1], means[-1].detach()
+            loss, logs["kl"] = loss + self.weight * means[count], means[count].detach()
+        if text:
+            compared = means[-2:].mean()
+            loss, logs["text"] = loss + self.text_weight * compared, compared.detach()
         if self.tie:
             parents = [self.get_buffer(f"parents{level}") for level in range(1, len(self.classes))]
             apart = tree_tie(logits, parents)

@@ -51,7 +51,8 @@ class Built(NamedTuple):
 
     def batch(self, size: int = 4, *, seed: int = 0) -> Batch:
         """A batch that fits."""
-        return samples.batch(self.objective.views, self.tree, size, seed=seed, target=self.objective.target)
+        made, width = self.objective, self.objective.text_dim
+        return samples.batch(made.views, self.tree, size, seed=seed, target=made.target, text_dim=width)
 
 
 def build(subject: Subject, *, seed: int = 0) -> Built:
@@ -117,6 +118,8 @@ def check_conforms(subject: Subject) -> None:
     views, target = objective.views, objective.target
     claim(type(views) is int and views > 0, f"set views to the number of views of each image, got {views!r}")
     claim(target in get_args(Target), f"set target to one of {get_args(Target)}, got {target!r}")
+    width = objective.text_dim
+    claim(type(width) is int and width >= 0, f"set text_dim to a width, or 0 for no texts, got {width!r}")
     claim(isinstance(getattr(objective, "model", None), Model), "set self.model to a castssl.contracts.Model")
     model: Model = objective.model
     claim(model.encoder is encoder, "build self.model around the encoder that the factory was given")
@@ -171,8 +174,9 @@ def check_fits_one_batch(subject: Subject) -> None:
 
 
 def check_refuses_wrong_batches(subject: Subject) -> None:
-    """A wrong number of views, or a target of wrong dtype or width, is a ValueError with both numbers."""
+    """A wrong number of views, or a target or texts of wrong dtype or width, is a ValueError with both."""
     built = build(subject)
+    built.objective.train()
     batch, views, target = built.batch(), built.objective.views, built.objective.target
     more = batch._replace(views=[*batch.views, batch.views[0]])
     cases: list[tuple[str, Batch, tuple[object, ...]]] = [(f"{views + 1} views", more, (views, views + 1))]
@@ -187,6 +191,11 @@ def check_refuses_wrong_batches(subject: Subject) -> None:
         else:
             wide = batch._replace(target=torch.cat([batch.target] * 3, 1))
             cases.append((f"a target of width {3 * width}", wide, (width, 3 * width)))
+    if batch.text is not None:
+        dim = built.objective.text_dim
+        wide = batch._replace(text=torch.cat([batch.text] * 2, 1))
+        cases.append(("a batch without texts", batch._replace(text=None), (dim,)))
+        cases.append((f"texts of width {2 * dim}", wide, (dim, 2 * dim)))
     for case, wrong, words in cases:
         claim_refused(partial(built.objective, wrong), case, map(str, words))
 
@@ -204,6 +213,21 @@ def check_unknown_labels(subject: Subject) -> None:
     loss.backward()
     moved = [name for name, p in built.objective.named_parameters() if p.grad is not None and p.grad.any()]
     claim(not moved, f"targets of -1 (unknown) alone gave a gradient to {', '.join(moved[:5])}")
+
+
+def check_missing_texts(subject: Subject) -> None:
+    """A batch in which no image has a text, all rows 0, gives a finite loss and finite gradients."""
+    built = build(subject)
+    if not built.objective.text_dim:
+        return
+    built.objective.train()
+    batch = built.batch()
+    assert batch.text is not None
+    bare = batch._replace(text=torch.zeros_like(batch.text))
+    loss = built.objective(bare).loss
+    claim(bool(loss.isfinite()), f"a batch without any text (rows of zeros) gave {float(loss.detach())}")
+    loss.backward()
+    claim_trained(built.objective)
 
 
 def check_returns_non_finite_loss(subject: Subject) -> None:

@@ -65,7 +65,13 @@ def class_maps(size: int, classes: int, *, seed: int = 0) -> Tensor:
 
 
 def batch(
-    views: int, tree: LabelTree, size: int = 4, *, seed: int = 0, target: Target | None = None
+    views: int,
+    tree: LabelTree,
+    size: int = 4,
+    *,
+    seed: int = 0,
+    target: Target | None = None,
+    text_dim: int = 0,
 ) -> Batch:
     """A labeled batch of ``size`` images, ``views`` views of each; its target fits ``tree``.
 
@@ -75,6 +81,7 @@ def batch(
         size: B.
         seed: of images and labels.
         target: "map" for label maps of the finest classes.
+        text_dim: width of the text embeddings, of which every third image has none; 0 for no texts.
     """
     draw = torch.Generator().manual_seed(seed)
     augmented = [view(size, seed=seed, noise=number) for number in range(views)]
@@ -85,7 +92,9 @@ def batch(
     path = [torch.randint(tree.sizes[-1], (size,), generator=draw)] if tree.levels else []
     for parents in reversed(tree.parents):
         path.insert(0, torch.tensor(parents)[path[0]])
-    return Batch(augmented, torch.stack(path, 1) if path else torch.zeros(size, 0, dtype=torch.int64))
+    found = torch.stack(path, 1) if path else torch.zeros(size, 0, dtype=torch.int64)
+    text = torch.randn(size, text_dim, generator=draw) * (torch.arange(size) % 3 != 2)[:, None]
+    return Batch(augmented, found, text if text_dim else None)
 
 
 def tokens(

@@ -102,6 +102,12 @@ class HierarchyConfig(SupervisedConfig):
     """SHARE[:seed]: the share of the training images of each class whose fine label is hidden, such as 0.8;
     or the shares whose labels end at each level, coarse to fine, such as 0.5/0.4/0.1.  Without a seed --seed
     is that of the draw, too."""
+    texts: str | None = None
+    """Texts of the training images as a second target, for hcast and hier-vit: a CSV file with the columns
+    path and text, or lines PATH.JPEG, TEXT. With --data demo also demo or demo:NOISE: generated ones."""
+    text_encoder: str = "clip:ViT-B-32/openai"
+    """What embeds them, once: clip:ARCHITECTURE/WEIGHTS, sentence:NAME or another source of castssl.text;
+    words:DIM needs no weights."""
 
     @classmethod
     def starting(cls, argv: Sequence[str]) -> Self:
@@ -116,6 +122,8 @@ class HierarchyConfig(SupervisedConfig):
             defaults |= {"superpixels": SEEDS_OF_BREEDS, "sizes": (256, 64, 32, 16, 8)}
         if name in ("fgn", "hrn"):  # Their papers mix nothing.
             defaults |= {"mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0}
+        if flag_value(argv, "--texts") and data == "demo":
+            defaults |= {"text_encoder": "words:64"}
         if name == "clip":
             defaults |= {"epochs": 0, "warmup_epochs": 0}
         released = data in PUBLISHED and data != "demo" and flag_value(argv, "--schedule") != "paper"
@@ -133,6 +141,8 @@ class HierarchyConfig(SupervisedConfig):
             self.hidden()
         except ConfigError as error:
             problems.append(str(error))
+        if self.texts and parse(self.method).name not in ("hcast", "hier-vit"):
+            problems.append(f"--texts is for hcast and hier-vit, got --method {self.method}")
         try:
             require("objectives", parse(self.chosen().objective).name)
         except (ConfigError, PluginError) as error:

@@ -31,6 +31,26 @@ class NoObjective(nn.Module):
         self.encoder = encoder
 
 
+class NarrowTexts(Classifier):
+    text_dim = cast(int, 8.0)
+
+
+class TakesNoText(Classifier):
+    """Reads texts, and takes a batch without any, or of any width."""
+
+    text_dim = 8
+
+
+class MeanOfNoTexts(Classifier):
+    text_dim = 8
+
+    def forward(self, batch: Batch) -> Outcome:
+        assert batch.text is not None
+        loss, logs = super().forward(batch)
+        known = batch.text.any(1)
+        return Outcome(loss + (loss * known).sum() / known.sum(), logs)
+
+
 class NoModel(Classifier):
     def __init__(self, encoder: Encoder, labels: LabelTree) -> None:
         super().__init__(encoder, labels)
@@ -310,6 +330,9 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_conforms, NoBase, "the model itself as 'base'"),
     (room.check_conforms, BranchOfEncoder, "the branches ema are no castssl.contracts.Model"),
     (room.check_conforms, UnknownTarget, "set target"),
+    (room.check_conforms, NarrowTexts, "set text_dim to a width, or 0 for no texts, got 8.0"),
+    (room.check_missing_texts, MeanOfNoTexts, "gave nan"),
+    (room.check_refuses_wrong_batches, TakesNoText, "given a batch without texts, raise ValueError"),
     (room.check_outcome, LogsGraph, "detach it"),
     (room.check_outcome, LossPerImage, "must be a scalar"),
     (room.check_outcome, DetachedLoss, "no gradient"),

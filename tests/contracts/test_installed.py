@@ -45,6 +45,7 @@ TESTED = {
     for name in re.findall(r'(?m)^name = "(.+)"$', project.read_text(encoding="utf-8"))
 }
 """Distributions with tests of their own beside this file's."""
+TEXTS = "tree-kl:text_dim=8,ema=0.9"
 OTHER = "graph:cls=keep,kappa=50,average=output"
 REFERENCE = "graph:padding=reference"
 LEAKS = "the published models let padding take part; this option exists to reproduce them"
@@ -73,7 +74,7 @@ def test_pooling(check: Check, subject: Subject) -> None:
     check(subject)
 
 
-@parametrize(objectives.checks, [*installed("objectives"), "deit:ema=0.9,bce=true"])
+@parametrize(objectives.checks, [*installed("objectives"), "deit:ema=0.9,bce=true", TEXTS])
 def test_objectives(check: Check, subject: Subject) -> None:
     check(subject)
 

@@ -4,6 +4,7 @@ import logging
 import os
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 from castssl.contracts import Superpixels
 from castssl.data.loader import Loader, load
 from castssl.data.views import Augment, CenterView, CroppedView, TwoViews
+from castssl.datasets.image_texts import ImageTexts
 from castssl.datasets.images import Images, Plan
 from castssl.datasets.open import open_images
 from castssl.errors import ConfigError
@@ -209,3 +211,31 @@ def test_copies_of_an_image_are_augmented_each_by_itself(images: Images) -> None
     assert _same(list(loader), list(_load(images, repeats=2, batch_size=4, workers=2)))
     loader.set_epoch(0, start=1)
     assert _same(list(loader), list(_load(images, repeats=2, batch_size=4))[1:])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_text_of_each_image_comes_with_it(workers: int, images: Images) -> None:
+    plain = list(_load(images))
+    assert all(batch.text is None for batch in plain)
+    row = torch.arange(len(images.source))
+    row[3] = -1
+    vectors = torch.arange(1.0, 1 + len(row))[:, None].expand(-1, 2).contiguous()
+    texts = ImageTexts(vectors, row)
+    order = [len(images) - 1 - at for at in range(len(images))]
+    shown = replace(images, texts=texts).take(order)
+    loader = _load(shown, workers=workers, train=False)
+    found = torch.cat([batch.text for batch in loader if batch.text is not None])
+    expected = torch.stack([texts.of(int(images.rows[at])) for at in order])
+    assert torch.equal(found, expected)
+    assert not found[order.index(3)].any()
+    assert _same(plain, list(_load(replace(images, texts=texts), workers=workers)))
+
+
+def test_the_text_of_a_replacement_is_its_own(flat: Path) -> None:
+    images = open_images(f"folder:{flat}")
+    assert isinstance(images, Images)
+    texts = ImageTexts(torch.eye(len(images.source)), torch.arange(len(images.source)))
+    Path(images.source.path(int(images.rows[1]))).write_bytes(b"broken")
+    found = replace(images, texts=texts).fetch(1)
+    assert found.text is not None
+    assert found.text.argmax() == int(images.rows[2])

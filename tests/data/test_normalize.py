@@ -88,3 +88,12 @@ def test_bytes_survive_normalization() -> None:
     """All values of all channels."""
     image = torch.arange(256, dtype=torch.uint8).view(1, 16, 16).repeat(3, 1, 1)
     assert torch.equal(denormalize(normalize(image)), image)
+
+
+def test_texts_come_along() -> None:
+    text = torch.randn(2, 5)
+    assert to_views(_raw()._replace(text=text)).text is text
+    moved = to_views(_raw()._replace(text=text), Grid(8), "meta").text
+    assert moved is not None
+    assert moved.device.type == "meta"
+    assert to_views(_raw()).text is None

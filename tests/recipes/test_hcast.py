@@ -19,6 +19,7 @@ from castssl.data.normalize import to_views
 from castssl.registry import build_superpixels
 from recipes import hcast
 from tests.datasets.free_grain_files import TREE, write_imagenet_f
+from tests.forked import ENVIRONMENT
 from tests.recipes.conftest import Runner
 
 pytestmark = pytest.mark.recipe
@@ -156,12 +157,55 @@ def test_hidden_labels_do_not_matter_to_the_bit(tmp_path: Path, flags: tuple[str
     assert not torch.equal(full["loss"], expected["loss"])
 
 
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Path:
+    """Texts of two of three training images, in the released form; a word for the number of the image."""
+    path = tmp_path_factory.mktemp("texts") / "captions.txt"
+    images = sorted((image_folder / "train").rglob("*.png"))
+    numbers = ["zero", "one", "two", "three", "four", "five"]
+    written = [
+        f"train/{image.relative_to(image_folder / 'train').as_posix()}, a {numbers[int(image.stem)]}\n"
+        for at, image in enumerate(images)
+        if at % 3
+    ]
+    path.write_text("".join(written))
+    return path
+
+
+def test_texts_are_embedded_once_and_left_out_of_the_result(
+    texts: Path, tmp_path: Path, image_folder: Path, recipe: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped and continued, too; --free-grain 1 hides all fine labels."""
+    monkeypatch.setitem(ENVIRONMENT, "CASTSSL_CACHE", str(tmp_path / "cache"))
+    flags = [*FLAGS, *NANO, "--free-grain", "1", "--epochs", "2", "--knn-every", "0", "--eval-every", "0"]
+    flags += ["--texts", str(texts), "--text-encoder", "words:16"]
+    data = f"folder:{image_folder}"
+    done = recipe("hcast", "--data", data, *flags, "--out", str(tmp_path / "whole"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{texts}: 32 of 48 images have a text" in done.stdout
+    (store,) = (tmp_path / "cache").glob("texts-*.safetensors")
+    before = store.stat().st_mtime_ns
+    for limit in ("2", "0"):
+        done = recipe("hcast", "--data", data, *flags, "--out", str(tmp_path / "parts"), "--max-steps", limit)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert store.stat().st_mtime_ns == before
+    expected, got = (load_file(tmp_path / run / "encoder.safetensors") for run in ("whole", "parts"))
+    assert all(torch.equal(got[name], value) for name, value in expected.items())
+    assert not any("text" in name for name in expected)
+    assert all(line["text"] > 0 for line in lines(tmp_path / "whole") if "loss" in line)
+    given = ["--weights", str(tmp_path / "whole"), "--workers", "0", "--device", "cpu"]
+    assert main(["evaluate", data, *given, "--out", str(tmp_path / "evaluated")]) == 0
+
+
 @pytest.mark.parametrize(
     ("flags", "output"),
     [
         (["--method", "hkast"], "no method 'hkast'"),
         (["--data", "cub:/nowhere"], "/nowhere"),
         (["--weights", "/nowhere"], "/nowhere"),
+        (["--texts", "/nowhere.csv"], "there is no file of texts /nowhere.csv"),
+        (["--texts", "demo"], "expected demo or demo:NOISE"),
+        (["--texts", "README.md", "--method", "fgn"], "--texts is for hcast and hier-vit"),
     ],
 )
 def test_what_cannot_be_is_told_before_any_work(

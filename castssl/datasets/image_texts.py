@@ -1,0 +1,171 @@
+"""The texts of images, such as captions: a file beside the data set, and their embeddings.
+
+A text is a second target in training, see :mod:`castssl.objectives.text_attributes`.  A file of texts is a
+table with the columns ``path`` and ``text``, or has a line ``train/n01440764/n01440764_10026.JPEG, a text``
+for each image, as the released code of Free-Grained Hierarchical Visual Recognition
+(https://arxiv.org/abs/2510.14737) reads it.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from castssl.contracts import Source
+from castssl.datasets.decode import EXTENSIONS
+from castssl.datasets.text import read_text
+from castssl.errors import DataError
+from castssl.text import embeddings
+
+_LINE = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, sorted(EXTENSIONS)))})),\s*(.*)", re.IGNORECASE)
+CHUNK = 65536
+"""So many texts are computed before they are stored; what was stored is not computed again."""
+
+
+class ImageTexts(NamedTuple):
+    """Embeddings of the texts of the images of a source.
+
+    Attributes:
+        vectors: float32 (U, E), one for each different text.
+        row: int64 (n,), the row of ``vectors`` for each row of the source; -1 for an image without a text.
+    """
+
+    vectors: Tensor
+    row: Tensor
+
+    @property
+    def dim(self) -> int:
+        """E, the width of an embedding."""
+        return self.vectors.shape[1]
+
+    def of(self, row: int) -> Tensor:
+        """The embedding float32 (E,) of a row of the source; all 0 without a text."""
+        found = int(self.row[row])
+        return self.vectors[found] if found >= 0 else self.vectors.new_zeros(self.dim)
+
+
+def read_texts(path: str | Path) -> dict[str, str]:
+    """The text of each path in a file; blank texts are left out.
+
+    Raises:
+        DataError: if there is no such file, it has neither form, or two texts for one path.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise DataError(f"there is no file of texts {path}; check the spelling")
+    content = read_text(path)
+    first = next(csv.reader(io.StringIO(content)), [])
+    names = [name.strip().lower() for name in first]
+    pairs = _table(path, content, names) if {"path", "text"} <= set(names) else _lines(path, content)
+    found: dict[str, str] = {}
+    for number, name, text in pairs:
+        if text.strip() and found.setdefault(name, text.strip()) != text.strip():
+            raise DataError(f"{path}:{number}: a second, other text for {name}; give each image one text")
+    if not found:
+        raise DataError(f"{path} holds no text; expected {_EXPECTED}")
+    return found
+
+
+_EXPECTED = "the columns path and text, or lines such as train/n01440764/n01440764_10026.JPEG, a text"
+
+
+def _table(path: Path, content: str, names: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+    """Line number, path and text of each row."""
+    reader = csv.reader(io.StringIO(content, newline=""))
+    next(reader)
+    for row in reader:
+        if row and len(row) != len(names):
+            raise DataError(
+                f"{path}:{reader.line_num}: got {len(row)} cells, expected {len(names)}; put a text with a"
+                " comma in quotation marks"
+            )
+        if row:
+            yield reader.line_num, row[names.index("path")].strip(), row[names.index("text")]
+
+
+def _lines(path: Path, content: str) -> Iterator[tuple[int, str, str]]:
+    """The same of lines as released."""
+    for number, line in enumerate(content.splitlines(), start=1):
+        match = _LINE.fullmatch(line.strip())
+        if match:
+            yield number, match[1], match[2]
+        elif line.strip():
+            raise DataError(f"{path}:{number}: got {line[:60]!r}, expected {_EXPECTED}")
+
+
+def match_texts(names: Sequence[str], texts: Mapping[str, str]) -> list[str | None]:
+    """The text of each image.
+
+    An image is looked up by its name, by its name below ``train/``, without a first folder ``train/`` or
+    ``images/``, and by its file alone if that is unique among the images and among the texts.
+
+    Args:
+        names: of images, with ``/``.
+        texts: by path.
+    """
+    files = Counter(PurePosixPath(name).name for name in names)
+    counts = Counter(PurePosixPath(path).name for path in texts)
+    alone = {PurePosixPath(path).name: text for path, text in texts.items()}
+    found: list[str | None] = []
+    for name in names:
+        first, _, rest = name.partition("/")
+        candidates = [name, f"train/{name}", *([rest] if first in ("train", "images") else [])]
+        text = next((texts[each] for each in candidates if each in texts), None)
+        file = PurePosixPath(name).name
+        if text is None and files[file] == counts[file] == 1:
+            text = alone[file]
+        found.append(text)
+    return found
+
+
+def embed_texts(
+    source: Source, rows: Sequence[int], path: str | Path, encoder: str, *, cache: Path
+) -> tuple[ImageTexts, str]:
+    """The embeddings of the texts of some images, and a sentence on images and texts without the other.
+
+    The embeddings are computed once for a text encoder and the texts of a file, and read from a file in
+    ``cache`` from then on.  Several processes must not begin at the same time.
+
+    Args:
+        source: of the images.
+        rows: of ``source``, which belong to the data set.
+        path: of a file as :func:`read_texts` reads it.
+        encoder: as :mod:`castssl.text` names them: ``clip:ViT-B-32/openai``, ``words:128``, ...
+        cache: a folder.
+
+    Raises:
+        DataError: if the file cannot be read, or names no image of ``rows``.
+        ConfigError, PluginError: as :func:`castssl.text.embeddings`.
+    """
+    texts, names = read_texts(path), [source.name(int(row)) for row in rows]
+    found = match_texts(names, texts)
+    known = sum(text is not None for text in found)
+    if not known:
+        raise DataError(
+            f"none of the {len(texts)} texts of {path} is of one of the {len(names)} images: got the path"
+            f" {next(iter(texts))}, expected one such as {names[0] if names else 'none'}; correct the paths"
+        )
+    unique = list(dict.fromkeys(text for text in found if text is not None))
+    place = {text: number for number, text in enumerate(unique)}
+    row = torch.full((len(source),), -1, dtype=torch.int64)
+    row[torch.as_tensor(rows)] = torch.tensor([-1 if text is None else place[text] for text in found])
+    about = f"{path}: {known} of {len(names)} images have a text"
+    return ImageTexts(_computed(unique, encoder, cache), row), about
+
+
+def _computed(texts: Sequence[str], encoder: str, cache: Path) -> Tensor:
+    """Embeddings float32 (U, E) out of the cache, or into it."""
+    digest = hashlib.sha256("\0".join([encoder, *texts]).encode()).hexdigest()[:20]
+    store = cache / f"texts-{digest}.safetensors"
+    for end in range(CHUNK, len(texts), CHUNK) if not store.exists() else ():
+        embeddings(texts[:end], encoder, store=store, whole=True)
+    return embeddings(texts, encoder, store=store, whole=True).vectors

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from castssl import text
+from castssl.datasets.folder import Files
+from castssl.datasets.image_texts import embed_texts, match_texts, read_texts
+from castssl.errors import DataError
+
+NAMES = ["n01/a.JPEG", "n01/b.JPEG", "n02/a.JPEG", "n02/c.JPEG"]
+RELEASED = """train/n01/a.JPEG, a red beak, and wings
+train/n02/a.JPEG, a black dot
+train/n02/c.JPEG,  a red beak, and wings
+
+"""
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> Path:
+    path = tmp_path / "caps.txt"
+    path.write_text(RELEASED)
+    return path
+
+
+def test_lines_as_released(released: Path) -> None:
+    expected = {"train/n01/a.JPEG": "a red beak, and wings", "train/n02/a.JPEG": "a black dot"}
+    assert read_texts(released) == {**expected, "train/n02/c.JPEG": "a red beak, and wings"}
+
+
+def test_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "texts.csv"
+    path.write_text('split,Path,text\ntrain,n01/a.JPEG,"red, and\nblue"\ntrain,n01/b.JPEG,\n\n')
+    assert read_texts(path) == {"n01/a.JPEG": "red, and\nblue"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("path,text\na.png,red, blue\n", r":2: got 3 cells, expected 2; put a text with a comma in quot"),
+        ("a red beak\n", r":1: got 'a red beak', expected the columns path and text, or lines such as"),
+        ("a.png, red\na.png, blue\n", r":2: a second, other text for a.png"),
+        ("path,text\na.png,\n", "holds no text"),
+    ],
+)
+def test_what_is_no_file_of_texts_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "texts.csv"
+    path.write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_texts(path)
+    with pytest.raises(DataError, match="there is no file of texts"):
+        read_texts(tmp_path / "absent.csv")
+
+
+def test_paths_may_have_other_first_folders() -> None:
+    texts = {"train/n01/a.JPEG": "1", "n01/b.JPEG": "2", "train/n02/a.JPEG": "3", "x/c.JPEG": "4"}
+    assert match_texts(NAMES, texts) == ["1", "2", "3", "4"]
+    assert match_texts([f"images/{name}" for name in NAMES], {"n02/c.JPEG": "4"}) == [None, None, None, "4"]
+    # The file name of two images, or of two texts, does not say which one is meant.
+    assert match_texts(NAMES, {"x/a.JPEG": "1", "x/c.JPEG": "4", "y/c.JPEG": "5"}) == [None] * 4
+
+
+def test_embeddings_by_row_of_the_source(released: Path, tmp_path: Path) -> None:
+    rows = [3, 1, 2]  # A subset: the first image is not asked for, though it has a text.
+    found, about = embed_texts(Files(tmp_path, NAMES), rows, released, "words:16", cache=tmp_path)
+    assert about == f"{released}: 2 of 3 images have a text"
+    expected = text.embeddings(["a red beak, and wings", "a black dot"], "words:16", whole=True).vectors
+    assert found.dim == 16
+    for row, vector in ((3, expected[0]), (2, expected[1]), (1, torch.zeros(16)), (0, torch.zeros(16))):
+        assert torch.equal(found.of(row), vector)
+
+
+def test_embeddings_are_computed_once(
+    released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Files(tmp_path, NAMES)
+    first, _ = embed_texts(source, range(4), released, "words:16", cache=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(text, "_encode", lambda *_: pytest.fail("computed again"))
+        again, _ = embed_texts(source, range(4), released, "words:16", cache=tmp_path)
+    assert torch.equal(first.vectors, again.vectors)
+    other, _ = embed_texts(source, range(4), released, "words:8", cache=tmp_path)
+    assert other.dim == 8
+    released.write_text(RELEASED.replace("black", "white"))
+    changed, _ = embed_texts(source, range(4), released, "words:16", cache=tmp_path)
+    assert torch.equal(changed.of(0), first.of(0))
+    assert not torch.equal(changed.of(2), first.of(2))
+
+
+def test_texts_of_other_images_are_refused(released: Path, tmp_path: Path) -> None:
+    message = "none of the 3 texts .* got the path train/n01/a.JPEG, expected one such as z/0.png"
+    with pytest.raises(DataError, match=message):
+        embed_texts(Files(tmp_path, ["z/0.png"]), [0], released, "words:16", cache=tmp_path)
