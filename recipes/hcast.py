@@ -22,7 +22,8 @@ from castssl.config import launch
 from castssl.contracts import Encoder
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
-from castssl.data.views import CenterView, SupervisedView, TwoViews
+from castssl.data.taxon_views import TaxonViews
+from castssl.data.views import Augment, CenterView, SupervisedView, TwoViews
 from castssl.datasets.demo.dataset import cache
 from castssl.datasets.demo.texts import demo_texts
 from castssl.datasets.image_texts import embed_texts
@@ -92,8 +93,10 @@ def make_objective(cfg: Config, labels: LabelTree, text_dim: int = 0) -> Supervi
     return objective
 
 
-def make_views(cfg: Config) -> SupervisedView:
+def make_views(cfg: Config) -> Augment:
     """What the classifiers train on."""
+    if cfg.chosen().objective.partition(":")[0] == "taxon-ssl":
+        return TaxonViews(cfg.image_size, crop_min=cfg.crop_min)
     return SupervisedView(cfg.image_size, policy=cfg.augment, erase=cfg.erase, crop_min=cfg.crop_min)
 
 

@@ -208,11 +208,7 @@ class Supervised(Averaged[ClassifierModel]):
         named = self.answers(view)
         logits = [scores.float() for scores in named.values()]
         loss, logs = self.criterion(logits, [*targets, *self.further_targets(batch, share)])
-        shares = [_share(*pair) for pair in zip(logits[: len(targets)], targets, strict=True)]
-        names = (
-            ["accuracy"] if len(shares) == 1 else [f"accuracy_{name}" for name in list(named)[: len(shares)]]
-        )
-        return Outcome(loss, {"loss": loss.detach(), **logs, **dict(zip(names, shares, strict=True))})
+        return Outcome(loss, {"loss": loss.detach(), **logs, **accuracies(list(named), logits, targets)})
 
     def answers(self, view: View) -> Mapping[str, Tensor]:
         """What :meth:`criterion` compares: the predictions, and whatever a subclass puts after them."""
@@ -227,11 +223,16 @@ class Supervised(Averaged[ClassifierModel]):
         return self._model(branch)(view)
 
 
-def _share(logits: Tensor, target: Tensor) -> Tensor:
-    """The share of the labeled images whose class comes first; not a number without any."""
-    labeled = target.sum(1) > 0
-    right = (logits.detach().argmax(1) == target.argmax(1)) & labeled
-    return right.sum() / labeled.sum()
+def accuracies(
+    names: Sequence[str], logits: Sequence[Tensor], targets: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """For each target the share of the labeled images whose class comes first; not a number without any."""
+    found = {}
+    for name, scores, target in zip(names, logits, targets, strict=False):
+        labeled = target.sum(1) > 0
+        right = (scores.detach().argmax(1) == target.argmax(1)) & labeled
+        found["accuracy" if len(targets) == 1 else f"accuracy_{name}"] = right.sum() / labeled.sum()
+    return found
 
 
 def classes_of(labels: LabelTree, level: int) -> int:
@@ -250,14 +251,14 @@ def classes_of(labels: LabelTree, level: int) -> int:
     return labels.sizes[level]
 
 
-def check_labeled(batch: Batch, levels: int) -> Tensor:
-    """The target of a batch with one view: a label path int64 (B, L).
+def check_labeled(batch: Batch, levels: int, views: int = 1) -> Tensor:
+    """The target of a batch with so many views: a label path int64 (B, L).
 
     Raises:
         ValueError: unless it is that, with both numbers.
     """
-    if len(batch.views) != 1:
-        raise ValueError(f"expected 1 view of each image, got {len(batch.views)}")
+    if len(batch.views) != views:
+        raise ValueError(f"expected {views} view(s) of each image, got {len(batch.views)}")
     path = batch.target
     if path.dtype != torch.int64 or path.shape[1:] != (levels,):
         wide = tuple(path.shape)

@@ -7,6 +7,7 @@ maps an image's feature to the width of text embeddings, which are fixed, and a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
+from castssl.objectives.classification import Branch, Supervised
 from castssl.types import Batch, Hierarchy
 
 TextFeature = Literal["flattened", "mean", "class"]
@@ -130,3 +132,46 @@ def text_losses(
         losses.append(-(shares * scores).sum(1))
         known.append(shares.sum(1))
     return (losses[0], losses[1]), (known[0], known[1])
+
+
+class ReadsTexts(Supervised):
+    """An objective whose model may have a ``text_head``, which predictions and saved classifiers lack.
+
+    A subclass calls :meth:`read_texts` before it builds its model.
+
+    Attributes:
+        text_weight: of the loss between images and texts.
+        text_temperature: what their cosines are divided by.
+    """
+
+    def read_texts(self, dim: int, weight: float, temperature: float) -> None:
+        """Read text embeddings of this width in training mode; none if it or the weight is 0.
+
+        Raises:
+            ConfigError: if a number is out of range.
+        """
+        if min(dim, weight) < 0 or temperature <= 0:
+            raise ConfigError(
+                "text_dim and text_weight are 0 or above, and text_temperature is above 0, got"
+                f" {dim}, {weight} and {temperature}"
+            )
+        self.text_dim = dim if weight else 0
+        self.text_weight, self.text_temperature = weight, temperature
+
+    def text_of(self, batch: Batch) -> Tensor | None:
+        """The text embeddings of a batch, float32 (B, E); None in evaluation mode, or if none are read.
+
+        Raises:
+            ValueError: as :func:`check_text`.
+        """
+        return check_text(batch, self.text_dim) if self.training and self.text_dim else None
+
+    @property
+    def to_load(self) -> Mapping[str, int]:
+        """Without the text head, which predictions do not need."""
+        return {"text_dim": 0}
+
+    def heads(self, branch: Branch = "base") -> dict[str, Tensor]:
+        """All that predictions need beside the encoder."""
+        found = super().heads(branch)
+        return {name: value for name, value in found.items() if not name.startswith("text_head.")}

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
 from castssl.labels import LabelTree
-from castssl.objectives.classification import Branch, ClassifierModel, Supervised, linear
+from castssl.objectives.classification import ClassifierModel, linear
 from castssl.objectives.level_means import LevelMean, check_level_mean, level_means, soft_cross_entropies
-from castssl.objectives.text_attributes import TextFeature, TextHead, check_text, text_losses, text_pairs
+from castssl.objectives.text_attributes import ReadsTexts, TextFeature, TextHead, text_losses, text_pairs
 from castssl.types import Batch, Hierarchy, View
 
 Order = Literal["coarse-last", "fine-last", "all-last"]
@@ -70,7 +70,7 @@ class LevelHeads(ClassifierModel):
         return logits
 
 
-class TreeKL(Supervised):
+class TreeKL(ReadsTexts):
     """An encoder with one linear head for each label level, each on the class token of a stage of its own.
 
     The loss is the sum of the levels' cross entropies and ``weight`` times :func:`tree_kl`.  In training mode
@@ -136,11 +136,8 @@ class TreeKL(Supervised):
         ema: float = 0.0,
     ) -> None:
         super().__init__(labels, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
-        if min(weight, tie, text_weight, text_dim) < 0 or text_temperature <= 0:
-            raise ConfigError(
-                "weight, tie, text_weight and text_dim are 0 or above, and text_temperature is above 0, got"
-                f" {weight}, {tie}, {text_weight}, {text_dim} and {text_temperature}"
-            )
+        if min(weight, tie) < 0:
+            raise ConfigError(f"weight and tie of the tree are 0 or above, got {weight} and {tie}")
         check_level_mean(level_mean)
         self.weight, self.tie, self.norm, self.level_mean = weight, tie, norm, level_mean
         for level, table in enumerate(labels.parents, start=1):
@@ -149,40 +146,23 @@ class TreeKL(Supervised):
         widths = [read_width(encoder, stage) for stage in self.stages]
         level_heads = nn.ModuleList(starmap(linear, zip(widths, self.classes, strict=True)))
         norms = _norms(encoder, self.stages, norm)
-        self.text_dim = text_dim if text_weight else 0
-        self.text_weight, self.text_temperature = text_weight, text_temperature
+        self.read_texts(text_dim, text_weight, text_temperature)
         head = TextHead(encoder, self.stages[-1], text_feature, text_dim) if self.text_dim else None
         shared = norm == "shared"
         self.model = LevelHeads(encoder, self.stages, level_heads, norms, shared=shared, text_head=head)
         self.keep_average(ema)
 
-    @property
-    def to_load(self) -> Mapping[str, int]:
-        """Without the text head, which predictions do not need."""
-        return {"text_dim": 0}
-
-    def heads(self, branch: Branch = "base") -> dict[str, Tensor]:
-        """All that predictions need beside the encoder."""
-        found = super().heads(branch)
-        return {name: value for name, value in found.items() if not name.startswith("text_head.")}
-
     def answers(self, view: View) -> Mapping[str, Tensor]:
         """The predictions, and in training mode the embeddings of the images as ``text``, (B, E)."""
-        if not self._reads_text:
+        if not (self.training and self.text_dim):
             return super().answers(view)
         hierarchy = self.model.encoder(view)
         return {**self.model.classify(hierarchy), "text": self.model.text_head(hierarchy)}
 
     def further_targets(self, batch: Batch, share: float) -> Sequence[Tensor]:
         """In training mode the text embeddings, and the share of each text in each image."""
-        if not self._reads_text:
-            return ()
-        text = check_text(batch, self.text_dim)
-        return text, text_pairs(text, share)
-
-    @property
-    def _reads_text(self) -> bool:
-        return self.training and self.text_dim > 0
+        text = self.text_of(batch)
+        return () if text is None else (text, text_pairs(text, share))
 
     def criterion(
         self, logits: Sequence[Tensor], targets: Sequence[Tensor]

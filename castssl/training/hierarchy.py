@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from castssl.config import FREE, flag_value
 from castssl.errors import ConfigError, PluginError
@@ -35,6 +35,7 @@ class Method(NamedTuple):
 METHODS: Mapping[str, Method] = {
     "hcast": Method("tree-kl", "cast_small", "cast_nano"),
     "hier-vit": Method("tree-kl:weight=0,norm=shared", "hier_vit_small", "nano_vit"),
+    "taxon-ssl": Method("taxon-ssl", "hier_vit_small", "nano_vit"),
     "flat-cast": Method("flat", "cast_small", "cast_nano", hie=True),
     "flat-vit": Method("flat", "hier_vit_small", "nano_vit", hie=True),
     "transhp": Method("transhp", "hier_vit_small", "nano_vit"),
@@ -42,7 +43,13 @@ METHODS: Mapping[str, Method] = {
     "hrn": Method("hrn", "timm:resnet50", "timm:resnet18"),
     "clip": Method("clip", "clip:ViT-B-32/openai", "clip:ViT-B-32/openai"),
 }
-"""The poster's rows, and zero-shot CLIP."""
+"""The poster's rows, Taxon-SSL of Free-Grained, and zero-shot CLIP."""
+TAXON_SSL: Mapping[str, Any] = {
+    **{"optimizer": "sgd-nesterov", "lr": 4e-3, "weight_decay": 5e-4, "cls_token_twice": False},
+    **{"batch_size": 128, "epochs": 200, "warmup_epochs": 0, "min_lr": 0.0, "repeats": 1, "ema": 0.0},
+    "drop_path": 0.0,
+}
+"""The released settings of ``taxon-ssl``: a rate of 1e-3 for 128 images, on one process."""
 _PLAIN = {"mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0}
 _FROM_NEW = {**_PLAIN, "epochs": 200, "batch_size": 1024}
 _ONE_PROCESS = {**_PLAIN, "batch_size": 256, "repeats": 1}
@@ -89,8 +96,9 @@ class HierarchyConfig(SupervisedConfig):
     BREEDS, those that its authors say they trained with; small or tiny, for fewer images; or auto, by the
     number of training images. recipes/README.md lists what each sets."""
     method: str = "hcast"
-    """hcast, hier-vit, and of castssl-baselines flat-cast, flat-vit (one model a level, also with HiE),
-    transhp, fgn, hrn or clip (zero-shot), with options of its objective, such as hcast:weight=0,norm=each;
+    """hcast, hier-vit, taxon-ssl (semi-supervised), and of castssl-baselines flat-cast, flat-vit (one model
+    a level, also with HiE), transhp, fgn, hrn or clip (zero-shot), with options of its objective, such as
+    hcast:weight=0,norm=each;
     `castssl describe objectives tree-kl` lists them."""
     epochs: int = 100
     weights: str | None = None
@@ -102,9 +110,12 @@ class HierarchyConfig(SupervisedConfig):
     """SHARE[:seed]: the share of the training images of each class whose fine label is hidden, such as 0.8;
     or the shares whose labels end at each level, coarse to fine, such as 0.5/0.4/0.1.  Without a seed --seed
     is that of the draw, too."""
+    optimizer: Literal["adamw", "sgd-nesterov"] = "adamw"
+    """adamw, or sgd-nesterov as taxon-ssl was released with."""
     texts: str | None = None
-    """Texts of the training images as a second target, for hcast and hier-vit: a CSV file with the columns
-    path and text, or lines PATH.JPEG, TEXT. With --data demo also demo or demo:NOISE: generated ones."""
+    """Texts of the training images as a second target, for hcast, hier-vit and taxon-ssl: a CSV file with the
+    columns path and text, or lines PATH.JPEG, TEXT. With --data demo also demo or demo:NOISE, generated
+    ones."""
     text_encoder: str = "clip:ViT-B-32/openai"
     """What embeds them, once: clip:ARCHITECTURE/WEIGHTS, sentence:NAME or another source of castssl.text;
     words:DIM needs no weights."""
@@ -120,8 +131,10 @@ class HierarchyConfig(SupervisedConfig):
         defaults: dict[str, Any] = {"model": chosen.nano if small or data == "demo" else chosen.model}
         if data == "breeds" and chosen.model.startswith("cast") and flag_value(argv, "--model") is None:
             defaults |= {"superpixels": SEEDS_OF_BREEDS, "sizes": (256, 64, 32, 16, 8)}
-        if name in ("fgn", "hrn"):  # Their papers mix nothing.
+        if name in ("fgn", "hrn", "taxon-ssl"):  # Their papers mix nothing.
             defaults |= {"mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0}
+        if name == "taxon-ssl" and data != "demo" and not small:
+            defaults |= TAXON_SSL
         if flag_value(argv, "--texts") and data == "demo":
             defaults |= {"text_encoder": "words:64"}
         if name == "clip":
@@ -141,8 +154,8 @@ class HierarchyConfig(SupervisedConfig):
             self.hidden()
         except ConfigError as error:
             problems.append(str(error))
-        if self.texts and parse(self.method).name not in ("hcast", "hier-vit"):
-            problems.append(f"--texts is for hcast and hier-vit, got --method {self.method}")
+        if self.texts and parse(self.method).name not in ("hcast", "hier-vit", "taxon-ssl"):
+            problems.append(f"--texts is for hcast, hier-vit and taxon-ssl, got --method {self.method}")
         try:
             require("objectives", parse(self.chosen().objective).name)
         except (ConfigError, PluginError) as error:
@@ -166,6 +179,10 @@ class HierarchyConfig(SupervisedConfig):
                 f" {self.free_grain!r}, expected 0.8, 0.8:1 or 0.5/0.4/0.1:1"
             )
         return shares if len(shares) > 1 else shares[0], number
+
+    def optimizing(self) -> dict[str, Any]:
+        """As for other recipes, and the optimizer's name."""
+        return super().optimizing() | {"name": self.optimizer}
 
     def chosen(self) -> Method:
         """The method, with the options that the data set has, and those that the user gave its objective.

@@ -29,6 +29,7 @@ SPECS = {
     "probe": "probe",
     "tree-kl": "tree-kl:tie=0.5",
     "tree-kl-labelled": "tree-kl:tie=0.5,level_mean=labelled",
+    "taxon-ssl": "taxon-ssl:least=0.5,most=0.5",
     "flat": "flat",
     "transhp": "transhp",
     "fgn": "fgn:width=16",

@@ -89,6 +89,7 @@ def test_stopped_and_continued_ends_where_it_would_have(
         ("hcast:weight=0,norm=each", NANO),
         ("flat-cast", NANO),
         ("hier-vit", ["--model", "nano_vit", "--sizes", "16", "16", "16"]),
+        ("taxon-ssl", NANO),
         ("transhp", ["--model", "nano_vit", "--sizes", "16", "16", "16"]),
         ("fgn", ["--model", "timm:resnet10t"]),
         ("hrn", ["--model", "timm:resnet10t"]),
@@ -197,6 +198,20 @@ def test_texts_are_embedded_once_and_left_out_of_the_result(
     assert main(["evaluate", data, *given, "--out", str(tmp_path / "evaluated")]) == 0
 
 
+def test_pseudo_labels_go_on_where_they_were(tmp_path: Path, image_folder: Path, recipe: Runner) -> None:
+    """taxon-ssl within an epoch: the averages, the confidences and the rising share are in the checkpoint."""
+    flags = [*FLAGS, *NANO, "--method", "taxon-ssl:memory=40,rise=1,hidden=16", "--free-grain", "0.5"]
+    flags += ["--epochs", "2", "--knn-every", "0", "--eval-every", "0", "--optimizer", "sgd-nesterov"]
+    for name, limits in (("whole", ("0",)), ("parts", ("2", "0"))):
+        for limit in limits:
+            out = ("--out", str(tmp_path / name), "--max-steps", limit)
+            done = recipe("hcast", "--data", f"folder:{image_folder}", *flags, *out)
+            assert done.returncode == 0, done.stderr[-3000:]
+    expected, got = (load_file(tmp_path / run / "encoder.safetensors") for run in ("whole", "parts"))
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(got[name], value) for name, value in expected.items())
+
+
 @pytest.mark.parametrize(
     ("flags", "output"),
     [
@@ -205,7 +220,7 @@ def test_texts_are_embedded_once_and_left_out_of_the_result(
         (["--weights", "/nowhere"], "/nowhere"),
         (["--texts", "/nowhere.csv"], "there is no file of texts /nowhere.csv"),
         (["--texts", "demo"], "expected demo or demo:NOISE"),
-        (["--texts", "README.md", "--method", "fgn"], "--texts is for hcast and hier-vit"),
+        (["--texts", "README.md", "--method", "fgn"], "--texts is for hcast, hier-vit and taxon-ssl"),
     ],
 )
 def test_what_cannot_be_is_told_before_any_work(

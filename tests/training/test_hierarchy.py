@@ -140,3 +140,21 @@ def test_the_released_cosine_falls_to_three_quarters_only() -> None:
     assert full.rate(0.08) * full.peak == pytest.approx(4.9934205e-4, rel=1e-6)
     full = cfg("--data", "cub:x", "--batch-size", "512", "--cosine-epochs", "0")
     assert full.rate(0.08) * full.peak == pytest.approx(4.9409961e-4, rel=1e-6)
+
+
+def test_the_released_settings_of_taxon_ssl() -> None:
+    made = cfg("--data", "cub-f:x", "--method", "taxon-ssl:memory=9")
+    assert made.chosen().objective == "taxon-ssl:memory=9"
+    assert (made.optimizing()["name"], made.weight_decay, made.epochs) == ("sgd-nesterov", 5e-4, 200)
+    assert (made.batch_size, made.mixup, made.cutmix, made.smoothing, made.ema) == (128, 0, 0, 0, 0)
+    assert made.peak == pytest.approx(1e-3)
+    assert made.model == "hier_vit_small"
+    demo = cfg("--data", "demo", "--method", "taxon-ssl")
+    assert (demo.optimizer, demo.batch_size, demo.model) == ("adamw", 32, "nano_vit")
+
+
+def test_texts_of_the_demo_need_no_weights() -> None:
+    assert cfg("--data", "demo", "--texts", "demo").text_encoder == "words:64"
+    assert cfg("--data", "cub-f:x", "--texts", "x.csv").text_encoder == "clip:ViT-B-32/openai"
+    with pytest.raises(ConfigError, match="--texts is for hcast, hier-vit and taxon-ssl"):
+        cfg("--data", "demo", "--texts", "demo", "--method", "fgn")
