@@ -17,6 +17,7 @@ from castssl.contracts import Encoder, Model, Objective
 from castssl.errors import ConfigError
 from castssl.labels import LabelTree
 from castssl.models import initialization
+from castssl.objectives.level_means import accuracies
 from castssl.objectives.mixing import Mixing
 from castssl.types import Batch, LabelAttention, Outcome, View
 
@@ -221,18 +222,6 @@ class Supervised(Averaged[ClassifierModel]):
     def predict(self, view: View, branch: Branch = "base") -> Mapping[str, Tensor]:
         """Logits (B, C) of each learned level by name, coarse to fine."""
         return self._model(branch)(view)
-
-
-def accuracies(
-    names: Sequence[str], logits: Sequence[Tensor], targets: Sequence[Tensor]
-) -> dict[str, Tensor]:
-    """For each target the share of the labeled images whose class comes first; not a number without any."""
-    found = {}
-    for name, scores, target in zip(names, logits, targets, strict=False):
-        labeled = target.sum(1) > 0
-        right = (scores.detach().argmax(1) == target.argmax(1)) & labeled
-        found["accuracy" if len(targets) == 1 else f"accuracy_{name}"] = right.sum() / labeled.sum()
-    return found
 
 
 def classes_of(labels: LabelTree, level: int) -> int:

@@ -64,3 +64,15 @@ def soft_cross_entropies(logits: Tensor, target: Tensor) -> Tensor:
         target: float (B, C); a row sums to the labeled share of the image.
     """
     return (-target * F.log_softmax(logits, 1)).sum(1)
+
+
+def accuracies(
+    names: Sequence[str], logits: Sequence[Tensor], targets: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """For each target the share of the labeled images whose class comes first; not a number without any."""
+    found = {}
+    for name, scores, target in zip(names, logits, targets, strict=False):
+        labeled = target.sum(1) > 0
+        right = (scores.detach().argmax(1) == target.argmax(1)) & labeled
+        found["accuracy" if len(targets) == 1 else f"accuracy_{name}"] = right.sum() / labeled.sum()
+    return found

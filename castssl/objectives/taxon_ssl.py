@@ -16,9 +16,15 @@ from castssl import distributed
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
 from castssl.labels import LabelTree
-from castssl.objectives.classification import ClassifierModel, accuracies, check_labeled, linear
+from castssl.objectives.classification import ClassifierModel, check_labeled, linear
 from castssl.objectives.gathering import gather_with_gradient
-from castssl.objectives.level_means import LevelMean, check_level_mean, level_means, soft_cross_entropies
+from castssl.objectives.level_means import (
+    LevelMean,
+    accuracies,
+    check_level_mean,
+    level_means,
+    soft_cross_entropies,
+)
 from castssl.objectives.text_attributes import ReadsTexts, TextHead, text_losses, text_pairs
 from castssl.types import Batch, Outcome, View
 
