@@ -34,8 +34,8 @@ from torchmetrics import Metric
 
 from castssl.errors import DataError
 
-WORD = 62
-"""Classes whose bits share an int64."""
+WORDS = {torch.int32: 30, torch.int64: 62}
+"""Classes whose bits share an integer; the smaller one is twice as fast."""
 ONE = 2**40
 """An F-score of 1 in a sum of integers, which does not depend on the order of its terms as floats do."""
 
@@ -118,16 +118,19 @@ def count_boundaries(
     counted = usable if usable.all() else ~_dilate(~usable, radius)
     maps = [_points(labels, usable, classes) for labels in (predicted.long(), truth)]
     slots = torch.cat([point for point, _ in maps]).bincount(minlength=classes + 1).bool().cumsum(0) - 1
-    words = int(slots[-1]) // WORD + 1
+    used = int(slots[-1]) + 1
+    dtype = torch.int32 if used <= WORDS[torch.int32] else torch.int64
+    word = WORDS[dtype]
+    words = -(-used // word)
     found = []
     for (label, at), (others, theirs) in (maps, maps[::-1]):
-        bits = torch.zeros(words * usable.numel(), dtype=torch.int64, device=truth.device)
+        bits = torch.zeros(words * usable.numel(), dtype=dtype, device=truth.device)
         slot = slots[others]
         # Each class occurs once at a corner, so that the sum of its bits has them all.
-        bits.index_add_(0, slot // WORD * usable.numel() + theirs, 1 << slot % WORD)
+        bits.index_add_(0, slot // word * usable.numel() + theirs, (1 << slot % word).to(dtype))
         near = _dilate(bits.view(words, *usable.shape), radius).flatten(1)
         slot = slots[label]
-        matched = near[slot // WORD, at] >> slot % WORD & 1
+        matched = near[slot // word, at] >> slot % word & 1
         pairs = (2 * label + matched)[counted.flatten()[at]].bincount(minlength=2 * classes + 2).view(-1, 2)
         found += [pairs.sum(1), pairs[:, 1]]
     return torch.stack(found, 1)
@@ -172,11 +175,12 @@ def _dilate(bits: Tensor, radius: int) -> Tensor:
     for down in range(radius, -1, -1):
         while half < math.isqrt(radius**2 - down**2):
             half += 1
-            row[..., half:] |= bits[..., : max(width - half, 0)]
-            row[..., : max(width - half, 0)] |= bits[..., half:]
-        result[..., down:, :] |= row[..., : max(height - down, 0), :]
+            # Not ``|=``, which copies each slice once more.
+            row[..., half:].bitwise_or_(bits[..., : max(width - half, 0)])
+            row[..., : max(width - half, 0)].bitwise_or_(bits[..., half:])
+        result[..., down:, :].bitwise_or_(row[..., : max(height - down, 0), :])
         if down:
-            result[..., : max(height - down, 0), :] |= row[..., down:, :]
+            result[..., : max(height - down, 0), :].bitwise_or_(row[..., down:, :])
     return result
 
 

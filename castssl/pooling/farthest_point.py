@@ -1,9 +1,10 @@
-"""The picks of farthest point sampling: from one matrix of distances, or with a row of it for each pick.
+"""The picks of farthest point sampling: from one matrix of distances, or from rows of it as they are needed.
 
-Both begin at the origin; :func:`castssl.pooling.centroids.farthest` moves it to the start.  Rows take k N D
-products in place of N^2 D, but each pick waits for its row: up to 3,000 tokens the matrix is faster.  A
-product of matrices and one of a matrix and a vector sum in different orders, so that last bits of distances
-differ.  Where two tokens are equally far to that precision, the picks may differ, and later picks with them.
+All begin at the origin; :func:`castssl.pooling.centroids.farthest` moves it to the start.  Rows take k N D
+products in place of N^2 D, but each pick waits for its row, which reads all tokens: up to 3,000 tokens the
+matrix is faster.  On a CPU the rows of several tokens that are likely to be next are computed at once.
+Products of matrices of other sizes sum in other orders, so that last bits of distances differ.  Where two
+tokens are equally far to that precision, the picks may differ, and later picks with them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from torch import Tensor
 
 MATRIX = 3000
 """Tokens up to which an image has a matrix of distances: 34 MiB in float32."""
+AHEAD = 64
+"""Rows of distances that are computed at once, at most."""
 
 
 def pick(x: Tensor, valid: Tensor, k: int) -> Tensor:
@@ -25,10 +28,10 @@ def pick(x: Tensor, valid: Tensor, k: int) -> Tensor:
     """
     if x.shape[1] <= MATRIX:
         return by_matrix(x, valid, k)
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return by_rows(x, valid, k)
-    # An image at a time: its tokens stay in the cache from one pick to the next.
-    return torch.cat([by_rows(*image, k) for image in zip(x.split(1), valid.split(1), strict=True)])
+    # An image at a time: the next pick decides what is computed, and nothing waits for a CPU.
+    return torch.stack([by_blocks(*image, k) for image in zip(x, valid, strict=True)])
 
 
 def by_matrix(x: Tensor, valid: Tensor, k: int) -> Tensor:
@@ -61,3 +64,38 @@ def by_rows(x: Tensor, valid: Tensor, k: int) -> Tensor:
         row = row.add_(norms.gather(1, picks[-1])).clamp_(min=0).scatter(1, picks[-1], -torch.inf)
         to_chosen = torch.minimum(to_chosen, row)
     return torch.cat(picks, 1)
+
+
+def by_blocks(x: Tensor, valid: Tensor, k: int) -> Tensor:
+    """As :func:`pick` for one image on a CPU, with the rows of the tokens that are farthest now at once.
+
+    A product of matrices reads the tokens once for many rows.  The next picks are often among these tokens:
+    each one that is needs no other product.  The number of rows grows and falls with that.
+
+    Args:
+        x: float32 or float64 (N, D).
+        valid: bool (N,).
+        k: how many, at most N.
+
+    Returns:
+        int64 (k,).
+    """
+    norms = x.square().sum(1)
+    to_chosen = norms.masked_fill(~valid, -1.0)
+    picks: list[int] = []
+    most = min(AHEAD, x.shape[1])
+    size = most
+    while len(picks) < k:
+        ahead = to_chosen.topk(min(size, k - len(picks))).indices
+        # Of equally far tokens, topk returns any; the lowest index is picked.
+        ahead[-1] = torch.where((ahead == to_chosen.argmax()).any(), ahead[-1], to_chosen.argmax())
+        rows = torch.addmm(norms[None], x[ahead], x.T, alpha=-2).add_(norms[ahead, None]).clamp_(min=0)
+        row_of = {token: row for row, token in enumerate(ahead.tolist())}
+        used = 0
+        while used < len(ahead) and (token := int(to_chosen.argmax())) in row_of:
+            picks.append(token)
+            torch.minimum(to_chosen, rows[row_of[token]], out=to_chosen)
+            to_chosen[token] = -torch.inf
+            used += 1
+        size = min(2 * size, most) if 2 * used > size else max(size // 2, 1)
+    return torch.tensor(picks, device=x.device)

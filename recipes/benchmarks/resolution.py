@@ -42,7 +42,7 @@ from castssl.config import launch
 from castssl.devices import check_device, machine
 from castssl.encoder_config import override
 from castssl.models.presets import find_config
-from castssl.pooling.farthest_point import by_matrix, by_rows
+from castssl.pooling.farthest_point import by_blocks, by_matrix, by_rows
 
 START = "fork" if sys.platform == "linux" else "spawn"
 """How processes begin; this one has computed nothing by then, so that a fork has no memory of it."""
@@ -147,12 +147,15 @@ def measure(cfg: Config, name: str, side: int) -> Cost:
 
 
 def sampling(cfg: Config, side: int) -> tuple[float, float]:
-    """Seconds of farthest point sampling by a matrix of distances and by rows."""
+    """Seconds of farthest point sampling by a matrix of distances and by rows, on a CPU in blocks."""
     torch.set_num_threads(cfg.threads)
     torch.set_default_device(check_device(cfg.device))
     tokens = (side // PATCH) ** 2
     x, valid = torch.randn(cfg.batch, tokens, 384), torch.ones(cfg.batch, tokens, dtype=torch.bool)
-    ways = [partial(way, x, valid, tokens * 5 // 16) for way in (by_matrix, by_rows)]
+    k = tokens * 5 // 16
+    ways: list[Callable[[], object]] = [partial(by_matrix, x, valid, k), partial(by_rows, x, valid, k)]
+    if cfg.device == "cpu":
+        ways[1] = lambda: [by_blocks(*image, k) for image in zip(x, valid, strict=True)]
     for way in ways:
         way()
     took = [[seconds(way, cfg) for way in ways] for _ in range(3)]

@@ -44,10 +44,10 @@ def test_farthest_equals_the_naive_loop(seed: int, count: int, padded: int) -> N
     for exact in (False, True):
         picks = farthest(x, valid, count, exact=exact)
         with patch.object(farthest_point, "MATRIX", 2):
-            by_rows = farthest(x, valid, count, exact=exact)
+            by_blocks = farthest(x, valid, count, exact=exact)
         for image in range(2):
             expected = naive_farthest(x[image], valid[image], count)
-            assert picks[image].tolist() == by_rows[image].tolist() == expected
+            assert picks[image].tolist() == by_blocks[image].tolist() == expected
 
 
 def test_farthest_gives_the_picks_of_the_released_sampler() -> None:
@@ -101,6 +101,17 @@ def test_rows_of_batches_and_of_images_alone_pick_alike() -> None:
     x -= x.mean(1, keepdim=True)
     expected = farthest_point.by_matrix(x, valid, 20)
     assert torch.equal(farthest_point.by_rows(x, valid, 20), expected)
+    assert torch.equal(farthest_point.by_blocks(x[1], valid[1], 20), expected[1])
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1.0])
+def test_blocks_of_rows_pick_alike_from_clusters(spread: float) -> None:
+    """Within a cluster a pick brings its neighbors near, so that few of the tokens ahead are picked."""
+    centers = torch.randn(9, 1, 6, dtype=torch.float64)
+    x = (centers + spread * torch.randn(9, 40, 6, dtype=torch.float64)).flatten(0, 1)[None]
+    valid = torch.rand(1, 360) < 0.9
+    picks = farthest_point.by_blocks(x[0], valid[0], 200)
+    assert torch.equal(picks, farthest_point.by_matrix(x, valid, 200)[0])
 
 
 @pytest.mark.parametrize("limit", [2, 3000])
