@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from castssl.superpixel_labels import is_tracing
+
 MATRIX = 3000
 """Tokens up to which an image has a matrix of distances: 34 MiB in float32."""
 AHEAD = 64
@@ -28,7 +30,8 @@ def pick(x: Tensor, valid: Tensor, k: int) -> Tensor:
     """
     if x.shape[1] <= MATRIX:
         return by_matrix(x, valid, k)
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    plain = type(x) is Tensor and not (torch.compiler.is_compiling() or is_tracing())
+    if x.device.type != "cpu" or not plain:
         return by_rows(x, valid, k)
     # An image at a time: the next pick decides what is computed, and nothing waits for a CPU.
     return torch.stack([by_blocks(*image, k) for image in zip(x, valid, strict=True)])
