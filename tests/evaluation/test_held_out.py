@@ -27,6 +27,7 @@ from castssl.evaluation import matching
 from castssl.evaluation.class_maps import ClassMaps
 from castssl.evaluation.classification import Accuracy
 from castssl.evaluation.figure_ground import FigureGround
+from castssl.evaluation.free_grained import FreeGrained
 from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, Subject
 from castssl.evaluation.knn import Knn
 from castssl.evaluation.label_attention import AttentionOnObject
@@ -274,9 +275,9 @@ def test_a_compiled_encoder_gives_the_same(image_folder: Path) -> None:
 
 
 def test_every_evaluator_of_the_house_is_tested_here() -> None:
-    """But five, which have files of their own."""
+    """But six, which have files of their own."""
     kinds = {type(one) for one in (Accuracy(), LabelPaths(), ManyLabels(), *frozen())}
-    elsewhere = {AttentionOnObject, ClassMaps, Predictions, FigureGround, Neighbors}
+    elsewhere = {AttentionOnObject, ClassMaps, FreeGrained, Predictions, FigureGround, Neighbors}
     assert kinds | elsewhere == set(Evaluator.__subclasses__())
 
 
