@@ -37,6 +37,7 @@ from castssl.evaluation.label_paths import LabelPaths
 from castssl.evaluation.matching import Matching
 from castssl.evaluation.overlap import Overlap
 from castssl.evaluation.report import table
+from castssl.evaluation.texts_only import texts_only
 from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.objectives.classification import Supervised
@@ -69,15 +70,24 @@ def open_both(cfg: Config) -> tuple[Images, Images | Stream | None]:
     return images.hide_fine(share, seed=seed) if share else images, held_out
 
 
-def with_texts(cfg: Config, images: Images) -> Images:
-    """The same training images with their texts, if that is asked for."""
+def with_texts(cfg: Config, images: Images, split: str = "train") -> Images:
+    """The same images with their texts, if that is asked for."""
     if cfg.texts is None:
         return images
-    file = demo_texts(cfg.data, cfg.texts) if cfg.texts.partition(":")[0] == "demo" else cfg.texts
+    file = demo_texts(cfg.data, cfg.texts, split) if cfg.texts.partition(":")[0] == "demo" else cfg.texts
     texts, about = embed_texts(images.source, images.rows.tolist(), file, cfg.text_encoder, cache=cache())
     if distributed.is_main():
         print(about)
     return replace(images, texts=texts)
+
+
+def measure_texts(
+    cfg: Config, images: Images, held_out: Images | Stream | None
+) -> dict[str, dict[str, float]]:
+    """What a classifier that sees the texts alone reaches, where held-out images have generated ones, too."""
+    if cfg.texts is None or cfg.texts.partition(":")[0] != "demo" or not isinstance(held_out, Images):
+        return {}
+    return {"texts": texts_only(images, with_texts(cfg, held_out, "val"))}
 
 
 def make_objective(cfg: Config, labels: LabelTree, text_dim: int = 0) -> Supervised:
@@ -123,6 +133,7 @@ def main(cfg: Config) -> None:
     images, held_out = open_both(cfg)
     with accelerator.main_process_first():  # The others read what the first one has computed.
         images = with_texts(cfg, images)
+        alone = measure_texts(cfg, images, held_out)
     superpixels = build_superpixels(cfg.encoder(SEEDS))
     objective = make_objective(cfg, images.tree, images.texts.dim if images.texts else 0).to(device)
     fits(superpixels, objective.encoder, cfg.image_size)
@@ -163,7 +174,7 @@ def main(cfg: Config) -> None:
         if isinstance(answers, FreeGrained):
             write_risk_coverage(answers.curves, run.folder)
     results = {"trained": trained, "best": best(run.folder, "fpa"), "untrained": untrained}
-    results |= evaluation.baselines()
+    results |= alone | evaluation.baselines()
     run.finish(table(**results), f"the hierarchy on photographs: {run.folder / 'pictures'}", **results)
 
 

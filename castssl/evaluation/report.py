@@ -154,6 +154,7 @@ COLUMNS = {
     "untrained": "untrained: new weights",
     "mean color": "mean color: that of each superpixel in place of a token",
     "pixels": "pixels: the images themselves, averaged to 16 x 16 pixels, in place of features",
+    "texts": "texts: linear classifiers of the texts of the images alone",
     "color": "color: superpixels merged by mean color without learning (Ward's clustering)",
     "color+place": "color+place: superpixels merged by mean color and position",
     "neighbors": "neighbors: superpixels merged by mean color where they touch",

@@ -25,9 +25,9 @@ def test_drawings_have_a_table_of_their_own() -> None:
     assert list(studies(None)) == ["demo"]
     found = studies(Path("DIR"))
     counts = {name: len(steps_of(study.cells())) for name, study in found.items()}
-    assert counts == {"demo": 2 * 14, "drawings": 2 * 3}, "no two rows share a run"
+    assert counts == {"demo": 2 * 14, "drawings": 2 * 3}, "texts alone are a part of other runs"
     assert Counter(cell.values["hidden"] for cell in found["demo"].cells()) == {
-        **{"0": 10, "0.8": 10},
+        **{"0": 12, "0.8": 12},
         **{"0.4": 4, "0.95": 4},
     }
 
@@ -36,7 +36,9 @@ def test_a_run_has_the_method_the_share_and_the_texts_of_its_row() -> None:
     for study in studies(Path("DIR")).values():
         for cell in study.cells():
             config = read(HierarchyConfig, [*cell.steps[0].flags])
-            assert config.method == cell.values["method"]
+            alone = cell.values["method"] == MODULE["ALONE"]
+            assert config.method == (MODULE["TREE_KL"] if alone else cell.values["method"])
+            assert cell.part == ("texts" if alone else "trained")
             assert config.hidden()[0] == float(cell.values["hidden"])
             assert config.texts == (None if cell.values["texts"] == "none" else "demo")
             assert "level_mean=labelled" in config.method or config.method == "taxon-ssl"

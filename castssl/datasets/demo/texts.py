@@ -34,12 +34,13 @@ OUTLINES = ("jagged", "bulging", "round")
 EXTENTS = ("small", "medium", "large")
 
 
-def demo_texts(data: str, texts: str) -> Path:
-    """The file of the texts of the training images of ``demo``, written on the first call and kept.
+def demo_texts(data: str, texts: str, split: str = "train") -> Path:
+    """The file of the texts of the images of ``demo``, written on the first call and kept.
 
     Args:
         data: ``demo`` or ``demo:OPTIONS``.
         texts: ``demo`` or ``demo:NOISE``, with another probability than :data:`NOISE`.
+        split: ``train``, or ``val``, whose texts serve as a baseline alone.
 
     Returns:
         A CSV file with the columns ``path`` and ``text``, beside the images' folder.
@@ -59,28 +60,31 @@ def demo_texts(data: str, texts: str) -> Path:
             " demo, or the path of a file"
         )
     root = root_of(location)
-    path = root.with_name(f"{root.name}-texts-noise{probability:g}.csv")
+    kind = "texts" if split == "train" else f"{split}-texts"
+    path = root.with_name(f"{root.name}-{kind}-noise{probability:g}.csv")
     if not path.exists():
         lines = io.StringIO()
         writer = csv.writer(lines, lineterminator="\n")
         writer.writerow(("path", "text"))
-        for image in sorted((root / "train").rglob("*.png")):
-            below = image.relative_to(root / "train").as_posix()
-            writer.writerow((below, describe(root, below, probability)))
+        for image in sorted((root / split).rglob("*.png")):
+            below = image.relative_to(root / split).as_posix()
+            writer.writerow((below, describe(root, below, probability, split)))
         write_text(path, lines.getvalue())
     return path
 
 
-def describe(root: Path, below: str, noise: float) -> str:
-    """The text of a training image, which depends on the image, its path and the noise alone.
+def describe(root: Path, below: str, noise: float, split: str = "train") -> str:
+    """The text of an image, which depends on the image, its path and the noise alone.
 
     Args:
         root: the folder of the data set.
         below: the path of the image below the split.
         noise: the probability that a word is replaced.
+        split: of the image.
     """
-    image, parts = (np.asarray(Image.open(root / top / below)) for top in ("train", "parts/train"))
-    digest = hashlib.sha256(f"{noise} {below}".encode()).digest()
+    image, parts = (np.asarray(Image.open(root / top / below)) for top in (split, f"parts/{split}"))
+    name = below if split == "train" else f"{split}/{below}"
+    digest = hashlib.sha256(f"{noise} {name}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
     textures = [TERMS.get(each, each) for each in COARSE[below.partition("/")[0]]]
     chosen = rng.permutation(textures)[:2].tolist() if "-shared-" in root.name else []
