@@ -35,7 +35,7 @@ from torchmetrics import Metric
 from castssl.errors import DataError
 
 WORDS = {torch.int32: 30, torch.int64: 62}
-"""Classes whose bits share an integer; the smaller one is twice as fast."""
+"""Classes whose bits share an integer; the smaller one is half of the memory that is read."""
 ONE = 2**40
 """An F-score of 1 in a sum of integers, which does not depend on the order of its terms as floats do."""
 

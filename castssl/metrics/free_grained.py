@@ -131,9 +131,9 @@ def measure(tree: LabelTree, guesses: Guesses, depths: Tensor) -> Answers | None
     if not count:
         return None
     shared, known = _shared(tree, guesses, depths), (guesses.target >= 0).sum(1)
-    judged = (depths > 0) & (depths <= known)
-    right = judged & (shared == depths)
-    accuracy = int(right.sum()) / judged_count if (judged_count := int(judged.sum())) else float("nan")
+    scored = (depths > 0) & (depths <= known)
+    right = scored & (shared == depths)
+    accuracy = int(right.sum()) / total if (total := int(scored.sum())) else float("nan")
     edges = depths.minimum(known) + known - 2 * shared
     shares = (depths.bincount(minlength=levels + 1).double() / count).tolist()
     return Answers(accuracy, int(depths.sum()) / count, int(edges.sum()) / count, tuple(shares))

@@ -98,8 +98,7 @@ class HierarchyConfig(SupervisedConfig):
     method: str = "hcast"
     """hcast, hier-vit, taxon-ssl (semi-supervised), and of castssl-baselines flat-cast, flat-vit (one model
     a level, also with HiE), transhp, fgn, hrn or clip (zero-shot), with options of its objective, such as
-    hcast:weight=0,norm=each;
-    `castssl describe objectives tree-kl` lists them."""
+    hcast:weight=0,norm=each; `castssl describe objectives tree-kl` lists them."""
     epochs: int = 100
     weights: str | None = None
     """Begin with a trained encoder: a run's folder, an encoder.safetensors, or a published checkpoint."""

@@ -80,15 +80,15 @@ def distance_of(tree: LabelTree, predicted: Sequence[int], depth: int, target: S
 
 def naive(tree: LabelTree, given: Guesses, depths: Sequence[int]) -> Answers:
     predicted, target = given.predicted.tolist(), given.target.tolist()
-    right, judged, edges = 0, 0, 0
+    right, scored, edges = 0, 0, 0
     for row, depth in enumerate(depths):
         edges += distance_of(tree, predicted[row], depth, target[row])
         if depth and target[row][depth - 1] >= 0:
-            judged += 1
+            scored += 1
             right += predicted[row][depth - 1] == target[row][depth - 1]
     count = len(depths)
     shares = tuple(list(depths).count(depth) / count for depth in range(tree.levels + 1))
-    return Answers(right / judged if judged else math.nan, sum(depths) / count, edges / count, shares)
+    return Answers(right / scored if scored else math.nan, sum(depths) / count, edges / count, shares)
 
 
 @given(guesses(), st.sampled_from(RULES), st.sampled_from((0.0, 0.3, 0.5, 0.9, 0.95, 1.0)))
