@@ -15,7 +15,7 @@ from torch import Tensor
 
 from castssl.evaluation.features import Features
 from castssl.evaluation.held_out import Evaluator, Forward, ImageBatch, Subject, indexed
-from castssl.evaluation.label_paths import check_levels
+from castssl.evaluation.label_paths import check_levels, frequent_path
 from castssl.metrics.free_grained import (
     Curve,
     Guesses,
@@ -74,27 +74,40 @@ class FreeGrained(Evaluator):
 
     def result(self, subject: Subject) -> dict[str, float]:
         """The results over all processes."""
-        tree = self._data.tree
-        if tree.levels < 2:
+        if self._data.tree.levels < 2:
             return {}
+        levels = self._data.tree.levels
         probability, numbers = self._rows.gather()
-        guesses = Guesses(numbers[:, tree.levels :], probability, numbers[:, : tree.levels])
-        images = indexed(self._data.held_out)
+        results, self.curves = self._measured(Guesses(numbers[:, levels:], probability, numbers[:, :levels]))
+        return results
+
+    def majority(self) -> dict[str, float]:
+        """The most frequent path as the answer to all images; its probabilities are its classes' shares."""
+        labels = self._data.labels()
+        if self._data.tree.levels < 2 or (path := frequent_path(labels)) is None:
+            return {}
+        known = labels >= 0
+        share = (labels == path).sum(0) / known.sum(0)
+        return self._measured(Guesses(path.expand_as(labels), share.expand(labels.shape), labels))[0]
+
+    def _measured(self, guesses: Guesses) -> tuple[dict[str, float], dict[str, Curve]]:
+        tree, images = self._data.tree, indexed(self._data.held_out)
         first = first_half([images.name(position) for position in range(len(guesses.target))])
         threshold, reported = choose_threshold(tree, guesses.take(first), "both"), guesses.take(~first)
         depths = {
             "consistency": answer_depths(tree, reported, "consistency"),
             "confidence": answer_depths(tree, reported, "confidence", CONFIDENCE),
         }
-        curves = {rule: risk_coverage(tree, guesses, rule) for rule in ("confidence", "both")}
-        self.curves = {rule: curve for rule, curve in curves.items() if curve is not None}
+        found = {rule: risk_coverage(tree, guesses, rule) for rule in ("confidence", "both")}
+        curves = {rule: curve for rule, curve in found.items() if curve is not None}
         known = known_path_accuracy(guesses)
         results = {} if known is None else {"fpa_known": known}
-        results |= {f"risk_area_{rule}": curve.area for rule, curve in self.curves.items()}
+        results |= {f"risk_area_{rule}": curve.area for rule, curve in curves.items()}
         if threshold is not None:
             depths["chosen"] = answer_depths(tree, reported, "both", threshold)
             results["answer_threshold"] = threshold
-        return results | summarize({rule: measure(tree, reported, ends) for rule, ends in depths.items()})
+        results |= summarize({rule: measure(tree, reported, ends) for rule, ends in depths.items()})
+        return results, curves
 
 
 def first_half(names: Sequence[str]) -> Tensor:

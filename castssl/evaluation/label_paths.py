@@ -91,10 +91,8 @@ class LabelPaths(Evaluator):
         The finest classes of ``distance*_levels`` are that path's, then the most frequent ones.
         """
         labels, tree = self._data.labels(), self._data.tree
-        if not tree.levels or not len(complete := labels[(labels >= 0).all(1)]):
+        if not tree.levels or (path := frequent_path(labels)) is None:
             return {}
-        paths, often = complete.unique(dim=0, return_counts=True)
-        path = paths[often.argmax()]
         frequent = [
             column[column >= 0].bincount(minlength=n) for column, n in zip(labels.T, tree.sizes, strict=True)
         ]
@@ -108,6 +106,16 @@ class LabelPaths(Evaluator):
             name: share for name, share in by_level.compute().items() if name.startswith(("level", "wap"))
         }
         return by_path.compute() | of_levels
+
+
+def frequent_path(labels: Tensor) -> Tensor | None:
+    """The most frequent complete label path: int64 (L,) of int64 (N, L), -1 unknown; None without any."""
+    complete = labels[(labels >= 0).all(1)]
+    if not len(complete):
+        return None
+    paths, often = complete.unique(dim=0, return_counts=True)
+    path: Tensor = paths[often.argmax()]
+    return path
 
 
 class PathMetrics:

@@ -68,7 +68,25 @@ def test_a_threshold_is_chosen_on_one_half_and_reported_on_the_other(image_folde
     ) == measure(images.tree, other, answer_depths(images.tree, other, "consistency"))
 
 
-def test_halves_are_told_by_the_names_alone() -> None:
+def test_the_majority_answers_the_most_frequent_path(image_folder: Path) -> None:
+    evaluator = FreeGrained()
+    evaluation(image_folder, evaluator)(subject(Heads(*SIZES, seed=SEED)))
+    images = cast(Images, open_images(f"folder:{image_folder}", split="val"))
+    other = ~first_half([images.name(i) for i in range(len(images))])
+    paths, often = images.targets.unique(dim=0, return_counts=True)
+    path = paths[often.argmax()]
+    right = (images.targets == path)[other]
+    found = evaluator.majority()
+    assert found["answer_consistency_depth_levels"] == len(SIZES)
+    assert found["answer_consistency_accuracy"] == pytest.approx(float(right[:, -1].float().mean()))
+    apart = 2 * (len(SIZES) - right.sum(1).double().mean())
+    assert found["answer_consistency_distance_levels"] == pytest.approx(float(apart))
+    # No class is as frequent as 0.9: this rule answers nothing.
+    assert found["answer_confidence_depth_levels"] == 0
+    assert found["fpa_known"] == pytest.approx(float((images.targets == path).all(1).float().mean()))
+
+
+def test_halves_depend_on_the_names_alone() -> None:
     names = [f"val/a/{i}.png" for i in range(2000)]
     half = first_half(names)
     assert 900 < int(half.sum()) < 1100
