@@ -229,6 +229,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--launcher", default="", metavar="'COMMAND'", help="such as 'accelerate launch'")
     add_commands(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
-    columns = "results by their names in results.json, GFLOPs, ms, or all (default: the main three)"
+    columns = "results by their names in results.json, GFLOPs, ms, or all (default: those of the study)"
     parser.add_argument("--columns", nargs="+", default=(), metavar="NAME", help=columns)
     parser.add_argument("rest", nargs="*", metavar="-- FLAGS", help="arguments of every run of the recipe")

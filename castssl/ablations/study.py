@@ -95,7 +95,7 @@ def on_small_data(
     """
     ignore_closed_streams()
     parser = argparse.ArgumentParser(name, description=purpose)
-    text = f"the demo data set, maybe with options (default: {DEMO})"
+    text = f"the demo data set, maybe with options such as size=64,per_class=20 (default: {DEMO})"
     parser.add_argument("--data", default=DEMO, metavar="demo:OPTIONS", help=text)
     text = "a folder of recipes/benchmarks/drawings.py, for tables of its own"
     parser.add_argument("--drawings", type=Path, metavar="DIR", help=text)

@@ -72,11 +72,11 @@ def _shape(tree: LabelTree) -> Iterator[Finding]:
             yield Finding(f"level {level} repeats level {level - 1}: each class has one child")
         elif single:
             names = some([class_name(tree, level - 1, parent) for parent in single])
-            yield Finding(f"{len(single)} classes of level {level - 1} have one child only: {names}")
+            yield Finding(f"classes of level {level - 1} with one child only: {names}")
     for level, names_of_level in enumerate(tree.names):
         twice = [name for name, count in Counter(names_of_level).items() if count > 1]
         if twice:
-            yield Finding(f"{len(twice)} names of level {level} belong to several classes: {some(twice)}")
+            yield Finding(f"names of level {level} with several classes: {some(twice)}")
 
 
 def _labels(split: str, images: Images | Stream, *, breaks: bool) -> Iterator[Finding]:

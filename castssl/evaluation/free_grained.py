@@ -21,6 +21,7 @@ from castssl.metrics.free_grained import (
     Guesses,
     answer_depths,
     choose_threshold,
+    guess,
     known_path_accuracy,
     measure,
     risk_coverage,
@@ -68,9 +69,8 @@ class FreeGrained(Evaluator):
             return
         logits = forward.logits(batch.views[0])
         check_levels(logits, self._data.tree)
-        pairs = [scores.softmax(1).max(1) for scores in logits]
-        probability, predicted = (torch.stack(list(column), 1) for column in zip(*pairs, strict=True))
-        self._rows.add(probability, torch.cat([batch.target, predicted], 1), batch.positions)
+        found = guess(self._data.tree, logits, batch.target)
+        self._rows.add(found.probability, torch.cat([batch.target, found.predicted], 1), batch.positions)
 
     def result(self, subject: Subject) -> dict[str, float]:
         """The results over all processes."""

@@ -22,6 +22,7 @@ UNITS = {
 """Endings of names that give a unit; any other result is a share, 0 to 1, and shown in percent."""
 TOP = ("top-{} accuracy", "top-k accuracy: the right class is among the k likeliest")
 PRF1 = "OP to CF1: overall (O) and by class (C) precision, recall, F1, above 0.5"
+AURC = "AURC: mean risk (share of answers that are wrong) over coverage; lower is better"
 KNOWN = {
     r"ece": (
         "calibration error",
@@ -97,7 +98,7 @@ KNOWN = {
     r"part_iou_(\d+)": ("part mIoU, {} segments", "part mIoU: the same of the object's parts and the rest"),
     r"nestedness": (
         "nestedness",
-        "nestedness: pixels that follow most of their finer segment, by the product of soft assignments",
+        "nestedness: pixels in the coarser segment that most of their finer segment is in",
     ),
     r"confidence": ("confidence", "confidence: the probability of the class that is predicted"),
     r"match": ("view matching", "view matching: of all views, the nearest to a random view is of its image"),
@@ -114,7 +115,7 @@ KNOWN = {
     ),
     r"answer_(\w+)_accuracy": (
         "answer accuracy, {}",
-        "accuracy of answers: of the class at the level where each answer stops",
+        "accuracy of answers: of the class where each stops; on the other half of images",
     ),
     r"answer_(\w+)_depth_levels": ("answer depth, {}", "depth: levels that are answered, a mean"),
     r"answer_(\w+)_distance_levels": (
@@ -123,16 +124,14 @@ KNOWN = {
     ),
     r"answer_(\w+)_share_(\d+)": (
         "{}, answers of {} levels",
-        "0 to L: share of the answers of so many levels",
+        "0 to L: the share of images whose answer has so many levels",
     ),
     r"answer_threshold": (
         "chosen threshold",
-        "chosen threshold: of least distance on half of the images; answers: the others",
+        "chosen threshold: from half of the images; divide by 100 for --min-confidence",
     ),
-    r"risk_area_(\w+)": (
-        "risk-coverage area, {}",
-        "risk-coverage area: mean share of wrong labels answered; lower is better",
-    ),
+    r"risk_area_(confidence)": ("AURC, {}", AURC),
+    r"risk_area_both": ("AURC, rule of chosen", AURC),
     r"severity_levels": (
         "mistake severity",
         "mistake severity: mean height where wrong and right class meet; lower is better",
@@ -169,7 +168,7 @@ ANSWERS = re.compile(r"answer_(consistency|confidence|chosen)_(\w+)")
 RULES = {
     "consistency": "consistency: an answer goes down while each class is a child of the class above",
     "confidence": "confidence: an answer goes down while the probability is 0.9 or more",
-    "chosen": "chosen: the finest level of a consistent path above the chosen threshold",
+    "chosen": "chosen: down to the finest consistent level with at least the chosen threshold",
 }
 SEGMENTS = re.compile(r"(object|region|part)_iou_(\d+)")
 """Results that have a table of their own: a row for each column of the others."""
@@ -250,7 +249,13 @@ def table(**columns: Mapping[str, float]) -> Group | str:
 def _by_metric(names: Sequence[str], columns: Mapping[str, Mapping[str, float]]) -> Table:
     """A row for each metric, a column for each heading."""
     columns = {heading: results for heading, results in columns.items() if {*names} & results.keys()}
-    shown = Table(title="On held-out images", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    shown = Table(
+        title="On held-out images",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     shown.add_column("metric")
     shown.add_column("unit", no_wrap=True)
     for heading in columns:

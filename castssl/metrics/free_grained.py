@@ -7,13 +7,15 @@ with the risk and the coverage of selective classification (https://arxiv.org/ab
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isnan
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from castssl.errors import ConfigError
 from castssl.labels import LabelTree
 
 Rule = Literal["consistency", "confidence", "both"]
@@ -77,6 +79,33 @@ class Curve(NamedTuple):
         return Curve(*(column[chosen] for column in self))
 
 
+def guess(
+    tree: LabelTree, logits: Sequence[Tensor | np.ndarray], target: Tensor | np.ndarray | None = None
+) -> Guesses:
+    """The likeliest class of each level, and its share of the softmax of the level.
+
+    Args:
+        tree: the label tree.
+        logits: float (n, C_l) for each of L levels, coarse to fine.
+        target: int64 (n, L), -1 unknown; without it, all labels are unknown.
+
+    Raises:
+        ConfigError: if the logits or labels are not of the levels of the tree.
+    """
+    scores = [torch.as_tensor(level) for level in logits]
+    rows = len(scores[0]) if scores else 0
+    if (got := [tuple(level.shape) for level in scores]) != [(rows, size) for size in tree.sizes]:
+        raise ConfigError(
+            f"got logits {got}, expected (n, classes) with {tree.sizes} classes, coarse to fine"
+        )
+    labels = torch.full((rows, tree.levels), -1) if target is None else torch.as_tensor(target)
+    if tuple(labels.shape) != (rows, tree.levels):
+        raise ConfigError(f"got labels {tuple(labels.shape)}, expected {(rows, tree.levels)}: a row an image")
+    found = [level.softmax(1).max(1) for level in scores]
+    predicted, probability = (torch.stack([level[index] for level in found], 1) for index in (1, 0))
+    return Guesses(predicted, probability, labels)
+
+
 def consistent(tree: LabelTree, predicted: Tensor) -> Tensor:
     """Whether each level's class and all coarser ones are a path of the tree: bool (n, L)."""
     agrees = [torch.ones(len(predicted), dtype=torch.bool)]
@@ -90,8 +119,17 @@ def reach(tree: LabelTree, guesses: Guesses, rule: Rule) -> Tensor:
     """The highest threshold at which each label is answered: float64 (n, L), below 0 for none.
 
     It does not increase from a level to the next finer one.  See :func:`answer_depths`.
+
+    Raises:
+        ConfigError: if there is no such rule, or a probability is not in [0, 1].
     """
+    if rule not in get_args(Rule):
+        raise ConfigError(f"got the rule {rule!r}, expected one of {', '.join(get_args(Rule))}")
     probability = guesses.probability.double()
+    if bool(
+        ((probability < 0) | (probability > 1 + 1e-4)).any()
+    ):  # Not those of a diverged model, which are nan.
+        raise ConfigError("got probabilities outside of 0 to 1; guess(tree, logits) makes them of logits")
     if rule == "confidence":
         return probability.cummin(1).values
     agrees = consistent(tree, guesses.predicted)
@@ -113,7 +151,12 @@ def answer_depths(tree: LabelTree, guesses: Guesses, rule: Rule, threshold: floa
         guesses: predictions for n images.
         rule: one of these.
         threshold: in [0, 1]; ``consistency`` has none.
+
+    Raises:
+        ConfigError: if there is no such rule, or a probability or the threshold is not in [0, 1].
     """
+    if not 0 <= threshold <= 1:
+        raise ConfigError(f"got the threshold {threshold}, expected 0 to 1")
     return (reach(tree, guesses, rule) >= threshold).sum(1)
 
 

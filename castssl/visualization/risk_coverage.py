@@ -43,7 +43,7 @@ def draw_risk_coverage(curves: Mapping[str, Curve]) -> Figure:
         label = f"{rule}: area {100 * curve.area:.1f} %"
         axis.plot(coverage, risk, color=COLORS[rule], linewidth=1.5, label=label)
         axis.plot(coverage[-1:], risk[-1:], "o", color=COLORS[rule], markersize=5)
-    axis.set(xlabel="labels answered, %", ylabel="of these wrong, %", xlim=(0, 102))
+    axis.set(xlabel="coverage: labels answered, %", ylabel="risk: of these wrong, %", xlim=(0, 102))
     axis.set_ylim(bottom=0)
     axis.legend(frameon=False)
     return figure

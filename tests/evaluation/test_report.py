@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from castssl.evaluation.report import by_importance, metric, table
+from castssl.evaluation.report import COLUMNS, FEWEST, HIE, KNOWN, RULES, by_importance, metric, table
 
 
 def text(*shown: object) -> str:
@@ -98,6 +98,29 @@ def test_every_metric_has_a_title_and_a_legend() -> None:
         assert found.unit == "%"
 
 
+def test_every_legend_fits_into_80_columns() -> None:
+    legends = [*(legend for _, legend in KNOWN.values()), *COLUMNS.values(), *RULES.values(), FEWEST, HIE]
+    assert [legend for legend in legends if len(legend) > 80] == []
+
+
+def test_titles_of_a_run_with_texts_are_whole_in_80_columns() -> None:
+    names = (
+        "fpa",
+        "level0_balanced",
+        "severity_levels",
+        "distance1_levels",
+        "risk_area_both",
+        "answer_threshold",
+    )
+    columns = ("trained", "best", "untrained", "pixels", "texts", "majority", "chance")
+    console = Console(width=80, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table(**{column: dict.fromkeys(names, 0.5) for column in columns}))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in "".join(lines)
+    assert any(line.split()[:1] == ["hierarchical"] for line in lines)
+
+
 def test_main_results_come_first_and_few_segments_before_many() -> None:
     names = ["x", "match", "object_iou_16", "top5", "fpa_hie", "object_iou_8", "knn", "top1", "a", "fpa"]
     expected = "fpa top1 knn object_iou_8 object_iou_16 match top5 fpa_hie x a"
@@ -137,5 +160,7 @@ def test_names_of_answers_are_explained() -> None:
         assert 0 < len(metric(name).legend) <= 80
     assert metric("answer_chosen_depth_levels")[1:3] == ("answer depth, chosen", "levels")
     assert metric("answer_chosen_share_2")[1:3] == ("chosen, answers of 2 levels", "%")
+    assert metric("risk_area_confidence").title == "AURC, confidence"
+    assert metric("risk_area_both").title == "AURC, rule of chosen"
     assert metric("risk_area_both").lower_is_better
     assert not metric("answer_chosen_accuracy").lower_is_better

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from castssl.errors import ConfigError
 from castssl.labels import LabelTree
 from castssl.metrics.free_grained import (
     GRID,
@@ -20,6 +22,7 @@ from castssl.metrics.free_grained import (
     answer_depths,
     choose_threshold,
     consistent,
+    guess,
     known_path_accuracy,
     measure,
     risk_coverage,
@@ -212,3 +215,30 @@ def test_a_thinned_curve_keeps_its_ends() -> None:
     thin = Curve(9 - steps, steps / 9, steps).thinned(4)
     assert thin.threshold.tolist() == [9, 6, 3, 0]
     assert len(Curve(steps, steps, steps).thinned(100).risk) == 10
+
+
+def test_arrays_of_logits_become_guesses() -> None:
+    logits = [np.log([[0.9, 0.1]]), np.log([[0.2, 0.5, 0.3]]), np.zeros((1, 6), dtype=np.float32)]
+    found = guess(BIRDS, logits, np.array([[0, 1, -1]]))
+    assert found.predicted[:, :2].tolist() == [[0, 1]]
+    assert found.probability.tolist() == [pytest.approx([0.9, 0.5, 1 / 6])]
+    assert found.target.tolist() == [[0, 1, -1]]
+    assert answer_depths(BIRDS, found, "both", 0.4).tolist() == [2]
+    assert guess(BIRDS, logits).target.tolist() == [[-1, -1, -1]]
+
+
+def test_what_is_no_guess_no_rule_and_no_threshold_is_refused() -> None:
+    logits = [torch.zeros(2, size) for size in BIRDS.sizes]
+    with pytest.raises(ConfigError, match=r"got logits .*expected .*\(2, 3, 6\) classes, coarse to fine"):
+        guess(BIRDS, logits[::-1])
+    with pytest.raises(ConfigError, match=r"got labels \(2,\), expected \(2, 3\)"):
+        guess(BIRDS, logits, torch.zeros(2))
+    given = guess(BIRDS, logits)
+    with pytest.raises(ConfigError, match="the rule 'chosen', expected one of consistency, confidence, both"):
+        answer_depths(BIRDS, given, "chosen", 0.5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="the threshold 90, expected 0 to 1"):
+        answer_depths(BIRDS, given, "both", 90)
+    with pytest.raises(ConfigError, match=r"guess\(tree, logits\) makes them of logits"):
+        risk_coverage(BIRDS, given._replace(probability=given.probability + 3), "confidence")
+    diverged = guess(BIRDS, [level + math.nan for level in logits])
+    assert answer_depths(BIRDS, diverged, "confidence", 0.5).tolist() == [0, 0]

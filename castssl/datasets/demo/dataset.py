@@ -96,7 +96,11 @@ def root_of(location: str) -> Path:
 
 
 class Demo(Folder):
-    """The embedded, generated data set, with the options of :func:`root`: ``size=96,surroundings=fixed``."""
+    """The generated data set: ``demo``, or with options ``demo:size=128,per_class=300,seed=0``, or also
+    ``surroundings=fixed``.
+
+    A class has ``per_class`` training images, and a fifth as many are held out.
+    """
 
     location = ""
     splits = SPLITS
