@@ -469,7 +469,7 @@ def _check(source: str, prompt: str, rows: object) -> None:
     if kind not in KINDS or not model:
         raise ConfigError(
             f"no label embeddings {source!r}; expected {', '.join(f'{name}:...' for name in KINDS)}, such as"
-            " bert:bert-base-uncased or learned:768"
+            " bert:bert-base-uncased, words:64 or learned:768"
         )
     if kind == "learned" and not _LEARNED.fullmatch(model):
         raise ConfigError(f"got {source!r}, expected learned:DIM or learned:DIM,seed=SEED, as learned:768")

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from castssl.contracts import Source
+from castssl.datasets.csv_table import SEPARATORS
 from castssl.datasets.decode import EXTENSIONS
 from castssl.datasets.text import read_text
 from castssl.errors import DataError
@@ -63,9 +64,13 @@ def read_texts(path: str | Path) -> dict[str, str]:
     if not path.is_file():
         raise DataError(f"there is no file of texts {path}; check the spelling")
     content = read_text(path)
-    first = next(csv.reader(io.StringIO(content)), [])
-    names = [name.strip().lower() for name in first]
-    pairs = _table(path, content, names) if {"path", "text"} <= set(names) else _lines(path, content)
+    pairs = _lines(path, content)
+    for separator in SEPARATORS:
+        names = [
+            name.strip().lower() for name in next(csv.reader(io.StringIO(content), delimiter=separator), [])
+        ]
+        if {"path", "text"} <= set(names):
+            pairs = _table(path, content, names, separator)
     found: dict[str, str] = {}
     for number, name, text in pairs:
         if text.strip() and found.setdefault(name, text.strip()) != text.strip():
@@ -78,15 +83,15 @@ def read_texts(path: str | Path) -> dict[str, str]:
 _EXPECTED = "the columns path and text, or lines such as train/n01440764/n01440764_10026.JPEG, a text"
 
 
-def _table(path: Path, content: str, names: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+def _table(path: Path, content: str, names: Sequence[str], separator: str) -> Iterator[tuple[int, str, str]]:
     """Line number, path and text of each row."""
-    reader = csv.reader(io.StringIO(content, newline=""))
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator)
     next(reader)
     for row in reader:
         if row and len(row) != len(names):
             raise DataError(
-                f"{path}:{reader.line_num}: got {len(row)} cells, expected {len(names)}; put a text with a"
-                " comma in quotation marks"
+                f"{path}:{reader.line_num}: got {len(row)} cells, expected {len(names)}; put a text with"
+                f" {separator!r} in quotation marks"
             )
         if row:
             yield reader.line_num, row[names.index("path")].strip(), row[names.index("text")]

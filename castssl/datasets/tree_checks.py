@@ -73,10 +73,14 @@ def _shape(tree: LabelTree) -> Iterator[Finding]:
         elif single:
             names = some([class_name(tree, level - 1, parent) for parent in single])
             yield Finding(f"classes of level {level - 1} with one child only: {names}")
-    for level, names_of_level in enumerate(tree.names):
-        twice = [name for name, count in Counter(names_of_level).items() if count > 1]
-        if twice:
-            yield Finding(f"names of level {level} with several classes: {some(twice)}")
+    yield from map(Finding, shared_names(tree))
+
+
+def shared_names(tree: LabelTree) -> Iterator[str]:
+    """A sentence for each level in which several classes, below different parents, have the same name."""
+    for level, names in enumerate(tree.names):
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            yield f"names of level {level} with several classes: {some(twice)}"
 
 
 def _labels(split: str, images: Images | Stream, *, breaks: bool) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from castssl import distributed
 from castssl.contracts import Objective
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
+from castssl.datasets.tree_checks import shared_names
 from castssl.errors import ConfigError, DataError
 from castssl.labels import LabelTree
 from castssl.objectives.classification import Supervised
@@ -18,7 +19,8 @@ from castssl.objectives.probe import LinearProbe
 def check_labels(
     objective: Objective, train: Images | Stream, held_out: Images | Stream | None = None
 ) -> None:
-    """Refuse images without a single label that the objective learns, and print how many labels are missing.
+    """Refuse images without a single label that the objective learns, and print how many labels are missing
+    and which names several classes have.
 
     The labels of a stream are known only once they are read; :meth:`castssl.training.run.Run.steps` refuses
     a first epoch without any.
@@ -88,6 +90,9 @@ def _check_many(images: Images | Stream, learned: LabelTree, name: str) -> None:
 
 def _check_paths(objective: Objective, images: Images, name: str) -> None:
     """Refuse levels without any label; print how many labels are missing."""
+    if name == "training":
+        for sentence in shared_names(images.tree):
+            _note(f"{sentence}; if these are one class, give it the same parent in all labels")
     columns: Sequence[int] = range(images.tree.levels)
     if isinstance(objective, Supervised | LinearProbe):
         columns = objective.columns

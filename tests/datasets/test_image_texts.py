@@ -30,16 +30,18 @@ def test_lines_as_released(released: Path) -> None:
     assert read_texts(released) == {**expected, "train/n02/c.JPEG": "a red beak, and wings"}
 
 
-def test_a_table(tmp_path: Path) -> None:
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_table(separator: str, tmp_path: Path) -> None:
     path = tmp_path / "texts.csv"
-    path.write_text('split,Path,text\ntrain,n01/a.JPEG,"red, and\nblue"\ntrain,n01/b.JPEG,\n\n')
+    rows = ("split|Path|text", 'train|n01/a.JPEG|"red, and\nblue"', "train|n01/b.JPEG|", "")
+    path.write_text("\n".join(rows).replace("|", separator))
     assert read_texts(path) == {"n01/a.JPEG": "red, and\nblue"}
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("path,text\na.png,red, blue\n", r":2: got 3 cells, expected 2; put a text with a comma in quot"),
+        ("path,text\na.png,red, blue\n", r":2: got 3 cells, expected 2; put a text with ',' in quotation"),
         ("a red beak\n", r":1: got 'a red beak', expected the columns path and text, or lines such as"),
         ("a.png, red\na.png, blue\n", r":2: a second, other text for a.png"),
         ("path,text\na.png,\n", "holds no text"),

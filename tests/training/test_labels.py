@@ -67,6 +67,18 @@ def test_one_class_an_image_needs_images_with_one(paths: Images) -> None:
             check_labels(objective, paths, many)
 
 
+def test_a_name_of_two_classes_is_noted_once(paths: Images, capsys: pytest.CaptureFixture[str]) -> None:
+    first, *others = paths.tree.names
+    names = (first, *(("other",) * len(level) for level in others))
+    shared = replace(paths, tree=replace(paths.tree, names=names))
+    objective = DeiT(samples.SampleEncoder(), shared.tree)
+    check_labels(objective, shared, shared)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(";")[0] for line in lines] == ["names of level 1 with several classes: other"]
+    check_labels(objective, paths, paths)
+    assert not capsys.readouterr().err
+
+
 def test_what_learns_no_labels_takes_any_images(paths: Images) -> None:
     moco = MoCoV3(samples.SampleEncoder(), hidden=16, out=8)
     for images in (paths, labeled(paths)):
