@@ -240,7 +240,8 @@ def table(**columns: Mapping[str, float]) -> Group | str:
     segments = [name for name in names if SEGMENTS.fullmatch(name)]
     answers = [name for name in names if ANSWERS.fullmatch(name)]
     others = [name for name in names if name not in segments + answers]
-    shown = [_by_metric(others, columns)] * bool(others) + [_by_rule(answers, columns)] * bool(answers)
+    shown: list[Table | str] = [_by_metric(others, columns), ""] if others else []
+    shown += [_by_rule(answers, columns)] * bool(answers)
     shown += [_by_heading(segments, columns)] * bool(segments)
     lines = legend([metric(name) for name in (*others, *answers, *segments)], columns)
     return Group(*shown, *(Text(line, no_wrap=True, overflow="ignore") for line in lines))

@@ -106,8 +106,8 @@ def _check_paths(objective: Objective, images: Images, name: str) -> None:
     for column, count in zip(columns, missing, strict=True):
         if count:
             _note(
-                f"{count:,} of {len(images):,} {name} images have no label at level {column}: they are"
-                " left out of what is learned and measured there"
+                f"{count:,} of {len(images):,} {name} images have no label at level {column}: no"
+                " label of theirs is learned or measured there"
             )
 
 

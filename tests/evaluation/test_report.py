@@ -146,6 +146,8 @@ def test_answers_have_a_table_with_a_row_for_each_rule_in_80_columns() -> None:
         [heading, rule] for heading in ("trained:", "untrained:") for rule in ("consistency", "chosen")
     ]
     assert rows[0][2:] == ["87.6", "1.53", "0.61", "0.0", "10.0", "25.0", "65.0"]
+    title = next(i for i, line in enumerate(lines) if "Answers that stop" in line)
+    assert not lines[title - 1].strip()
     start = next(i for i, line in enumerate(lines) if "accuracy" in line)
     assert lines[start].split() == ["accuracy", "depth", "distance", "0", "1", "2", "3"]
     assert lines[start + 1].split() == ["rule", "%", "levels", "levels", *["%"] * 4]
