@@ -13,7 +13,8 @@ Inventory = Mapping[str, Any]
 """Plain values that a checkpoint can hold.
 
 images: their number.  order: a hash of all names in order.  classes: for each label path its number of images
-and a hash of their names.  source: only of a stream, whose images have no names, its spec.
+and a hash of their names.  texts: only of images with texts, a hash of these.  source: only of a stream,
+whose images have no names, its spec.
 """
 SHOWN = 5
 """The number of classes that a message lists."""
@@ -37,14 +38,17 @@ def inventory(images: Images | Stream) -> Inventory:
         classes[label][0] += 1
         classes[label][1].update(name)
     hashed = {label: [count, names.hexdigest()[:16]] for label, (count, names) in classes.items()}
-    return {"images": len(images), "order": order.hexdigest()[:16], "classes": hashed}
+    texts = {"texts": images.texts.digest} if images.texts else {}
+    return {"images": len(images), "order": order.hexdigest()[:16], "classes": hashed, **texts}
 
 
 def differences(old: Inventory, new: Inventory) -> list[str]:
     """The differences between the data sets of two inventories, as sentences; empty if there are none."""
-    if old == new:
-        return []
-    sentences = []
+    # A run with texts that older code began has an inventory without them.
+    texts = ["other texts of the images"] if "texts" in old and old["texts"] != new.get("texts") else []
+    if {**old, "texts": None} == {**new, "texts": None}:
+        return texts
+    sentences = list[str]()
     if old["images"] != new["images"]:
         sentences.append(f"{old['images']} images then, {new['images']} now")
     if old.get("source") != new.get("source"):
@@ -52,7 +56,7 @@ def differences(old: Inventory, new: Inventory) -> list[str]:
         sentences.append(f"{then} then, {now} now")
     elif "classes" in old and "classes" in new:
         sentences += _compare(old["classes"], new["classes"])
-    return sentences or ["the same images in another order"]
+    return (sentences or ["the same images in another order"]) + texts
 
 
 def _compare(old: Mapping[str, list[Any]], new: Mapping[str, list[Any]]) -> list[str]:

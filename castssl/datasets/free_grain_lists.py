@@ -27,12 +27,14 @@ Given = Literal["absent", "checked", "range", "unused"]
 for its level alone, as by the released loader; not read, and not needed."""
 HOME = "free-grained"
 """The key of :data:`castssl.datasets.layout_checks.HOMES`."""
+SHOWN = 80
+"""Characters of a file that a message shows."""
 FORM = "<split>/<class folder>/<image> <basic> <subordinate> <fine>"
 COLUMNS: Mapping[Given, tuple[int, ...]] = {"absent": (4,), "checked": (5,), "range": (5,), "unused": (4, 5)}
 
 
 class ImageList(NamedTuple):
-    """The images of a list."""
+    """The images of a list, each once."""
 
     first: str
     """The first folder of all paths: train or val."""
@@ -42,6 +44,8 @@ class ImageList(NamedTuple):
     """int64 (n, 3): basic, subordinate and fine class."""
     depths: Tensor
     """int64 (n,): how many levels of each path are given in training, from 1; 3 without a fifth column."""
+    repeated: int
+    """How many lines were left out, as an earlier line is the same."""
 
 
 def read_list(path: Path, tree: LabelTree, given: Given) -> ImageList:
@@ -57,32 +61,33 @@ def read_list(path: Path, tree: LabelTree, given: Given) -> ImageList:
         given: what the fifth column is.
 
     Raises:
-        DataError: if the file is missing or empty, or a line is not as described; it names the line.
+        DataError: if the file is missing or empty, a line is not as described, or two lines of an image have
+            other columns; it names the line.
     """
     expected = FORM + {"absent": "", "unused": " [<given>]"}.get(given, " <given>")
     lines = read_text(require(path, f"lines of {expected}", HOME)).splitlines()
     parsed: dict[str, tuple[tuple[int, ...], int]] = {}  # An image of 645,480 shares its columns with others.
-    files, labels, first = list[str](), list[str](), ""
+    labels, first, read = dict[str, str](), "", 0
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         name, _, columns = line.strip().replace("\t", " ").partition(" ")
         try:
-            top, file = _split_path(name, first)
+            first, file = _split_path(name, first)
             if columns not in parsed:
                 parsed[columns] = _read_columns(columns.split(), tree, given)
+            if parsed[labels.setdefault(file, columns)] != parsed[columns]:
+                raise ValueError(f"an earlier line has {labels[file]!r} for this image")
         except ValueError as error:
             raise DataError(
-                f"{path}, line {number}: {error}; got {line.strip()!r}, expected {expected}; copy the list"
-                " again"
+                f"{path}, line {number}: {error}; got {line.strip()[:SHOWN]!r}, expected {expected}; copy the"
+                " list again"
             ) from error
-        first = top
-        files.append(file)
-        labels.append(columns)
-    if not files:
+        read += 1
+    if not labels:
         raise DataError(f"{path} is empty, expected lines of {expected}; copy the list again")
-    paths = torch.tensor([parsed[columns][0] for columns in labels])
-    return ImageList(first, files, paths, torch.tensor([parsed[columns][1] for columns in labels]))
+    paths, depths = zip(*(parsed[columns] for columns in labels.values()), strict=True)
+    return ImageList(first, [*labels], torch.tensor(paths), torch.tensor(depths), read - len(labels))
 
 
 def _split_path(name: str, first: str) -> tuple[str, str]:
@@ -92,7 +97,7 @@ def _split_path(name: str, first: str) -> tuple[str, str]:
         ValueError: if it is no path of an image below a split and a class, or not in the folder ``first``.
     """
     top, _, file = name.partition("/")
-    if not top or "/" not in file or ".." in name.split("/") or not is_image(file):
+    if "/" not in file or {"", ".", ".."} & {*name.split("/")} or not is_image(file):
         raise ValueError(f"{name!r} is no path of an image")
     if first and top != first:
         raise ValueError(f"the path begins with {top}/, those before with {first}/")
@@ -108,8 +113,8 @@ def _read_columns(cells: Sequence[str], tree: LabelTree, given: Given) -> tuple[
     if len(cells) + 1 not in COLUMNS[given]:
         raise ValueError(f"{len(cells) + 1} columns")
     for cell in cells:
-        if not (cell.isascii() and cell.isdecimal()):
-            raise ValueError(f"{cell!r} is no class number")
+        if not (cell.isascii() and cell.isdecimal() and len(cell) < 10):
+            raise ValueError(f"{cell[:SHOWN]!r} is no class number")
     path = tuple(map(int, cells[: tree.levels]))
     for level, (number, size) in enumerate(zip(path, tree.sizes, strict=True)):
         if number >= size:
@@ -183,7 +188,9 @@ def read_names(path: Path, count: int) -> tuple[str, ...]:
     names = _load(path, expected)
     if not isinstance(names, dict) or {*names} != {str(number) for number in range(count)}:
         raise DataError(f"{path} is {_shown(names)}, expected {expected}; take it from the tree's release")
-    return tuple(str(names[str(number)]) for number in range(count))
+    if strange := [name for name in names.values() if not (isinstance(name, str) and name.strip())]:
+        raise DataError(f"{path}: got the name {_shown(strange[0])}, expected {expected}; copy it again")
+    return tuple(names[str(number)] for number in range(count))
 
 
 def class_folders(images: ImageList, count: int) -> list[str]:
@@ -198,11 +205,11 @@ def _load(path: Path, expected: str) -> object:
     text = read_text(require(path, expected, HOME))
     try:
         loaded: object = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON: {error}; expected {expected}") from error
     return loaded
 
 
 def _shown(value: object) -> str:
     text = json.dumps(value)
-    return text if len(text) <= 60 else text[:60] + " ..."
+    return text if len(text) <= SHOWN else text[:SHOWN] + " ..."

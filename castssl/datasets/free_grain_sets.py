@@ -68,7 +68,8 @@ class ListedSet(DataSet):
         word = choose(split, {"train": "train", "val": "val"}, self.title)
         folder = find_lists(root, options.get("lists", ""), f"{self.lists}-val.txt")
         tree = self.read_tree(folder)
-        column: Given = "absent" if word == "val" else self._column(options.get("given", "checked"))
+        listed = self._column(options.get("given", "checked"))
+        column: Given = "absent" if word == "val" else listed
         path = folder / f"{self.lists}-{word}.txt"
         images = read_list(path, tree, column)
         if split_name(images.first) != word:
@@ -77,7 +78,9 @@ class ListedSet(DataSet):
                 " another split?"
             )
         source = Files(self._find_images(root, word, images, path), images.files)
-        return Listing(source, hide_below(images.paths, images.depths), tree)
+        count = images.repeated
+        repeats = (f"left out {count:,} lines of {path}: each repeats an earlier one",) if count else ()
+        return Listing(source, hide_below(images.paths, images.depths), tree, left_out=repeats)
 
     def read_tree(self, folder: Path) -> LabelTree:
         """The label tree, by the files of the folder of the lists."""

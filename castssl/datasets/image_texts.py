@@ -12,8 +12,10 @@ import csv
 import hashlib
 import io
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -25,7 +27,7 @@ from castssl.datasets.csv_table import SEPARATORS
 from castssl.datasets.decode import EXTENSIONS
 from castssl.datasets.text import read_text
 from castssl.errors import DataError
-from castssl.text import embeddings
+from castssl.text import embeddings, read
 
 _LINE = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, sorted(EXTENSIONS)))})),\s*(.*)", re.IGNORECASE)
 CHUNK = 65536
@@ -38,10 +40,12 @@ class ImageTexts(NamedTuple):
     Attributes:
         vectors: float32 (U, E), one for each different text.
         row: int64 (n,), the row of ``vectors`` for each row of the source; -1 for an image without a text.
+        digest: a hash of the encoder's name and of the texts in the order of the images; "" if unknown.
     """
 
     vectors: Tensor
     row: Tensor
+    digest: str = ""
 
     @property
     def dim(self) -> int:
@@ -63,12 +67,11 @@ def read_texts(path: str | Path) -> dict[str, str]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise DataError(f"there is no file of texts {path}; check the spelling")
-    content = read_text(path)
+    # Not str.splitlines, for which a line also ends at characters that captions have.
+    content = io.StringIO(read_text(path), newline=None).read()
     pairs = _lines(path, content)
     for separator in SEPARATORS:
-        names = [
-            name.strip().lower() for name in next(csv.reader(io.StringIO(content), delimiter=separator), [])
-        ]
+        names = [name.strip(' "').lower() for name in content.partition("\n")[0].split(separator)]
         if {"path", "text"} <= set(names):
             pairs = _table(path, content, names, separator)
     found: dict[str, str] = {}
@@ -85,21 +88,28 @@ _EXPECTED = "the columns path and text, or lines such as train/n01440764/n014407
 
 def _table(path: Path, content: str, names: Sequence[str], separator: str) -> Iterator[tuple[int, str, str]]:
     """Line number, path and text of each row."""
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator)
-    next(reader)
-    for row in reader:
-        if row and len(row) != len(names):
-            raise DataError(
-                f"{path}:{reader.line_num}: got {len(row)} cells, expected {len(names)}; put a text with"
-                f" {separator!r} in quotation marks"
-            )
-        if row:
-            yield reader.line_num, row[names.index("path")].strip(), row[names.index("text")]
+    # Strict, as a quotation mark that is not closed would take all rows after it into one text.
+    reader, last = csv.reader(io.StringIO(content), delimiter=separator, strict=True), 1
+    try:
+        for row in islice(reader, 1, None):
+            if row and len(row) != len(names):
+                raise DataError(
+                    f"{path}:{reader.line_num}: got {len(row)} cells, expected {len(names)}; put a text with"
+                    f" {separator!r} in quotation marks"
+                )
+            last = reader.line_num
+            if row:
+                yield last, row[names.index("path")].strip(), row[names.index("text")]
+    except csv.Error as error:
+        raise DataError(
+            f'{path}:{last + 1}: no row of a table ({error}), expected cells such as "a red beak"; close'
+            " each quotation mark, and double those within a text"
+        ) from error
 
 
 def _lines(path: Path, content: str) -> Iterator[tuple[int, str, str]]:
     """The same of lines as released."""
-    for number, line in enumerate(content.splitlines(), start=1):
+    for number, line in enumerate(content.split("\n"), start=1):
         match = _LINE.fullmatch(line.strip())
         if match:
             yield number, match[1], match[2]
@@ -164,13 +174,26 @@ def embed_texts(
     row = torch.full((len(source),), -1, dtype=torch.int64)
     row[torch.as_tensor(rows)] = torch.tensor([-1 if text is None else place[text] for text in found])
     about = f"{path}: {known} of {len(names)} images have a text"
-    return ImageTexts(_computed(unique, encoder, cache), row), about
+    digest = _digest(encoder, [text or "" for text in found])
+    return ImageTexts(_computed(unique, encoder, cache), row, digest), about
+
+
+def _digest(encoder: str, texts: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join([encoder, *texts]).encode()).hexdigest()[:20]
 
 
 def _computed(texts: Sequence[str], encoder: str, cache: Path) -> Tensor:
-    """Embeddings float32 (U, E) out of the cache, or into it."""
-    digest = hashlib.sha256("\0".join([encoder, *texts]).encode()).hexdigest()[:20]
-    store = cache / f"texts-{digest}.safetensors"
-    for end in range(CHUNK, len(texts), CHUNK) if not store.exists() else ():
+    """Embeddings float32 (U, E) out of the cache, or into it; a damaged file of the cache is replaced."""
+    store = cache / f"texts-{_digest(encoder, texts)}.safetensors"
+    if store.exists():
+        try:
+            stored = read(store)
+        except DataError as error:
+            print(f"castssl: the embeddings of the texts are computed again: {error}", file=sys.stderr)
+            store.unlink()
+        else:
+            if (stored.names, stored.model, stored.whole) == (tuple(texts), encoder, True):
+                return stored.vectors
+    for end in range(CHUNK, len(texts), CHUNK):
         embeddings(texts[:end], encoder, store=store, whole=True)
     return embeddings(texts, encoder, store=store, whole=True).vectors

@@ -118,7 +118,8 @@ def consistent(tree: LabelTree, predicted: Tensor) -> Tensor:
 def reach(tree: LabelTree, guesses: Guesses, rule: Rule) -> Tensor:
     """The highest threshold at which each label is answered: float64 (n, L), below 0 for none.
 
-    It does not increase from a level to the next finer one.  See :func:`answer_depths`.
+    It does not increase from a level to the next finer one; a probability that is not a number reaches no
+    threshold.  See :func:`answer_depths`.
 
     Raises:
         ConfigError: if there is no such rule, or a probability is not in [0, 1].
@@ -126,10 +127,9 @@ def reach(tree: LabelTree, guesses: Guesses, rule: Rule) -> Tensor:
     if rule not in get_args(Rule):
         raise ConfigError(f"got the rule {rule!r}, expected one of {', '.join(get_args(Rule))}")
     probability = guesses.probability.double()
-    if bool(
-        ((probability < 0) | (probability > 1 + 1e-4)).any()
-    ):  # Not those of a diverged model, which are nan.
+    if bool(((probability < 0) | (probability > 1 + 1e-4)).any()):
         raise ConfigError("got probabilities outside of 0 to 1; guess(tree, logits) makes them of logits")
+    probability = probability.nan_to_num(-1.0)  # Those of a diverged model.
     if rule == "confidence":
         return probability.cummin(1).values
     agrees = consistent(tree, guesses.predicted)

@@ -3,13 +3,16 @@ from __future__ import annotations
 import io
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from castssl.data.inventory import differences, inventory
 from castssl.data.splits import hold_out
+from castssl.datasets.image_texts import ImageTexts
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 
@@ -53,6 +56,21 @@ def test_another_order_and_hidden_labels_differ(image_folder: Path) -> None:
     old = inventory(images)
     assert differences(old, inventory(images.take([1, 0, *range(2, 48)]))) != []
     assert differences(old, inventory(images.hide_fine(0.5))) != []
+
+
+def test_other_texts_differ(image_folder: Path) -> None:
+    images = open_images(f"folder:{image_folder}", split="train")
+    assert isinstance(images, Images)
+    row = torch.zeros(len(images), dtype=torch.int64)
+    plain, old, new = (
+        inventory(replace(images, texts=texts))
+        for texts in (None, *(ImageTexts(torch.ones(1, 2), row, digest) for digest in ("then", "now")))
+    )
+    assert differences(old, new) == differences(old, plain) == ["other texts of the images"]
+    assert differences(old, old) == []
+    # As a run has that began before texts were in inventories; --texts itself is a setting.
+    assert differences(plain, new) == []
+    assert "other texts of the images" in differences(old, inventory(replace(images.take([1]), texts=None)))
 
 
 def test_images_without_labels_are_counted_and_shared_out(tmp_path: Path) -> None:

@@ -84,6 +84,10 @@ def test_lines_of_all_line_ends_and_blanks(tmp_path: Path) -> None:
         ("train/1.jpg 0 1 2 7", "checked", "'train/1.jpg' is no path of an image"),
         ("/train/a/1.jpg 0 1 2 7", "checked", "is no path of an image"),
         ("train/../../1.jpg 0 1 2 7", "checked", "is no path of an image"),
+        ("train//root/1.jpg 0 1 2 7", "checked", "is no path of an image"),
+        ("train/./a/1.jpg 0 1 2 7", "checked", "is no path of an image"),
+        ("train/a/0.jpg 0 1 2 7", "checked", "an earlier line has '1 2 0 4' for this image"),
+        ("train/a/0.jpg 1 2 0 1", "checked", "an earlier line has '1 2 0 4' for this image"),
         ("train/a/1.txt 0 1 2 7", "checked", "is no path of an image"),
     ],
 )
@@ -99,6 +103,19 @@ def test_a_malformed_line_is_named_with_its_number(
     assert reason in text
     assert f"got {line!r}, expected <split>/<class folder>/<image> <basic> <subordinate> <fine>" in text
     assert ("<given>" in text) == (given != "absent")
+
+
+def test_a_line_that_repeats_an_earlier_one_is_left_out(tmp_path: Path) -> None:
+    once = ("train/a/1.jpg 0 1 2 7", "train/b/1.jpg 0 1 1 6")
+    found = read_list(_write(tmp_path / "list.txt", *once, "train/a/1.jpg 0 1 2\t7"), _tree(), "checked")
+    assert (found.files, found.depths.tolist(), found.repeated) == (["a/1.jpg", "b/1.jpg"], [3, 3], 1)
+
+
+def test_a_message_shows_the_beginning_of_a_long_line(tmp_path: Path) -> None:
+    file = _write(tmp_path / "list.txt", f"train/a/1.jpg 0 1 2 {'9' * 5000}")
+    with pytest.raises(DataError, match=r"'9+' is no class number") as caught:
+        read_list(file, _tree(), "checked")
+    assert len(str(caught.value)) < 600
 
 
 def test_the_range_of_the_given_id_alone(tmp_path: Path) -> None:
@@ -127,6 +144,7 @@ def test_the_tree_of_triples_in_any_order(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ("[[0, 0, 0],", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
         ("{}", "expected a JSON list"),
         ("[]", "expected a JSON list"),
         (
@@ -155,6 +173,10 @@ def test_names_by_id(tmp_path: Path) -> None:
     for names in ({"0": "dog"}, {"0": "dog", "2": "bird"}, ["dog", "bird"]):
         file.write_text(json.dumps(names))
         with pytest.raises(DataError, match=r'expected a JSON object of 2 names, from "0" to "1"'):
+            read_names(file, 2)
+    for name in (None, 1, " "):
+        file.write_text(json.dumps({"0": "dog", "1": name}))
+        with pytest.raises(DataError, match=f"names.json: got the name {json.dumps(name)}, expected a JSON"):
             read_names(file, 2)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from castssl import text
+from castssl.datasets import image_texts
 from castssl.datasets.folder import Files
 from castssl.datasets.image_texts import embed_texts, match_texts, read_texts
 from castssl.errors import DataError
@@ -45,6 +46,9 @@ def test_a_table(separator: str, tmp_path: Path) -> None:
         ("a red beak\n", r":1: got 'a red beak', expected the columns path and text, or lines such as"),
         ("a.png, red\na.png, blue\n", r":2: a second, other text for a.png"),
         ("path,text\na.png,\n", "holds no text"),
+        ('path,text\na.png,red\nb.png,"red\nc.png,blue\n', r":3: no row of a table \(unexpected end"),
+        ('path,text\na.png,"red" beak\n', r":2: no row of a table .*, expected cells such as"),
+        (f"path,text\na.png,{'red ' * 50_000}\n", r":2: no row of a table \(field larger than"),
     ],
 )
 def test_what_is_no_file_of_texts_is_refused(content: str, message: str, tmp_path: Path) -> None:
@@ -54,6 +58,14 @@ def test_what_is_no_file_of_texts_is_refused(content: str, message: str, tmp_pat
         read_texts(path)
     with pytest.raises(DataError, match="there is no file of texts"):
         read_texts(tmp_path / "absent.csv")
+
+
+def test_lines_end_at_line_ends_alone(tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    beginnings = ("", f'train/n01/b.JPEG, "{"long " * 50_000}\r\n', "path,text\n", '"Path","Text"\r')
+    for beginning in beginnings:
+        path.write_bytes(f"{beginning}n01/a.JPEG,red\u2028blue\x85\n".encode())
+        assert read_texts(path)["n01/a.JPEG"] == "red\u2028blue"
 
 
 def test_paths_may_have_other_first_folders() -> None:
@@ -89,6 +101,45 @@ def test_embeddings_are_computed_once(
     changed, _ = embed_texts(source, range(4), released, "words:16", cache=tmp_path)
     assert torch.equal(changed.of(0), first.of(0))
     assert not torch.equal(changed.of(2), first.of(2))
+
+
+def test_a_damaged_file_of_the_cache_is_computed_again(
+    released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = Files(tmp_path, NAMES)
+    first, _ = embed_texts(source, range(4), released, "words:16", cache=tmp_path)
+    (stored,) = tmp_path.glob("texts-*")
+    content = stored.read_bytes()
+    stored.write_bytes(content[:-1])
+    again, _ = embed_texts(source, range(4), released, "words:16", cache=tmp_path)
+    assert torch.equal(first.vectors, again.vectors)
+    assert stored.read_bytes() == content
+    assert f"computed again: {stored} cannot be read" in capsys.readouterr().err
+
+
+def test_embeddings_that_were_interrupted_go_on_in_parts(
+    released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = "".join(f"n01/{i}.JPEG, {i}\n" for i in range(9))
+    released.write_text(lines)
+    source, encode, sizes = Files(tmp_path, [f"n01/{i}.JPEG" for i in range(9)]), text._encode, list[int]()
+
+    def count(names: list[str], *rest: object) -> torch.Tensor:
+        sizes.append(len(names))
+        if len(sizes) == 2:
+            raise KeyboardInterrupt
+        return encode(names, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(image_texts, "CHUNK", 2)
+    monkeypatch.setattr(text, "_encode", count)
+    with pytest.raises(KeyboardInterrupt):
+        embed_texts(source, range(9), released, "words:16", cache=tmp_path)
+    found, _ = embed_texts(source, range(9), released, "words:16", cache=tmp_path)
+    # One more each, with which the encoder is compared with that of the stored ones.
+    assert sizes == [2, 3, 3, 3, 3, 2]
+    monkeypatch.undo()
+    expected = text.embeddings([str(i) for i in range(9)], "words:16", whole=True).vectors
+    assert torch.equal(found.vectors, expected)
 
 
 def test_texts_of_other_images_are_refused(released: Path, tmp_path: Path) -> None:

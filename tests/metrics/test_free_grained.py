@@ -31,7 +31,7 @@ from castssl.metrics.free_grained import (
 from tests.metrics.trees import BIRDS, Case, cases
 
 RULES: tuple[Rule, ...] = ("consistency", "confidence", "both")
-LEVELS = (0.0, 0.25, 0.5, 0.9, 1.0)
+LEVELS = (0.0, 0.25, 0.5, 0.9, 1.0, math.nan)
 
 
 @st.composite
@@ -125,7 +125,8 @@ def test_a_point_of_the_curve_is_a_threshold(drawn: tuple[LabelTree, Guesses], r
     curve = risk_coverage(tree, given, rule)
     known = [(row, level) for row, level in (given.target >= 0).nonzero().tolist()]
     points: list[tuple[float, float, float]] = []
-    for threshold in sorted({float(p) for p in given.probability.double().flatten()}, reverse=True):
+    shares = given.probability.double().nan_to_num(0.0).flatten().tolist()
+    for threshold in sorted({*shares}, reverse=True):
         depths = answer_depths(tree, given, rule, threshold).tolist()
         answered = [(row, level) for row, level in known if level < depths[row]]
         wrong = sum(int(given.predicted[place]) != int(given.target[place]) for place in answered)

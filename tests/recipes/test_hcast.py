@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,7 @@ def test_texts_are_embedded_once_and_left_out_of_the_result(
 ) -> None:
     """Stopped and continued, too; --free-grain 1 hides all fine labels."""
     monkeypatch.setitem(ENVIRONMENT, "CASTSSL_CACHE", str(tmp_path / "cache"))
+    texts = Path(shutil.copy(texts, tmp_path))
     flags = [*FLAGS, *NANO, "--free-grain", "1", "--epochs", "2", "--knn-every", "0", "--eval-every", "0"]
     flags += ["--texts", str(texts), "--text-encoder", "words:16"]
     data = f"folder:{image_folder}"
@@ -196,6 +198,10 @@ def test_texts_are_embedded_once_and_left_out_of_the_result(
     assert all(line["text"] > 0 for line in lines(tmp_path / "whole") if "loss" in line)
     given = ["--weights", str(tmp_path / "whole"), "--workers", "0", "--device", "cpu"]
     assert main(["evaluate", data, *given, "--out", str(tmp_path / "evaluated")]) == 0
+    texts.write_text(texts.read_text().replace("one", "eleven"))
+    done = recipe("hcast", "--data", data, *flags, "--out", str(tmp_path / "parts"), "--max-steps", "0")
+    assert done.returncode != 0
+    assert "other texts of the images" in done.stderr
 
 
 def test_pseudo_labels_go_on_where_they_were(tmp_path: Path, image_folder: Path, recipe: Runner) -> None:
