@@ -84,7 +84,7 @@ def test_lines_of_all_line_ends_and_blanks(tmp_path: Path) -> None:
         ("train/1.jpg 0 1 2 7", "checked", "'train/1.jpg' is no path of an image"),
         ("/train/a/1.jpg 0 1 2 7", "checked", "is no path of an image"),
         ("train/../../1.jpg 0 1 2 7", "checked", "is no path of an image"),
-        ("train//root/1.jpg 0 1 2 7", "checked", "is no path of an image"),
+        ("train//etc/1.jpg 0 1 2 7", "checked", "is no path of an image"),
         ("train/./a/1.jpg 0 1 2 7", "checked", "is no path of an image"),
         ("train/a/0.jpg 0 1 2 7", "checked", "an earlier line has '1 2 0 4' for this image"),
         ("train/a/0.jpg 1 2 0 1", "checked", "an earlier line has '1 2 0 4' for this image"),
