@@ -39,9 +39,9 @@ class Spread(NamedTuple):
 
     def shown(self, name: str) -> str:
         """As :mod:`castssl.evaluation.report` prints it."""
-        scale = metric(name).scale
-        mean, deviation = scale * self.mean, scale * self.deviation
-        return f"{mean:.1f}" if self.seeds < 2 or math.isnan(deviation) else f"{mean:.1f} ± {deviation:.1f}"
+        scale, digits = metric(name).scale, metric(name).digits
+        mean, deviation = (f"{scale * value:.{digits}f}" for value in (self.mean, self.deviation))
+        return mean if self.seeds < 2 or math.isnan(self.deviation) else f"{mean} ± {deviation}"
 
 
 class Difference(NamedTuple):
@@ -59,8 +59,9 @@ class Difference(NamedTuple):
 
     def shown(self, name: str) -> str:
         """In percentage points where the result is a share."""
-        mean, low, high = (metric(name).scale * value for value in self[:3])
-        return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+        scale, digits = metric(name).scale, metric(name).digits
+        mean, low, high = (f"{scale * value:+.{digits}f}" for value in self[:3])
+        return f"{mean} [{low}, {high}]"
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,11 @@ class Metric(NamedTuple):
         return 100.0 if self.unit == "%" else 1.0
 
     @property
+    def digits(self) -> int:
+        """How many of them follow the point: a tree has few levels."""
+        return 2 if self.unit == "levels" else 1
+
+    @property
     def lower_is_better(self) -> bool:
         """True for errors and times."""
         return self.unit == "ms" or "lower is better" in self.legend
@@ -299,13 +304,13 @@ def _by_rule(names: Sequence[str], columns: Mapping[str, Mapping[str, float]]) -
         for rule in RULES:
             own = [metric(f"answer_{rule}_{measure}") for measure in measures]
             if any(one.name in results for one in own):
-                cells = (_cell(one, results, 2 if one.unit == "levels" else 1) for one in own)
+                cells = (_cell(one, results) for one in own)
                 shown.add_row(f"{heading}: {rule}", *cells)
     return shown
 
 
-def _cell(one: Metric, results: Mapping[str, float], digits: int = 1) -> str:
-    return f"{one.scale * results[one.name]:.{digits}f}" if one.name in results else "n/a"
+def _cell(one: Metric, results: Mapping[str, float]) -> str:
+    return f"{one.scale * results[one.name]:.{one.digits}f}" if one.name in results else "n/a"
 
 
 def legend(metrics: Sequence[Metric], columns: Collection[str]) -> list[str]:

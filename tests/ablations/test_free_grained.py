@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import runpy
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,18 @@ def studies(drawings: Path | None) -> dict[str, Any]:
     return {study.tables: study for study in MODULE["studies"](args)}
 
 
-def test_drawings_have_a_table_of_their_own() -> None:
-    assert list(studies(None)) == ["demo"]
+def test_each_share_has_a_table_whose_first_row_has_the_cross_entropies_alone() -> None:
+    shares = ["demo-0", "demo-0.8", "demo-0.4", "demo-0.95"]
+    assert list(studies(None)) == shares
     found = studies(Path("DIR"))
+    assert list(found) == [*shares, "drawings-0.8"]
     counts = {name: len(steps_of(study.cells())) for name, study in found.items()}
-    assert counts == {"demo": 2 * 14, "drawings": 2 * 3}, "texts alone are a part of other runs"
-    assert Counter(cell.values["hidden"] for cell in found["demo"].cells()) == {
-        **{"0": 12, "0.8": 12},
-        **{"0.4": 4, "0.95": 4},
-    }
+    expected = {"demo-0": 5, "demo-0.8": 7, "demo-0.4": 2, "demo-0.95": 2, "drawings-0.8": 3}
+    assert counts == {name: 2 * rows for name, rows in expected.items()}, (
+        "texts alone are a part of other runs"
+    )
+    for study in found.values():
+        assert study.cells()[0].row == (MODULE["SUPERVISED"], "none", "default")
 
 
 def test_a_run_has_the_method_the_share_and_the_texts_of_its_row() -> None:
@@ -39,7 +41,9 @@ def test_a_run_has_the_method_the_share_and_the_texts_of_its_row() -> None:
             alone = cell.values["method"] == MODULE["ALONE"]
             assert config.method == (MODULE["TREE_KL"] if alone else cell.values["method"])
             assert cell.part == ("texts" if alone else "trained")
-            assert config.hidden()[0] == float(cell.values["hidden"])
+            assert config.hidden()[0] == float(study.hidden)
             assert config.texts == (None if cell.values["texts"] == "none" else "demo")
-            assert "level_mean=labelled" in config.method or config.method == "taxon-ssl"
+            assert "level_mean=" in config.method or config.method == "taxon-ssl"
             assert (config.max_steps, config.data) == (1, study.flags[1])
+            if cell.values["epochs"] != "default":
+                assert config.epochs == int(cell.values["epochs"]) == 16

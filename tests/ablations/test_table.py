@@ -54,8 +54,8 @@ def test_rows_are_means_and_deviations_over_seeds(study: Study, out: Path) -> No
 
 def test_the_table_has_references_failures_and_commands(out: Path) -> None:
     text = (out / "table.md").read_text()
-    assert "| graph | **6.0 ± 1.0** | **8.0 ± 0.0** | 3 |" in text
-    assert "| tome | 5.0 ± 1.0 | **8.0 ± 0.0** | 3 |" in text
+    assert "| graph | **6.0 ± 1.0** | **8.00 ± 0.00** | 3 |" in text
+    assert "| tome | 5.0 ± 1.0 | **8.00 ± 0.00** | 3 |" in text
     assert "| broken | – | – | 0 of 3 |" in text
     assert "| *chance* | 1.0 | – |  |" in text
     assert text.count("the reason why") == 3
@@ -99,7 +99,7 @@ def test_paired_differences_have_the_interval_of_the_paired_t_test() -> None:
 
 def test_differences_stand_in_the_table_only_with_two_seeds(study: Study, out: Path) -> None:
     text = (out / "table.md").read_text()
-    assert "| tome | **-1.0 [-1.0, -1.0]** | +0.0 [+0.0, +0.0] |" in text
+    assert "| tome | **-1.0 [-1.0, -1.0]** | +0.00 [+0.00, +0.00] |" in text
     assert "Differences to graph with the same seed" in text
     alone = replace(study, grid={**GRID, "seed": ["0"]})
     assert "Paired" not in table.document(alone, out, table.rows(alone, out, {}))

@@ -64,7 +64,7 @@ def test_what_is_no_share_has_its_unit() -> None:
     assert metric("pooling_ms")[1:] == ("pooling ms", "ms", "")
     assert [metric(name).scale for name in ("fpa", "severity_levels", "pooling_ms")] == [100, 1, 1]
     assert "lower is better" in text(table(trained={"tice": 0.1, "severity_levels": 1.25}))
-    assert "1.2" in text(table(trained={"severity_levels": 1.25}))
+    assert "1.25" in text(table(trained={"severity_levels": 1.25}))
 
 
 def test_every_metric_has_a_title_and_a_legend() -> None:
