@@ -275,11 +275,14 @@ def _shown(row: Row, name: str) -> str:
 
 
 def _best(table_rows: Sequence[Row], name: str) -> set[str]:
-    """The texts of the best means of a column, of which several may be equal as shown; none for one row."""
+    """The texts of the best means of a column, of which several may be equal as shown.
+
+    None for one row, or if no value is better than another.
+    """
     means = {_shown(row, name): row.results[name].mean for row in table_rows if name in row.results}
-    if len(table_rows) < 2 or not means:
+    if len(table_rows) < 2 or not means or metric(name).neutral:
         return set()
-    means = {text: round(mean * metric(name).scale, 1) for text, mean in means.items()}
+    means = {text: round(mean * metric(name).scale, metric(name).digits) for text, mean in means.items()}
     best = min(means.values()) if metric(name).lower_is_better else max(means.values())
     return {text for text, mean in means.items() if mean == best}
 

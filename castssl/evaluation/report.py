@@ -170,6 +170,8 @@ RULES = {
     "confidence": "confidence: an answer goes down while the probability is 0.9 or more",
     "chosen": "chosen: down to the finest consistent level with at least the chosen threshold",
 }
+NEUTRAL = re.compile(r"answer_\w+_(depth_levels|share_\d+)|answer_threshold")
+"""Results of which neither a high nor a low value is better: where answers stop."""
 SEGMENTS = re.compile(r"(object|region|part)_iou_(\d+)")
 """Results that have a table of their own: a row for each column of the others."""
 
@@ -195,6 +197,11 @@ class Metric(NamedTuple):
     def digits(self) -> int:
         """How many of them follow the point: a tree has few levels."""
         return 2 if self.unit == "levels" else 1
+
+    @property
+    def neutral(self) -> bool:
+        """True if no value is better than another."""
+        return NEUTRAL.fullmatch(self.name) is not None
 
     @property
     def lower_is_better(self) -> bool:

@@ -146,6 +146,15 @@ def test_the_lowest_error_is_the_best(tmp_path: Path) -> None:
     assert "lower is better" in text
 
 
+def test_the_best_is_so_as_shown_and_no_depth_is_better(tmp_path: Path) -> None:
+    depth, distance = "answer_consistency_depth_levels", "answer_consistency_distance_levels"
+    rows = [row("a", s={depth: 1.1, distance: 0.26}), row("b", s={depth: 1.9, distance: 0.31})]
+    study = Study(title="t", recipe=RECIPE, grid={"method": ["a", "b"], "seed": ["s"]})
+    text = table.document(replace(study, columns=(depth, distance)), tmp_path, rows)
+    assert "| a | 1.10 | **0.26** | 1 |" in text
+    assert "| b | 1.90 | 0.31 | 1 |" in text
+
+
 def test_latex_escapes_what_it_reads_as_commands() -> None:
     body = [
         [Entry("a_b&50%\\{x}~^#$"), Entry("1.0 ± 0.5", "bold")],
