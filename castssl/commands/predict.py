@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 NOTES = """Each level's class is the likeliest by itself; a path may contradict the tree, which is noted.
 With --min-confidence P the answer backs off to a parent: it ends at the finest level whose probability is at
 least P and whose coarser levels are its ancestors (P = 0 backs off from contradictions alone).
+answer_threshold in the results.json of a run or of castssl evaluate is a P chosen on held-out images.
 
 The picture: for each level the segments of the stage that it reads.  Orange ones support its class, blue
 ones contradict it: the gradient of the class's logit at the finest segments' tokens, times their difference
