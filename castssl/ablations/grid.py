@@ -210,6 +210,17 @@ def _values(text: str) -> list[str]:
     return values
 
 
+def from_one(text: str) -> int:
+    """The whole number from 1 that an argument is.
+
+    Raises:
+        ArgumentTypeError: if it is none.
+    """
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"got {text}, expected a whole number from 1")
+    return int(text)
+
+
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add ``--allow-commands``: only the command line allows to run commands in names of data."""
     text = "run pipe:COMMAND in the name of data, and read what it prints"
@@ -221,7 +232,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.epilog = parser.epilog or LEAVES
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/ablations/NAME")
     parser.add_argument("--overwrite", action="store_true", help="replace files that no study made")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
+    parser.add_argument("--jobs", type=from_one, default=1, metavar="N", help="runs at once (default: 1)")
     cluster = "where submitit runs them (default: local, this machine)"
     parser.add_argument("--cluster", choices=("local", "slurm"), default="local", help=cluster)
     job = "submitit's, as gpus_per_node=8"

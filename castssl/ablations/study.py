@@ -22,7 +22,7 @@ from castssl.ablations import cost, engine, spreadsheets, table
 from castssl.ablations.chart import draw
 from castssl.ablations.engine import STOP_SIGNALS, Jobs
 from castssl.ablations.formats import latex
-from castssl.ablations.grid import ALLOW, SEED, Step, Study, add_flags, parse
+from castssl.ablations.grid import ALLOW, SEED, Step, Study, add_flags, from_one, parse
 from castssl.errors import CastError, ConfigError, PluginError
 from castssl.files import check_outputs, write_text
 from castssl.terminal import ignore_closed_streams
@@ -100,15 +100,21 @@ def on_small_data(
     text = "a folder of recipes/benchmarks/drawings.py, for tables of its own"
     parser.add_argument("--drawings", type=Path, metavar="DIR", help=text)
     text = "repetitions of a row, with seeds 0 to N - 1 (default: 3)"
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help=text)
+    parser.add_argument("--seeds", type=from_one, default=3, metavar="N", help=text)
     add_flags(parser)
     args = parser.parse_args()
     args.out = args.out or folder
     try:
-        if not args.dry_run:
-            claim(args.out, overwrite=args.overwrite)
         if args.data.partition(":")[0] != "demo":
             raise ConfigError(f"--data {args.data}: expected demo, or demo:OPTIONS")
+        for part in ("train", "val") if args.drawings else ():
+            if not (args.drawings / part).is_dir():  # Else its runs fail, after hours on the demo data.
+                raise ConfigError(
+                    f"--drawings: there is no {args.drawings / part}; make the set by"
+                    " recipes/benchmarks/drawings.py"
+                )
+        if not args.dry_run:
+            claim(args.out, overwrite=args.overwrite)
         codes = []
         for study in list(studies(args)):
             codes.append(conduct(study, args, name))
@@ -234,7 +240,8 @@ def main(study: Study, *, demo: Study | None = None, argv: Sequence[str] | None 
     parser.add_argument("--recipe", type=Path, help="another recipe's file")
     other = "other values of a key of the grid, such as pooling=graph,tome"
     parser.add_argument("--grid", action="append", default=[], metavar="KEY=VALUE,...", help=other)
-    parser.add_argument("--seeds", type=int, metavar="N", help="repetitions a row, with seeds 0 to N - 1")
+    repetitions = "repetitions a row, with seeds 0 to N - 1"
+    parser.add_argument("--seeds", type=from_one, metavar="N", help=repetitions)
     add_flags(parser)
     args = parser.parse_args(argv)
     is_demo = args.data.partition(":")[0] == "demo"

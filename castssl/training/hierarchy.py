@@ -155,6 +155,8 @@ class HierarchyConfig(SupervisedConfig):
             problems.append(str(error))
         if self.texts and parse(self.method).name not in ("hcast", "hier-vit", "taxon-ssl"):
             problems.append(f"--texts is for hcast, hier-vit and taxon-ssl, got --method {self.method}")
+        if "text_dim" in parse(self.method).options:
+            problems.append(f"text_dim is that of --texts and --text-encoder, got --method {self.method}")
         try:
             require("objectives", parse(self.chosen().objective).name)
         except (ConfigError, PluginError) as error:

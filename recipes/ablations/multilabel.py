@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from castssl.ablations.grid import SEED, Cell, Study, add_flags, step
+from castssl.ablations.grid import SEED, Cell, Study, add_flags, from_one, step
 from castssl.ablations.study import claim, conduct
 from castssl.errors import CastError
 from castssl.shipped import recipe
@@ -140,7 +140,7 @@ def main() -> int:
     text = "which tables (default: heads)"
     parser.add_argument("--tables", nargs="+", choices=(*TABLES, "all"), default=["heads"], help=text)
     text = "repetitions of a row, with seeds 0 to N - 1 (default: 3)"
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help=text)
+    parser.add_argument("--seeds", type=from_one, default=3, metavar="N", help=text)
     add_flags(parser)
     args = parser.parse_args()
     small = args.data.partition(":")[0] == "demo-many"

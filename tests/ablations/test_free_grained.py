@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from castssl.ablations.engine import steps_of
 from castssl.config import read
@@ -47,3 +50,29 @@ def test_a_run_has_the_method_the_share_and_the_texts_of_its_row() -> None:
             assert (config.max_steps, config.data) == (1, study.flags[1])
             if cell.values["epochs"] != "default":
                 assert config.epochs == int(cell.values["epochs"]) == 16
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--drawings", "/nowhere"], "free_grained: --drawings: there is no /nowhere/train; make the set by"),
+        (["--data", "folder:/x"], "free_grained: --data folder:/x: expected demo"),
+        (["--seeds", "0"], "argument --seeds: got 0, expected a whole number from 1"),
+        (["--jobs", "0"], "argument --jobs: got 0, expected a whole number from 1"),
+        (["--jobs", "-1"], "argument --jobs: got -1, expected a whole number from 1"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_any_run(
+    flags: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["free_grained", *flags, "--out", str(out)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(recipe("ablations/free_grained")), run_name="__main__")
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()

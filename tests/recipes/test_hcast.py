@@ -226,6 +226,7 @@ def test_pseudo_labels_go_on_where_they_were(tmp_path: Path, image_folder: Path,
         (["--weights", "/nowhere"], "/nowhere"),
         (["--texts", "/nowhere.csv"], "there is no file of texts /nowhere.csv"),
         (["--texts", "demo"], "expected demo or demo:NOISE"),
+        (["--method", "hcast:text_dim=7"], "text_dim is that of --texts and --text-encoder, got"),
         (["--texts", "README.md", "--method", "fgn"], "--texts is for hcast, hier-vit and taxon-ssl"),
     ],
 )
