@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import parse_qsl
 
 from castssl.contracts import DataSet, Listing
 from castssl.datasets.folder import Files, is_image, split_name, stand_ins
 from castssl.datasets.many_labels import many_labels, multi_hot
-from castssl.datasets.text import read_text
+from castssl.datasets.text import read_query, read_text
 from castssl.errors import DataError, NoSplit
 from castssl.labels import LabelTree
 
@@ -68,7 +67,7 @@ class CsvTable(DataSet):
     def open(self, location: str, split: str) -> Listing:
         """See :class:`castssl.contracts.DataSet`."""
         base, _, query = location.rpartition("?")
-        options = dict(parse_qsl(query)) if base else {}
+        options = dict(read_query(query)) if base else {}
         column = options.pop("labels", "")
         path = Path(base if column else location).expanduser()
         between = options.pop("between", "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from typing import NamedTuple
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import quote, urlencode
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from castssl.datasets.text import read_query
 from castssl.errors import DataError
 
 SCALED = ("PNG", "PPM", "JPEG2000")
@@ -73,7 +74,7 @@ def split_range(spec: str) -> tuple[str, Range | None]:
         DataError: if the option is not understood, or both are given.
     """
     base, mark, query = spec.rpartition("?")
-    options = parse_qsl(query, keep_blank_values=True)
+    options = read_query(query)
     ranges = [(key, value) for key, value in options if key in ("range", "bits")]
     if not mark or not ranges:
         return spec, None
@@ -81,7 +82,7 @@ def split_range(spec: str) -> tuple[str, Range | None]:
         raise DataError(f"{spec}: got {len(ranges)} ranges, expected one of range=LOW:HIGH and bits=N")
     key, value = ranges[0]
     rest = [pair for pair in options if pair not in ranges]
-    name = f"{base}?{urlencode(rest, safe='/:')}" if rest else base
+    name = f"{base}?{urlencode(rest, safe='/:', quote_via=quote)}" if rest else base
     return name, parse_range(value) if key == "range" else range_of_bits(value)
 
 

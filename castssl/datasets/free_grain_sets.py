@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
-from urllib.parse import parse_qsl
 
 from PIL import Image
 
@@ -30,6 +29,7 @@ from castssl.datasets.free_grain_lists import (
     read_tree,
 )
 from castssl.datasets.layout_checks import HOMES, choose, inside
+from castssl.datasets.text import read_query
 from castssl.errors import DataError
 from castssl.labels import LabelTree
 
@@ -254,7 +254,7 @@ def read_options(title: str, location: str, offered: Sequence[str]) -> tuple[str
         DataError: if there are others than are offered.
     """
     base, _, query = location.partition("?")
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    options = dict(read_query(query))
     if unknown := [name for name in options if name not in offered]:
         raise DataError(f"{title}: unknown option {unknown[0]!r}, expected {' or '.join(offered)}")
     return base, options

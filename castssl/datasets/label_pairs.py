@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import parse_qsl
 
 from castssl.contracts import DataSet, Listing
 from castssl.datasets.folder import find_split, look_through, some
 from castssl.datasets.label_maps import IGNORED, class_table
 from castssl.datasets.pixel_classes import PixelClasses, voc_palette
 from castssl.datasets.segmentation_sets import Pair, list_pairs, write_pair
-from castssl.datasets.text import read_text
+from castssl.datasets.text import read_query, read_text
 from castssl.errors import DataError
 from castssl.registry import did_you_mean
 
@@ -108,7 +107,7 @@ def read_options(root: Path, query: str) -> tuple[PixelClasses, dict[int, int]]:
     Raises:
         DataError: if an option is unknown or no number, or options contradict each other.
     """
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    options = dict(read_query(query))
     for name in options:
         if name not in OPTIONS:
             hint = did_you_mean(name, OPTIONS)

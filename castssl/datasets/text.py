@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from castssl.errors import DataError
 
@@ -34,3 +35,8 @@ def read_text(path: Path) -> str:
         return content.decode("cp1252")
     except UnicodeDecodeError:
         return content.decode("latin-1")
+
+
+def read_query(query: str) -> list[tuple[str, str]]:
+    """The options ``key=value&key=value`` behind a location; a plus sign is one, other than in URLs."""
+    return parse_qsl(query.replace("+", "%2B"), keep_blank_values=True)

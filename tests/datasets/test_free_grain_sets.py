@@ -144,6 +144,14 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         _open(f"imagenet-f:{tmp_path}")
 
 
+@pytest.mark.parametrize("name", ["a+b", "a b", "a & b", "a=b"])
+@pytest.mark.parametrize("bits", ["", "&bits=8"])
+def test_folders_of_lists_with_signs(tmp_path: Path, name: str, bits: str) -> None:
+    write_imagenet_f(tmp_path, tmp_path / name)
+    written = name.replace("&", "%26")
+    assert len(_open(f"imagenet-f:{tmp_path}?lists={tmp_path}/{written}{bits}")) == 20
+
+
 def test_images_that_lie_elsewhere(tmp_path: Path) -> None:
     root = tmp_path / "images"
     write_imagenet_f(root, tmp_path)
