@@ -85,9 +85,10 @@ def measure_texts(
     cfg: Config, images: Images, held_out: Images | Stream | None
 ) -> dict[str, dict[str, float]]:
     """What a classifier that sees the texts alone reaches, where held-out images have generated ones, too."""
-    if cfg.texts is None or cfg.texts.partition(":")[0] != "demo" or not isinstance(held_out, Images):
+    generated = cfg.texts is not None and cfg.texts.partition(":")[0] == "demo" and not cfg.val
+    if not generated or not isinstance(held_out, Images):
         return {}
-    return {"texts": texts_only(images, with_texts(cfg, held_out, "val"))}
+    return {"texts": texts_only(images, with_texts(cfg, held_out, "train" if cfg.val_share else "val"))}
 
 
 def make_objective(cfg: Config, labels: LabelTree, text_dim: int = 0) -> Supervised:

@@ -17,6 +17,8 @@ from castssl.cli import main
 from castssl.config import read
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
+from castssl.datasets.images import Images
+from castssl.evaluation.texts_only import texts_only
 from castssl.registry import build_superpixels
 from recipes import hcast
 from tests.datasets.free_grain_files import TREE, write_imagenet_f
@@ -202,6 +204,24 @@ def test_texts_are_embedded_once_and_left_out_of_the_result(
     done = recipe("hcast", "--data", data, *flags, "--out", str(tmp_path / "parts"), "--max-steps", "0")
     assert done.returncode != 0
     assert "other texts of the images" in done.stderr
+
+
+def test_the_texts_of_held_out_images_are_their_own(
+    tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CASTSSL_CACHE", str(tmp_path))
+    flags = [*FLAGS, *NANO, "--data", "demo:size=32,per_class=6,surroundings=fixed", "--texts", "demo:0"]
+    for held, split in (
+        ([], "val"),
+        (["--val-share", "0.4"], "train"),
+        (["--val", f"folder:{image_folder}"], ""),
+    ):
+        cfg = read(hcast.Config, [*flags, *held])
+        images, held_out = hcast.open_both(cfg)
+        assert isinstance(held_out, Images)
+        images = hcast.with_texts(cfg, images)
+        own = {"texts": texts_only(images, hcast.with_texts(cfg, held_out, split))} if split else {}
+        assert hcast.measure_texts(cfg, images, held_out) == own
 
 
 def test_pseudo_labels_go_on_where_they_were(tmp_path: Path, image_folder: Path, recipe: Runner) -> None:
