@@ -27,11 +27,11 @@ from castssl.datasets.csv_table import SEPARATORS
 from castssl.datasets.decode import EXTENSIONS
 from castssl.datasets.text import read_text
 from castssl.errors import DataError
-from castssl.text import embeddings, read
+from castssl.text import embeddings
 
 _LINE = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, sorted(EXTENSIONS)))})),\s*(.*)", re.IGNORECASE)
-CHUNK = 65536
-"""So many texts are computed before they are stored; what was stored is not computed again."""
+CHUNK = 16384
+"""Texts in a file of the cache: safetensors takes names, which the texts are, of at most 100 MB in all."""
 
 
 class ImageTexts(NamedTuple):
@@ -183,17 +183,18 @@ def _digest(encoder: str, texts: Sequence[str]) -> str:
 
 
 def _computed(texts: Sequence[str], encoder: str, cache: Path) -> Tensor:
-    """Embeddings float32 (U, E) out of the cache, or into it; a damaged file of the cache is replaced."""
+    """Embeddings float32 (U, E) out of the cache, or into it, :data:`CHUNK` texts a file."""
+    parts = (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))
+    return torch.cat([_part(part, encoder, cache) for part in parts])
+
+
+def _part(texts: Sequence[str], encoder: str, cache: Path) -> Tensor:
+    """The same of the texts of a file; a damaged file is replaced."""
     store = cache / f"texts-{_digest(encoder, texts)}.safetensors"
     if store.exists():
         try:
-            stored = read(store)
+            return embeddings(texts, encoder, store=store, whole=True).vectors
         except DataError as error:
             print(f"castssl: the embeddings of the texts are computed again: {error}", file=sys.stderr)
-            store.unlink()
-        else:
-            if (stored.names, stored.model, stored.whole) == (tuple(texts), encoder, True):
-                return stored.vectors
-    for end in range(CHUNK, len(texts), CHUNK):
-        embeddings(texts[:end], encoder, store=store, whole=True)
+            store.unlink(missing_ok=True)
     return embeddings(texts, encoder, store=store, whole=True).vectors

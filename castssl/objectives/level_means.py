@@ -39,7 +39,8 @@ def level_means(losses: Sequence[Tensor], known: Sequence[Tensor], level_mean: L
     images.  Each process must call this equally often, as the sums are all-reduced, all K at once.  With
     ``"rank"`` each process divides by its own sum, as in the released code, so that an image weighs more
     where fewer are labeled.  With ``"batch"`` the denominator is the number of images, labeled or not, so
-    that a level that few images reach has a small loss.
+    that a level that few images reach has a small loss.  Each part of an accumulated batch has denominators
+    of its own.
 
     Args:
         losses: K times float32 (B,): each image's loss times its weight, thus 0 where that is 0.
