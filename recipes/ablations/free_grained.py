@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +32,7 @@ LABELS_ALONE = "taxon-ssl:pseudo_weight=0,contrast_weight=0"
 """The encoder, the classifiers and the first view of taxon-ssl, without what it adds to the known labels."""
 ALONE = "texts alone"
 """A row of the results of the runs with texts: linear classifiers that see no image."""
+QUIET = ("--workers", "0", "--eval-every", "0", "--knn-every", "1000")
 TEXTS = ("--texts", "demo", "--text-encoder", "words:128")
 
 
@@ -44,14 +45,18 @@ class Row(NamedTuple):
 
 
 EVERY = (Row(SUPERVISED), Row(TREE_KL), Row(TIE), Row(TREE_KL, "demo"), Row(TAXON_SSL), Row(ALONE, "demo"))
-DEMO = {
-    "0": EVERY,
-    "0.8": (*EVERY, Row("hcast:level_mean=batch"), Row(LABELS_ALONE), Row(LABELS_ALONE, epochs="16")),
-    "0.4": EVERY[:2],
-    "0.95": EVERY[:2],
+CONTROLS = (Row(LABELS_ALONE), Row(LABELS_ALONE, epochs="16"))
+Tables = Mapping[str, tuple[str, Sequence[Row]]]
+DEMO: Tables = {
+    "0": ("0", EVERY),
+    "0.4": ("0.4", EVERY[:2]),
+    "0.8": ("0.8", (*EVERY, Row("hcast:level_mean=batch"), *CONTROLS)),
+    "0.95": ("0.95", EVERY[:2]),
+    "0.8-texts": ("0.8", (Row(TREE_KL), Row(TREE_KL, "demo"), Row(ALONE, "demo"))),
+    "0.8-pseudo-labels": ("0.8", (CONTROLS[0], Row(TAXON_SSL), CONTROLS[1])),
 }
-"""The rows on the demo data, by the share of hidden fine labels."""
-DRAWN = {"0.8": tuple(Row(method) for method in (SUPERVISED, TREE_KL, TIE))}
+"""Tables on the demo data: the share of hidden fine labels, and rows, which are compared with the first."""
+DRAWN: Tables = {"0.8": ("0.8", tuple(Row(method) for method in (SUPERVISED, TREE_KL, TIE)))}
 """Those on drawings on photographs, which have no texts."""
 COLUMNS = (
     *("fpa", "level0", "level1", "tice"),
@@ -82,35 +87,28 @@ class FreeGrained(Study):
         )
 
 
-def study(data: str, kind: str, hidden: str, rows: Sequence[Row], args: argparse.Namespace) -> FreeGrained:
-    """The table of a data set, ``kind`` in its title and folder, and of a share of hidden labels."""
-    small = ("--preset", "tiny", "--epochs", "30") if kind == "drawings" else ()
-    return FreeGrained(
-        title=f"Labels at any level, {kind}, {100 * float(hidden):g} % of fine labels hidden",
-        recipe=recipe("hcast"),
-        flags=(
-            *("--data", data, *small, "--workers", "0", "--eval-every", "0", "--knn-every", "1000"),
-            *args.rest,
-        ),
-        grid={
-            **{key: tuple(dict.fromkeys(getattr(row, key) for row in rows)) for key in Row._fields},
-            SEED: tuple(map(str, range(args.seeds))),
-        },
-        columns=COLUMNS,
-        tables=f"{kind}-{hidden}",
-        references=("majority", "chance"),
-        hidden=hidden,
-        rows=rows,
-    )
-
-
 def studies(args: argparse.Namespace) -> Iterator[FreeGrained]:
     """The tables that the command line asks for."""
-    for hidden, rows in DEMO.items():
-        yield study(args.data, "demo", hidden, rows, args)
+    small = ("--preset", "tiny", "--epochs", "30")
+    kinds: list[tuple[str, str, tuple[str, ...], Tables]] = [("demo", args.data, (), DEMO)]
     if args.drawings:
-        for hidden, rows in DRAWN.items():
-            yield study(f"folder:{args.drawings}", "drawings", hidden, rows, args)
+        kinds.append(("drawings", f"folder:{args.drawings}", small, DRAWN))
+    for kind, data, flags, tables in kinds:
+        for name, (hidden, rows) in tables.items():
+            yield FreeGrained(
+                title=f"Labels at any level, {kind}, {100 * float(hidden):g} % of fine labels hidden",
+                recipe=recipe("hcast"),
+                flags=("--data", data, *flags, *QUIET, *args.rest),
+                grid={
+                    **{key: tuple(dict.fromkeys(getattr(row, key) for row in rows)) for key in Row._fields},
+                    SEED: tuple(map(str, range(args.seeds))),
+                },
+                columns=COLUMNS,
+                tables=f"{kind}-{name}",
+                references=("majority", "chance"),
+                hidden=hidden,
+                rows=rows,
+            )
 
 
 if __name__ == "__main__":
