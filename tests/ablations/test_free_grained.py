@@ -28,11 +28,11 @@ def test_the_rows_of_each_table_differ_from_what_they_add_to() -> None:
     assert list(studies(None)) == [name for name in found if name != "drawings-0.8"]
     counts = {name: len(steps_of(study.cells())) for name, study in found.items()}
     expected = {"demo-0": 5, "demo-0.4": 2, "demo-0.8": 8, "demo-0.95": 2}
-    expected |= {"demo-0.8-texts": 2, "demo-0.8-pseudo-labels": 3, "drawings-0.8": 3}
+    expected |= {"demo-0.8-tree-kl": 3, "demo-0.8-pseudo-labels": 3, "drawings-0.8": 3}
     assert counts == {name: 2 * rows for name, rows in expected.items()}, "texts alone: a part of other runs"
     runs = {step.name for study in found.values() for cell in study.cells() for step in cell.steps}
     assert len(runs) == 2 * (5 + 2 + 8 + 2 + 3), "two tables are of the others' runs"
-    first = {"demo-0.8-texts": MODULE["TREE_KL"], "demo-0.8-pseudo-labels": MODULE["LABELS_ALONE"]}
+    first = {"demo-0.8-tree-kl": MODULE["TREE_KL"], "demo-0.8-pseudo-labels": MODULE["LABELS_ALONE"]}
     for name, study in found.items():
         assert study.cells()[0].row == (first.get(name, MODULE["SUPERVISED"]), "none", "default")
 
