@@ -170,6 +170,8 @@ def _show(study: Study, out: Path, events: Iterator[engine.Event], console: Cons
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
     )
+    # What an earlier command finished changes no table, and a chart takes a second.
+    earlier = {step for step in steps if step.results(out) is not None}
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("", total=len(steps))
         for event in events:
@@ -178,7 +180,7 @@ def _show(study: Study, out: Path, events: Iterator[engine.Event], console: Cons
             console.print(f"{event.state:<9} {event.step.name}", highlight=False, soft_wrap=True)
             if event.state == "failed" and folder.is_dir():
                 console.print(engine.last_words(folder, 4), markup=False, highlight=False, style="dim")
-            if event.state != "runs":
+            if event.state != "runs" and event.step not in earlier:
                 write(study, out, measure=False)
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -228,3 +229,24 @@ def test_a_recipe_without_images_takes_no_data(tmp_path: Path, capsys: pytest.Ca
 def test_the_command_refuses_a_recipe_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert castssl(["ablate", "--recipe", "nowhere", "--grid", "seed=0"]) == 1
     assert "no recipe 'nowhere'" in capsys.readouterr().err
+
+
+def test_runs_that_are_finished_already_write_the_tables_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn: list[Path] = []
+
+    def counted(title: str, rows: Any, names: Any, references: Any, path: Path) -> Path:
+        drawn.append(path)
+        return chart.draw(title, rows, names, references, path)
+
+    monkeypatch.setattr("castssl.ablations.study.draw", counted)
+    small = Study(title="t", recipe=RECIPE, grid={"pooling": ["graph"], "seed": ["0", "1"]}, data=False)
+    argv = ["--out", str(tmp_path)]
+    assert main(small, argv=argv) == 0
+    assert len(drawn) == 2 + 1, "after each run, and at the end"
+    before = (tmp_path / "table.csv").read_text()
+    assert main(small, argv=argv) == 0
+    assert len(drawn) == 3 + 1
+    assert (tmp_path / "table.csv").read_text() == before
+    assert capsys.readouterr().err.count("finished") == 4
