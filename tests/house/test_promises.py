@@ -128,3 +128,12 @@ def test_fragments_are_named_by_issue_and_kind() -> None:
     wrong = [name for name in names if not re.fullmatch(pattern, name)]
     assert names, "no change was written down"
     assert not wrong, f"see changelog/README.md: {wrong}"
+
+
+def test_the_citation_has_the_version_and_the_license_of_the_package() -> None:
+    yaml: Any = importlib.import_module("yaml")
+    cited = yaml.safe_load((source.ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((source.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()
+    assert all({"type", "title", "authors", "year", "url"} <= paper.keys() for paper in cited["references"])
