@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from castssl.ablations.grid import RESULTS, Cell, Step
 from castssl.errors import ConfigError
+from castssl.run_lock import in_use
 
 if TYPE_CHECKING:
     from submitit import Job
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 State = Literal["finished", "failed", "stopped", "waits", "runs"]
 CLOCK = "seconds.json"
-LOCK = ".lock"
 OUTPUT = "output.txt"
 """What a run printed, in its folder."""
 FILES = "submitit"
@@ -91,7 +91,7 @@ def run(
             before = states[step.after] if step.after else "finished"
             if before in ("failed", "stopped"):
                 yield changed(step, before)
-            elif before == "finished" and len(running) < at_once and not (stop() or busy(step.folder(out))):
+            elif before == "finished" and len(running) < at_once and not (stop() or in_use(step.folder(out))):
                 running[step] = (jobs.start(step), time.monotonic())
                 yield changed(step, "runs")
         if stop():
@@ -104,20 +104,6 @@ def run(
                 _clock(step.folder(out), time.monotonic() - began)
                 yield changed(step, _state(step, out, ended))
         time.sleep(PAUSE)
-
-
-def busy(folder: Path) -> bool:
-    """True if a run is at work in a folder; it may be one that an earlier, killed engine started."""
-    try:
-        import fcntl
-
-        with (folder / LOCK).open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except (ImportError, OSError):
-        return False
-    return False
 
 
 def _state(step: Step, out: Path, code: int) -> State:

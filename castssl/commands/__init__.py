@@ -20,13 +20,14 @@ from castssl.commands import (
     plugins,
     predict,
     recipes,
+    runs,
     segment,
     superpixels,
     tree,
 )
 
 ALL = (
-    *(recipes, plugins, superpixels, segment, compare, look, attention, predict, evaluate),
+    *(recipes, runs, plugins, superpixels, segment, compare, look, attention, predict, evaluate),
     *(parts, densepose, neighbors, adapt, features, convert, export, flops, ablate, tree, environment),
 )
 """In the order of ``castssl --help``."""

@@ -26,6 +26,7 @@ except ImportError:  # pragma: no cover
 from castssl import distributed, registry
 from castssl.config import RunConfig, plain
 from castssl.errors import printable
+from castssl.training.environment import environment
 from castssl.training.logging import Log, Means
 from castssl.training.state import Loader, TrainState
 
@@ -171,6 +172,7 @@ class Report:
             device=str(self._accelerator.device),
             processes=distributed.world(),
             argv=sys.argv,
+            environment=environment(str(self._accelerator.device)),
         )
         start = "a new run" if after is None else f"goes on after step {after}"
         self._display.say(f"{self._folder}: {start}")

@@ -5,24 +5,16 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import socket
-import sys
 from pathlib import Path
 from typing import IO, Any
 
 from castssl import config
 from castssl.config import RunConfig
 from castssl.errors import ConfigError
+from castssl.run_lock import LOCK, hold
 from castssl.training import checkpoint, logging
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks; two runs in one folder go unnoticed there.
-    fcntl = None  # type: ignore[assignment]
-
 CHECKPOINTS = "checkpoints"
-LOCK = ".lock"
-"""Every run makes this file in its folder and leaves it there."""
 WRITTEN = (config.FILE, logging.FILE, "once.json", "results.json", "encoder.safetensors", "probe.safetensors")
 """Files that a run writes, beside those in folders of its own."""
 STATE = {config.FILE, logging.FILE, "once.json", "results.json"}
@@ -56,7 +48,7 @@ def claim(folder: Path, cfg: RunConfig) -> IO[Any]:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder)
+        lock = hold(folder)
         try:
             for name in STATE & set(replaced):  # Else the run would take them for its own.
                 (folder / name).unlink()
@@ -119,25 +111,3 @@ def _has_work(folder: Path) -> bool:
     return checkpoint.exist(folder / CHECKPOINTS) or (
         written.is_file() and '"step"' in written.read_text(encoding="utf-8", errors="replace")
     )
-
-
-def _lock(folder: Path) -> IO[Any]:
-    """A lock that ends with the process, however it ends."""
-    file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
-    if sys.platform != "win32":
-        # A forked data worker would keep the lock for the seconds that it outlives a killed run.
-        os.register_at_fork(after_in_child=file.close)
-    try:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip() or "unknown"
-        message = f"another process trains in {folder} ({holder}); end it or choose another --out"
-        raise ConfigError(message) from None
-    except OSError:
-        return file  # Some network file systems have no locks.
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    return file

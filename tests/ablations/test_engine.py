@@ -12,6 +12,7 @@ from castssl.ablations import engine
 from castssl.ablations.engine import Jobs
 from castssl.ablations.grid import Study
 from castssl.errors import ConfigError
+from castssl.run_lock import in_use
 
 RECIPE = Path(__file__).with_name("recipe.py")
 
@@ -64,10 +65,10 @@ def test_a_run_that_another_process_works_on_is_waited_for(tmp_path: Path) -> No
     ) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        assert engine.busy(folder)
+        assert in_use(folder)
         list(engine.run([step], tmp_path, Jobs(tmp_path)))
         assert other.poll() is not None
-    assert not engine.busy(folder)
+    assert not in_use(folder)
     assert step.results(tmp_path)
 
 

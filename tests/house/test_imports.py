@@ -19,7 +19,7 @@ GROUND = [
     *("errors", "files", "installer", "terminal", "system_errors", "devices", "labels", "types"),
     *("encoder_config", "segmenter", "contracts"),
     *("superpixel_labels", "modes", "distributed", "attention"),
-    *("registry", "text", "shipped", "fields", "config"),
+    *("registry", "text", "shipped", "fields", "config", "run_lock"),
 ]
 """The ground floor, in order: each room imports only from rooms to its left."""
 TOP = ["inference", "segmenters", "ablations", "commands", "cli", "__main__", "__init__"]

@@ -1,0 +1,127 @@
+"""``castssl runs``: the runs in a folder, their state and what they reached."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from castssl.commands.arguments import Commands, subcommand, table
+from castssl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from castssl.training.runs import RunSummary
+
+COLORS = {"running": "cyan", "finished": "green", "stopped": "yellow", "diverged": "red"}
+SHOWN = 3
+"""Results in the table, unless --columns selects others."""
+NOTES = """Running: a process trains in the folder.  Stopped: it ended before the last step, also by a kill;
+the same command continues it.  Diverged: its loss was not finite.  Results are those after training, or
+the latest ones in the log.  --sort takes name, state, epochs, began, updated (the default) or a result, of
+which the best is first.
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add it to the command line."""
+    purpose = "the runs in a folder: state, progress and results"
+    command = subcommand(commands, "runs", purpose, _runs, NOTES)
+    command.add_argument(
+        "folder", nargs="?", type=Path, default=Path("runs"), metavar="DIR", help="default: runs"
+    )
+    command.add_argument(
+        "--sort", default="updated", metavar="KEY", help="default: updated, the latest first"
+    )
+    columns = f"results by their names in results.json (default: {SHOWN} that most runs have)"
+    command.add_argument("--columns", nargs="+", default=(), metavar="NAME", help=columns)
+    command.add_argument("--json", action="store_true", help="print all results and settings for programs")
+
+
+def _runs(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from castssl.evaluation.report import legend, metric
+    from castssl.training.runs import find, summarize
+
+    runs = [summarize(folder) for folder in find(args.folder)]
+    if not runs:
+        raise ConfigError(
+            f"{args.folder} holds no run: no folder with config.json and log.jsonl; give another one"
+        )
+    runs = _sorted(runs, args.sort)
+    if args.json:
+        print(json.dumps([{**asdict(run), "folder": str(run.folder)} for run in runs], indent=1))
+        return 0
+    columns = list(args.columns) or _common(runs)
+    if unknown := [name for name in columns if not any(name in run.results for run in runs)]:
+        known = ", ".join(sorted({name for run in runs for name in run.results})) or "no results"
+        raise ConfigError(f"--columns: no run has {unknown[0]}; they have {known}")
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    console.print(_table(runs, columns, args.folder))
+    states = Counter(run.state for run in runs)
+    console.print(", ".join(f"{states[state]} {state}" for state in COLORS if states[state]))
+    for line in legend([metric(name) for name in columns], ()):
+        console.print(line, style="dim", highlight=False)
+    return 0
+
+
+def _sorted(runs: Sequence[RunSummary], key: str) -> list[RunSummary]:
+    """By a field or a result; runs without it are last."""
+    from castssl.evaluation.report import metric
+
+    if key == "name":
+        return sorted(runs, key=lambda run: str(run.folder))
+    if key == "state":
+        return sorted(runs, key=lambda run: list(COLORS).index(run.state))
+    if key in ("epochs", "began", "updated"):
+        of = {
+            "epochs": lambda run: run.epoch,
+            "began": lambda run: run.began,
+            "updated": lambda run: run.updated,
+        }
+        return sorted(runs, key=of[key], reverse=True)
+    if not any(key in run.results for run in runs):
+        known = ", ".join(sorted({name for run in runs for name in run.results})) or "no results"
+        raise ConfigError(
+            f"--sort: got {key}, expected name, state, epochs, began, updated or one of {known}"
+        )
+    sign = 1 if metric(key).lower_is_better else -1
+    return sorted(runs, key=lambda run: sign * run.results[key] if key in run.results else float("inf"))
+
+
+def _common(runs: Sequence[RunSummary]) -> list[str]:
+    """The results that most runs have, of these the most important."""
+    from castssl.evaluation.report import by_importance
+
+    counts = Counter(name for run in runs for name in run.results)
+    order = by_importance(counts)
+    return sorted(order, key=lambda name: (-counts[name], order.index(name)))[:SHOWN]
+
+
+def _table(runs: Sequence[RunSummary], columns: Sequence[str], folder: Path) -> Table:
+    from castssl.evaluation.report import metric
+
+    shown = [metric(name) for name in columns]
+    headings = [f"{one.title}\n{one.unit}" for one in shown]
+    grid = table(["run", "state", "recipe"], ["epochs", "images/s", "ago", *headings])
+    for run in runs:
+        total = run.settings.get("epochs")
+        epochs = f"{run.epoch:.1f}/{total}" if total else f"{run.epoch:.1f}"
+        cells = (
+            f"{one.scale * run.results[one.name]:.{one.digits}f}" if one.name in run.results else ""
+            for one in shown
+        )
+        name = str(run.folder.relative_to(folder)) if run.folder != folder else str(folder)
+        ago = timedelta(seconds=round(time.time() - run.updated))
+        state = f"[{COLORS[run.state]}]{run.state}[/]"
+        grid.add_row(name, state, run.recipe, epochs, f"{run.rate:.0f}" if run.rate else "", str(ago), *cells)
+    return grid

@@ -1,0 +1,122 @@
+"""Run folders as rows of a table: their state, how far they are, and what they reached."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from castssl import config
+from castssl.errors import ConfigError
+from castssl.run_lock import in_use
+from castssl.training import logging
+
+State = Literal["running", "stopped", "finished", "diverged"]
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What the files of a run's folder say.
+
+    Attributes:
+        folder: of the run.
+        state: ``running`` if a process holds its lock; ``finished`` with results; ``diverged`` if its latest
+            start ended at a loss that is not finite; ``stopped`` otherwise, also after a kill.
+        recipe: the file's name, without its ending.
+        settings: those of ``config.json``; none if it is damaged.
+        step: optimizer steps done.
+        epoch: epochs done, as the latest report has it.
+        rate: images per second of that report; 0 if there is none.
+        began: seconds since 1970 of the first start.
+        updated: of the last line of the log.
+        results: of a finished run those after training, else the latest one of each name.
+    """
+
+    folder: Path
+    state: State
+    recipe: str
+    settings: Mapping[str, Any]
+    step: int
+    epoch: float
+    rate: float
+    began: float
+    updated: float
+    results: Mapping[str, float]
+
+
+def find(folder: Path) -> Iterator[Path]:
+    """The run folders that are, or lie below, a folder, by name.
+
+    Raises:
+        ConfigError: if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"there is no folder {folder}; give one that holds runs, such as runs")
+    yield from sorted(
+        path.parent for path in folder.rglob(logging.FILE) if (path.parent / config.FILE).is_file()
+    )
+
+
+def summarize(folder: Path) -> RunSummary:
+    """Read a run's folder; lines of its log and files that a power cut has damaged do not count.
+
+    Args:
+        folder: one of :func:`find`.
+    """
+    lines = list(_lines(folder / logging.FILE))
+    starts = [line for line in lines if line.get("event") == "start"]
+    reports = [line for line in lines if "event" not in line]
+    rated = [line for line in reports if "images_per_second" in line]
+    trained = _results(folder)
+    measured = [line for line in reports if "images_per_second" not in line]
+    latest = {name: value for line in measured for name, value in line.items()}
+    argv = starts[-1].get("argv") if starts else None
+    settings: Mapping[str, Any] = {}
+    with suppress(ConfigError):
+        settings = config.load_plain(folder / config.FILE)
+    return RunSummary(
+        folder=folder,
+        state=_state(folder, starts, finished=trained is not None),
+        recipe=Path(str(argv[0])).stem if isinstance(argv, list) and argv else "",
+        settings=settings,
+        step=int(max((line.get("step", 0) for line in reports), default=0)),
+        epoch=float(rated[-1].get("epoch", 0.0)) if rated else 0.0,
+        rate=float(rated[-1]["images_per_second"] or 0.0) if rated else 0.0,
+        began=float(lines[0]["time"]) if lines else 0.0,
+        updated=float(lines[-1]["time"]) if lines else 0.0,
+        results=_numbers(latest if trained is None else trained),
+    )
+
+
+def _state(folder: Path, starts: list[dict[str, Any]], *, finished: bool) -> State:
+    if in_use(folder):
+        return "running"
+    if finished:
+        return "finished"
+    began = float(starts[-1]["time"]) if starts else 0.0
+    diverged = any(path.stat().st_mtime >= began for path in folder.glob("diverged*.txt"))
+    return "diverged" if diverged else "stopped"
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_bytes().splitlines():
+        with suppress(ValueError):
+            values = json.loads(line)
+            if isinstance(values, dict) and isinstance(values.get("time"), (int, float)):
+                yield values
+
+
+def _results(folder: Path) -> Mapping[str, Any] | None:
+    with suppress(OSError, ValueError, AttributeError):
+        trained = json.loads((folder / RESULTS).read_text(encoding="utf-8")).get("trained")
+        return trained if isinstance(trained, dict) else {}
+    return None
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    kept = {name: value for name, value in values.items() if name not in ("time", "step")}
+    return {name: float(value) for name, value in kept.items() if isinstance(value, (int, float))}

@@ -1,0 +1,146 @@
+"""Run folders of real processes: running, killed, diverged, finished."""
+
+from __future__ import annotations
+
+import json
+import platform
+import signal
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from castssl.cli import main
+from castssl.errors import ConfigError
+from castssl.run_lock import in_use
+from castssl.training import environment
+from castssl.training.runs import find, summarize
+from tests.house import source
+from tests.training.processes import QUICK, STEPS, Toy, lines
+
+
+def test_a_run_is_running_then_stopped_then_finished(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    toy = Toy(out, f"{QUICK} --pause 0.05")
+    toy.wait_for(3)
+    found = summarize(out)
+    assert (found.state, found.recipe) == ("running", "toy")
+    assert 3 <= found.step < STEPS
+    before = sorted(path.name for path in out.iterdir())
+    assert in_use(out)
+    assert sorted(path.name for path in out.iterdir()) == before
+    toy.signal(signal.SIGKILL)
+    toy.code()
+    assert summarize(out).state == "stopped"
+    assert Toy(out, QUICK).code() == 0
+    found = summarize(out)
+    assert (found.state, found.step, found.epoch) == ("finished", STEPS, 3.0)
+    assert found.settings["epochs"] == 3
+    assert found.began <= found.updated
+    assert list(find(tmp_path)) == list(find(out)) == [out]
+
+
+def test_a_run_has_diverged_until_it_is_started_again(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert Toy(out, f"{QUICK} --nan-at 6 --save-every 1").code() != 0
+    assert summarize(out).state == "diverged"
+    with (out / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"time": 2e10, "event": "start", "after": 5}) + "\n")
+    assert summarize(out).state == "stopped"
+
+
+def test_damage_does_not_hide_a_run(unbroken: Path, tmp_path: Path) -> None:
+    for name in ("log.jsonl", "results.json"):
+        (tmp_path / name).write_bytes((unbroken / name).read_bytes())
+    (tmp_path / "config.json").write_text("{")
+    with (tmp_path / "log.jsonl").open("ab") as log:
+        log.write(b"\0\0\0\n[]\n")
+    (tmp_path / "results.json").write_text("[")
+    found = summarize(tmp_path)
+    assert (found.state, found.step, found.settings) == ("stopped", STEPS, {})
+    with pytest.raises(ConfigError, match="there is no folder"):
+        list(find(tmp_path / "none"))
+
+
+def test_each_start_has_its_environment(unbroken: Path) -> None:
+    (start,) = (line for line in lines(unbroken) if line.get("event") == "start")
+    found = start["environment"]
+    assert found["python"] == platform.python_version()
+    assert found["packages"]["torch"] == metadata.version("torch")
+    assert "cores" in found["machine"]
+    if (source.ROOT / ".git").exists():
+        commit, _, changes = found["commit"].partition("+")
+        assert commit == environment.commit_of(source.ROOT).partition("+")[0]
+        assert len(commit) == 40
+        assert changes in ("", "changes")
+
+
+def test_a_folder_of_no_checkout_has_no_commit(tmp_path: Path) -> None:
+    assert environment.commit_of(tmp_path) == ""
+    (tmp_path / ".git").mkdir()
+    assert environment.commit_of(tmp_path) == "", "git refuses it"
+
+
+def write(folder: Path, epoch: float, results: dict[str, float] | None = None, **values: float) -> None:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"epochs": 8, "out": str(folder)}))
+    log = [
+        {"time": 100.0 + epoch, "event": "start", "argv": ["recipes/hcast.py"]},
+        {"time": 101.0 + epoch, "step": 9, "epoch": epoch, "loss": 1.0, "images_per_second": 50.0},
+        {"time": 102.0 + epoch, "step": 9, **values},
+    ]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    if results is not None:
+        (folder / "results.json").write_text(json.dumps({"trained": results}))
+
+
+def test_runs_are_listed_with_their_results_and_sorted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "good", 8.0, {"fpa": 0.75, "tice": 0.05, "knn": 0.5})
+    write(tmp_path / "poor", 8.0, {"fpa": 0.25, "tice": 0.5, "knn": 0.25})
+    write(tmp_path / "deep" / "early", 2.0, knn=0.125)
+
+    def listed(*words: str) -> list[str]:
+        assert main(["runs", str(tmp_path), *words]) == 0
+        printed = capsys.readouterr().out
+        rows = [line.split() for line in printed.splitlines() if " hcast " in line]
+        assert "2 finished, 1 stopped" in printed
+        return [Path(row[0]).name for row in rows]
+
+    assert listed("--sort", "fpa") == ["good", "poor", "early"]
+    assert listed("--sort", "tice") == ["good", "poor", "early"], "lower is better"
+    assert listed("--sort", "state")[-1] == "early"
+    assert listed("--sort", "name") == ["early", "good", "poor"]
+    assert listed() == listed("--sort", "epochs") == ["good", "poor", "early"]
+    assert main(["runs", str(tmp_path), "--columns", "knn"]) == 0
+    output = capsys.readouterr().out
+    assert "2.0/8" in output
+    assert "12.5" in output
+    assert "kNN accuracy: the class that" in output
+    assert main(["runs", str(tmp_path), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert {Path(run["folder"]).name: run["results"].get("knn") for run in content} == {
+        **{"good": 0.5, "poor": 0.25},
+        "early": 0.125,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--sort", "fpx"], "--sort: got fpx, expected name, state, epochs, began, updated or one of fpa"),
+        (["--columns", "miou"], "--columns: no run has miou; they have fpa"),
+    ],
+)
+def test_what_no_run_has_is_refused(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "run", 8.0, {"fpa": 0.75})
+    assert main(["runs", str(tmp_path), *words]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_without_runs_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", str(tmp_path)]) == 1
+    assert "holds no run" in capsys.readouterr().err
