@@ -123,7 +123,7 @@ def accelerator() -> Finding:
 def opencv() -> Finding:
     """Whether cv2 has the superpixels, and which distributions wrote it."""
     owners = {name: version for name in WRITERS if (version := _version(name))}
-    told = ", ".join(f"{name} {version}" for name, version in owners.items()) or "no distribution"
+    written = ", ".join(f"{name} {version}" for name, version in owners.items()) or "no distribution"
     others = owners.keys() - {OPENCV}
     users, remedy = _users(others), restore_ximgproc()
     if others and not users:
@@ -131,14 +131,14 @@ def opencv() -> Finding:
     try:
         cv2 = importlib.import_module("cv2")
     except Exception as fault:
-        return Finding("cv2", "broken", f"does not import: {fault}; installed: {told}", remedy)
+        return Finding("cv2", "broken", f"does not import: {fault}; installed: {written}", remedy)
     version = cv2.__version__ if "__version__" in dir(cv2) else "of unknown version"
     if "ximgproc" not in dir(cv2) or "createSuperpixelSEEDS" not in dir(cv2.ximgproc):
-        text = f"{version} has no ximgproc, so there is no SEEDS; written by {told}, the last one wins"
+        text = f"{version} has no ximgproc, so there is no SEEDS; written by {written}, the last one wins"
         return Finding("cv2", "broken", text, remedy)
     if len(owners) == 1:
-        return Finding("cv2", "ok", f"{version} with ximgproc, from {told}")
-    text = f"{version} with ximgproc, but written by {told}: the next upgrade of one breaks it"
+        return Finding("cv2", "ok", f"{version} with ximgproc, from {written}")
+    text = f"{version} with ximgproc, but written by {written}: the next upgrade of one breaks it"
     if users:
         return Finding("cv2", "note", f"{text}; required by {', '.join(users)}")
     return Finding("cv2", "note", text, remedy)
