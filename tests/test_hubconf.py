@@ -21,7 +21,7 @@ ROOT = str(source.ROOT)
 
 
 def hub(entry: str, *args: Any, **options: Any) -> Any:
-    return torch.hub.load(ROOT, entry, *args, source="local", **options)  # type: ignore[no-untyped-call]
+    return torch.hub.load(ROOT, entry, *args, source="local", **options)
 
 
 def test_each_preset_and_what_loads_weights_is_an_entry_with_its_help() -> None:

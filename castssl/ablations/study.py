@@ -105,6 +105,8 @@ def on_small_data(
     args = parser.parse_args()
     args.out = args.out or folder
     try:
+        if not args.dry_run:
+            _check(args.out, overwrite=args.overwrite)
         if args.data.partition(":")[0] != "demo":
             raise ConfigError(f"--data {args.data}: expected demo, or demo:OPTIONS")
         for part in ("train", "val") if args.drawings else ():
@@ -132,9 +134,14 @@ def claim(folder: Path, *, overwrite: bool) -> None:
     Raises:
         ConfigError: if it holds tables that no study made, and they may not be replaced.
     """
+    _check(folder, overwrite=overwrite)
+    if not (folder / MARK).is_file():
+        write_text(folder / MARK, "")
+
+
+def _check(folder: Path, *, overwrite: bool) -> None:
     if not (folder / MARK).is_file():
         check_outputs([folder / name for name in WRITTEN], overwrite=overwrite)
-        write_text(folder / MARK, "")
 
 
 @contextmanager

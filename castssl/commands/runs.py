@@ -67,7 +67,7 @@ def _runs(args: argparse.Namespace) -> int:
         raise ConfigError(f"--columns: no run has {unknown[0]}; they have {known}")
     console = Console() if sys.stdout.isatty() else Console(width=200)
     console.print(_table(runs, columns, args.folder))
-    states = Counter(run.state for run in runs)
+    states = Counter[str](run.state for run in runs)
     console.print(", ".join(f"{states[state]} {state}" for state in COLORS if states[state]))
     for line in legend([metric(name) for name in columns], ()):
         console.print(line, style="dim", highlight=False)

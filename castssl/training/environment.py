@@ -27,7 +27,7 @@ def environment(device: str) -> dict[str, str | dict[str, str]]:
         Without ``commit`` if castssl does not lie in a checkout; with the ending ``+changes`` if that differs
         from its commit.
     """
-    found = {
+    found: dict[str, str | dict[str, str]] = {
         "python": platform.python_version(),
         "system": platform.platform(),
         "machine": machine(device),
