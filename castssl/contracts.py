@@ -202,6 +202,10 @@ class Model(nn.Module):
         """The class token of the encoder's last stage: float (B, D)."""
         return self.encoder(view).stages[-1].cls[:, 0]
 
+    def embed(self, feature: Tensor) -> Tensor:
+        """What the loss compares, (B, E), of class tokens (B, D): by default these themselves."""
+        return feature
+
 
 class Objective(nn.Module):
     """Own everything beyond the encoder, and turn a batch into a loss.

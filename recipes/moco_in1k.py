@@ -24,6 +24,7 @@ from castssl.contracts import Encoder
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
 from castssl.data.views import CenterView, TwoViews
+from castssl.evaluation.collapse import Collapse
 from castssl.evaluation.held_out import Evaluation, Evaluator, Subject
 from castssl.evaluation.knn import Knn
 from castssl.evaluation.matching import Matching
@@ -105,7 +106,8 @@ def make_evaluators(cfg: Config, encoder: Encoder, views: TwoViews) -> list[Eval
     """What is measured on held-out images."""
     every = cfg.knn_every
     overlap = Overlap(encoder.sizes, every=every)
-    return [Matching(views=views, every=every), Knn(cfg.knn_images, every=every), overlap]
+    matching = Matching(aligned=True, views=views, every=every)
+    return [matching, Knn(cfg.knn_images, every=every), Collapse(every=every), overlap]
 
 
 def main(cfg: Config) -> None:
@@ -123,7 +125,8 @@ def main(cfg: Config) -> None:
     encoder = objective.branch(cfg.knn_branch)
     evaluators, center = make_evaluators(cfg, encoder, views), CenterView(side)
     evaluation = Evaluation(images, held_out, superpixels, center, evaluators, device, workers=cfg.workers)
-    subject = Subject(encoder)
+    evaluated = objective.branches()[cfg.knn_branch]
+    subject = Subject(encoder, module=evaluated, embed=evaluated.embed)
     untrained = run.once("untrained", lambda: evaluation(subject))
     picture = Comparison(encoder, superpixels, examples(held_out), side, device)
     optimizer = make_optimizer(cfg, objective)

@@ -22,6 +22,7 @@ from castssl.contracts import Encoder, Objective
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
 from castssl.data.views import MOCO, CenterView, TwoViews
+from castssl.evaluation.collapse import Collapse
 from castssl.evaluation.held_out import Evaluation, Evaluator, Subject
 from castssl.evaluation.knn import Knn
 from castssl.evaluation.matching import Matching
@@ -92,7 +93,8 @@ def make_evaluators(cfg: Config, encoder: Encoder, views: TwoViews) -> list[Eval
     """What is measured on held-out images."""
     every, two = cfg.knn_every, views if views.views == 2 else TwoViews(cfg.image_size)
     overlap = Overlap(encoder.sizes, every=every)
-    return [Matching(views=two, every=every), Knn(cfg.knn_images, every=every), overlap]
+    matching = Matching(aligned=True, views=two, every=every)
+    return [matching, Knn(cfg.knn_images, every=every), Collapse(every=every), overlap]
 
 
 def main(cfg: Config) -> None:
@@ -109,7 +111,8 @@ def main(cfg: Config) -> None:
     loader = load(images, views=views, superpixels=superpixels, **cfg.loading())
     evaluators, center = make_evaluators(cfg, encoder, views), CenterView(cfg.image_size)
     evaluation = Evaluation(images, held_out, superpixels, center, evaluators, device, workers=cfg.workers)
-    subject = Subject(encoder)
+    evaluated = objective.branches()[cfg.branch]
+    subject = Subject(encoder, module=evaluated, embed=evaluated.embed)
     untrained = run.once("untrained", lambda: evaluation(subject))
     optimizer = make_optimizer(cfg, objective)
     model, optimizer = run.prepare(objective, optimizer)

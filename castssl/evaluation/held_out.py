@@ -38,7 +38,9 @@ class Subject(NamedTuple):
     predict: Callable[[View], Mapping[str, Tensor]] | None = None
     """Logits (B, C) by level name, such as ``partial(objective.predict, branch="ema")``; None: no classes."""
     module: nn.Module | None = None
-    """The module behind ``predict``, which is in evaluation mode meanwhile; by default the encoder."""
+    """The module behind the others, which is in evaluation mode meanwhile; by default the encoder."""
+    embed: Callable[[Tensor], Tensor] | None = None
+    """What the loss compares, of features (B, D), such as a projector; None: nothing else than features."""
 
 
 class ImageBatch(NamedTuple):
@@ -74,6 +76,11 @@ class Forward:
     def feature(self, view: View) -> Tensor:
         """The class token of the encoder's last stage: float32 (B, D)."""
         return self.hierarchy(view).stages[-1].cls.squeeze(1).float()
+
+    def embedding(self, view: View) -> Tensor:
+        """What the loss compares, by the subject's projector; without one, the feature: float32 (B, E)."""
+        feature = self.feature(view)
+        return feature if self.subject.embed is None else self.subject.embed(feature).float()
 
     def logits(self, view: View) -> list[Tensor]:
         """float32 (B, C) of each level that the subject predicts, coarse to fine; computed once a view."""

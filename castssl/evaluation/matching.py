@@ -11,6 +11,7 @@ from torch import Tensor
 
 from castssl.evaluation.features import Device, Features, blocks, check_rows, unit
 from castssl.evaluation.held_out import Evaluator, Forward, ImageBatch, Subject, spread
+from castssl.metrics.collapse import alignment
 
 IMAGES = 256
 """How many held-out images take part."""
@@ -21,10 +22,15 @@ class Matching(Evaluator):
     """``match``: how often one view of an image finds the other among :data:`IMAGES`, in [0, 1].
 
     Its ``views`` must make two views of each image.
+
+    Args:
+        aligned: also give ``alignment_sq``, the alignment of both views' embeddings.
     """
 
     title: ClassVar[str] = "matching"
+    aligned: bool = False
     _rows: list[Features] = field(init=False, repr=False)
+    _embeddings: list[Features] = field(init=False, repr=False)
 
     def images(self) -> Sequence[int] | None:
         """At most :data:`IMAGES`, evenly spread."""
@@ -33,16 +39,21 @@ class Matching(Evaluator):
     def begin(self, subject: Subject) -> None:
         """Forget earlier features."""
         self._rows = [Features(self._data.device), Features(self._data.device)]
+        self._embeddings = [Features(self._data.device) for _ in self._rows * self.aligned]
 
     def add(self, batch: ImageBatch, forward: Forward) -> None:
-        """Keep the features of both views."""
+        """Keep the features of both views, and their embeddings."""
         for rows, view in zip(self._rows, batch.views, strict=True):
             rows.add(forward.feature(view), batch.target, batch.positions)
+        for rows, view in zip(self._embeddings, batch.views, strict=False):
+            rows.add(forward.embedding(view), batch.target, batch.positions)
 
     def result(self, subject: Subject) -> dict[str, float]:
-        """``match``."""
+        """``match``, and ``alignment_sq`` if that is asked for."""
         first, second = (rows.gather()[0] for rows in self._rows)
-        return {"match": match(first, second)}
+        embeddings = [rows.gather()[0] for rows in self._embeddings]
+        found = {"alignment_sq": alignment(*embeddings)} if embeddings else {}
+        return {"match": match(first, second), **found}
 
     def chance(self) -> dict[str, float]:
         """One in so many images."""

@@ -18,6 +18,9 @@ UNITS = {
     "_px": "px",
     "_classes": "classes",
     "_times": "times",
+    "_dims": "dims",
+    "_sq": "d²",
+    "_nats": "nats",
 }
 """Endings of names that give a unit; any other result is a share, 0 to 1, and shown in percent."""
 TOP = ("top-{} accuracy", "top-k accuracy: the right class is among the k likeliest")
@@ -101,6 +104,26 @@ KNOWN = {
         "nestedness: pixels in the coarser segment that most of their finer segment is in",
     ),
     r"confidence": ("confidence", "confidence: the probability of the class that is predicted"),
+    r"effective_rank_dims": (
+        "effective rank, features",
+        "effective rank (RankMe): exp of the entropy of singular values; higher is better",
+    ),
+    r"embedding_rank_dims": (
+        "effective rank, embeddings",
+        "embeddings: what the loss compares, by the projector",
+    ),
+    r"dead_dimensions": (
+        "dead dimensions",
+        "dead dimensions: of embeddings, nearly the same for all images; lower is better",
+    ),
+    r"alignment_sq": (
+        "alignment",
+        "alignment: squared distance of two views' embeddings, 0 to 4; lower is better",
+    ),
+    r"uniformity_nats": (
+        "uniformity",
+        "uniformity: log mean exp(-2 d²) of pairs of embeddings; lower is better",
+    ),
     r"match": ("view matching", "view matching: of all views, the nearest to a random view is of its image"),
     r"top(\d+)": TOP,
     r"boundary_tolerance_px": (
@@ -184,7 +207,7 @@ class Metric(NamedTuple):
     title: str
     """As a paper prints it."""
     unit: str
-    """%, levels, ms, images, px, classes or times."""
+    """% or one of :data:`UNITS`."""
     legend: str
     """One line; empty for an unknown name."""
 
@@ -195,8 +218,8 @@ class Metric(NamedTuple):
 
     @property
     def digits(self) -> int:
-        """How many of them follow the point: a tree has few levels."""
-        return 2 if self.unit == "levels" else 1
+        """How many of them follow the point: two where the values are small."""
+        return 2 if self.unit in ("levels", "d²", "nats") else 1
 
     @property
     def neutral(self) -> bool:

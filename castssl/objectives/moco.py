@@ -52,10 +52,14 @@ class Projected(Model):
 
     projector: nn.Module
 
+    def embed(self, feature: Tensor) -> Tensor:
+        """The projection of class tokens (B, D): float (B, E)."""
+        embedding: Tensor = self.projector(feature)
+        return embedding
+
     def project(self, view: View) -> Tensor:
         """The embedding of a view: float (B, E)."""
-        embedding: Tensor = self.projector(self.feature(view))
-        return embedding
+        return self.embed(self.feature(view))
 
 
 class Predicted(Projected):

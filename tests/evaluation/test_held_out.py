@@ -26,6 +26,7 @@ from castssl.errors import DataError
 from castssl.evaluation import matching
 from castssl.evaluation.class_maps import ClassMaps
 from castssl.evaluation.classification import Accuracy
+from castssl.evaluation.collapse import Collapse
 from castssl.evaluation.figure_ground import FigureGround
 from castssl.evaluation.free_grained import FreeGrained
 from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, Subject
@@ -275,9 +276,9 @@ def test_a_compiled_encoder_gives_the_same(image_folder: Path) -> None:
 
 
 def test_every_evaluator_of_the_house_is_tested_here() -> None:
-    """But six, which have files of their own."""
+    """But seven, which have files of their own."""
     kinds = {type(one) for one in (Accuracy(), LabelPaths(), ManyLabels(), *frozen())}
-    elsewhere = {AttentionOnObject, ClassMaps, FreeGrained, Predictions, FigureGround, Neighbors}
+    elsewhere = {AttentionOnObject, ClassMaps, Collapse, FreeGrained, Predictions, FigureGround, Neighbors}
     assert kinds | elsewhere == set(Evaluator.__subclasses__())
 
 

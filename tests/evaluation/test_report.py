@@ -61,6 +61,9 @@ def test_what_is_no_share_has_its_unit() -> None:
     assert metric("severity_hie_levels")[1:3] == ("mistake severity, HiE", "levels")
     assert metric("distance5_levels")[1:3] == ("hierarchical distance@5", "levels")
     assert metric("boundary_tolerance_px")[1:3] == ("boundary tolerance", "px")
+    assert metric("embedding_rank_dims")[1:3] == ("effective rank, embeddings", "dims")
+    assert metric("alignment_sq")[1:3] == ("alignment", "d²")
+    assert metric("uniformity_nats")[1:3] == ("uniformity", "nats")
     assert metric("pooling_ms")[1:] == ("pooling ms", "ms", "")
     assert [metric(name).scale for name in ("fpa", "severity_levels", "pooling_ms")] == [100, 1, 1]
     assert "lower is better" in text(table(trained={"tice": 0.1, "severity_levels": 1.25}))

@@ -1,0 +1,66 @@
+"""How the features of held-out images and their embeddings spread, and a warning if these collapse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import isnan
+from typing import ClassVar
+
+from castssl.evaluation.features import Features
+from castssl.evaluation.held_out import Evaluator, Forward, ImageBatch, Subject, note, spread
+from castssl.metrics.collapse import dead_dimensions, deviations, effective_rank, uniformity
+
+IMAGES = 2048
+"""Pairs of at most so many images have a part in the uniformity."""
+COLLAPSED = 0.1
+"""A run has collapsed if the mean deviation of its embeddings falls below this and below half of what it was.
+
+New weights are below it, too, until training spreads their features."""
+
+
+@dataclass(eq=False)
+class Collapse(Evaluator):
+    """Signs of collapse, of the center views of held-out images: :mod:`castssl.metrics.collapse`.
+
+    ``effective_rank_dims`` is of the features.  ``embedding_rank_dims``, ``dead_dimensions`` and
+    ``uniformity_nats`` are of what the loss compares, if the subject has a projector, else of the features.
+    The alignment is :class:`castssl.evaluation.matching.Matching`'s, which has two views of an image.
+    """
+
+    title: ClassVar[str] = "collapse"
+    _features: Features = field(init=False, repr=False)
+    _embeddings: Features = field(init=False, repr=False)
+    _most: float = field(default=0.0, init=False, repr=False)
+    _warned: bool = field(default=False, init=False, repr=False)
+
+    def begin(self, subject: Subject) -> None:
+        """Forget earlier features."""
+        self._features, self._embeddings = Features(self._data.device), Features(self._data.device)
+
+    def add(self, batch: ImageBatch, forward: Forward) -> None:
+        """Keep the features and the embeddings of a batch."""
+        feature = forward.feature(batch.views[0])
+        self._features.add(feature, batch.target, batch.positions)
+        self._embeddings.add(forward.embedding(batch.views[0]), batch.target, batch.positions)
+
+    def result(self, subject: Subject) -> dict[str, float]:
+        """The signs; a warning once if the embeddings have collapsed."""
+        features, embeddings = self._features.gather()[0], self._embeddings.gather()[0]
+        results = {
+            "effective_rank_dims": effective_rank(features),
+            "embedding_rank_dims": effective_rank(embeddings),
+            "dead_dimensions": dead_dimensions(embeddings),
+            "uniformity_nats": uniformity(embeddings[list(spread(len(embeddings), IMAGES))]),
+        }
+        self._warn(float(deviations(embeddings).mean()))
+        return {name: value for name, value in results.items() if not isnan(value)}
+
+    def _warn(self, deviation: float) -> None:
+        self._most = max(self._most, deviation)
+        if deviation < min(COLLAPSED, self._most / 2) and not self._warned:
+            self._warned = True
+            note(
+                f"the run has collapsed: the deviation of its embeddings fell from {self._most:.2f} to"
+                f" {deviation:.2f} (1: in all directions alike; 0: one embedding for all images); stop it,"
+                " and lower --lr or change the objective's options"
+            )

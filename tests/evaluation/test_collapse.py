@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from castssl.data.views import TwoViews
+from castssl.evaluation import collapse
+from castssl.evaluation.collapse import Collapse
+from castssl.evaluation.held_out import Evaluation, Subject
+from castssl.evaluation.matching import Matching
+from castssl.metrics.collapse import alignment, effective_rank, uniformity
+from castssl.testing.processes import together
+from tests.evaluation.toys import Colors, evaluation
+
+
+def colors() -> Colors:
+    torch.manual_seed(0)
+    return Colors()
+
+
+def measured(folder: str | Path, **options: object) -> Evaluation:
+    matching = Matching(views=TwoViews(32), aligned=True)
+    return evaluation(folder, Collapse(), matching, **options)
+
+
+def double(feature: Tensor) -> Tensor:
+    return torch.cat([feature, 2 * feature[:, :2], torch.ones_like(feature[:, :2])], 1)
+
+
+def test_it_measures_features_and_embeddings(image_folder: Path) -> None:
+    seen: list[Tensor] = []
+
+    def kept(feature: Tensor) -> Tensor:
+        seen.append(feature)
+        return double(feature)
+
+    found = measured(image_folder, batch_size=100)(Subject(colors(), embed=kept))
+    center, first, second = sorted(seen, key=lambda rows: rows is not seen[0])
+    assert len(center) == len(first) > 4
+    assert found.pop("match") > 0
+    assert found == pytest.approx(
+        {
+            "effective_rank_dims": effective_rank(center),
+            "embedding_rank_dims": effective_rank(double(center)),
+            "dead_dimensions": 0.0,
+            "alignment_sq": alignment(double(first), double(second)),
+            "uniformity_nats": uniformity(double(center)),
+        }
+    )
+    alone = measured(image_folder)(Subject(colors()))
+    assert alone["effective_rank_dims"] == alone["embedding_rank_dims"]
+    assert alone["alignment_sq"] == pytest.approx(alignment(first, second))
+    assert "alignment_sq" not in evaluation(image_folder, Matching(views=TwoViews(32)))(Subject(colors()))
+
+
+def test_the_pairs_of_the_uniformity_are_limited(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = measured(image_folder)(Subject(colors()))
+    monkeypatch.setattr(collapse, "IMAGES", 3)
+    few = measured(image_folder)(Subject(colors()))
+    assert few.pop("uniformity_nats") != every.pop("uniformity_nats")
+    assert few == every
+
+
+def test_a_run_that_collapses_is_warned_once(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluated, toy = measured(image_folder), colors()
+    constant = torch.ones(6)
+
+    def after(share: float) -> str:
+        found = evaluated(Subject(toy, embed=lambda feature: share * feature + constant))
+        assert found["uniformity_nats"] <= 0
+        return capsys.readouterr().err
+
+    assert after(0.01) == "", "new weights are alike, too"
+    assert after(1.0) == ""
+    warning = after(0.001)
+    assert "the run has collapsed: the deviation of its embeddings fell from 0." in warning
+    assert "to 0.00" in warning
+    assert after(0.001) == ""
+
+
+def split(rank: int, folder: str, expected: dict[str, float]) -> None:
+    assert measured(folder)(Subject(colors(), embed=double)) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.distributed
+def test_two_processes_have_one_process_s_results(image_folder: Path) -> None:
+    together(split, str(image_folder), measured(image_folder)(Subject(colors(), embed=double)))
