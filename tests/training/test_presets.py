@@ -95,9 +95,16 @@ def test_the_preset_of_a_number_of_images(images: int, name: str) -> None:
     assert presets.of_count(images) == name
 
 
-@pytest.mark.parametrize("argv", [["--data", "folder:/none"], [], ["--data", "demo", "--val-share", "x"]])
-def test_auto_leaves_wrong_data_to_the_run(argv: list[str]) -> None:
-    assert presets.resolve([*argv, "--preset", "auto"]) in ("published", "small")
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--data", "folder:/none"], "published"),
+        ([], "published"),
+        (["--data", "demo:size=32,per_class=6", "--val-share", "x"], "tiny"),
+    ],
+)
+def test_auto_leaves_wrong_data_to_the_run(argv: list[str], expected: str) -> None:
+    assert presets.resolve([*argv, "--preset", "auto"]) == expected
 
 
 def test_a_method_keeps_its_own_small_model() -> None:
@@ -126,7 +133,8 @@ def test_the_run_names_the_preset_that_suits_few_images(few: str, capsys: pytest
     read(SupervisedConfig, ["--data", few]).images(measured=False)
     assert "6 training images" in (printed := capsys.readouterr().err)
     assert "--preset tiny" in printed
-    read(SupervisedConfig, ["--data", "demo", "--batch-size", "32"]).images(measured=False)
+    many = "demo:size=32,per_class=250"
+    read(SupervisedConfig, ["--data", many, "--batch-size", "32"]).images(measured=False)
     assert "--preset" not in capsys.readouterr().err
 
 
