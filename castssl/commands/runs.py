@@ -108,6 +108,8 @@ def _common(runs: Sequence[RunSummary]) -> list[str]:
 
 
 def _table(runs: Sequence[RunSummary], columns: Sequence[str], folder: Path) -> Table:
+    from rich.markup import escape
+
     from castssl.evaluation.report import metric
 
     shown = [metric(name) for name in columns]
@@ -120,7 +122,7 @@ def _table(runs: Sequence[RunSummary], columns: Sequence[str], folder: Path) -> 
             f"{one.scale * run.results[one.name]:.{one.digits}f}" if one.name in run.results else ""
             for one in shown
         )
-        name = str(run.folder.relative_to(folder)) if run.folder != folder else str(folder)
+        name = escape(str(run.folder.relative_to(folder) if run.folder != folder else folder))
         ago = timedelta(seconds=round(time.time() - run.updated))
         state = f"[{COLORS[run.state]}]{run.state}[/]"
         grid.add_row(name, state, run.recipe, epochs, f"{run.rate:.0f}" if run.rate else "", str(ago), *cells)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from typing import ClassVar
+
+import torch
 
 from castssl.evaluation.features import Features
 from castssl.evaluation.held_out import Evaluator, Forward, ImageBatch, Subject, note, spread
 from castssl.metrics.collapse import dead_dimensions, deviations, effective_rank, uniformity
 
 IMAGES = 2048
-"""Pairs of at most so many images have a part in the uniformity."""
+"""At most so many held-out images take part: DINO's embeddings have 65,536 dimensions."""
 COLLAPSED = 0.1
 """A run has collapsed if the mean deviation of its embeddings falls below this and below half of what it was.
 
@@ -33,15 +36,24 @@ class Collapse(Evaluator):
     _most: float = field(default=0.0, init=False, repr=False)
     _warned: bool = field(default=False, init=False, repr=False)
 
+    def images(self) -> Sequence[int] | None:
+        """At most :data:`IMAGES`, evenly spread."""
+        return spread(len(self._data.held_out or ()), IMAGES)
+
     def begin(self, subject: Subject) -> None:
         """Forget earlier features."""
         self._features, self._embeddings = Features(self._data.device), Features(self._data.device)
 
     def add(self, batch: ImageBatch, forward: Forward) -> None:
-        """Keep the features and the embeddings of a batch."""
-        feature = forward.feature(batch.views[0])
-        self._features.add(feature, batch.target, batch.positions)
-        self._embeddings.add(forward.embedding(batch.views[0]), batch.target, batch.positions)
+        """Keep the features and the embeddings of its images in a batch, which may have others."""
+        own = torch.isin(batch.positions, torch.tensor(self.images()))
+        index = own.nonzero().flatten()
+        labels, positions = batch.target[index.to(batch.target.device)], batch.positions[index]
+        for rows, values in (
+            (self._features, forward.feature(batch.views[0])),
+            (self._embeddings, forward.embedding(batch.views[0])),
+        ):
+            rows.add(values[index.to(values.device)], labels, positions)
 
     def result(self, subject: Subject) -> dict[str, float]:
         """The signs; a warning once if the embeddings have collapsed."""
@@ -50,7 +62,7 @@ class Collapse(Evaluator):
             "effective_rank_dims": effective_rank(features),
             "embedding_rank_dims": effective_rank(embeddings),
             "dead_dimensions": dead_dimensions(embeddings),
-            "uniformity_nats": uniformity(embeddings[list(spread(len(embeddings), IMAGES))]),
+            "uniformity_nats": uniformity(embeddings),
         }
         self._warn(float(deviations(embeddings).mean()))
         return {name: value for name, value in results.items() if not isnan(value)}

@@ -172,7 +172,7 @@ class Report:
             device=str(self._accelerator.device),
             processes=distributed.world(),
             argv=sys.argv,
-            environment=environment(str(self._accelerator.device)),
+            environment=environment(str(self._accelerator.device)) if distributed.is_main() else {},
         )
         start = "a new run" if after is None else f"goes on after step {after}"
         self._display.say(f"{self._folder}: {start}")

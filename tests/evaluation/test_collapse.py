@@ -9,7 +9,8 @@ from torch import Tensor
 from castssl.data.views import TwoViews
 from castssl.evaluation import collapse
 from castssl.evaluation.collapse import Collapse
-from castssl.evaluation.held_out import Evaluation, Subject
+from castssl.evaluation.held_out import Evaluation, Subject, spread
+from castssl.evaluation.knn import Knn
 from castssl.evaluation.matching import Matching
 from castssl.metrics.collapse import alignment, effective_rank, uniformity
 from castssl.testing.processes import together
@@ -56,12 +57,26 @@ def test_it_measures_features_and_embeddings(image_folder: Path) -> None:
     assert "alignment_sq" not in evaluation(image_folder, Matching(views=TwoViews(32)))(Subject(colors()))
 
 
-def test_the_pairs_of_the_uniformity_are_limited(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    every = measured(image_folder)(Subject(colors()))
+def test_the_images_are_limited_and_matching_keeps_its_own(
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+
+    def kept(feature: Tensor) -> Tensor:
+        seen.append(feature)
+        return double(feature)
+
+    every = measured(image_folder, batch_size=100)(Subject(colors(), embed=kept))
+    center = max(seen, key=lambda rows: rows is seen[0])
     monkeypatch.setattr(collapse, "IMAGES", 3)
-    few = measured(image_folder)(Subject(colors()))
-    assert few.pop("uniformity_nats") != every.pop("uniformity_nats")
-    assert few == every
+    # Accuracy by neighbors needs the center views of all images.
+    few = evaluation(image_folder, Collapse(), Knn(), Matching(views=TwoViews(32), aligned=True))(
+        Subject(colors(), embed=double)
+    )
+    chosen = center[[*spread(len(center), 3)]]
+    assert few["uniformity_nats"] == pytest.approx(uniformity(double(chosen)))
+    assert few["embedding_rank_dims"] == pytest.approx(effective_rank(double(chosen)))
+    assert few["alignment_sq"] == pytest.approx(every["alignment_sq"])
 
 
 def test_a_run_that_collapses_is_warned_once(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
