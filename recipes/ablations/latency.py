@@ -4,9 +4,9 @@
     python recipes/ablations/latency.py -- --device cpu --batch 16
     python recipes/ablations/latency.py --data demo
 
-The paper, for 196, 64, 32 and 16 tokens: blocks 86.4, 25.4, 12.9, 5.0; graph pooling 63.0, 18.2, 9.6, 6.1, of
-which farthest point sampling 37.6, 9.7, 3.0, 1.5.  Another machine has other milliseconds: compare shares.
-Nothing else may run meanwhile, hence no `--jobs`.
+The paper, for 196, 64, 32 and 16 tokens: blocks 86.43, 25.4, 12.9, 5.0; graph pooling 63.02, 18.2, 9.6, 6.1,
+of which farthest point sampling 37.64, 9.7, 3.0, 1.5.  Another machine has other milliseconds: compare
+shares.  Nothing else may run meanwhile, hence no `--jobs`.
 """
 
 from __future__ import annotations
