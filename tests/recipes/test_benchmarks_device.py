@@ -1,0 +1,109 @@
+"""The table of `make gpu`: a row for each item, whatever becomes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from castssl.errors import CastError
+from recipes.benchmarks import device, device_parts
+from tests.recipes.conftest import Runner
+
+pytestmark = pytest.mark.recipe
+CPU = torch.device("cpu")
+WITHOUT = pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+
+
+def cells(printed: str) -> list[list[str]]:
+    """The rows of the table: item, verdict, figure, seconds."""
+    lines = [line for line in printed.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+@WITHOUT
+def test_without_a_gpu_it_says_so(recipe: Runner) -> None:
+    done = recipe("benchmarks/device")
+    assert done.returncode == 2
+    assert "no GPU (" in done.stderr
+    assert "--device cpu runs the items that need none" in done.stderr
+    assert "|" not in done.stdout
+
+
+def test_an_item_that_fails_or_hangs_is_one_row_and_the_exit_code(recipe: Runner) -> None:
+    also = ("echo 3 images/s", 'sh -c "echo seen; exit 3"', "sleep 60", "echo late", "true")
+    flags = ["--device", "cpu", "--items", "none", "--seconds", "2", "--also", *also]
+    done = recipe("benchmarks/device", *flags)
+    assert done.returncode == 1, done.stderr
+    rows = cells(done.stdout)
+    assert [row[:3] for row in rows] == [
+        [also[0], "ok", "3 images/s"],
+        [also[1], "FAILED", "exit code 3"],
+        [also[2], "OUT OF TIME", "ended after 2 s"],
+        [also[3], "OUT OF TIME", "not begun"],
+        [also[4], "OUT OF TIME", "not begun"],
+    ]
+    assert 'exit 3":\n\n```\nseen\n```' in done.stdout
+    assert f"torch {torch.__version__}" in done.stdout
+
+
+def test_an_item_without_a_figure_has_failed() -> None:
+    row = device.run("silent", device.Item(("true",), 5), 5)
+    assert (row.verdict, row.failed) == ("FAILED", True)
+    skipped = device.Item(("echo", "3 skipped in 0.1s"), 5, r"(\d+ (?:passed|failed).*?) in [\d.]+s")
+    assert device.run("tests that are all skipped", skipped, 5).failed
+
+
+@WITHOUT
+def test_what_needs_a_gpu_is_not_run_on_a_processor(recipe: Runner) -> None:
+    names = ["SyncBN", "tests marked gpu", "an mm config", "MoCo, device-slic", "compile", "FSDP"]
+    done = recipe("benchmarks/device", "--device", "cpu", "--items", *names)
+    assert done.returncode == 0, done.stderr
+    needs = [f"needs {gpus} GPU{'s' * (gpus > 1)}" for gpus in (1, 1, 1, 1, 1, 2)]
+    assert [row[:3] for row in cells(done.stdout)] == [
+        [n, "not run", why] for n, why in zip(names, needs, strict=True)
+    ]
+
+
+def test_an_unknown_item_is_refused(recipe: Runner) -> None:
+    done = recipe("benchmarks/device", "--device", "cpu", "--items", "fp8")
+    assert done.returncode == 2
+    assert "--items: got fp8, expected collectives, SyncBN, fp16" in done.stderr
+
+
+def test_the_tests_that_are_marked_are_found() -> None:
+    marked = {Path(path).relative_to(device.ROOT).as_posix() for path in device.marked()}
+    assert {"tests/training/test_signals.py", "plugins/castssl-slic/tests/test_device.py"} <= marked
+    assert "tests/test_types.py" not in marked
+
+
+def test_parts_on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    small: Any = {"device": "cpu", "model": "nano", "image_size": 32, "batch": 2}
+    for part in ("fp16", "bf16"):
+        cfg = device_parts.Config(part=part, **small)
+        assert device_parts.half(cfg, CPU).startswith("nano: error 0.0")
+        monkeypatch.setitem(device_parts.LARGEST, part, 1e-9)
+        with pytest.raises(CastError, match="off float32"):
+            device_parts.half(cfg, CPU)
+    assert "100.00% of the pixels as on a processor" in device_parts.device_slic(
+        device_parts.Config(part="device-slic", **small), CPU
+    )
+
+
+def test_two_processes_sum_and_gather(recipe: Runner) -> None:
+    done = recipe("benchmarks/device_parts", "--part", "collectives", "--device", "cpu", processes=2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1].startswith("gloo, 2 processes, sum of 64 MiB in ")
+
+
+def test_a_sum_that_is_wrong_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_parts, "all_reduce", lambda rows: rows * 2)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        with pytest.raises(CastError, match=r"the sum is \[4.0, 4.0, 4.0\], expected 2.0"):
+            device_parts.collectives(device_parts.Config(part="collectives"), CPU)
+    finally:
+        dist.destroy_process_group()
