@@ -29,7 +29,7 @@ PYTEST := $(BIN)/python -m pytest --durations=5 --durations-min=5
 # A process for each of two cores; each test keeps to one thread.
 TWICE := --numprocesses 2 --dist worksteal
 
-.PHONY: help setup demo test tests slow numbers mmseg-fork $(STAGES) constraints clean
+.PHONY: help setup demo test tests slow gpu numbers mmseg-fork $(STAGES) constraints clean
 
 help:  ## say what each target does
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -95,8 +95,12 @@ soak: setup  ## kill a small run at random moments; ROUNDS=200 is the long form 
 slow: setup  ## what takes minutes: published sizes, SLURM, spawn, installs into bare environments (downloads)
 	$(call stage,slow,OMP_NUM_THREADS=1 $(PYTEST) --timeout 3600 tests/slow $(wildcard plugins/*/tests/slow))
 
-numbers: setup  ## write docs/numbers.md, and the papers' figures in other documents, from docs/published
-	@$(BIN)/python docs/numbers.py
+gpu: setup  ## what needs a GPU, in ten minutes: prints one table to paste
+	@$(BIN)/python recipes/benchmarks/device.py
+
+numbers: setup  ## write docs/numbers.md and docs/cards, and the papers' figures in other documents
+	@$(BIN)/python docs/write_numbers.py
+	@$(BIN)/python docs/write_cards.py
 
 mmseg-fork: setup  ## the tests of castssl-mmseg with the fork of mmsegmentation, in .venv-mmseg-fork (downloads)
 	@test -x $(FORK)/bin/python || $(UV) venv --quiet --python '>=3.10' $(FORK)

@@ -1,7 +1,7 @@
 """The page docs/numbers.md, and every figure of a paper in the other documents, from docs/published.
 
-    python docs/numbers.py            # write them
-    python docs/numbers.py --check    # name what differs, and exit with 1
+    python docs/write_numbers.py            # write them
+    python docs/write_numbers.py --check    # name what differs, and exit with 1
 
 A document marks a figure by a comment behind it, ``68.1<!-- cast-4/CAST-S/IN-1K -->``: table, row and column.
 QUOTED names the figures in docstrings.
@@ -278,7 +278,7 @@ def main(arguments: list[str]) -> int:
             if "--check" not in arguments:
                 there.write_text(text, encoding="utf-8")
     for path in stale:
-        print(f"{path} differs: python docs/numbers.py" if "--check" in arguments else f"wrote {path}")
+        print(f"{path} differs: python docs/write_numbers.py" if "--check" in arguments else f"wrote {path}")
     return int(bool(stale) and "--check" in arguments)
 
 

@@ -76,7 +76,7 @@ def measure(study: Study, out: Path) -> None:
     import torch
 
     from castssl.checkpoints import load_encoder
-    from castssl.evaluation.flops import account
+    from castssl.models.flops import account
     from castssl.models.sizes import with_sizes
     from castssl.types import View
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub import HfApi
 
+from castssl.checkpoints.card import make_card
 from castssl.checkpoints.checkpoint import Checkpoint
 from castssl.checkpoints.load import NAMES, SETTINGS_FILE
 from castssl.checkpoints.native import settings_of, write
@@ -20,42 +20,6 @@ from castssl.encoder_config import BY_HAND
 from castssl.errors import ConfigError
 from castssl.files import write_text
 
-CARD = """---
-{{ card_data }}
----
-
-# {{ model_name }}
-
-A [CAST](https://arxiv.org/abs/2210.00314) encoder, trained with castssl: a vision transformer whose tokens
-are superpixels.  In one pass it gives a feature of the image and a segmentation from fine to coarse.
-
-| | |
-| --- | --- |
-| model | `{{ model }}`, {{ parameters }} parameters |
-| image size | {{ image_size }} pixels, normalized with ImageNet's mean and standard deviation |
-| superpixels | `{{ superpixels }}` |
-| sizes | {{ sizes }} tokens, fine to coarse; others work with the same weights |
-| pooling | `{{ pooling }}` |
-{% if details %}
-{{ details }}
-{% endif %}
-## Use
-
-```python
-import castssl
-
-encoder = castssl.load_encoder("{{ source | default("hf:USER/NAME", true) }}")
-found = castssl.segment("photo.jpg", encoder)
-labels, features = found.labels(-1), found.features(-1)  # of the coarsest stage
-```
-
-`encoder(view).stages[-1].cls` is the image's feature.
-
-## Licence
-
-The weights: {{ licence }}.  castssl itself: Apache-2.0.
-"""
-
 
 def save_pretrained(encoder: Encoder, folder: str | Path, **card: str) -> Path:
     """Write ``model.safetensors``, ``config.json`` and ``README.md`` into a folder.
@@ -63,8 +27,8 @@ def save_pretrained(encoder: Encoder, folder: str | Path, **card: str) -> Path:
     Args:
         encoder: made by :func:`castssl.create` or :func:`castssl.load_encoder`.
         folder: made if need be; a README.md that is there stays.
-        card: fields of the model card: ``licence`` (default: Apache-2.0), ``details`` (Markdown),
-            ``model_name``, ``repo_id`` (``USER/NAME``).
+        card: fields of :func:`castssl.checkpoints.card.make_card`, such as ``licence`` (default: Apache-2.0),
+            ``details`` (Markdown), ``model_name`` and ``repo_id`` (``USER/NAME``).
 
     Raises:
         ConfigError: if the encoder was built from modules, so that no config describes it.
@@ -104,22 +68,3 @@ def push_to_hub(
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(encoder, folder, repo_id=repo_id, **card)
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
-
-
-def make_card(encoder: Encoder, **fields: str) -> ModelCard:
-    """The model card of an encoder; ``fields`` as :func:`save_pretrained` takes them."""
-    config = encoder.config
-    defaults: dict[str, Any] = {
-        "model_name": config.name,
-        "model": config.name,
-        "parameters": f"{sum(p.numel() for p in encoder.parameters()):,}",
-        "image_size": config.image_size,
-        "superpixels": config.superpixels,
-        "sizes": ", ".join(map(str, config.sizes)),
-        "pooling": config.pooling if config.kind == "cast" else "none",
-        "licence": "Apache-2.0",
-        "source": f"hf:{fields['repo_id']}" if "repo_id" in fields else "",
-    }
-    data = ModelCardData(library_name="castssl", tags=["superpixels", "cast"])
-    card: ModelCard = ModelCard.from_template(data, template_str=CARD, **{**defaults, **fields})
-    return card

@@ -10,7 +10,7 @@ from castssl.commands.arguments import MODEL, Commands, add_shape, open_model, s
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from castssl.evaluation.flops import Account, Published
+    from castssl.models.flops import Account, Published
 
 NOTES = """GFLOPs are billions of multiply-adds for one image, as in the paper.  Sampling is the distances for
 the centroids, which no counter sees in the released code; it comes on top.  "released" is torch's count
@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
 def _flops(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from castssl.evaluation.flops import PUBLISHED, account
+    from castssl.models.flops import PUBLISHED, account
 
     rows: list[tuple[str, tuple[int, ...], Account, Published | None]] = []
     for name in args.models:

@@ -172,10 +172,12 @@ def _count(encoder: Encoder, image_size: int, sizes: Sequence[int] | None) -> tu
     """Multiply-adds by module path, ``""`` for all, and those without gradient."""
     aside: list[int] = []
     options: dict[str, Any] = {} if sizes is None else {"sizes": tuple(sizes)}
+    device = next((p.device for p in encoder.parameters()), None)
     counter = FlopCounterMode(display=False, custom_mapping=_formulas(aside))
     with evaluating(encoder), FakeTensorMode(allow_non_fake_inputs=True), torch.enable_grad(), counter:
-        image = torch.empty(1, encoder.config.channels, image_size, image_size)
-        encoder(View(image, torch.empty(1, image_size, image_size, dtype=torch.int32)), **options)
+        image = torch.empty(1, encoder.config.channels, image_size, image_size, device=device)
+        segments = torch.empty(1, image_size, image_size, dtype=torch.int32, device=device)
+        encoder(View(image, segments), **options)
     root = type(encoder).__name__
     counts = {
         path.removeprefix(root).lstrip("."): sum(by_operator.values()) // 2

@@ -18,11 +18,12 @@ import pytest
 from castssl import config
 from castssl.cli import parser
 from castssl.errors import ConfigError
-from castssl.evaluation.flops import PUBLISHED
+from castssl.models.flops import PUBLISHED
 from castssl.models.presets import find_config
+from recipes.benchmarks import stages
 from tests.house import source
 
-numbers: Any = SimpleNamespace(**runpy.run_path(str(source.ROOT / "docs" / "numbers.py")))
+numbers: Any = SimpleNamespace(**runpy.run_path(str(source.ROOT / "docs" / "write_numbers.py")))
 PAPERS = numbers.read()
 TABLES = {table.id: table for paper in PAPERS for table in paper.tables}
 FIGURES: dict[str, str] = numbers.figures(PAPERS)
@@ -40,7 +41,7 @@ def unmarked(document: str) -> list[str]:
 
 def test_the_page_and_the_documents_have_the_figures_of_the_data() -> None:
     wrong = [str(p) for p, text in numbers.results().items() if (source.ROOT / p).read_text("utf-8") != text]
-    assert not wrong, f"run python docs/numbers.py: {wrong}"
+    assert not wrong, f"run python docs/write_numbers.py: {wrong}"
 
 
 def test_a_change_in_the_data_is_on_the_page_in_documents_and_in_docstrings(tmp_path: Path) -> None:
@@ -121,6 +122,11 @@ def test_castssl_flops_prints_the_same_figures() -> None:
     for (model, sizes), (paper, _) in PUBLISHED.items():
         row = names.get(model, f"cast-5c/{', '.join(map(str, sizes))}")
         assert float(FIGURES[f"{row}/GFLOPs"]) == paper, model
+
+
+def test_the_benchmark_of_stages_has_the_same_figures() -> None:
+    for tokens, row in stages.PAPER.items():
+        assert list(map(float, TABLES["cast-7"].rows[f"{tokens} tokens"])) == list(row)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

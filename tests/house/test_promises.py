@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import runpy
 import subprocess
 import sys
 from functools import cache
@@ -16,6 +17,7 @@ from castssl import registry
 from tests import forked
 from tests.house import source
 
+PAPERS: Any = runpy.run_path(str(source.ROOT / "docs" / "write_numbers.py"))["read"]()
 README = (source.ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (source.ROOT / "Makefile").read_text(encoding="utf-8")
 tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
@@ -137,3 +139,6 @@ def test_the_citation_has_the_version_and_the_license_of_the_package() -> None:
     assert (cited["version"], cited["license"]) == (project["version"], project["license"])
     assert {"cff-version", "message", "title", "authors"} <= cited.keys()
     assert all({"type", "title", "authors", "year", "url"} <= paper.keys() for paper in cited["references"])
+    papers = {(paper.title, paper.url) for paper in PAPERS}
+    assert papers == {(paper["title"], paper["url"]) for paper in cited["references"]}
+    assert all(f"title     = {{{title}}}" in README for title, _ in papers)

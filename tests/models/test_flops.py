@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from castssl.evaluation.flops import PUBLISHED, account
 from castssl.labels import LabelTree
 from castssl.models.create import create
+from castssl.models.flops import PUBLISHED, account
 from castssl.objectives.moco import MoCoV3
 
 

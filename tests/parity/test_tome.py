@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from castssl import registry
-from castssl.evaluation.flops import PUBLISHED, account
 from castssl.models.cast import CAST
 from castssl.models.create import create
+from castssl.models.flops import PUBLISHED, account
 from castssl.models.presets import PRESETS
 from castssl.types import Hierarchy, Pooled, Tokens, View
 

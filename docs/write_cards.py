@@ -1,0 +1,79 @@
+"""A model card for each preset, docs/cards/NAME.md, and their table, docs/cards/index.md.
+
+python docs/write_cards.py                      # all of them: a minute
+python docs/write_cards.py cast_nano            # one
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from castssl import create
+from castssl.checkpoints.card import gflops, intended_use, make_card
+from castssl.models.presets import PRESETS
+
+FOLDER = Path(__file__).parent / "cards"
+NUMBERS: Any = runpy.run_path(str(Path(__file__).with_name("write_numbers.py")))
+SUMMARY = """A preset of castssl: `castssl.create("{name}")` builds it with new weights. This card
+describes the preset, and no trained weights; `castssl.checkpoints.hub.save_pretrained` writes such a card
+beside the weights of a run."""
+INDEX = """# Model cards
+
+<!-- Written by `python docs/write_cards.py`; changes here are lost. -->
+
+Parameters, GFLOPs (multiply-adds of one image of 224 pixels, by `castssl flops`) and tokens are computed from
+the code. castssl comes without weights. A card names the weights that others have released for its preset,
+and their license.
+
+| preset | parameters | GFLOPs | tokens, fine to coarse | intended use |
+| --- | --: | --: | --- | --- |
+"""
+
+
+class Card(NamedTuple):
+    """A card, and its line in the table."""
+
+    text: str
+    line: str
+
+
+def card(name: str) -> Card:
+    """The card of a preset."""
+    about = NUMBERS["_toml"](NUMBERS["DATA"] / "about.toml")
+    encoder = create(name)
+    config = encoder.config
+    licence = "none come with castssl, and those of your runs are yours"
+    if released := about["cards"].get(name):
+        files = "\n".join(f"- `snapshots/{file}`" for file in released)
+        licence += (
+            f". Others have released these:\n\n{files}\n\n{about['weights']['cast']['text'].rstrip('.')}"
+        )
+    fields = {
+        "summary": SUMMARY.format(name=name),
+        "load": f'castssl.create("{name}")  # new weights; castssl.load_encoder("RUN") has those of a run',
+        "numbers": "[docs/numbers.md](../numbers.md)",
+        "licence": licence,
+    }
+    text = f"{make_card(encoder, **fields)}".rstrip("\n") + "\n"
+    count = sum(p.numel() for p in encoder.parameters())
+    cells = [f"[{name}]({name}.md)", f"{count:,}", gflops(encoder).split()[0]]
+    cells += [", ".join(map(str, config.sizes)), intended_use(config)]
+    return Card(text, f"| {' | '.join(cells)} |\n")
+
+
+def main(names: list[str]) -> None:
+    """Write the cards, and the table if all are asked for."""
+    FOLDER.mkdir(exist_ok=True)
+    made = {name: card(name) for name in names or PRESETS}
+    for name, of_name in made.items():
+        (FOLDER / f"{name}.md").write_text(of_name.text, encoding="utf-8")
+    if not names:
+        lines = "".join(of_name.line for of_name in made.values())
+        (FOLDER / "index.md").write_text(INDEX + lines, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
