@@ -20,6 +20,7 @@ from castssl.commands import (
     plugins,
     predict,
     recipes,
+    report,
     runs,
     segment,
     superpixels,
@@ -27,7 +28,7 @@ from castssl.commands import (
 )
 
 ALL = (
-    *(recipes, runs, plugins, superpixels, segment, compare, look, attention, predict, evaluate),
+    *(recipes, runs, report, plugins, superpixels, segment, compare, look, attention, predict, evaluate),
     *(parts, densepose, neighbors, adapt, features, convert, export, flops, ablate, tree, environment),
 )
 """In the order of ``castssl --help``."""

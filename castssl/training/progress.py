@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from torch import Tensor
+from torch import Tensor, nn
 
 try:
     import resource
@@ -25,6 +25,7 @@ except ImportError:  # pragma: no cover
 
 from castssl import distributed, registry
 from castssl.config import RunConfig, plain
+from castssl.contracts import Encoder
 from castssl.errors import printable
 from castssl.training.environment import environment
 from castssl.training.logging import Log, Means
@@ -162,8 +163,9 @@ class Report:
         self._loss = torch.zeros((), device=accelerator.device)
         self._waited = 0.0
 
-    def begin(self, after: int | None) -> None:
-        """Report that the run is new, or goes on ``after`` so many steps."""
+    def begin(self, after: int | None, objective: nn.Module) -> None:
+        """Report that the run is new, or goes on ``after`` so many steps, and what describes its encoder."""
+        encoders = (part for part in objective.modules() if isinstance(part, Encoder))
         self._log.write(
             event="start",
             after=after or 0,
@@ -173,6 +175,7 @@ class Report:
             processes=distributed.world(),
             argv=sys.argv,
             environment=environment(str(self._accelerator.device)) if distributed.is_main() else {},
+            encoder=next((encoder.config.to_dict() for encoder in encoders), None),
         )
         start = "a new run" if after is None else f"goes on after step {after}"
         self._display.say(f"{self._folder}: {start}")

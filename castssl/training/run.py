@@ -133,7 +133,7 @@ class Run:
         resumed = self._state.resume(model, optimizer)
         self._saved = self._state.step if resumed else -1
         self._unreadable.begin(self._state.step if resumed else None)
-        self._report.begin(self._state.step if resumed else None)
+        self._report.begin(self._state.step if resumed else None, objective)
         self._write_notes()
         if apart and self._accelerator.device.type != "cuda":
             self._report.remark("batch norm", BATCH_NORM.format(world=distributed.world()))

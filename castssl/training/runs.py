@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from castssl.training import logging
 
 State = Literal["running", "stopped", "finished", "diverged"]
 RESULTS = "results.json"
+ONCE = "once.json"
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,9 @@ def find(folder: Path) -> Iterator[Path]:
     if not folder.is_dir():
         raise ConfigError(f"there is no folder {folder}; give one that holds runs, such as runs")
     yield from sorted(
-        path.parent for path in folder.rglob(logging.FILE) if (path.parent / config.FILE).is_file()
+        path.parent
+        for path in folder.rglob(logging.FILE)
+        if path.is_file() and (path.parent / config.FILE).is_file()
     )
 
 
@@ -67,7 +71,7 @@ def summarize(folder: Path) -> RunSummary:
     Args:
         folder: one of :func:`find`.
     """
-    lines = list(_lines(folder / logging.FILE))
+    lines = list(log_lines(folder / logging.FILE))
     starts = [line for line in lines if line.get("event") == "start"]
     reports = [line for line in lines if "event" not in line]
     rated = [line for line in reports if "images_per_second" in line]
@@ -83,9 +87,9 @@ def summarize(folder: Path) -> RunSummary:
         state=_state(folder, starts, finished=trained is not None),
         recipe=Path(str(argv[0])).stem if isinstance(argv, list) and argv else "",
         settings=settings,
-        step=int(max((line.get("step", 0) for line in reports), default=0)),
-        epoch=float(rated[-1].get("epoch", 0.0)) if rated else 0.0,
-        rate=float(rated[-1]["images_per_second"] or 0.0) if rated else 0.0,
+        step=int(max((number(line.get("step")) or 0 for line in reports), default=0)),
+        epoch=number(rated[-1].get("epoch")) or 0.0 if rated else 0.0,
+        rate=number(rated[-1]["images_per_second"]) or 0.0 if rated else 0.0,
         began=float(lines[0]["time"]) if lines else 0.0,
         updated=float(lines[-1]["time"]) if lines else 0.0,
         results=_numbers(latest if trained is None else trained),
@@ -102,21 +106,47 @@ def _state(folder: Path, starts: list[dict[str, Any]], *, finished: bool) -> Sta
     return "diverged" if diverged else "stopped"
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_bytes().splitlines():
-        with suppress(ValueError):
-            values = json.loads(line)
-            if isinstance(values, dict) and isinstance(values.get("time"), (int, float)):
-                yield values
+def log_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a log; those that a kill or a power cut has damaged, or no run writes, are left out."""
+    with path.open("rb") as file:
+        for line in file:
+            with suppress(ValueError, RecursionError):
+                values = json.loads(line)
+                if isinstance(values, dict) and number(values.get("time")) is not None:
+                    yield values
+
+
+def number(value: object) -> float | None:
+    """A finite number of a JSON file; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # JSON has integers of any size.
+        return None
+
+
+def columns(folder: Path) -> dict[str, dict[str, float]]:
+    """The results of a run's final table by column; before that those that it keeps, such as ``untrained``.
+
+    What is missing or damaged is left out.
+    """
+    for name in (RESULTS, ONCE):
+        with suppress(OSError, ValueError, RecursionError, AttributeError):
+            content = json.loads((folder / name).read_text(encoding="utf-8"))
+            return {
+                heading: _numbers(values) for heading, values in content.items() if isinstance(values, dict)
+            }
+    return {}
 
 
 def _results(folder: Path) -> Mapping[str, Any] | None:
-    with suppress(OSError, ValueError, AttributeError):
+    with suppress(OSError, ValueError, RecursionError, AttributeError):
         trained = json.loads((folder / RESULTS).read_text(encoding="utf-8")).get("trained")
         return trained if isinstance(trained, dict) else {}
     return None
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    kept = {name: value for name, value in values.items() if name not in ("time", "step")}
-    return {name: float(value) for name, value in kept.items() if isinstance(value, (int, float))}
+    found = {name: number(value) for name, value in values.items() if name not in ("time", "step")}
+    return {name: value for name, value in found.items() if value is not None}

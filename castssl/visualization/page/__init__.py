@@ -1,18 +1,13 @@
 """A page to look at: images under segments that merge one by one, in one HTML file that needs no network.
 
-``look.html``, ``look.css`` and ``look.js`` beside this module are put together when a page is written.  A
-policy in the page forbids it to load anything, and to run another script than this one.
+``look.html``, ``look.css`` and the viewer's files beside this module are put together when a page is written.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import zlib
-from base64 import b64encode
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +20,7 @@ from castssl.errors import DataError, printable
 from castssl.files import atomic_write
 from castssl.superpixels.merge import Merges, cut
 from castssl.visualization.colors import paint
+from castssl.visualization.page.assemble import DATA, assemble, base64, stored
 
 LARGEST = 1024
 """Pixels of the longer side of an image in a page, at most."""
@@ -32,7 +28,6 @@ QUALITY = 88
 """Of its JPEG."""
 SHADED = (256, 64, 32, 16, 8)
 """Numbers of segments that get hues and shades where a hierarchy does not end at fewer."""
-_MARK = "<!-- {} -->"
 
 
 class Level(NamedTuple):
@@ -92,22 +87,17 @@ def write_page(path: Path, models: Sequence[str], images: Iterable[Shown]) -> in
         DataError: if there are none; then no file is written.
         CastError: if the system refuses to write it.
     """
-    style, script, body = (_source(name) for name in ("look.css", "look.js", "look.html"))
-    for name, text in (("style", style), ("script", script)):
-        body = body.replace(f"{name}-hash", f"sha256-{_base64(hashlib.sha256(text.encode()).digest())}")
-    body = body.replace(_MARK.format("style"), f"<style>{style}</style>")
-    head, tail = body.split(_MARK.format("data"))
+    head, tail = assemble("look.html", ["viewer.css", "look.css"], ["viewer.js"]).split(DATA)
     names = []
     with atomic_write(path, "page") as aside, aside.open("w", encoding="utf-8", newline="") as file:
         file.write(head)
         for image in images:
             names.append(printable(image.name))
-            file.write(f'<script type="application/json" class="image">{_json(_image(image))}</script>\n')
+            file.write(stored(encode(image), 'class="image"'))
         if not names:
             raise DataError(f"no image for {path} could be read; the page is not written")
-        about = _json({"models": [printable(model) for model in models], "images": names})
-        file.write(f'<script type="application/json" id="about">{about}</script>\n')
-        file.write(tail.replace(_MARK.format("script"), f"<script>{script}</script>"))
+        about = {"models": [printable(model) for model in models], "images": names}
+        file.write(stored(about, 'id="about"') + tail)
     return len(names)
 
 
@@ -118,7 +108,8 @@ def shrink(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _image(image: Shown) -> dict[str, Any]:
+def encode(image: Shown) -> dict[str, Any]:
+    """What a page holds of an image: its pixels alone, and the segments of each model."""
     shown = shrink(image.picture)
     # Pillow writes the comment and the color profile of the file that an image comes from; an array has none.
     plain, jpeg = Image.fromarray(np.asarray(shown)), io.BytesIO()
@@ -127,7 +118,7 @@ def _image(image: Shown) -> dict[str, Any]:
     return {
         "width": shown.width,
         "height": shown.height,
-        "jpeg": _base64(jpeg.getvalue()),
+        "jpeg": base64(jpeg.getvalue()),
         "models": models,
     }
 
@@ -137,7 +128,7 @@ def _model(parts: Parts) -> dict[str, Any]:
     return {
         "width": width,
         "height": height,
-        "finest": _base64(zlib.compress(_code(parts.finest), 9)),
+        "finest": base64(zlib.compress(_code(parts.finest), 9)),
         "merges": [segment for pair in parts.merges for segment in pair],
         "levels": [{"size": level.size, "ids": level.ids.tolist()} for level in parts.levels],
         "shades": _shades(parts),
@@ -175,17 +166,3 @@ def _shades(parts: Parts) -> list[dict[str, Any]]:
     return [
         {"segments": size, "colors": table.tobytes().hex()} for size, table in zip(sizes, colors, strict=True)
     ]
-
-
-def _source(name: str) -> str:
-    return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _json(value: object) -> str:
-    """JSON that may stand in an HTML script: nothing in it ends one."""
-    text = json.dumps(value, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _base64(data: bytes) -> str:
-    return b64encode(data).decode()

@@ -1,5 +1,5 @@
 "use strict";
-// Draws the images of this page under segments that merge one by one; castssl look wrote it.
+// Draws the images of this page under segments that merge one by one: all of castssl look, a part of castssl report.
 
 const FOR = [235, 106, 10], AGAINST = [28, 92, 214], NEITHER = [246, 246, 244], NOTHING = [70, 70, 74];
 const CONTOUR = [255, 255, 255], INNER = [30, 30, 34], PARENT = [255, 214, 10];
@@ -7,8 +7,10 @@ const SECONDS = 6;  // that playing takes
 const byId = (id) => document.getElementById(id);
 const about = JSON.parse(byId("about").textContent);
 const blocks = document.querySelectorAll("script.image");
-const state = {image: -1, segments: 1, most: 1, point: null, playing: 0};
-let panels = [];
+// Moments of a training, each with the place of every panel's segments among those of an image.
+const moments = about.moments ?? [{name: "", models: about.models.map((_, i) => i), labels: about.models.map(() => "")}];
+const state = {image: -1, moment: moments.length - 1, segments: 1, most: 1, point: null, playing: 0, turn: 0};
+let panels = [], decoded = null;
 
 function bytesOf(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -302,22 +304,32 @@ async function decodePhoto(image) {
   return context.getImageData(0, 0, image.width, image.height).data;
 }
 
-async function showImage(index) {
+async function show(index, moment) {
   const wanted = (index + blocks.length) % blocks.length;
-  if (wanted === state.image) return;
-  state.image = wanted;
+  if (panels.length && wanted === state.image && moment === state.moment) return;
+  const turn = ++state.turn;
+  Object.assign(state, {image: wanted, moment});
   byId("images").selectedIndex = wanted;
   byId("place").textContent = `${wanted + 1} of ${blocks.length}`;
-  const image = JSON.parse(blocks[wanted].textContent), photo = await decodePhoto(image);
-  const fresh = about.models.map((title) => new Panel(title));
-  await Promise.all(fresh.map((panel, i) => panel.load(image, image.models[i], photo)));
-  if (state.image !== wanted) return;  // Another image was chosen meanwhile.
+  const {name, models, labels} = moments[moment];
+  byId("moment").value = moment;
+  byId("moment").setAttribute("aria-valuetext", name);
+  byId("moment-name").textContent = name;
+  const other = decoded?.index !== wanted;
+  if (other) {
+    const image = JSON.parse(blocks[wanted].textContent);
+    decoded = {index: wanted, image, photo: await decodePhoto(image)};
+  }
+  const {image, photo} = decoded;
+  const fresh = about.models.map((title, i) => new Panel(labels[i] ? `${title}, ${labels[i]}` : title));
+  await Promise.all(fresh.map((panel, i) => panel.load(image, image.models[models[i]], photo)));
+  if (state.turn !== turn) return;  // Another image or moment was chosen meanwhile.
   const began = panels.length === 0;
   panels = fresh;
   byId("panels").replaceChildren(...panels.map((panel) => panel.element));
   state.most = Math.max(1, ...panels.map((panel) => panel.tree.count));
   byId("slider").max = Math.ceil(state.most * Math.log(state.most + 1));
-  state.point = null;
+  if (other) state.point = null;
   offerClasses();
   setSegments(began ? Math.max(...panels.map((panel) => coarsest(panel.tree))) : state.segments);
 }
@@ -414,6 +426,8 @@ const KEYS = {
   End: () => setSegments(1),
   PageDown: () => goTo(state.image + 1),
   PageUp: () => goTo(state.image - 1),
+  ",": () => goTo(state.image, Math.max(0, state.moment - 1)),
+  ".": () => goTo(state.image, Math.min(moments.length - 1, state.moment + 1)),
   " ": play,
   "+": () => addOpacity(10),
   "-": () => addOpacity(-10),
@@ -428,6 +442,7 @@ const KEYS = {
 // A focused control keeps the keys that it takes itself.
 function taken(target, key) {
   if (target.matches("select")) return true;
+  if (target.id === "moment") return key.length > 1;
   if (target.matches("button, summary")) return key === " ";
   return target.matches("input") && target.id !== "slider" && (key.length > 1 || key === " ");
 }
@@ -441,8 +456,8 @@ function onKey(event) {
   action(event);
 }
 
-function goTo(index) {
-  window.castssl.ready = showImage(index).catch((error) => {
+function goTo(index, moment = state.moment) {
+  window.castssl.ready = show(index, moment).catch((error) => {
     byId("fault").hidden = false;
     byId("fault").textContent = `This page cannot be shown: ${error}. A browser of 2023 or later is needed.`;
     throw error;
@@ -458,9 +473,12 @@ function listen() {
     stop();
     setSegments(segmentsAt(event.target.value));
   });
+  byId("training").hidden = moments.length < 2;
+  byId("moment").max = moments.length - 1;
+  byId("moment").addEventListener("input", (event) => goTo(state.image, Number(event.target.value)));
   for (const id of ["opacity", "contours", "colors"]) byId(id).addEventListener("input", redraw);
   byId("play").addEventListener("click", play);
-  document.addEventListener("keydown", onKey);
+  (byId("viewer") ?? document).addEventListener("keydown", onKey);  // A part of a page leaves the others their keys.
   window.addEventListener("resize", redraw);
 }
 

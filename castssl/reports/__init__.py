@@ -1,0 +1,1 @@
+"""Reports of runs and studies: what their files hold, as one page."""

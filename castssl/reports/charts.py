@@ -1,0 +1,138 @@
+"""A report's charts: the curves of runs over their training, and the dots of a study's table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from castssl.evaluation.report import BASELINES, by_importance, metric
+from castssl.reports.gather import Run, Study
+from castssl.reports.studies import columns
+from castssl.training.history import MOST, SPEED, History
+from castssl.training.history import Curve as Values
+from castssl.visualization.page import markup
+from castssl.visualization.page.markup import Html
+from castssl.visualization.page.report import Chart, Curve, Dots
+
+LEVELS = ("chance", "majority", "untrained")
+"""Baselines that are lines in a chart, where all runs have the same."""
+FIRST = ("knn",)
+"""Results that have a chart among the first four, else the most important one."""
+SPEEDS = {
+    "waiting": ("waiting for data", "% of the time", 100.0),
+    "images_per_second": ("speed", "images/s", 1.0),
+    "memory_gib": ("largest memory", "GiB", 1.0),
+}
+"""Title, unit and scale of :data:`castssl.training.history.SPEED`."""
+
+
+def of_runs(runs: Sequence[tuple[int, Run]], charts: list[Chart | Dots]) -> Html:
+    """The charts of runs: loss, rate, kNN and waiting first, the others folded away.
+
+    Args:
+        runs: of one recipe, each with its place among the runs of the page.
+        charts: of the page; those of these runs are added.
+    """
+    measured = by_importance(_names([run.history.measured for _, run in runs]))
+    trained = _names([run.history.training for _, run in runs])
+    scalars = [name for name in trained if name not in ("rate", *SPEED)]
+    first = next((name for name in (*FIRST, *measured) if name in measured), None)
+    made = {
+        ("training", name): _training(runs, name) for name in [*scalars, "rate", *SPEEDS] if name in trained
+    }
+    made |= {("measured", name): _measured(runs, name) for name in measured}
+    order = [("training", "loss"), ("training", "rate"), ("measured", first), ("training", "waiting")]
+    leading = [key for key in order if key in made]
+    others = [key for key in made if key not in leading]
+    if not made:
+        return markup.paragraph("The log holds no report yet.", "faint")
+
+    def placed(keys: Sequence[tuple[str, str | None]]) -> Html:
+        parts = []
+        for kind, name in keys:
+            charts.append(made[kind, str(name)])
+            parts.append(markup.chart(len(charts) - 1))
+        return markup.grid(parts)
+
+    parts = [placed(leading)]
+    if others:
+        parts.append(markup.details(f"{len(others)} further charts", placed(others)))
+    return markup.join(parts)
+
+
+def note() -> Html:
+    """How curves are drawn."""
+    return markup.paragraph(
+        "Training: means over the steps between two lines of the log. Held-out results: one point for each"
+        f" evaluation. A curve has at most {MOST} points: of longer ones the lowest and the highest of each"
+        " part are drawn. Hours are of all starts together, without pauses.",
+        "faint",
+    )
+
+
+def _names(parts: Sequence[Mapping[str, Values]]) -> list[str]:
+    return list(dict.fromkeys(name for part in parts for name in part))
+
+
+def _training(runs: Sequence[tuple[int, Run]], name: str) -> Chart:
+    title, unit, scale = SPEEDS.get(name, (name.replace("_", " "), "", 1.0))
+    title = "learning rate" if name == "rate" else title
+    curves = [
+        _curve(place, history.training[name], scale) for place, history in _having(runs, name, "training")
+    ]
+    note = "of training batches" if name not in ("rate", *SPEED) else ""
+    return Chart(
+        title, unit, curves, note=note, logarithmic=name == "rate" or "loss" in name, from_zero=name in SPEED
+    )
+
+
+def _measured(runs: Sequence[tuple[int, Run]], name: str) -> Chart:
+    one = metric(name)
+    curves = [
+        _curve(place, history.measured[name], one.scale) for place, history in _having(runs, name, "measured")
+    ]
+    levels = {}
+    for kind in LEVELS:
+        values = [run.columns[kind].get(name) for _, run in runs if kind in run.columns]
+        if len(values) == len(runs) and len(set(values)) == 1 and values[0] is not None:
+            levels[kind] = one.scale * values[0]
+    return Chart(one.title, one.unit, curves, levels, "of held-out images")
+
+
+def _having(runs: Sequence[tuple[int, Run]], name: str, part: str) -> list[tuple[int, History]]:
+    histories = [(place, run.history) for place, run in runs]
+    return [
+        (at, one) for at, one in histories if name in (one.training if part == "training" else one.measured)
+    ]
+
+
+def _curve(place: int, values: Values, scale: float) -> Curve:
+    thin = values.thinned()
+    return Curve(place, (thin.steps, thin.epochs, thin.hours), [scale * entry for entry in thin.values])
+
+
+def of_study(study: Study, runs: Sequence[Run], charts: list[Chart | Dots]) -> Html:
+    """A chart for each result of the study's table: its seeds, their mean and their deviation."""
+    found = {run.summary.folder.name: run for run in runs}
+    own = [found[name] for row in study.rows for name in row.folders if name in found]
+    parts = []
+    for name in columns(study):
+        one = metric(name)
+        seeds = [[one.scale * entry for entry in row.results.get(name, [])] for row in study.rows]
+        levels = {
+            kind: one.scale * level for kind in BASELINES if (level := _level(own, kind, name)) is not None
+        }
+        rows = [row.label for row in study.rows]
+        charts.append(Dots(one.title, one.unit, rows, seeds, levels))
+        parts.append(markup.chart(len(charts) - 1))
+    if not parts:
+        return Html("")
+    text = (
+        "A ring is a seed, a dot the mean of a row, and a bar the sample standard deviation over its seeds."
+    )
+    return markup.join([markup.paragraph(text, "faint"), markup.grid(parts)])
+
+
+def _level(runs: Sequence[Run], kind: str, name: str) -> float | None:
+    """The result of a baseline, if all runs of a study that have it agree."""
+    values = {run.columns[kind][name] for run in runs if name in run.columns.get(kind, {})}
+    return values.pop() if len(values) == 1 else None

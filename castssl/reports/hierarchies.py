@@ -1,0 +1,249 @@
+"""The segments that runs found in a few images at the moments of training whose weights they kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+
+from castssl.checkpoints.checkpoint import Checkpoint
+from castssl.checkpoints.load import load_encoder, read
+from castssl.contracts import Encoder
+from castssl.data.splits import open_splits
+from castssl.datasets.images import Images
+from castssl.encoder_config import EncoderConfig
+from castssl.errors import CastError, DataError
+from castssl.inference.look import of_model
+from castssl.models.create import create
+from castssl.modes import kept_random_state
+from castssl.reports.gather import Run
+from castssl.training import checkpoint
+from castssl.training.run_folder import CHECKPOINTS
+from castssl.visualization.page import Parts, Shown
+from castssl.visualization.page.report import Hierarchies, Moment
+from castssl.visualization.photographs import photographs
+
+WEIGHTS = "encoder.safetensors"
+MODELS = 3
+"""Runs side by side, at most."""
+KEPT = 6
+"""Checkpoints of a run, at most, evenly spread."""
+HELD_OUT = 3
+"""Held-out images of the first run."""
+LARGEST = 448
+"""Pixels of the longer side of an image in the page."""
+REMOTE = re.compile(r"(hf\w*|tfds|wds)[:/]")
+"""Data that may lie on another machine: a report downloads nothing."""
+NEW = "new weights"
+
+
+Progress = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
+
+
+@contextmanager
+def silent(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """No progress."""
+    yield lambda done: None
+
+
+class Source(NamedTuple):
+    """Weights of a run."""
+
+    step: int
+    name: str
+    build: Callable[[], Encoder]
+
+
+def sources(run: Run) -> tuple[list[Source], list[str]]:
+    """The moments of a run whose weights are there, by step, and remarks on what is missing."""
+    folder, remarks = run.summary.folder, []
+    final = folder / WEIGHTS
+    kept = _kept(folder)
+    if final.is_file() and kept and kept[-1][0] >= run.summary.step:
+        kept = kept[:-1]  # The same weights.
+    found = [Source(step, f"step {step:,}", _checkpointed(run, path)) for step, path in kept]
+    if final.is_file():
+        found.append(Source(run.summary.step, "trained", lambda: load_encoder(final)))
+    if not found:
+        remarks.append(f"{run.name}: no weights are kept yet")
+    elif not (run.summary.settings.get("init") or run.summary.settings.get("weights")):
+        found.insert(0, Source(0, NEW, lambda: _new(run)))
+    return found, remarks
+
+
+def _kept(folder: Path) -> list[tuple[int, Path]]:
+    every = sorted(
+        (int(path.name.partition("-")[2].partition(".")[0]), path)
+        for path in (folder / CHECKPOINTS).glob("step-*")
+        if checkpoint.NAME.fullmatch(path.name)
+    )
+    count = min(len(every), KEPT)
+    return [every[round(i * (len(every) - 1) / max(1, count - 1))] for i in range(count)]
+
+
+def _config(run: Run) -> EncoderConfig:
+    """The config of a run's encoder: of its weights, or of the log's latest start."""
+    final = run.summary.folder / WEIGHTS
+    if final.is_file():
+        return read(final).config
+    values = run.history.starts[-1].get("encoder") if run.history.starts else None
+    if not isinstance(values, dict):
+        raise DataError("its log does not describe the encoder, as logs of earlier versions do not")
+    return EncoderConfig.from_dict(values, run.summary.folder)
+
+
+def _checkpointed(run: Run, path: Path) -> Callable[[], Encoder]:
+    def build() -> Encoder:
+        if path.is_dir():
+            raise DataError(f"{path.name} is sharded over processes")
+        state = checkpoint.read(path).get("module")
+        averaged = run.summary.settings.get("branch") == "ema"
+        for prefix in ("average.module.encoder.", "model.encoder.")[not averaged :]:
+            if tensors := _under(state, prefix):
+                return Checkpoint(_config(run), tensors, source=str(path)).build()
+        raise DataError(f"{path.name} holds no encoder where an objective has it")
+
+    return build
+
+
+def _under(state: object, prefix: str) -> dict[str, Any]:
+    items = state.items() if isinstance(state, Mapping) else ()
+    return {str(name).removeprefix(prefix): value for name, value in items if str(name).startswith(prefix)}
+
+
+def _new(run: Run) -> Encoder:
+    """The encoder with the weights that the run's seed gives it."""
+    seed = run.summary.settings.get("seed")
+    # Its size is checked against tensors that are there: a config may come from a stranger.
+    config = _config(run)
+    with kept_random_state():
+        torch.manual_seed(seed if isinstance(seed, int) and 0 <= seed < 2**32 else 0)
+        return create(config).eval()
+
+
+def images(runs: Sequence[Run]) -> tuple[list[tuple[str, Image.Image]], list[str]]:
+    """The packaged photographs and fixed held-out images of the first run; remarks on what is missing."""
+    try:
+        return [*_held_out(runs[0]), *photographs()], []
+    except CastError as error:
+        return photographs(), [f"{runs[0].name}: held-out images are not shown: {error}"]
+
+
+def _held_out(run: Run) -> Iterator[tuple[str, Image.Image]]:
+    settings = run.summary.settings
+    data, val = settings.get("data"), settings.get("val")
+    names = [name for name in (data, val) if isinstance(name, str)]
+    if not isinstance(data, str) or not data:
+        raise DataError("its settings name no data")
+    if any(REMOTE.match(name) for name in names):
+        raise DataError("its data may lie on another machine; give images with --images")
+    share, seed, subset = settings.get("val_share"), settings.get("seed"), settings.get("subset")
+    _, held_out, _ = open_splits(
+        data,
+        val=val if isinstance(val, str) else None,
+        share=share if isinstance(share, float) else 0.0,
+        seed=seed if isinstance(seed, int) else 0,
+        subset=subset if isinstance(subset, str) else None,
+        streams=False,
+    )
+    if not isinstance(held_out, Images):
+        raise DataError("its data has no held-out images by index")
+    count = min(HELD_OUT, len(held_out))
+    chosen = [i * len(held_out) // count for i in range(count)]
+    return iter([(f"held-out image {i}", held_out.fetch(i).image) for i in chosen])
+
+
+def hierarchies(
+    runs: Sequence[Run],
+    photos: Sequence[tuple[str, Image.Image]],
+    progress: Progress = silent,
+) -> tuple[Hierarchies | None, list[str]]:
+    """The content of the viewer, and remarks on what is missing in it.
+
+    Args:
+        runs: of which the first :data:`MODELS` with weights are shown.
+        photos: name and image.
+        progress: shows how many segmentations are done, as :func:`castssl.commands.arguments.progress`.
+    """
+    remarks: list[str] = []
+    chosen: list[tuple[Run, list[Source]]] = []
+    for run in runs:
+        if len(chosen) == MODELS:
+            remarks.append(f"of {len(runs)} runs the first {MODELS} with weights are shown")
+            break
+        found, missing = sources(run)
+        remarks += missing
+        if found:
+            chosen.append((run, found))
+    small = [(name, _small(photo)) for name, photo in photos]
+    shown, parts = _computed(chosen, [photo for _, photo in small], progress, remarks)
+    if not shown or not small:
+        return None, remarks
+    content = [Shown(name, photo, own) for (name, photo), own in zip(small, parts, strict=True)]
+    return Hierarchies([run.name for run, _ in shown], _moments(shown), content), remarks
+
+
+def _computed(
+    chosen: Sequence[tuple[Run, Sequence[Source]]],
+    photos: Sequence[Image.Image],
+    progress: Progress,
+    remarks: list[str],
+) -> tuple[list[tuple[Run, list[Source]]], list[list[Parts]]]:
+    """The weights that could be read, and of each image the segments of all of these."""
+    parts: list[list[Parts]] = [[] for _ in photos]
+    shown: list[tuple[Run, list[Source]]] = []
+    done, total = 0, len(photos) * sum(len(found) for _, found in chosen)
+    with progress(total, "segmentations") as report:
+        report(0)
+        for run, found in chosen:
+            kept = []
+            for source in found:
+                try:
+                    own = _segments(source, photos)
+                except CastError as error:
+                    remarks.append(f"{run.name}, {source.name}: no segments are shown: {error}")
+                else:
+                    kept.append(source)
+                    for one, segments in zip(parts, own, strict=True):
+                        one.append(segments)
+                done += len(photos)
+                report(done)
+            shown += [(run, kept)] if kept else []
+    return shown, parts
+
+
+def _segments(source: Source, photos: Sequence[Image.Image]) -> list[Parts]:
+    encoder = source.build()
+    find = of_model(encoder, image_size=encoder.config.image_size)
+    return [find(photo, "") for photo in photos]
+
+
+def _small(photo: Image.Image) -> Image.Image:
+    if not isinstance(photo, Image.Image):
+        raise DataError("an image of other channels than RGB cannot be shown")
+    small = photo.convert("RGB")
+    small.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    return small
+
+
+def _moments(shown: Sequence[tuple[Run, Sequence[Source]]]) -> list[Moment]:
+    """The moments of all runs by step, at each of which a run is at its own latest one."""
+    firsts = [sum(len(found) for _, found in shown[:place]) for place in range(len(shown))]
+    ends = [(source.step, source.name) for _, found in shown for source in found]
+    moments: list[Moment] = []
+    for step, name in sorted(set(ends), key=lambda end: (end[0], end[1] != NEW)):
+        places = []
+        for _, found in shown:
+            before = [i for i, source in enumerate(found) if source.step <= step]
+            places.append(before[-1] if before and name != NEW else 0)
+        labels = [found[at].name for (_, found), at in zip(shown, places, strict=True)]
+        models = [first + at for first, at in zip(firsts, places, strict=True)]
+        title = name if name == NEW or len(shown) == 1 else f"step {step:,}"
+        if not moments or moments[-1].models != models:
+            moments.append(Moment(title, models, labels))
+    return moments

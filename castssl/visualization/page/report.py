@@ -1,0 +1,198 @@
+"""The page of ``castssl report``: sections of text and tables, charts, and the viewer of hierarchies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from castssl.errors import printable
+from castssl.files import atomic_write
+from castssl.visualization.page import Shown, encode
+from castssl.visualization.page.assemble import DATA, assemble, source, stored
+from castssl.visualization.page.markup import Html, text
+
+LARGEST = 1e30
+"""Numbers from here on are not drawn."""
+STYLES = ["viewer.css", "report.css"]
+
+
+class Section(NamedTuple):
+    """A part of a page with a heading."""
+
+    anchor: str
+    """Its place in the page's address: letters alone."""
+    title: str
+    body: Html
+
+
+class Curve(NamedTuple):
+    """One line of a chart."""
+
+    run: int
+    """Its place among the runs of the page."""
+    places: tuple[Sequence[float], Sequence[float], Sequence[float]]
+    """(n,) each: steps, epochs and hours."""
+    values: Sequence[float]
+    """(n,)"""
+
+
+class Chart(NamedTuple):
+    """Curves over a training."""
+
+    title: str
+    unit: str
+    """Empty without one."""
+    curves: Sequence[Curve]
+    levels: Mapping[str, float] = {}
+    """Horizontal lines by name, such as the chance level."""
+    note: str = ""
+    """What is drawn."""
+    logarithmic: bool = False
+    """It may be drawn over a logarithmic axis."""
+    from_zero: bool = False
+    """The axis begins at zero."""
+
+
+class Dots(NamedTuple):
+    """A study's results in one metric: a line of dots for each row of its table."""
+
+    title: str
+    unit: str
+    rows: Sequence[str]
+    """The names of the rows."""
+    seeds: Sequence[Sequence[float]]
+    """The values of each row."""
+    levels: Mapping[str, float] = {}
+    note: str = ""
+
+
+class Legend(NamedTuple):
+    """What the curves of a run are called."""
+
+    name: str
+    short: str
+    """At the end of a curve."""
+    color: int
+    """Runs of one color are shown and hidden together."""
+
+
+class Moment(NamedTuple):
+    """A moment of the training of some models."""
+
+    name: str
+    models: Sequence[int]
+    """Of each model that is shown side by side: its place among the segments of an image."""
+    labels: Sequence[str]
+    """Of each: the moment that it is at, which may be an earlier one."""
+
+
+class Hierarchies(NamedTuple):
+    """The content of the viewer."""
+
+    models: Sequence[str]
+    moments: Sequence[Moment]
+    images: Sequence[Shown]
+    """Each with the segments of all models at all moments."""
+
+
+def write_report(
+    path: Path,
+    title: str,
+    about: str,
+    sections: Sequence[Section],
+    *,
+    runs: Sequence[Legend],
+    charts: Sequence[Chart | Dots],
+    hierarchies: Hierarchies | None,
+) -> None:
+    """Write a page by :func:`castssl.files.atomic_write`.
+
+    Args:
+        path: an HTML file.
+        title: of the page.
+        about: a sentence below it.
+        sections: in order; a chart is where :func:`castssl.visualization.page.markup.chart` has its number,
+            and the viewer where :func:`viewer` is.
+        runs: of the curves.
+        charts: by number.
+        hierarchies: what the viewer shows; None if no section has a viewer.
+
+    Raises:
+        CastError: if the system refuses to write it.
+    """
+    scripts = ["report.js", *(["viewer.js"] if hierarchies else [])]
+    head, tail = assemble("report.html", STYLES, scripts).split(DATA)
+    links = "".join(f'<a href="#{one.anchor}">{text(one.title)}</a>' for one in sections)
+    body = "\n".join(
+        f'<section id="{one.anchor}"><h2>{text(one.title)}</h2>\n{one.body}</section>' for one in sections
+    )
+    marks = {"title": text(title), "about": text(about), "links": links, "sections": body}
+    for name, content in marks.items():  # The sections are last: a text in them replaces nothing.
+        head = head.replace(f"<!-- {name} -->", content)
+    with atomic_write(path, "page") as aside, aside.open("w", encoding="utf-8", newline="") as file:
+        # Names of files may hold bytes that are no text.
+        file.write(head.encode("utf-8", "backslashreplace").decode())
+        file.write(stored(_drawn(runs, charts), 'id="charts"'))
+        if hierarchies:
+            for image in hierarchies.images:
+                file.write(stored(encode(image), 'class="image"'))
+            file.write(stored(_about(hierarchies), 'id="about"'))
+        file.write(tail)
+
+
+def viewer() -> Html:
+    """The place of the viewer, in one section of a page."""
+    return Html(f'<div id="viewer">{source("viewer.html")}</div>')
+
+
+def _about(hierarchies: Hierarchies) -> dict[str, Any]:
+    return {
+        "models": [printable(model) for model in hierarchies.models],
+        "images": [printable(image.name) for image in hierarchies.images],
+        "moments": [
+            {"name": printable(one.name), "models": list(one.models), "labels": [*map(printable, one.labels)]}
+            for one in hierarchies.moments
+        ],
+    }
+
+
+def _drawn(runs: Sequence[Legend], charts: Sequence[Chart | Dots]) -> dict[str, Any]:
+    """What the script draws; numbers have six digits."""
+    drawn: list[dict[str, Any]] = []
+    for chart in charts:
+        shared: dict[str, Any] = {"title": printable(chart.title), "unit": chart.unit}
+        shared["note"] = printable(chart.note)
+        shared["levels"] = _levels(chart.levels)
+        if isinstance(chart, Dots):
+            rows = [printable(row) for row in chart.rows]
+            drawn.append({**shared, "rows": rows, "seeds": [[*map(_short, one)] for one in chart.seeds]})
+            continue
+        curves = [
+            {
+                "run": curve.run,
+                "places": [[*map(_short, places)] for places in curve.places],
+                "values": [*map(_short, curve.values)],
+            }
+            for curve in chart.curves
+        ]
+        drawn.append({**shared, "curves": curves, "logarithmic": chart.logarithmic, "zero": chart.from_zero})
+    return {
+        "runs": [
+            {"name": printable(run.name), "short": printable(run.short), "color": run.color} for run in runs
+        ],
+        "charts": drawn,
+    }
+
+
+def _levels(levels: Mapping[str, float]) -> list[list[str | float | None]]:
+    """Names and values, those of one value together."""
+    names: dict[float | None, list[str]] = {}
+    for name, value in levels.items():
+        names.setdefault(_short(value), []).append(printable(name))
+    return [[", ".join(together), value] for value, together in names.items() if value is not None]
+
+
+def _short(value: float) -> float | None:
+    """Six digits; None for what no axis can hold."""
+    return float(f"{value:.6g}") if abs(value) < LARGEST else None
