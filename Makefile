@@ -9,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 FORK := .venv-mmseg-fork
 STAMP := .venv/.ready
-EXTRAS := track
+EXTRAS := all
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 SYSTEM_UV := $(shell command -v uv 2>/dev/null)
 UV := $(or $(SYSTEM_UV),.uv/bin/uv)
@@ -29,7 +29,7 @@ PYTEST := $(BIN)/python -m pytest --durations=5 --durations-min=5
 # A process for each of two cores; each test keeps to one thread.
 TWICE := --numprocesses 2 --dist worksteal
 
-.PHONY: help setup demo test tests slow gpu numbers mmseg-fork $(STAGES) constraints clean
+.PHONY: help setup demo test tests slow pythons gpu numbers mmseg-fork $(STAGES) constraints clean
 
 help:  ## say what each target does
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -102,6 +102,19 @@ numbers: setup  ## write docs/numbers.md and docs/cards, and the papers' figures
 	@$(BIN)/python docs/write_numbers.py
 	@$(BIN)/python docs/write_cards.py
 
+# Of the two halves of the tests: neither whole runs nor what is the same on each interpreter.
+FAST := --ignore=tests/recipes --ignore=tests/acceptance --ignore=tests/contracts --ignore=tests/ablations \
+  --ignore=tests/parity --ignore=tests/soak --ignore=tests/house -m "not recipe and not distributed"
+PYTHONS ?= $(foreach minor,10 11 12 13 14,$(if $(shell python3.$(minor) --version 2>/dev/null),3.$(minor)))
+pythons: $(if $(SYSTEM_UV),,.uv/bin/uv)  ## the fast half of the tests on each Python at hand, in .venv-3.N (downloads)
+	@failed=; for python in $(PYTHONS); do echo "== $$python"; \
+	  { test -x .venv-$$python/bin/python || $(UV) venv --quiet --python $$python .venv-$$python; } && \
+	  $(UV) pip install --quiet --python .venv-$$python --constraint constraints.txt --group dev --editable . \
+	    $(addprefix --editable ,$(PLUGINS)) && \
+	  OMP_NUM_THREADS=1 .venv-$$python/bin/python -m pytest $(TWICE) $(FAST) tests || failed="$$failed $$python"; \
+	done; echo "ran: $(PYTHONS); not at hand: $(filter-out $(PYTHONS),3.10 3.11 3.12 3.13 3.14); failed:$${failed:- none}"; \
+	test -z "$$failed"
+
 mmseg-fork: setup  ## the tests of castssl-mmseg with the fork of mmsegmentation, in .venv-mmseg-fork (downloads)
 	@test -x $(FORK)/bin/python || $(UV) venv --quiet --python '>=3.10' $(FORK)
 	@$(UV) pip install --python $(FORK) --constraint constraints.txt --group dev --editable . \
@@ -117,5 +130,5 @@ constraints: $(if $(SYSTEM_UV),,.uv/bin/uv)  ## resolve all versions anew into c
 	@mv constraints.new constraints.txt
 
 clean:  ## remove what was built; keeps runs/ and the demo pictures in the cache
-	@rm -rf .venv .venv-mmseg-fork .uv dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-* .uv dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Data-loading processes that begin by spawn: each imports everything anew, so this takes a minute."""
+"""Data-loading processes that begin by each method; by spawn each imports everything anew, which is slow."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
+METHODS = ("fork", "spawn", "forkserver")
 WORKERS = """
 import atexit, sys
 from castssl.data.views import CenterView
@@ -20,13 +23,14 @@ if __name__ == "__mp_main__":
 else:
     import multiprocessing
 
-    multiprocessing.set_start_method("spawn")
+    multiprocessing.set_start_method(sys.argv[2])
     images = open_images(sys.argv[1])
     list(load(images, views=CenterView(16), superpixels=None, batch_size=8, workers=1, train=False))
 """
 
 
-def test_a_run_trains_with_spawned_workers(image_folder: Path, tmp_path: Path) -> None:
+def results(method: str, image_folder: Path, folder: Path) -> bytes:
+    """``results.json`` of a small run whose workers begin by this method."""
     flags = [
         *(
             "--data",
@@ -42,20 +46,28 @@ def test_a_run_trains_with_spawned_workers(image_folder: Path, tmp_path: Path) -
         ),
         *("--superpixels", "seeds:count=16,bins=5,iterations=2", "--hidden", "16", "--out-dim", "8"),
         *("--batch-size", "16", "--lr", "1e-3", "--epochs", "2", "--warmup-epochs", "1", "--max-steps", "2"),
-        *("--knn-every", "0", "--workers", "1", "--start-method", "spawn", "--out", str(tmp_path)),
+        *("--knn-every", "0", "--workers", "1", "--start-method", method, "--out", str(folder)),
     ]
     command = [sys.executable, "recipes/moco_in1k.py", *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "config.json").read_text())["start_method"] == "spawn"
-    assert (tmp_path / "results.json").is_file()
+    assert json.loads((folder / "config.json").read_text())["start_method"] == method
+    return (folder / "results.json").read_bytes()
 
 
-def test_spawned_workers_end_without_the_end_of_their_interpreter(image_folder: Path, tmp_path: Path) -> None:
+def test_a_run_has_the_same_results_by_each_method(image_folder: Path, tmp_path: Path) -> None:
+    found = {method: results(method, image_folder, tmp_path / method) for method in METHODS}
+    assert found["spawn"] == found["forkserver"] == found["fork"]
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_end_without_the_end_of_their_interpreter(
+    method: str, image_folder: Path, tmp_path: Path
+) -> None:
     # Once that has begun, the thread that sends batches may abort the process, and the run with it.
     script = tmp_path / "script.py"
     script.write_text(WORKERS)
-    command = [sys.executable, str(script), f"folder:{image_folder}"]
+    command = [sys.executable, str(script), f"folder:{image_folder}", method]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "a worker has begun\n"), done.stderr
 
