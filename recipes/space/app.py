@@ -25,8 +25,9 @@ VARIABLE = "CASTSSL_WEIGHTS"
 PANEL = 448
 """Height of a picture in pixels."""
 ABOUT = """# Segments and classes of an image
-The model groups the pixels of an image into segments, and these into fewer, larger ones. It learned from labels
-of whole images, or without labels. The method is [CAST](https://arxiv.org/abs/2210.00314), here in castssl.
+The model groups the pixels of an image into segments, and these into fewer, larger ones. It learned from
+labels of whole images, or without labels. The method is [CAST](https://arxiv.org/abs/2210.00314), here in
+castssl.
 """
 
 
