@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from castssl import registry
+from castssl.commands import check_run
 from castssl.commands.arguments import Commands, add_output, subcommand
 from castssl.errors import CastError, ConfigError
 from castssl.installer import install
@@ -21,15 +22,20 @@ def add(commands: Commands) -> None:
     """Add the four to the command line."""
     command = subcommand(commands, "list", "the installed plugins", _list)
     command.add_argument("kind", nargs="?", choices=registry.KINDS, help="of this kind only")
-    for name, purpose, run in (
-        ("describe", "what a plugin does, and its options", _describe),
-        ("check", "run the contract checks on a plugin", _check),
-        ("new-plugin", "write an installable plugin with its test", _new_plugin),
-    ):
-        command = subcommand(commands, name, purpose, run)
-        command.add_argument("kind", choices=registry.KINDS)
-        more = "check also takes options, graph:centroids=random, and what to open or build, timm:resnet18"
+    command = subcommand(commands, "describe", "what a plugin does, and its options", _describe)
+    command.add_argument("kind", choices=registry.KINDS)
+    command.add_argument("name", help="such as graph")
+    purpose = "run the contract checks on a plugin, or check the run of a recipe"
+    kinds = commands.add_parser("check", help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
+    parsers = kinds.add_subparsers(dest="kind", required=True, metavar="KIND")
+    for kind in registry.KINDS:
+        command = subcommand(parsers, kind, f"the contract checks of {kind}", _check)
+        more = "with options, graph:centroids=random, and what to open or build, timm:resnet18"
         command.add_argument("name", help=f"such as graph; {more}")
+    check_run.add(parsers)
+    command = subcommand(commands, "new-plugin", "write an installable plugin with its test", _new_plugin)
+    command.add_argument("kind", choices=registry.KINDS)
+    command.add_argument("name", help="such as mine")
     add_output(command, "--into", type=Path, default=Path(), help="folder to put it in (default: here)")
 
 

@@ -149,7 +149,7 @@ class SampleEncoder(Encoder):
         mean, mass = _segment_means(view, self.sizes[0])
         # A product with positions: a sum would lose the position of a color in the mean over tokens.
         x = torch.tanh(self.embed(mean)) * self.place
-        cls = self.cls.expand(len(x), -1, -1)
+        cls = self.cls.expand(x.shape[0], -1, -1)
         stages: list[Tokens] = []
         assigns: list[Tensor] = []
         for mix, read in zip(self.mix, self.read, strict=True):
