@@ -22,7 +22,10 @@ GROUND = [
     *("registry", "text", "shipped", "fields", "config", "run_lock"),
 ]
 """The ground floor, in order: each room imports only from rooms to its left."""
-TOP = ["inference", "segmenters", "ablations", "reports", "verification", "commands", "cli", "__main__", "__init__"]
+TOP = [
+    *("inference", "segmenters", "ablations", "reports", "verification"),
+    *("commands", "cli", "__main__", "__init__"),
+]
 """The top floor, in order as the ground floor."""
 FLOORS = [
     set(GROUND),
