@@ -29,7 +29,7 @@ PYTEST := $(BIN)/python -m pytest --durations=5 --durations-min=5
 # A process for each of two cores; each test keeps to one thread.
 TWICE := --numprocesses 2 --dist worksteal
 
-.PHONY: help setup demo test tests slow pythons gpu numbers mmseg-fork $(STAGES) constraints clean
+.PHONY: help setup demo test tests slow pythons gpu numbers docs links mmseg-fork $(STAGES) constraints clean
 
 help:  ## say what each target does
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -101,6 +101,14 @@ gpu: setup  ## what needs a GPU, in ten minutes: prints one table to paste
 numbers: setup  ## write docs/numbers.md and docs/cards, and the papers' figures in other documents
 	@$(BIN)/python docs/write_numbers.py
 	@$(BIN)/python docs/write_cards.py
+
+docs: setup  ## build the site into build/docs, without network and without a warning, and check its links
+	@rm -rf build/docs
+	@$(BIN)/python -m sphinx -q -b html -c docs -d build/doctrees -W --keep-going . build/docs
+	@$(BIN)/python -m tests.built_pages build/docs
+
+links: setup  ## visit the external links of all documents (needs a network)
+	@$(BIN)/python -m sphinx -q -b linkcheck -c docs -d build/doctrees-links --keep-going . build/links
 
 # Of the two halves of the tests: neither whole runs nor what is the same on each interpreter.
 FAST := --ignore=tests/recipes --ignore=tests/acceptance --ignore=tests/contracts --ignore=tests/ablations \
