@@ -17,9 +17,11 @@ from castssl.models.presets import PRESETS
 
 FOLDER = Path(__file__).parent / "cards"
 NUMBERS: Any = runpy.run_path(str(Path(__file__).with_name("write_numbers.py")))
-SUMMARY = """A preset of castssl: `castssl.create("{name}")` builds it with new weights. This card
+SUMMARY = """A preset of castssl: `castssl.create({call})` builds it with new weights. This card
 describes the preset, and no trained weights; `castssl.checkpoints.hub.save_pretrained` writes such a card
 beside the weights of a run."""
+OPTIONS = {"tome_small": {"pooling": "tome"}}
+"""What a preset needs to be what it is for."""
 INDEX = """# Model cards
 
 <!-- Written by `python docs/write_cards.py`; changes here are lost. -->
@@ -43,7 +45,9 @@ class Card(NamedTuple):
 def card(name: str) -> Card:
     """The card of a preset."""
     about = NUMBERS["_toml"](NUMBERS["DATA"] / "about.toml")
-    encoder = create(name)
+    options = OPTIONS.get(name, {})
+    call = ", ".join([f'"{name}"', *(f'{key}="{value}"' for key, value in options.items())])
+    encoder = create(name, **options)
     config = encoder.config
     licence = "none come with castssl, and those of your runs are yours"
     if released := about["cards"].get(name):
@@ -52,8 +56,8 @@ def card(name: str) -> Card:
             f". Others have released these:\n\n{files}\n\n{about['weights']['cast']['text'].rstrip('.')}"
         )
     fields = {
-        "summary": SUMMARY.format(name=name),
-        "load": f'castssl.create("{name}")  # new weights; castssl.load_encoder("RUN") has those of a run',
+        "summary": SUMMARY.format(call=call),
+        "load": f'castssl.create({call})  # new weights; castssl.load_encoder("RUN") has those of a run',
         "numbers": "[docs/numbers.md](../numbers.md)",
         "licence": licence,
     }
@@ -65,14 +69,16 @@ def card(name: str) -> Card:
 
 
 def main(names: list[str]) -> None:
-    """Write the cards, and the table if all are asked for."""
+    """Write the cards and their lines in the table."""
     FOLDER.mkdir(exist_ok=True)
     made = {name: card(name) for name in names or PRESETS}
     for name, of_name in made.items():
         (FOLDER / f"{name}.md").write_text(of_name.text, encoding="utf-8")
-    if not names:
-        lines = "".join(of_name.line for of_name in made.values())
-        (FOLDER / "index.md").write_text(INDEX + lines, encoding="utf-8")
+    index = FOLDER / "index.md"
+    there = index.read_text(encoding="utf-8").splitlines(keepends=True) if names else []
+    old = {line.split("]")[0].removeprefix("| ["): line for line in there if line.startswith("| [")}
+    lines = {**old, **{name: of_name.line for name, of_name in made.items()}}
+    index.write_text(INDEX + "".join(lines[name] for name in PRESETS), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from castssl.shipped import recipe
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ("tests", "plugins")
 MMSEG = Path("plugins", "castssl-mmseg", "tests", "slow", "test_configs.py")
-PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--color=no")
+PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no")
 TOGETHER = 600.0
 """Seconds of all items, of which the limit of each is a part."""
 SHOWN = 20
@@ -102,38 +102,27 @@ def items(cfg: Config, folder: Path) -> dict[str, Item]:
     together = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(several), *parts)
     precision = ("--precision", "bf16") if gpus else ()
     moco = shlex.join([*shape, "--batch-size", str(4 * cfg.batch), *precision])
-    train = (sys.executable, str(recipe("benchmarks/train")), "--steps", "20", "--every", "5", "--processes")
+    train = (sys.executable, str(recipe("benchmarks/train")), "--steps", "12", "--every", "4", "--processes")
     counts = tuple(map(str, sorted({1, max(1, gpus)})))
     speed = (r"│ (\d+) +│ ([\d.]+) +│ ([\d.]+%)", "{} processes: {} images/s, {} waiting")
     fsdp = ("-m", "accelerate.commands.launch", "--config_file", str(recipe("launch/fsdp.yaml")))
-    quick = (
-        "--data",
-        "demo",
-        "--model",
-        "nano",
-        "--image-size",
-        "64",
-        "--batch-size",
-        "32",
-        "--knn-every",
-        "0",
-    )
+    quick = shlex.split("--data demo --model nano --image-size 64 --batch-size 32 --knn-every 0")
     steps = ("--num_processes", str(several), str(recipe("moco_in1k")), *quick, "--max-steps", "4")
     passed = r"(\d+ (?:passed|failed).*?) in [\d.]+s"
     return {
-        "collectives": Item((sys.executable, *together, "collectives"), 60),
-        "SyncBN": Item((sys.executable, *together, "sync-bn"), 60, gpus=1),
-        "fp16": Item((sys.executable, *parts, "fp16"), 60),
-        "bf16": Item((sys.executable, *parts, "bf16"), 60),
-        "device-slic": Item((sys.executable, *parts, "device-slic"), 60),
-        "tests marked gpu": Item((*PYTEST, "-m", "gpu", *marked()), 180, passed, gpus=1),
-        "an mm config": Item((*PYTEST, str(ROOT / MMSEG), "-k", "cast_small_ade20k"), 120, passed, gpus=1),
-        "MoCo": Item((*train, *counts, f"--flags={moco}"), 120, *speed),
+        "collectives": Item((sys.executable, *together, "collectives"), 38),
+        "SyncBN": Item((sys.executable, *together, "sync-bn"), 38, gpus=1),
+        "fp16": Item((sys.executable, *parts, "fp16"), 38),
+        "bf16": Item((sys.executable, *parts, "bf16"), 38),
+        "device-slic": Item((sys.executable, *parts, "device-slic"), 38),
+        "tests marked gpu": Item((*PYTEST, "-m", "gpu", *marked()), 90, passed, gpus=1),
+        "an mm config": Item((*PYTEST, str(ROOT / MMSEG), "-k", "cast_small_ade20k"), 70, passed, gpus=1),
+        "MoCo": Item((*train, *counts, f"--flags={moco}"), 80, *speed),
         "MoCo, device-slic": Item(
-            (*train, *counts, f"--flags={moco} --superpixels device-slic:count=196"), 120, *speed, gpus=1
+            (*train, *counts, f"--flags={moco} --superpixels device-slic:count=196"), 60, *speed, gpus=1
         ),
-        "compile": Item((sys.executable, *parts, "compile"), 120, gpus=1),
-        "FSDP": Item((sys.executable, *fsdp, *steps, "--out", str(folder / "fsdp")), 90, gpus=2),
+        "compile": Item((sys.executable, *parts, "compile"), 70, gpus=1),
+        "FSDP": Item((sys.executable, *fsdp, *steps, "--out", str(folder / "fsdp")), 40, gpus=2),
     }
 
 

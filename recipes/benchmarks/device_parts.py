@@ -29,8 +29,9 @@ from castssl.errors import CastError
 from castssl.models.fuse import masked_batch_norm
 from castssl.registry import build
 
-LARGEST = {"fp16": 0.02, "bf16": 0.1, "compile": 1e-3}
-"""Largest distance of a class token from that in float32, as a share of its length."""
+LARGEST = {"fp16": 0.05, "bf16": 0.1, "compile": 0.05}
+"""Largest distance of a class token from that in float32, as a share of its length. A centroid that rounding
+selects in place of another one changes it by about 0.01."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,13 @@ def test_a_written_card_is_what_the_code_gives() -> None:
     assert made.line in (CARDS / "index.md").read_text("utf-8")
 
 
+def test_a_preset_of_another_pooling_has_that_pooling() -> None:
+    """ToMe has no weights of its own."""
+    text = (CARDS / "tome_small.md").read_text("utf-8")
+    assert 'castssl.create("tome_small", pooling="tome")' in text
+    assert "| pooling | `tome` |" in text
+
+
 def test_sizes_and_gflops_are_those_of_the_encoder() -> None:
     encoder = create("nano_vit", image_size=64)
     macs = account(encoder, image_size=64, classes=()).macs

@@ -74,6 +74,11 @@ def test_an_unknown_item_is_refused(recipe: Runner) -> None:
     assert "--items: got fp8, expected collectives, SyncBN, fp16" in done.stderr
 
 
+def test_each_item_may_use_its_limit_within_ten_minutes(tmp_path: Path) -> None:
+    found = device.items(device.Config(), tmp_path)
+    assert sum(item.seconds for item in found.values()) <= device.TOGETHER == device.Config().seconds
+
+
 def test_the_tests_that_are_marked_are_found() -> None:
     marked = {Path(path).relative_to(device.ROOT).as_posix() for path in device.marked()}
     assert {"tests/training/test_signals.py", "plugins/castssl-slic/tests/test_device.py"} <= marked

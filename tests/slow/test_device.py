@@ -5,8 +5,17 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+from recipes.benchmarks import device
 from tests.forked import ROOT
+
+
+def test_the_number_of_passed_tests_is_a_figure(tmp_path: Path) -> None:
+    pattern = device.items(device.Config(device="cpu"), tmp_path)["tests marked gpu"].figure
+    row = device.run("tests", device.Item((*device.PYTEST, "tests/test_types.py"), 600, pattern), 600)
+    assert row.verdict == "ok", row.output
+    assert re.fullmatch(r"\d+ passed", row.figure)
 
 
 def test_each_item_that_needs_no_gpu_has_a_figure_on_a_processor() -> None:
