@@ -75,7 +75,7 @@ def require(holds: bool, message: str) -> None:
 
 
 def collectives(cfg: Config, device: torch.device) -> str:
-    """Sums with gradient, gathering and broadcasting over the processes, and the time of a sum of 64 MiB."""
+    """Sums with gradient, gathering and broadcasting over the processes, and the time of a large sum."""
     rank, world = dist.get_rank(), dist.get_world_size()
     mine = torch.full((3,), float(rank + 1), device=device, requires_grad=True)
     total = all_reduce(mine * 2)
@@ -92,11 +92,12 @@ def collectives(cfg: Config, device: torch.device) -> str:
     first = torch.full((2,), float(rank), device=device)
     dist.broadcast(first, 0)
     require(not first.any(), f"process {rank} got {first.tolist()} from process 0")
-    large = torch.zeros(2**24, device=device)
+    mebibytes = 64 if device.type == "cuda" else 4
+    large = torch.zeros(mebibytes * 2**18, device=device)
     took = milliseconds(lambda: dist.all_reduce(large), device)
     name = dist.get_backend()
     version = ".".join(map(str, torch.cuda.nccl.version())) if name == "nccl" else ""
-    return f"{name} {version}, {world} processes, sum of 64 MiB in {took:.2f} ms".replace(" ,", ",")
+    return f"{name} {version}, {world} processes, sum of {mebibytes} MiB in {took:.2f} ms".replace(" ,", ",")
 
 
 def sync_bn(cfg: Config, device: torch.device) -> str:

@@ -101,7 +101,7 @@ def test_parts_on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_two_processes_sum_and_gather(recipe: Runner) -> None:
     done = recipe("benchmarks/device_parts", "--part", "collectives", "--device", "cpu", processes=2)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().splitlines()[-1].startswith("gloo, 2 processes, sum of 64 MiB in ")
+    assert done.stdout.strip().splitlines()[-1].startswith("gloo, 2 processes, sum of 4 MiB in ")
 
 
 def test_a_sum_that_is_wrong_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
