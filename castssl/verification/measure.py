@@ -269,14 +269,14 @@ def independent(run: Callable[[View], Tensors], view: View) -> str:
     """
     whole, size, most = run(view), len(view.image), 0.0
     remedy = "in evaluation mode nothing may depend on the other images of the batch"
-    back = {name: value.flip(0) for name, value in run(View(*(field.flip(0) for field in view))).items()}
-    fault = f"among {size} images in another order an image has another"
-    most = max(most, claim_close(back, whole, fault, remedy))
-    for i in {0, size - 1}:
+    for i in (0, size - 1):
         alone = run(View(*(field[i : i + 1] for field in view)))
         expected = {name: value[i : i + 1] for name, value in whole.items()}
         fault = f"image {i} of {size} alone has another"
         most = max(most, claim_close(alone, expected, fault, remedy))
+    back = {name: value.flip(0) for name, value in run(View(*(field.flip(0) for field in view))).items()}
+    fault = f"among {size} images in another order an image has another"
+    most = max(most, claim_close(back, whole, fault, remedy))
     return f"alone and among {size} images: numbers within {most:.1e} (tolerance {VALUES:.0e})"
 
 

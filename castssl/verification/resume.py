@@ -14,6 +14,7 @@ from torch import Tensor
 
 from castssl.errors import ContractError
 from castssl.training import checkpoint
+from castssl.training.run import RESULTS
 from castssl.training.run_folder import CHECKPOINTS
 from castssl.verification.job import RECORD
 
@@ -75,7 +76,7 @@ def claim_same_images(straight: Record, stopped: Record, resumed: Record) -> Non
 
 
 def first_difference(straight: Record, resumed: Record, folder: Path, other: Path) -> str:
-    """What differs between two runs: a loss, or a part of their last checkpoints; "" if nothing does.
+    """What differs between two runs: a loss, a result, a part of the last checkpoint; "" if nothing does.
 
     Args:
         straight: the steps of a run.
@@ -86,6 +87,9 @@ def first_difference(straight: Record, resumed: Record, folder: Path, other: Pat
     for step, losses in resumed.losses.items():
         if losses != straight.losses.get(step):
             return f"the loss of step {step} is {losses}, expected {straight.losses.get(step)}"
+    results = [(place / RESULTS).read_text() for place in (folder, other) if (place / RESULTS).is_file()]
+    if len(set(results)) > 1:
+        return f"{RESULTS} has {results[1]}, expected {results[0]}"
     states = [_last(place) for place in (folder, other)]
     leaves = [dict(_leaves(state)) for state in states]
     names = [name for name in leaves[0] if not _equal(leaves[0][name], leaves[1].get(name))]

@@ -75,7 +75,7 @@ def test_images_are_independent_unless_the_encoder_looks_at_neighbors() -> None:
     assert "alone and among 7 images: numbers within" in independent(
         lambda part: run(flat("none"), part), view
     )
-    with pytest.raises(ContractError, match="has another features: the largest difference is"):
+    with pytest.raises(ContractError, match="image 0 of 7 alone has another features: the largest"):
         independent(lambda part: run(flat("neighbors"), part), view)
 
 

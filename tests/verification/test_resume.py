@@ -63,6 +63,14 @@ def test_checkpoints_are_compared_bit_for_bit(tmp_path: Path) -> None:
     assert "the loss of step 4" in first_difference(STRAIGHT, lost, first, same)
 
 
+def test_results_are_compared_where_both_runs_have_some(tmp_path: Path) -> None:
+    folders = [run(tmp_path / name) for name in ("first", "second")]
+    (folders[0] / "results.json").write_text('{"trained": {"knn": 1.0}}')
+    assert not first_difference(STRAIGHT, STRAIGHT, *folders)
+    (folders[1] / "results.json").write_text('{"trained": {"knn": 2.0}}')
+    assert "results.json has" in first_difference(STRAIGHT, STRAIGHT, *folders)
+
+
 def test_a_run_without_a_checkpoint_is_a_fault(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match="no checkpoint"):
         first_difference(STRAIGHT, STRAIGHT, run(tmp_path / "first"), tmp_path / "none")
