@@ -99,11 +99,11 @@ class Encoder(samples.SampleEncoder):
             index = torch.arange(cls.shape[0])  # Of len(cls), an exported graph would take the number.
             return cls + cls[torch.where(index % 2 == 0, index + 1, index - 1).clamp(max=cls.shape[0] - 1)]
         if self.fault == "frozen" and cls.shape[0] == 2:
-            return 2 * cls
+            return cls + 1
         if self.fault == "exported" and torch.compiler.is_exporting():
-            return 2 * cls
+            return cls + 1
         if self.fault == "compiled" and torch.compiler.is_dynamo_compiling():
-            return 2 * cls
+            return cls + 1
         return cls + torch.rand(()) if self.fault == "random" else cls
 
 
