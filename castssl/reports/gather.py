@@ -22,6 +22,8 @@ TABLE, CELLS = "table.md", "cells.csv"
 """Files of a study."""
 SEEDED = re.compile(r"-seed=[^-]*|-[0-9a-f]{8}$")
 """What differs in the names of a study's folders of one row."""
+SHORT = 16
+"""Characters of a name that is shown as it is."""
 NOT_COMPARED = ("out",)
 """Settings that differ between any two runs."""
 
@@ -30,6 +32,8 @@ class Run(NamedTuple):
     """A run, and what it is called beside others."""
 
     name: str
+    short: str
+    """The name, or what differs if that is shorter; beside a curve and above a column."""
     title: str
     """The name with the settings that differ between the runs; or a row of a study, with the seed."""
     label: str
@@ -103,18 +107,21 @@ def _runs(folders: Sequence[Path], studies: Sequence[Study]) -> list[Run]:
     summaries = [summarize(folder) for folder in folders]
     names = _names(folders)
     differing = differences(summaries)
+    settings = [
+        ", ".join(f"{key}={shown(one.settings.get(key))}" for key in differing[:3]) for one in summaries
+    ]
     rows = _rows(studies)
     colors: dict[str, int] = {}
     runs = []
     for name, summary in zip(names, summaries, strict=True):
-        row = rows.get(summary.folder.name)
-        words = [f"{key}={shown(summary.settings.get(key))}" for key in differing[:3]]
-        title = f"{name}: {', '.join(words)}" if words else name
+        row, words = rows.get(summary.folder.name), settings[len(runs)]
+        short = name if len(name) <= SHORT or len(set(settings)) < len(settings) else words
+        title = f"{name}: {words}" if words else name
         if row:
             title = f"{row}, seed {shown(summary.settings.get('seed'))}"
         color = colors.setdefault(row or f"run {name}", len(colors))
         history = read_history(summary.folder)
-        runs.append(Run(name, title, row or title, color, summary, history, columns(summary.folder)))
+        runs.append(Run(name, short, title, row or title, color, summary, history, columns(summary.folder)))
     return runs
 
 
@@ -132,10 +139,10 @@ def _rows(studies: Sequence[Study]) -> dict[str, str]:
 
 def _names(folders: Sequence[Path]) -> list[str]:
     """The folders' names, or what differs of their paths where two are equal."""
-    names = [folder.resolve().name for folder in folders]
+    paths = [os.path.abspath(folder) for folder in folders]
+    names = [os.path.basename(path) for path in paths]
     if len(set(names)) == len(names):
         return names
-    paths = [str(folder.resolve()) for folder in folders]
     above = os.path.commonpath(paths)
     return [os.path.relpath(path, above) for path in paths]
 

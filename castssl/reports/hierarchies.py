@@ -185,7 +185,7 @@ def hierarchies(
     if not shown or not small:
         return None, remarks
     content = [Shown(name, photo, own) for (name, photo), own in zip(small, parts, strict=True)]
-    return Hierarchies([run.name for run, _ in shown], _moments(shown), content), remarks
+    return Hierarchies([run.short for run, _ in shown], _moments(shown), content), remarks
 
 
 def _computed(

@@ -182,7 +182,7 @@ def _matrix(
     """A row for each title and a column for each run, or the other way round for many runs."""
     further = further or {}
     if len(runs) <= ACROSS:
-        head = [corner, *(run.name for run in runs), *further]
+        head = [corner, *(run.short for run in runs), *further]
         rows: list[list[str | Cell]] = [
             [title, *row, *(values[i] for values in further.values())]
             for i, (title, row) in enumerate(zip(titles, cells, strict=True))

@@ -61,7 +61,7 @@ def write(
     if content or notes:
         sections.insert(_place(sections, "pictures", "settings"), _hierarchy(content, notes))
     legends = [
-        Legend(run.label, run.name if run.label == run.title else run.label, run.color) for run in runs
+        Legend(run.label, run.short if run.label == run.title else run.label, run.color) for run in runs
     ]
     about = f"castssl {version('castssl')}, {tables.moment(time.time())}"
     write_report(path, _title(found), about, sections, runs=legends, charts=drawn, hierarchies=content)

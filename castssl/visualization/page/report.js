@@ -79,7 +79,9 @@
     const width = Math.max(260, figure.clientWidth), height = width < 420 ? 210 : 240;
     const levels = logarithmic ? chart.levels.filter(([, value]) => value > 0) : chart.levels;
     const names = runs.length > 1 && curves.length > 1 && curves.length <= 6 && width >= 460;
-    const box = {left: 54, right: width - (names ? 112 : 14), top: 12, bottom: height - 38};
+    const longest = Math.max(...curves.map((curve) => runs[curve.run].short.length), 0);
+    const room = Math.min(0.32 * width, 16 + 7.8 * longest);  // for the names
+    const box = {left: 54, right: width - (names ? room : 14), top: 12, bottom: height - 38};
     const root = svg("svg", {viewBox: `0 0 ${width} ${height}`, width, height, role: "img", tabindex: "0"});
     root.setAttribute("aria-label", summary(chart, curves));
     const place = {root, box, curves, chart, index: -1};
@@ -127,7 +129,7 @@
       const step = logarithmic ? tick : vertical[1] - vertical[0] || 1;
       root.append(svg("text", {x: box.left - 7, y: y(tick) + 4, class: "tick", "text-anchor": "end"}, label(tick, step)));
     }
-    const across = ticks(least, most, (box.right - box.left) / 80);
+    const across = ticks(least, most, (box.right - box.left) / 60);
     for (const tick of across) {
       root.append(svg("line", {x1: x(tick), x2: x(tick), y1: box.bottom, y2: box.bottom + 4, class: "axis"}));
       const text = label(tick, across[1] - across[0] || 1);
@@ -143,9 +145,10 @@
     const ends = curves.map((curve) => ({run: curve.run, at: y(curve.points.at(-1)[1]), x: x(curve.points.at(-1)[0])}));
     const spread = [...new Map(ends.map((end) => [runs[end.run].color, end])).values()].sort((a, b) => a.at - b.at);
     spread.forEach((end, i) => { if (i) end.at = Math.max(end.at, spread[i - 1].at + 14); });
+    const most = Math.floor((root.viewBox.baseVal.width - box.right - 8) / 7.7);
     const over = Math.max(0, (spread.at(-1)?.at ?? 0) - box.bottom);
     for (const end of spread) {
-      const text = svg("text", {x: box.right + 7, y: end.at - over + 4, class: `end ${colorOf(end.run)}`}, cut(runs[end.run].short, 16));
+      const text = svg("text", {x: box.right + 7, y: end.at - over + 4, class: `end ${colorOf(end.run)}`}, cut(runs[end.run].short, most));
       text.append(svg("title", {}, runs[end.run].name));
       root.append(text);
     }
@@ -196,8 +199,9 @@
     const longest = Math.max(...chart.rows.map((row) => row.length)), left = Math.min(0.5 * width, 16 + 6.6 * longest);
     const top = chart.levels.length ? 18 + 14 * Math.min(chart.levels.length, 3) : 10;
     const box = {left, right: width - 18, top, bottom: top + step * chart.rows.length};
-    const height = box.bottom + 38, values = [...chart.seeds.flat(), ...chart.levels.map(([, value]) => value)];
-    const [low, high] = range(values.filter((value) => value !== null), false);
+    const height = box.bottom + 38, ends = chart.seeds.map((seeds) => seeds.filter((value) => value !== null))
+      .flatMap((seeds) => (seeds.length ? [...seeds, ...bar(seeds)] : []));
+    const [low, high] = range([...ends, ...chart.levels.map(([, value]) => value)], false);
     const x = (value) => box.left + (value - low) / (high - low) * (box.right - box.left);
     const text = chart.rows.map((row, i) => `${row}: ${spread(chart.seeds[i])}`).join("; ");
     const root = svg("svg", {viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": `${chart.title}. ${text}`});
@@ -219,8 +223,8 @@
       group.append(svg("text", {x: box.left - 9, y: y + 4, class: "tick", "text-anchor": "end"}, cut(row, Math.floor((left - 10) / 6.2))));
       for (const value of seeds) group.append(svg("circle", {cx: x(value), cy: y, r: 3.4, class: "seed c0"}));
       if (seeds.length) {
-        const [mean, deviation] = moments(seeds);
-        group.append(svg("line", {x1: x(mean - deviation), x2: x(mean + deviation), y1: y, y2: y, class: "curve c0"}));
+        const [from, to] = bar(seeds), mean = (from + to) / 2;
+        group.append(svg("line", {x1: x(from), x2: x(to), y1: y, y2: y, class: "curve c0"}));
         group.append(svg("circle", {cx: x(mean), cy: y, r: 4.6, class: "dot c0"}));
       }
       root.append(group);
@@ -233,6 +237,11 @@
     const mean = values.reduce((a, b) => a + b, 0) / values.length;
     const squares = values.reduce((sum, value) => sum + (value - mean) ** 2, 0);
     return [mean, values.length > 1 ? Math.sqrt(squares / (values.length - 1)) : 0];
+  }
+
+  function bar(values) {
+    const [mean, deviation] = moments(values);
+    return [mean - deviation, mean + deviation];
   }
 
   function spread(seeds) {
@@ -275,25 +284,25 @@
 
   const drawAll = () => figures.filter((figure) => figure.clientWidth).forEach((figure) => figure.draw());
 
-  function controls(bar) {
+  function controls(place) {
     const axis = html("select", {"aria-label": "horizontal axis"}, ...PLACES.map((name, i) => new Option(name, i)));
     if (!charts.some((chart) => chart.curves?.some((curve) => curve.places[1].some((epoch) => epoch > 0)))) shown.place = 0;
     axis.value = shown.place;
     axis.addEventListener("change", () => { shown.place = Number(axis.value); drawAll(); });
     const box = html("input", {type: "checkbox"});
     box.addEventListener("change", () => { shown.logarithmic = box.checked; drawAll(); });
-    bar.append(html("label", {}, "over ", axis), html("label", {}, box, " logarithmic loss and rate"));
+    place.append(html("label", {}, "over ", axis), html("label", {}, box, " logarithmic loss and rate"));
     const groups = [...new Map(runs.map((run, i) => [run.color, i])).entries()];
     for (const [color, run] of groups.length > 1 ? groups : []) {
-      const button = html("button", {type: "button", class: "legend", "aria-pressed": "true", title: "show or hide"});
-      button.append(html("span", {class: `swatch ${colorOf(run)}`}), cut(runs[run].name, 60));
+      const button = html("button", {type: "button", class: "legend", "aria-pressed": "true", title: runs[run].name});
+      button.append(html("span", {class: `swatch ${colorOf(run)}`}), runs[run].name.length > 44 ? runs[run].short : runs[run].name);
       button.addEventListener("click", () => {
         const hide = !shown.hidden.has(color);
         shown.hidden[hide ? "add" : "delete"](color);
         button.setAttribute("aria-pressed", String(!hide));
         drawAll();
       });
-      bar.append(button);
+      place.append(button);
     }
   }
 
@@ -321,8 +330,8 @@
   }
 
   figures.forEach(build);
-  const bar = document.getElementById("controls");
-  if (bar) controls(bar);
+  const above = document.getElementById("controls");
+  if (above) controls(above);
   drawAll();
   let width = innerWidth;
   addEventListener("resize", () => {
