@@ -25,21 +25,24 @@ SPEEDS = {
 """Title, unit and scale of :data:`castssl.training.history.SPEED`."""
 
 
-def of_runs(runs: Sequence[tuple[int, Run]], charts: list[Chart | Dots]) -> Html:
+def of_runs(runs: Sequence[tuple[int, Run]], charts: list[Chart | Dots], most: int = MOST) -> Html:
     """The charts of runs: loss, rate, kNN and waiting first, the others folded away.
 
     Args:
         runs: of one recipe, each with its place among the runs of the page.
         charts: of the page; those of these runs are added.
+        most: points of a curve.
     """
     measured = by_importance(_names([run.history.measured for _, run in runs]))
     trained = _names([run.history.training for _, run in runs])
     scalars = [name for name in trained if name not in ("rate", *SPEED)]
     first = next((name for name in (*FIRST, *measured) if name in measured), None)
     made = {
-        ("training", name): _training(runs, name) for name in [*scalars, "rate", *SPEEDS] if name in trained
+        ("training", name): _training(runs, name, most)
+        for name in [*scalars, "rate", *SPEEDS]
+        if name in trained
     }
-    made |= {("measured", name): _measured(runs, name) for name in measured}
+    made |= {("measured", name): _measured(runs, name, most) for name in measured}
     order = [("training", "loss"), ("training", "rate"), ("measured", first), ("training", "waiting")]
     leading = [key for key in order if key in made]
     others = [key for key in made if key not in leading]
@@ -59,11 +62,16 @@ def of_runs(runs: Sequence[tuple[int, Run]], charts: list[Chart | Dots]) -> Html
     return markup.join(parts)
 
 
-def note() -> Html:
-    """How curves are drawn."""
+def points(runs: int) -> int:
+    """The most points of a curve in a page of so many runs, which keeps a page of hundreds small."""
+    return max(60, min(MOST, 20 * MOST // max(1, runs)))
+
+
+def note(most: int) -> Html:
+    """How curves of at most so many points are drawn."""
     return markup.paragraph(
         "Training: means over the steps between two lines of the log. Held-out results: one point for each"
-        f" evaluation. A curve has at most {MOST} points: of longer ones the lowest and the highest of each"
+        f" evaluation. A curve has at most {most} points: of longer ones the lowest and the highest of each"
         " part are drawn. Hours are of all starts together, without pauses.",
         "faint",
     )
@@ -73,11 +81,12 @@ def _names(parts: Sequence[Mapping[str, Values]]) -> list[str]:
     return list(dict.fromkeys(name for part in parts for name in part))
 
 
-def _training(runs: Sequence[tuple[int, Run]], name: str) -> Chart:
+def _training(runs: Sequence[tuple[int, Run]], name: str, most: int) -> Chart:
     title, unit, scale = SPEEDS.get(name, (name.replace("_", " "), "", 1.0))
     title = "learning rate" if name == "rate" else title
     curves = [
-        _curve(place, history.training[name], scale) for place, history in _having(runs, name, "training")
+        _curve(place, history.training[name], scale, most)
+        for place, history in _having(runs, name, "training")
     ]
     note = "of training batches" if name not in ("rate", *SPEED) else ""
     return Chart(
@@ -85,10 +94,11 @@ def _training(runs: Sequence[tuple[int, Run]], name: str) -> Chart:
     )
 
 
-def _measured(runs: Sequence[tuple[int, Run]], name: str) -> Chart:
+def _measured(runs: Sequence[tuple[int, Run]], name: str, most: int) -> Chart:
     one = metric(name)
     curves = [
-        _curve(place, history.measured[name], one.scale) for place, history in _having(runs, name, "measured")
+        _curve(place, history.measured[name], one.scale, most)
+        for place, history in _having(runs, name, "measured")
     ]
     levels = {}
     for kind in LEVELS:
@@ -105,8 +115,8 @@ def _having(runs: Sequence[tuple[int, Run]], name: str, part: str) -> list[tuple
     ]
 
 
-def _curve(place: int, values: Values, scale: float) -> Curve:
-    thin = values.thinned()
+def _curve(place: int, values: Values, scale: float, most: int) -> Curve:
+    thin = values.thinned(most)
     return Curve(place, (thin.steps, thin.epochs, thin.hours), [scale * entry for entry in thin.values])
 
 

@@ -64,15 +64,18 @@ def sources(run: Run) -> tuple[list[Source], list[str]]:
     folder, remarks = run.summary.folder, []
     final = folder / WEIGHTS
     kept = _kept(folder)
-    if final.is_file() and kept and kept[-1][0] >= run.summary.step:
+    # A run that went on after its end has the file of its earlier end until it ends again.
+    ended = final.is_file() and (run.summary.state == "finished" or not kept)
+    if ended and kept and kept[-1][0] >= run.summary.step:
         kept = kept[:-1]  # The same weights.
     found = [Source(step, f"step {step:,}", _checkpointed(run, path)) for step, path in kept]
-    if final.is_file():
+    if ended:
         found.append(Source(run.summary.step, "trained", lambda: load_encoder(final)))
     if not found:
         remarks.append(f"{run.name}: no weights are kept yet")
     elif not (run.summary.settings.get("init") or run.summary.settings.get("weights")):
-        found.insert(0, Source(0, NEW, lambda: _new(run)))
+        last = found[-1].build
+        found.insert(0, Source(0, NEW, lambda: _new(run, last)))
     return found, remarks
 
 
@@ -116,11 +119,11 @@ def _under(state: object, prefix: str) -> dict[str, Any]:
     return {str(name).removeprefix(prefix): value for name, value in items if str(name).startswith(prefix)}
 
 
-def _new(run: Run) -> Encoder:
+def _new(run: Run, trained: Callable[[], Encoder]) -> Encoder:
     """The encoder with the weights that the run's seed gives it."""
     seed = run.summary.settings.get("seed")
-    # Its size is checked against tensors that are there: a config may come from a stranger.
-    config = _config(run)
+    # A config may come from a stranger: that of an encoder was compared with its tensors.
+    config = trained().config
     with kept_random_state():
         torch.manual_seed(seed if isinstance(seed, int) and 0 <= seed < 2**32 else 0)
         return create(config).eval()

@@ -118,10 +118,11 @@ def _curves(runs: Sequence[Run], drawn: list[Chart | Dots]) -> Html:
     for place, run in enumerate(runs):
         by_recipe.setdefault(run.summary.recipe or "unknown recipe", []).append((place, run))
     parts = [Html('<div id="controls"></div>')]
+    most = charts.points(len(runs))
     for recipe, own in by_recipe.items():
         parts += [markup.heading(recipe)] if len(by_recipe) > 1 else []
-        parts.append(charts.of_runs(own, drawn))
-    return markup.join([*parts, charts.note()])
+        parts.append(charts.of_runs(own, drawn, most))
+    return markup.join([*parts, charts.note(most)])
 
 
 def _commands(runs: Sequence[Run]) -> Html:

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -165,7 +166,6 @@ class Report:
 
     def begin(self, after: int | None, objective: nn.Module) -> None:
         """Report that the run is new, or goes on ``after`` so many steps, and what describes its encoder."""
-        encoders = (part for part in objective.modules() if isinstance(part, Encoder))
         self._log.write(
             event="start",
             after=after or 0,
@@ -175,7 +175,7 @@ class Report:
             processes=distributed.world(),
             argv=sys.argv,
             environment=environment(str(self._accelerator.device)) if distributed.is_main() else {},
-            encoder=next((encoder.config.to_dict() for encoder in encoders), None),
+            encoder=_describe_encoder(objective),
         )
         start = "a new run" if after is None else f"goes on after step {after}"
         self._display.say(f"{self._folder}: {start}")
@@ -266,6 +266,15 @@ class Report:
         # KiB on Linux, bytes on macOS; Windows has no such module.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if resource else 0
         return {"memory_gib": peak / (2**30 if sys.platform == "darwin" else 2**20)} if peak else {}
+
+
+def _describe_encoder(objective: nn.Module) -> dict[str, Any] | None:
+    """The config of the first encoder; None without one, or if it was built by hand and has no config."""
+    for part in objective.modules():
+        if isinstance(part, Encoder):
+            with suppress(AttributeError):
+                return part.config.to_dict()
+    return None
 
 
 def _is_nan(value: object) -> bool:

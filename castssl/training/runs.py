@@ -80,7 +80,7 @@ def summarize(folder: Path) -> RunSummary:
     latest = {name: value for line in measured for name, value in line.items()}
     argv = starts[-1].get("argv") if starts else None
     settings: Mapping[str, Any] = {}
-    with suppress(ConfigError):
+    with suppress(ConfigError, RecursionError):
         settings = config.load_plain(folder / config.FILE)
     return RunSummary(
         folder=folder,

@@ -109,7 +109,7 @@ def test_every_state(tmp_path: Path) -> None:
     (write(runs / "empty") / "log.jsonl").write_bytes(b"")
     damaged = write(runs / "torn", results={})
     (damaged / "results.json").write_text('{"trained": {')
-    (damaged / "config.json").write_text("{")
+    (damaged / "config.json").write_text("[" * 100_000)
     with (damaged / "log.jsonl").open("ab") as log:
         log.write(b'\0\0\n{"time": 1e300, "event": "note", "step": [], "text": 3}\n{"time": 9, "st')
     with (write(runs / "now") / ".lock").open("w") as lock:
@@ -211,6 +211,7 @@ def test_hierarchies_of_kept_weights(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert shown["models"][0] == shown["models"][1], "the weights of the seed are those that were saved"
     assert "step 2: no segments are shown" in visible(text)
     save_encoder(encoder, run / "encoder.safetensors")
+    (run / "results.json").write_text("{}")
     (about,) = re.findall(r'id="about">(.*?)</script>', page(tmp_path, run, "--images", image))
     assert [moment["name"] for moment in json.loads(about)["moments"]] == ["new weights", "step 1", "trained"]
 
