@@ -112,7 +112,7 @@ def _runs(folders: Sequence[Path], studies: Sequence[Study]) -> list[Run]:
     ]
     rows = _rows(studies)
     colors: dict[str, int] = {}
-    runs = []
+    runs: list[Run] = []
     for name, summary in zip(names, summaries, strict=True):
         row, words = rows.get(summary.folder.name), settings[len(runs)]
         short = name if len(name) <= SHORT or len(set(settings)) < len(settings) else words
