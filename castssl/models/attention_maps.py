@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
 from castssl.models.cast import CAST
-from castssl.models.timm_encoder import Parted, Prefixed, TimmEncoder
+from castssl.models.timm_encoder import Prefixed, TimmEncoder, is_parted
 
 Weights = dict[int, Tensor]
 """By stage: float32 (B, heads, N), the attention of the class token to each token."""
@@ -77,7 +77,7 @@ def _last_attentions(encoder: Encoder) -> dict[int, nn.Module]:
     if isinstance(encoder, CAST):
         stages: Any = encoder.stages
         blocks = {number: stage.blocks[-1] for number, stage in enumerate(stages) if len(stage.blocks)}
-    elif isinstance(encoder, TimmEncoder) and isinstance(network := encoder.network, Parted):
+    elif isinstance(encoder, TimmEncoder) and is_parted(network := encoder.network):
         ends = [*encoder.ends, len(network.blocks)] if network.cls_token is not None else []
         blocks = {number: network.blocks[end - 1] for number, end in enumerate(ends)}
     attentions: dict[int, nn.Module] = {

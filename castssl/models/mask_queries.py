@@ -22,7 +22,7 @@ from castssl.models import initialization
 from castssl.models.blocks import layer_norm
 from castssl.models.cast import CAST
 from castssl.models.segmentation_heads import token_norm
-from castssl.models.timm_encoder import Parted, Prefixed, TimmEncoder
+from castssl.models.timm_encoder import Prefixed, TimmEncoder, is_parted
 from castssl.types import DenseTokens, Pooled
 
 QUERIES = 100
@@ -295,7 +295,7 @@ def joinable(encoder: Encoder) -> list[nn.Module]:
     if isinstance(encoder, CAST):
         return [part for stage in encoder.stages for part in stage.modules() if isinstance(part, Block)]
     network = encoder.network if isinstance(encoder, TimmEncoder) else None
-    if isinstance(network, Parted) and all(isinstance(block, Block) for block in network.blocks):
+    if is_parted(network) and all(isinstance(block, Block) for block in network.blocks):
         return [*network.blocks]
     return []
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import timm
 import torch
@@ -28,9 +28,8 @@ class Prefixed(Protocol):
     num_prefix_tokens: int
 
 
-@runtime_checkable
 class Parted(Protocol):
-    """A timm model whose blocks all have the same tokens, as a ViT's."""
+    """A timm model whose blocks all have the same tokens, as a ViT's; :func:`is_parted` tells."""
 
     blocks: Sequence[nn.Module]
     cls_token: nn.Parameter | None
@@ -39,6 +38,14 @@ class Parted(Protocol):
     def forward_intermediates(self, x: Tensor) -> Any:
         """What each block returns."""
         ...
+
+
+def is_parted(network: nn.Module) -> TypeGuard[Parted]:
+    """Whether a model has the members of :class:`Parted`.
+
+    From Python 3.12 on, ``isinstance`` with a protocol does not see parameters and modules of a module.
+    """
+    return {"blocks", "cls_token", "global_pool", "forward_intermediates"} <= set(dir(network))
 
 
 class TimmEncoder(Encoder):
@@ -224,7 +231,7 @@ def _ends(name: str, network: nn.Module, stages: int) -> list[int]:
     """
     if stages == 1:
         return []
-    if not isinstance(network, Parted) or network.cls_token is None or network.global_pool != "token":
+    if not is_parted(network) or network.cls_token is None or network.global_pool != "token":
         raise ValueError(
             f"{name} has no class token that is read after its blocks, so it has one stage, not {stages};"
             " take a ViT such as deit_small_patch16_224, or leave the sizes out"
