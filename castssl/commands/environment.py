@@ -22,7 +22,7 @@ State = Literal["ok", "note", "broken"]
 COLORS = {"ok": "green", "note": "yellow", "broken": "red"}
 WRITERS = (OPENCV, "opencv-contrib-python", "opencv-python-headless", "opencv-python")
 """Distributions that all write the same folder ``cv2``; the first two bring ``ximgproc``."""
-MODULES = {"pillow": "PIL", "scikit-learn": "sklearn"}
+MODULES = {"markdown-it-py": "markdown_it", "pillow": "PIL", "scikit-learn": "sklearn"}
 """Modules whose name does not follow from that of their distribution."""
 
 

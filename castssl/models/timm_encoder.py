@@ -40,8 +40,8 @@ class Parted(Protocol):
         ...
 
 
-def is_parted(network: nn.Module) -> TypeGuard[Parted]:
-    """Whether a model has the members of :class:`Parted`.
+def is_parted(network: nn.Module | None) -> TypeGuard[Parted]:
+    """Whether there is a model, and it has the members of :class:`Parted`.
 
     From Python 3.12 on, ``isinstance`` with a protocol does not see parameters and modules of a module.
     """
