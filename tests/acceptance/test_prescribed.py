@@ -57,7 +57,11 @@ def test_the_castssl_commands_of_all_documents_have_their_flags(command: Command
             # castssl-mmseg has a help for each action, and `run` becomes the process of a recipe.
             if recipe := next((word for word in words if words[1] == "run" and word in RECIPES), ""):
                 words = ["castssl", "run", *words[words.index(recipe) :]]
-            name = " ".join(words[1:3] if recipe or words[1] == "mmseg" else words[1:2])
+            checked = words[1:3] == ["check", "run"]
+            if checked:  # What comes after the recipe's name is for the recipe.
+                own = (i for i, word in enumerate(words) if word in RECIPES or ".py" in word)
+                words = words[: next(own, len(words))]
+            name = " ".join(words[1:3] if recipe or checked or words[1] == "mmseg" else words[1:2])
             if name not in usages:
                 done = script(f"{recipe}.py", "--help") if recipe else command(*name.split(), "--help")
                 assert done.code == 0, f"{document.name}: {line}: {done.err}"
