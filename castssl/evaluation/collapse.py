@@ -31,6 +31,7 @@ class Collapse(Evaluator):
     """
 
     title: ClassVar[str] = "collapse"
+    _own: torch.Tensor = field(init=False, repr=False)
     _features: Features = field(init=False, repr=False)
     _embeddings: Features = field(init=False, repr=False)
     _most: float = field(default=0.0, init=False, repr=False)
@@ -42,11 +43,12 @@ class Collapse(Evaluator):
 
     def begin(self, subject: Subject) -> None:
         """Forget earlier features."""
+        self._own = torch.tensor(self.images())
         self._features, self._embeddings = Features(self._data.device), Features(self._data.device)
 
     def add(self, batch: ImageBatch, forward: Forward) -> None:
         """Keep the features and the embeddings of its images in a batch, which may have others."""
-        own = torch.isin(batch.positions, torch.tensor(self.images()))
+        own = torch.isin(batch.positions, self._own)
         index = own.nonzero().flatten()
         labels, positions = batch.target[index.to(batch.target.device)], batch.positions[index]
         for rows, values in (
