@@ -17,7 +17,7 @@ RIVAL = "opencv-contrib-python"
 """The OpenCV with windows, which writes the same folder as the one that castssl requires."""
 EXTRA = {"castssl-slic": "[fast]"}
 """What the tests of a distribution need beside its dependencies and its group ``dev``."""
-BESIDE = {"castssl-mmseg": ["castssl-clustering"]}
+BESIDE = {"castssl-mmseg": ["castssl-clustering", "castssl-slic"]}
 """Other plugins that the tests of a distribution use."""
 TESTED = {name: [f"plugins/{name}/tests"] for name in PROJECTS} | {CORE: ["tests/contracts"]}
 RECIPE = (
@@ -55,13 +55,14 @@ def tests_of(name: str, environment: Environment) -> str:
 @pytest.mark.parametrize("name", PROJECTS)
 def test_a_wheel_passes_its_own_tests(name: str, wheels: dict[str, Path], tmp_path: Path) -> None:
     environment = Environment(tmp_path)
-    environment.install(*(f"{wheels[each]}{EXTRA.get(each, '')}" for each in sorted({CORE, name})))
+    wheel = {each: f"{path}{EXTRA.get(each, '')}" for each, path in wheels.items()}
+    environment.install(*(wheel[each] for each in sorted({CORE, name})))
     place = environment.succeed("python", "-c", f"import {CORE}; print({CORE}.__file__)")
     assert place.startswith(str(tmp_path / "env")), place
     listed = re.findall(r"castssl[\w-]*", environment.succeed("castssl", "list"))
     assert set(listed) == {CORE, name} - {"castssl-mmseg"}  # Its entry points are commands.
     if name in BESIDE:
-        environment.install(*(wheels[other] for other in BESIDE[name]))
+        environment.install(*(wheel[other] for other in BESIDE[name]))
     assert re.search(r"[1-9]\d* passed", closing := tests_of(name, environment)), closing
 
 
