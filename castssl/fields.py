@@ -32,7 +32,7 @@ def spell(hint: Any) -> str:
     if origin in (tuple, list):
         many = spell(args[0]).removeprefix("a ")
         return f"a list of {many}{'s' if many.endswith('number') else ''}"
-    return WORDS.get(hint, hint.__name__ if isinstance(hint, type) else str(hint))
+    return WORDS.get(hint, hint.__name__ if _is_class(hint) else str(hint))
 
 
 def build(config: type[Any], saved: Any, where: str, problems: list[str]) -> Any:
@@ -80,4 +80,9 @@ def _is_a(hint: Any, saved: Any) -> bool:
         return saved in get_args(hint)
     if hint in (int, float):
         return isinstance(saved, (int, float) if hint is float else int) and not isinstance(saved, bool)
-    return hint is Any or (isinstance(hint, type) and isinstance(saved, str if hint is Path else hint))
+    return hint is Any or (_is_class(hint) and isinstance(saved, str if hint is Path else hint))
+
+
+def _is_class(hint: Any) -> bool:
+    """Python 3.10 takes ``tuple[int, ...]`` for a class, too."""
+    return isinstance(hint, type) and get_origin(hint) is None

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -240,7 +240,12 @@ def _versions(module: ModuleType) -> dict[str, str]:
     homes = [inspect.getmodule(value) for _, value in inspect.getmembers(module)]
     packages = {home.__name__.partition(".")[0] for home in homes if home is not None}
     owners = _owners()
-    return {name: ", ".join(map(version, sorted({*owners[name]}))) for name in packages & owners.keys()}
+    found: dict[str, str] = {}
+    for name in packages - sys.stdlib_module_names:
+        # Python 3.10 has no owner for many packages; most are named as their distribution.
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = ", ".join(map(version, sorted({*owners.get(name, [name])})))
+    return found
 
 
 @functools.cache
