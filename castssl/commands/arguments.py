@@ -37,6 +37,7 @@ MODEL = (
     "cast_small, cast_nano, timm:NAME, ..., or trained weights: a run's folder, encoder.safetensors,"
     " checkpoint, hf:USER/NAME"
 )
+SIZES = "tokens per stage, fine to coarse; a last stage without blocks, if left out, gets half of the last"
 
 
 def subcommand(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from castssl.commands.arguments import Commands, add_output, subcommand
+from castssl.commands.arguments import SIZES, Commands, add_output, subcommand
 from castssl.files import check_outputs
 
 OPTIONS = ("layout", "which", "ema", "stage", "sizes", "image_size")
@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
     command.add_argument("--ema", action="store_true", help="take model_ema of a DeiT or H-CAST checkpoint")
     stage = "how a cast_seg works, or cast_deit becomes one"
     command.add_argument("--stage", choices=("pretrain", "segmentation"), help=stage)
-    command.add_argument("--sizes", type=int, nargs="+", help="token budget per stage")
+    command.add_argument("--sizes", type=int, nargs="+", help=SIZES)
     command.add_argument("--image-size", type=int, help="resize the position table for this side in pixels")
 
 

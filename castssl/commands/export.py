@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from castssl.commands.arguments import (
     MODEL,
+    SIZES,
     Commands,
     Model,
     add_output,
@@ -39,7 +40,7 @@ def add(commands: Commands) -> None:
     add_output(command, "--out", required=True, type=Path, metavar="FILE", help="such as model.onnx")
     text = "classes of pixels, by a model of recipes/segment.py"
     command.add_argument("--classes", action="store_true", help=text)
-    command.add_argument("--sizes", nargs="+", type=int, metavar="N", help="tokens per stage, fine to coarse")
+    command.add_argument("--sizes", nargs="+", type=int, metavar="N", help=SIZES)
     add_shape(command)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from castssl.commands.arguments import MODEL, Commands, add_shape, open_model, subcommand, table
+from castssl.commands.arguments import MODEL, SIZES, Commands, add_shape, open_model, subcommand, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
     purpose = "multiply-adds and parameters of models, by part"
     command = subcommand(commands, "flops", purpose, _flops, NOTES)
     command.add_argument("models", nargs="+", metavar="MODEL", help=MODEL)
-    sizes = "tokens per stage, fine to coarse; give it again for one more row"
+    sizes = f"{SIZES}; give it again for one more row"
     command.add_argument("--sizes", nargs="+", type=int, action="append", metavar="N", help=sizes)
     add_shape(command)
     pooling, positions = "of a named model (default: graph)", "learned in DeiT models"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from castssl.commands.arguments import (
+    SIZES,
     Commands,
     add_output,
     add_reading,
@@ -59,7 +60,7 @@ def add(commands: Commands) -> None:
     other = "any other method, NAME:SOURCE,key=value, ...; writes label maps alone"
     method.add_argument("--segmenter", metavar="SPEC", help=other)
     add_output(command, "--out", required=True, type=Path, metavar="DIR", help="where the results go")
-    command.add_argument("--sizes", nargs="+", type=int, metavar="N", help="tokens per stage, fine to coarse")
+    command.add_argument("--sizes", nargs="+", type=int, metavar="N", help=SIZES)
     command.add_argument("--classes", action="store_true", help="write class maps in place of segments")
     command.add_argument("--window", type=int, metavar="PIXELS", help="side of windows of --classes")
     command.add_argument("--stride", type=int, metavar="PIXELS", help="between windows (default: --window)")

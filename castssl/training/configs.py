@@ -53,7 +53,8 @@ class ImageConfig(RunConfig):
     image_size: int = 224
     """Side of a training crop in pixels."""
     sizes: tuple[int, ...] | None = None
-    """Tokens of each stage, fine to coarse, such as 196 128 64 32; by default the model's own."""
+    """Tokens of each stage, fine to coarse, such as 196 128 64 32; a last stage without blocks, if left
+    out, gets half of the last number. By default the model's own."""
     superpixels: str = "auto"
     """A superpixel backend with options, such as seeds:count=196,bins=5; auto is the model's own."""
     superpixel_cache: str | None = field(default=None, metadata=MOVES)
