@@ -22,13 +22,15 @@ describes the preset, and no trained weights; `castssl.checkpoints.hub.save_pret
 beside the weights of a run."""
 OPTIONS = {"tome_small": {"pooling": "tome"}}
 """What a preset needs to be what it is for."""
+LARGE = 512
+"""Side in pixels of the images that the dense presets are for."""
 INDEX = """# Model cards
 
 <!-- Written by `python docs/write_cards.py`; changes here are lost. -->
 
-Parameters, GFLOPs (multiply-adds of one image of 224 pixels, by `castssl flops`) and tokens are computed from
-the code. castssl comes without weights. A card names the weights that others have released for its preset,
-and their license.
+Parameters, GFLOPs (multiply-adds of one image of 224 pixels, by `castssl flops`; of dense presets also of one
+of 512 pixels) and tokens are computed from the code. castssl comes without weights. A card names the weights
+that others have released for its preset, and their license.
 
 | preset | parameters | GFLOPs | tokens, fine to coarse | intended use |
 | --- | --: | --: | --- | --- |
@@ -61,9 +63,16 @@ def card(name: str) -> Card:
         "numbers": "[docs/numbers.md](../numbers.md)",
         "licence": licence,
     }
+    cost = gflops(encoder).split()[0]
+    if config.dense:
+        side, large = config.image_size, gflops(create(name, image_size=LARGE, **options)).split()[0]
+        fields["image_size"] = f"{side} or, with `image_size={LARGE}`, {LARGE}"
+        sides = f"{cost} for {side} pixels, {large} for {LARGE}"
+        fields["gflops"] = f"{sides} (`castssl flops --image-size`), without heads"
+        cost = f"{cost}; {LARGE} pixels: {large}"
     text = f"{make_card(encoder, **fields)}".rstrip("\n") + "\n"
     count = sum(p.numel() for p in encoder.parameters())
-    cells = [f"[{name}]({name}.md)", f"{count:,}", gflops(encoder).split()[0]]
+    cells = [f"[{name}]({name}.md)", f"{count:,}", cost]
     cells += [", ".join(map(str, config.sizes)), intended_use(config)]
     return Card(text, f"| {' | '.join(cells)} |\n")
 

@@ -197,7 +197,7 @@ def _section(table: Table, licenses: Mapping[str, str], made: Mapping[str, str])
     kinds = dict.fromkeys(how[1] for how in table.made.values())
     yield from [f"\nMade here by {made[kind]}." for kind in kinds]
     if table.small:
-        yield f"\n[In small](../{table.small})."
+        yield f"\n[At small scale](../{table.small})."
     if letters:
         lines = [f"# {letter}\n" + "\n".join(commands) for commands, letter in letters.items()]
         yield "\n".join(["\n```bash", *lines, "```"])
