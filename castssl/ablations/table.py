@@ -39,8 +39,7 @@ class Spread(NamedTuple):
 
     def shown(self, name: str) -> str:
         """As :mod:`castssl.evaluation.report` prints it."""
-        scale, digits = metric(name).scale, metric(name).digits
-        mean, deviation = (f"{scale * value:.{digits}f}" for value in (self.mean, self.deviation))
+        mean, deviation = map(metric(name).text, (self.mean, self.deviation))
         return mean if self.seeds < 2 or math.isnan(self.deviation) else f"{mean} ± {deviation}"
 
 

@@ -49,7 +49,7 @@ def add(commands: Commands) -> None:
 def _runs(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from castssl.evaluation.report import legend, metric
+    from castssl.evaluation.report import fewest, legend, metric
     from castssl.training.runs import find, summarize
 
     runs = [summarize(folder) for folder in find(args.folder)]
@@ -63,13 +63,13 @@ def _runs(args: argparse.Namespace) -> int:
         return 0
     columns = list(args.columns) or _common(runs)
     if unknown := [name for name in columns if not any(name in run.results for run in runs)]:
-        known = ", ".join(sorted({name for run in runs for name in run.results})) or "no results"
-        raise ConfigError(f"--columns: no run has {unknown[0]}; they have {known}")
+        raise ConfigError(f"--columns: no run has {unknown[0]}; they have {_known(runs)}")
     console = Console() if sys.stdout.isatty() else Console(width=200)
     console.print(_table(runs, columns, args.folder))
     states = Counter[str](run.state for run in runs)
     console.print(", ".join(f"{states[state]} {state}" for state in COLORS if states[state]))
-    for line in legend([metric(name) for name in columns], ()):
+    untrained = set[int]().union(*(fewest(run.results) for run in runs))
+    for line in legend([metric(name) for name in columns], (), untrained):
         console.print(line, style="dim", highlight=False)
     return 0
 
@@ -90,20 +90,28 @@ def _sorted(runs: Sequence[RunSummary], key: str) -> list[RunSummary]:
         }
         return sorted(runs, key=of[key], reverse=True)
     if not any(key in run.results for run in runs):
-        known = ", ".join(sorted({name for run in runs for name in run.results})) or "no results"
         raise ConfigError(
-            f"--sort: got {key}, expected name, state, epochs, began, updated or one of {known}"
+            f"--sort: got {key}, expected name, state, epochs, began, updated or one of {_known(runs)}"
         )
     sign = 1 if metric(key).lower_is_better else -1
     return sorted(runs, key=lambda run: sign * run.results[key] if key in run.results else float("inf"))
 
 
-def _common(runs: Sequence[RunSummary]) -> list[str]:
-    """The results that most runs have, of these the most important."""
+def _known(runs: Sequence[RunSummary]) -> str:
+    """The names of all results."""
     from castssl.evaluation.report import by_importance
 
+    return ", ".join(by_importance(sorted({name for run in runs for name in run.results}))) or "no results"
+
+
+def _common(runs: Sequence[RunSummary]) -> list[str]:
+    """The results that most runs have, of these the most important; none of segments by random weights."""
+    from castssl.evaluation.report import SEGMENTS, by_importance, fewest
+
     counts = Counter(name for run in runs for name in run.results)
-    order = by_importance(counts)
+    untrained = set[int]().union(*(fewest(run.results) for run in runs))
+    random = {name for name in counts if (match := SEGMENTS.fullmatch(name)) and int(match[2]) in untrained}
+    order = [name for name in by_importance(counts) if name not in random]
     return sorted(order, key=lambda name: (-counts[name], order.index(name)))[:SHOWN]
 
 
@@ -118,12 +126,9 @@ def _table(runs: Sequence[RunSummary], columns: Sequence[str], folder: Path) -> 
     for run in runs:
         total = run.settings.get("epochs")
         epochs = f"{run.epoch:.1f}/{total}" if total else f"{run.epoch:.1f}"
-        cells = (
-            f"{one.scale * run.results[one.name]:.{one.digits}f}" if one.name in run.results else ""
-            for one in shown
-        )
+        cells = (one.text(run.results[one.name]) if one.name in run.results else "" for one in shown)
         name = escape(str(run.folder.relative_to(folder) if run.folder != folder else folder))
-        ago = timedelta(seconds=round(time.time() - run.updated))
+        ago = str(timedelta(seconds=round(time.time() - run.updated))) if run.updated else ""
         state = f"[{COLORS[run.state]}]{run.state}[/]"
-        grid.add_row(name, state, run.recipe, epochs, f"{run.rate:.0f}" if run.rate else "", str(ago), *cells)
+        grid.add_row(name, state, run.recipe, epochs, f"{run.rate:.0f}" if run.rate else "", ago, *cells)
     return grid

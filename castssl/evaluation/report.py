@@ -165,8 +165,8 @@ KNOWN = {
     ),
 }
 """Patterns of names, the most important first: a title, whose {} is what the name has there, and a legend."""
-FEWEST = "fewest segments: GraphPool assigns them by random weights, which no loss reaches"
-"""A legend of metrics by number of segments: no class token of a classification model depends on them."""
+FEWEST = "{} segments: GraphPool assigns them by random weights, which no loss reaches"
+"""A legend of metrics by the fewest segments: no class token of a classification model depends on them."""
 AMENDED = ", HiE"
 HIE = "HiE: each class's probability is multiplied by its parent's"
 COLUMNS = {
@@ -218,8 +218,12 @@ class Metric(NamedTuple):
 
     @property
     def digits(self) -> int:
-        """How many of them follow the point: two where the values are small."""
-        return 2 if self.unit in ("levels", "d²", "nats") else 1
+        """How many of them follow the point: more where the values are small."""
+        return {"levels": 2, "d²": 3, "nats": 3}.get(self.unit, 1)
+
+    def text(self, value: float) -> str:
+        """A value in its unit, without a negative zero."""
+        return f"{round(self.scale * value, self.digits) + 0.0:.{self.digits}f}"
 
     @property
     def neutral(self) -> bool:
@@ -340,15 +344,30 @@ def _by_rule(names: Sequence[str], columns: Mapping[str, Mapping[str, float]]) -
 
 
 def _cell(one: Metric, results: Mapping[str, float]) -> str:
-    return f"{one.scale * results[one.name]:.{one.digits}f}" if one.name in results else "n/a"
+    return one.text(results[one.name]) if one.name in results else "n/a"
 
 
-def legend(metrics: Sequence[Metric], columns: Collection[str]) -> list[str]:
-    """One line for each kind of metric, then for the columns."""
+def fewest(names: Iterable[str]) -> set[int]:
+    """The fewest segments in the names of a model's results; nothing without one by number of segments."""
+    return {min(found)} if (found := [int(m[2]) for m in map(SEGMENTS.fullmatch, names) if m]) else set()
+
+
+def legend(
+    metrics: Sequence[Metric], columns: Collection[str], untrained: Collection[int] | None = None
+) -> list[str]:
+    """One line for each kind of metric, then for the columns.
+
+    Args:
+        metrics: of the table.
+        columns: headings of the table.
+        untrained: the :func:`fewest` segments of each model; None if the metrics are those of one model.
+    """
     amended = any(one.title.endswith(AMENDED) for one in metrics)
     rules = {match[1] for one in metrics if (match := ANSWERS.fullmatch(one.name))}
     of_rules = [line for rule, line in RULES.items() if rule in rules]
-    of_segments = any(SEGMENTS.fullmatch(one.name) for one in metrics)
-    lines = [one.legend for one in metrics if one.legend] + [FEWEST] * of_segments + [HIE] * amended
+    shown = {int(match[2]) for one in metrics if (match := SEGMENTS.fullmatch(one.name))}
+    counts = shown & set(fewest(one.name for one in metrics) if untrained is None else untrained)
+    of_segments = [FEWEST.format(" or ".join(map(str, sorted(counts))))] * bool(counts)
+    lines = [one.legend for one in metrics if one.legend] + of_segments + [HIE] * amended
     of_columns = (line for heading, line in COLUMNS.items() if heading in columns and line)
     return list(dict.fromkeys([*lines, *of_rules, *of_columns]))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from castssl.evaluation.report import BASELINES, by_importance, metric
+from castssl.evaluation.report import BASELINES, Metric, by_importance, metric
 from castssl.reports.gather import Run, Study
 from castssl.reports.studies import columns
 from castssl.training.history import MOST, SPEED, History
 from castssl.training.history import Curve as Values
 from castssl.visualization.page import markup
 from castssl.visualization.page.markup import Html
-from castssl.visualization.page.report import Chart, Curve, Dots
+from castssl.visualization.page.report import Chart, Curve, Dots, Level
 
 LEVELS = ("chance", "majority", "untrained")
-"""Baselines that are lines in a chart, where all runs have the same."""
+"""Baselines that are lines in a chart, or bands where they differ between runs."""
 FIRST = ("knn",)
 """Results that have a chart among the first four, else the most important one."""
 SPEEDS = {
@@ -23,6 +23,22 @@ SPEEDS = {
     "memory_gib": ("largest memory", "GiB", 1.0),
 }
 """Title, unit and scale of :data:`castssl.training.history.SPEED`."""
+LOGGED = {
+    "rate": ("learning rate", "", 1.0),
+    "match": ("view matching in the batch", "%", 100.0),
+    "accuracy": ("accuracy", "%", 100.0),
+    "spread": ("spread of embeddings", "", 1.0),
+    "class_loss": ("loss of classes", "", 1.0),
+    "mask_loss": ("loss of masks", "", 1.0),
+    "dice_loss": ("Dice loss", "", 1.0),
+    "pseudo": ("loss of pseudo-labels", "", 1.0),
+    "confident": ("confident pseudo-labels", "%", 100.0),
+    "contrast": ("contrastive loss", "", 1.0),
+    "kl": ("tree KL divergence", "", 1.0),
+    "tie": ("KL divergence of tied levels", "", 1.0),
+    "text": ("loss of texts", "", 1.0),
+}
+"""Title, unit and scale of scalars that objectives log; others are named as in the log."""
 
 
 def of_runs(runs: Sequence[tuple[int, Run]], charts: list[Chart | Dots], most: int = MOST) -> Html:
@@ -81,9 +97,15 @@ def _names(parts: Sequence[Mapping[str, Values]]) -> list[str]:
     return list(dict.fromkeys(name for part in parts for name in part))
 
 
+def _named(name: str) -> tuple[str, str, float]:
+    """Title, unit and scale of a number of training batches."""
+    if name.startswith("accuracy_"):
+        return f"accuracy, {name.removeprefix('accuracy_').replace('_', ' ')}", "%", 100.0
+    return (SPEEDS | LOGGED).get(name, (name.replace("_", " "), "", 1.0))
+
+
 def _training(runs: Sequence[tuple[int, Run]], name: str, most: int) -> Chart:
-    title, unit, scale = SPEEDS.get(name, (name.replace("_", " "), "", 1.0))
-    title = "learning rate" if name == "rate" else title
+    title, unit, scale = _named(name)
     curves = [
         _curve(place, history.training[name], scale, most)
         for place, history in _having(runs, name, "training")
@@ -100,11 +122,7 @@ def _measured(runs: Sequence[tuple[int, Run]], name: str, most: int) -> Chart:
         _curve(place, history.measured[name], one.scale, most)
         for place, history in _having(runs, name, "measured")
     ]
-    levels = {}
-    for kind in LEVELS:
-        values = [run.columns[kind].get(name) for _, run in runs if kind in run.columns]
-        if len(values) == len(runs) and len(set(values)) == 1 and values[0] is not None:
-            levels[kind] = one.scale * values[0]
+    levels = _levels([run for _, run in runs], LEVELS, one)
     return Chart(one.title, one.unit, curves, levels, "of held-out images")
 
 
@@ -128,9 +146,7 @@ def of_study(study: Study, runs: Sequence[Run], charts: list[Chart | Dots]) -> H
     for name in columns(study):
         one = metric(name)
         seeds = [[one.scale * entry for entry in row.results.get(name, [])] for row in study.rows]
-        levels = {
-            kind: one.scale * level for kind in BASELINES if (level := _level(own, kind, name)) is not None
-        }
+        levels = _levels(own, BASELINES, one)
         rows = [row.label for row in study.rows]
         charts.append(Dots(one.title, one.unit, rows, seeds, levels))
         parts.append(markup.chart(len(charts) - 1))
@@ -142,7 +158,12 @@ def of_study(study: Study, runs: Sequence[Run], charts: list[Chart | Dots]) -> H
     return markup.join([markup.paragraph(text, "faint"), markup.grid(parts)])
 
 
-def _level(runs: Sequence[Run], kind: str, name: str) -> float | None:
-    """The result of a baseline, if all runs of a study that have it agree."""
-    values = {run.columns[kind][name] for run in runs if name in run.columns.get(kind, {})}
-    return values.pop() if len(values) == 1 else None
+def _levels(runs: Sequence[Run], kinds: Sequence[str], one: Metric) -> list[Level]:
+    """The results of baselines in the runs that have them: the lowest and the highest one."""
+    levels = []
+    for kind in kinds:
+        if values := [run.columns[kind][one.name] for run in runs if one.name in run.columns.get(kind, {})]:
+            low, high = min(values), max(values)
+            texts = dict.fromkeys((one.text(low), one.text(high)))
+            levels.append(Level(kind, one.scale * low, one.scale * high, " to ".join(texts)))
+    return levels

@@ -24,6 +24,8 @@ SEEDED = re.compile(r"-seed=[^-]*|-[0-9a-f]{8}$")
 """What differs in the names of a study's folders of one row."""
 SHORT = 16
 """Characters of a name that is shown as it is."""
+BLANK = "default"
+"""The text of a setting without a value."""
 NOT_COMPARED = ("out",)
 """Settings that differ between any two runs."""
 
@@ -153,9 +155,16 @@ def differences(summaries: Sequence[RunSummary]) -> list[str]:
     return [name for name in names if len({repr(run.settings.get(name)) for run in summaries}) > 1]
 
 
-def shown(value: Any) -> str:
-    """A setting as text."""
-    return "none" if value is None else " ".join(map(shown, value)) if isinstance(value, list) else str(value)
+def shown(value: Any, blank: str = BLANK) -> str:
+    """A setting as text.
+
+    Args:
+        value: of a JSON file.
+        blank: for what is not set, and not ``none``, which is a value of some flags.
+    """
+    if value is None or value in ("", []):
+        return blank
+    return " ".join(map(shown, value)) if isinstance(value, list) else str(value)
 
 
 def read_study(folder: Path) -> Study:

@@ -246,7 +246,8 @@ def _moments(shown: Sequence[tuple[Run, Sequence[Source]]]) -> list[Moment]:
             places.append(before[-1] if before and name != NEW else 0)
         labels = [found[at].name for (_, found), at in zip(shown, places, strict=True)]
         models = [first + at for first, at in zip(firsts, places, strict=True)]
-        title = name if name == NEW or len(shown) == 1 else f"step {step:,}"
+        one = labels[0] if len(set(labels)) == 1 else f"step {step:,}"
+        title = NEW if name == NEW else one
         if not moments or moments[-1].models != models:
             moments.append(Moment(title, models, labels))
     return moments

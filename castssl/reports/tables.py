@@ -7,15 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from castssl.evaluation.report import COLUMNS, Metric, by_importance, legend, metric
-from castssl.reports.gather import NOT_COMPARED, Run, differences, shown
+from castssl.evaluation.report import BASELINES, COLUMNS, Metric, by_importance, fewest, legend, metric
+from castssl.reports.gather import BLANK, NOT_COMPARED, Run, differences, shown
 from castssl.shipped import recipe_names
 from castssl.training.runs import number
 from castssl.visualization.page import markup
 from castssl.visualization.page.markup import Cell, Html
 
-SHARED = ("untrained", "majority", "chance")
-"""Columns of the final table that several runs have beside theirs."""
 ACROSS = 6
 """Runs that are columns of a table, at most; more are rows."""
 EVENTS = 20
@@ -49,7 +47,7 @@ def duration(hours: float) -> str:
 
 def result(one: Metric, results: Mapping[str, float]) -> str:
     """A result as :mod:`castssl.evaluation.report` prints it, or a dash."""
-    return f"{one.scale * results[one.name]:.{one.digits}f}" if one.name in results else "–"
+    return one.text(results[one.name]) if one.name in results else "–"
 
 
 def overview(runs: Sequence[Run]) -> Html:
@@ -103,7 +101,7 @@ def _epochs(run: Run) -> str:
 
 def results(runs: Sequence[Run]) -> Html:
     """The final table of a run, or those of several runs side by side, with a legend."""
-    if not any(run.columns or run.summary.results for run in runs):
+    if not any(any(run.columns.values()) or run.summary.results for run in runs):
         return markup.paragraph("Nothing was measured on held-out images yet.", "faint")
     if len(runs) == 1:
         found = {name: values for name, values in runs[0].columns.items() if values}
@@ -112,10 +110,13 @@ def results(runs: Sequence[Run]) -> Html:
         order = ["so far", *COLUMNS]
         headings = sorted(found, key=lambda name: order.index(name) if name in order else len(order))
         return _final(found, headings)
-    names = by_importance(dict.fromkeys(name for run in runs for name in run.trained))
+    every = [run.trained for run in runs]
+    if not any(every):  # Baselines alone so far.
+        every = [values for run in runs for values in run.columns.values()]
+    names = by_importance(dict.fromkeys(name for values in every for name in values))
     metrics = [metric(name) for name in names]
     cells = [[_best(one, run, runs) for run in runs] for one in metrics]
-    references = {kind: _reference(runs, kind) for kind in SHARED}
+    references = {kind: _reference(runs, kind) for kind in BASELINES}
     kinds = [kind for kind, values in references.items() if values]
     titles = [_title(one) for one in metrics]
     table = _matrix(
@@ -125,7 +126,9 @@ def results(runs: Sequence[Run]) -> Html:
         "metric",
         {_heading(kind): [references[kind].get(one.name, "–") for one in metrics] for kind in kinds},
     )
-    notes = ["★: the best of these runs", *_unfinished(runs), *legend(metrics, kinds)]
+    untrained = set[int]().union(*(fewest(values) for values in every))
+    best = "★: the best of these runs" + ", not of the baselines" * bool(kinds)
+    notes = [best, *_unfinished(runs), *legend(metrics, kinds, untrained)]
     return markup.join([table, markup.listing(notes)])
 
 
@@ -199,7 +202,8 @@ def settings(runs: Sequence[Run]) -> Html:
         rows = [[name, shown(entry)] for name, entry in runs[0].summary.settings.items()]
         if not rows:
             return markup.paragraph("The run's config.json is damaged or empty.", "warning")
-        return markup.table(["setting", "value"], rows, labels=2, caption="settings")
+        table = markup.table(["setting", "value"], rows, labels=2, caption="settings")
+        return markup.join([table, _blank(runs)])
     differing = differences([run.summary for run in runs])
     parts = [markup.heading("What differs")]
     if differing:
@@ -214,7 +218,15 @@ def settings(runs: Sequence[Run]) -> Html:
     table = markup.table(
         ["setting", "value"], [[n, shown(v)] for n, v in first.items()], labels=2, caption="same"
     )
-    return markup.join([*parts, markup.details(f"{len(first)} settings that all share", table)])
+    shared = markup.details(f"{len(first)} settings that all share", table)
+    return markup.join([*parts, shared, _blank(runs)])
+
+
+def _blank(runs: Sequence[Run]) -> Html:
+    """What a setting without a value means, if there is one."""
+    note = f"{BLANK}: not set; the recipe's --help describes what the run then uses"
+    blank = any(shown(value) == BLANK for run in runs for value in run.summary.settings.values())
+    return markup.listing([note] * blank)
 
 
 def _compared(
@@ -256,7 +268,7 @@ def _environment(run: Run) -> dict[str, str]:
     first = {name: start[name] for name in ("device", "processes") if name in start}
     if not inner:
         first |= {name: start[name] for name in ("castssl", "torch") if name in start}
-    return {str(name): shown(entry) for name, entry in (*first.items(), *values.items(), *listed)}
+    return {str(name): shown(entry, "–") for name, entry in (*first.items(), *values.items(), *listed)}
 
 
 def _starts(run: Run) -> list[Html]:

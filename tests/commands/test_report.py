@@ -7,6 +7,7 @@ import html
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,10 @@ def drawn(text: str) -> dict[str, Any]:
     return dict(json.loads(block))
 
 
+def levels(chart: dict[str, Any]) -> list[str]:
+    return [f"{one['name']} {one['shown']}" for one in chart["levels"]]
+
+
 def visible(text: str) -> str:
     """The text of the page's sections."""
     return re.sub(r"<[^>]*>", " ", text.partition("<main>")[2].partition("</main>")[0])
@@ -76,7 +81,10 @@ def visible(text: str) -> str:
 
 def test_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = {"trained": {"knn": 0.5}, "untrained": {"knn": 0.25}, "chance": {"knn": 0.125}}
-    text = page(tmp_path, write(tmp_path / "run", results=results, lr=0.003), "--no-images")
+    run = write(tmp_path / "run", results=results, lr=0.003, val=None, mean=[])
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"time": 111, "step": 3, "epoch": 1.5, "images_per_second": 50, "match": 0.25}\n')
+    text = page(tmp_path, run, "--no-images")
     assert "1 run, " in capsys.readouterr().out
     shown = visible(text)
     assert re.search(r"kNN accuracy\s+%\s+50\.0\s+25\.0\s+12\.5", shown)
@@ -88,8 +96,11 @@ def test_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert charts["loss"]["curves"][0]["values"] == [3.0, 1.5, 1.0]
     assert charts["loss"]["curves"][0]["places"][:2] == [[1.0, 2.0, 3.0], [0.5, 1.0, 1.5]]
     assert charts["kNN accuracy"]["curves"][0]["values"] == [37.5]
-    assert charts["kNN accuracy"]["levels"] == [["chance", 12.5], ["untrained", 25.0]]
-    assert text.count('<figure class="chart"') == len(charts) == 5
+    assert levels(charts["kNN accuracy"]) == ["chance 12.5", "untrained 25.0"]
+    assert charts["view matching in the batch"]["curves"][0]["values"] == [25.0]
+    assert text.count('<figure class="chart"') == len(charts) == 6
+    assert re.findall(r"(\w+)\s+default\s", shown) == ["val", "mean"], "none is a value of --val"
+    assert "default: not set" in shown
 
 
 def test_the_page_loads_nothing_and_runs_its_own_scripts_alone(tmp_path: Path) -> None:
@@ -106,6 +117,8 @@ def test_every_state(tmp_path: Path) -> None:
     write(runs / "still")
     diverged = write(runs / "wild")
     (diverged / "diverged.txt").write_text("a.png\n")
+    (diverged / "log.jsonl").write_text("")
+    (diverged / "once.json").write_text('{"untrained": {}}')
     (write(runs / "empty") / "log.jsonl").write_bytes(b"")
     damaged = write(runs / "torn", results={})
     (damaged / "results.json").write_text('{"trained": {')
@@ -122,18 +135,26 @@ def test_every_state(tmp_path: Path) -> None:
     }
     assert "running: a process trains in its folder" in visible(text)
     for folder in sorted(runs.iterdir()):
-        assert "<h2>Run</h2>" in page(tmp_path, folder, "--no-images")
+        text = page(tmp_path, folder, "--no-images")
+        assert "<h2>Run</h2>" in text
+        assert ("Nothing was measured" in text) == (folder.name in ("wild", "empty"))
 
 
 def test_several_runs_are_named_by_what_differs(tmp_path: Path) -> None:
     for name, rate, knn in (("a", 0.1, 0.25), ("b", 0.2, 0.75)):
-        write(tmp_path / "runs" / name, results={"trained": {"knn": knn}, "chance": {"knn": 0.125}}, lr=rate)
+        results = {"trained": {"knn": knn}, "chance": {"knn": 0.125}, "untrained": {"knn": rate}}
+        write(tmp_path / "runs" / name, results={**results, "pixels": {"knn": 0.875}}, lr=rate)
     text = page(tmp_path, tmp_path / "runs" / "a", tmp_path / "runs", "--no-images")
     assert [run["name"] for run in drawn(text)["runs"]] == ["a: lr=0.1", "b: lr=0.2"]
     assert [run["color"] for run in drawn(text)["runs"]] == [0, 1]
     assert all(len(chart["curves"]) == 2 for chart in drawn(text)["charts"])
     assert '<td class="number best">75.0</td>' in text
     assert text.count('number best"') == 1
+    row = r"kNN accuracy, %\s+25\.0\s+75\.0\s+10\.0 to 20\.0\s+87\.5\s+12\.5"
+    assert re.search(row, visible(text)), "a baseline that is better than both runs"
+    chart = next(chart for chart in drawn(text)["charts"] if chart["title"] == "kNN accuracy")
+    assert levels(chart) == ["chance 12.5", "untrained 10.0 to 20.0"]
+    assert (chart["levels"][1]["low"], chart["levels"][1]["high"]) == (10.0, 20.0)
     settings = visible(text).partition("What differs")[2].partition("settings that all share")[0]
     assert re.findall(r"\w+", settings)[:8] == ["setting", "a", "b", "lr", "0", "1", "0", "2"]
 
@@ -179,7 +200,7 @@ def test_a_study(tmp_path: Path) -> None:
     assert not re.search(r"<img|<a href=\"[^#]|https?:\"", text)
     (dots,) = (chart for chart in drawn(text)["charts"] if "rows" in chart)
     assert (dots["rows"], dots["seeds"]) == (["graph", "tome"], [[50.0, 25.0], [75.0]])
-    assert dots["levels"] == [["chance", 12.5]]
+    assert levels(dots) == ["chance 12.5"]
     runs = [(run["name"], run["color"]) for run in drawn(text)["runs"]]
     assert runs == [("graph", 0), ("graph", 0), ("tome", 1), ("tome", 1)]
     assert "tome, seed 1" in visible(text)
@@ -213,6 +234,11 @@ def test_hierarchies_of_kept_weights(tmp_path: Path, capsys: pytest.CaptureFixtu
     save_encoder(encoder, run / "encoder.safetensors")
     (run / "results.json").write_text("{}")
     (about,) = re.findall(r'id="about">(.*?)</script>', page(tmp_path, run, "--images", image))
+    assert [moment["name"] for moment in json.loads(about)["moments"]] == ["new weights", "step 1", "trained"]
+    shutil.copytree(run, tmp_path / "again")
+    (about,) = re.findall(
+        r'id="about">(.*?)</script>', page(tmp_path, run, tmp_path / "again", "--images", image)
+    )
     assert [moment["name"] for moment in json.loads(about)["moments"]] == ["new weights", "step 1", "trained"]
 
 

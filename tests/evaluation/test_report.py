@@ -2,7 +2,18 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from castssl.evaluation.report import COLUMNS, FEWEST, HIE, KNOWN, RULES, by_importance, metric, table
+from castssl.evaluation.report import (
+    COLUMNS,
+    FEWEST,
+    HIE,
+    KNOWN,
+    RULES,
+    by_importance,
+    fewest,
+    legend,
+    metric,
+    table,
+)
 
 
 def text(*shown: object) -> str:
@@ -23,7 +34,7 @@ def test_the_table_names_metrics_with_units_and_explains_each_in_one_line() -> N
         "kNN accuracy",
         "view matching",
         "object IoU",
-        "fewest segments",
+        "8 segments",
         "chance level",
     ]
 
@@ -49,7 +60,11 @@ def test_segments_have_a_table_with_a_row_for_each_baseline_in_80_columns() -> N
 
 
 def test_the_level_that_is_not_trained_is_named_with_segments_only() -> None:
-    assert "random weights" in text(table(trained={"part_iou_8": 0.5}))
+    assert "\n8 segments: GraphPool" in text(table(trained={"part_iou_16": 0.5, "part_iou_8": 0.5}))
+    assert fewest(["knn", "part_iou_16", "part_iou_8"]) == {8}
+    of_others = [metric("part_iou_8"), metric("part_iou_4")]
+    assert legend(of_others, (), {2})[1:] == []
+    assert legend(of_others, (), {4, 8})[1].startswith("4 or 8 segments:")
     assert "random weights" not in text(table(trained={"knn": 0.5, "miou": 0.5}))
 
 
@@ -68,6 +83,8 @@ def test_what_is_no_share_has_its_unit() -> None:
     assert [metric(name).scale for name in ("fpa", "severity_levels", "pooling_ms")] == [100, 1, 1]
     assert "lower is better" in text(table(trained={"tice": 0.1, "severity_levels": 1.25}))
     assert "1.25" in text(table(trained={"severity_levels": 1.25}))
+    assert metric("uniformity_nats").text(-0.001832) == "-0.002"
+    assert [metric(name).text(-1e-5) for name in ("alignment_sq", "knn")] == ["0.000", "0.0"]
 
 
 def test_every_metric_has_a_title_and_a_legend() -> None:

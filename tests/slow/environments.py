@@ -46,9 +46,7 @@ class Environment:
             if name not in hidden and not name.startswith("PYTEST")
         }
         command = [self.folder / "env" / "bin" / words[0], *words[1:]]
-        return subprocess.run(
-            command, cwd=self.folder, env=kept, capture_output=True, text=True, check=False
-        )
+        return subprocess.run(command, cwd=self.folder, env=kept, capture_output=True, text=True, check=False)
 
     def succeed(self, *words: str | Path) -> str:
         """What a program prints that must work."""

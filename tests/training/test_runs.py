@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import signal
 from importlib import metadata
 from pathlib import Path
@@ -124,6 +125,20 @@ def test_runs_are_listed_with_their_results_and_sorted(
         **{"good": 0.5, "poor": 0.25},
         "early": 0.125,
     }
+
+
+def test_segments_of_random_weights_are_no_column_by_default(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "run", 8.0, {f"object_iou_{size}": 0.5 for size in (16, 8, 4, 2)})
+    assert main(["runs", str(tmp_path)]) == 0
+    output = capsys.readouterr().out
+    assert re.findall(r"object IoU, (\d+)", output) == ["4", "8", "16"]
+    assert "random weights" not in output
+    assert main(["runs", str(tmp_path), "--columns", "object_iou_2"]) == 0
+    assert "2 segments: GraphPool" in capsys.readouterr().out
+    assert main(["runs", str(tmp_path), "--sort", "x"]) == 1
+    assert "object_iou_2, object_iou_4, object_iou_8, object_iou_16" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@
   function drawCurves(figure, chart) {
     const logarithmic = shown.logarithmic && chart.logarithmic, curves = visible(chart, logarithmic);
     const width = Math.max(260, figure.clientWidth), height = width < 420 ? 210 : 240;
-    const levels = logarithmic ? chart.levels.filter(([, value]) => value > 0) : chart.levels;
+    const levels = logarithmic ? chart.levels.filter((one) => one.low > 0) : chart.levels;
     const names = runs.length > 1 && curves.length > 1 && curves.length <= 6 && width >= 460;
     const longest = Math.max(...curves.map((curve) => runs[curve.run].short.length), 0);
     const room = Math.min(0.32 * width, 16 + 7.8 * longest);  // for the names
@@ -93,7 +93,7 @@
       return;
     }
     const xs = curves.flatMap((curve) => curve.points.map(([x]) => x));
-    const ys = [...curves.flatMap((curve) => curve.points.map(([, y]) => y)), ...levels.map(([, value]) => value)];
+    const ys = [...curves.flatMap((curve) => curve.points.map(([, y]) => y)), ...levels.flatMap((one) => [one.low, one.high])];
     let [low, high] = range(ys, logarithmic);
     if (chart.zero) low = 0;
     const most = Math.max(...xs) || 1, least = Math.min(0, ...xs);
@@ -102,10 +102,13 @@
     place.y = (y) => box.bottom - (scale(y) - scale(low)) / (scale(high) - scale(low)) * (box.bottom - box.top);
     axes(place, [least, most], [low, high], logarithmic);
     const used = [];
-    for (const [name, value] of levels) {
-      const y = place.y(value);
-      root.append(svg("line", {x1: box.left, x2: box.right, y1: y, y2: y, class: "level"}));
-      const text = `${name} ${number(value)}`, at = y - box.top > 16 ? y - 4 : y + 13;
+    for (const one of levels) {
+      const y = place.y(one.high), height = place.y(one.low) - y;
+      if (height > 0) root.append(svg("rect", {x: box.left, y, width: box.right - box.left, height, class: "band"}));
+      for (const edge of new Set([y, y + height])) {
+        root.append(svg("line", {x1: box.left, x2: box.right, y1: edge, y2: edge, class: "level"}));
+      }
+      const text = `${one.name} ${one.shown}`, at = y - box.top > 16 ? y - 4 : y + 13;
       const crowded = used.some((other) => Math.abs(other - at) < 14);  // Then its name is at the other end.
       if (!crowded) used.push(at);
       const end = crowded ? {x: box.right - 4, "text-anchor": "end"} : {x: box.left + 5};
@@ -201,7 +204,7 @@
     const box = {left, right: width - 18, top, bottom: top + step * chart.rows.length};
     const height = box.bottom + 38, ends = chart.seeds.map((seeds) => seeds.filter((value) => value !== null))
       .flatMap((seeds) => (seeds.length ? [...seeds, ...bar(seeds)] : []));
-    const [low, high] = range([...ends, ...chart.levels.map(([, value]) => value)], false);
+    const [low, high] = range([...ends, ...chart.levels.flatMap((one) => [one.low, one.high])], false);
     const x = (value) => box.left + (value - low) / (high - low) * (box.right - box.left);
     const text = chart.rows.map((row, i) => `${row}: ${spread(chart.seeds[i])}`).join("; ");
     const root = svg("svg", {viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": `${chart.title}. ${text}`});
@@ -211,9 +214,12 @@
     }
     const unit = chart.unit || chart.title;
     root.append(svg("text", {x: (box.left + box.right) / 2, y: box.bottom + 33, class: "tick", "text-anchor": "middle"}, unit));
-    chart.levels.forEach(([name, value], i) => {
-      const at = x(value), after = at < (box.left + box.right) / 2;
-      root.append(svg("line", {x1: at, x2: at, y1: 6 + 14 * (i % 3), y2: box.bottom, class: "level"}));
+    chart.levels.forEach(({name, low: least, high: most}, i) => {
+      const at = x(least), after = at < (box.left + box.right) / 2, y = 6 + 14 * (i % 3);
+      if (most > least) root.append(svg("rect", {x: at, y, width: x(most) - at, height: box.bottom - y, class: "band"}));
+      for (const edge of new Set([at, x(most)])) {
+        root.append(svg("line", {x1: edge, x2: edge, y1: y, y2: box.bottom, class: "level"}));
+      }
       const anchor = after ? "start" : "end";
       root.append(svg("text", {x: at + (after ? 4 : -4), y: 14 + 14 * (i % 3), class: "level-name", "text-anchor": anchor}, name));
     });

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +37,17 @@ class Curve(NamedTuple):
     """(n,)"""
 
 
+class Level(NamedTuple):
+    """A line across a chart, or a band where it differs between runs."""
+
+    name: str
+    low: float
+    high: float
+    """As the low one for a line."""
+    shown: str
+    """The values as text."""
+
+
 class Chart(NamedTuple):
     """Curves over a training."""
 
@@ -44,8 +55,8 @@ class Chart(NamedTuple):
     unit: str
     """Empty without one."""
     curves: Sequence[Curve]
-    levels: Mapping[str, float] = {}
-    """Horizontal lines by name, such as the chance level."""
+    levels: Sequence[Level] = ()
+    """Horizontal, such as the chance level."""
     note: str = ""
     """What is drawn."""
     logarithmic: bool = False
@@ -63,7 +74,7 @@ class Dots(NamedTuple):
     """The names of the rows."""
     seeds: Sequence[Sequence[float]]
     """The values of each row."""
-    levels: Mapping[str, float] = {}
+    levels: Sequence[Level] = ()
     note: str = ""
 
 
@@ -185,12 +196,16 @@ def _drawn(runs: Sequence[Legend], charts: Sequence[Chart | Dots]) -> dict[str, 
     }
 
 
-def _levels(levels: Mapping[str, float]) -> list[list[str | float | None]]:
-    """Names and values, those of one value together."""
-    names: dict[float | None, list[str]] = {}
-    for name, value in levels.items():
-        names.setdefault(_short(value), []).append(printable(name))
-    return [[", ".join(together), value] for value, together in names.items() if value is not None]
+def _levels(levels: Sequence[Level]) -> list[dict[str, str | float | None]]:
+    """Names, ends and texts, those of one place together."""
+    names: dict[tuple[float | None, float | None, str], list[str]] = {}
+    for one in levels:
+        names.setdefault((_short(one.low), _short(one.high), one.shown), []).append(printable(one.name))
+    return [
+        {"name": ", ".join(together), "low": low, "high": high, "shown": shown}
+        for (low, high, shown), together in names.items()
+        if low is not None and high is not None
+    ]
 
 
 def _short(value: float) -> float | None:
