@@ -12,6 +12,7 @@ from __future__ import annotations
 from functools import partial as _partial
 from importlib import metadata as _metadata
 from pathlib import Path as _Path
+from typing import Any as _Any
 
 from castssl import create as _create
 from castssl import load, load_encoder  # noqa: F401  (entries)
@@ -25,6 +26,17 @@ except _metadata.PackageNotFoundError as _error:
         f" installed package; run: pip install {_Path(__file__).parent}"
     ) from _error
 
+
+def _new(_name: str, pretrained: bool = False, **options: _Any) -> _Any:
+    """An encoder with new weights; ``pretrained`` is the keyword of many other repositories."""
+    if pretrained:
+        raise ValueError(
+            f"{_name}: got pretrained=True, but castssl comes without weights; load a file with the entry"
+            " load_encoder: torch.hub.load(..., 'load_encoder', PATH)"
+        )
+    return _create(_name, **options)
+
+
 for _name in _PRESETS:  # torch.hub lists what has no underscore.
-    globals()[_name] = _partial(_create, _name)
+    globals()[_name] = _partial(_new, _name)
     globals()[_name].__doc__ = f"{_name} with new weights; keywords are those of castssl.create."

@@ -43,7 +43,8 @@ def machine(device: str = "cpu") -> str:
         line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")
     ]
     processor = named[0] if named else platform.processor() or platform.machine()
-    words = [processor, f"{os.cpu_count()} cores", f"{torch.get_num_threads()} threads"]
+    threads = torch.get_num_threads()
+    words = [processor, f"{os.cpu_count()} cores", f"{threads} thread{'s' * (threads != 1)}"]
     if torch.device(device).type == "cuda":
         words.append(torch.cuda.get_device_name(device))
     return ", ".join([*words, f"torch {torch.__version__}"])

@@ -36,11 +36,17 @@ def recipe_names() -> list[str]:
     return sorted(name.as_posix() for name in names if name.suffix not in left_out)
 
 
-def recipe(name: str) -> Path:
+def programs() -> list[str]:
+    """Those of :func:`recipe_names` that run: neither launch files nor lists."""
+    return [name for name in recipe_names() if "." not in name]
+
+
+def recipe(name: str, *, runs: bool = True) -> Path:
     """The file of a recipe.
 
     Args:
-        name: one of :func:`recipe_names`, or the path of a file that ends in ``.py``.
+        name: one of :func:`programs`, or the path of a file that ends in ``.py``.
+        runs: False allows all of :func:`recipe_names`.
 
     Raises:
         ConfigError: if there is neither.
@@ -48,7 +54,7 @@ def recipe(name: str) -> Path:
     own = Path(name)
     if own.suffix == ".py" and own.is_file():
         return own
-    names = recipe_names()
+    names = programs() if runs else recipe_names()
     if name in names:
         path = folder("recipes") / name
         return path if path.is_file() else path.with_name(f"{path.name}.py")

@@ -42,6 +42,11 @@ def test_a_preset_is_built_with_its_options(tmp_path: Path) -> None:
     assert hub("load", tmp_path, device="cpu").checkpoint.config == encoder.config
 
 
+def test_pretrained_weights_are_refused_with_the_entry_that_loads_a_file() -> None:
+    with pytest.raises(ValueError, match="cast_nano: got pretrained=True, but castssl comes without weights"):
+        hub("cast_nano", pretrained=True)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="links")
 def test_without_an_installation_the_command_is_named(tmp_path: Path) -> None:
     # The packages of this environment, but for the metadata of castssl and its editable finder.

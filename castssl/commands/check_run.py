@@ -143,9 +143,9 @@ def _table(title: str, verdicts: list[Verdict]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("check", "verdict", "s", title=escape(title))
+    table = Table("check", "what it shows", "verdict", "s", title=escape(title))
     colors = {"passed": "green", "failed": "red", "not applicable": "yellow", "skipped": "yellow"}
     for verdict in verdicts:
         text = f"[{colors[verdict.result]}]{verdict.result}[/]: {escape(verdict.text)}"
-        table.add_row(PROMISES[verdict.name].title, text, f"{verdict.seconds:.1f}")
+        table.add_row(verdict.name, PROMISES[verdict.name].title, text, f"{verdict.seconds:.1f}")
     return table

@@ -10,7 +10,8 @@ from pathlib import Path
 from castssl.commands.arguments import Commands, add_output, subcommand
 from castssl.errors import ConfigError
 from castssl.files import check_outputs, write_text
-from castssl.shipped import recipe, recipe_names
+from castssl.registry import did_you_mean
+from castssl.shipped import programs, recipe, recipe_names
 
 USAGE = "castssl run [OPTIONS OF accelerate launch] RECIPE [FLAGS OF THE RECIPE]"
 NOTES = """Options before RECIPE start it with accelerate launch.
@@ -39,24 +40,35 @@ def add(commands: Commands) -> None:
 def _run(args: argparse.Namespace) -> int:
     """Replace this process by that of the recipe, which so receives all signals and sets the exit code."""
     words: list[str] = args.words
-    names = recipe_names()
-    runnable = [name for name in names if "." not in name]
+    runnable = programs()
     place = next((i for i, word in enumerate(words) if word in runnable or word.endswith(".py")), None)
     if place is None:
         if words and not {"-h", "--help"} & set(words):
-            recipe(words[-1])
-            raise ConfigError(f"{words[-1]} is no recipe; `castssl run --help` lists them")
+            recipe(_meant(words, runnable))
         print(args.help(), "recipes:", *(f"  {name}" for name in runnable), sep="\n")
         return 0
     # The names of launch files are options of the launcher.
-    launcher = [str(recipe(word)) if word in names else word for word in words[:place]]
+    names = recipe_names()
+    launcher = [str(recipe(word, runs=False)) if word in names else word for word in words[:place]]
     start = ["-m", "accelerate.commands.launch", *launcher] if launcher else []
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *start, str(recipe(words[place])), *words[place + 1 :]])
 
 
+def _meant(words: list[str], runnable: list[str]) -> str:
+    """The word that was to name a recipe: one that is nearly a name, or the first that is no option.
+
+    Raises:
+        ConfigError: if all words may be options and their values.
+    """
+    similar = next((word for word in words if did_you_mean(word, runnable)), None)
+    if similar is None and words[0].startswith("-"):
+        raise ConfigError(f"got no recipe, only {' '.join(words)}; `castssl run --help` lists the recipes")
+    return similar or words[0]
+
+
 def _copy(args: argparse.Namespace) -> int:
-    source = recipe(args.name)
+    source = recipe(args.name, runs=False)
     target: Path = args.into / source.name
     check_outputs([target], overwrite=args.overwrite)
     write_text(target, source.read_text(encoding="utf-8"), "recipe")

@@ -16,7 +16,7 @@ def test_a_recipe_passes(
     """tests/slow makes all checks of all recipes."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "300")
     only = [word for name in ("resume", "processes", "batch") for word in ("--only", name)]
     flags = [*RECIPES["moco_in1k"], "--data", f"folder:{image_folder}", "--epochs", "2", "--workers", "0"]
     assert main(["check", "run", *only, "moco_in1k", *flags]) == 0, capsys.readouterr()

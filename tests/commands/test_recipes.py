@@ -63,8 +63,11 @@ def test_the_help_lists_the_recipes(capsys: pytest.CaptureFixture[str], started:
     ("words", "message"),
     [
         (["moco"], "did you mean 'moco_in1k'"),
-        (["--num_processes", "2"], "no recipe '2'"),
-        (["launch/ddp.yaml"], "launch/ddp.yaml is no recipe"),
+        (["moco_in2k", "--workers", "0"], "no recipe 'moco_in2k'; did you mean 'moco_in1k'"),
+        (["--num_processes", "2", "moco", "--data", "demo"], "no recipe 'moco'; did you mean 'moco_in1k'"),
+        (["nowhere", "--workers", "0"], "no recipe 'nowhere'; give a file"),
+        (["--num_processes", "2"], "got no recipe, only --num_processes 2; `castssl run --help` lists"),
+        (["launch/ddp.yaml"], "no recipe 'launch/ddp.yaml'; give a file"),
         (["nothing.py"], "no recipe 'nothing.py'"),
     ],
 )

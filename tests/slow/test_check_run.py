@@ -26,12 +26,11 @@ def verdicts(shown: str) -> Mapping[str, str]:
     """The verdict of each check in a printed table, with its text."""
     found: dict[str, str] = {}
     name = ""
-    titles = {promise.title: key for key, promise in PROMISES.items()}
     for line in shown.splitlines():
         cells = [cell.strip() for cell in line.split("│")[1:-1]]
-        if len(cells) == 3:
-            name = titles.get(cells[0], name)
-            found[name] = f"{found.get(name, '')} {cells[1]}".strip()
+        if len(cells) == 4:
+            name = cells[0] or name
+            found[name] = f"{found.get(name, '')} {cells[2]}".strip()
     return found
 
 
