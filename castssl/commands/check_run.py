@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
+import signal
 import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from castssl.commands.arguments import Commands, subcommand
 from castssl.errors import ConfigError
+from castssl.files import translate_os_error
 from castssl.shipped import recipe
 from castssl.verification.promises import PROMISES
 
@@ -74,7 +79,9 @@ def _check(args: argparse.Namespace) -> int:
     try:
         path = recipe(args.recipe).resolve()
         chosen = _chosen(args.only, args.skip)
-        with _folder(args.keep) as folder:
+        if not 0 < args.limit < math.inf:
+            raise ConfigError(f"--limit: got {args.limit:g}, expected seconds above 0, such as 600")
+        with _ended_by_signals(), _folder(args.keep) as folder:
             verdicts = _verdicts(args, path, folder, chosen)
     except ConfigError as error:
         print(f"castssl: {error}", file=sys.stderr)
@@ -112,10 +119,30 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         with TemporaryDirectory(prefix="castssl-check-", ignore_cleanup_errors=True) as folder:
             yield Path(folder)
         return
-    if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
+    if os.path.lexists(keep) and (not keep.is_dir() or any(keep.iterdir())):
         raise ConfigError(f"--keep: {keep} is there already and not empty; give a new folder")
-    keep.mkdir(parents=True, exist_ok=True)
+    with translate_os_error(keep, "folder of the runs"):
+        keep.mkdir(parents=True, exist_ok=True)
     yield keep.resolve()
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the processes and delete the folder, as Ctrl-C does."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    numbers = [signal.SIGTERM] if sys.platform == "win32" else [signal.SIGTERM, signal.SIGHUP]
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # Else nohup started it.
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _verdicts(args: argparse.Namespace, path: Path, folder: Path, chosen: list[str]) -> list[Verdict]:

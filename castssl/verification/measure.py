@@ -7,6 +7,7 @@ the processor and in float32.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch._dynamo.utils import counters
 from torch.optim import Optimizer
 
 from castssl import distributed
@@ -177,13 +179,21 @@ class Measurement:
 
     def _compile(self, objective: Objective) -> Gradients:
         torch.compiler.set_stance("default")
+        torch.compiler.reset()
+        counters.clear()
         for module in objective.modules():
             if isinstance(module, Encoder):
                 module.compile()
         try:
-            return self._gradients()
+            found = self._gradients()
         except Exception as fault:
             raise ContractError(f"torch.compile fails on the encoder: {brief(fault)}") from fault
+        if not counters["stats"]["unique_graphs"]:
+            raise Inapplicable(
+                "torch.compile compiled nothing: the objective has no encoder of castssl, or the environment"
+                " switches it off; unset TORCHDYNAMO_DISABLE and TORCH_COMPILE_DISABLE"
+            )
+        return found
 
     def _gradients(self) -> Gradients:
         """Loss and gradients of the first batch alone."""
@@ -302,12 +312,24 @@ def claim_close(
             if apart:
                 raise ContractError(f"{fault} {name}: {apart:.2%} of its numbers differ{end}")
             continue
-        largest = float((other.double() - value.double()).abs().max()) if value.numel() else 0.0
-        scale = max(1.0, float(value.abs().max()) if value.numel() else 0.0)
+        # Scores of what is masked out are infinite: such values must be equal, and set no scale.
+        finite = value.isfinite() & other.isfinite()
+        strange = int((~finite & ~((other == value) | (other.isnan() & value.isnan()))).sum())
+        if strange:
+            raise ContractError(
+                f"{fault} {name}: {strange} of {value.numel()} numbers are infinite or not a number on one"
+                f" side alone{end}"
+            )
+        largest = _largest(other[finite].double() - value[finite].double())
+        scale = max(1.0, _largest(value[finite]))
         if not largest <= VALUES * scale:
             raise ContractError(f"{fault} {name}: the largest difference is {largest:.2g}{end}")
         most = max(most, largest / scale)
     return most
+
+
+def _largest(value: Tensor) -> float:
+    return float(value.abs().max()) if value.numel() else 0.0
 
 
 def agree(expected: Gradients, found: Gradients, who: str, other: str) -> str:
@@ -320,10 +342,11 @@ def agree(expected: Gradients, found: Gradients, who: str, other: str) -> str:
         other: names ``expected``.
 
     Raises:
-        ContractError: naming what differs and by how much.
-        Inapplicable: if the loss is random, or there is no gradient.
+        ContractError: naming what differs and by how much, or is not finite.
+        Inapplicable: if the loss is random, or there is no loss or gradient.
     """
-    if expected.random > RANDOM:
+    _claim_comparable(expected, found, who, other)
+    if not expected.random <= RANDOM:
         raise Inapplicable(
             f"the loss draws random numbers in evaluation mode: of one batch it differs by"
             f" {expected.random:.1e} (relative) from seed to seed, so that {who} cannot be compared"
@@ -351,6 +374,19 @@ def agree(expected: Gradients, found: Gradients, who: str, other: str) -> str:
         )
     loss = max(relative(*pair) for pair in zip(expected.losses, found.losses, strict=True))
     return f"loss within {loss:.1e} (tolerance {LOSS:.0e}), gradients within {share:.1e} ({GRADIENT:.0e})"
+
+
+def _claim_comparable(expected: Gradients, found: Gradients, who: str, other: str) -> None:
+    if not expected.losses:
+        raise Inapplicable("the recipe reports no loss; call castssl.training.Run.finite with each loss")
+    if len(expected.losses) != len(found.losses):
+        counts = f"{len(found.losses)} in the first step, and {other} {len(expected.losses)}"
+        raise ContractError(f"{who} has another number of losses: {counts}")
+    if not all(map(math.isfinite, expected.losses)):
+        raise ContractError(f"{other} has the losses {expected.losses}, expected finite numbers")
+    strange = [name for name, value in expected.gradients.items() if not value.isfinite().all()]
+    if strange:
+        raise ContractError(f"{other} has a gradient that is not finite: {', '.join(strange[:5])}")
 
 
 def _norm(tensors: Any) -> float:

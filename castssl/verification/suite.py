@@ -37,6 +37,7 @@ PRELOAD = (
     *("castssl.datasets.open", "castssl.superpixels.seeds", "castssl.pooling.graph", "rich._emoji_codes"),
 )
 """What recipes import, and each process would else import anew."""
+NO_STEP = "the recipe made no optimizer step of castssl.training.Run.steps: nothing can be checked"
 Result = Literal["passed", "failed", "not applicable", "skipped"]
 
 
@@ -111,12 +112,15 @@ class Suite:
         """The recipe up to its first optimizer step, where something is measured.
 
         Raises:
+            ConfigError: if it has no optimizer step.
             ContractError: if it does not come so far.
         """
         name = purpose if world == 1 else f"{purpose}-{world}"
         started = self._start(name, purpose, MEASURING, world=world)
         if started.code:
             raise ContractError(ended(started, f"with {world} processes" if world > 1 else ""))
+        if not (started.folder / (GRADIENTS if purpose == "gradients" else FINDING)).exists():
+            raise ConfigError(NO_STEP)
         return started
 
     def gradients(self, world: int) -> Gradients:
@@ -174,8 +178,8 @@ class Suite:
 
 def ended(started: Started, case: str = "") -> str:
     """How a recipe ended that should have gone on, with the end of what it printed."""
-    code = f"with exit code {started.code}" if started.code >= 0 else "early"
-    return f"the recipe {case + ' ' if case else ''}ended {code}:\n{started.output}"
+    end = f"ended with exit code {started.code}" if started.code >= 0 else "failed"
+    return f"the recipe {case + ' ' if case else ''}{end}:\n{started.output}"
 
 
 def _record(started: Started, *codes: int) -> Record:
@@ -184,9 +188,7 @@ def _record(started: Started, *codes: int) -> Record:
     if started.code not in codes:
         raise ContractError(ended(started))
     if found is None:
-        raise ConfigError(
-            "the recipe made no step of castssl.training.Run.steps, so that nothing can be checked"
-        )
+        raise ConfigError(NO_STEP)
     return found
 
 

@@ -43,6 +43,7 @@ def test_a_recipe_that_refuses_its_flags_is_no_failed_check(capsys: pytest.Captu
         (["moco"], "did you mean 'moco_in1k'"),
         (["--only", "onnx", "--skip", "onnx", "moco_in1k"], "leave no check"),
         (["--keep", ".", "moco_in1k"], "--keep: . is there already"),
+        (["--limit", "inf", "moco_in1k"], "--limit: got inf, expected seconds above 0"),
     ],
 )
 def test_a_wrong_command_line_starts_nothing(

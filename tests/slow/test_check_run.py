@@ -101,6 +101,23 @@ def test_what_cannot_be_checked_has_not_passed(
     assert words in shown
 
 
+def test_what_did_not_compile_has_not_passed() -> None:
+    environment = {**os.environ, "TORCHDYNAMO_DISABLE": "1", "COLUMNS": "300"}
+    command = [sys.executable, "-m", "castssl.cli", "check", "run", "--only", "compiled", FAULTY]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "not applicable: torch.compile compiled nothing" in done.stdout
+
+
+@pytest.mark.parametrize("check", PROMISES)
+def test_a_recipe_without_a_step_is_no_recipe(
+    check: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.py").write_text("")
+    assert main(["check", "run", "--only", check, str(tmp_path / "empty.py")]) == 2
+    assert "made no optimizer step" in capsys.readouterr().err
+
+
 def test_the_sound_recipe_passes_every_check(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "run", FAULTY]) == 0
     assert f"{len(PROMISES)} of {len(PROMISES)} checks passed" in capsys.readouterr().out
@@ -122,11 +139,11 @@ def test_every_recipe_passes_every_check(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_a_stop_leaves_no_process_behind(number: signal.Signals, tmp_path: Path) -> None:
-    """Ctrl-C leaves no folder either; what is killed cannot delete its own."""
+    """Nor a folder; only what is killed cannot delete its own."""
     # A shell that starts the tests in the background lets them ignore SIGINT.
-    python = ["env", "--default-signal=INT", sys.executable]
+    python = ["env", "--default-signal=INT", "--default-signal=HUP", sys.executable]
     command = [*python, "-m", "castssl.cli", "check", "run", FAULTY]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
@@ -139,12 +156,12 @@ def test_a_stop_leaves_no_process_behind(number: signal.Signals, tmp_path: Path)
             code = process.wait(60)
         finally:
             process.kill()
-    assert code == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    assert code == (-signal.SIGKILL if number == signal.SIGKILL else 128 + number)
     end = time.monotonic() + 60
     while (left := _mentioning(str(tmp_path))) and time.monotonic() < end:
         time.sleep(0.2)
     assert not left
-    if number == signal.SIGINT:
+    if number != signal.SIGKILL:
         assert not list(tmp_path.glob("castssl-check-*"))
 
 

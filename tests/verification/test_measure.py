@@ -55,6 +55,7 @@ def test_equal_gradients_agree_with_their_tolerances() -> None:
             "another gradient: nan",
         ),
         (ONE._replace(gradients={"a": ONE.gradients["a"]}), "a gradient of other parameters than one: b"),
+        (ONE._replace(losses=[1.0]), "two has another number of losses: 1 in the first step, and one 2"),
     ],
 )
 def test_other_losses_and_gradients_are_named(found: Gradients, words: str) -> None:
@@ -68,6 +69,14 @@ def test_what_says_nothing_does_not_pass() -> None:
     zero = ONE._replace(gradients={name: torch.zeros_like(part) for name, part in ONE.gradients.items()})
     with pytest.raises(Inapplicable, match="all gradients of the first step are 0"):
         agree(zero, zero, "two", "one")
+    with pytest.raises(Inapplicable, match="the recipe reports no loss"):
+        agree(ONE._replace(losses=[]), ONE._replace(losses=[]), "two", "one")
+    strange = ONE._replace(gradients={**ONE.gradients, "b": torch.tensor([float("nan")])})
+    with pytest.raises(ContractError, match="one has a gradient that is not finite: b"):
+        agree(strange, strange, "two", "one")
+    infinite = ONE._replace(losses=[1.0, float("inf")])
+    with pytest.raises(ContractError, match=r"one has the losses \[1\.0, inf\], expected finite"):
+        agree(infinite, infinite, "two", "one")
 
 
 def test_images_are_independent_unless_the_encoder_looks_at_neighbors() -> None:
@@ -104,6 +113,19 @@ def test_labels_are_compared_exactly_and_outputs_by_name() -> None:
         claim_close({"labels": torch.tensor([1, 3])}, labels, "got another", "look there")
     with pytest.raises(ContractError, match="set of outputs: labels"):
         claim_close({}, labels, "got another")
+
+
+def test_infinite_numbers_must_be_equal_and_set_no_scale() -> None:
+    def close(found: list[float], expected: list[float]) -> float:
+        return claim_close({"x": torch.tensor(found)}, {"x": torch.tensor(expected)}, "got another")
+
+    inf, nan = float("inf"), float("nan")
+    assert close([1.0, -inf, nan], [1.0, -inf, nan]) == 0
+    for found, expected in (([555.0, 2.0], [1.0, inf]), ([1.0, inf], [1.0, -inf]), ([nan, 1.0], [1.0, 1.0])):
+        with pytest.raises(ContractError, match="x: 1 of 2 numbers are infinite or not a number on one side"):
+            close(found, expected)
+    with pytest.raises(ContractError, match="x: the largest difference is 5"):
+        close([6.0, inf], [1.0, inf])
 
 
 def test_few_images_are_repeated() -> None:
