@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections import Counter
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from castssl.commands.arguments import Commands, subcommand, table
-from castssl.errors import ConfigError
+from castssl.errors import ConfigError, printable
+from castssl.terminal import safe_markup
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,16 +52,19 @@ def _runs(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from castssl.evaluation.report import fewest, legend, metric
-    from castssl.training.runs import find, summarize
+    from castssl.training.runs import summaries
 
-    runs = [summarize(folder) for folder in find(args.folder)]
+    runs, remarks = summaries(args.folder)
+    for remark in remarks:
+        print(printable(f"castssl: {remark}"), file=sys.stderr)
     if not runs:
         raise ConfigError(
             f"{args.folder} holds no run: no folder with config.json and log.jsonl; give another one"
         )
     runs = _sorted(runs, args.sort)
     if args.json:
-        print(json.dumps([{**asdict(run), "folder": str(run.folder)} for run in runs], indent=1))
+        content = [_plain({**asdict(run), "folder": str(run.folder)}) for run in runs]
+        print(json.dumps(content, indent=1, allow_nan=False))
         return 0
     columns = list(args.columns) or _common(runs)
     if unknown := [name for name in columns if not any(name in run.results for run in runs)]:
@@ -70,8 +75,17 @@ def _runs(args: argparse.Namespace) -> int:
     console.print(", ".join(f"{states[state]} {state}" for state in COLORS if states[state]))
     untrained = set[int]().union(*(fewest(run.results) for run in runs))
     for line in legend([metric(name) for name in columns], (), untrained):
-        console.print(line, style="dim", highlight=False)
+        console.print(line, style="dim", highlight=False, markup=False)
     return 0
+
+
+def _plain(value: object) -> object:
+    """A value as strict JSON has it: a setting that is not finite is a text."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _sorted(runs: Sequence[RunSummary], key: str) -> list[RunSummary]:
@@ -116,19 +130,23 @@ def _common(runs: Sequence[RunSummary]) -> list[str]:
 
 
 def _table(runs: Sequence[RunSummary], columns: Sequence[str], folder: Path) -> Table:
-    from rich.markup import escape
-
     from castssl.evaluation.report import metric
 
     shown = [metric(name) for name in columns]
-    headings = [f"{one.title}\n{one.unit}" for one in shown]
+    headings = [safe_markup(f"{one.title}\n{one.unit}") for one in shown]
     grid = table(["run", "state", "recipe"], ["epochs", "images/s", "ago", *headings])
     for run in runs:
         total = run.settings.get("epochs")
         epochs = f"{run.epoch:.1f}/{total}" if total else f"{run.epoch:.1f}"
         cells = (one.text(run.results[one.name]) if one.name in run.results else "" for one in shown)
-        name = escape(str(run.folder.relative_to(folder) if run.folder != folder else folder))
-        ago = str(timedelta(seconds=round(time.time() - run.updated))) if run.updated else ""
+        name = safe_markup(str(run.folder.relative_to(folder) if run.folder != folder else folder))
         state = f"[{COLORS[run.state]}]{run.state}[/]"
-        grid.add_row(name, state, run.recipe, epochs, f"{run.rate:.0f}" if run.rate else "", ago, *cells)
+        rate = f"{run.rate:.0f}" if run.rate else ""
+        texts = (safe_markup(text) for text in (run.recipe, epochs))
+        grid.add_row(name, state, *texts, rate, _ago(run.updated), *cells)
     return grid
+
+
+def _ago(updated: float) -> str:
+    """The time since then; empty for an empty log, and none if a clock is ahead."""
+    return str(timedelta(seconds=max(0, round(time.time() - updated)))) if updated else ""

@@ -16,7 +16,7 @@ from castssl.ablations.grid import is_seed
 from castssl.ablations.study import MARK
 from castssl.errors import ConfigError
 from castssl.training.history import History, read_history
-from castssl.training.runs import RunSummary, columns, find, number, summarize
+from castssl.training.runs import RunSummary, columns, number, summaries
 
 TABLE, CELLS = "table.md", "cells.csv"
 """Files of a study."""
@@ -77,6 +77,8 @@ class Gathered(NamedTuple):
 
     runs: Sequence[Run]
     studies: Sequence[Study]
+    remarks: Sequence[str] = ()
+    """On runs and folders that cannot be read."""
 
 
 def gather(paths: Sequence[Path]) -> Gathered:
@@ -86,28 +88,44 @@ def gather(paths: Sequence[Path]) -> Gathered:
         ConfigError: if a folder is missing or holds neither.
     """
     studies: dict[Path, Study] = {}
-    folders: dict[Path, Path] = {}
+    runs: dict[Path, RunSummary] = {}
+    remarks: list[str] = []
     for path in paths:
-        here = {folder.resolve(): folder for folder in find(path)}
-        tables = [folder for folder in (path, *sorted(path.iterdir())) if _is_study(folder)]
+        here, unread = summaries(path)
+        tables = [folder for folder in (path, *_inside(path)) if _is_study(folder)]
         if not here and not tables:
             raise ConfigError(
-                f"{path} holds no run and no study: no folder with config.json and log.jsonl, and none with"
-                f" {TABLE} and {CELLS}; give another one, such as runs/moco_in1k-demo-0"
+                "; ".join(
+                    [
+                        f"{path} holds no run and no study: no folder with config.json and log.jsonl, and"
+                        f" none with {TABLE} and {CELLS}; give another one, such as runs/moco_in1k-demo-0",
+                        *unread,
+                    ]
+                )
             )
-        folders |= {key: folder for key, folder in here.items() if key not in folders}
+        for run in here:
+            runs.setdefault(run.folder.resolve(), run)
+        remarks += unread
         studies |= {folder.resolve(): read_study(folder) for folder in tables}
     found = [study for study in studies.values() if study.rows]
-    return Gathered(_runs(list(folders.values()), found), found)
+    return Gathered(_runs(list(runs.values()), found), found, list(dict.fromkeys(remarks)))
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What a folder holds; nothing if it cannot be read, on which :func:`summaries` has a remark."""
+    with suppress(OSError):
+        return sorted(folder.iterdir())
+    return []
 
 
 def _is_study(folder: Path) -> bool:
-    return (folder / CELLS).is_file() and ((folder / MARK).is_file() or (folder / TABLE).is_file())
+    # Path.is_file raises PermissionError.
+    cells, mark, table = (os.path.isfile(folder / name) for name in (CELLS, MARK, TABLE))
+    return cells and (mark or table)
 
 
-def _runs(folders: Sequence[Path], studies: Sequence[Study]) -> list[Run]:
-    summaries = [summarize(folder) for folder in folders]
-    names = _names(folders)
+def _runs(summaries: Sequence[RunSummary], studies: Sequence[Study]) -> list[Run]:
+    names = _names([one.folder for one in summaries])
     differing = differences(summaries)
     settings = [
         ", ".join(f"{key}={shown(one.settings.get(key))}" for key in differing[:3]) for one in summaries

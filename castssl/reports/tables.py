@@ -302,7 +302,8 @@ def commands(run: Run) -> Html:
         parts.append(markup.paragraph("The log holds no command.", "faint"))
     recipe = run.summary.recipe
     if recipe and run.summary.settings:
-        file = recipe if recipe in recipe_names() else str(argv[0]) if isinstance(argv, list) else recipe
+        first = str(argv[0]) if isinstance(argv, list) and argv else recipe
+        file = recipe if recipe in recipe_names() else first
         folder = str(run.summary.folder)
         words = ["castssl", "run", file, "--config", folder, "--out", f"{folder}-again"]
         text = "Again with the same settings, in another folder:"

@@ -57,7 +57,7 @@ def write(
         content, missing = hierarchies(runs, photos, progress)
         notes += missing
     sections = [_study(study, runs, drawn, place) for place, study in enumerate(found.studies)]
-    sections += _of_runs(runs, drawn, bool(found.studies)) if runs else []
+    sections += _of_runs(found, drawn) if runs else []
     if content or notes:
         sections.insert(_place(sections, "pictures", "settings"), _hierarchy(content, notes))
     legends = [
@@ -65,7 +65,7 @@ def write(
     ]
     about = f"castssl {version('castssl')}, {tables.moment(time.time())}"
     write_report(path, _title(found), about, sections, runs=legends, charts=drawn, hierarchies=content)
-    return notes
+    return [*found.remarks, *notes]
 
 
 def _title(found: Gathered) -> str:
@@ -86,11 +86,12 @@ def _study(study: Study, runs: Sequence[Run], drawn: list[Chart | Dots], place: 
     return Section(f"study{place}", studies.title(study), markup.join(parts))
 
 
-def _of_runs(runs: Sequence[Run], drawn: list[Chart | Dots], of_study: bool) -> list[Section]:
-    several = len(runs) > 1
-    sections = [Section("runs", "Runs" if several else "Run", tables.overview(runs))]
+def _of_runs(found: Gathered, drawn: list[Chart | Dots]) -> list[Section]:
+    runs, several = found.runs, len(found.runs) > 1
+    shown = markup.join([tables.overview(runs), markup.listing(found.remarks)])
+    sections = [Section("runs", "Runs" if several else "Run", shown)]
     results = tables.results(runs)
-    if of_study:
+    if found.studies:
         results = markup.details("results of each run", results)
     sections.append(Section("results", "Results", results))
     sections.append(Section("curves", "Curves", _curves(runs, drawn)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,13 +12,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from castssl import config
-from castssl.errors import ConfigError
+from castssl.errors import ConfigError, DataError
 from castssl.run_lock import in_use
 from castssl.training import logging
 
 State = Literal["running", "stopped", "finished", "diverged"]
 RESULTS = "results.json"
 ONCE = "once.json"
+LATEST = 253_402_300_800.0
+"""The year 10,000 in seconds since 1970; the time of a line is earlier."""
+DEEPEST = 32
+"""Lists and objects inside one another that a run writes, at most."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,12 @@ class RunSummary:
     results: Mapping[str, float]
 
 
-def find(folder: Path) -> Iterator[Path]:
-    """The run folders that are, or lie below, a folder, by name.
+def find(folder: Path, remarks: list[str] | None = None) -> Iterator[Path]:
+    """The run folders that are, or lie below, a folder, by name; each once, also behind symbolic links.
+
+    Args:
+        folder: where the search begins.
+        remarks: gets a sentence for each folder that cannot be read.
 
     Raises:
         ConfigError: if there is no such folder.
@@ -59,10 +68,47 @@ def find(folder: Path) -> Iterator[Path]:
     if not folder.is_dir():
         raise ConfigError(f"there is no folder {folder}; give one that holds runs, such as runs")
     yield from sorted(
-        path.parent
-        for path in folder.rglob(logging.FILE)
-        if path.is_file() and (path.parent / config.FILE).is_file()
+        path
+        for path in _folders(folder, [] if remarks is None else remarks)
+        # Path.is_file raises PermissionError.
+        if os.path.isfile(path / logging.FILE) and os.path.isfile(path / config.FILE)
     )
+
+
+def _folders(folder: Path, remarks: list[str]) -> Iterator[Path]:
+    """A folder and all below it, each once; a folder that also has a path without links has that path."""
+    seen: set[str] = set()
+    tops = [folder]
+
+    def refused(error: OSError) -> None:
+        remarks.append(f"{error.filename}: the folder cannot be read ({error.strerror}); it is left out")
+
+    while tops:
+        for here, names, _ in os.walk(tops.pop(0), onerror=refused):
+            real = os.path.realpath(here)
+            if real in seen:
+                names.clear()
+                continue
+            seen.add(real)
+            yield Path(here)
+            tops += [path for path in (Path(here, name) for name in sorted(names)) if path.is_symlink()]
+
+
+def summaries(folder: Path) -> tuple[list[RunSummary], list[str]]:
+    """The runs of :func:`find`, and a remark on each run or folder that cannot be read.
+
+    Raises:
+        ConfigError: if there is no such folder.
+    """
+    remarks: list[str] = []
+
+    def read(path: Path) -> Iterator[RunSummary]:
+        try:
+            yield summarize(path)
+        except DataError as error:
+            remarks.append(f"{error}; the run is left out")
+
+    return [run for path in find(folder, remarks) for run in read(path)], remarks
 
 
 def summarize(folder: Path) -> RunSummary:
@@ -70,6 +116,9 @@ def summarize(folder: Path) -> RunSummary:
 
     Args:
         folder: one of :func:`find`.
+
+    Raises:
+        DataError: if the system refuses to read the log.
     """
     lines = list(log_lines(folder / logging.FILE))
     starts = [line for line in lines if line.get("event") == "start"]
@@ -81,7 +130,8 @@ def summarize(folder: Path) -> RunSummary:
     argv = starts[-1].get("argv") if starts else None
     settings: Mapping[str, Any] = {}
     with suppress(ConfigError, RecursionError):
-        settings = config.load_plain(folder / config.FILE)
+        found = config.load_plain(folder / config.FILE)
+        settings = found if _shallow(found) else {}
     return RunSummary(
         folder=folder,
         state=_state(folder, starts, finished=trained is not None),
@@ -107,13 +157,33 @@ def _state(folder: Path, starts: list[dict[str, Any]], *, finished: bool) -> Sta
 
 
 def log_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a log; those that a kill or a power cut has damaged, or no run writes, are left out."""
-    with path.open("rb") as file:
-        for line in file:
-            with suppress(ValueError, RecursionError):
-                values = json.loads(line)
-                if isinstance(values, dict) and number(values.get("time")) is not None:
-                    yield values
+    """The lines of a log; those that a kill or a power cut has damaged, or no run writes, are left out.
+
+    Raises:
+        DataError: if the system refuses to read it.
+    """
+    try:
+        with path.open("rb") as file:
+            yield from filter(None, map(_line, file))
+    except OSError as error:
+        raise DataError(f"{path}: the log cannot be read ({error.strerror})") from error
+
+
+def _line(line: bytes) -> dict[str, Any] | None:
+    with suppress(ValueError, RecursionError):
+        values = json.loads(line)
+        if isinstance(values, dict) and _shallow(values):
+            time = number(values.get("time"))
+            return values if time is not None and 0 <= time < LATEST else None
+    return None
+
+
+def _shallow(value: object, left: int = DEEPEST) -> bool:
+    """True if no more than so many lists and objects are inside one another, as recursive code needs it."""
+    if not isinstance(value, (dict, list)):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return left > 0 and all(_shallow(entry, left - 1) for entry in inner)
 
 
 def number(value: object) -> float | None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -13,9 +17,10 @@ import pytest
 
 from castssl.cli import main
 from castssl.errors import ConfigError
+from castssl.reports.gather import gather
 from castssl.run_lock import in_use
 from castssl.training import environment
-from castssl.training.runs import find, summarize
+from castssl.training.runs import find, summaries, summarize
 from tests.house import source
 from tests.training.processes import QUICK, STEPS, Toy, lines
 
@@ -159,3 +164,89 @@ def test_what_no_run_has_is_refused(
 def test_a_folder_without_runs_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", str(tmp_path)]) == 1
     assert "holds no run" in capsys.readouterr().err
+
+
+def test_linked_runs_are_found_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "scratch" / "a", 8.0)
+    write(tmp_path / "scratch" / "deep" / "b", 8.0)
+    (tmp_path / "scratch" / "deep" / "loop").symlink_to(tmp_path / "scratch")
+    (tmp_path / "scratch" / "0-again").symlink_to(tmp_path / "scratch" / "a")
+    links = tmp_path / "links"
+    links.mkdir()
+    (links / "all").symlink_to(tmp_path / "scratch")
+    (links / "gone").symlink_to(tmp_path / "none")
+    assert list(find(links)) == [links / "all" / "a", links / "all" / "deep" / "b"]
+    assert list(find(links / "all" / "a")) == [links / "all" / "a"]
+    assert main(["runs", str(links)]) == 0
+    assert "all/deep/b" in capsys.readouterr().out
+
+
+@contextmanager
+def unprivileged() -> Iterator[Path]:
+    """A folder, and until the end no more rights than any user has."""
+    with tempfile.TemporaryDirectory() as name:
+        user = os.geteuid()
+        if not user:
+            os.chown(name, 65534, -1)
+            os.seteuid(65534)
+        try:
+            yield Path(name)
+        finally:
+            os.seteuid(user)
+
+
+def test_what_cannot_be_read_is_left_out_with_a_remark() -> None:
+    with unprivileged() as folder:
+        write(folder / "good", 8.0)
+        write(folder / "secret", 8.0)
+        write(folder / "locked" / "run", 8.0)
+        (folder / "secret" / "log.jsonl").chmod(0)
+        (folder / "locked").chmod(0)
+        runs, remarks = summaries(folder)
+        found = gather([folder])
+        with pytest.raises(ConfigError, match=r"holds no run and no study.*/locked: the folder cannot be"):
+            gather([folder / "locked"])
+        (folder / "locked").chmod(0o700)
+    assert [run.folder.name for run in runs] == [run.name for run in found.runs] == ["good"]
+    assert remarks == found.remarks
+    assert [remark.partition(" (")[0].removeprefix(f"{folder}/") for remark in remarks] == [
+        "locked: the folder cannot be read",
+        "secret/log.jsonl: the log cannot be read",
+    ]
+
+
+DEEP = "[" * 900 + "]" * 900
+ODD = {
+    "markup": ('{"epochs": "[/x]"}', '{"time": 2, "step": 1, "epoch": 1, "images_per_second": 1}'),
+    "metric": ("{}", '{"time": 2, "step": 1, "[/x]\\u001b": 0.25}'),
+    "empty": ("{}", ""),
+    "clock": ("{}", '{"time": -1e308, "event": "start"}\n{"time": 1e308, "step": 1}'),
+    "nan": ('{"lr": NaN, "rates": [-Infinity]}', ""),
+    "deep": (f'{{"deep": {DEEP}}}', f'{{"time": 2, "event": "start", "environment": {{"deep": {DEEP}}}}}'),
+    "argv": (
+        '{"epochs": 1}',
+        '{"time": 1, "event": "start", "argv": []}\n{"time": 2, "event": "start", "argv": ["[m].py"]}',
+    ),
+    "esc\x1b[31m[red]": ("{}", ""),
+}
+"""Settings and logs that no run writes."""
+
+
+def test_odd_files_end_neither_the_table_nor_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, (settings, log) in ODD.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(settings)
+        (tmp_path / name / "log.jsonl").write_text(f"{log}\n")
+    assert main(["runs", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in ("1.0/[/x]", r"[/x]\x1b", r"esc\x1b[31m[red]", "[m]"))
+    assert "\x1b" not in printed
+    rows = [line.split()[0] for line in printed.splitlines() if " days, " in line]
+    assert sorted(rows) == ["argv", "markup", "metric"], "the others have no time"
+    assert main(["runs", str(tmp_path), "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    found = {Path(run["folder"]).name: run["settings"] for run in listed}
+    assert (found["nan"], found["deep"]) == ({"lr": "nan", "rates": ["-inf"]}, {})
+    assert main(["report", str(tmp_path), "--no-images", "--out", str(tmp_path / "page.html")]) == 0
