@@ -313,7 +313,7 @@ def load_plain(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot read {path} ({error.strerror}); --config takes a run's {FILE}") from error
     except ValueError as error:
-        raise ConfigError(f"{path} is no JSON ({error}); --config takes a run's {FILE}") from error
+        raise ConfigError(f"{path} is not JSON ({error}); --config takes a run's {FILE}") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"{path} holds a {type(settings).__name__}, expected an object of settings")
     return settings

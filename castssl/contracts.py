@@ -115,7 +115,7 @@ class Encoder(nn.Module):
     """True if the tokens that a visit returns pass on into the next block or stage."""
 
     def forward(self, view: View) -> Hierarchy:
-        """The stages, fine to coarse; ``ContractError`` if ``view`` is no view of normalized images."""
+        """The stages, fine to coarse; ``ContractError`` if ``view`` is not a view of normalized images."""
         raise NotImplementedError(f"{type(self).__name__}.forward")
 
     def segment(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy:
@@ -309,7 +309,7 @@ class Listing(NamedTuple):
     masks: Path | None = None
     """A folder of object masks, ``.png`` files with the names of the images."""
     left_out: tuple[str, ...] = ()
-    """Sentences about files and folders that are no part of the data set."""
+    """Sentences about files and folders that are not part of the data set."""
     maps: LabelMaps | None = None
     """The label maps, of target "map"."""
 

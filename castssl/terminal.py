@@ -46,7 +46,7 @@ def safe_markup(text: str) -> str:
 def ignore_closed_streams() -> None:
     """Let this process go on when the reader of its standard output or error has gone.
 
-    Characters that the encoding of a stream lacks, and bytes of file names that are no UTF-8, are printed as
+    Characters that the encoding of a stream lacks, and bytes of file names that are not UTF-8, are printed as
     escapes, so that no name ends a command; so are control characters in warnings.  Streams that were
     replaced, such as those of a notebook, keep their descriptors.
     """

@@ -44,7 +44,7 @@ EXPANDED: Mapping[str, str] = {
     "pottedplant": "potted plant",
     "tvmonitor": "tv monitor",
 }
-"""Names of PASCAL VOC that are no words, and the words for them in HSVLT's released code."""
+"""Names of PASCAL VOC that are not words, and the words for them in HSVLT's released code."""
 _LEARNED = re.compile(r"([1-9]\d*)(?:,seed=(\d+))?")
 
 
@@ -236,7 +236,7 @@ def read(path: str | Path) -> LabelEmbeddings:
         about = json.loads(metadata[METADATA])
         names, model, prompt = about["names"], about["model"], about["prompt"]
         if not all(isinstance(text, str) for text in (*names, model, prompt)):
-            raise TypeError("names, model and prompt are no texts")
+            raise TypeError("names, model and prompt are not texts")
         return LabelEmbeddings(names, tensors["vectors"], model, prompt, about.get("whole") is True)
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise DataError(
@@ -397,7 +397,7 @@ def _file(path: Path, rows: Sequence[str] | None) -> LabelEmbeddings:
         try:
             stored = beside.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{beside} is no text in UTF-8 ({error}); save it as UTF-8") from error
+            raise DataError(f"{beside} is not text in UTF-8 ({error}); save it as UTF-8") from error
     if stored is not None and rows is not None and list(stored) != list(rows):
         pairs = zip([*stored, None], [*rows, None], strict=False)
         got, expected = next(pair for pair in pairs if pair[0] != pair[1])
@@ -440,7 +440,7 @@ def _matrix(path: Path) -> tuple[Tensor, list[str] | None]:
     try:
         array = np.load(path, allow_pickle=False)
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-            raise ValueError("it is no array of floating-point numbers")
+            raise ValueError("it is not an array of floating-point numbers")
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
             f"{path} cannot be read as a matrix ({error}); expected floating-point numbers (C, D) in .npy"

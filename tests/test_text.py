@@ -237,7 +237,7 @@ def test_damaged_matrices_are_refused(tmp_path: Path) -> None:
     rows = ["a", "b"]
     cases: list[tuple[Any, str]] = [
         (np.array([{}, {}]), "Object arrays cannot be loaded|allow_pickle"),
-        (np.ones((2, 3), dtype=np.int64), "no array of floating-point numbers"),
+        (np.ones((2, 3), dtype=np.int64), "not an array of floating-point numbers"),
         (np.ones(2), r"shape \(2,\) for 2 names"),
         (np.ones((3, 2)), r"shape \(3, 2\) for 2 names, expected \(2, D\)"),
         (np.full((2, 3), np.nan), "not finite"),
@@ -255,7 +255,7 @@ def test_damaged_matrices_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="several rows are named 'a'"):
         embeddings(["a"], f"file:{path}", rows=["a", "a"])
     path.with_suffix(".txt").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(DataError, match="no text in UTF-8"):
+    with pytest.raises(DataError, match="not text in UTF-8"):
         embeddings(["a"], f"file:{path}")
     several = tmp_path / "two.safetensors"
     save_file({"a": torch.ones(2, 2), "b": torch.ones(2, 2)}, several)

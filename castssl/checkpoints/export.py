@@ -224,7 +224,7 @@ def about(path: str | Path) -> dict[str, Any]:
     """What :func:`export` noted in a file: image size, sizes, normalization, superpixels.
 
     Raises:
-        DataError: if it is no file of :func:`export`.
+        DataError: if it is not a file of :func:`export`.
         PluginError: if onnxruntime is missing; the message has the command that installs it.
     """
     path = Path(path)

@@ -125,7 +125,7 @@ def read_torch(path: Path) -> Mapping[str, Any]:
     """Read a checkpoint of ``torch.save`` without running code from it.
 
     Raises:
-        DataError: if it is no checkpoint, or holds objects other than tensors and plain values.
+        DataError: if it is not a checkpoint, or holds objects other than tensors and plain values.
             ``argparse.Namespace``, which the published DeiT file holds, is allowed by name.
     """
     try:

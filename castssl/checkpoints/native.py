@@ -103,7 +103,8 @@ def read_file(path: Path) -> tuple[State, str]:
             text = (file.metadata() or {}).get(SETTINGS, "")
             return {name: file.get_tensor(name) for name in file.keys()}, text  # noqa: SIM118 - not a dict
     except SafetensorError as error:
-        raise DataError(f"{path} is no whole safetensors file: {not_safetensors(path, error)}") from error
+        reason = not_safetensors(path, error)
+        raise DataError(f"{path} is not a complete safetensors file: {reason}") from error
 
 
 def decode(tensors: Mapping[str, Any], text: str, path: str | Path) -> Checkpoint:
@@ -159,7 +160,7 @@ def _settings(text: str, path: str | Path) -> dict[str, Any]:
     try:
         settings = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"the settings in {path} are no JSON ({error}); copy it again") from error
+        raise DataError(f"the settings in {path} are not JSON ({error}); copy it again") from error
     if isinstance(settings, dict) and "format" not in settings and {"name", "shape"} & settings.keys():
         raise DataError(
             f"{path} was written before files held an EncoderConfig; train again, or convert the published"

@@ -297,7 +297,7 @@ def _refuse_strangers(checkpoint: Checkpoint, variant: Variant) -> None:
     """Refuse a model that the released code could not build."""
     config = checkpoint.config
     if "stem.layers.0.weight" not in checkpoint.encoder:
-        raise DataError(f"{config.name} is no CAST; the published layout has no place for it")
+        raise DataError(f"{config.name} is not a CAST; the published layout has no place for it")
     pooling = parse(config.pooling or "graph")
     heads = str(pooling.options.get("heads", HEADS))
     wrong = []

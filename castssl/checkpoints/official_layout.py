@@ -196,7 +196,7 @@ def take_apart(content: Mapping[str, Any], *, ema: bool = False) -> Published:
     state, predictor = parts["encoder"], parts["predictor"]
     if "cls_token" not in state or "patch_embed.proj.0.weight" not in state:
         near = ", ".join(sorted(state)[:4]) or "no tensors at all"
-        raise DataError(f"this is no CAST checkpoint: expected keys cls_token, patch_embed.*; got {near}")
+        raise DataError(f"this is not a CAST checkpoint: expected keys cls_token, patch_embed.*; got {near}")
     depths = stage_depths(state)
     plain = merge_spellings(state, depths, report)
     table, variant = plain.get("pos_embed"), find_variant(plain)
@@ -242,7 +242,7 @@ def _model(content: Mapping[str, Any], ema: bool, report: Report) -> State:
 def _tensors(content: Mapping[str, Any], where: str) -> State:
     """Names without ``module.``; everything has to be a tensor."""
     if strange := [str(key) for key, value in content.items() if not isinstance(value, Tensor)]:
-        raise DataError(f"{where} holds {strange[:_SHOWN]}, which are no tensors; expected a state dict")
+        raise DataError(f"{where} holds {strange[:_SHOWN]}, which are not tensors; expected a state dict")
     state = {key.removeprefix("module."): value for key, value in content.items()}
     if len(state) < len(content):
         twice = [key for key in state if f"module.{key}" in content and key in content]

@@ -182,7 +182,7 @@ def adapt(
     """A published checkpoint as a Segmenter's encoder, for another image size, or with other token budgets.
 
     Raises:
-        DataError: if the variant has no such stage, or the side is no multiple of the stem's stride.
+        DataError: if the variant has no such stage, or the side is not a multiple of the stem's stride.
     """
     variant, config = checkpoint.variant, checkpoint.config
     if stage == "segmentation" and variant == "cast_deit":

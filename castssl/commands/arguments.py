@@ -137,7 +137,7 @@ def value_range(args: argparse.Namespace) -> Range | None:
     """The range of ``--range`` or ``--bits``.
 
     Raises:
-        DataError: if it is no range or no number of bits.
+        DataError: if it is neither a range nor a number of bits.
     """
     from castssl.datasets.depth import parse_range, range_of_bits
 

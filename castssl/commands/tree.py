@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NOTES = """Numbers after a class are its images in train / val.  Levels are counted from 0, the coarsest.
 The exit code is 1 if something makes training pointless: no labels, a class without a training image, labels
-that are no path of the tree, or a val split with other classes.
+that are not a path of the tree, or a val split with other classes.
 """
 WHOLE = 80
 """Classes up to which a tree is shown whole."""

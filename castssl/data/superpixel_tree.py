@@ -127,7 +127,7 @@ def unpack(packed: bytes) -> SuperpixelTree:
     """The inverse of :func:`pack`.
 
     Raises:
-        ValueError: if the bytes are no complete entry.
+        ValueError: if the bytes are not a complete entry.
     """
     try:
         content = zlib.decompress(packed)

@@ -88,7 +88,7 @@ class Annotations:
         """Read and check a file.
 
         Raises:
-            DataError: if it is no JSON, lacks a key, two images share a name, an annotation belongs to no
+            DataError: if it is not JSON, lacks a key, two images share a name, an annotation belongs to no
                 image or category, or its segmentation is neither polygons nor runs that fill the image.
             PluginError: if it has compressed runs and faster-coco-eval is not installed.
         """
@@ -221,7 +221,7 @@ def whole_number(item: Mapping[str, Any], key: str, where: str) -> int:
     """The value of ``key`` of an object of the list ``where``.
 
     Raises:
-        DataError: if it is no whole number.
+        DataError: if it is not a whole number.
     """
     value = item.get(key)
     if type(value) is not int:

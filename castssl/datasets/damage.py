@@ -30,7 +30,7 @@ def left_out(images: Images | Stream, *, decoded: bool = False) -> Iterator[str]
     """Sentences about what is left out: by folder, by extension, and by damage.
 
     All images, or of many an evenly spread sample, are opened, but their pixels are not read: this finds
-    empty files, files that end within their header, and files that are no image.  There are none about a
+    empty files, files that end within their header, and files that are not images.  There are none about a
     stream, whose files are not known.
 
     Args:

@@ -60,7 +60,7 @@ def range_of_bits(text: str) -> Range:
     """The range of unsigned integers of so many bits: 12 gives 0 to 4095.
 
     Raises:
-        DataError: if the text is no whole number from 1 to 32.
+        DataError: if the text is not a whole number from 1 to 32.
     """
     if not (text.isdecimal() and text.isascii() and 1 <= int(text) <= 32):
         raise DataError(f"bits: got {text!r}, expected a whole number from 1 to 32, such as 12")

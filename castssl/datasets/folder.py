@@ -93,7 +93,7 @@ class Files:
 
 
 def split_name(name: str) -> str | None:
-    """The split (train, val, test) that a folder called ``name`` holds; None if it is no split."""
+    """The split (train, val, test) that a folder called ``name`` holds; None if it is not a split."""
     return next((word for word, pattern in _SPLITS.items() if pattern.fullmatch(name.lower())), None)
 
 
@@ -159,7 +159,7 @@ def ignored(name: str) -> bool:
 
 
 def holds_masks(place: Path) -> bool:
-    """True if ``place`` is called ``masks`` and is no class: it holds masks for the folders beside it.
+    """True if ``place`` is called ``masks`` and is not a class: it holds masks for the folders beside it.
 
     It is a class if images lie in it, unless the only other folder is called ``images`` or the like; without
     images it is a class if its folders are called neither as splits nor as the folders beside or around it.

@@ -94,11 +94,11 @@ def _split_path(name: str, first: str) -> tuple[str, str]:
     """The first folder of a path, and the rest.
 
     Raises:
-        ValueError: if it is no path of an image below a split and a class, or not in the folder ``first``.
+        ValueError: if it is not a path of an image below a split and a class, or not in the folder ``first``.
     """
     top, _, file = name.partition("/")
     if "/" not in file or {"", ".", ".."} & {*name.split("/")} or not is_image(file):
-        raise ValueError(f"{name!r} is no path of an image")
+        raise ValueError(f"{name!r} is not a path of an image")
     if first and top != first:
         raise ValueError(f"the path begins with {top}/, those before with {first}/")
     return top, file
@@ -108,13 +108,13 @@ def _read_columns(cells: Sequence[str], tree: LabelTree, given: Given) -> tuple[
     """The label path of the columns behind the image's path, and how many levels of it are given.
 
     Raises:
-        ValueError: with the reason, if that is no path of the tree.
+        ValueError: with the reason, if that is not a path of the tree.
     """
     if len(cells) + 1 not in COLUMNS[given]:
         raise ValueError(f"{len(cells) + 1} columns")
     for cell in cells:
         if not (cell.isascii() and cell.isdecimal() and len(cell) < 10):
-            raise ValueError(f"{cell[:SHOWN]!r} is no class number")
+            raise ValueError(f"{cell[:SHOWN]!r} is not a class number")
     path = tuple(map(int, cells[: tree.levels]))
     for level, (number, size) in enumerate(zip(path, tree.sizes, strict=True)):
         if number >= size:
@@ -206,7 +206,7 @@ def _load(path: Path, expected: str) -> object:
     try:
         loaded: object = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no JSON: {error}; expected {expected}") from error
+        raise DataError(f"{path} is not JSON: {error}; expected {expected}") from error
     return loaded
 
 

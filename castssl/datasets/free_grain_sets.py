@@ -264,7 +264,7 @@ def read_seed(title: str, location: str) -> tuple[str, int]:
     """A location without its option ``seed``, and that, 0 by default.
 
     Raises:
-        DataError: if it is no whole number from 0, or there are other options.
+        DataError: if it is not a whole number from 0, or there are other options.
     """
     base, options = read_options(title, location, ("seed",))
     seed = options.get("seed", "0")

@@ -32,7 +32,7 @@ class Hub:
         split: "train", "val" or "test".
 
     Raises:
-        DataError: if the package, the data set, the split or a column is missing, or a label is no class.
+        DataError: if the package, the data set, the split or a column is missing, or a label is not a class.
     """
 
     def __init__(self, name: str, split: str) -> None:

@@ -83,7 +83,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
             :func:`castssl.datasets.masks.open_masks`; None if unknown.
         declared: the values of black and white in images of more than 8 bits, if the files lack them.
         channels: that the images have; 3 for RGB and for gray, see :mod:`castssl.datasets.multichannel`.
-        left_out: sentences about files and folders beside the images that are no part of the data set.
+        left_out: sentences about files and folders beside the images that are not part of the data set.
         maps: the label maps of the images of ``source``; None without any.
         pixel_tree: the classes of the label maps; the images themselves have no labels then.
         texts: of the images of ``source``, see :mod:`castssl.datasets.image_texts`; None without any.
@@ -127,7 +127,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
 
         Raises:
             DataError: if a hundred images in a row (or all there are) cannot be decoded, or a label map has
-                colors, another size than its image, or a value that is no class.
+                colors, another size than its image, or a value that is not a class.
         """
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")

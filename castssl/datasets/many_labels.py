@@ -69,7 +69,7 @@ def multi_hot(
             of objects that Pascal VOC marks as difficult; a class that is also present is present.
 
     Raises:
-        DataError: if a label is no class, or ``unknown`` is of another number of images.
+        DataError: if a label is not a class, or ``unknown`` is of another number of images.
     """
     if unknown and len(unknown) != len(present):
         raise DataError(f"unknown labels of {len(unknown)} images, but labels of {len(present)}")
@@ -79,7 +79,7 @@ def multi_hot(
         cells = [(row, name) for row, labels in enumerate(listed) for name in labels]
         if strange := sorted({name for _, name in cells} - number.keys()):
             raise DataError(
-                f"{len(strange)} labels are no classes: {', '.join(strange[:5])}; expected some of"
+                f"{len(strange)} labels are not classes: {', '.join(strange[:5])}; expected some of"
                 f" {len(names)} classes such as {', '.join(names[:3])}"
             )
         if cells:

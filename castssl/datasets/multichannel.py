@@ -87,7 +87,7 @@ def open_image(file: IO[bytes], channels: int = 3) -> Image.Image:
 
     Raises:
         DataError: if the file has another number of channels, or tifffile is missing.
-        UnidentifiedImageError: if it is no image.
+        UnidentifiedImageError: if it is not an image.
         Exception: of almost any kind, if it is broken.
     """
     image: MultiChannel | None

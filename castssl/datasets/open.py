@@ -42,7 +42,7 @@ def open_images(
 
     Raises:
         DataError: if the spec is unknown, the path or split is missing, there are no images, a class of the
-            subset is missing, the classes are no tree, or an optional package is not installed.
+            subset is missing, the classes do not form a tree, or an optional package is not installed.
         PluginError: if the data set's plugin cannot be imported, or two have its name.
     """
     spec, declared = split_range(spec)

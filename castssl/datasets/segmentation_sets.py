@@ -229,7 +229,7 @@ class Cityscapes(DataSet):
     """Cityscapes' fine annotations: the folder with leftImg8bit and gtFine; the 19 evaluated classes.
 
     Reads ``_gtFine_labelIds.png``, whose other ids are unknown, or ``_gtFine_labelTrainIds.png`` where there
-    are no label ids.  The test split has no labels.
+    are not label ids.  The test split has no labels.
 
     Raises:
         DataError: if a folder is missing, or no image has a label map.

@@ -89,7 +89,7 @@ class Stream:
             count: number of images; a shorter stream starts again.  By default each image once.
 
         Raises:
-            DataError: if a hundred images in a row are unreadable, a label is no class of the data, the
+            DataError: if a hundred images in a row are unreadable, a label is not a class of the data, the
                 stream breaks, or it has no readable image.
         """
         silence_pil()
@@ -178,7 +178,7 @@ class Spec(NamedTuple):
         """A whole number among the options; 0 if it is absent.
 
         Raises:
-            DataError: if it is no whole number, or negative.
+            DataError: if it is not a whole number, or negative.
         """
         text = self.options.get(option, "0")
         if not text.isdecimal():

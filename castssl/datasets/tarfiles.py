@@ -102,7 +102,7 @@ def _members(file: IO[bytes], offset: int, end: int) -> Iterator[tarfile.TarInfo
     while offset < end:
         file.seek(offset)
         try:
-            # tarfile skips blocks that are no header; content among them is reported here.
+            # tarfile skips blocks that are not headers; content among them is reported here.
             with tarfile.open(fileobj=file, mode="r:", ignore_zeros=True) as archive:
                 for member in archive:
                     if member.offset >= end:  # It belongs to a later archive.

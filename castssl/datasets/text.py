@@ -30,7 +30,7 @@ def read_text(path: Path) -> str:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
         if encoding != "utf-8":
-            raise DataError(f"{path} is no text in {encoding}: {error.reason}; save it as UTF-8") from error
+            raise DataError(f"{path} is not text in {encoding}: {error.reason}; save it as UTF-8") from error
     try:
         return content.decode("cp1252")
     except UnicodeDecodeError:

@@ -121,7 +121,7 @@ def frequent_path(labels: Tensor) -> Tensor | None:
 class PathMetrics:
     """Counts logits of all levels, and gives the metrics by name.
 
-    ``fpa`` (the whole path is right), ``tice`` (the classes are no path of the tree), ``wap``, and
+    ``fpa`` (the whole path is right), ``tice`` (the classes are not a path of the tree), ``wap``, and
     ``level0``, ``level1``, ... (accuracies, coarse to fine; ``level0_balanced``, ... by
     class) are shares in [0, 1].  ``severity_levels`` and ``distance1_levels``, ``distance5_levels``,
     ``distance20_levels`` are heights in the tree, 0 to L; see

@@ -61,7 +61,7 @@ class Naming:
         parts: names of each object's parts, as they stand in a sentence, such as "Quadruped Head"; none if
             the parts are unknown.
         prompt: a sentence with ``{}`` where a name belongs.
-        background: the name of what is no object.
+        background: the name of what is not an object.
         style: how the rest of the image is hidden.  The released notebook prints the paper's results, so its
             style is the default.
 

@@ -129,9 +129,9 @@ class LevelCounts:
         """Count the class map of an image: int64 (H, W) both, classes from 0; truth -1 is unknown.
 
         Raises:
-            DataError: if a label is no class.
+            DataError: if a label is not a class.
         """
-        self._boundary.update(predicted[None], truth[None])  # Refuses a label that is no class.
+        self._boundary.update(predicted[None], truth[None])  # Refuses a label that is not a class.
         pairs = count_pairs(predicted, truth, len(self._pairs) - 1, UNKNOWN)
         self._pairs += pairs
         self._iou.append(float(scores(pairs[:-1, :-1]).mean_iou))

@@ -20,7 +20,7 @@ def columns_of(model: LabelModel, names: Sequence[str]) -> list[int]:
     """The columns of some labels, in the order of their names; a name at several levels has several.
 
     Raises:
-        ConfigError: if a name is no label.
+        ConfigError: if a name is not a label.
     """
     levels = model.labels.names or [tuple(map(str, range(size))) for size in model.labels.sizes]
     known = [name for level in levels for name in level]

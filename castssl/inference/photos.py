@@ -33,7 +33,7 @@ def separate(images: Photos) -> tuple[list[Photo], bool]:
         return list(images), True
     if isinstance(images, np.ndarray | Tensor) and images.ndim == 4:
         return list(images), True
-    return [images], False  # type: ignore[list-item] # read_photo refuses what is no image
+    return [images], False  # type: ignore[list-item] # read_photo refuses what is not an image
 
 
 def read_photo(image: Photo, declared: tuple[float, float] | None = None, channels: int = 3) -> Image.Image:
@@ -48,7 +48,7 @@ def read_photo(image: Photo, declared: tuple[float, float] | None = None, channe
             tensors (C, H, W).
 
     Raises:
-        DataError: naming what was expected, if it is no image or cannot be read.
+        DataError: naming what was expected, if it is not an image or cannot be read.
     """
     values = None if declared is None else Range(*declared)
     if isinstance(image, Image.Image) and channels not in RGB:

@@ -96,7 +96,7 @@ def predict(
 
     Raises:
         DataError: if the image cannot be read.
-        ConfigError: if ``min_confidence`` is no share, or the superpixels do not fit the encoder.
+        ConfigError: if ``min_confidence`` is not a share, or the superpixels do not fit the encoder.
     """
     if min_confidence is not None and not 0 <= min_confidence <= 1:
         raise ConfigError(f"min_confidence is a probability from 0 to 1, got {min_confidence}")

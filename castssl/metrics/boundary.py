@@ -8,7 +8,7 @@ BMVC 2013: 0.75 % of the image's diagonal.  Boundary and matching are those of D
 Boundary F-score:
 
 - A boundary point of a mask is a corner where four pixels meet, some of them in the mask and some not.  An
-  image of H x W pixels has (H - 1) x (W - 1) corners, so that the image's border is no boundary.
+  image of H x W pixels has (H - 1) x (W - 1) corners, so that the image's border is not a boundary.
 - A point is matched if the other map has a boundary point of the same class within the tolerance (Euclidean
   distance).  Several points may be matched to one.
 - Precision is the matched share of the predicted points, recall that of the true points, and F is

@@ -22,8 +22,8 @@ from castssl.labels import LabelTree
 class PathMetric(Metric):
     """The ratio of two sums over label paths; a subclass defines what a batch adds to them.
 
-    A label -1 is unknown.  A prediction that is no class of its level (such as -1, "not sure") is wrong and
-    on no path.
+    A label -1 is unknown.  A prediction that is not a class of its level (such as -1, "not sure") is wrong
+    and on no path.
 
     Attributes:
         states: the names of both sums.
@@ -165,7 +165,7 @@ class FullPathAccuracy(PathMetric):
 
 
 class TreeInconsistency(PathMetric):
-    """The share of images whose predicted classes are no path of the tree (TICE): a float32 scalar.
+    """The share of images whose predicted classes are not a path of the tree (TICE): a float32 scalar.
 
     The labels do not matter, but where they are given, images whose path is not wholly known are left out: so
     FPA and TICE are of the same images, and TICE is at most 1 - FPA.
@@ -179,7 +179,7 @@ class TreeInconsistency(PathMetric):
         super().update(predicted, torch.zeros_like(predicted) if target is None else target, valid)
 
     def terms(self, predicted: Tensor, target: Tensor, labeled: Tensor) -> tuple[Tensor, Tensor]:
-        """Predictions that are no path, and known paths."""
+        """Predictions that are not a path, and known paths."""
         # A finest class has one path.  Numbers for whole paths would grow with the product of the sizes.
         path = self.paths[predicted[:, -1].clamp(0, self.sizes[-1] - 1)]
         complete = labeled.all(1)

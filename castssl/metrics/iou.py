@@ -44,7 +44,7 @@ def count_pairs(predicted: Tensor, truth: Tensor, classes: int, ignore_index: in
 
     Returns:
         int64 (C + 1, C + 1), truth in rows, prediction in columns.  The last row and the last column count
-        labels that are no class.
+        labels that are not classes.
 
     Raises:
         ValueError: if the shapes differ, or ``ignore_index`` is a class.
@@ -79,7 +79,7 @@ class MeanIoU(Metric):
     """mIoU of a data set's class maps, exact for any number of processes: their integer counts are summed.
 
     A class that occurs in neither truth nor prediction is left out of the mean; a class that is only
-    predicted has IoU 0.  In ``IoUMetric`` a label that is no class counts in the unions without notice, so
+    predicted has IoU 0.  In ``IoUMetric`` a label that is not a class counts in the unions without notice, so
     that a wrong number of classes lowers mIoU; here it is an error.
 
     Args:

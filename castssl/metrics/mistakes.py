@@ -20,7 +20,7 @@ from castssl.metrics.hierarchy import PathMetric
 class TreeMetric(PathMetric):
     """What metrics of finest classes in a tree share: heights.
 
-    A prediction that is no class (such as -1, "not sure") shares no level with any.
+    A prediction that is not a class (such as -1, "not sure") shares no level with any.
     """
 
     def height(self, predicted: Tensor, target: Tensor) -> Tensor:

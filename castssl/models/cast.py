@@ -172,7 +172,7 @@ class CAST(Encoder):
         ``visit`` is called after each block, see :meth:`visit_blocks`.
 
         Raises:
-            ContractError: if this is no view, its shapes do not fit, or (on a processor) a label is
+            ContractError: if this is not a view, its shapes do not fit, or (on a processor) a label is
                 not below ``sizes[0]``, see :meth:`labels_of` and :mod:`castssl.superpixel_labels`.
         """
         check_view(view, self.config.channels, resized=self.resized_segments)

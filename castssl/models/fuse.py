@@ -175,7 +175,7 @@ class FusedCAST(CAST):
         return hierarchy, fused
 
     def _valid(self, hierarchy: Hierarchy) -> Tensor | None:
-        """Which rows of the fused tokens are no padding: bool (B, 1 + N); None where padding takes part.
+        """Which rows of the fused tokens are not padding: bool (B, 1 + N); None where padding takes part.
 
         The class token of an image without any token does not count.
         """

@@ -78,7 +78,7 @@ def find_config(name: str) -> EncoderConfig:
     """The config of a preset, or of ``KIND:NAME``, whose sizes and width the plugin KIND fills in.
 
     Raises:
-        ConfigError: if the name is no preset and has no kind.
+        ConfigError: if the name is neither a preset nor has a kind.
     """
     if ":" in name:
         return plugin_config(name)

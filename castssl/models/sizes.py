@@ -27,7 +27,7 @@ def with_sizes(encoder: Encoder, sizes: Sequence[int]) -> Encoder:
             alone gets half of the last size if it is left out.
 
     Raises:
-        ConfigError: if the encoder is no CAST, or has not as many stages, or could not pool like that.
+        ConfigError: if the encoder is not a CAST, or has not as many stages, or could not pool like that.
     """
     if not isinstance(encoder, CAST):
         raise ConfigError(f"only a CAST has sizes to change, got a {type(encoder).__name__}; leave them out")

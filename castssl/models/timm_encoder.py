@@ -66,7 +66,7 @@ class TimmEncoder(Encoder):
 
     Raises:
         ValueError: if timm knows no such model; the message has the closest names.  If ``stages`` is more
-            than 1 and the model is no ViT that is read by its class token, or has fewer blocks.
+            than 1 and the model is not a ViT that is read by its class token, or has fewer blocks.
     """
 
     takes_constants = True

@@ -45,7 +45,7 @@ from castssl.tokens.segments import sample_labels
 from castssl.types import Hierarchy, View
 
 _HEADS, _BESIDE = "heads.", ("heads.", "extra.")
-"""What castssl's files have before the names of tensors that are no part of the encoder."""
+"""What castssl's files have before the names of tensors that are not part of the encoder."""
 
 
 class TimmCAST(nn.Module):

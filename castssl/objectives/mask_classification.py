@@ -85,7 +85,7 @@ def match(costs: Tensor, present: Tensor) -> Tensor:
         present: which classes an image has, bool (B, C).
     """
     matched = torch.full(costs.shape[:-1], costs.shape[-1], dtype=torch.int64)
-    # Not a number is no error here: the loss of the pair stays so, and the run reports it.
+    # Not a number is not an error here: the loss of the pair stays so, and the run reports it.
     tables, classes = costs.detach().nan_to_num().cpu().numpy(), present.cpu()
     for prediction in range(len(tables)):
         for image, table in enumerate(tables[prediction]):

@@ -143,7 +143,7 @@ class TaxonSSL(ReadsTexts):
         self.keep_average(ema)
 
     def _keep(self, alignment: int, memory: int) -> None:
-        """Buffers of mean probabilities and of scores, where -1 is no score, and their counters."""
+        """Buffers of mean probabilities and of scores, where -1 is not a score, and their counters."""
         for level, count in enumerate(self.classes):
             self.register_buffer(f"means{level}", torch.zeros(alignment, count))
         self.register_buffer("scores", torch.full((len(self.classes), memory), -1.0))

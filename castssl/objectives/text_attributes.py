@@ -95,7 +95,7 @@ def text_pairs(text: Tensor, share: float = 1.0) -> Tensor:
     An image that was mixed with its mirror in the batch has the texts of both, as it has their labels.
 
     Args:
-        text: float32 (B, E); a row of zeros is no text, and has the share 0.
+        text: float32 (B, E); a row of zeros is not a text, and has the share 0.
         share: of the image itself in its mixture.
     """
     own = torch.eye(len(text), device=text.device)

@@ -129,7 +129,7 @@ def check_conforms(subject: Subject) -> None:
     branches = objective.branches()
     claim(branches.get("base") is model, "branches() has the model itself as 'base'")
     wrong = [name for name, branch in branches.items() if not isinstance(branch, Model)]
-    claim(not wrong, f"the branches {', '.join(wrong)} are no castssl.contracts.Model")
+    claim(not wrong, f"the branches {', '.join(wrong)} are not a castssl.contracts.Model")
 
 
 def check_outcome(subject: Subject) -> None:

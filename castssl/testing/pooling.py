@@ -37,7 +37,7 @@ from castssl.testing.samples import COUNT, DIM, tokens
 from castssl.types import Pooled, Tokens
 
 SIZE = 7
-"""K of most checks; N is no multiple of it."""
+"""K of most checks; N is not a multiple of it."""
 
 
 def make_pooling(subject: Subject, seed: int = 0, *, train: bool = False) -> Pooling:

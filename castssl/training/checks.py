@@ -90,7 +90,7 @@ class FirstBatch:
 
 
 def check_hierarchy(hierarchy: Hierarchy) -> None:
-    """Finite tokens, labels below the budget, an ``assign`` for each token that is no padding.
+    """Finite tokens, labels below the budget, an ``assign`` for each token that is not padding.
 
     Raises:
         ContractError: naming the stage and the promise that is broken.

@@ -167,7 +167,7 @@ class HierarchyConfig(SupervisedConfig):
         """The share of :attr:`free_grain`, or one for each level, and the seed of its draw.
 
         Raises:
-            ConfigError: if that is no text of this form.
+            ConfigError: if that is not a text of this form.
         """
         text, colon, seed = str(self.free_grain).partition(":")
         try:

@@ -60,7 +60,7 @@ class History:
         training: means over the steps between two reports: the loss, other scalars, ``rate``, :data:`SPEED`.
         measured: results on held-out images during training.
         starts: the line of each start, with the command and the environment.
-        events: the other lines that are no report, such as a warning.
+        events: the other lines that are not reports, such as a warning.
         hours: of all starts together.
     """
 
@@ -72,7 +72,7 @@ class History:
 
 
 def read_history(folder: Path) -> History:
-    """Read the log of a run; what is damaged, or is no finite number, is left out.
+    """Read the log of a run; what is damaged, or is not a finite number, is left out.
 
     Args:
         folder: one of :func:`castssl.training.runs.find`.

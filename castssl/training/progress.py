@@ -229,11 +229,11 @@ class Report:
             self._accelerator.log(numbers, step=done)
 
     def event(self, event: str, **values: Any) -> None:
-        """Write one line to the log that is no report."""
+        """Write one line to the log that is not a report."""
         self._log.write(event=event, **values)
 
     def remark(self, event: str, text: str) -> None:
-        """Write a line to the log that is no report, and show its text."""
+        """Write a line to the log that is not a report, and show its text."""
         self.event(event, text=text)
         self._display.say(text)
 

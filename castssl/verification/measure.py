@@ -153,7 +153,7 @@ class Measurement:
         """
         if not isinstance(self._objective, Objective) or self._batch is None:
             name = type(self._objective).__name__
-            raise Inapplicable(f"{name} is no castssl.contracts.Objective that is called with a Batch")
+            raise Inapplicable(f"{name} is not a castssl.contracts.Objective that is called with a Batch")
         return self._objective, self._batch
 
     def _batches(self) -> str:

@@ -19,7 +19,7 @@ MODELS = ("vit_small", "vit_small_superpixels", "vit_small_pooling", "cast_small
 PAPER = imagenet100(TITLE, {"model": MODELS})
 SMALL = {
     "superpixels": ("grid:cell=8", "seeds:count=64,bins=5,iterations=4"),
-    "sizes": ("64 64 64 64", "64 32 16 8"),  # Equal sizes are no pooling.
+    "sizes": ("64 64 64 64", "64 32 16 8"),  # Equal sizes have no pooling.
 }
 DEMO = embedded(TITLE, SMALL)
 

@@ -122,7 +122,7 @@ def linked(drawings: Path, out: Path) -> Data:
     """The drawings as pairs of images and label maps, by links in ``out``.
 
     Raises:
-        ConfigError: if it is no folder of drawings.
+        ConfigError: if it is not a folder of drawings.
     """
     for name in ("train", "val", "masks"):
         if not (drawings / name).is_dir():

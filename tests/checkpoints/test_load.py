@@ -68,5 +68,5 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds a list"):
         read(tmp_path / "list.pth")
     (tmp_path / "cut.safetensors").write_bytes(b"\x00" * 20)
-    with pytest.raises(DataError, match="no whole safetensors file"):
+    with pytest.raises(DataError, match="not a complete safetensors file"):
         load_official(tmp_path / "cut.safetensors")

@@ -107,10 +107,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no weights at"):
         load_encoder(tmp_path / "no.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(b"\x00" * 20)
-    with pytest.raises(DataError, match="no whole safetensors file"):
+    with pytest.raises(DataError, match="not a complete safetensors file"):
         load_encoder(tmp_path / "cut.safetensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "bare.safetensors")
-    with pytest.raises(DataError, match=r"no CAST checkpoint: expected keys cls_token.*got a"):
+    with pytest.raises(DataError, match=r"not a CAST checkpoint: expected keys cls_token.*got a"):
         load_encoder(tmp_path / "bare.safetensors")
 
 

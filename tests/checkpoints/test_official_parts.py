@@ -174,11 +174,11 @@ def test_what_lies_beside_the_model_must_be_known() -> None:
     bare = state("cast_deit", 4)
     with pytest.raises(DataError, match="'teacher' lies beside 'model'"):
         take_apart({"model": bare, "teacher": bare})
-    with pytest.raises(DataError, match="holds \\['note'\\], which are no tensors"):
+    with pytest.raises(DataError, match="holds \\['note'\\], which are not tensors"):
         take_apart(bare | {"note": 3})
     with pytest.raises(DataError, match="with and without 'module"):
         take_apart(bare | {"module.cls_token": bare["cls_token"]})
-    with pytest.raises(DataError, match="no CAST checkpoint"):
+    with pytest.raises(DataError, match="not a CAST checkpoint"):
         take_apart({"fc.weight": torch.zeros(1)})
     with pytest.raises(DataError, match="expected a multiple of 24"):
         take_apart(state("cast_deit", 4, dim=32))

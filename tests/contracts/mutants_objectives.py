@@ -328,7 +328,7 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_conforms, CopiesEncoder, "around the encoder that the factory was given"),
     (room.check_conforms, HeadBesideModel, "beside.weight, beside.bias is trained beside self.model"),
     (room.check_conforms, NoBase, "the model itself as 'base'"),
-    (room.check_conforms, BranchOfEncoder, "the branches ema are no castssl.contracts.Model"),
+    (room.check_conforms, BranchOfEncoder, "the branches ema are not a castssl.contracts.Model"),
     (room.check_conforms, UnknownTarget, "set target"),
     (room.check_conforms, NarrowTexts, "set text_dim to a width, or 0 for no texts, got 8.0"),
     (room.check_missing_texts, MeanOfNoTexts, "gave nan"),

@@ -68,9 +68,9 @@ def test_lines_of_all_line_ends_and_blanks(tmp_path: Path) -> None:
         ("train/a/1.jpg 0 1 2", "checked", "4 columns"),
         ("train/a/1.jpg 0 1 2 5 6", "checked", "6 columns"),
         ("train/a/1.jpg 0 1 2 7", "absent", "5 columns"),
-        ("train/a/1.jpg 0 one 2 7", "checked", "'one' is no class number"),
-        ("train/a/1.jpg 0 -1 2 7", "checked", "'-1' is no class number"),
-        ("train/a/1.jpg 0 1.0 2 7", "checked", "'1.0' is no class number"),
+        ("train/a/1.jpg 0 one 2 7", "checked", "'one' is not a class number"),
+        ("train/a/1.jpg 0 -1 2 7", "checked", "'-1' is not a class number"),
+        ("train/a/1.jpg 0 1.0 2 7", "checked", "'1.0' is not a class number"),
         ("train/a/1.jpg 0 1 5 7", "checked", "there is no class 5 in column 4, which has 0 to 4"),
         ("train/a/1.jpg 2 1 2 7", "checked", "there is no class 2 in column 2, which has 0 to 1"),
         ("train/a/1.jpg 1 1 2 7", "checked", "class 1 of column 3 lies below 0 in the label tree"),
@@ -81,14 +81,14 @@ def test_lines_of_all_line_ends_and_blanks(tmp_path: Path) -> None:
         ("train/a/1.jpg 0 1 2 2", "checked", "2 in column 5 is class 0 of column 3"),
         ("train/a/1.jpg 0 1 2 1", "checked", "1 in column 5 is class 1 of column 2"),
         ("val/a/1.jpg 0 1 2 7", "checked", "the path begins with val/, those before with train/"),
-        ("train/1.jpg 0 1 2 7", "checked", "'train/1.jpg' is no path of an image"),
-        ("/train/a/1.jpg 0 1 2 7", "checked", "is no path of an image"),
-        ("train/../../1.jpg 0 1 2 7", "checked", "is no path of an image"),
-        ("train//etc/1.jpg 0 1 2 7", "checked", "is no path of an image"),
-        ("train/./a/1.jpg 0 1 2 7", "checked", "is no path of an image"),
+        ("train/1.jpg 0 1 2 7", "checked", "'train/1.jpg' is not a path of an image"),
+        ("/train/a/1.jpg 0 1 2 7", "checked", "is not a path of an image"),
+        ("train/../../1.jpg 0 1 2 7", "checked", "is not a path of an image"),
+        ("train//etc/1.jpg 0 1 2 7", "checked", "is not a path of an image"),
+        ("train/./a/1.jpg 0 1 2 7", "checked", "is not a path of an image"),
         ("train/a/0.jpg 0 1 2 7", "checked", "an earlier line has '1 2 0 4' for this image"),
         ("train/a/0.jpg 1 2 0 1", "checked", "an earlier line has '1 2 0 4' for this image"),
-        ("train/a/1.txt 0 1 2 7", "checked", "is no path of an image"),
+        ("train/a/1.txt 0 1 2 7", "checked", "is not a path of an image"),
     ],
 )
 def test_a_malformed_line_is_named_with_its_number(
@@ -113,7 +113,7 @@ def test_a_line_that_repeats_an_earlier_one_is_left_out(tmp_path: Path) -> None:
 
 def test_a_message_shows_the_beginning_of_a_long_line(tmp_path: Path) -> None:
     file = _write(tmp_path / "list.txt", f"train/a/1.jpg 0 1 2 {'9' * 5000}")
-    with pytest.raises(DataError, match=r"'9+' is no class number") as caught:
+    with pytest.raises(DataError, match=r"'9+' is not a class number") as caught:
         read_list(file, _tree(), "checked")
     assert len(str(caught.value)) < 600
 
@@ -143,8 +143,8 @@ def test_the_tree_of_triples_in_any_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("[[0, 0, 0],", "is no JSON"),
-        ("[" * 100_000, "is no JSON"),
+        ("[[0, 0, 0],", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ("{}", "expected a JSON list"),
         ("[]", "expected a JSON list"),
         (

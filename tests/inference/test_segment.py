@@ -163,7 +163,7 @@ def test_a_run_folder_and_a_file_say_how_they_were_trained(tmp_path: Path, encod
     with pytest.raises(DataError, match="no weights at"):
         castssl.load_encoder(tmp_path / "elsewhere")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / FILE).read_bytes()[:100])
-    with pytest.raises(DataError, match="no whole safetensors file"):
+    with pytest.raises(DataError, match="not a complete safetensors file"):
         castssl.load_encoder(tmp_path / "cut.safetensors")
 
 

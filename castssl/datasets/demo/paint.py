@@ -1,7 +1,7 @@
 """Paint one demo image: surroundings, an object on them, and the lighting of both.
 
 ``shared`` surroundings are any scene, and have the colors of the object: its parts differ from them and from
-each other in texture and shape, and a color is no evidence.  ``fixed`` surroundings tell the class, and the
+each other in texture and shape, and a color is not evidence.  ``fixed`` surroundings tell the class, and the
 parts of the object have colors of their own.
 """
 

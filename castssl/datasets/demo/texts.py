@@ -46,7 +46,7 @@ def demo_texts(data: str, texts: str, split: str = "train") -> Path:
         A CSV file with the columns ``path`` and ``text``, beside the images' folder.
 
     Raises:
-        ConfigError: if the data set is another one, or the noise is no probability.
+        ConfigError: if the data set is another one, or the noise is not a probability.
     """
     name, _, location = data.partition(":")
     word, _, noise = texts.partition(":")

@@ -24,7 +24,7 @@ class SuperpixelColors(Encoder):
         config: ``colors:N`` for at most N superpixels of an image of ``image_size`` pixels.
 
     Raises:
-        ConfigError: if N is no number above 0.
+        ConfigError: if N is not a number above 0.
     """
 
     dim = 3

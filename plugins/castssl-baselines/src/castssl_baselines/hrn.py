@@ -101,7 +101,7 @@ class HRN(Supervised):
     with a batch norm and all but the last with a ReLU; a level's feature is the ReLU of the sum of its own
     branch's output and those of all coarser levels.  With these widths ResNet-50 and Living-17's classifiers
     have 70.8 million parameters, which is the figure on H-CAST's poster.  All levels are predicted by their
-    marginals, the finest too.  Of an encoder whose tokens are no grid (superpixels) the class token is read,
+    marginals, the finest too.  If an encoder's tokens form no grid (superpixels), its class token is read
     as a map of one cell.  Mixing and smoothing are off; label smoothing would reach the marginals of a
     coarse class as far as it gives it more than its children together.
 

@@ -78,7 +78,7 @@ class Prompting(nn.Module):
 
 
 def blocks_of(encoder: nn.Module) -> list[nn.Module]:
-    """The attention blocks that prompts can join, in the order of the pass; none if this is no CAST."""
+    """The attention blocks that prompts can join, in the order of the pass; none if this is not a CAST."""
     return [block for stage in _stages(encoder) for block in stage.blocks]
 
 

@@ -89,7 +89,7 @@ def nearest_pick(distance: Tensor, valid: Tensor, index: Tensor) -> Tensor:
 def mean_rows(x: Tensor, weight: Tensor) -> Tensor:
     """Weighted means: (B, N, D), weights (B, N, K) -> (B, K, D) in the dtype of ``x``; 0 where no weight is.
 
-    Summed in float32 also under autocast: a product with half-precision weights would be no mean any more.
+    Summed in float32 also under autocast: a product with half-precision weights would no longer be a mean.
     """
     with torch.autocast(x.device.type, enabled=False):
         wide = torch.promote_types(x.dtype, torch.float32)

@@ -21,7 +21,7 @@ def parts_and_objects(masks: NDArray[np.bool_]) -> NDArray[np.int32]:
 
     Pixels in no mask are one segment.  The result does not depend on the order of the masks: of two of equal
     size, the one that has the first pixel in reading order that is not in both counts as the larger one.  A
-    mask that keeps no pixel, such as an empty one, is no segment; without masks each level has one segment.
+    mask that keeps no pixel, as an empty one, is not a segment; without masks each level has one segment.
     A part may lie in several objects, so the levels are not nested.
 
     Args:
