@@ -84,7 +84,7 @@ class Encoder(nn.Module):
     takes_constants: bool = False
     """True if it reads RGB with the config's ``mean`` and ``std``; castssl's own models do without this."""
     uses_superpixels: bool = True
-    """False if the tokens are cells of the encoder's own, so that no superpixel has to fit."""
+    """False if the tokens are cells of the encoder's own, so no superpixel has to fit."""
     stride: int = 1
     """Pixels per side of a cell of the stem: sides of images are best multiples of it."""
 

@@ -72,7 +72,7 @@ class LabelTree:
     def from_paths(cls, paths: Iterable[Sequence[str]], *, first_seen: bool = False) -> LabelTree:
         """The tree that named label paths spell, coarse to fine.
 
-        A class is its whole path, so that one name may stand below two parents: ``fruit/orange`` and
+        A class is its whole path, so one name may stand below two parents: ``fruit/orange`` and
         ``color/orange`` are two classes.  Class folders and tables are numbered by this one rule.
 
         Args:

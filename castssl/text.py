@@ -480,7 +480,7 @@ def _check(source: str, prompt: str, rows: object) -> None:
     if prompt.count("{}") != 1:
         raise ConfigError(f"prompt: expected {{}} once, where the name belongs; got {prompt!r}")
     if kind not in _ENCODERS and prompt != "{}":
-        raise ConfigError(f"{source} reads no text, so that it has no prompt, got {prompt!r}; leave it out")
+        raise ConfigError(f"{source} reads no text, so it has no prompt, got {prompt!r}; leave it out")
     if kind != "file" and rows is not None:
         raise ConfigError(f"{source} has no file whose rows have names; leave rows out")
 

@@ -1,7 +1,7 @@
 """Runs a study's steps: what is finished is skipped, what was stopped continues, what fails is shown.
 
-One process a run, so that a crash of one cell leaves the others alone.  Each run continues by itself from
-its last checkpoint, so that a killed study continues when it is started again.
+One process a run, so a crash of one cell leaves the others alone.  Each run continues by itself from
+its last checkpoint, so a killed study continues when it is started again.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def save_pretrained(encoder: Encoder, folder: str | Path, **card: str) -> Path:
             ``details`` (Markdown), ``model_name`` and ``repo_id`` (``USER/NAME``).
 
     Raises:
-        ConfigError: if the encoder was built from modules, so that no config describes it.
+        ConfigError: if the encoder was built from modules, so no config describes it.
     """
     folder, config = Path(folder), encoder.config
     if config.kind == "cast" and config.pooling == BY_HAND:

@@ -86,7 +86,7 @@ class EpochBatches(Sampler[list[int]]):
     def _order(self) -> torch.Tensor:
         images = torch.arange(self.length)
         if self.shuffle:
-            # Epochs are far fewer than 2**20, so that all (seed, epoch) differ.
+            # Epochs are far fewer than 2**20, so all (seed, epoch) differ.
             generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
             images = torch.randperm(self.length, generator=generator)
         if self.repeats > 1:

@@ -58,7 +58,7 @@ def open_splits(
         seed: non-negative.
         subset: only these classes, of both.
         measured: False opens no held-out images, but removes the share from the training images.
-        streams: False if the evaluation needs images by index, so that a stream has no held-out images.
+        streams: False if the evaluation needs images by index, so a stream has no held-out images.
         commands: see :func:`castssl.datasets.open.open_images`.
         channels: likewise.
 

@@ -198,7 +198,7 @@ def cached_superpixels(
 
     Raises:
         ConfigError: if the images are a stream, the superpixels do not run in workers, or the views do more
-            than crop and flip, so that a map of the image cannot be cropped likewise.
+            than crop and flip, so a map of the image cannot be cropped likewise.
     """
     if cache is None:
         return None

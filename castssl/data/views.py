@@ -64,7 +64,7 @@ class Augment:
 
     Attributes:
         views: number of views of one image.
-        bends: True if the views are sheared, rotated or shifted, so that ``box`` does not place every pixel.
+        bends: True if the views are sheared, rotated or shifted, so ``box`` does not place every pixel.
     """
 
     views: int = 1

@@ -243,7 +243,7 @@ def _shape(segmentation: Any, shape: tuple[int, int], title: str) -> Any:
         elif segmentation["size"] == size:
             counts, pixels = np.array(segmentation["counts"]), size[0] * size[1]
             whole = counts.dtype.kind == "i" and counts.ndim == 1
-            # No run is longer than the image, so that the sum of huge ones cannot overflow to its size.
+            # No run is longer than the image, so the sum of huge ones cannot overflow to its size.
             if whole and counts.min() >= 0 and counts.max() <= pixels == counts.sum():
                 return counts
     except (TypeError, KeyError, ValueError):

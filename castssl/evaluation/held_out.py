@@ -124,7 +124,7 @@ class Evaluator:
     Subclasses override what they need.  Every process calls the same methods in the same order.
 
     Attributes:
-        by_index: True if it needs images by index, so that nothing is measured on a stream.
+        by_index: True if it needs images by index, so nothing is measured on a stream.
         title: its name in messages.
 
     Args:

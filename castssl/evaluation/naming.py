@@ -52,7 +52,7 @@ class Naming:
 
     A segment is shown in its place in the image, whose rest has one color; see :data:`STYLES`.  All segments
     of an image pass the model together.  Images and segments are resized to the model's square input without
-    cropping, so that a segment of a few pixels may be seen in part of a pixel.
+    cropping, so a segment of a few pixels may be seen in part of a pixel.
 
     Args:
         model: an encoder that reads names, see :class:`castssl.text.ReadsNames`, such as

@@ -116,7 +116,7 @@ def group_tokens(
     """Segments by spherical K-means of features.
 
     For tokens on a grid a pixel joins the group that is nearest to its bilinear interpolation of features: a
-    cosine is linear in these, up to their length, so that scores are interpolated in their place.
+    cosine is linear in these, up to their length, so scores are interpolated in their place.
 
     Args:
         x: float (B, N, E), a feature for each token.

@@ -52,7 +52,7 @@ def measure(encoder: Encoder, data: Splits, adaptation: Adaptation, **options: A
     adapted = evaluation(Subject(encoder))
     if not adapted:
         raise DataError(
-            "no held-out image has a mask of its object, so that no segment can be scored; give masks with"
+            "no held-out image has a mask of its object, so no segment can be scored; give masks with"
             " --masks, or data that has them, such as demo"
         )
     columns = adaptation.baselines() | {"adapted": adapted}

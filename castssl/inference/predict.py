@@ -135,7 +135,7 @@ def explained(
     A segment's share is the gradient of the class's logit at its tokens times the tokens, as what they have
     more than the image's mean token: to first order, the change of the logit if the finest segments in it
     looked like the image's average.  (Gradient times input, https://arxiv.org/abs/1605.01713, with the mean
-    as its reference: the layer norm that comes first does not see how long a token is, so that the token
+    as its reference: the layer norm that comes first does not see how long a token is, so the token
     itself times its gradient hardly predicts the logit without it.)  The finest tokens are those before the
     first block; their shares are added up over the segments of the stage that the level reads.  Attention of
     the class token shows where it looked in one block, and not the effect on the class.

@@ -8,7 +8,7 @@ BMVC 2013: 0.75 % of the image's diagonal.  Boundary and matching are those of D
 Boundary F-score:
 
 - A boundary point of a mask is a corner where four pixels meet, some of them in the mask and some not.  An
-  image of H x W pixels has (H - 1) x (W - 1) corners, so that the image's border is not a boundary.
+  image of H x W pixels has (H - 1) x (W - 1) corners, so the image's border is not a boundary.
 - A point is matched if the other map has a boundary point of the same class within the tolerance (Euclidean
   distance).  Several points may be matched to one.
 - Precision is the matched share of the predicted points, recall that of the true points, and F is
@@ -126,7 +126,7 @@ def count_boundaries(
     for (label, at), (others, theirs) in (maps, maps[::-1]):
         bits = torch.zeros(words * usable.numel(), dtype=dtype, device=truth.device)
         slot = slots[others]
-        # Each class occurs once at a corner, so that the sum of its bits has them all.
+        # Each class occurs once at a corner, so the sum of its bits has them all.
         bits.index_add_(0, slot // word * usable.numel() + theirs, (1 << slot % word).to(dtype))
         near = _dilate(bits.view(words, *usable.shape), radius).flatten(1)
         slot = slots[label]

@@ -1,4 +1,4 @@
-"""Finest classes thought over with the help of their parents: hierarchical ensembles (HiE).
+"""Finest classes corrected by the probabilities of their parents: hierarchical ensembles (HiE).
 
 Test-Time Amendment with a Coarse Classifier for Fine-Grained Classification (NeurIPS 2023),
 https://arxiv.org/abs/2302.00368.

@@ -120,7 +120,7 @@ def without_parent(predicted: Tensor, tree: LabelTree) -> float:
 
 
 def without_positives(targets: Tensor) -> list[int]:
-    """The numbers of the classes that no image has, so that means over classes leave them out.
+    """The numbers of the classes that no image has, so means over classes leave them out.
 
     Args:
         targets: float (N, C) in {1, 0, -1}.

@@ -3,7 +3,7 @@
 H-CAST's poster shows "region accuracy on BREEDS with ground truth segmentation" and defines no measure.
 CAST's part-to-whole evaluation (https://arxiv.org/abs/2210.00314, appendix E.3) names each segment by CLIP
 and takes the mean IoU of the regions of each image, background included, then the mean over images.
-:func:`region_iou` is that without CLIP: each segment gets the best name, so that only the partition counts.
+:func:`region_iou` is that without CLIP: each segment gets the best name, so only the partition counts.
 
 All mostly grow with the number of segments: compare equal numbers only, and with segments merged at random.
 """

@@ -35,7 +35,7 @@ Dense = Callable[[], DenseTokens]
 class Predictions(NamedTuple):
     """What each query predicts, before each block that it is in and, last, after all of them.
 
-    In evaluation mode there is the last prediction alone, so that P is 1.
+    In evaluation mode there is the last prediction alone, so P is 1.
     """
 
     classes: Tensor

@@ -51,7 +51,7 @@ class LinearHead(nn.Module):
 class FusedHead(nn.Module):
     """Two layers with batch norm and ReLU between; for tokens that are fused of several stages.
 
-    The published head works on pixels, each with its superpixel's token, so that its batch norm counts a
+    The published head works on pixels, each with its superpixel's token, so its batch norm counts a
     token once for each of its pixels.  So does this one, which computes each token once.
 
     Args:

@@ -25,7 +25,7 @@ class _Gather(torch.autograd.Function):
 def gather_with_gradient(rows: Tensor) -> Tensor:
     """The rows of all ranks in rank order: (B, ...) -> (world * B, ...).
 
-    The gradient of a row is the sum of those of all ranks' losses, so that the mean of the ranks' gradients
+    The gradient of a row is the sum of those of all ranks' losses, so the mean of the ranks' gradients
     is that of the mean of their losses.  All ranks must have equally many rows.
     """
     gathered: Tensor = _Gather.apply(rows)

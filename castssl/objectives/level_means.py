@@ -37,7 +37,7 @@ def level_means(losses: Sequence[Tensor], known: Sequence[Tensor], level_mean: L
     With ``"labelled"`` the denominator is the sum of the weights in all processes over the number of
     processes: the mean of the processes' losses and of their gradients is that of one process with all the
     images.  Each process must call this equally often, as the sums are all-reduced, all K at once.  With
-    ``"rank"`` each process divides by its own sum, as in the released code, so that an image weighs more
+    ``"rank"`` each process divides by its own sum, as in the released code, so an image weighs more
     where fewer are labeled.  With ``"batch"`` the denominator is the number of images, labeled or not, so
     that a level that few images reach has a small loss.  Each part of an accumulated batch has denominators
     of its own.

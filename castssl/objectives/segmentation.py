@@ -27,7 +27,7 @@ def masked_cross_entropy(logits: Tensor, target: Tensor, mean: Mean = "global") 
     With ``"global"`` the denominator is the number of labelled pixels of all processes over the number of
     processes: the mean of the processes' losses and of their gradients is that of one process with all the
     images.  Each process must call this equally often, as the counts are all-reduced.  With ``"process"``
-    each process divides by its own count, as in the code released with CAST, so that a pixel weighs more
+    each process divides by its own count, as in the code released with CAST, so a pixel weighs more
     where fewer are labelled.  mmsegmentation divides by all pixels, also those without a label, unless
     ``avg_non_ignore`` is set.
 

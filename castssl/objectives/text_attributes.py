@@ -107,7 +107,7 @@ def text_losses(
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """The cross entropies of images with texts and of texts with images, for the means over a batch.
 
-    The released code has no temperature, thus 1: cosines themselves are the logits, so that the loss of B
+    The released code has no temperature, thus 1: cosines themselves are the logits, so the loss of B
     perfect pairs with orthogonal texts is log(1 + (B - 1) / e), not 0.
 
     Args:
@@ -119,7 +119,7 @@ def text_losses(
     Returns:
         The losses, float32 (B,) of the images and of the texts, and the weight of each image and each text,
         its share of known texts: 0, as its loss, where it has none.  An image and a text without a partner
-        are nobody's negatives, either.
+        are not used as negatives, either.
     """
     with torch.autocast(image.device.type, enabled=False):
         cosines = F.normalize(image.float(), dim=1) @ F.normalize(text.float(), dim=1).T / temperature

@@ -219,7 +219,7 @@ def _norms(encoder: Encoder, stages: Sequence[int], norm: Norm) -> nn.ModuleList
 def tree_kl(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
     """How far the logits are from a path's classes, as one distribution over the classes of all levels.
 
-    The levels' logits side by side pass one softmax, so that the levels compete for probability; the target
+    The levels' logits side by side pass one softmax, so the levels compete for probability; the target
     gives each level's class (or mixture) the same share, 1 / L.  The mean over the batch is returned; images
     whose path is not wholly known add nothing to it.
 

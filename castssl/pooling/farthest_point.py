@@ -3,7 +3,7 @@
 All begin at the origin; :func:`castssl.pooling.centroids.farthest` moves it to the start.  Rows take k N D
 products in place of N^2 D, but each pick waits for its row, which reads all tokens: up to 3,000 tokens the
 matrix is faster.  On a CPU the rows of several tokens that are likely to be next are computed at once.
-Products of matrices of other sizes sum in other orders, so that last bits of distances differ.  Where two
+Products of matrices of other sizes sum in other orders, so last bits of distances differ.  Where two
 tokens are equally far to that precision, the picks may differ, and later picks with them.
 """
 

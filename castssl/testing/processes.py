@@ -68,7 +68,7 @@ def together(
         try:
             answer = _ask(json.dumps(request), os.pathsep.join(path))
         except BaseException:
-            stop()  # Such as by Ctrl-C: nobody waits for the processes any more.
+            stop()  # Such as by Ctrl-C: the caller no longer waits for the processes.
             raise
         output = Path(folder) / "output"
         shown = output.read_text(errors="replace").strip()[-2000:] if output.exists() else ""

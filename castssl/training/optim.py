@@ -37,7 +37,7 @@ SAME_RATE = RateMultiples()
 class HasSummands(Protocol):
     """A module with parameters that are the sum of several parameters in the published model.
 
-    Summands of one sum have the same gradient, so that an optimizer moves the sum so many times as far.
+    Summands of one sum have the same gradient, so an optimizer moves the sum so many times as far.
     """
 
     summands: Mapping[str, int]

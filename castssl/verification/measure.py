@@ -337,7 +337,7 @@ def agree(expected: Gradients, found: Gradients, who: str, other: str) -> str:
 
     Args:
         expected: the reference.
-        found: what is held against it.
+        found: what is compared with it.
         who: names ``found``.
         other: names ``expected``.
 
@@ -349,7 +349,7 @@ def agree(expected: Gradients, found: Gradients, who: str, other: str) -> str:
     if not expected.random <= RANDOM:
         raise Inapplicable(
             f"the loss draws random numbers in evaluation mode: of one batch it differs by"
-            f" {expected.random:.1e} (relative) from seed to seed, so that {who} cannot be compared"
+            f" {expected.random:.1e} (relative) from seed to seed, so {who} cannot be compared"
         )
     for number, pair in zip(count(), zip(expected.losses, found.losses, strict=True)):
         if not relative(*pair) <= LOSS:
@@ -363,7 +363,7 @@ def agree(expected: Gradients, found: Gradients, who: str, other: str) -> str:
         )
     norm = _norm(expected.gradients.values())
     if not norm > 0:
-        raise Inapplicable("all gradients of the first step are 0, so that none can be compared")
+        raise Inapplicable("all gradients of the first step are 0, so none can be compared")
     apart = {name: found.gradients[name] - value for name, value in expected.gradients.items()}
     share = _norm(apart.values()) / norm
     if not share <= GRADIENT:

@@ -1,4 +1,4 @@
-"""A run that was stopped and resumed, held against one that never stopped."""
+"""A run that was stopped and resumed, compared with one that never stopped."""
 
 from __future__ import annotations
 

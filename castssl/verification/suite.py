@@ -208,7 +208,7 @@ def resumed(suite: Suite) -> str:
     if difference := first_difference(expected, parts, straight.out, again.out):
         second = suite.train("straight-again")
         if first_difference(expected, _record(second, 0), straight.out, second.out):
-            difference += "; two runs that never stop differ, too, so that training is not deterministic here"
+            difference += "; two runs that never stop differ, too, so training is not deterministic here"
         raise ContractError(f"after a stop after step {before.stop}: {difference}")
     where = "within" if before.within else "at the end of"
     steps = max(expected.images)

@@ -41,7 +41,7 @@ def poster() -> dict[str, str]:
 
 def _table(data: str, rows: list[dict[str, str]]) -> Iterator[str]:
     yield f"**{data}** by H-CAST's poster (ICLR 2025), in %. The poster counts three models for Flat-ViT"
-    yield "and Flat-CAST; BREEDS has two levels, so that two are enough. The cells that contradict others"
+    yield "and Flat-CAST; BREEDS has two levels, so two are enough. The cells that contradict others"
     yield "are listed in `recipes/hierarchy.md`.\n"
     yield "| " + " | ".join(COLUMNS.values()) + " |"
     yield "| --- |" + " --: |" * (len(COLUMNS) - 1)

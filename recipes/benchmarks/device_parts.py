@@ -1,4 +1,4 @@
-"""Parts of castssl on a device, each held against a processor, one process or float32; for device.py.
+"""Parts of castssl on a device, each compared with a CPU, one process or float32; for device.py.
 
     python recipes/benchmarks/device_parts.py --part fp16
     python -m torch.distributed.run --standalone --nproc-per-node 2 recipes/benchmarks/device_parts.py \

@@ -1,4 +1,4 @@
-"""The numbers on H-CAST's poster, held against each other: what does not fit is listed in the docs."""
+"""The numbers on H-CAST's poster, compared with each other: what does not fit is listed in the docs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Paint one demo image: surroundings, an object on them, and the lighting of both.
 
 ``shared`` surroundings are any scene, and have the colors of the object: its parts differ from them and from
-each other in texture and shape, and a color is not evidence.  ``fixed`` surroundings tell the class, and the
-parts of the object have colors of their own.
+each other in texture and shape, and color does not separate classes.  ``fixed`` surroundings
+differ from class to class, and the parts of the object have colors of their own.
 """
 
 from __future__ import annotations

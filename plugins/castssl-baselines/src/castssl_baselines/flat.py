@@ -41,7 +41,7 @@ class Encoders(ClassifierModel):
 class Flat(Supervised):
     """One encoder and one linear head for each label level, trained side by side on the same images.
 
-    The loss is the sum of the levels' cross entropies; no parameter is in two of them, so that the models
+    The loss is the sum of the levels' cross entropies; no parameter is in two of them, so the models
     learn what each would learn in a run of its own.  The coarser levels' encoders begin as copies of the one
     that is given: as runs with the same seed, or from the same trained weights, would.  Weights that are
     loaded later have to reach all of them; :func:`castssl.checkpoints.initialize.initialize` does that.

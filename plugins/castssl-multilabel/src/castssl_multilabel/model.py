@@ -77,7 +77,7 @@ class HSVLT(LabelModel):
         aggregation: ``"concat"``, as released; ``"none"``: the last stage alone; ``"hamburger"``.
         kernel: of the convolutions over labels in ``"hamburger"``.
         head_weights: ``"own"``, as released: each label's score has weights of its own; ``"shared"``: all
-            have the same, so that other labels can be scored, too.
+            have the same, so other labels can be scored, too.
         init: ``"released"``: linear layers begin with a deviation of 0.02; ``"scaled"``: with 1 / sqrt(D) for
             inputs of D channels.  Scores are products of many layers: under "released" a new trunk of few
             channels gets less than 5 % of the gradient that it gets under "scaled" (with norm="pre").

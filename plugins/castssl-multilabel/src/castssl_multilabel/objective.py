@@ -50,7 +50,7 @@ class MultiLabel(Averaged[LabelModel]):
         aggregation: over the stages: ``"concat"``, as released, ``"hamburger"``, or ``"none"``, the last one.
         kernel: of the convolutions over labels in ``"hamburger"``; 3 depends on the order of labels.
         head_weights: ``"own"``, as released: a label's score has weights of its own; ``"shared"``: all have
-            the same, so that other names can be scored, too.
+            the same, so other names can be scored, too.
         init: of linear layers: ``"released"``, a deviation of 0.02, or ``"scaled"``, for a trunk that has not
             been trained.
         loss: ``"bce"``, binary cross entropy, or ``"asl"``, the asymmetric loss, see

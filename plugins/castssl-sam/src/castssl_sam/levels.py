@@ -1,7 +1,7 @@
 """Masks that may overlap, as two label maps: parts and objects.
 
 The rule is that of CAST's comparison with SAM (https://arxiv.org/abs/2210.00314, section 4.1 and appendix
-E.3; released in ``eval_ovseg_sam.ipynb``).  Large masks tend to be objects and small ones parts, so that the
+E.3; released in ``eval_ovseg_sam.ipynb``).  Large masks tend to be objects and small ones parts, so the
 masks are taken from the largest to the smallest:
 
 * objects: a mask gets those of its pixels that no larger mask has;
