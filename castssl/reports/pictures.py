@@ -16,10 +16,10 @@ FOLDER = "pictures"
 NAME = re.compile(r"step-(\d{1,12})\.png")
 MOST = 8
 """Pictures of a run, evenly spread, the first and the last among them."""
-LARGEST = 1200
-"""Pixels of the longer side."""
-QUALITY = 82
-"""Of its JPEG."""
+LARGEST = 2400
+"""Pixels of the longer side, with which captions are readable."""
+QUALITY = 80
+"""Of its WebP, half as large as a JPEG."""
 
 
 def paths(folder: Path) -> list[Path]:
@@ -57,7 +57,8 @@ def _images(folder: Path) -> Iterator[str]:
             continue  # A picture that is being written, or damaged.
         picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
         data = io.BytesIO()
-        picture.save(data, "jpeg", quality=QUALITY)
+        picture.save(data, "webp", quality=QUALITY)
         alt = f"step {int(path.stem.partition('-')[2]):,}"
         size = f'width="{picture.width}" height="{picture.height}"'
-        yield f'<img alt="{alt}" {size} src="data:image/jpeg;base64,{base64(data.getvalue())}">'
+        shown = f'<img alt="{alt}" {size} src="data:image/webp;base64,{base64(data.getvalue())}">'
+        yield f'<button type="button" title="show in full size">{shown}</button>'

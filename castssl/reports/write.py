@@ -108,7 +108,8 @@ def _pictures(runs: Sequence[Run]) -> list[Section]:
     parts = [part if len(runs) == 1 else markup.details(run.title, part) for run, part in shown if part]
     if not parts:
         return []
-    text = "What the runs drew during their training."
+    drawn = "runs" if len(runs) > 1 else "run"
+    text = f"What the {drawn} drew during training. A click shows a picture in full size."
     text += f" Of {len(runs)} runs, those of the first {PICTURED}." if len(runs) > PICTURED else ""
     return [Section("pictures", "Pictures", markup.join([markup.paragraph(text, "faint"), *parts]))]
 

@@ -262,9 +262,10 @@ def test_pictures(tmp_path: Path) -> None:
         Image.new("RGB", (30, 20)).save(run / "pictures" / f"step-{step:08d}.png")
     (run / "pictures" / "step-00000020.png").write_bytes(b"half")
     text = page(tmp_path, run, "--no-images")
-    steps = re.findall(r'<img alt="step (\d+)" width="30" height="20" src="data:image/jpeg;base64,', text)
+    steps = re.findall(r'<img alt="step (\d+)" width="30" height="20" src="data:image/webp;base64,', text)
     assert len(steps) == 7
     assert steps[0] == "1"
+    assert "What the run drew" in text
 
 
 def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -154,7 +154,7 @@ def test_a_page_is_readable_and_loads_nothing(
         one["params"]["request"]["url"] for one in entries if one["method"] == "Network.requestWillBeSent"
     ]
     assert sent[0].startswith("file:")
-    assert all(url.startswith("data:image/jpeg") for url in sent[1:])
+    assert all(url.startswith(("data:image/jpeg", "data:image/webp")) for url in sent[1:])
 
 
 def test_pointing_at_a_chart_shows_its_values(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
@@ -243,6 +243,30 @@ def test_the_viewer_goes_through_the_training(
     assert texts(browser, "#panels h2") != trained
 
 
+def test_a_phone_shows_words_of_sliders_and_that_tables_scroll(
+    browser: webdriver.Chrome, pages: dict[str, Path]
+) -> None:
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
+    open_page(browser, pages["runs"])
+    for row in ("#training", "#training + .row"):
+        label = browser.find_element(By.CSS_SELECTOR, f"{row} .wide")
+        assert float(label.value_of_css_property("font-size").removesuffix("px")) >= 12
+        slider = label.find_element(By.TAG_NAME, "input")
+        assert slider.location["y"] >= label.location["y"] + 12, "the words are a line above"
+    table = browser.find_element(By.CSS_SELECTOR, "#results .scroll")
+    classes = "return arguments[0].className"
+    assert ask(browser, classes, table) == "scroll more"
+    ask(browser, "arguments[0].scrollLeft = 60", table)
+    first, second = table.find_elements(By.CSS_SELECTOR, "tbody tr:first-child > *")[:2]
+    assert first.rect["x"] + first.rect["width"] > second.rect["x"], "the names of rows stay"
+    ask(browser, "arguments[0].scrollLeft = 1e4", table)
+    browser.execute_async_script("setTimeout(arguments[0], 100)")
+    assert ask(browser, classes, table) == "scroll"
+    of_environment = "return [...document.querySelectorAll('#environment .scroll')].pop()"
+    shared = ask(browser, of_environment)
+    assert ask(browser, "return arguments[0].scrollWidth <= arguments[0].clientWidth", shared)
+
+
 def test_the_page_keeps_its_keys(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
     open_page(browser, pages["run"])
     segments = ask(browser, "return window.castssl.state.segments")
@@ -257,7 +281,14 @@ def test_pictures_commands_and_print(browser: webdriver.Chrome, pages: dict[str,
     shown = [image.is_displayed() for image in browser.find_elements(By.CSS_SELECTOR, ".pictures img")]
     assert shown == [False] * (len(shown) - 1) + [True]
     ask(browser, "arguments[0].value = 0; arguments[0].dispatchEvent(new Event('input'))", slider)
-    assert browser.find_element(By.CSS_SELECTOR, ".pictures img").is_displayed()
+    picture = browser.find_element(By.CSS_SELECTOR, ".pictures img")
+    assert picture.is_displayed()
+    ask(browser, "arguments[0].scrollIntoView({block: 'center'})", picture)
+    picture.click()
+    large = browser.find_element(By.CSS_SELECTOR, "dialog[open] img")
+    assert large.size["width"] == int(str(large.get_property("naturalWidth")))
+    ActionChains(browser).send_keys(Keys.ESCAPE).perform()
+    assert not browser.find_elements(By.CSS_SELECTOR, "dialog")
     button = browser.find_element(By.CSS_SELECTOR, "button.copy")
     ask(browser, "arguments[0].scrollIntoView({block: 'center'})", button)
     button.click()

@@ -83,7 +83,7 @@ def table(
             cell = entry if isinstance(entry, Cell) else Cell(entry)
             tag, scope = ("th", ' scope="row"') if place == 0 else ("td", "")
             content = text(cell.content) if cell.plain else cell.content
-            size = "long" * (place < labels and cell.plain and len(cell.content) > 2 * WIDE)
+            size = _size(cell) if place < labels else ""
             mark = " ".join(filter(None, ("number" * (place >= labels), size, cell.mark)))
             lines.append(f"<{tag}{scope}{_class(mark)}>{content}</{tag}>")
         lines.append("</tr>")
@@ -136,6 +136,15 @@ def badge(state: str) -> Cell:
 def color_of(number: int) -> str:
     """The classes of the curves with a number: a color and, from the ninth on, a pattern of the line."""
     return f"c{number % COLORS} p{number // COLORS % 3}"
+
+
+def _size(cell: Cell) -> str:
+    """A class for a text that is broken into lines where a table is narrow, also inside a word."""
+    if not cell.plain or len(cell.content) <= WIDE:
+        return ""
+    if len(cell.content) > 2 * WIDE:
+        return "long"
+    return "word" * (max(map(len, cell.content.split()), default=0) > WIDE)
 
 
 def _class(names: str) -> str:

@@ -325,14 +325,31 @@
   }
 
   function pictures(part) {
-    const slider = part.querySelector("input"), name = part.querySelector("output"), all = [...part.querySelectorAll("img")];
+    const slider = part.querySelector("input"), name = part.querySelector("output"), all = [...part.querySelectorAll("button")];
     const turn = () => {
-      all.forEach((image, i) => { image.hidden = i !== Number(slider.value); });
-      name.textContent = all[slider.value].alt;
+      all.forEach((button, i) => { button.hidden = i !== Number(slider.value); });
+      name.textContent = all[slider.value].firstChild.alt;
       slider.setAttribute("aria-valuetext", name.textContent);
     };
     slider.addEventListener("input", turn);
     turn();
+    all.forEach((button) => button.addEventListener("click", () => enlarge(button.firstChild)));
+  }
+
+  // A picture in its own size, until it is clicked or Esc is pressed.
+  function enlarge(image) {
+    const dialog = html("dialog", {"aria-label": image.alt}, image.cloneNode());
+    dialog.addEventListener("click", () => dialog.close());
+    dialog.addEventListener("close", () => dialog.remove());
+    document.body.append(dialog);
+    dialog.showModal();
+  }
+
+  // A table that goes on to the right fades there.
+  function fade(table) {
+    const mark = () => table.classList.toggle("more", table.scrollLeft + table.clientWidth < table.scrollWidth - 2);
+    table.addEventListener("scroll", mark, {passive: true});
+    new ResizeObserver(mark).observe(table);
   }
 
   figures.forEach(build);
@@ -345,6 +362,7 @@
     width = innerWidth;
   });
   document.querySelectorAll(".pictures").forEach(pictures);
+  document.querySelectorAll(".scroll").forEach(fade);
   document.querySelectorAll("button.copy").forEach((button) => button.addEventListener("click", () => copy(button)));
   document.querySelectorAll("details").forEach((part) => part.addEventListener("toggle", drawAll));
   addEventListener("beforeprint", () => {
