@@ -6,6 +6,7 @@ python docs/write_cards.py cast_nano            # one
 
 from __future__ import annotations
 
+import argparse
 import runpy
 import sys
 from pathlib import Path
@@ -77,8 +78,14 @@ def card(name: str) -> Card:
     return Card(text, f"| {' | '.join(cells)} |\n")
 
 
-def main(names: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Write the cards and their lines in the table."""
+    parser = argparse.ArgumentParser(description="Write the model cards of presets, and their table.")
+    known = ", ".join(PRESETS)
+    parser.add_argument("names", nargs="*", metavar="PRESET", help=f"default: all of {known}")
+    names: list[str] = parser.parse_args(arguments).names
+    if unknown := [name for name in names if name not in PRESETS]:
+        parser.error(f"got {', '.join(unknown)}, expected names of presets: {known}")
     FOLDER.mkdir(exist_ok=True)
     made = {name: card(name) for name in names or PRESETS}
     for name, of_name in made.items():

@@ -9,11 +9,13 @@ QUOTED names the figures in docstrings.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -115,16 +117,49 @@ def read(data: Path = DATA) -> list[Paper]:
     """The papers of a folder of data."""
     papers = []
     for name in PAPERS:
-        found = _toml(data / f"{name}.toml")
+        found = _toml(path := data / f"{name}.toml")
         poster = found.pop("poster", None)
-        tables = [Table(**table) for table in found.pop("tables", [])]
-        papers.append(Paper(**found, tables=tables + (list(_posters(**poster)) if poster else [])))
+        tables = [_table(path, table) for table in found.pop("tables", [])]
+        with _named(path, "its poster"):
+            tables += list(_posters(**poster)) if poster else []
+        with _named(path, "its first lines"):
+            papers.append(Paper(**found, tables=tables))
     return papers
+
+
+def _table(path: Path, values: Mapping[str, Any]) -> Table:
+    """A table with a figure, or "", in each column of each row.
+
+    Raises:
+        SystemExit: with the name of the table, and of a row of another length.
+    """
+    with _named(path, f"the table {values.get('id', values.get('title', 'without an id'))!r}"):
+        table = Table(**values)
+        for row, figures in {**table.rows, "tolerance": table.tolerance}.items():
+            if len(figures) != len(table.columns):
+                raise ValueError(f"{row} has {len(figures)} values, expected {len(table.columns)}")
+        return table
+
+
+@contextmanager
+def _named(path: Path, part: str) -> Iterator[None]:
+    """Say in which part of a file of data a fault is.
+
+    Raises:
+        SystemExit: in place of an error of a missing, unknown or wrong key.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise SystemExit(f"{path}: {part}: there is no {error}") from error
+    except (TypeError, ValueError, AttributeError, OSError) as error:
+        raise SystemExit(f"{path}: {part}: {error}") from error
 
 
 def _toml(path: Path) -> dict[str, Any]:
     tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    with _named(path, "the file"):  # A TOMLDecodeError is a ValueError.
+        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     return found
 
 
@@ -270,16 +305,24 @@ def results(data: Path = DATA) -> dict[Path, str]:
 
 def main(arguments: list[str]) -> int:
     """Write what differs, or name it."""
+    parser = argparse.ArgumentParser(
+        description="Write docs/numbers.md, and every figure of a paper in the other documents.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing: name what differs, and exit with 1"
+    )
+    check: bool = parser.parse_args(arguments).check
     stale = []
     for path, text in results().items():
         there = ROOT / path
         if not there.is_file() or there.read_text(encoding="utf-8") != text:
             stale.append(path)
-            if "--check" not in arguments:
+            if not check:
                 there.write_text(text, encoding="utf-8")
     for path in stale:
-        print(f"{path} differs: python docs/write_numbers.py" if "--check" in arguments else f"wrote {path}")
-    return int(bool(stale) and "--check" in arguments)
+        print(f"{path} differs: python docs/write_numbers.py" if check else f"wrote {path}")
+    return int(bool(stale) and check)
 
 
 if __name__ == "__main__":

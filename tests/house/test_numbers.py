@@ -23,7 +23,11 @@ from castssl.models.presets import find_config
 from recipes.benchmarks import stages
 from tests.house import source
 
-numbers: Any = SimpleNamespace(**runpy.run_path(str(source.ROOT / "docs" / "write_numbers.py")))
+PROGRAMS = {
+    name: runpy.run_path(str(source.ROOT / "docs" / f"{name}.py"))
+    for name in ("write_numbers", "write_cards")
+}
+numbers: Any = SimpleNamespace(**PROGRAMS["write_numbers"])
 PAPERS = numbers.read()
 TABLES = {table.id: table for paper in PAPERS for table in paper.tables}
 FIGURES: dict[str, str] = numbers.figures(PAPERS)
@@ -58,6 +62,48 @@ def test_a_change_in_the_data_is_on_the_page_in_documents_and_in_docstrings(tmp_
     assert "| CAST-S | 3.4 | 79.9 | 68.7 |" in after[numbers.PAGE]
     assert "68.7<!-- cast-4/CAST-S/IN-1K -->" in after[Path("recipes/README.md")]
     assert "a linear probe of 68.7 on IN-1K (Table 4) and 79.9" in after[Path("recipes/moco_in1k.py")]
+
+
+@pytest.mark.parametrize("words", [["--chek"], ["--check", "page"], ["--che"], ["--help"]])
+@pytest.mark.parametrize("program", ["write_numbers", "write_cards"])
+def test_a_wrong_flag_writes_nothing(
+    program: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = PROGRAMS[program]
+    monkeypatch.setattr(Path, "write_text", pytest.fail)
+    with pytest.raises(SystemExit) as end:
+        written["main"](words)
+    assert end.value.code == (0 if words == ["--help"] else 2)
+    printed = capsys.readouterr()
+    assert "usage:" in printed.out + printed.err
+
+
+LINE = '"CAST-S" = ["3.4", "79.9", "68.1"]'
+UNIT = 'unit = "%, without labels; segments named by CLIP"'
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("cast.toml", LINE, 'junk = ["3.4", ', r"cast\.toml: the file: .*line \d+"),
+        ("cast.toml", LINE, '"CAST-S" = ["3.4"]', r"cast\.toml: .*'cast-4': CAST-S has 1 values, expected 3"),
+        ("cast.toml", UNIT, "", r"cast\.toml: the table 'cast-1': .*'unit'"),
+        ("cast.toml", UNIT, UNIT.replace("unit", "units"), r"cast\.toml: the table 'cast-1': .*'units'"),
+        ("hcast.toml", 'venue = "ICLR 2025"', "", r"hcast\.toml: its first lines: .*'venue'"),
+        ("hcast.toml", "\ntitles = ", "\nheads = ", r"hcast\.toml: its poster: .*'titles'"),
+    ],
+    ids=["syntax", "short", "missing", "misspelt", "paper", "poster"],
+)
+def test_a_fault_of_the_data_is_named(file: str, old: str, new: str, message: str, tmp_path: Path) -> None:
+    shutil.copytree(numbers.DATA, tmp_path, dirs_exist_ok=True)
+    text = (tmp_path / file).read_text("utf-8")
+    assert text.count(old) == 1
+    (tmp_path / file).write_text(text.replace(old, new), "utf-8")
+    with pytest.raises(SystemExit, match=message):
+        numbers.read(tmp_path)
+    (tmp_path / file).unlink()
+    with pytest.raises(SystemExit, match=rf"{file}: the file: .*No such file"):
+        numbers.read(tmp_path)
 
 
 def test_a_mark_that_names_no_figure_is_refused() -> None:
