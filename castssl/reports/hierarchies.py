@@ -222,6 +222,9 @@ def _computed(
 
 def _segments(source: Source, photos: Sequence[Image.Image]) -> list[Parts]:
     encoder = source.build()
+    for name, tensor in encoder.state_dict().items():
+        if not tensor.isfinite().all():
+            raise DataError(f"the weights {name} are not finite")
     find = of_model(encoder, image_size=encoder.config.image_size)
     return [find(photo, "") for photo in photos]
 

@@ -40,6 +40,8 @@ MMSEG = Path("plugins", "castssl-mmseg", "tests", "slow", "test_configs.py")
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no")
 TOGETHER = 600.0
 """Seconds of all items, of which the limit of each is a part."""
+ENDED: list[int] = []
+"""Signals that asked for the end: an exception in the start of an item would leave its session behind."""
 SHOWN = 20
 """Lines of the output of an item that failed."""
 
@@ -105,7 +107,7 @@ def items(cfg: Config, folder: Path) -> dict[str, Item]:
     train = (sys.executable, str(recipe("benchmarks/train")), "--steps", "12", "--every", "4", "--processes")
     counts = tuple(map(str, sorted({1, max(1, gpus)})))
     speed = (r"│ (\d+) +│ ([\d.]+) +│ ([\d.]+%)", "{} processes: {} images/s, {} waiting")
-    fsdp = ("-m", "accelerate.commands.launch", "--config_file", str(recipe("launch/fsdp.yaml")))
+    fsdp = ("-m", "accelerate.commands.launch", "--config_file", str(recipe("launch/fsdp.yaml", runs=False)))
     quick = shlex.split("--data demo --model nano --image-size 64 --batch-size 32 --knn-every 0")
     steps = ("--num_processes", str(several), str(recipe("moco_in1k")), *quick, "--max-steps", "4")
     passed = r"(\d+ (?:passed|failed).*?) in [\d.]+s"
@@ -136,40 +138,52 @@ def run(name: str, item: Item, left: float, limit: float = math.inf) -> Row:
     """Start an item, and wait for it for at most ``left`` and ``limit`` seconds."""
     if left <= 0:
         return Row(name, "OUT OF TIME", "not begun", 0.0)
-    began = time.monotonic()
-    child = subprocess.Popen(
-        item.command,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    try:
-        output, _ = child.communicate(timeout=min(limit, left))
-    except subprocess.TimeoutExpired:
-        end(child)
-        output, _ = child.communicate()
-        took = time.monotonic() - began
+    until = (began := time.monotonic()) + min(limit, left)
+    # A file: the end of a pipe waits for what the command leaves in the background.
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
+        try:
+            child = subprocess.Popen(
+                item.command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        except OSError as error:
+            return Row(name, "FAILED", f"cannot start {item.command[0]}: {error.strerror}", 0.0)
+        try:
+            while (late := child.poll() is None) and not ENDED and time.monotonic() < until:
+                time.sleep(0.05)
+        finally:
+            end(child)
+        file.seek(0)
+        output = file.read()
+    took = time.monotonic() - began
+    if ENDED:
+        raise SystemExit(128 + ENDED[0])
+    if late:
         return Row(name, "OUT OF TIME", f"ended after {took:.0f} s", took, output)
-    except BaseException:
-        end(child)
-        raise
     found = [item.form.format(*match.groups()) for match in re.finditer(item.figure, output)]
     good = child.returncode == 0 and bool(found)
     figure = "; ".join(found) if good else f"exit code {child.returncode}" + ", no figure" * (not found)
-    return Row(name, "ok" if good else "FAILED", figure, time.monotonic() - began, output)
+    return Row(name, "ok" if good else "FAILED", figure, took, output)
 
 
-def end(child: subprocess.Popen[str]) -> None:
-    """End a process and what it started."""
+def end(child: subprocess.Popen[bytes]) -> None:
+    """End a process and what it started, also what it left in the background."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def words(command: str) -> tuple[str, ...]:
+    """A command of ``--also``, as a shell splits it."""
+    with suppress(ValueError):
+        if found := tuple(shlex.split(command)):
+            return found
+    raise ConfigError(f"--also: got {command!r}, expected a command with closed quotation marks")
 
 
 def rows(cfg: Config, folder: Path) -> Iterator[Row]:
     """What became of each item that is asked for."""
+    if not 0 < cfg.seconds < math.inf:
+        raise ConfigError(f"--seconds: got {cfg.seconds}, expected a number above 0")
     known = items(cfg, folder)
     names = {"all": (*known,), "none": ()}.get(cfg.items[0], cfg.items) if cfg.items else ()
     if unknown := set(names) - set(known):
@@ -177,7 +191,7 @@ def rows(cfg: Config, folder: Path) -> Iterator[Row]:
             f"--items: got {', '.join(sorted(unknown))}, expected {', '.join(known)}, all or none"
         )
     chosen = {name: known[name] for name in names}
-    chosen |= {command: Item(tuple(shlex.split(command)), TOGETHER) for command in cfg.also}
+    chosen |= {command: Item(words(command), TOGETHER) for command in cfg.also}
     gpus = torch.cuda.device_count() if cfg.device != "cpu" else 0
     end_of_all = time.monotonic() + cfg.seconds
     for name, item in chosen.items():
@@ -214,6 +228,8 @@ def main(cfg: Config) -> None:
     if cfg.device == "cuda" and not torch.cuda.is_available():
         why = "torch finds no GPU" if torch.version.cuda else "torch is for CPUs"
         raise ConfigError(f"no GPU ({why}); see `castssl doctor`. --device cpu runs the items that need none")
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda number, frame: ENDED.append(number))
     with tempfile.TemporaryDirectory() as folder:
         done = list(rows(cfg, Path(folder)))
     print("; ".join(place(cfg.device)))

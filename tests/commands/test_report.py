@@ -240,6 +240,11 @@ def test_hierarchies_of_kept_weights(tmp_path: Path, capsys: pytest.CaptureFixtu
         r'id="about">(.*?)</script>', page(tmp_path, run, tmp_path / "again", "--images", image)
     )
     assert [moment["name"] for moment in json.loads(about)["moments"]] == ["new weights", "step 1", "trained"]
+    first = next(iter(encoder.state_dict()))
+    encoder.state_dict()[first].fill_(torch.nan)
+    save_encoder(encoder, run / "encoder.safetensors")
+    text = visible(page(tmp_path, run, "--images", image))
+    assert f"trained: no segments are shown: the weights {first} are not finite" in text
 
 
 def test_what_is_missing_is_a_remark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
+import shlex
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +14,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from castssl.errors import CastError
+from castssl.errors import CastError, ConfigError
 from recipes.benchmarks import device, device_parts
-from tests.recipes.conftest import Runner
+from tests.recipes.conftest import Runner, Starter
 
 pytestmark = pytest.mark.recipe
 CPU = torch.device("cpu")
@@ -34,17 +39,19 @@ def test_without_a_gpu_it_says_so(recipe: Runner) -> None:
 
 
 def test_an_item_that_fails_or_hangs_is_one_row_and_the_exit_code(recipe: Runner) -> None:
-    also = ("echo 3 images/s", 'sh -c "echo seen; exit 3"', "sleep 60", "echo late", "true")
+    left = 'sh -c "sleep 50 & echo 4"'
+    also = ("echo 3 images/s", left, "no-such-program", 'sh -c "echo seen; exit 3"', "sleep 60", "echo late")
     flags = ["--device", "cpu", "--items", "none", "--seconds", "2", "--also", *also]
     done = recipe("benchmarks/device", *flags)
     assert done.returncode == 1, done.stderr
     rows = cells(done.stdout)
     assert [row[:3] for row in rows] == [
         [also[0], "ok", "3 images/s"],
-        [also[1], "FAILED", "exit code 3"],
-        [also[2], "OUT OF TIME", "ended after 2 s"],
-        [also[3], "OUT OF TIME", "not begun"],
-        [also[4], "OUT OF TIME", "not begun"],
+        [left, "ok", "4"],
+        [also[2], "FAILED", "cannot start no-such-program: No such file or directory"],
+        [also[3], "FAILED", "exit code 3"],
+        [also[4], "OUT OF TIME", "ended after 2 s"],
+        [also[5], "OUT OF TIME", "not begun"],
     ]
     assert 'exit 3":\n\n```\nseen\n```' in done.stdout
     assert f"torch {torch.__version__}" in done.stdout
@@ -55,6 +62,34 @@ def test_an_item_without_a_figure_has_failed() -> None:
     assert (row.verdict, row.failed) == ("FAILED", True)
     skipped = device.Item(("echo", "3 skipped in 0.1s"), 5, r"(\d+ (?:passed|failed).*?) in [\d.]+s")
     assert device.run("tests that are all skipped", skipped, 5).failed
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"also": ("echo 1", 'an "open')}, "--also: got 'an \"open', expected a command with"),
+        ({"also": (" ",)}, "--also: got ' ', expected a command"),
+        ({"seconds": math.nan}, "--seconds: got nan, expected a number above 0"),
+        ({"seconds": math.inf}, "--seconds: got inf"),
+        ({"seconds": -1.0}, "--seconds: got -1.0"),
+    ],
+    ids=["quote", "empty", "nan", "inf", "negative"],
+)
+def test_what_cannot_run_is_refused_before_the_first_item(values: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        list(device.rows(device.Config(device="cpu", items=("none",), **values), tmp_path))
+
+
+def test_sigterm_ends_the_item_that_runs(starter: Starter, tmp_path: Path) -> None:
+    here = tmp_path / "pid"
+    also = f"sh -c {shlex.quote(f'echo $$ > {here}; exec sleep 60')}"
+    run = starter(["recipes/benchmarks/device.py", "--device", "cpu", "--items", "none", "--also", also])
+    while run.running() and not (here.is_file() and here.read_text().strip()):
+        time.sleep(0.02)
+    run.signal(signal.SIGTERM)
+    assert run.code() == 128 + signal.SIGTERM, run.output()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(here.read_text()), 0)
 
 
 @WITHOUT
