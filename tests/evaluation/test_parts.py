@@ -239,7 +239,8 @@ def test_the_center_crop_is_of_image_and_truth_alike() -> None:
     def make(index: int) -> tuple[Image.Image, PartTruth]:
         labels = np.zeros((20, 40), np.int32)
         labels[:, 10:20] = 1
-        return Image.fromarray(np.uint8(labels * 255)).convert("RGB"), PartTruth(labels, labels, labels)
+        image = Image.fromarray((labels * 255).astype(np.uint8)).convert("RGB")
+        return image, PartTruth(labels, labels, labels)
 
     (row,) = score_parts({"looks": Looks()}, Scenes(1, make=make), size=40)["looks"].rows
     assert seen == [(40, 40, 3)]

@@ -224,6 +224,12 @@ def lit(rng: Generator, light: Light) -> Pixels:
     return (light.clip(0, 1) * 255).astype(np.uint8)
 
 
+def light_of(pixels: Pixels) -> Light:
+    """Bytes as numbers of 0 to 1, float32."""
+    light: Light = np.divide(pixels, 255, dtype=np.float32)
+    return light
+
+
 def placed(rng: Generator, ground: Light, canvas: Pixels, seen: Pixels) -> tuple[Light, Pixels]:
     """An object laid on ``ground``.
 
@@ -238,7 +244,7 @@ def placed(rng: Generator, ground: Light, canvas: Pixels, seen: Pixels) -> tuple
     """
     rim = cv2.morphologyEx(seen, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
     canvas[rim] //= 2
-    share: Light = halved(np.where(seen > 0, 255, 0).astype(np.uint8)) / np.float32(255)
+    share = light_of(halved(np.where(seen > 0, 255, 0).astype(np.uint8)))
     parts = np.ascontiguousarray(seen[OVER // 2 :: OVER, OVER // 2 :: OVER])
     return laid(rng, ground, halved(canvas), share), parts
 
@@ -246,7 +252,7 @@ def placed(rng: Generator, ground: Light, canvas: Pixels, seen: Pixels) -> tuple
 def paint(rng: Generator, kind: Kind, size: int, surroundings: Surroundings) -> tuple[Pixels, Pixels]:
     """An image of this kind and its parts: RGB uint8 (size, size, 3) and part numbers uint8 (size, size)."""
     ground, canvas, seen = (shared if surroundings == "shared" else fixed)(rng, kind, size)
-    light, parts = placed(rng, ground / np.float32(255), canvas, seen)
+    light, parts = placed(rng, light_of(ground), canvas, seen)
     return lit(rng, light), parts
 
 
@@ -258,7 +264,7 @@ def paint_many(rng: Generator, kinds: Sequence[Kind], size: int) -> tuple[Pixels
         surroundings, 1, 2, ... in the order of ``kinds``.
     """
     ground, ramps = plain(rng, size)
-    light: Light = ground / np.float32(255)
+    light = light_of(ground)
     objects_seen = np.zeros((size, size), np.uint8)
     for number, (kind, quarter) in enumerate(zip(kinds, rng.permutation(4), strict=False), start=1):
         parts = kind.paint(rng)
