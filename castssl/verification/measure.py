@@ -149,7 +149,7 @@ class Measurement:
         """The objective and its batch.
 
         Raises:
-            Inapplicable: if it is no :class:`castssl.contracts.Objective`, or takes no batch.
+            Inapplicable: if it is not a :class:`castssl.contracts.Objective`, or takes no batch.
         """
         if not isinstance(self._objective, Objective) or self._batch is None:
             name = type(self._objective).__name__

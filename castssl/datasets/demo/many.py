@@ -53,7 +53,7 @@ def read_options(location: str) -> Options:
     """The options ``size=128,images=2400,seed=0``.
 
     Raises:
-        DataError: if there is no such option, or its value is no whole number.
+        DataError: if there is no such option, or its value is not a whole number.
         ConfigError: if a value is out of range.
     """
     try:
