@@ -93,8 +93,8 @@ soak: setup  ## kill a small run at random moments; ROUNDS=200 is the long form 
 	$(call stage,soak,$(if $(ROUNDS),$(BIN)/python -m tests.soak.soak --rounds $(ROUNDS) --seed $(SEED),$(PYTEST) tests/soak))
 
 slow: setup  ## what takes minutes: published sizes, SLURM, spawn, installs into bare environments (downloads)
-	$(call stage,slow,OMP_NUM_THREADS=1 $(PYTEST) --timeout 3600 --numprocesses 2 --dist loadfile tests/slow \
-	  $(wildcard plugins/*/tests/slow))
+	$(call stage,slow,OMP_NUM_THREADS=1 $(PYTEST) --timeout 3600 -o tmp_path_retention_policy=failed \
+	  --numprocesses 2 --dist loadfile tests/slow $(wildcard plugins/*/tests/slow))
 
 gpu: setup  ## what needs a GPU, in ten minutes: prints one table to paste
 	@$(BIN)/python recipes/benchmarks/device.py

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -61,13 +62,14 @@ class Environment:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
     folder = tmp_path_factory.mktemp("fresh") / "castssl"
     shutil.copytree(ROOT, folder, ignore=SKIPPED)
     assert SETUP in (folder / "README.md").read_text(encoding="utf-8")
     made = Environment(folder)
     made.succeed(SETUP, active=False)
-    return made
+    yield made
+    shutil.rmtree(folder)  # Gigabytes.
 
 
 def remedies(environment: Environment, *, active: bool = True) -> dict[str, str]:

@@ -41,7 +41,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: next(folder.glob(f"{name.replace('-', '_')}-[0-9]*.whl")) for name in PROJECTS}
 
 
-def tests_of(name: str, environment: Environment) -> str:
+def own_tests(name: str, environment: Environment) -> str:
     """The closing line of a distribution's own tests, which see no code but that of the wheels."""
     environment.install("--group", f"{ROOT if name == CORE else PROJECTS[name]}/pyproject.toml:dev")
     for folder in {"tests", *TESTED[name]}:
@@ -63,7 +63,7 @@ def test_a_wheel_passes_its_own_tests(name: str, wheels: dict[str, Path], tmp_pa
     assert set(listed) == {CORE, name} - {"castssl-mmseg"}  # Its entry points are commands.
     if name in BESIDE:
         environment.install(*(wheel[other] for other in BESIDE[name]))
-    assert re.search(r"[1-9]\d* passed", closing := tests_of(name, environment)), closing
+    assert re.search(r"[1-9]\d* passed", closing := own_tests(name, environment)), closing
 
 
 def test_castssl_works_where_the_other_opencv_is_installed(wheels: dict[str, Path], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,13 @@ class Bare:
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Bare:
-    made = Bare(tmp_path_factory.mktemp("bare"))
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bare]:
+    folder = tmp_path_factory.mktemp("bare")
+    made = Bare(folder)
     assert INSTALL in (made.folder / "plugins/castssl-mmseg/README.md").read_text(encoding="utf-8")
     made.succeed(INSTALL)
-    return made
+    yield made
+    shutil.rmtree(folder)  # Gigabytes.
 
 
 def train(settings: Callable[..., Any], tmp_path: Path) -> str:
