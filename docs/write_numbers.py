@@ -197,14 +197,15 @@ def figures(papers: list[Paper]) -> dict[str, str]:
 
 def page(papers: list[Paper], data: Path = DATA) -> str:
     """The page, in Markdown."""
-    about = _toml(data / "about.toml")
-    licenses = {key: found["license"] for key, found in about["weights"].items()}
-    parts = [about["introduction"]]
+    about = _toml(path := data / "about.toml")
+    with _named(path, "its texts"):
+        parts, made, weights = [about["introduction"]], about["made"], about["weights"]
+        licenses = {key: found["license"] for key, found in weights.items()}
+        texts = [f"- **{found['license']}.** {found['text']}" for found in weights.values()]
     for paper in papers:
         remark = f"\n{paper.remark}\n" if paper.remark else ""
         parts.append(f"## {paper.name}\n\n[{paper.title}]({paper.url}), {paper.venue}.\n{remark}")
-        parts += ["\n".join(_section(table, licenses, about["made"])) for table in paper.tables]
-    texts = [f"- **{found['license']}.** {found['text']}" for found in about["weights"].values()]
+        parts += ["\n".join(_section(table, licenses, made)) for table in paper.tables]
     closing = "castssl's own weights are those of your runs; the code is under Apache-2.0."
     parts.append("\n".join(["## Licenses of the weights\n", *texts, "", closing, ""]))
     return "\n".join(parts)

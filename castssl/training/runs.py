@@ -56,7 +56,9 @@ class RunSummary:
 
 
 def find(folder: Path, remarks: list[str] | None = None) -> Iterator[Path]:
-    """The run folders that are, or lie below, a folder, by name; each once, also behind symbolic links.
+    """The run folders that are, or lie below, a folder, by name; each once.
+
+    Symbolic links are followed, except those in a run's folder, which may lead to a data set.
 
     Args:
         folder: where the search begins.
@@ -67,12 +69,12 @@ def find(folder: Path, remarks: list[str] | None = None) -> Iterator[Path]:
     """
     if not folder.is_dir():
         raise ConfigError(f"there is no folder {folder}; give one that holds runs, such as runs")
-    yield from sorted(
-        path
-        for path in _folders(folder, [] if remarks is None else remarks)
-        # Path.is_file raises PermissionError.
-        if os.path.isfile(path / logging.FILE) and os.path.isfile(path / config.FILE)
-    )
+    yield from sorted(path for path in _folders(folder, [] if remarks is None else remarks) if _is_run(path))
+
+
+def _is_run(path: Path) -> bool:
+    # Path.is_file raises PermissionError.
+    return os.path.isfile(path / logging.FILE) and os.path.isfile(path / config.FILE)
 
 
 def _folders(folder: Path, remarks: list[str]) -> Iterator[Path]:
@@ -84,14 +86,18 @@ def _folders(folder: Path, remarks: list[str]) -> Iterator[Path]:
         remarks.append(f"{error.filename}: the folder cannot be read ({error.strerror}); it is left out")
 
     while tops:
+        run: Path | None = None
         for here, names, _ in os.walk(tops.pop(0), onerror=refused):
             real = os.path.realpath(here)
             if real in seen:
                 names.clear()
                 continue
             seen.add(real)
-            yield Path(here)
-            tops += [path for path in (Path(here, name) for name in sorted(names)) if path.is_symlink()]
+            yield (path := Path(here))
+            if run is None or not path.is_relative_to(run):
+                run = path if _is_run(path) else None
+            if run is None:
+                tops += [link for link in (Path(here, name) for name in sorted(names)) if link.is_symlink()]
 
 
 def summaries(folder: Path) -> tuple[list[RunSummary], list[str]]:

@@ -106,6 +106,14 @@ def test_a_fault_of_the_data_is_named(file: str, old: str, new: str, message: st
         numbers.read(tmp_path)
 
 
+def test_a_missing_license_of_weights_is_named(tmp_path: Path) -> None:
+    shutil.copytree(numbers.DATA, tmp_path, dirs_exist_ok=True)
+    about = tmp_path / "about.toml"
+    about.write_text(about.read_text("utf-8").replace("license =", "licence =", 1), "utf-8")
+    with pytest.raises(SystemExit, match=r"about\.toml: its texts: there is no 'license'"):
+        numbers.page(numbers.read(tmp_path), tmp_path)
+
+
 def test_a_mark_that_names_no_figure_is_refused() -> None:
     with pytest.raises(SystemExit, match="cast-4/CAST-S/IN-2K --> names no figure"):
         numbers.fill("68.1<!-- cast-4/CAST-S/IN-2K -->", FIGURES)

@@ -181,6 +181,17 @@ def test_linked_runs_are_found_once(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "all/deep/b" in capsys.readouterr().out
 
 
+def test_links_in_a_run_are_not_followed(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "other", 8.0)
+    write(tmp_path / "runs" / "a", 8.0)
+    write(tmp_path / "runs" / "a" / "nested", 8.0)
+    (tmp_path / "runs" / "a" / "data").symlink_to(tmp_path / "data")
+    (tmp_path / "runs" / "a" / "nested" / "data").symlink_to(tmp_path / "data")
+    assert list(find(tmp_path / "runs")) == [tmp_path / "runs" / "a", tmp_path / "runs" / "a" / "nested"]
+    (tmp_path / "runs" / "b").symlink_to(tmp_path / "data")
+    assert tmp_path / "runs" / "b" / "other" in list(find(tmp_path / "runs"))
+
+
 @contextmanager
 def unprivileged() -> Iterator[Path]:
     """A folder, and until the end no more rights than any user has."""

@@ -132,7 +132,8 @@ def settings(tmp_path: Path) -> Settings:
     """The config of a name, for a tiny data set in its layout; ``nano=True`` makes the model tiny, too."""
 
     def make(name: str, *, nano: bool = False, size: tuple[int, int] = (96, 72), **more: Any) -> Any:
-        config: Any = Config.fromfile(CONFIGS / f"{name}.py")
+        # A runner formats its config four times, which takes longer than the training.
+        config: Any = Config.fromfile(CONFIGS / f"{name}.py", format_python_code=False)
         root = tmp_path / "data"
         if not root.exists():
             TREES[name.split("_small_")[1]](root, size=size)
