@@ -1,6 +1,6 @@
-"""Files that come with castssl and are no modules: the recipes, and the template of plugins.
+"""Files in a distribution of castssl that are not modules: the recipes and the template of plugins.
 
-A wheel holds them within the package (``hatch_build.py``); a checkout has them beside it.
+In a wheel they are in the package (``hatch_build.py``); in a checkout they are beside it.
 """
 
 from __future__ import annotations

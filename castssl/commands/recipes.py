@@ -56,7 +56,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _meant(words: list[str], runnable: list[str]) -> str:
-    """The word that was to name a recipe: one that is nearly a name, or the first that is no option.
+    """The word that probably names a recipe: one that is similar to a name, or the first non-option.
 
     Raises:
         ConfigError: if all words may be options and their values.

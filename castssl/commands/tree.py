@@ -92,7 +92,7 @@ def _drawn(spec: str, tree: LabelTree, per_class: Sequence[Sequence[Tensor]], *,
 
     def grow(branch: Tree, level: int, numbers: Sequence[int]) -> None:
         shown = len(numbers) if whole else SHOWN[min(level, len(SHOWN) - 1)]
-        # A line "1 more" is no shorter than the class itself.
+        # A line "1 more" takes as much space as the class itself.
         for number in numbers[: shown if shown < len(numbers) - 1 else None]:
             images = " / ".join(str(int(count[level][number])) for count in per_class)
             text = f"{safe_markup(class_name(tree, level, number))}  [dim]{images}[/]"

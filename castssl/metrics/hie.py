@@ -19,8 +19,8 @@ def hie(logits: Sequence[Tensor], tree: LabelTree) -> list[Tensor]:
 
     p(c) becomes proportional to p(c) p(parent(c)), both the softmax of their own level.  Only direct parents
     count, and as their own level gave them, not amended by their parents: with three levels the coarsest does
-    not reach the finest.  The coarsest level stays as it is.  An image's classes may still be no path of the
-    tree, since each level chooses for itself.
+    not reach the finest.  The coarsest level stays as it is.  The classes of an image may still not form
+    a path of the tree, since each level chooses by itself.
 
     Args:
         logits: float (B, C) of each level, coarse to fine.

@@ -142,7 +142,7 @@ def write_report(
     for name, content in marks.items():  # The sections are last: a text in them replaces nothing.
         head = head.replace(f"<!-- {name} -->", content)
     with atomic_write(path, "page") as aside, aside.open("w", encoding="utf-8", newline="") as file:
-        # Names of files may hold bytes that are no text.
+        # File names may contain bytes that are not valid UTF-8.
         file.write(head.encode("utf-8", "backslashreplace").decode())
         file.write(stored(_drawn(runs, charts), 'id="charts"'))
         if hierarchies:

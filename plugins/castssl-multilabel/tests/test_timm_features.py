@@ -25,7 +25,7 @@ NAMES = {
     "test_vit": (1, 1, 1),
     "mobilenetv3_small_050": (1, 1, 1, 1, 1),
 }
-"""Visits of each stage.  A RegNet's stages are no blocks in a row; the last two run as a whole."""
+"""Visits of each stage.  The stages of a RegNet are not sequences of blocks; the last two run as a whole."""
 SIDE = 64
 
 
