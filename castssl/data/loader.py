@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from copy import copy
 from itertools import islice
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import cv2
 import torch
@@ -149,6 +150,7 @@ class Loader:
         self.resumable = batches is not None
         self.bad = source.bad
         self.waited = 0.0
+        _loaders.add(self)
 
     def __len__(self) -> int:
         """Batches of a whole epoch on this rank."""
@@ -204,6 +206,19 @@ class Loader:
             # Without the traceback that torch writes into the message of a worker's error.
             kind = ContractError if isinstance(error, ContractError) else DataError
             raise kind(str(error).rpartition(f"errors.{kind.__name__}: ")[2].strip()) from None
+
+
+_loaders: WeakSet[Loader] = WeakSet()
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End the workers that wait for the next epoch.
+
+    Otherwise a signal terminates them later at exit, and each leaves a folder in TMPDIR.
+    """
+    for loader in list(_loaders):
+        del loader._loader
 
 
 def load(

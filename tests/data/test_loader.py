@@ -24,6 +24,7 @@ from castssl.errors import ConfigError
 from castssl.superpixels.grid import Grid
 from castssl.superpixels.seeds import Seeds
 from castssl.types import Batch
+from tests import forked
 from tests.datasets.image_files import write
 
 SEEDS = Seeds(16, bins=4, iterations=2)
@@ -239,3 +240,28 @@ def test_the_text_of_a_replacement_is_its_own(flat: Path) -> None:
     found = replace(images, texts=texts).fetch(1)
     assert found.text is not None
     assert found.text.argmax() == int(images.rows[2])
+
+
+LEAVES = """
+import multiprocessing, sys, tempfile
+
+from castssl.data.loader import load
+from castssl.data.views import TwoViews
+from castssl.datasets.open import open_images
+
+# The server that this process comes from gave it a folder for its sockets.
+multiprocessing.current_process()._config.pop("tempdir", None)
+tempfile.tempdir = sys.argv[1]
+loader = load(open_images(sys.argv[2]), views=TwoViews(16), superpixels=None, batch_size=4, workers=2)
+print(len(list(loader)))
+"""
+
+
+def test_workers_leave_no_folder(flat: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(LEAVES, encoding="utf-8")
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    done = forked.run([str(script), str(folder), f"folder:{flat}"])
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
+    assert list(folder.iterdir()) == []
