@@ -145,6 +145,8 @@ def settings(tmp_path: Path) -> Settings:
             _shrink(config)
         config.test_dataloader = config.val_dataloader
         config.work_dir = str(tmp_path / "work")
+        # mmengine keeps one visualizer of each name, which writes to the folder of its first run.
+        config.visualizer.name = config.work_dir
         return config
 
     return make
