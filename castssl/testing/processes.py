@@ -168,11 +168,13 @@ def _pair(folder: str, world: int) -> None:
     os.environ.update(environment)
     # Before the fork, so that both load it once.
     pickle.loads((Path(folder) / "payload").read_bytes())
+    tempfile.tempdir = folder  # PyTorch writes the errors of its processes to files, and leaves them there.
     start_processes(join, (folder, world), world, start_method=START)
 
 
 def join(rank: int, folder: str, world: int) -> None:
     """What each of the processes does."""
+    tempfile.tempdir = None
     if sys.platform == "linux":
         # A host name that resolves to no address would stop gloo.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

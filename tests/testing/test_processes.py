@@ -36,9 +36,11 @@ def test_two_processes_talk() -> None:
 
 
 @pytest.mark.distributed
-def test_a_failure_in_one_process_is_told() -> None:
+def test_a_failure_in_one_process_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with pytest.raises(ContractError, match="rank one is unwell"):
         together(fail_on_the_second)
+    assert list(tmp_path.glob("*.pickle")) == []
 
 
 def test_one_process_joins_no_group(tmp_path: Path) -> None:
