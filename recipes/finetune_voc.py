@@ -41,7 +41,7 @@ from castssl.training.schedule import poly
 HEAD = "fused"
 MULTIPLES = RateMultiples(backbone=1.0, head=10.0, biases=2.0)
 WARMUP = 100 / 30_000
-"""Share of all steps."""
+"""As a share of all steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Config(TransferConfig):
 
     by_preset = SEGMENT
     mean: Literal["global", "process"] = "global"
-    """The loss is a mean over the labelled pixels of all processes, or of each process as published."""
+    """The loss is a mean over the labeled pixels of all processes, or of each process as published."""
     image_size: int = 512
     """Side of a training crop in pixels, and of the positions of --model; 0 = what the encoder was trained
     at."""
@@ -64,7 +64,7 @@ class Config(TransferConfig):
     lr: float = 3e-3
     """Learning rate of the encoder's weights; the head's is ten times as large, that of a bias twice."""
     weight_decay: float = 1e-4
-    """Of all parameters but biases."""
+    """Weight decay of all parameters except biases."""
     eval_every: int = field(default=0, metadata=FREE)
     """Epochs between two evaluations on held-out images; 0 = only before and after training, as published."""
 

@@ -58,7 +58,7 @@ class Config(PretrainConfig):
     momentum: float = 0.99
     """The coefficient of the momentum encoder."""
     momentum_rise: bool = True
-    """Let it rise to 1 along a cosine, as the released scripts do; Table 11 prints the constant only."""
+    """Let --momentum rise to 1 along a cosine, as in the released scripts; Table 11 has only the constant."""
     hidden: int = 4096
     """Width of the hidden layers of projector and predictor."""
     out_dim: int = 256

@@ -81,7 +81,7 @@ class Config(PretrainConfig):
     """After the warm-up: plateau, a tenth of the rate where the mAP of held-out images does not rise (the
     released code); or poly, (1 - progress)^0.9 (the paper, which does not give the power)."""
     patience: int = 1
-    """Evaluations without a higher mAP that --schedule plateau bears before the rate falls."""
+    """Evaluations without a higher mAP before --schedule plateau lowers the rate."""
     stop_after: int = 4
     """Evaluations without a higher mAP after which --schedule plateau ends the training; 0 = never."""
     augment: Policy = "randaugment"

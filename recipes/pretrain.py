@@ -63,8 +63,8 @@ class Config(PretrainConfig):
     weight_decay: float = 0.1
     """Weight decay."""
     decay: Literal["all", "matrices", "weights"] | None = None
-    """What decays: all parameters, those with two axes or more, or of these no class token and no positions;
-    by default all, with lars the matrices."""
+    """Parameters with weight decay: all; matrices, those with two axes or more; or weights, matrices without
+    class token and positions. By default all, for lars matrices."""
     optimizer: Literal["adamw", "lars", "sgd"] = "adamw"
     """adamw, lars (large batches) or sgd with momentum."""
     branch: Literal["base", "momentum", "ema"] = field(default="base", metadata=FREE)

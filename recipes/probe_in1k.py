@@ -68,7 +68,7 @@ class Config(ImageConfig):
     level: int = -1
     """The label level to learn, from 0, the coarsest; -1 = the finest."""
     eval_every: int = field(default=1, metadata=FREE)
-    """Epochs between two looks at the accuracy on held-out images; 0 = only after training."""
+    """Epochs between two evaluations on held-out images; 0 = only after training."""
 
     def problems(self) -> list[str]:
         """What the types cannot say."""

@@ -51,11 +51,11 @@ class Published(NamedTuple):
     lr: float
     optimizer: dict[str, Any]
     floor: float = 0.0
-    """Of the learning rate's factor."""
+    """The smallest factor of the learning rate."""
     warmup: float = 0.0
-    """Share of all steps."""
+    """Warm-up, as a share of all steps."""
     by_block: float = 1.0
-    """Factor of the rate of each block of the encoder in that of the block before it."""
+    """Layer decay: the rate of a block of the encoder is this factor times that of the next block."""
     clip: float | None = None
     """Largest norm of the gradient."""
 
@@ -89,7 +89,7 @@ class Config(TransferConfig):
     frozen: bool = False
     """Train the head alone."""
     mean: Literal["global", "process"] = "global"
-    """The loss is a mean over the labelled pixels of all processes, or of each process as published."""
+    """The loss is a mean over the labeled pixels of all processes, or of each process as published."""
     shorter: int = 0
     """Pixels of an image's shorter side before scaling and at evaluation; 0 = --image-size."""
     epochs: int = 64

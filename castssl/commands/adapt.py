@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from castssl.labels import LabelTree
 
 NOTES = """CAST, appendix C and Fig. 9.  A class vector is the direction of the mean unit feature of a class's
-training images; the logits are cosines over the temperature.  Each held-out image takes one step of SGD down
-the entropy of its softmax, in the affine parameters of the norms alone, and is segmented again.
+training images; the logits are cosines divided by the temperature.  For each held-out image, one SGD step on
+the affine parameters of the norm layers reduces the entropy of its softmax; then it is segmented again.
 
 before       the weights as they are
 adapted      after the step
-random step  after a step in which each parameter moves as far, in a random direction
-Region IoU names each segment object or background by the true mask, as the paper does.
+random step  after a step in a random direction that moves each parameter by the same distance
+Region IoU labels each segment as object or background by the true mask, as the paper does.
 
 With --out, DIR receives
   results.json      the table as shares, 0 to 1, and the gains in region IoU of the coarsest segments
@@ -52,16 +52,17 @@ def add(commands: Commands) -> None:
     one = "tell this class from all others, and measure its images alone (default: all classes)"
     command.add_argument("--class", dest="positive", metavar="NAME", help=one)
     command.add_argument("--masks", metavar="PATH", help="a folder, or a JSON file as PartImageNet's")
-    steps = "of SGD (default: 1)"
+    steps = "SGD steps (default: 1)"
     command.add_argument("--steps", type=int, default=1, metavar="N", help=steps)
     command.add_argument("--rate", type=float, default=1.0, metavar="R", help="learning rate (default: 1)")
     command.add_argument("--temperature", type=float, default=0.07, metavar="T", help="(default: 0.07)")
-    statistics = "of the stem's batch norms: of the training, or of each image (default: running)"
+    statistics = "of the batch norms in the stem: from training, or from each image (default: running)"
     command.add_argument("--statistics", choices=("running", "image"), default="running", help=statistics)
     command.add_argument("--image-size", type=int, metavar="PIXELS", help="side (default: trained with)")
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="of the random steps (default: 0)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of random steps (default: 0)")
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: 64)")
-    command.add_argument("--workers", type=int, metavar="N", help="that read images (default: one a core)")
+    workers = "data-loading processes (default: one per core)"
+    command.add_argument("--workers", type=int, metavar="N", help=workers)
     add_commands(command)
     add_reading(command)
 

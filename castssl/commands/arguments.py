@@ -82,7 +82,7 @@ def add_output(command: argparse.ArgumentParser, *flags: str, **options: Any) ->
         options: likewise.
     """
     command.add_argument(*flags, **options)
-    command.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    command.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
 def picture(text: str) -> Path:

@@ -32,11 +32,11 @@ NOTES = """Attention is that of the last block of each stage, to the tokens of t
 smallest set of tokens that holds 60 % of it (CAST, appendix A.5 and G.4, as DINO).
 
 For each image NAME, DIR receives
-  NAME-attention.png   a row a stage: the image, the heads' mean, each head; the figure in white lines
+  NAME-attention.png   one row per stage: the image, the heads' mean, each head; the figure outlined in white
   NAME-attention.npz   attention0, ... float32 (heads x tokens); labels0, ... int32, a pixel's token
 
-With --labels, of a model of recipes/multilabel.py, DIR receives in their place what labels attend to
-  NAME-labels.png      a row a label: the image with the label's probability, each stage
+With --labels, for a model of recipes/multilabel.py, DIR receives what the labels attend to instead
+  NAME-labels.png      one row per label: the image with the label's probability, each stage
   NAME-labels.npz      attention0, ... float32 (all labels x tokens); labels0, ...; probabilities
 
 With --data, the figure of held-out images is scored against their masks; DIR receives figure-ground.json.
@@ -69,7 +69,8 @@ def add(commands: Commands) -> None:
     command.add_argument("--mass", type=float, default=0.6, metavar="S", help=mass)
     add_shape(command, "side (default: of an image, its own, 128 to 384; of --data, trained with)")
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: 64)")
-    command.add_argument("--workers", type=int, metavar="N", help="that read images (default: one a core)")
+    workers = "data-loading processes (default: one per core)"
+    command.add_argument("--workers", type=int, metavar="N", help=workers)
     add_commands(command)
     add_reading(command)
 

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 NAMES = tuple(PROMISES)
 USAGE = "castssl check run [--only CHECK] [--skip CHECK] [...] RECIPE [FLAGS OF THE RECIPE]"
-NOTES = """The recipe runs for a few steps in processes of its own, on the processor, with the flags that
-follow its name and with --out in a temporary folder.  Give it your data, your plugin and your model, and a
---batch-size that a processor can bear.  Evaluations on held-out images are left out, except with --evaluate.
+NOTES = """The recipe runs for a few steps in its own processes, on the CPU, with the flags that follow its
+name and with --out in a temporary folder.  Give it your data, your plugin and your model, and a --batch-size
+that is small enough for a CPU.  Evaluations on held-out images are left out, except with --evaluate.
 
 checks:
 {checks}
 
-A check that cannot be made of a recipe is "not applicable", with the reason; it has not passed.
+A check that cannot run for a recipe is "not applicable", with the reason; it has not passed.
 
 exit code: 0 if no check failed and one or more passed, 1 otherwise, 2 if the recipe does not run with these
 flags

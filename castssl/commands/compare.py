@@ -1,4 +1,4 @@
-"""``castssl compare``: images as several segmenters segment them, side by side."""
+"""``castssl compare``: the segments of several methods, side by side."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     from castssl.segmenter import Segmenter
 
-NOTES = """A row an image: the image, then for each segmenter its coarsest levels, fine to coarse, at the size
-of the image.  Parts are shades of their whole.  CAST's Fig. 5, with a CAST and a ViT of the same pretraining:
+NOTES = """One row per image: the image, then for each segmenter its coarsest levels, fine to coarse, at the
+size of the image.  Parts are shades of their whole.  CAST's Fig. 5, with a CAST and a ViT of the same
+pretraining:
 
   castssl compare photo.jpg --segmenter cast:RUN kmeans:VIT-RUN --out fig5.png
 
@@ -37,7 +38,7 @@ SPEC is NAME:SOURCE,key=value,..., such as cast:RUN,device=cpu; "castssl list se
 
 def add(commands: Commands) -> None:
     """Add it to the command line."""
-    purpose = "images as several segmenters segment them, side by side, in one picture"
+    purpose = "the segments of several methods, side by side in one picture"
     command = subcommand(commands, "compare", purpose, _compare, NOTES)
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image file")
     spec = "one or more, such as cast:RUN kmeans:RUN merge"

@@ -1,4 +1,4 @@
-"""``castssl convert``: published weights become castssl's, and castssl's the published layout."""
+"""``castssl convert``: weights from the published layout to castssl's, and back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OPTIONS = ("layout", "which", "ema", "stage", "sizes", "image_size")
 
 def add(commands: Commands) -> None:
     """Add it to the command line."""
-    purpose = "published weights become castssl's, and castssl's the published layout"
+    purpose = "convert weights between the published layout and castssl's"
     command = subcommand(commands, "convert", purpose, _convert)
     command.add_argument("source", metavar="IN", help="a checkpoint, a run's folder, or hf:USER/NAME")
     add_output(command, "out", metavar="OUT", type=Path, help="the file to write")
@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
     which = "encoder of a MoCo checkpoint"
     command.add_argument("--which", choices=("base", "momentum"), default="base", help=which)
     command.add_argument("--ema", action="store_true", help="take model_ema of a DeiT or H-CAST checkpoint")
-    stage = "how a cast_seg works, or cast_deit becomes one"
+    stage = "how a cast_seg works, or how a cast_deit becomes one"
     command.add_argument("--stage", choices=("pretrain", "segmentation"), help=stage)
     command.add_argument("--sizes", type=int, nargs="+", help=SIZES)
     command.add_argument("--image-size", type=int, help="resize the position table for this side in pixels")

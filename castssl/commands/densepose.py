@@ -1,4 +1,4 @@
-"""``castssl densepose``: segments beside body parts, as CAST's table 2."""
+"""``castssl densepose``: segments compared with body parts, as CAST's table 2."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ R  recall: the share of a label that is in its segment
 F  2 P R / (P + R), of the means
 
 A label's segment is the one with the largest IoU.  P and R are means over the labels of an image, then over
-images.  The paper does not define its measure, so this one is castssl's.  More segments have more
-precision: compare equal numbers, and with merge:by=random.  A row with * has segments of a pooling that
-was never trained: of an encoder whose last stage has no blocks, as in all published models, no loss reaches
-the last assignment.
+images.  The paper does not define its measure, so this one is castssl's.  Precision rises
+with the number of segments: compare equal numbers, and with merge:by=random.  A row with * has segments of
+a pooling that was never trained: in an encoder whose last stage has no blocks, as in all published models,
+the last assignment gets no gradient.
 
   castssl densepose cast:RUN merge merge:by=random --data /path/to/coco
 
@@ -35,7 +35,7 @@ and 33.2 for CAST, and 19.6, 26.9 and 26.2 for HSG.
 
 def add(commands: Commands) -> None:
     """Add it to the command line."""
-    purpose = "segments beside DensePose's body parts: precision, recall, F"
+    purpose = "segments compared with DensePose's body parts: precision, recall, F"
     command = subcommand(commands, "densepose", purpose, _densepose, NOTES)
     spec = "such as cast:RUN, kmeans:RUN, merge, maps:DIR"
     command.add_argument("segmenters", nargs="+", metavar="SEGMENTER", help=spec)

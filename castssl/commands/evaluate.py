@@ -29,24 +29,24 @@ if TYPE_CHECKING:
 SHOWN = 20
 """Classes that the table on the terminal shows; the worst ones of more."""
 NOTES = """The accuracies are those of the recipe's final table, on the same images: its val split by default.
-An unreadable image counts as the next one, which the recipes read in its place; it is listed.
-Probabilities are the softmax's.  The calibration error (ECE) is the mean over images of |accuracy - mean
-probability| of the image's bin, with 15 bins of equal width of the predicted class's probability.
+An unreadable image is replaced by the next one, as in the recipes; it is listed.  Probabilities are those of
+the softmax.  The calibration error (ECE) is the mean over images of |accuracy - mean probability| of the
+image's bin, with 15 bins of equal width of the predicted class's probability.
 
 With --out, DIR receives
   results.json      the accuracies as shares, 0 to 1, and the unreadable images
   predictions.csv   path, label, prediction and probability of each image; "read" names the image that was
-                    read in the place of an unreadable one
+                    read in place of an unreadable one
   classes.csv       images, recall, precision and F1 of each class
   confusion.csv     rows: true classes, columns: predicted ones; confusion.png shows it
   reliability.png   accuracy by probability
-With several label levels, a number is in the names of the last three, 0 the first level that is predicted,
-and DIR also receives
+With several label levels, the names of the last three have the number of the level, 0 for the first level
+that is predicted, and DIR also receives
   risk-coverage.csv, risk-coverage.png   the share of wrong labels of those answered, by threshold of the
                     probability, for answers that stop at the level where the classes are sure
 Classes are matched by name.  Weights without names take the names, and the order, of the data.
 
-Weights of many labels an image (recipes/multilabel.py) get mean average precision, precision, recall and F1
+Weights for many labels per image (recipes/multilabel.py) get mean average precision, precision, recall and F1
 on data of many labels.  Labels that the data do not know are left out; --zero-shot scores all labels of the
 data by their names instead, where the weights can (head_weights=shared and a text encoder, or a file with
 these names).  The files are results.json and classes.csv: level, label, images, images of which the label is
@@ -77,7 +77,8 @@ def add(commands: Commands) -> None:
     names = "of many labels an image: score the labels of DATA by name, learned or not"
     command.add_argument("--zero-shot", action="store_true", help=names)
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: 64)")
-    command.add_argument("--workers", type=int, metavar="N", help="that read images (default: one a core)")
+    workers = "data-loading processes (default: one per core)"
+    command.add_argument("--workers", type=int, metavar="N", help=workers)
     add_commands(command)
     add_reading(command)
 

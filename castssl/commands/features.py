@@ -29,9 +29,10 @@ NOTES = """OUT.npz holds, for the n readable images in the order of their paths:
   about            JSON: the settings, the names of the classes, the unreadable images with reasons
 OUT.parquet has the same columns (path, label0, ..., flat lists of floats; "shapes" is in its metadata).
 
-An image is seen as the recipes evaluate it: its center, 224 of 256 parts, at the side of the training.
-After Ctrl-C or kill the same command continues from OUT.parts.  A file that castssl features did not write
-is replaced with --overwrite alone.  The exit code is 1 if an image could not be read, 130 after Ctrl-C.
+Images are prepared as in the evaluations of the recipes: a center crop of 224/256 of the shorter side,
+resized to the training size.  After Ctrl-C or kill the same command continues from OUT.parts.  A file that
+castssl features did not write is replaced only with --overwrite.  The exit code is 1 if an image could not be
+read, 130 after Ctrl-C.
 """
 
 
@@ -51,7 +52,7 @@ def add(commands: Commands) -> None:
     command.add_argument("--stages", nargs="*", type=int, default=[-1], metavar="N", help=stages)
     add_shape(command, "side of the view (default: trained with)")
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: 64)")
-    workers = "processes that read images and compute superpixels (default: one a core)"
+    workers = "processes that read images and compute superpixels (default: one per core)"
     command.add_argument("--workers", type=int, metavar="N", help=workers)
     add_commands(command)
     add_reading(command)

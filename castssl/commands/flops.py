@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
     from castssl.models.flops import Account, Published
 
-NOTES = """GFLOPs are billions of multiply-adds for one image, as in the paper.  Sampling is the distances for
-the centroids, which no counter sees in the released code; it comes on top.  "released" is torch's count
-of the released code, "paper" is what the paper prints.
+NOTES = """GFLOPs are billions of multiply-adds for one image, as in the paper.  Sampling is the computation
+of the distances for the centroids, which no counter includes for the released code; it is listed separately.
+"released" is torch's count of the released code, "paper" is what the paper prints.
 """
 
 

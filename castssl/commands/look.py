@@ -32,22 +32,22 @@ if TYPE_CHECKING:
 
 MOST = 3
 """Models side by side."""
-NOTES = """PAGE.html is one file without links, which opens without a network.  Its images hold pixels
-alone, at most 1024 a side.  A slider merges the segments of an image one by one, from the finest to one, in
-the order of the similarity of their features and inside the model's own levels.  Point at a segment for its
-area, parents and children; with a classifier also for how much it supports each class (as castssl predict
-measures it, but of the whole image, at the size of the training).
+NOTES = """PAGE.html is one file without links, which opens without a network.  Its images contain only
+pixels, at most 1024 per side.  A slider merges the segments of an image one by one, from the finest to one,
+in the order of the similarity of their features and inside the model's own levels.  Point at a segment for
+its area, parents and children, and with a classifier also for its contribution to each class (as in castssl
+predict, but for the whole image, at the training size).
 
 WEIGHTS is a run's folder, encoder.safetensors, a checkpoint, hf:USER/NAME, or a segmenter of
 castssl list segmenters, such as merge or kmeans:timm:NAME, whose segments merge by their mean colors.
-A published H-CAST holds no names of classes; --tree DATA takes them from the data it was trained on.
+A published H-CAST contains no class names; --tree DATA takes them from its training data.
 The exit code is 1 if an image could not be read.
 """
 
 
 def add(commands: Commands) -> None:
     """Add it to the command line."""
-    purpose = "a page to look at: segments of images that merge from fine to coarse"
+    purpose = "an HTML page that merges the segments of images from fine to coarse"
     command = subcommand(commands, "look", purpose, _look, NOTES)
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files of any size")
     weights = "one to three models, side by side"

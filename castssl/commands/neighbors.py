@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from castssl.datasets.images import Images
     from castssl.evaluation.neighbors import Neighbors
 
-NOTES = """Neighbors are the held-out images whose class tokens have the largest cosine with the query's.  The
-table has the share of the K neighbors that are of the query's class, the mean over all images.
+NOTES = """Neighbors are the held-out images whose class tokens have the largest cosine similarity to that of
+the query.  The table has the share of the K neighbors that have the query's class, averaged over all images.
 H-CAST beside Hier-ViT, as on its poster (which does not define its features):
 
   castssl neighbors DATA --weights HCAST-RUN HIER-VIT-RUN --out neighbors.png
@@ -48,11 +48,12 @@ def add(commands: Commands) -> None:
     command.add_argument("--split", help="train, val or test (default: val if there is one, else all images)")
     queries = "images in the picture, evenly spread (default: 8)"
     command.add_argument("--queries", type=int, default=8, metavar="N", help=queries)
-    command.add_argument("--neighbors", type=int, default=5, metavar="K", help="of an image (default: 5)")
+    command.add_argument("--neighbors", type=int, default=5, metavar="K", help="per image (default: 5)")
     stage = "whose class token is compared (default: -1, the last)"
     command.add_argument("--stage", type=int, default=-1, metavar="N", help=stage)
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: 64)")
-    command.add_argument("--workers", type=int, metavar="N", help="that read images (default: one a core)")
+    workers = "data-loading processes (default: one per core)"
+    command.add_argument("--workers", type=int, metavar="N", help=workers)
     add_commands(command)
     add_reading(command)
 

@@ -40,8 +40,9 @@ Objects are the segments of the coarsest level, parts those of the one before it
 --data is PartImageNet's folder, with annotations/{train,val,test}.json and images/{train,val,test}/; demo;
 or a folder of images of classes with masks/, whose parts are unknown.
 
-Without --names, each segment has the class that it shares most pixels with: no naming can do better on a
-pixel.  With --names clip:ViT-B-16/openai, CLIP names each segment, and its parts among those of its object.
+Without --names, each segment gets the class with which it shares the most pixels, the best possible naming
+per pixel.  With --names clip:ViT-B-16/openai, CLIP names each object, and its parts among those of that
+object.
 
 region mIoU  mean IoU of the classes in an image, the background included, then mean over images, as in the
              released code; pooled: mean over classes of the IoU of all images' pixels together
@@ -50,8 +51,8 @@ boundary F   class by class, mean over images, and pooled; any class: of any cha
 AR@100       COCO's average recall of the true regions by the segments of all levels, without classes
              (needs faster-coco-eval)
 
-A row with * takes objects from a level whose pooling was never trained: of an encoder whose last stage has
-no blocks, as in all published models, no loss reaches the last assignment.  The next row takes them from the
+A row with * takes objects from a level whose pooling was never trained: in an encoder whose last stage has
+no blocks, as in all published models, the last assignment gets no gradient.  The next row takes them from the
 coarsest trained level.
 """
 
@@ -68,7 +69,7 @@ def add(commands: Commands) -> None:
         "--objects-level", type=int, default=-1, metavar="K", help=level.format("objects", -1)
     )
     command.add_argument("--parts-level", type=int, default=-2, metavar="K", help=level.format("parts", -2))
-    command.add_argument("--names", metavar="ENCODER", help="that names segments: clip:ViT-B-16/openai")
+    command.add_argument("--names", metavar="ENCODER", help="names the segments: clip:ViT-B-16/openai")
     style = "how --names hides the rest of the image: as released, or as in the paper (default: released)"
     command.add_argument("--style", choices=("released", "paper"), default="released", help=style)
     side = "of the center crop that is scored; 0: whole images (default: 224 of PartImageNet, else 0)"

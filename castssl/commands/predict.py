@@ -34,20 +34,20 @@ if TYPE_CHECKING:
     from castssl.inference.predict import Level, Prediction
     from castssl.labels import LabelTree
 
-NOTES = """Each level's class is the likeliest by itself; a path may contradict the tree, which is noted.
+NOTES = """The class of each level is predicted separately.  A path that contradicts the tree is marked.
 With --min-confidence P the answer backs off to a parent: it ends at the finest level whose probability is at
-least P and whose coarser levels are its ancestors (P = 0 backs off from contradictions alone).
+least P and whose coarser levels are its ancestors (P = 0 backs off only from contradictions).
 answer_threshold in the results.json of a run or of castssl evaluate is a P chosen on held-out images.
 
-The picture: for each level the segments of the stage that it reads.  Orange ones support its class, blue
-ones contradict it: the gradient of the class's logit at the finest segments' tokens, times their difference
-from the image's mean token, summed over each segment.
+The picture shows, for each level, the segments of the stage that it reads.  Orange segments raise the logit
+of its class, blue ones lower it: the gradient of the logit at the tokens of the finest segments, times their
+difference from the image's mean token, summed over each segment.
 
-Weights of many labels an image (recipes/multilabel.py) give all labels of --threshold or more, or the --top
-likeliest; the picture shows what each attends to.  --names scores other labels, where the head has the same
-weights for each label (head_weights=shared) and a text encoder reads the names.
+Weights for many labels per image (recipes/multilabel.py) give all labels of --threshold or more, or the --top
+likeliest; the picture shows the attention of each label.  --names scores other labels, where the head has the
+same weights for each label (head_weights=shared) and a text encoder reads the names.
 
-A published H-CAST holds neither names nor parents; --tree DATA takes them from the data it was trained on.
+A published H-CAST contains neither names nor parents; --tree DATA takes them from its training data.
 The exit code is 1 if an image could not be read.
 """
 
@@ -59,7 +59,7 @@ def add(commands: Commands) -> None:
     command.add_argument("--weights", required=True, help="a run's folder, encoder.safetensors or checkpoint")
     least = "back off to the parent below this, 0 to 1"
     command.add_argument("--min-confidence", type=float, metavar="P", help=least)
-    draw = "draw the segments, a row an image"
+    draw = "draw the segments, one row per image"
     add_output(command, "--out", type=picture, metavar="PICTURE.png", help=draw)
     add_tree(command)
     command.add_argument("--json", action="store_true", help="a JSON list in place of the table")

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 NOTES = """PAGE.html is one file that opens without a network: curves, the final table with chance and
 untrained, hierarchies of fixed images through training, pictures, settings and what differs between the runs,
-environments, commands; of a study also its tables and a chart of its seeds.
+environments, commands; for a study also its tables and a chart of its seeds.
 
 RUN is the folder of a run in any state, a folder of runs, or that of a study (castssl ablate).
-Hierarchies are of the packaged photographs and three held-out images of the first run, or of --images, with
-the weights that the first three runs kept; runs keep two checkpoints, unless --keep says otherwise.
+Hierarchies show the packaged photographs and three held-out images of the first run, or --images, with the
+weights that the first three runs kept; a run keeps two checkpoints, or as many as its flag --keep.
 The exit code is 1 if an image of --images could not be read.
 
 examples:

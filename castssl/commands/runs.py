@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 COLORS = {"running": "cyan", "finished": "green", "stopped": "yellow", "diverged": "red"}
 SHOWN = 3
 """Results in the table, unless --columns selects others."""
-NOTES = """Running: a process trains in the folder.  Stopped: it ended before the last step, also by a kill;
-the same command continues it.  Diverged: its loss was not finite.  Results are those after training, or
-the latest ones in the log.  --sort takes name, state, epochs, began, updated (the default) or a result, of
-which the best is first.
+NOTES = """Running: a process trains in the folder.  Stopped: it ended before the last step, or was killed;
+the same command continues it.  Diverged: its loss was not finite.  Results are those after training, or the
+latest ones in the log.  --sort takes name, state, epochs, began, updated (the default) or a result, best
+first.
 """
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from castssl.evaluation.superpixels import Trial
 
 NOTES = """IMAGE is a file, a folder, "photographs" (four that castssl ships) or "demo" (generated, with
-true parts).  Times are of one core, or of the GPU for what runs there (DEVICE).
+true parts).  Times are for one core, or for the GPU where a backend runs on it (DEVICE).
 
   ms          for one image, the median of the rounds; the backends take turns
   count       superpixels requested, by --segments or an option
@@ -72,7 +72,7 @@ def add(commands: Commands) -> None:
     command.add_argument("--masks", type=Path, metavar="DIR", help="true regions: NAME.png for image NAME")
     limit = "images of a folder or the demo (default: 8)"
     command.add_argument("--limit", type=int, default=8, metavar="N", help=limit)
-    command.add_argument("--rounds", type=int, default=5, metavar="N", help="that are timed (default: 5)")
+    command.add_argument("--rounds", type=int, default=5, metavar="N", help="timed rounds (default: 5)")
     add_output(command, "--out", type=picture, metavar="FILE.png", help="the file of the picture")
     add_reading(command)
 

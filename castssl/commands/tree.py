@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from castssl.labels import LabelTree
 
 NOTES = """Numbers after a class are its images in train / val.  Levels are counted from 0, the coarsest.
-The exit code is 1 if something makes training pointless: no labels, a class without a training image, labels
-that are not a path of the tree, or a val split with other classes.
+The exit code is 1 if there are no labels, a class has no training image, labels are not a path of the tree,
+or the val split has other classes.
 """
 WHOLE = 80
 """Classes up to which a tree is shown whole."""
@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
     data += " tree:/path/labels.csv, folder:/path, ..."
     command.add_argument("data", nargs="+", metavar="DATA", help=data)
     add_commands(command)
-    command.add_argument("--all", action="store_true", help="every class, however long that is")
+    command.add_argument("--all", action="store_true", help="print all classes, also of a large tree")
 
 
 def _tree(args: argparse.Namespace) -> int:

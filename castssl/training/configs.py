@@ -58,10 +58,10 @@ class ImageConfig(RunConfig):
     superpixels: str = "auto"
     """A superpixel backend with options, such as seeds:count=196,bins=5; auto is the model's own."""
     superpixel_cache: str | None = field(default=None, metadata=MOVES)
-    """A folder: compute each image's superpixels once, keep them there, and cut those of a view out of them;
-    many runs may share it."""
+    """A folder: compute each image's superpixels once, store them there, and crop them for each view; many
+    runs may share it."""
     superpixel_cache_gb: float = field(default=100.0, metadata=FREE)
-    """How much that folder may hold, in GB; what finds no room is computed each time."""
+    """How much that folder may hold, in GB; superpixels that do not fit are computed each time."""
     batch_size: int = 256
     """Images of one optimizer step, over all processes and accumulated batches."""
     workers: int = field(default=8, metadata=FREE)
@@ -169,8 +169,8 @@ class PretrainConfig(ImageConfig):
     membership: Literal["nearest", "area"] = "nearest"
     """How pixels belong to tokens: sampled at the stem's grid (the paper), or by area (none is lost)."""
     channels: int = 3
-    """What the model reads: 3 = RGB, 1 = gray, to which colors are converted; another number is that of the
-    channels of --data, TIFF or .npy files, whose colors are augmented without hue, saturation and gray."""
+    """Input channels: 3 = RGB; 1 = gray, to which colors are converted. Any other number is that of --data,
+    TIFF or .npy files, whose colors are augmented without hue, saturation and gray."""
     mean: tuple[float, ...] = ()
     """Mean of each channel, of values 0 to 1; by default ImageNet's."""
     std: tuple[float, ...] = ()

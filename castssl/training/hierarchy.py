@@ -103,12 +103,12 @@ class HierarchyConfig(SupervisedConfig):
     weights: str | None = None
     """Begin with a trained encoder: a run's folder, an encoder.safetensors, or a published checkpoint."""
     masks: str | None = field(default=None, metadata=FREE)
-    """Object and part masks to hold the segments against, as JSON of COCO's kind (PartImageNet's); by default
+    """Object and part masks to compare the segments with, as COCO JSON (such as PartImageNet's); by default
     the masks beside the data set's own images, if there are any."""
     free_grain: float | str = 0.0
     """SHARE[:seed]: the share of the training images of each class whose fine label is hidden, such as 0.8;
-    or the shares whose labels end at each level, coarse to fine, such as 0.5/0.4/0.1.  Without a seed --seed
-    is that of the draw, too."""
+    or the shares whose labels end at each level, coarse to fine, such as 0.5/0.4/0.1.  Without a seed,
+    --seed is used."""
     optimizer: Literal["adamw", "sgd-nesterov"] = "adamw"
     """adamw, or sgd-nesterov as taxon-ssl was released with."""
     texts: str | None = None
@@ -116,8 +116,8 @@ class HierarchyConfig(SupervisedConfig):
     columns path and text, or lines PATH.JPEG, TEXT. With --data demo also demo or demo:NOISE, generated
     ones."""
     text_encoder: str = "clip:ViT-B-32/openai"
-    """What embeds them, once: clip:ARCHITECTURE/WEIGHTS, sentence:NAME or another source of castssl.text;
-    words:DIM needs no weights."""
+    """The encoder that embeds the texts, once: clip:ARCHITECTURE/WEIGHTS, sentence:NAME or another source of
+    castssl.text; words:DIM needs no weights."""
 
     @classmethod
     def starting(cls, argv: Sequence[str]) -> Self:
