@@ -134,7 +134,7 @@ class Encoder(nn.Module):
     def visit_blocks(self, view: View, visit: Visit) -> Hierarchy:
         """As :meth:`forward`, with a call of ``visit`` after each block: for what reads tokens on the way.
 
-        By default ``visit`` is called once a stage, after all of them, and what it returns is not used.
+        By default ``visit`` is called once per stage, after all of them, and what it returns is not used.
 
         Args:
             view: as in :meth:`forward`.

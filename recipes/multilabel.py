@@ -1,4 +1,4 @@
-"""Recognize many labels an image, with language: HSVLT on a timm trunk, or on CAST's segments.
+"""Recognize many labels per image, with language: HSVLT on a timm trunk, or on CAST's segments.
 
     accelerate launch recipes/multilabel.py --data coco14:/path/to/coco
     accelerate launch recipes/multilabel.py --data voc07:/path/to/VOCdevkit --preset paper
@@ -49,7 +49,7 @@ EMBEDDINGS = "label-embeddings.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Config(PretrainConfig):
-    """Recognize many labels an image, with language; the defaults are those of HSVLT's code."""
+    """Recognize many labels per image, with language; the defaults are those of HSVLT's code."""
 
     by_preset = MULTILABEL
     preset: str = field(default="released", metadata=FREE)

@@ -52,9 +52,9 @@ def conditions(costs: Mapping[tuple[str, ...], Mapping[str, Any]]) -> list[str]:
     for row, values in costs.items():
         together.setdefault(str(values.get("conditions", "unknown")), []).append(", ".join(row) or "all")
     if len(together) < 2:
-        return [f"ms an image: {text}." for text in together]
+        return [f"ms per image: {text}." for text in together]
     return [
-        f"ms an image of {'; '.join(rows)}: {text}. Do not compare it with rows that were measured apart."
+        f"ms per image of {'; '.join(rows)}: {text}. Do not compare it with rows that were measured apart."
         for text, rows in together.items()
     ]
 

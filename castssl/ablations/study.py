@@ -206,7 +206,7 @@ def write(study: Study, out: Path, *, measure: bool) -> str:
     Args:
         study: what is compared.
         out: its folder; the files go into :attr:`Study.tables` below it.
-        measure: measure GFLOPs and ms of the rows that were not measured yet, some seconds a row.
+        measure: measure GFLOPs and ms of the rows that were not measured yet, some seconds per row.
     """
     if measure:
         cost.measure(study, out)

@@ -145,7 +145,7 @@ def load_classifier(
         raise DataError(f"{checkpoint.source} {what} without a classifier of images; {TRAINS}")
     if checkpoint.labels is not None and not checkpoint.labels.exclusive:
         raise DataError(
-            f"{checkpoint.source} gives many labels an image, not one path of classes; `castssl predict`"
+            f"{checkpoint.source} gives many labels per image, not one path of classes; `castssl predict`"
             " names them, and so does castssl.inference.many_labels.LabelPredictor"
         )
     saved = checkpoint.labels or _numbered([head.out_features for head in reversed(linear_heads)])

@@ -1,4 +1,4 @@
-"""A trained model of many labels an image: the encoder, its head, and the names of the labels."""
+"""A trained model of many labels per image: the encoder, its head, and the names of the labels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LabelModel(NamedTuple):
 
 
 def has_many_labels(checkpoint: Checkpoint) -> bool:
-    """True for what was trained on data of many labels an image."""
+    """True for what was trained on data of many labels per image."""
     return checkpoint.labels is not None and not checkpoint.labels.exclusive
 
 
@@ -46,7 +46,7 @@ def load_many_labels(source: Source) -> LabelModel:
     """
     checkpoint = read(source)
     if checkpoint.labels is None or not has_many_labels(checkpoint) or not checkpoint.objective:
-        raise DataError(f"{checkpoint.source} holds no model of many labels an image; {TRAINS}")
+        raise DataError(f"{checkpoint.source} holds no model of many labels per image; {TRAINS}")
     objective = rebuild(checkpoint, checkpoint.labels, checkpoint.objective, Averaged)
     config = checkpoint.config
     return LabelModel(objective, checkpoint.labels, config.superpixels, config.image_size)

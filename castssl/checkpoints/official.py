@@ -257,7 +257,7 @@ def published_heads(checkpoint: Checkpoint) -> State:
     if checkpoint.objective != "tree-kl":
         raise DataError(
             f"the published layout has no place for the classifiers of {checkpoint.objective}; it knows one"
-            " (deit), or one a level (tree-kl)"
+            " (deit), or one per level (tree-kl)"
         )
     levels = sum(name.endswith(".weight") and name.startswith("level_heads.") for name in heads)
     usual = [-1 - level for level in range(levels)]

@@ -74,7 +74,7 @@ def add(commands: Commands) -> None:
         "--seed", type=int, default=0, metavar="N", help="--seed of that recipe (default: 0)"
     )
     command.add_argument("--subset", metavar="NAME", help="only these classes: imagenet100, or a text file")
-    names = "of many labels an image: score the labels of DATA by name, learned or not"
+    names = "of many labels per image: score the labels of DATA by name, learned or not"
     command.add_argument("--zero-shot", action="store_true", help=names)
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: 64)")
     workers = "data-loading processes (default: one per core)"
@@ -129,7 +129,7 @@ def _run(args: argparse.Namespace, device: str) -> Evaluated:
         return evaluate_labels(model, images, device=device, zero_shot=args.zero_shot, **sizes)
     if args.zero_shot:
         raise ConfigError(
-            f"--zero-shot: {args.weights} gives one path of labels an image, and scores no other names;"
+            f"--zero-shot: {args.weights} gives one path of labels per image, and scores no other names;"
             " leave --zero-shot out"
         )
     unnamed = checkpoint.labels is None and images.tree.levels

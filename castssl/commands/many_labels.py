@@ -1,4 +1,4 @@
-"""``castssl predict`` with weights of many labels an image: the labels of each image."""
+"""``castssl predict`` with weights of many labels per image: the labels of each image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DRAWN = 4
 
 def add(command: argparse.ArgumentParser) -> None:
     """Add the options of weights of many labels."""
-    group = command.add_argument_group("weights of many labels an image")
+    group = command.add_argument_group("weights of many labels per image")
     least = "the least probability of a label, 0 to 1 (default: 0.5)"
     group.add_argument("--threshold", type=float, metavar="P", help=least)
     group.add_argument("--top", type=int, metavar="K", help="the K likeliest labels instead")
@@ -38,7 +38,7 @@ def refuse(args: argparse.Namespace) -> None:
         ConfigError: naming them.
     """
     given = {"--threshold": args.threshold, "--top": args.top, "--names": args.names}
-    _refuse(args, given, "one path of labels an image; take --min-confidence")
+    _refuse(args, given, "one path of labels per image; take --min-confidence")
 
 
 def predict_labels(args: argparse.Namespace, checkpoint: Checkpoint, device: str) -> int:
@@ -47,7 +47,7 @@ def predict_labels(args: argparse.Namespace, checkpoint: Checkpoint, device: str
     from castssl.inference.many_labels import THRESHOLD, LabelPredictor
 
     given = {"--min-confidence": args.min_confidence, "--tree": args.tree, "--superpixels": args.superpixels}
-    _refuse(args, given, "many labels an image; take --threshold or --top")
+    _refuse(args, given, "many labels per image; take --threshold or --top")
     if args.names and args.out:
         raise ConfigError("--out draws what the learned labels attend to; leave --names or --out out")
     threshold = THRESHOLD if args.threshold is None else args.threshold

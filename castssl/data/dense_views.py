@@ -98,7 +98,7 @@ class DenseAugment(Augment):
             raise ConfigError(f"{name} needs images with label maps; give data such as voc: or pairs:")
         if not self.one_size and share > 1:
             raise ConfigError(
-                f"{name} makes views of the images' own shapes, which share no batch: got {share} images a"
+                f"{name} makes views of the images' own shapes, which share no batch: got {share} images per"
                 " process, expected 1; lower the batch size to the number of processes"
             )
 

@@ -140,7 +140,7 @@ def hold_out(images: Images, share: float, *, seed: int = 0) -> tuple[Images, Im
 def renumber(held_out: Images | Stream, tree: LabelTree, title: str) -> Images | Stream:
     """Held-out images with labels by the classes of the training images.
 
-    Of many labels an image, a class that the held-out images do not know is unknown in all of them, which
+    Of many labels per image, a class that the held-out images do not know is unknown in all of them, which
     becomes one of their remarks.
 
     Args:
@@ -158,8 +158,8 @@ def renumber(held_out: Images | Stream, tree: LabelTree, title: str) -> Images |
     named = old.levels == tree.levels and bool(old.names and tree.names)
     if not named or old.exclusive != tree.exclusive or isinstance(held_out, Stream):
         raise DataError(
-            f"{title}: {old.sizes} classes a level, but the training images have {tree.sizes}, or classes of"
-            " other names; both need the same classes"
+            f"{title}: {old.sizes} classes per level, but the training images have {tree.sizes}, or classes"
+            " of other names; both need the same classes"
         )
     if not tree.exclusive:
         return _renumber_many(held_out, tree, title)

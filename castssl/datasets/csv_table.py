@@ -40,7 +40,7 @@ class _Row(NamedTuple):
 
 
 class CsvTable(DataSet):
-    """A CSV file of image paths and labels, one column a level; or ``?labels=COLUMN``, many labels an image.
+    """A CSV file of image paths and labels, one column a level; or ``?labels=COLUMN``, many labels per image.
 
     The label tree is that of the train rows, or of all rows if none is of train.
 
@@ -199,7 +199,7 @@ def _read(path: Path, names: str, between: str) -> list[_Row]:
         elif not labels[0] or any(finer and not label for label, finer in pairwise(labels)):
             raise DataError(
                 f"{where}: labels {labels}; a cell may only be empty if all finer ones are, and the coarsest"
-                f" must be known; write csv:{path}?labels=COLUMN for any number of labels an image"
+                f" must be known; write csv:{path}?labels=COLUMN for any number of labels per image"
             )
         rows.append(_Row(line[0], word, labels))
     return rows

@@ -39,7 +39,7 @@ class Plan(NamedTuple):
     """The crops of an image, drawn before it is decoded.
 
     Attributes:
-        boxes: one a view; none if the augmentation needs the whole image.
+        boxes: one per view; none if the augmentation needs the whole image.
         shrink: 1, 2, 4 or 8: decoded at this fraction of its size, the image still has all pixels that the
             views need.
     """

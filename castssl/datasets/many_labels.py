@@ -1,4 +1,4 @@
-"""Many labels an image: the multi-hot targets of a data set of target "multihot", and its label tree.
+"""Many labels per image: the multi-hot targets of a data set of target "multihot", and its label tree.
 
 The contract of such a data set, in its :class:`castssl.contracts.Listing`:
 

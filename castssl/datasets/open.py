@@ -72,7 +72,7 @@ def open_images(
     rows = np.arange(len(targets), dtype=np.int64)
     if only is not None and (maps is not None or not tree.exclusive):
         raise DataError(
-            f"{spec} has many classes an image: no subset {subset} of its images can be picked by class"
+            f"{spec} has many classes per image: no subset {subset} of its images can be picked by class"
         )
     pixel_tree, tree = (tree, LabelTree.none()) if maps else (LabelTree.none(), tree)
     if only is not None:

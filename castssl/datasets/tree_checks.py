@@ -104,7 +104,7 @@ def _labels(split: str, images: Images | Stream, *, breaks: bool) -> Iterator[Fi
 
 def _mismatch(train: LabelTree, val: LabelTree) -> Iterator[Finding]:
     if train.sizes != val.sizes:
-        yield Finding(f"train has {train.sizes} classes a level, val {val.sizes}", breaks=True)
+        yield Finding(f"train has {train.sizes} classes per level, val {val.sizes}", breaks=True)
     elif train.parents != val.parents:
         yield Finding("the classes of val lie below other parents than those of train", breaks=True)
     elif train.names != val.names:

@@ -83,7 +83,7 @@ class Forward:
         return feature if self.subject.embed is None else self.subject.embed(feature).float()
 
     def logits(self, view: View) -> list[Tensor]:
-        """float32 (B, C) of each level that the subject predicts, coarse to fine; computed once a view."""
+        """float32 (B, C) of each level that the subject predicts, coarse to fine; computed once per view."""
         if (cached := next((logits for seen, logits in self._logits if seen is view), None)) is not None:
             return cached
         assert self.subject.predict is not None, "this evaluator needs a subject that predicts classes"

@@ -1,4 +1,4 @@
-"""Many labels an image: how well a subject scores the labels of held-out images."""
+"""Many labels per image: how well a subject scores the labels of held-out images."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ PER_LEVEL = ("confusion.csv", "confusion.png", "reliability.png")
 
 
 class LabelRow(NamedTuple):
-    """How well one label is found among many labels an image."""
+    """How well one label is found among many labels per image."""
 
     level: int
     label: str

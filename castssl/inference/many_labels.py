@@ -154,7 +154,7 @@ def evaluate_labels(
 
     Args:
         model: from :func:`castssl.checkpoints.many_labels.load_many_labels`.
-        images: with many labels an image, some of those that were learned, in any order.
+        images: with many labels per image, some of those that were learned, in any order.
         device: where to run.
         workers: processes that read images, of each process.
         batch_size: images at a time and process.
@@ -215,7 +215,7 @@ def _with_labels(images: Images | Stream, labels: LabelTree, zero_shot: bool) ->
     tree = images.tree
     if not isinstance(images, Images) or tree.exclusive:
         raise DataError(
-            "these weights are of many labels an image, and the data are not; take data such as voc07:,"
+            "these weights are of many labels per image, and the data are not; take data such as voc07:,"
             " coco14:, nus-wide:, csv:FILE.csv?labels=COLUMN or demo-many"
         )
     if zero_shot:

@@ -100,7 +100,7 @@ def guess(
         )
     labels = torch.full((rows, tree.levels), -1) if target is None else torch.as_tensor(target)
     if tuple(labels.shape) != (rows, tree.levels):
-        raise ConfigError(f"got labels {tuple(labels.shape)}, expected {(rows, tree.levels)}: a row an image")
+        raise ConfigError(f"got labels {tuple(labels.shape)}, expected {(rows, tree.levels)}: one per image")
     found = [level.softmax(1).max(1) for level in scores]
     predicted, probability = (torch.stack([level[index] for level in found], 1) for index in (1, 0))
     return Guesses(predicted, probability, labels)

@@ -1,4 +1,4 @@
-"""How good scores of many labels an image are: average precision, precision and recall, and the label tree.
+"""How good scores of many labels per image are: average precision, precision and recall, and the label tree.
 
 Shape letters: N images, C classes.  ``scores`` are float (N, C), higher for what is likelier.  ``targets``
 are float (N, C): 1 if the label is present, 0 if it is absent, and -1 if that is unknown; then the image is
@@ -20,7 +20,7 @@ from castssl.labels import LabelTree
 
 Interpolation = Literal["none", "11-point"]
 TOP = 3
-"""The number of labels an image that the ``_top3`` measures take as predicted."""
+"""The number of labels per image that the ``_top3`` measures take as predicted."""
 
 
 def average_precisions(scores: Tensor, targets: Tensor, interpolation: Interpolation = "none") -> Tensor:

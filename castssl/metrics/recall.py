@@ -1,6 +1,6 @@
 """Average recall of segments without classes, as COCO defines it.
 
-https://cocodataset.org/#detection-eval: recall at 100 masks an image, averaged over the IoU thresholds 0.5,
+https://cocodataset.org/#detection-eval: recall at 100 masks per image, averaged over the IoU thresholds 0.5,
 0.55, ..., 0.95.  faster-coco-eval computes it.  UnSAM (https://arxiv.org/abs/2406.20081) reports average
 recall on PartImageNet, too; compare equal limits of the number of masks.
 """

@@ -296,7 +296,7 @@ class TimmCAST(nn.Module):
 class TimmFeatures(nn.Module):
     """The stages of a model as maps, as timm's models return them with ``features_only=True``.
 
-    The map of stage i has a cell for each 4 * 2^i pixels a side: the mean of the tokens of its pixels, which
+    The map of stage i has a cell for every 4 * 2^i pixels a side: the mean of the tokens of its pixels, which
     are sampled every 4 pixels; 0 where they have none.  The tokens of the last stage are normed.  What the
     last of the maps does not need is neither computed nor trained.
 

@@ -231,7 +231,7 @@ def classes_of(labels: LabelTree, level: int) -> int:
         ConfigError: if there is no such level, or an image may carry many labels.
     """
     if not labels.levels or not labels.exclusive:
-        problem = "no labels" if not labels.levels else "several labels an image"
+        problem = "no labels" if not labels.levels else "several labels per image"
         raise ConfigError(
             f"the data set has {problem}; expected one class for each image, such as a folder each"
         )

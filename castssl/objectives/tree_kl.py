@@ -296,7 +296,7 @@ def read_stages(
         raise ConfigError(f"order: got {order!r}, expected one of {', '.join(orders)}")
     chosen = orders[order] if stages is None else tuple(stages)
     if len(chosen) != levels:
-        raise ConfigError(f"stages: got {len(chosen)} for {levels} label levels; give one a level")
+        raise ConfigError(f"stages: got {len(chosen)} for {levels} label levels; give one per level")
     if any(not -served <= stage < 0 for stage in chosen):
         raise ConfigError(
             f"{levels} label levels would read the stages {chosen}, but the encoder has {served} with a class"

@@ -31,7 +31,7 @@ def check_labels(
         held_out: the held-out images.
 
     Raises:
-        ConfigError: if the images have label paths and the objective learns many labels an image, or the
+        ConfigError: if the images have label paths and the objective learns many labels per image, or the
             other way round; if held-out images have other labels than the training images, of many.
         DataError: if no training image, or no held-out image, has a label at a level that is learned.
     """
@@ -60,7 +60,7 @@ def _check_kind(objective: Objective, tree: LabelTree, name: str) -> None:
         )
     found = f"one class each (label levels: {tree.levels})" if tree.levels else "no labels"
     raise ConfigError(
-        f"{kind} learns many labels an image, but the {name} images have {found}; take data of many labels,"
+        f"{kind} learns many labels per image, but the {name} images have {found}; take data of many labels,"
         " whose data set has the target multihot, or an objective that learns one class an image, as deit"
     )
 

@@ -129,7 +129,7 @@ class TrainState:
         if self._batches not in (0, batches):
             changes = "\n  ".join(["", *other, ""]) if other else " "
             raise ConfigError(
-                f"{self._folder} has a run with {self._batches} batches an epoch, now there are {batches}:"
+                f"{self._folder} has a run with {self._batches} batches per epoch, now there are {batches}:"
                 f" the images, or --batch-size times the number of processes, changed;{changes}restore them"
                 " or choose another --out"
             )

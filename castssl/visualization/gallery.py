@@ -36,7 +36,7 @@ def gallery(
     *,
     title: str = "",
 ) -> Image.Image:
-    """A row an image: the image, its superpixels, and each stage from fine to coarse.
+    """A row per image: the image, its superpixels, and each stage from fine to coarse.
 
     The encoder's mode is as before afterwards; its ``segment`` is asked if it has one.
     """
@@ -69,7 +69,7 @@ class Comparison:
         self._untrained = self._segments()
 
     def __call__(self) -> Image.Image:
-        """A row an image: the image, its superpixels, and the segmentations with the two coarsest sizes."""
+        """A row per image: the image, its superpixels, and the segmentations with the two coarsest sizes."""
         trained, superpixels = self._segments(), self._view.segments.cpu()
         sizes, rows = list(trained), []
         for i, image in enumerate(self._pixels):

@@ -4,8 +4,8 @@
     python recipes/ablations/hierarchy.py --data demo
 
 ``hcast:weight=0`` is H-CAST without the tree-path divergence; ``hcast:tie=1`` has another beside it, which
-knows the tree (not in the paper).  Flat models are one a level: as many epochs as the others cost them twice
-as much; ``_hie`` are their results amended by HiE.  Below the table stand the numbers of H-CAST's poster.
+knows the tree (not in the paper).  Flat models are one per level: as many epochs as the others cost twice as
+much; ``_hie`` are their results amended by HiE.  Below the table stand the numbers of H-CAST's poster.
 """
 
 from __future__ import annotations

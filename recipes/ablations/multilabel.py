@@ -136,7 +136,7 @@ def main() -> int:
     """Run what is not finished and write the tables; 0 if all cells finished."""
     ignore_closed_streams()
     parser = argparse.ArgumentParser("multilabel", description="Labels that attend, on data of many labels.")
-    parser.add_argument("--data", default=DEMO, help=f"data of many labels an image (default: {DEMO})")
+    parser.add_argument("--data", default=DEMO, help=f"data of many labels per image (default: {DEMO})")
     text = "which tables (default: heads)"
     parser.add_argument("--tables", nargs="+", choices=(*TABLES, "all"), default=["heads"], help=text)
     text = "repetitions of a row, with seeds 0 to N - 1 (default: 3)"

@@ -1,4 +1,4 @@
-"""How many tokens a stage, in training and test alike?  CAST, Table 5c: linear probe on IN-100 after MoCo.
+"""How many tokens per stage, in training and test alike?  CAST, Table 5c: linear probe on IN-100 after MoCo.
 
     python recipes/ablations/sizes.py --data folder:/path/to/imagenet --cluster slurm
     python recipes/ablations/sizes.py --data demo

@@ -4,7 +4,7 @@
     python recipes/ablations/test_sizes.py --data demo
 
 The paper trains with 196 64 32 16 (79.9) and finds 79.2, 79.5, 78.8 and 79.3 in this order.  The encoder is
-trained once a seed; each row has a probe of its own.
+trained once per seed; each row has a probe of its own.
 """
 
 from __future__ import annotations

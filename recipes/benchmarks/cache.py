@@ -40,7 +40,7 @@ from castssl.visualization.photographs import photographs
 DEMO = """--data demo:surroundings=fixed --model nano --image-size 64 --crop-min 0.2 --blur 0.6
     --warmup-epochs 1 --batch-size 64 --lr 0.008 --momentum 0.95 --hidden 512 --out-dim 128
     --workers 1 --knn-every 100"""
-"""A nano model, MoCo and the demo with fixed surroundings: three minutes a run."""
+"""A nano model, MoCo and the demo with fixed surroundings: three minutes per run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def photograph_images(root: Path) -> Images:
 def measure(
     cfg: Config, images: Images, superpixels: Superpixels | None, cache: Cache | None
 ) -> tuple[list[float], tuple[str, str]]:
-    """Seconds of each round; superpixels a view, and the variation of its colors that they explain."""
+    """Seconds of each round; superpixels per view, and the variation of its colors that they explain."""
     seconds, segments, explained, views = [], [], [], TwoViews(cfg.size)
     loader = load(images, views=views, superpixels=superpixels, batch_size=len(images), cache=cache)
     for epoch in range(cfg.rounds):

@@ -139,7 +139,7 @@ def main(cfg: Config) -> None:
         memory = dict(zip(WAYS, pool.starmap(peak, [(cfg, way) for way in WAYS], chunksize=1), strict=True))
     begin(cfg)
     took = measure(cfg)
-    caption = f"{cfg.model}, {cfg.batch} images of {cfg.side} x {cfg.side}, {cfg.rounds} rounds, s a batch"
+    caption = f"{cfg.model}, {cfg.batch} images of {cfg.side} x {cfg.side}, {cfg.rounds} rounds, s per batch"
     table = Table("", *WAYS, "ratio", title=machine(cfg.device), caption=caption, min_width=90)
     for kind in dict.fromkeys(kind for kind, _ in took):
         pixels, cells = (took[kind, way] for way in WAYS)

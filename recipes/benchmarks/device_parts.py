@@ -200,7 +200,7 @@ def device_slic(cfg: Config, device: torch.device) -> str:
     same = float((slic(images[:few]) == found[:few].cpu()).float().mean())
     require(same > 0.99, f"{1 - same:.1%} of the pixels have another superpixel than on a processor")
     took = milliseconds(lambda: slic(there), device) / cfg.batch
-    return f"{took:.3f} ms an image, {same:.2%} of the pixels as on a processor"
+    return f"{took:.3f} ms per image, {same:.2%} of the pixels as on a processor"
 
 
 PARTS = {"collectives": collectives, "sync-bn": sync_bn, "device-slic": device_slic, "compile": compiled}

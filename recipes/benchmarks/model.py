@@ -1,4 +1,4 @@
-"""How fast the models are: ms an image beside timm's, and what share of the machine's arithmetic they use.
+"""How fast the models are: ms per image beside timm's, and what share of the machine's arithmetic they use.
 
     python recipes/benchmarks/model.py --device cuda --batch 256 --rounds 20 --compile
 
@@ -146,7 +146,7 @@ def measure(jobs: Sequence[Job], cfg: Config) -> dict[tuple[str, str, str], floa
 
 
 def where(job: Job, batch: int) -> dict[str, float]:
-    """The milliseconds an image that each kind of operator takes by itself, by torch's profiler."""
+    """The milliseconds per image that each kind of operator takes by itself, by torch's profiler."""
     job.run()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         job.run()

@@ -175,7 +175,7 @@ def main(cfg: Config) -> None:
         sampled = pool.starmap(sampling, [(cfg, side) for side in cfg.sides], 1)
     costs = {(name, side): cost for (_, name, side), cost in zip(cells, found, strict=True)}
     heads = "pixels", "tokens", "model", "GFLOP", "of pairs", "forward", "", "MB", "+ backward", "", "MB"
-    caption = f"ms an image and ratio to {cfg.vit}; batches of {cfg.batch}, {cfg.rounds} rounds"
+    caption = f"ms per image and ratio to {cfg.vit}; batches of {cfg.batch}, {cfg.rounds} rounds"
     table = Table(*heads, title=machine(cfg.device), caption=caption)
     for (name, side), cost in costs.items():
         base = costs[cfg.vit, side]

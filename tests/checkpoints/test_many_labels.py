@@ -52,10 +52,10 @@ def test_what_is_loaded_is_what_was_saved(path: Path) -> None:
 def test_what_is_no_model_of_many_labels_is_refused(path: Path, tmp_path: Path) -> None:
     alone = save_encoder(load_encoder(path), tmp_path / "alone.safetensors")
     with pytest.raises(
-        DataError, match=r"no model of many labels an image; recipes/multilabel\.py trains one"
+        DataError, match=r"no model of many labels per image; recipes/multilabel\.py trains one"
     ):
         load_many_labels(alone)
-    with pytest.raises(DataError, match="gives many labels an image, not one path of classes"):
+    with pytest.raises(DataError, match="gives many labels per image, not one path of classes"):
         load_classifier(path)
 
 

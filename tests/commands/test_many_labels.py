@@ -79,7 +79,7 @@ def test_the_picture_has_a_row_of_attention_for_each_label(weights: str, photo: 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--min-confidence", "0.5"], "--min-confidence: .* gives many labels an image"),
+        (["--min-confidence", "0.5"], "--min-confidence: .* gives many labels per image"),
         (["--names", "boat"], "weights of its own for each label"),
         (["--names", "boat", "--out", "x.png"], "leave --names or --out out"),
         (["--threshold", "2"], "threshold is a probability"),

@@ -114,7 +114,7 @@ def test_trees_that_differ(tmp_path: Path) -> None:
         name: open_images(f"folder:{write(tmp_path / name, [f'{c}/1.png' for c in classes])}")
         for name, classes in sets.items()
     }
-    for name, text in (("three", "(2,) classes a level, val (3,)"), ("other", "differently: 'a' and 'x'")):
+    for name, text in (("three", "(2,) classes per level, val (3,)"), ("other", "differently: 'a' and 'x'")):
         found = findings(opened["two"], opened[name])
         assert [one.breaks for one in found if text in one.text] == [True]
     assert findings(opened["two"], opened["two"]) == []

@@ -257,7 +257,7 @@ def test_whole_views_come_one_by_one_with_maps_of_the_images_own_sizes(tmp_path:
         (1, 20, 20),
     ]
     assert [min(batch.views[0].image.shape[-2:]) for batch in batches] == [16] * 4
-    with pytest.raises(ConfigError, match="got 2 images a process, expected 1"):
+    with pytest.raises(ConfigError, match="got 2 images per process, expected 1"):
         loader(data(tmp_path), WholeView(16), batch_size=4, rank=0, world=2, train=False)
 
 

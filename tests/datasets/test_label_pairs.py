@@ -167,5 +167,5 @@ def test_folders_that_are_not_there_are_named(tmp_path: Path) -> None:
 
 def test_no_subset_by_class(tmp_path: Path) -> None:
     write(tmp_path, "train", labels=values(0))
-    with pytest.raises(DataError, match="many classes an image"):
+    with pytest.raises(DataError, match="many classes per image"):
         open_images(f"pairs:{tmp_path}?classes=3", subset="imagenet100")

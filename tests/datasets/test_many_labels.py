@@ -56,7 +56,7 @@ def test_a_tree_of_many_labels_has_levels_side_by_side() -> None:
 
 @pytest.fixture
 def tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The spec of a data set with many labels an image."""
+    """The spec of a data set with many labels per image."""
     monkeypatch.setattr("castssl.datasets.open.build", lambda *_, **__: Tags())
     return f"folder:{Tags().example(tmp_path)}"
 
@@ -80,7 +80,7 @@ def test_what_needs_label_paths_refuses_many_labels_or_takes_all_images_as_one_g
         renumber(held_out, many_labels(("a", "b")), "val")
     with pytest.raises(DataError, match="fine labels cannot be hidden"):
         images.hide_fine(0.5)
-    with pytest.raises(DataError, match="many classes an image"):
+    with pytest.raises(DataError, match="many classes per image"):
         open_images(tags, subset="imagenet100")
 
 

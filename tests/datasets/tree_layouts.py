@@ -86,7 +86,7 @@ def write_aircraft(
 
 
 def write_inat(root: Path, classes: Sequence[str] = INAT, *, train: int = 2, val: int = 1) -> Path:
-    """``train_mini`` and ``val`` below ``root`` with so many images a class."""
+    """``train_mini`` and ``val`` below ``root`` with so many images per class."""
     for name in classes:
         write_jpegs(root / "train_mini" / name, [f"{i:08}-a.jpg" for i in range(train)])
         write_jpegs(root / "val" / name, [f"{i:08}-b.jpg" for i in range(val)])

@@ -1,4 +1,4 @@
-"""Many labels an image: a few steps for real, continued, ended early, on two processes, and refused."""
+"""Many labels per image: a few steps for real, continued, ended early, on two processes, and refused."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_other_batches_are_refused(tmp_path: Path) -> None:
     finished(out, "--epochs 1")
     toy = Toy(out, "--epochs 2 --promise 1")
     assert toy.code() == 2
-    assert "has a run with 6 batches an epoch, now there are 7" in toy.output()
+    assert "has a run with 6 batches per epoch, now there are 7" in toy.output()
 
 
 def test_a_weight_that_is_not_finite_reaches_no_checkpoint(tmp_path: Path) -> None:

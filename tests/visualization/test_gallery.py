@@ -1,4 +1,4 @@
-"""The gallery and the comparison: a row an image, as many panels as segmentations, the encoder as it was."""
+"""The gallery and the comparison: a row per image, as many panels as segmentations, the encoder as it was."""
 
 from __future__ import annotations
 

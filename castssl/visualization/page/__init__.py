@@ -146,7 +146,7 @@ def _model(parts: Parts) -> dict[str, Any]:
 def _code(finest: NDArray[np.int64]) -> bytes:
     """Each pixel's segment plus 1, less that of the pixel above, modulo 2**16: low bytes, then high bytes."""
     if finest.size and finest.max() >= 2**16 - 1:
-        raise DataError(f"a page holds at most {2**16 - 1} segments an image, got {finest.max() + 1}")
+        raise DataError(f"a page holds at most {2**16 - 1} segments per image, got {finest.max() + 1}")
     values = (finest + 1).astype(np.uint16)
     values[1:] -= values[:-1].copy()
     return (values & 255).astype(np.uint8).tobytes() + (values >> 8).astype(np.uint8).tobytes()

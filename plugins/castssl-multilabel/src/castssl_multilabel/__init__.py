@@ -1,1 +1,1 @@
-"""Many labels an image: label embeddings that attend to the stages of an encoder."""
+"""Many labels per image: label embeddings that attend to the stages of an encoder."""

@@ -1,4 +1,4 @@
-"""Many labels an image: a logit of each label, and a binary loss over the labels that are known."""
+"""Many labels per image: a logit of each label, and a binary loss over the labels that are known."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ class MultiLabel(Averaged[LabelModel]):
         if not target.is_floating_point() or target.shape[1:] != (width,):
             raise ValueError(
                 f"multilabel takes targets float32 (B, {width}), got {target.dtype} of shape"
-                f" {tuple(target.shape)}; take data of many labels an image"
+                f" {tuple(target.shape)}; take data of many labels per image"
             )
         return target
 

@@ -46,7 +46,7 @@ class TimmFeatures(Encoder):
     """A timm model with ``features_only``: its feature maps, fine to coarse, are the stages.
 
     A stage's class token is the mean of its map.  Models whose stages timm runs one after the other, such as
-    ConvNeXt, Swin and ResNet, are visited after each block, and take updates; others once a stage.
+    ConvNeXt, Swin and ResNet, are visited after each block, and take updates; others once per stage.
 
     Attributes:
         uses_superpixels: False; its cells are its own, and no superpixel has to fit.
