@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from castssl.checkpoints.native import SETTINGS
 from castssl.contracts import Encoder
-from castssl.encoder_config import MEAN, STD
+from castssl.encoder_config import imagenet
 from castssl.errors import ConfigError, DataError, PluginError
 from castssl.files import atomic_write
 from castssl.installer import install
@@ -133,6 +133,8 @@ class Traced(NamedTuple):
     """Of the outputs."""
     image_size: int
     sizes: tuple[int, ...]
+    channels: int
+    """Of the images."""
 
 
 def trace(flat: Exportable, image_size: int) -> Traced:
@@ -142,7 +144,7 @@ def trace(flat: Exportable, image_size: int) -> Traced:
         # Strict tracing would take minutes for the sampling loops, and finds nothing more here.
         program = torch.export.export(flat, inputs, dynamic_shapes=_batched(), strict=False)
         names = tuple(flat(*inputs))
-    return Traced(program, names, image_size, flat.encoder.sizes)
+    return Traced(program, names, image_size, flat.encoder.sizes, flat.encoder.config.channels)
 
 
 def export(traced: Traced, path: str | Path, *, to: To, about: Mapping[str, Any] | None = None) -> Path:
@@ -159,11 +161,12 @@ def export(traced: Traced, path: str | Path, *, to: To, about: Mapping[str, Any]
         PluginError: if a library is missing; the message has the command that installs it.
     """
     require(to)
+    mean, std = imagenet(traced.channels)
     description = {
         "image_size": traced.image_size,
         "sizes": traced.sizes,
-        "mean": MEAN,
-        "std": STD,
+        "mean": mean,
+        "std": std,
         **(about or {}),
     }
     path = Path(path)

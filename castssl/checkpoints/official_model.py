@@ -149,6 +149,8 @@ def make(checkpoint: Checkpoint) -> Official:
 
 def classifiers(checkpoint: Checkpoint) -> list[nn.Linear]:
     """One linear layer a label level, fine to coarse; none where they do not read the stages of H-CAST's."""
+    if checkpoint.objective == "probe":  # Its classifier is that of DeiT.
+        checkpoint = replace(checkpoint, objective="deit")
     try:
         tensors = published_heads(checkpoint)
     except DataError:

@@ -130,12 +130,13 @@ def read_options(root: Path, query: str) -> tuple[PixelClasses, dict[int, int]]:
     ignored = _number("ignore", options["ignore"]) if "ignore" in options else None
     if ignored is None and not values and 2 < classes <= IGNORED:
         ignored = IGNORED
-    table = class_table(classes, reduce_zero_label=reduced, ignored=ignored)
     if values:
         if len({*values, ignored}) <= len(values):
             raise DataError(f"pairs: values={options['values']} and ignore={ignored}: a value occurs twice")
         table = {value: number for number, value in enumerate(values)}
         table |= {} if ignored is None else {ignored: -1}
+    else:
+        table = class_table(classes, reduce_zero_label=reduced, ignored=ignored)
     return PixelClasses(tuple(names or map(str, range(classes))), voc_palette(classes)), table
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isnan, nan
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import (
-    binary_calibration_error,
     multiclass_confusion_matrix,
     multiclass_f1_score,
     multiclass_precision,
@@ -55,19 +55,23 @@ class Level(NamedTuple):
 
         The mean over images of |accuracy - mean probability| of the image's bin, of 15 bins of equal width of
         the probability (Naeini et al. 2015; Guo et al. 2017, https://arxiv.org/abs/1706.04599, equation 3).
+        Not a number without a labeled image.
         """
-        known = self.labeled
-        right = (known.predicted == known.label).long()
-        return float(binary_calibration_error(known.probability, right, n_bins=BINS, norm="l1"))
+        # Not by torchmetrics, which puts probabilities of exactly 1 into a 16th bin.
+        bins = self.reliability()
+        images = sum(count for count, *_ in bins)
+        apart = sum(count * abs(accuracy - mean) for count, mean, accuracy in bins)
+        return apart / images if images else nan
 
     def reliability(self) -> list[tuple[int, float, float]]:
         """Of each bin: how many images, their mean probability, their accuracy; 0 in an empty bin."""
         known = self.labeled
         index = (known.probability * BINS).ceil().long().clamp(1, BINS) - 1
         counts = torch.bincount(index, minlength=BINS)
-        right = (known.predicted == known.label).float()
+        right = known.predicted == known.label
         sums = (
-            torch.bincount(index, weights=values, minlength=BINS) for values in (known.probability, right)
+            torch.bincount(index, weights=values.double(), minlength=BINS)
+            for values in (known.probability, right)
         )
         means = (total / counts.clamp(min=1) for total in sums)
         return list(zip(counts.tolist(), *(mean.tolist() for mean in means), strict=True))
@@ -117,8 +121,8 @@ class Predictions(Evaluator):
             for place, column in enumerate(self.columns)
         ]
         names = [f"ece_level{c}" for c in self.columns] if len(self.columns) > 1 else ["ece"]
-        measured = zip(names, self.levels, strict=True)
-        return {name: one.calibration_error() for name, one in measured if len(one.labeled.label)}
+        errors = {name: one.calibration_error() for name, one in zip(names, self.levels, strict=True)}
+        return {name: error for name, error in errors.items() if not isnan(error)}
 
     def _readable(self, position: int) -> int:
         """The image that the data set gives at a position, which is the next one if that is unreadable."""

@@ -193,8 +193,11 @@ RULES = {
     "confidence": "confidence: an answer goes down while the probability is 0.9 or more",
     "chosen": "chosen: down to the finest consistent level with at least the chosen threshold",
 }
-NEUTRAL = re.compile(r"answer_\w+_(depth_levels|share_\d+)|answer_threshold")
-"""Results of which neither a high nor a low value is better: where answers stop."""
+NEUTRAL = re.compile(
+    r"answer_\w+_(depth_levels|share_\d+)|answer_threshold"
+    r"|unscored_classes|boundary_tolerance_px|area_of_object"
+)
+"""Results of which neither a high nor a low value is better: where answers stop, and what the data decide."""
 SEGMENTS = re.compile(r"(object|region|part)_iou_(\d+)")
 """Results that have a table of their own: a row for each column of the others."""
 

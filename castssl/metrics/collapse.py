@@ -84,8 +84,11 @@ def uniformity(rows: Tensor) -> float:
         rows: float (n, D), of any length.
     """
     count, normalized = len(rows), F.normalize(rows.double(), dim=1)
+    # Of length 1, or 0 for a feature of zeros, which is at distance 0 from another one.
+    squares = normalized.square().sum(1)
     total = torch.zeros((), dtype=torch.float64, device=rows.device)
-    for part in normalized.split(1024):
-        total += torch.exp(-2 * (2 - 2 * part @ normalized.T).clamp_min(0)).sum()
+    for part, own in zip(normalized.split(1024), squares.split(1024), strict=True):
+        apart = own[:, None] + squares - 2 * part @ normalized.T
+        total += torch.exp(-2 * apart.clamp_min(0)).sum()
     pairs = count * (count - 1)
     return float(((total - count) / pairs).log()) if pairs else float("nan")

@@ -135,7 +135,8 @@ def _runs(summaries: Sequence[RunSummary], studies: Sequence[Study]) -> list[Run
     runs: list[Run] = []
     for name, summary in zip(names, summaries, strict=True):
         row, words = rows.get(summary.folder.name), settings[len(runs)]
-        short = name if len(name) <= SHORT or len(set(settings)) < len(settings) else words
+        plain = len(name) <= SHORT or not words or len(set(settings)) < len(settings)
+        short = name if plain else words
         title = f"{name}: {words}" if words else name
         if row:
             title = f"{row}, seed {shown(summary.settings.get('seed'))}"

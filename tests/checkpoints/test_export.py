@@ -34,6 +34,7 @@ from castssl.checkpoints.official_model import classifiers
 from castssl.checkpoints.segmenter import load_segmenter, save_segmenter
 from castssl.cli import main
 from castssl.contracts import Encoder
+from castssl.encoder_config import GRAY_MEAN
 from castssl.errors import ConfigError, DataError, PluginError
 from castssl.models.create import create
 from castssl.models.presets import PRESETS
@@ -224,9 +225,10 @@ def test_heads_are_found_where_there_are_some(tmp_path: Path) -> None:
     path = save_encoder(create("nano"), tmp_path / "encoder.safetensors")
     assert classifiers(read(path)) == []
     head = nn.Linear(64, 7)
-    write(with_head(create("nano"), head), path)
-    (found,) = classifiers(read(tmp_path))
-    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), head.parameters(), strict=True))
+    for objective in ("deit", "probe"):
+        write(replace(with_head(create("nano"), head), objective=objective), path)
+        (found,) = classifiers(read(tmp_path))
+        assert all(torch.equal(a, b) for a, b in zip(found.parameters(), head.parameters(), strict=True))
 
 
 def test_a_missing_library_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -251,8 +253,12 @@ def test_stages_of_several_widths_and_numbered_parents_are_exported(tmp_path: Pa
     encoder = samples.SamplePyramid()
     flat = Flat(encoder, [nn.Linear(16, 3), nn.Linear(32, 2)]).eval()
     image, segments = example(flat, 32)
-    path = export(trace(flat, 32), tmp_path / "pyramid.pt2", to="torch-export")
+    traced = trace(flat, 32)
+    path = export(traced, tmp_path / "pyramid.pt2", to="torch-export")
     assert difference(flat, path, image, segments) == (0, 0)
     outputs = load(path)(image, segments)
     assert outputs["assign0"].tolist() == [[token // 2 for token in range(16)]] * 2
     assert [outputs[f"tokens{stage}"].shape[-1] for stage in range(3)] == [8, 16, 32]
+    assert traced.channels == encoder.config.channels == 3
+    export(traced._replace(channels=5), tmp_path / "five.pt2", to="torch-export")
+    assert about(tmp_path / "five.pt2")["mean"] == [GRAY_MEAN] * 5

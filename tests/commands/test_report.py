@@ -18,6 +18,7 @@ from PIL import Image
 from castssl.checkpoints.native import save_encoder
 from castssl.cli import main
 from castssl.models.create import create
+from castssl.reports.gather import gather
 from castssl.training import checkpoint
 from tests.visualization.test_page import stored
 
@@ -157,6 +158,11 @@ def test_several_runs_are_named_by_what_differs(tmp_path: Path) -> None:
     assert (chart["levels"][1]["low"], chart["levels"][1]["high"]) == (10.0, 20.0)
     settings = visible(text).partition("What differs")[2].partition("settings that all share")[0]
     assert re.findall(r"\w+", settings)[:8] == ["setting", "a", "b", "lr", "0", "1", "0", "2"]
+
+
+def test_a_run_alone_has_its_name_above_its_segments(tmp_path: Path) -> None:
+    (found,) = gather([write(tmp_path / "deit_in1k-imagenet100-0")]).runs
+    assert found.short == found.title == "deit_in1k-imagenet100-0"
 
 
 def test_texts_of_files_are_shown_as_text(tmp_path: Path) -> None:

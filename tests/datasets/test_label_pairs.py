@@ -71,6 +71,11 @@ def test_a_mask_of_0_and_255_is_not_read_as_unknown_pixels(tmp_path: Path) -> No
     assert read(f"pairs:{tmp_path}?classes=2&ignore=255")[:2] == [0, -1]
 
 
+def test_any_other_value_may_be_ignored(tmp_path: Path) -> None:
+    write(tmp_path, "train", labels=values(0, 1, 2))
+    assert read(f"pairs:{tmp_path}?values=1,2&ignore=0")[:3] == [-1, 0, 1]
+
+
 def test_one_bit_palettes_and_16_bits(tmp_path: Path) -> None:
     write(tmp_path, "train", labels=values(0, 255).convert("1"))
     assert read(f"pairs:{tmp_path}?classes=2")[:2] == [0, 1]

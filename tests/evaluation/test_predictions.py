@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torchmetrics.classification import MulticlassCalibrationError
@@ -26,6 +28,15 @@ def test_the_calibration_error_is_torchmetrics_of_the_logits() -> None:
     assert total == int((found.label >= 0).sum())
     error = sum(count * abs(accuracy - mean) for count, mean, accuracy in bins) / total
     assert error == pytest.approx(found.calibration_error(), abs=1e-6)
+
+
+def test_a_probability_of_1_is_in_the_last_of_15_bins() -> None:
+    label, probability = torch.tensor([0, 0, 1, 0, -1]), torch.tensor([1.0, 1.0, 1.0, 0.97, 1.0])
+    found = Level(label, torch.zeros(5, dtype=torch.int64), probability)
+    assert [count for count, *_ in found.reliability()] == [0] * (BINS - 1) + [4]
+    assert found.calibration_error() == pytest.approx(3.97 / 4 - 3 / 4)
+    unlabeled = Level(*(column[4:] for column in found))
+    assert math.isnan(unlabeled.calibration_error())
 
 
 def test_confusion_and_classes_are_counts() -> None:

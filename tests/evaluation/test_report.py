@@ -87,6 +87,12 @@ def test_what_is_no_share_has_its_unit() -> None:
     assert [metric(name).text(-1e-5) for name in ("alignment_sq", "knn")] == ["0.000", "0.0"]
 
 
+def test_what_the_data_decide_has_no_best_value() -> None:
+    decided = ("unscored_classes", "boundary_tolerance_px", "area_of_object")
+    assert all(metric(name).neutral for name in decided)
+    assert not any(metric(name).neutral for name in ("boundary_f", "attention_on_object_0", "ece", "knn"))
+
+
 def test_every_metric_has_a_title_and_a_legend() -> None:
     names = [f"{name}{suffix}" for name in ("fpa", "tice", "wap", "level0") for suffix in ("", "_hie")]
     others = ("severity_levels", "distance5_levels", "boundary_tolerance_px", "attention_gain_2_times")

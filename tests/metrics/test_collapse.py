@@ -55,5 +55,6 @@ def test_features_on_the_sphere_have_no_dead_dimension_and_equal_ones_have_only_
     constant = features(1, 16).expand(4000, 16)
     assert dead_dimensions(constant) == 1
     assert uniformity(constant) == pytest.approx(0, abs=1e-9)
+    assert uniformity(torch.zeros(100, 4)) == pytest.approx(0, abs=1e-9), "alike, though of no direction"
     half = torch.cat([uniform[:, :8], constant[:, 8:] * 1e-6], 1)
     assert dead_dimensions(half) == 0.5
