@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -31,7 +32,8 @@ def save_pretrained(encoder: Encoder, folder: str | Path, **card: str) -> Path:
             ``details`` (Markdown), ``model_name`` and ``repo_id`` (``USER/NAME``).
 
     Raises:
-        ConfigError: if the encoder was built from modules, so no config describes it.
+        ConfigError: if the encoder was built from modules, so no config describes it; or if the folder has
+            another ``config.json``, such as that of a run.
     """
     folder, config = Path(folder), encoder.config
     if config.kind == "cast" and config.pooling == BY_HAND:
@@ -39,6 +41,8 @@ def save_pretrained(encoder: Encoder, folder: str | Path, **card: str) -> Path:
             f"this {type(encoder).__name__} was built by hand, so its config.json would not describe it:"
             " make it with castssl.create"
         )
+    if (found := folder / SETTINGS_FILE).exists() and not _is_encoder(found):
+        raise ConfigError(f"{found} does not describe an encoder, and would be replaced; give another folder")
     checkpoint = Checkpoint(config, dict(encoder.state_dict()))
     folder.mkdir(parents=True, exist_ok=True)
     write(checkpoint, folder / NAMES[1])
@@ -46,6 +50,14 @@ def save_pretrained(encoder: Encoder, folder: str | Path, **card: str) -> Path:
     if not (folder / "README.md").exists():
         write_text(folder / "README.md", str(make_card(encoder, **card)))
     return folder
+
+
+def _is_encoder(config: Path) -> bool:
+    """True for a file that :func:`save_pretrained` wrote."""
+    with suppress(OSError, ValueError, RecursionError):
+        content = json.loads(config.read_text(encoding="utf-8"))
+        return isinstance(content, dict) and {"format", "config"} <= {*content}
+    return False
 
 
 def push_to_hub(

@@ -22,7 +22,7 @@ from castssl.commands.arguments import (
     subcommand,
     value_range,
 )
-from castssl.errors import ConfigError, DataError
+from castssl.errors import ConfigError, DataError, PluginError
 from castssl.files import check_outputs
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _finder(source: str, args: argparse.Namespace) -> Finder:
     options = {"superpixels": args.superpixels, "image_size": args.image_size}
     try:
         return of_model(model.classifier.objective.encoder, model.classifier, **options)
-    except DataError as error:
+    except (DataError, PluginError) as error:
         print(f"castssl: no classes are shown: {error}", file=sys.stderr)
     return of_model(model.encoder, **options)
 

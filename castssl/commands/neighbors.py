@@ -74,7 +74,7 @@ def _neighbors(args: argparse.Namespace) -> int:
     results, nearest = {}, {}
     for name, weights in zip(names, args.weights, strict=True):
         images, evaluator, results[name] = _find(weights, args)
-        chosen = list(spread(len(evaluator.positions), args.queries))
+        chosen = spread(len(evaluator.positions), args.queries)
         queries, nearest[name] = evaluator.positions[chosen].tolist(), evaluator.nearest[chosen]
     save_picture(_draw(images, queries, nearest), args.out)
     if chance := evaluator.chance():

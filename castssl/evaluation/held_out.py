@@ -339,9 +339,10 @@ class Together(Augment):
         return [view for part in self.parts for view in part.crop(image)]
 
 
-def spread(count: int, limit: int) -> range:
+def spread(count: int, limit: int) -> list[int]:
     """At most ``limit`` of ``count`` numbers, evenly spread (folders are sorted by class)."""
-    return range(0, count, max(count // limit, 1))[:limit]
+    number = min(count, limit)
+    return [place * count // number for place in range(number)]
 
 
 def note(text: str) -> None:

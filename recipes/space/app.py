@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import castssl
-from castssl.errors import CastError, DataError
+from castssl.errors import CastError, DataError, PluginError
 from castssl.inference.load import Model
 from castssl.visualization.colors import paint
 from castssl.visualization.draw import overlay
@@ -58,10 +58,10 @@ def answer(model: Model, image: Any) -> tuple[list[tuple[Any, str]], list[list[s
 
 
 def classifies(model: Model) -> bool:
-    """Whether the model has a classifier of images."""
+    """Whether the model has a classifier of images whose objective is installed."""
     try:
         return model.classifier is not None
-    except DataError:
+    except (DataError, PluginError):
         return False
 
 

@@ -90,6 +90,16 @@ def test_saved_and_built_again_is_the_same(name: str, options: dict[str, Any], t
         assert torch.equal(again(x).stages[-1].cls, expected)
 
 
+def test_the_settings_of_a_run_are_not_replaced(tmp_path: Path) -> None:
+    settings = tmp_path / "config.json"
+    for text in ('{"lr": 0.1}', "no JSON"):
+        settings.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match=r"config\.json does not describe an encoder"):
+            save_pretrained(create("nano"), tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+        assert settings.read_text(encoding="utf-8") == text
+
+
 def test_the_config_holds_what_create_was_called_with(tmp_path: Path) -> None:
     save_pretrained(made(sizes=(49, 20, 10), drop_path=0.1), tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text())
