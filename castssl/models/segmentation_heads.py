@@ -184,7 +184,7 @@ def areas(tokens: DenseTokens) -> Tensor:
 
 
 def paint(values: Tensor, tokens: DenseTokens, size: tuple[int, int] | None = None) -> Tensor:
-    """Maps of what each token has: float (B, N, C) -> (B, C, H, W).
+    """Maps of what each token has: float (B, N, C) -> float32 or better (B, C, H, W).
 
     Each pixel has its token's values, 0 where it has none.  The cells of a grid are interpolated.
 
@@ -195,7 +195,8 @@ def paint(values: Tensor, tokens: DenseTokens, size: tuple[int, int] | None = No
             reached by bilinear interpolation of the maps.
     """
     size = size or (tokens.labels.shape[1], tokens.labels.shape[2])
-    columns = values.transpose(1, 2)
+    # The gradient of a token is the sum over its pixels, which a GPU sums in the dtype of the maps.
+    columns = values.to(torch.promote_types(values.dtype, torch.float32)).transpose(1, 2)
     if tokens.grid:
         maps: Tensor = columns.unflatten(2, tokens.grid)
     else:

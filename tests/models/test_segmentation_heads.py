@@ -192,6 +192,7 @@ def test_each_pixel_has_its_tokens_values() -> None:
     assert not maps[0, :, 0, 0].any()
     larger = heads.paint(values, found, (16, 20))
     torch.testing.assert_close(larger, F.interpolate(maps, (16, 20), mode="bilinear"))
+    assert torch.equal(heads.paint(values.bfloat16(), found), heads.paint(values.bfloat16().float(), found))
 
 
 def test_any_width_has_heads_that_part_it() -> None:
