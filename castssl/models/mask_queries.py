@@ -184,7 +184,7 @@ class MaskQueries(nn.Module):
         """
         if self.masked:
             done = progress * (self.layers + 2) - torch.arange(1, self.layers + 1, dtype=torch.float32)
-            self.keep.copy_((1 - done.clamp(0, 1)) ** 0.9)
+            self.keep.copy_((1 - done.clamp(0, 1)) ** 0.9, non_blocking=True)
 
 
 class Joint:

@@ -155,7 +155,7 @@ class TimmEncoder(Encoder):
         network: Any = self.network
         earlier = []
         if self.conversion is not None:
-            factor, shift = (values.to(image) for values in self.conversion)
+            factor, shift = (values.to(image, non_blocking=True) for values in self.conversion)
             image = image * factor + shift
         if self.ends:
             last = [end - 1 for end in self.ends]

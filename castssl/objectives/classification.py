@@ -205,7 +205,7 @@ class Supervised(Averaged[ClassifierModel]):
         path = check_labeled(batch, self.levels)
         mix = self.mixing if self.training else self.hard
         view, share = mix.mix(batch.views[0])
-        targets = mix.targets(path[:, self.columns], share)
+        targets = mix.targets(torch.stack([path[:, column] for column in self.columns], 1), share)
         named = self.answers(view)
         logits = [scores.float() for scores in named.values()]
         loss, logs = self.criterion(logits, [*targets, *self.further_targets(batch, share)])

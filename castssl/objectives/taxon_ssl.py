@@ -159,7 +159,9 @@ class TaxonSSL(ReadsTexts):
         """
         path = check_labeled(batch, self.levels, self.views)
         mixing = self.mixing if self.training else self.hard
-        targets, text = mixing.targets(path[:, self.columns], 1.0), self.text_of(batch)
+        # Not a list of numbers, whose copy to a GPU the host would wait for.
+        chosen = torch.stack([path[:, column] for column in self.columns], 1)
+        targets, text = mixing.targets(chosen, 1.0), self.text_of(batch)
         hierarchy = self.model.encoder(View(*(torch.cat(field) for field in zip(*batch.views, strict=True))))
         feature = hierarchy.stages[-1].cls[:, 0]
         count = len(path)

@@ -63,8 +63,9 @@ def spherical_kmeans(
     with torch.autocast(x.device.type, enabled=False):
         unit = F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
         weight = valid.to(unit.dtype) if weight is None else weight.to(unit.dtype) * valid
-        draws = torch.rand(k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        centers, present = _first_centers(unit, weight, draws.to(x.device))
+        generator = torch.Generator().manual_seed(seed)
+        draws = torch.rand(k, generator=generator, dtype=torch.float64, device="cpu")
+        centers, present = _first_centers(unit, weight, draws.to(x.device, non_blocking=True))
         for _ in range(iterations):
             centers = _means(unit, _nearest(unit, centers, present), weight, centers)[0]
         index = _nearest(unit, centers, present)

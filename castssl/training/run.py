@@ -188,7 +188,7 @@ class Run:
             self._within = True
             yield self._state.step, batch
             self._within = False
-            any_label = torch.tensor(float(labeled), device=self._accelerator.device)
+            any_label = torch.full((), float(labeled), device=self._accelerator.device)  # A copy would wait.
             if self._ending and self._labels and not distributed.mean(any_label):
                 raise DataError(
                     f"no image of epoch {epoch} had a label, and {self._labels} learns nothing else: all were"

@@ -151,7 +151,7 @@ class TimmFeatures(Encoder):
 
     def _converted(self, image: Tensor) -> Tensor:
         if self.conversion is not None:
-            factor, shift = (values.to(image) for values in self.conversion)
+            factor, shift = (values.to(image, non_blocking=True) for values in self.conversion)
             image = image * factor + shift
         return image
 
