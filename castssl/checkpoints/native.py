@@ -22,6 +22,7 @@ from castssl.encoder_config import EncoderConfig
 from castssl.errors import DataError
 from castssl.files import not_safetensors, write_tensors
 from castssl.labels import LabelTree
+from castssl.modes import gathered
 
 SETTINGS = "castssl"
 """The metadata key under which the settings are, as JSON."""
@@ -34,16 +35,19 @@ _FIELDS = {"format", "config", "objective", "options", "labels", "palette", "var
 def write(checkpoint: Checkpoint, path: str | Path) -> Path:
     """Write a ``.safetensors`` file, replaced only once the new one is whole; the main rank alone writes.
 
+    Where FSDP has sharded the tensors, all ranks call this together.
+
     Raises:
         CastError: if it cannot be written.
     """
     path = Path(path)
+    tensors = {
+        **checkpoint.encoder,
+        **{HEADS + name: value for name, value in checkpoint.heads.items()},
+        **{EXTRA + name: value for name, value in checkpoint.extra.items()},
+    }
+    tensors = {name: gathered(value) for name, value in tensors.items()}
     if distributed.is_main():
-        tensors = {
-            **checkpoint.encoder,
-            **{HEADS + name: value for name, value in checkpoint.heads.items()},
-            **{EXTRA + name: value for name, value in checkpoint.extra.items()},
-        }
         write_tensors(path, tensors, {SETTINGS: json.dumps(settings_of(checkpoint))}, "encoder")
     return path
 
