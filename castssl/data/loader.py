@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from copy import copy
@@ -42,6 +43,8 @@ from castssl.types import Batch, View
 __all__ = ["EpochBatches", "Loader", "load"]
 
 _Faults = Sequence[Unreadable | Clipped]
+LONGEST = 75
+"""Bytes of the path of temporary files: a socket below it has 32 more, and Linux allows 107."""
 
 
 class _Sample(NamedTuple):
@@ -253,11 +256,18 @@ def load(
 
     Raises:
         ConfigError: if the ranks cannot share the batch, there are fewer images than it holds, ``repeats`` is
-            not 1 for a stream, the cache does not fit the rest, or views of label maps do not fit the images.
+            not 1 for a stream, the cache does not fit the rest, views of label maps do not fit the images, or
+            the name of the folder of temporary files is too long for the sockets of the workers.
         DataError: if a stream has too few shards.
     """
     rank = distributed.rank() if rank is None else rank
     world = distributed.world() if world is None else world
+    if workers and (length := len(os.fsencode(tempfile.gettempdir()))) > LONGEST:
+        # Else the workers could send no batch, and the run would wait forever.
+        raise ConfigError(
+            f"TMPDIR has {length} bytes, expected at most {LONGEST} for sockets of data-loading processes;"
+            " use a shorter path, such as /tmp, or give --workers 0"
+        )
     if isinstance(views, DenseAugment):
         views.check(images, batch_size // world)
     prepare = _Prepare(views, superpixels, seed, cached_superpixels(cache, images, views, superpixels))

@@ -40,7 +40,7 @@ KNOWN = {
         "FPA, known levels",
         "FPA, known levels: the classes of all levels with a label are right",
     ),
-    r"tice": ("TICE", "TICE: tree inconsistency, classes that are not a path of the tree; lower is better"),
+    r"tice": ("TICE", "TICE: tree inconsistency, classes that form no path of the tree; lower is better"),
     r"wap": ("wAP", "wAP: mean of the levels' accuracies, weighted by their numbers of classes"),
     r"mAP": ("mAP", "mAP: mean over classes of average precision, non-interpolated"),
     r"mAP_level(\d+)": ("mAP, level {}", "mAP, level l: of the classes of a label level; 0 is the coarsest"),

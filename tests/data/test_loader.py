@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -260,8 +261,16 @@ print(len(list(loader)))
 def test_workers_leave_no_folder(flat: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(LEAVES, encoding="utf-8")
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    done = forked.run([str(script), str(folder), f"folder:{flat}"])
-    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
-    assert list(folder.iterdir()) == []
+    with tempfile.TemporaryDirectory() as folder:  # Shorter than pytest's.
+        done = forked.run([str(script), folder, f"folder:{flat}"])
+        assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
+        assert list(Path(folder).iterdir()) == []
+
+
+def test_a_folder_whose_name_is_too_long_for_sockets_is_refused(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/" + 75 * "x")
+    _load(images)
+    with pytest.raises(ConfigError, match="TMPDIR has 76 bytes, expected at most 75"):
+        _load(images, workers=1)
