@@ -27,9 +27,9 @@ class LabelPairs(DataSet):
     ``DIR/train/labels/a.png``; without folders of splits there is only a train split.  The classes are those
     of ``DIR/classes.txt``, a name a line, or numbers by ``pairs:DIR?classes=21``.
 
-    Options: ``classes=N``; ``ignore=V``, a value that is unknown, by default 255 with more than two classes;
-    ``reduce_zero_label=1``: 0 is unknown, and 1 is the first class; ``values=0,255``: the value of each
-    class.
+    Options: ``classes=N``; ``ignore=V``, a value that is unknown, by default 255 with more than two classes
+    and without ``values``; ``reduce_zero_label=1``: 0 is unknown, and 1 is the first class;
+    ``values=0,255``: the value of each class.
 
     Raises:
         DataError: if folders, classes or pairs are missing, or an option is unknown or contradicts another.

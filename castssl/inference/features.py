@@ -11,6 +11,7 @@ from torch import Tensor
 from castssl.contracts import Encoder
 from castssl.data.normalize import to_views
 from castssl.data.views import CenterView
+from castssl.errors import ConfigError
 from castssl.evaluation.features import segment_with_feature
 from castssl.inference.photos import Photo, read_photo
 from castssl.modes import evaluating, kept_random_state
@@ -66,9 +67,12 @@ def features(
         value_range: as for :func:`castssl.segment`.
 
     Raises:
+        ConfigError: if there are no images.
         DataError: if an image cannot be read.
         ContractError: if the superpixels are more than the encoder has room for.
     """
+    if not images:
+        raise ConfigError("got no images, expected one or more")
     config, device = encoder.config, next(encoder.parameters()).device
     backend = build_superpixels(config, superpixels)
     center = CenterView(image_size or config.image_size, interpolation=interpolation)

@@ -20,6 +20,7 @@ from castssl.cli import main
 from castssl.models.create import create
 from castssl.reports.gather import gather
 from castssl.training import checkpoint
+from castssl.visualization.page import markup
 from tests.visualization.test_page import stored
 
 NASTY = "<script>window.broken=1</script>\x1b'\"&"
@@ -163,6 +164,12 @@ def test_several_runs_are_named_by_what_differs(tmp_path: Path) -> None:
 def test_a_run_alone_has_its_name_above_its_segments(tmp_path: Path) -> None:
     (found,) = gather([write(tmp_path / "deit_in1k-imagenet100-0")]).runs
     assert found.short == found.title == "deit_in1k-imagenet100-0"
+
+
+def test_a_long_command_is_whole() -> None:
+    words = f"python recipe.py --data folder:{'x' * 3000} --seed 1"
+    assert words in markup.command(words)
+    assert markup.text(words).endswith("x ...")
 
 
 def test_texts_of_files_are_shown_as_text(tmp_path: Path) -> None:

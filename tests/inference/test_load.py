@@ -17,7 +17,7 @@ from castssl.data.loader import load as load_images
 from castssl.data.normalize import to_views
 from castssl.data.views import CenterView
 from castssl.datasets.open import open_images
-from castssl.errors import DataError
+from castssl.errors import ConfigError, DataError
 from castssl.evaluation.held_out import Forward, Subject
 from castssl.inference.predict import predict
 from castssl.labels import LabelTree
@@ -82,6 +82,8 @@ def test_features_are_what_the_evaluators_read(tmp_path: Path) -> None:
     torch.testing.assert_close(found.mass[0].sum(1), torch.full((3,), 256.0))
     assert model.features(photo(2)).image.shape == (1, 64)
     torch.testing.assert_close(model.features(photo(2)).image[0], found.image[2])
+    with pytest.raises(ConfigError, match="no images"):
+        model.features([])
     with pytest.raises(DataError, match="without a classifier of images"):
         model.classify(photo())
 

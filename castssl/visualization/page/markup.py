@@ -12,6 +12,8 @@ Html = NewType("Html", str)
 """Text that a page may hold as it is."""
 LONGEST = 2_000
 """Characters of a text from a file, at most."""
+COPIED = 100_000
+"""Characters of a command, which is useless without its end."""
 WIDE = 22
 """Characters of a value that has the room of two."""
 COLORS = 8
@@ -28,10 +30,10 @@ class Cell(NamedTuple):
     """False for HTML."""
 
 
-def text(value: object) -> Html:
-    """Escaped text, without control characters, of at most :data:`LONGEST` characters."""
+def text(value: object, longest: int = LONGEST) -> Html:
+    """Escaped text, without control characters, of at most so many characters."""
     shown = printable(str(value))
-    return Html(html.escape(shown if len(shown) <= LONGEST else f"{shown[:LONGEST]} ..."))
+    return Html(html.escape(shown if len(shown) <= longest else f"{shown[:longest]} ..."))
 
 
 def join(parts: Iterable[Html]) -> Html:
@@ -104,7 +106,8 @@ def facts(pairs: Mapping[str, str | Cell]) -> Html:
 def command(words: str) -> Html:
     """A command with a button that copies it."""
     button = '<button class="copy" type="button">copy</button>'
-    return Html(f'<div class="command"><pre tabindex="0"><code>{text(words)}</code></pre>{button}</div>')
+    code = f'<pre tabindex="0"><code>{text(words, COPIED)}</code></pre>'
+    return Html(f'<div class="command">{code}{button}</div>')
 
 
 def details(summary: str, body: Html, *, opened: bool = False) -> Html:
