@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from castssl.checkpoints.export import Exportable
 
 NOTES = """The file takes `image` (float32, B x 3 x H x W, normalized) and `segments` (int32, B x H x W) and
-returns `features`, `logits` if the weights have a classifier, and for each stage `tokens0`, `mass0`,
-`labels0`, `assign0`, ...  With --classes it returns `segment_logits` (B x N x C) of superpixels, `logits`
-(B x C x H x W) of pixels, and `labels`, the superpixel of each pixel.  B may vary, H and W may not:
---image-size sets both.  Its metadata entry `castssl` holds superpixels and normalization, and with
---classes the names and colors of the classes.
+returns `features` and for each stage `tokens0`, `mass0`, `labels0`, `assign0`, ...; also `logits` for
+classifiers of DeiT, of a linear probe, or of H-CAST with its default stages, order and norm.  With --classes
+it returns `segment_logits` (B x N x C) of superpixels, `logits` (B x C x H x W) of pixels, and `labels`, the
+superpixel of each pixel.  B may vary, H and W may not: --image-size sets both.  Its metadata entry `castssl`
+holds superpixels and normalization, and with --classes the names and colors of the classes.
 """
 
 
