@@ -17,7 +17,7 @@ class LabelTree:
     """The label levels of a data set, coarse to fine.
 
     Args:
-        sizes: classes per level; ``()`` means unlabelled.
+        sizes: classes per level; ``()`` means unlabeled.
         parents: for each level but the coarsest, the parent (index in the level above) of each class.
         names: class names per level, or ``()`` if unnamed.
         exclusive: False if an image may carry many labels at once.
@@ -55,12 +55,12 @@ class LabelTree:
 
     @property
     def levels(self) -> int:
-        """How many levels there are; 0 if unlabelled."""
+        """How many levels there are; 0 if unlabeled."""
         return len(self.sizes)
 
     @classmethod
     def none(cls) -> LabelTree:
-        """The tree of an unlabelled data set."""
+        """The tree of an unlabeled data set."""
         return cls()
 
     @classmethod
@@ -127,7 +127,7 @@ class LabelTree:
         return torch.tensor([rows[path] for path in listed], dtype=torch.int64).view(len(listed), self.levels)
 
     def paths(self) -> Tensor:
-        """The label path of each finest class: int64 (C, L), coarse to fine; (0, 0) if unlabelled.
+        """The label path of each finest class: int64 (C, L), coarse to fine; (0, 0) if unlabeled.
 
         Raises:
             DataError: if the levels are not a tree, as those of images that carry many labels.

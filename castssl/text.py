@@ -409,7 +409,7 @@ def _file(path: Path, rows: Sequence[str] | None) -> LabelEmbeddings:
     if names is None:
         raise DataError(
             f"{path}: no names of the {len(array)} rows in it, in {beside.name} beside it, or given; write"
-            f" them to {beside}, one a line, in the order of the rows"
+            f" them to {beside}, one per line, in the order of the rows"
         )
     if twice := sorted({name for name in names if list(names).count(name) > 1}):
         raise DataError(f"{path}: several rows are named {twice[0]!r}; give each row a name of its own")

@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 
     views: Sequence[View]
     target: Tensor
-    """Label path int64 (B, L), coarse to fine, L = 0 if unlabelled; or multi-hot float32 (B, C), 1 or 0; or a
+    """Label path int64 (B, L), coarse to fine, L = 0 if unlabeled; or multi-hot float32 (B, C), 1 or 0; or a
     map of classes int64 (B, H, W).  -1 where unknown."""
     text: Tensor | None = None
     """float32 (B, E), the embedding of each image's text, 0 where an image has none; None without texts."""

@@ -32,6 +32,7 @@ from castssl.evaluation.report import table
 from castssl.files import write_tensors
 from castssl.models.reset import reinitialize
 from castssl.models.sizes import with_sizes
+from castssl.modes import gathered
 from castssl.objectives.probe import LinearProbe
 from castssl.registry import build_superpixels
 from castssl.training import (
@@ -87,8 +88,10 @@ def make_evaluators(cfg: Config, encoder: Encoder, size: int) -> list[Evaluator]
 
 def save(folder: Path, probe: LinearProbe, **settings: Any) -> None:
     """Write the classifier alone, and with its encoder for `castssl evaluate` and `castssl predict`."""
+    # Before only one process writes: all gather what FSDP has sharded.
+    head = {name: gathered(tensor) for name, tensor in probe.model.head.state_dict().items()}
     if distributed.is_main():
-        write_tensors(folder / "probe.safetensors", probe.model.head.state_dict(), {})
+        write_tensors(folder / "probe.safetensors", head, {})
     save_probe(probe, folder / "encoder.safetensors", **settings)
 
 

@@ -1,6 +1,6 @@
 """Runs a study's steps: what is finished is skipped, what was stopped continues, what fails is shown.
 
-One process a run, so a crash of one cell leaves the others alone.  Each run continues by itself from
+One process per run, so a crash of one cell leaves the others alone.  Each run continues by itself from
 its last checkpoint, so a killed study continues when it is started again.
 """
 

@@ -18,7 +18,7 @@ SUMMARY = ("result", "mean", "deviation", "seeds", "difference", "low", "high", 
 
 
 def cells(study: Study, out: Path) -> str:
-    """One line a cell: its values, state, results, seconds and commands."""
+    """One line per cell: its values, state, results, seconds and commands."""
     every = study.cells()
     results = [cell_results(cell, out) or {} for cell in every]
     names = by_importance(dict.fromkeys(name for result in results for name in result))

@@ -113,7 +113,7 @@ class RandomDenseView(DenseAugment):
         slim: the longer side is at most so many times ``shorter``, before the scale (mmsegmentation's
             ``img_scale``); a slimmer image becomes smaller.
         largest: up to ten crops are drawn until one has two classes or more, of which none covers this share
-            of its labelled pixels (``cat_max_ratio``); 1 takes the first.
+            of its labeled pixels (``cat_max_ratio``); 1 takes the first.
         flip: probability that left and right are exchanged.
         distort: distort brightness, contrast, saturation and hue as in SSD (:func:`distort_colors`).
         native: scale the image's own sides instead, whatever their length; ``shorter`` and ``slim`` have no

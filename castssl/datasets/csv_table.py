@@ -1,4 +1,4 @@
-"""Images and labels out of a CSV file: a path, an optional split, and one column a level, coarse to fine.
+"""Images and labels out of a CSV file: a path, an optional split, and one column per level, coarse to fine.
 
 Or, for images with many labels, one column of label names, separated by :data:`BETWEEN_NAMES` or by a mark
 that is given.
@@ -40,7 +40,7 @@ class _Row(NamedTuple):
 
 
 class CsvTable(DataSet):
-    """A CSV file of image paths and labels, one column a level; or ``?labels=COLUMN``, many labels per image.
+    """A CSV file of image paths and labels, one column per level; ``?labels=COLUMN``: many labels per image.
 
     The label tree is that of the train rows, or of all rows if none is of train.
 
@@ -168,7 +168,7 @@ def _read(path: Path, names: str, between: str) -> list[_Row]:
 
     Args:
         path: of the file.
-        names: the column of label names; "" for one column a level.
+        names: the column of label names; "" for one column per level.
         between: what separates label names; "" for :data:`BETWEEN_NAMES`.
     """
     header, lines = _lines(path)
@@ -181,7 +181,7 @@ def _read(path: Path, names: str, between: str) -> list[_Row]:
     if not levels or is_image(header[0]):
         raise DataError(
             f"{path} begins with {','.join(header)!r}, expected a header such as {EXAMPLE}: the path, an"
-            " optional split, and one column a level, coarse to fine"
+            " optional split, and one column per level, coarse to fine"
         )
     if names and not between:
         _check_between(path, names, [line[levels[0]] for _, line in lines if len(line) == len(header)])

@@ -49,7 +49,7 @@ class ImageList(NamedTuple):
 
 
 def read_list(path: Path, tree: LabelTree, given: Given) -> ImageList:
-    """A list of images, one a line, in columns that blanks separate.
+    """A list of images, one per line, in columns that blanks separate.
 
     The first four columns are a path, and the image's basic, subordinate and fine class, each from 0 within
     its level.  The fifth, of a train list, is the finest class that is given in training, numbered through

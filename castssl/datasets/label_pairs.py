@@ -25,7 +25,7 @@ class LabelPairs(DataSet):
 
     ``DIR/images/train/a.jpg`` with ``DIR/labels/train/a.png``, or ``DIR/train/images/a.jpg`` with
     ``DIR/train/labels/a.png``; without folders of splits there is only a train split.  The classes are those
-    of ``DIR/classes.txt``, a name a line, or numbers by ``pairs:DIR?classes=21``.
+    of ``DIR/classes.txt``, one name per line, or numbers by ``pairs:DIR?classes=21``.
 
     Options: ``classes=N``; ``ignore=V``, a value that is unknown, by default 255 with more than two classes
     and without ``values``; ``reduce_zero_label=1``: 0 is unknown, and 1 is the first class;

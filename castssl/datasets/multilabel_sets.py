@@ -294,7 +294,7 @@ def _nus_file(parts: Sequence[str], existing: Existing) -> str:
 
 
 def _nus_labels(path: Path, count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The labels of one concept, float32 (n,): a 0 or 1 a line."""
+    """The labels of one concept, float32 (n,): one 0 or 1 per line."""
     digits = np.frombuffer(path.read_bytes().translate(None, b" \t\r\n"), dtype=np.uint8)
     if len(digits) != count or not np.isin(digits, (ord("0"), ord("1"))).all():
         raise DataError(

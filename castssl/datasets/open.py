@@ -34,7 +34,7 @@ def open_images(
             ``?bits=N`` declares the values of black and white in images of more than 8 bits, as in
             ``folder:/path?bits=12``; it takes precedence over the files.
         split: "train", "val" or "test".
-        subset: "imagenet100", or a text file with one class name a line ("#" begins a comment): only
+        subset: "imagenet100", or a text file with one class name per line ("#" begins a comment): only
             these classes are kept and numbered.
         commands: run commands in ``spec`` itself, such as ``wds/NAME:pipe:cat a.tar``, and read their output;
             only ever from the user, as by ``--allow-commands``.

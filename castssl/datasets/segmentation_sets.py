@@ -272,7 +272,7 @@ class Cityscapes(DataSet):
 
 
 def read_list(path: Path, home: str) -> list[str]:
-    """The image names of a list, one a line, also of paths as ``/JPEGImages/NAME.jpg /Labels/NAME.png``.
+    """The image names of a list, one per line, also of paths as ``/JPEGImages/NAME.jpg /Labels/NAME.png``.
 
     Args:
         path: of the list.
@@ -281,7 +281,7 @@ def read_list(path: Path, home: str) -> list[str]:
     Raises:
         DataError: if the list is missing or empty.
     """
-    lines = read_text(require(path, "the names of the images, one a line", home)).splitlines()
+    lines = read_text(require(path, "the names of the images, one per line", home)).splitlines()
     names = [PurePosixPath(line.split()[0]).stem for line in lines if line.strip()]
     if not names:
         raise DataError(f"{path} is empty, expected image names; download the data set from {HOMES[home]}")

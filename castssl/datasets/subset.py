@@ -41,7 +41,7 @@ def read_subset(subset: str) -> Subset:
         )
     names = frozenset(line.split("#")[0].strip() for line in read_text(path).splitlines()) - {""}
     if not names:
-        raise DataError(f"subset file {path} names no class; write one class name a line")
+        raise DataError(f"subset file {path} names no class; write one class name per line")
     return Subset(subset, names)
 
 

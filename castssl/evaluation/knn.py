@@ -198,7 +198,7 @@ def _check(name: str, rows: Tensor, labels: Tensor, classes: int) -> None:
     check_rows(name, rows)
     if labels.shape != rows.shape[:1]:
         raise ValueError(
-            f"{name}: expected one label a row, ({len(rows)},), got {tuple(labels.shape)};"
+            f"{name}: expected one label per row, ({len(rows)},), got {tuple(labels.shape)};"
             f" choose a level of the path, labels[:, -1] for the finest"
         )
     if int(labels.min()) < 0 or int(labels.max()) >= classes:

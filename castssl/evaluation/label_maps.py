@@ -27,7 +27,7 @@ NAMED = 5
 class _Found(NamedTuple):
     """What one label map has."""
 
-    labelled: int
+    labeled: int
     """Pixels with a class."""
     pixels: int
     fault: str
@@ -85,7 +85,7 @@ def check_label_maps(images: Images, device: Device = "cpu", workers: int = 0) -
         workers: data-loading processes of each process.
 
     Returns:
-        ``labelled``: the share of the pixels that have a class, in [0, 1].
+        ``labeled``: the share of the pixels that have a class, in [0, 1].
 
     Raises:
         DataError: on all processes, with the faults of label maps that training could not use, or if no pixel
@@ -97,8 +97,8 @@ def check_label_maps(images: Images, device: Device = "cpu", workers: int = 0) -
         parts: list[list[str]] = [[] for _ in range(distributed.world())]
         dist.all_gather_object(parts, faults)
         faults = list(chain(*parts))
-    counts = torch.tensor([(found.labelled, found.pixels) for found in met]).view(-1, 2).sum(0)
-    labelled, pixels = distributed.mean(counts.double().to(device)).tolist()
+    counts = torch.tensor([(found.labeled, found.pixels) for found in met]).view(-1, 2).sum(0)
+    labeled, pixels = distributed.mean(counts.double().to(device)).tolist()
     if faults:
         more = [f"and {len(faults) - NAMED:,} more"] if len(faults) > NAMED else []
         listed = "\n  ".join([*islice(faults, NAMED), *more])
@@ -106,9 +106,9 @@ def check_label_maps(images: Images, device: Device = "cpu", workers: int = 0) -
             f"{len(faults):,} of {len(images):,} label maps cannot be used; correct them, and give the same"
             f" command again:\n  {listed}"
         )
-    if not labelled:
+    if not labeled:
         raise DataError(
             f"no pixel of {len(images):,} label maps has a class: all are unknown; check the ignored value,"
             " reduce_zero_label and whether these are the right files"
         )
-    return {"labelled": labelled / pixels}
+    return {"labeled": labeled / pixels}

@@ -89,7 +89,7 @@ KNOWN = {
         "boundary IoU",
         "boundary IoU: mIoU of the pixels within 2 % of the diagonal of a boundary",
     ),
-    r"pixel_accuracy": ("pixel accuracy", "pixel accuracy: the share of labelled pixels that are right"),
+    r"pixel_accuracy": ("pixel accuracy", "pixel accuracy: the share of labeled pixels that are right"),
     r"class_accuracy": ("class accuracy", "class accuracy: the mean over classes of pixel accuracy"),
     r"top(1)": TOP,
     r"knn": ("kNN accuracy", "kNN accuracy: the class that the 20 nearest training images vote for is right"),

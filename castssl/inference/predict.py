@@ -130,7 +130,7 @@ def with_superpixels(classifier: Classifier, spec: str) -> Classifier:
 def explained(
     objective: Supervised, view: View, *, stage: int | None = None
 ) -> tuple[list[Tensor], list[Evidence]]:
-    """Each level's logits (1, C) and the evidence for its likeliest class; one backward pass a level.
+    """Each level's logits (1, C) and the evidence for its likeliest class; one backward pass per level.
 
     A segment's share is the gradient of the class's logit at its tokens times the tokens, as what they have
     more than the image's mean token: to first order, the change of the logit if the finest segments in it

@@ -15,7 +15,7 @@ Boundary F-score:
   2 P R / (P + R).  Without points in both maps there is no score.  With points in one map alone, F is 0.
 
 Pixels without a label often form a band around objects, as in PASCAL VOC.  So the boundary F-score gives such
-a pixel the class of the nearest labelled pixel if that lies within the tolerance.  Other pixels without a
+a pixel the class of the nearest labeled pixel if that lies within the tolerance.  Other pixels without a
 label stay unknown.  A corner of an unknown pixel is not a boundary point of either map, and points within the
 tolerance of such a corner are not counted, although others may be matched to them.
 """
@@ -68,20 +68,20 @@ def tolerance_pixels(height: int, width: int, ratio: float = 0.0075) -> int:
     return math.ceil(ratio * math.hypot(height, width) - 1e-9)
 
 
-def extend_labels(truth: Tensor, labelled: Tensor, distance: int) -> tuple[Tensor, Tensor]:
-    """Give the class of the nearest labelled pixel to pixels without a label.
+def extend_labels(truth: Tensor, labeled: Tensor, distance: int) -> tuple[Tensor, Tensor]:
+    """Give the class of the nearest labeled pixel to pixels without a label.
 
     Args:
         truth: int64 (H, W).
-        labelled: bool (H, W).
-        distance: how far the nearest labelled pixel may be, in pixels (Euclidean).
+        labeled: bool (H, W).
+        distance: how far the nearest labeled pixel may be, in pixels (Euclidean).
 
     Returns:
         int64 (H, W), of equally near pixels one; and bool (H, W), False where none is near enough.
     """
-    if labelled.all() or not labelled.any():
-        return truth, labelled
-    indices = distance_transform_edt(~labelled.cpu().numpy(), return_distances=False, return_indices=True)
+    if labeled.all() or not labeled.any():
+        return truth, labeled
+    indices = distance_transform_edt(~labeled.cpu().numpy(), return_distances=False, return_indices=True)
     rows, columns = torch.from_numpy(indices).long()
     down, right = rows - torch.arange(len(rows))[:, None], columns - torch.arange(rows.shape[1])
     near = down.square() + right.square() <= distance**2
@@ -111,9 +111,9 @@ def count_boundaries(
         ValueError: if the shapes differ or are not (H, W).
         DataError: if a label is neither a class nor ignored.
     """
-    labelled = _labelled(predicted, truth, classes, ignore_index)
+    labeled = _labeled(predicted, truth, classes, ignore_index)
     radius = tolerance_pixels(truth.shape[0], truth.shape[1], ratio)
-    truth, known = extend_labels(truth.long(), labelled, radius)
+    truth, known = extend_labels(truth.long(), labeled, radius)
     usable = known[:-1, :-1] & known[:-1, 1:] & known[1:, :-1] & known[1:, 1:]
     counted = usable if usable.all() else ~_dilate(~usable, radius)
     maps = [_points(labels, usable, classes) for labels in (predicted.long(), truth)]
@@ -136,15 +136,15 @@ def count_boundaries(
     return torch.stack(found, 1)
 
 
-def _labelled(predicted: Tensor, truth: Tensor, classes: int, ignore_index: int) -> Tensor:
+def _labeled(predicted: Tensor, truth: Tensor, classes: int, ignore_index: int) -> Tensor:
     """Which pixels have a label: bool (H, W)."""
     if predicted.shape != truth.shape or truth.dim() != 2:
         raise ValueError(
             f"predicted classes of shape {tuple(predicted.shape)} and labels of shape {tuple(truth.shape)},"
             " expected both (H, W) of one image; resize the logits to the labels' size before argmax"
         )
-    labelled = (truth != -1) & (truth != ignore_index)
-    for name, labels in (("truth", truth.where(labelled, 0)), ("prediction", predicted)):
+    labeled = (truth != -1) & (truth != ignore_index)
+    for name, labels in (("truth", truth.where(labeled, 0)), ("prediction", predicted)):
         least, most = labels.aminmax()
         if least < 0 or most >= classes:
             wrong = int(((labels < 0) | (labels >= classes)).sum())
@@ -152,7 +152,7 @@ def _labelled(predicted: Tensor, truth: Tensor, classes: int, ignore_index: int)
                 f"{wrong:,} pixels of the {name} have labels outside 0 to {classes - 1}, expected these, -1"
                 f" or the ignore index {ignore_index}; check the number of classes and the label files"
             )
-    return labelled
+    return labeled
 
 
 def _points(labels: Tensor, usable: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -270,25 +270,25 @@ def _pairs(predicted: Tensor, truth: Tensor) -> zip[tuple[Tensor, Tensor]]:
     return zip(predicted, truth, strict=True)
 
 
-def band(labels: Tensor, labelled: Tensor, distance: int) -> Tensor:
+def band(labels: Tensor, labeled: Tensor, distance: int) -> Tensor:
     """The pixels of each class's mask that are at its boundary (Cheng et al.'s inner boundary region).
 
-    These are the labelled pixels with a labelled pixel of another class, or the outside of the image, in the
+    These are the labeled pixels with a labeled pixel of another class, or the outside of the image, in the
     square window of 2 ``distance`` + 1 pixels around them.  Erosion by a 3 x 3 square, ``distance`` times,
     takes the same pixels from the mask.
 
     Args:
-        labels: integer (H, W), at least 0 where labelled.
-        labelled: bool (H, W).
+        labels: integer (H, W), at least 0 where labeled.
+        labeled: bool (H, W).
         distance: at least 1.
 
     Returns:
         bool (H, W).
     """
-    window, known = np.ones((2 * distance + 1,) * 2, np.uint8), labelled.cpu().numpy()
+    window, known = np.ones((2 * distance + 1,) * 2, np.uint8), labeled.cpu().numpy()
     dtype = np.uint8 if int(labels.max()) < 256 else np.float32  # Exact up to 2^24.
     values = labels.cpu().numpy().astype(dtype)
-    # What is put in place of pixels without a label changes neither extreme beside a labelled pixel.
+    # What is put in place of pixels without a label changes neither extreme beside a labeled pixel.
     smallest = cv2.erode(np.where(known, values, values.max()), window)
     largest = cv2.dilate(np.where(known, values, values.min()), window)
     found = smallest != largest
@@ -318,9 +318,9 @@ def count_bands(
         ValueError: if the shapes differ or are not (H, W).
         DataError: if a label is neither a class nor ignored.
     """
-    labelled = _labelled(predicted, truth, classes, ignore_index)
+    labeled = _labeled(predicted, truth, classes, ignore_index)
     distance = max(round(ratio * math.hypot(*truth.shape)), 1)
-    ours, true = (band(labels, labelled, distance) for labels in (predicted, truth))
+    ours, true = (band(labels, labeled, distance) for labels in (predicted, truth))
     both = ours & true & (predicted == truth)
     regions = ((ours, predicted), (true, truth), (both, truth))
     # Several times as fast as a selection of the pixels.

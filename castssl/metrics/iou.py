@@ -22,7 +22,7 @@ class ClassMapScores(NamedTuple):
     mean_iou: Tensor
     """Scalar, the mean over the classes that occur in truth or prediction (mIoU)."""
     pixel_accuracy: Tensor
-    """Scalar, the share of all labelled pixels whose class is right (aAcc)."""
+    """Scalar, the share of all labeled pixels whose class is right (aAcc)."""
     class_accuracy: Tensor
     """Scalar, the mean over the classes that occur in the truth of the share of their pixels (mAcc)."""
     iou: Tensor
@@ -30,7 +30,7 @@ class ClassMapScores(NamedTuple):
     accuracy: Tensor
     """(C,), by class; not a number for a class that does not occur in the truth."""
     pixels: Tensor
-    """(C,), how many labelled pixels each class has."""
+    """(C,), how many labeled pixels each class has."""
 
 
 def count_pairs(predicted: Tensor, truth: Tensor, classes: int, ignore_index: int = 255) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from castssl import distributed
 from castssl.errors import ConfigError
 
-LevelMean = Literal["batch", "labelled", "rank"]
+LevelMean = Literal["batch", "labeled", "rank"]
 """Over which images :func:`level_means` divides."""
 
 
@@ -34,7 +34,7 @@ def check_level_mean(level_mean: str) -> None:
 def level_means(losses: Sequence[Tensor], known: Sequence[Tensor], level_mean: LevelMean) -> Tensor:
     """The mean of each of K losses over the images that take part in it.
 
-    With ``"labelled"`` the denominator is the sum of the weights in all processes over the number of
+    With ``"labeled"`` the denominator is the sum of the weights in all processes over the number of
     processes: the mean of the processes' losses and of their gradients is that of one process with all the
     images.  Each process must call this equally often, as the sums are all-reduced, all K at once.  With
     ``"rank"`` each process divides by its own sum, as in the released code, so an image weighs more
@@ -45,7 +45,7 @@ def level_means(losses: Sequence[Tensor], known: Sequence[Tensor], level_mean: L
     Args:
         losses: K times float32 (B,): each image's loss times its weight, thus 0 where that is 0.
         known: K times float32 (B,): each image's weight, its labeled share, in [0, 1].
-        level_mean: ``"batch"``, ``"labelled"`` or ``"rank"``.
+        level_mean: ``"batch"``, ``"labeled"`` or ``"rank"``.
 
     Returns:
         Float32 (K,) with gradient; 0, with zero gradients, where no image takes part.
@@ -53,7 +53,7 @@ def level_means(losses: Sequence[Tensor], known: Sequence[Tensor], level_mean: L
     if level_mean == "batch":
         return torch.stack([each.mean() for each in losses])
     count = torch.stack([each.sum() for each in known]).detach()
-    share = distributed.mean(count) if level_mean == "labelled" else count
+    share = distributed.mean(count) if level_mean == "labeled" else count
     return torch.stack([each.sum() for each in losses]) / torch.where(share > 0, share, 1)
 
 

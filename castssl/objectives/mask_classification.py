@@ -1,7 +1,7 @@
 """Semantic segmentation by mask queries: match queries and classes, and learn class and mask of each pair.
 
 The losses are those of Mask2Former (https://arxiv.org/abs/2112.01527), which EoMT uses, too.  Where these
-sample points, each mask is here compared at all labelled pixels: a token counts once for each of its pixels.
+sample points, each mask is here compared at all labeled pixels: a token counts once for each of its pixels.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def class_pixels(tokens: DenseTokens, target: Tensor, classes: int) -> Tensor:
 
 
 def pair_losses(masks: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Binary cross entropy and dice of each mask as the mask of each class, over the labelled pixels.
+    """Binary cross entropy and dice of each mask as the mask of each class, over the labeled pixels.
 
     Args:
         masks: logits float (..., B, Q, N).
@@ -98,7 +98,7 @@ def match(costs: Tensor, present: Tensor) -> Tensor:
 def mask_losses(predictions: Predictions, pixels: Tensor) -> Losses:
     """The losses of the pairs of queries and classes that match.
 
-    Masks are divided by the mean number of classes in the images of a process.  An image without a labelled
+    Masks are divided by the mean number of classes in the images of a process.  An image without a labeled
     pixel does not count.
 
     Args:
@@ -143,7 +143,7 @@ class MaskClassification(Segmentation):
             self.queries.disable_masks()
 
     def forward(self, batch: Batch) -> Outcome:
-        """The losses of matched pairs, and the share of labelled pixels whose class has the highest score.
+        """The losses of matched pairs, and the share of labeled pixels whose class has the highest score.
 
         Raises:
             ValueError: unless the batch has one view and a target int64 (B, H, W).

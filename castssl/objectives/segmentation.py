@@ -1,4 +1,4 @@
-"""Semantic segmentation: a head on dense tokens, and cross entropy over the labelled pixels."""
+"""Semantic segmentation: a head on dense tokens, and cross entropy over the labeled pixels."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Mean = Literal["global", "process"]
 
 
 def masked_cross_entropy(logits: Tensor, target: Tensor, mean: Mean = "global") -> Tensor:
-    """Cross entropy over the labelled pixels, for gradients that are averaged over the processes.
+    """Cross entropy over the labeled pixels, for gradients that are averaged over the processes.
 
-    With ``"global"`` the denominator is the number of labelled pixels of all processes over the number of
+    With ``"global"`` the denominator is the number of labeled pixels of all processes over the number of
     processes: the mean of the processes' losses and of their gradients is that of one process with all the
     images.  Each process must call this equally often, as the counts are all-reduced.  With ``"process"``
     each process divides by its own count, as in the code released with CAST, so a pixel weighs more
-    where fewer are labelled.  mmsegmentation divides by all pixels, also those without a label, unless
+    where fewer are labeled.  mmsegmentation divides by all pixels, also those without a label, unless
     ``avg_non_ignore`` is set.
 
     Args:
@@ -37,7 +37,7 @@ def masked_cross_entropy(logits: Tensor, target: Tensor, mean: Mean = "global") 
         mean: ``"global"`` or ``"process"``.
 
     Returns:
-        float32 scalar with gradient; 0, with zero gradients, if nothing is labelled.
+        float32 scalar with gradient; 0, with zero gradients, if nothing is labeled.
 
     Raises:
         ValueError: if dtype or shapes do not fit, or ``mean`` is unknown.
@@ -183,7 +183,7 @@ class Segmentation(Objective):
         self.model = SegmentationModel(encoder, head, labels.sizes[0], frozen=frozen)
 
     def forward(self, batch: Batch) -> Outcome:
-        """Cross entropy, and the share of labelled pixels whose class comes first.
+        """Cross entropy, and the share of labeled pixels whose class comes first.
 
         Raises:
             ValueError: unless the batch has one view and a target int64 (B, H, W).

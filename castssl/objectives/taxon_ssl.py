@@ -65,7 +65,7 @@ class TaxonSSL(ReadsTexts):
       processes, in which images are alike whose pseudo-labels agree at all levels;
     - ``text_weight`` times the loss of the first view with the texts, if there are any.
 
-    Labelled images take part in all of them.  The tree itself has no part.  Averages and probabilities are
+    Labeled images take part in all of them.  The tree itself has no part.  Averages and probabilities are
     those of all processes, and are in the checkpoint.
 
     Args:
@@ -105,7 +105,7 @@ class TaxonSSL(ReadsTexts):
         encoder: Encoder,
         labels: LabelTree,
         *,
-        level_mean: LevelMean = "labelled",
+        level_mean: LevelMean = "labeled",
         hidden: int | None = None,
         pseudo_weight: float = 1.0,
         contrast_weight: float = 1.0,

@@ -63,7 +63,7 @@ FREE_GRAINED: Mapping[str, Mapping[str, Any]] = {
 }
 """Settings of Free-Grained's data sets.  Nothing is mixed or smoothed; the first two train from new weights
 on four processes, iNat21-F on two, CUB and Aircraft on one, each from trained weights."""
-LEVEL_MEAN = {"level_mean": "labelled"}
+LEVEL_MEAN = {"level_mean": "labeled"}
 """The option of ``tree-kl`` for these data sets."""
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     **FREE_GRAINED,

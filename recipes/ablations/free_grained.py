@@ -24,10 +24,10 @@ from castssl.ablations.grid import SEED, Cell, Study, step
 from castssl.ablations.study import on_small_data
 from castssl.shipped import recipe
 
-SUPERVISED = "hcast:weight=0,level_mean=labelled"
-TREE_KL = "hcast:level_mean=labelled"
+SUPERVISED = "hcast:weight=0,level_mean=labeled"
+TREE_KL = "hcast:level_mean=labeled"
 BATCH = "hcast:level_mean=batch"
-TIE = "hcast:tie=1,level_mean=labelled"
+TIE = "hcast:tie=1,level_mean=labeled"
 TAXON_SSL = "taxon-ssl"
 LABELS_ALONE = "taxon-ssl:pseudo_weight=0,contrast_weight=0"
 """The encoder, the classifiers and the first view of taxon-ssl, without what it adds to the known labels."""

@@ -87,7 +87,7 @@ class Config:
     seconds: float = 600.0
     """For all items together; the limit of each is a share of it."""
     model: str = "cast_small"
-    """What fp16, bf16, compile and MoCo run."""
+    """What fp32, fp16, bf16, compile and MoCo run."""
     image_size: int = 224
     """Side of their images in pixels."""
     batch: int = 64
@@ -113,11 +113,12 @@ def items(cfg: Config, folder: Path) -> dict[str, Item]:
     steps = ("--num_processes", str(several), str(recipe("moco_in1k")), *quick, "--max-steps", "4")
     passed = r"(\d+ (?:passed|failed).*?) in [\d.]+s"
     return {
-        "collectives": Item((sys.executable, *together, "collectives"), 38),
-        "SyncBN": Item((sys.executable, *together, "sync-bn"), 38, gpus=1),
-        "fp16": Item((sys.executable, *parts, "fp16"), 38),
-        "bf16": Item((sys.executable, *parts, "bf16"), 38),
-        "device-slic": Item((sys.executable, *parts, "device-slic"), 38),
+        "collectives": Item((sys.executable, *together, "collectives"), 31),
+        "SyncBN": Item((sys.executable, *together, "sync-bn"), 31, gpus=1),
+        "fp32": Item((sys.executable, *parts, "fp32"), 31),
+        "fp16": Item((sys.executable, *parts, "fp16"), 31),
+        "bf16": Item((sys.executable, *parts, "bf16"), 31),
+        "device-slic": Item((sys.executable, *parts, "device-slic"), 31),
         "tests marked gpu": Item((*PYTEST, "-m", "gpu", *marked()), 90, passed, gpus=1),
         "an mm config": Item((*PYTEST, str(ROOT / MMSEG), "-k", "cast_small_ade20k"), 70, passed, gpus=1),
         "MoCo": Item((*train, *counts, f"--flags={moco}"), 80, *speed),

@@ -13,6 +13,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,21 +30,21 @@ from castssl.errors import CastError
 from castssl.models.fuse import masked_batch_norm
 from castssl.registry import build
 
-LARGEST = {"fp16": 0.05, "bf16": 0.1, "compile": 0.05}
-"""Largest distance of a class token from that in float32, as a share of its length. A centroid that rounding
-selects in place of another one changes it by about 0.01."""
+LARGEST = {"fp32": 0.05, "fp16": 0.05, "bf16": 0.1, "compile": 0.05}
+"""Largest distance of a class token, or with fp32 of the gradient, from the expected one, as a share of
+its length. A centroid that rounding selects in place of another one changes a token by about 0.01."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Run one part."""
 
-    part: Literal["collectives", "sync-bn", "fp16", "bf16", "device-slic", "compile"]
+    part: Literal["collectives", "sync-bn", "fp32", "fp16", "bf16", "device-slic", "compile"]
     """What to run."""
     device: str = "cuda"
     """What to run it on; a process of several takes the GPU of its number."""
     model: str = "cast_small"
-    """The model of fp16, bf16 and compile."""
+    """The model of fp32, fp16, bf16 and compile."""
     image_size: int = 224
     """Side of the images in pixels."""
     batch: int = 64
@@ -151,6 +152,32 @@ def distance(found: Tensor, expected: Tensor) -> float:
     return float(((found - expected).norm(dim=1) / expected.norm(dim=1)).max())
 
 
+def loss(rows: Tensor) -> Tensor:
+    """A scalar with gradients: the mean square of all that the last layer norm returns would always be 1."""
+    return rows[:, ::2].square().mean()
+
+
+def single(cfg: Config, device: torch.device) -> str:
+    """Class tokens and gradients in float32 against those of a processor, for at most eight images."""
+    encoder, view = encode(cfg, torch.device("cpu"))
+    view = castssl.View(view.image[:8], view.segments[:8])
+    copied = deepcopy(encoder).to(device)
+    there = castssl.View(view.image.to(device), view.segments.to(device))
+    rows, expected = last(copied, there), last(encoder, view)
+    loss(rows).backward()
+    loss(expected).backward()
+    error = distance(rows.detach().cpu(), expected.detach())
+    pairs = zip(copied.parameters(), encoder.parameters(), strict=True)
+    grads = [(a.grad, b.grad) for a, b in pairs]
+    gradients = [(a.cpu().flatten(), b.flatten()) for a, b in grads if a is not None and b is not None]
+    require(bool(gradients), "no parameter has a gradient")
+    found, wanted = (torch.cat(parts)[None] for parts in zip(*gradients, strict=True))
+    slope = distance(found, wanted)
+    require(error <= LARGEST["fp32"], f"class tokens are {error:.2g} off those of a processor")
+    require(slope <= LARGEST["fp32"], f"the gradient is {slope:.2g} off that of a processor")
+    return f"{cfg.model}: error {error:.1g}, of the gradient {slope:.1g}"
+
+
 def half(cfg: Config, device: torch.device) -> str:
     """Class tokens in half precision against float32, finite gradients, and the gain in time."""
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[cfg.part]
@@ -165,9 +192,7 @@ def half(cfg: Config, device: torch.device) -> str:
         ratio = milliseconds(run, device, 2) / milliseconds(lambda: last(encoder, view), device, 2)
     require(error <= LARGEST[cfg.part], f"class tokens are {error:.2g} off float32")
     encoder.train()
-    # The mean square of all that the last layer norm returns is 1, whatever comes before it.
-    some = run()[:, ::2]
-    (some.square().mean() * 1024).backward()  # As a scaler would, so that fp16 keeps small gradients.
+    (loss(run()) * 1024).backward()  # As a scaler would, so that fp16 keeps small gradients.
     gradients = [p.grad for p in encoder.parameters() if p.grad is not None]
     require(bool(gradients), "no parameter has a gradient")
     require(all(bool(g.isfinite().all()) for g in gradients), "a gradient is not finite")
@@ -205,8 +230,8 @@ def device_slic(cfg: Config, device: torch.device) -> str:
     return f"{took:.3f} ms per image, {same:.2%} of the pixels as on a processor"
 
 
-PARTS = {"collectives": collectives, "sync-bn": sync_bn, "device-slic": device_slic, "compile": compiled}
-PARTS |= dict.fromkeys(("fp16", "bf16"), half)
+PARTS = {"collectives": collectives, "sync-bn": sync_bn, "fp32": single, "fp16": half, "bf16": half}
+PARTS |= {"device-slic": device_slic, "compile": compiled}
 
 
 def main(cfg: Config) -> None:

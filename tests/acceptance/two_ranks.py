@@ -28,7 +28,7 @@ SPECS = {
     "deit-bce": "deit:bce=true",
     "probe": "probe",
     "tree-kl": "tree-kl:tie=0.5",
-    "tree-kl-labelled": "tree-kl:tie=0.5,level_mean=labelled",
+    "tree-kl-labeled": "tree-kl:tie=0.5,level_mean=labeled",
     "taxon-ssl": "taxon-ssl:least=0.5,most=0.5",
     "flat": "flat",
     "transhp": "transhp",

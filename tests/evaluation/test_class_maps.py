@@ -102,7 +102,7 @@ def test_scores_are_those_of_the_label_maps_at_their_own_size(
 
 
 def truths(folder: Path) -> Tensor:
-    """The labelled pixels of all images, flat."""
+    """The labeled pixels of all images, flat."""
     maps = [torch.from_numpy(np.array(Image.open(folder / f"map{at}.png"))).long() for at in range(2)]
     return torch.cat([labels[labels != 255] for labels in maps])
 

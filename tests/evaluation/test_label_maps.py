@@ -29,12 +29,12 @@ def pairs(root: Path, *values: int, side: int = 4) -> Images:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_label_maps_without_a_fault_have_a_share_of_labelled_pixels(tmp_path: Path, workers: int) -> None:
+def test_label_maps_without_a_fault_have_a_share_of_labeled_pixels(tmp_path: Path, workers: int) -> None:
     """Maps and images that cannot be decoded do not count: training replaces them."""
     images = pairs(tmp_path, 0, 1, 255, 2, 2)
     (tmp_path / "labels" / "3.png").write_bytes(b"no image")
     (tmp_path / "images" / "4.png").write_bytes(b"")
-    assert check_label_maps(images, workers=workers) == {"labelled": 2 / 3}
+    assert check_label_maps(images, workers=workers) == {"labeled": 2 / 3}
 
 
 def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_maps_that_are_unknown_everywhere_teach_nothing(tmp_path: Path) -> None:
 def check_a_share(rank: int, root: str) -> None:
     images = open_images(f"pairs:{root}?classes=3")
     assert isinstance(images, Images)
-    assert check_label_maps(images.take([0, 1, 2])) == {"labelled": 2 / 3}
+    assert check_label_maps(images.take([0, 1, 2])) == {"labeled": 2 / 3}
     with pytest.raises(DataError, match=r"1 of 4 label maps(?s:.*)3.png has the value 7"):
         check_label_maps(images)
 

@@ -59,8 +59,8 @@ def test_points_and_matches_are_those_of_the_definition(
     seed: int, classes: int, height: int, width: int, ratio: float
 ) -> None:
     predicted, truth = blocks(seed, classes, height, width, ignored=0.6)
-    radius, labelled = tolerance_pixels(height, width, ratio), (truth != -1) & (truth != IGNORE)
-    extended, known = extend_labels(truth, labelled, radius)
+    radius, labeled = tolerance_pixels(height, width, ratio), (truth != -1) & (truth != IGNORE)
+    extended, known = extend_labels(truth, labeled, radius)
     got = count_boundaries(predicted, truth, classes, ratio=ratio)
     assert torch.equal(got, naive_boundaries(predicted, extended, classes, known, radius))
 
@@ -71,9 +71,9 @@ def test_pixels_without_a_label_take_the_class_of_a_nearest_one(
     seed: int, height: int, width: int, distance: int
 ) -> None:
     _, truth = blocks(seed, 5, height, width, ignored=1)
-    labelled = (truth != -1) & (truth != IGNORE)
-    extended, known = extend_labels(truth, labelled, distance)
-    places = [tuple(at) for at in labelled.nonzero().tolist()]
+    labeled = (truth != -1) & (truth != IGNORE)
+    extended, known = extend_labels(truth, labeled, distance)
+    places = [tuple(at) for at in labeled.nonzero().tolist()]
     for row in range(height):
         for column in range(width):
             squares = {at: (at[0] - row) ** 2 + (at[1] - column) ** 2 for at in places}
@@ -89,9 +89,9 @@ def test_bands_are_what_erosion_takes_away(
     seed: int, classes: int, height: int, width: int, distance: int
 ) -> None:
     predicted, truth = blocks(seed, classes, height, width, ignored=0.6)
-    labelled = (truth != -1) & (truth != IGNORE)
+    labeled = (truth != -1) & (truth != IGNORE)
     ratio = distance / math.hypot(height, width)
-    expected = naive_bands(predicted, truth, classes, labelled, distance)
+    expected = naive_bands(predicted, truth, classes, labeled, distance)
     assert torch.equal(count_bands(predicted, truth, classes, ratio=ratio), expected)
 
 

@@ -132,7 +132,7 @@ def test_ignored_pixels_count_neither_for_the_truth_nor_for_the_prediction() -> 
     assert math.isnan(got.iou[1])
 
 
-def test_no_labelled_pixel_has_no_score() -> None:
+def test_no_labeled_pixel_has_no_score() -> None:
     assert math.isnan(measured(torch.zeros(1, 2, 2).long(), torch.full((1, 2, 2), -1), 2).mean_iou)
 
 

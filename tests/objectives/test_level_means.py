@@ -66,13 +66,13 @@ def test_it_is_the_mean_of_the_images_that_are_known() -> None:
         top = math.log(sum(map(math.exp, scores)))
         total -= sum(share * (score - top) for share, score in zip(wanted, scores, strict=True))
     losses, known = soft_cross_entropies(logits, target), target.sum(1)
-    for level_mean, count in (("batch", 6), ("labelled", 3.0), ("rank", 3.0)):
+    for level_mean, count in (("batch", 6), ("labeled", 3.0), ("rank", 3.0)):
         found = level_means([losses, 2 * losses], [known, known], level_mean)  # type: ignore[arg-type]
         torch.testing.assert_close(found, torch.tensor([total, 2 * total]) / count)
     torch.testing.assert_close(losses.mean(), cross_entropy(logits, target), atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("level_mean", ["labelled", "rank"])
+@pytest.mark.parametrize("level_mean", ["labeled", "rank"])
 def test_the_loss_of_images_that_are_known_to_different_depths(level_mean: LevelMean) -> None:
     """One each: fine, middle and coarse, by the published formula."""
     objective, given = made(level_mean).eval(), batch("unequal", (0, 4, 3))
@@ -90,7 +90,7 @@ def test_the_loss_of_images_that_are_known_to_different_depths(level_mean: Level
 
 @pytest.mark.parametrize("mixed", [True, False])
 @pytest.mark.parametrize("depths", ["one in all", "none at all"])
-@pytest.mark.parametrize("level_mean", ["batch", "labelled", "rank"])
+@pytest.mark.parametrize("level_mean", ["batch", "labeled", "rank"])
 def test_a_batch_that_lacks_fine_labels_trains(level_mean: LevelMean, depths: str, mixed: bool) -> None:
     objective = made(level_mean).train(mixed)
     found = learned(objective, batch(depths))
@@ -102,7 +102,7 @@ def test_a_batch_that_lacks_fine_labels_trains(level_mean: LevelMean, depths: st
 
 def test_a_label_s_share_of_a_mixture_is_its_weight() -> None:
     """Four mixtures, one of which has a fine label for 0.3 of it: its cross entropy with the full weight."""
-    objective = made("labelled", weight=0.0)
+    objective = made("labeled", weight=0.0)
     logits = [torch.randn(4, count, generator=torch.Generator().manual_seed(1)) for count in (2, 3, 4)]
     targets = [scores.softmax(1).flip(1) for scores in logits]
     targets[2] = targets[2] * torch.tensor([0, 0.3, 0, 0])[:, None]
@@ -113,7 +113,7 @@ def test_a_label_s_share_of_a_mixture_is_its_weight() -> None:
 
 
 def test_an_image_counts_for_the_divergence_if_it_and_its_mirror_have_whole_paths() -> None:
-    objective, given, whole = made("labelled"), batch("unequal"), [1, 2, 5, 6]
+    objective, given, whole = made("labeled"), batch("unequal"), [1, 2, 5, 6]
     np.random.seed(3)  # noqa: NPY002
     view, targets = objective.mixing(given.views[0], given.target)
     logits = list(objective.predict(view).values())
@@ -122,7 +122,7 @@ def test_an_image_counts_for_the_divergence_if_it_and_its_mirror_have_whole_path
     torch.testing.assert_close(objective(given).logs["kl"], expected.detach())
 
 
-@pytest.mark.parametrize("level_mean", ["labelled", "rank"])
+@pytest.mark.parametrize("level_mean", ["labeled", "rank"])
 def test_hidden_labels_are_not_seen_to_the_bit(level_mean: LevelMean) -> None:
     """Whatever negative numbers stand for the unknown labels; the classes themselves would be seen."""
     given = batch("unequal")
@@ -148,15 +148,15 @@ def step(rank: int, depths: str, level_mean: LevelMean, expected: dict[str, Tens
 
 def alone(depths: str, level_mean: LevelMean) -> dict[str, Tensor]:
     """Loss and gradients of one process: of all images, or the means of those of two halves."""
-    parts = [tuple(range(IMAGES))] if level_mean == "labelled" else list(ROWS)
-    found = [learned(made("labelled"), batch(depths, rows)) for rows in parts]
+    parts = [tuple(range(IMAGES))] if level_mean == "labeled" else list(ROWS)
+    found = [learned(made("labeled"), batch(depths, rows)) for rows in parts]
     return {name: torch.stack([each[name] for each in found]).mean(0) for name in found[0]}
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     ("depths", "level_mean"),
-    [("unequal", "labelled"), ("none on one", "labelled"), ("none at all", "labelled"), ("unequal", "rank")],
+    [("unequal", "labeled"), ("none on one", "labeled"), ("none at all", "labeled"), ("unequal", "rank")],
 )
 def test_two_processes_of_unequal_counts_have_loss_and_gradients_of_one(
     depths: str, level_mean: LevelMean
@@ -168,10 +168,10 @@ def test_two_processes_of_unequal_counts_have_loss_and_gradients_of_one(
 
 def test_the_mean_of_each_process_is_another_loss() -> None:
     """Else the two-process test could not fail."""
-    one, other = (alone("unequal", level_mean)["loss"] for level_mean in ("labelled", "rank"))
+    one, other = (alone("unequal", level_mean)["loss"] for level_mean in ("labeled", "rank"))
     assert abs(float(one) - float(other)) > 1e-3
 
 
 def test_another_mean_is_refused() -> None:
-    with pytest.raises(ConfigError, match="level_mean: got 'process', expected one of batch, labelled, rank"):
+    with pytest.raises(ConfigError, match="level_mean: got 'process', expected one of batch, labeled, rank"):
         made("process")  # type: ignore[arg-type]

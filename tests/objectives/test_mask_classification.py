@@ -17,7 +17,7 @@ from castssl.objectives.mask_classification import MaskClassification
 from castssl.testing import Check, Subject, parametrize
 from castssl.testing.objectives import checks
 from castssl.types import Batch, DenseTokens
-from tests.objectives.test_segmentation import TREE, labelled
+from tests.objectives.test_segmentation import TREE, labeled
 
 CLASSES, QUERIES, TOKENS = 3, 4, 6
 
@@ -34,7 +34,7 @@ def example() -> tuple[Predictions, Tensor]:
 
 
 def by_pixel(logits: Tensor, labels: Tensor, target: Tensor, label: int) -> tuple[Tensor, Tensor]:
-    """Binary cross entropy and dice of one mask (N,) and one class, over labelled pixels with a token."""
+    """Binary cross entropy and dice of one mask (N,) and one class, over labeled pixels with a token."""
     known = (target >= 0) & (labels >= 0)
     mask, truth = logits[labels[known].long()], (target[known] == label).float()
     inside = mask.sigmoid()
@@ -118,7 +118,7 @@ def objective(name: str = "nano", **options: bool) -> MaskClassification:
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_the_order_of_queries_does_not_matter(frozen: bool) -> None:
-    learned, batch = objective(frozen=frozen, masked=False), labelled()
+    learned, batch = objective(frozen=frozen, masked=False), labeled()
     learned.encoder.eval()  # Its poolings draw their centroids in training.
     before = learned(batch).loss
     order = torch.randperm(100)
@@ -128,7 +128,7 @@ def test_the_order_of_queries_does_not_matter(frozen: bool) -> None:
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_the_loss_falls_and_the_classes_are_learned(frozen: bool) -> None:
-    learned, batch = objective(frozen=frozen), labelled()
+    learned, batch = objective(frozen=frozen), labeled()
     optimizer = torch.optim.AdamW([p for p in learned.parameters() if p.requires_grad], lr=3e-3)
     losses = []
     for step in range(20):
@@ -147,7 +147,7 @@ def test_the_loss_falls_and_the_classes_are_learned(frozen: bool) -> None:
 
 
 def test_a_batch_without_labels_moves_nothing() -> None:
-    learned, batch = objective(), labelled()
+    learned, batch = objective(), labeled()
     outcome = learned(batch._replace(target=torch.full_like(batch.target, -1)))
     outcome.loss.backward()
     assert outcome.loss == 0
@@ -155,7 +155,7 @@ def test_a_batch_without_labels_moves_nothing() -> None:
 
 
 def test_an_image_without_labels_does_not_count() -> None:
-    learned, batch = objective(masked=False), labelled()
+    learned, batch = objective(masked=False), labeled()
     learned.encoder.eval()
     target = batch.target.clone()
     target[1] = -1
@@ -166,7 +166,7 @@ def test_an_image_without_labels_does_not_count() -> None:
 @pytest.mark.parametrize("frozen", [False, True])
 def test_half_precision_is_finite(frozen: bool) -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        assert objective(frozen=frozen)(labelled()).loss.isfinite()
+        assert objective(frozen=frozen)(labeled()).loss.isfinite()
 
 
 @parametrize(checks, [MaskClassification])

@@ -1,4 +1,4 @@
-"""Masked means: one process, and two with unequal numbers of labelled pixels."""
+"""Masked means: one process, and two with unequal numbers of labeled pixels."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def model() -> nn.Conv2d:
     return nn.Conv2d(3, CLASSES, 1)
 
 
-def batch(unlabelled: float, images: int = 4) -> tuple[Tensor, Tensor]:
+def batch(unlabeled: float, images: int = 4) -> tuple[Tensor, Tensor]:
     """The first two images have mostly unknown pixels, as far as asked; the others few."""
     draw = torch.Generator().manual_seed(1)
     pixels = torch.randn(images, 3, 6, 7, generator=draw)
     target = torch.randint(CLASSES, (images, 6, 7), generator=draw)
     unknown = torch.rand(target.shape, generator=draw)
-    limit = torch.tensor([unlabelled, unlabelled, 0.1, 0.1])[:, None, None]
+    limit = torch.tensor([unlabeled, unlabeled, 0.1, 0.1])[:, None, None]
     return pixels, target.masked_fill(unknown < limit, -1)
 
 
-def test_it_is_torchs_mean_over_labelled_pixels() -> None:
+def test_it_is_torchs_mean_over_labeled_pixels() -> None:
     pixels, target = batch(0.7)
     logits = model()(pixels)
     for mean in ("global", "process"):
@@ -50,7 +50,7 @@ def test_it_is_torchs_mean_over_labelled_pixels() -> None:
 
 
 @pytest.mark.parametrize("mean", ["global", "process"])
-def test_without_a_labelled_pixel_loss_and_gradients_are_zero(mean: Mean) -> None:
+def test_without_a_labeled_pixel_loss_and_gradients_are_zero(mean: Mean) -> None:
     pixels, target = batch(0.5)
     head = model()
     loss = masked_cross_entropy(head(pixels), torch.full_like(target, -1), mean)
@@ -86,9 +86,9 @@ def test_what_does_not_fit_is_refused() -> None:
         masked_cross_entropy(logits, target, cast(Mean, "mean"))
 
 
-def step(rank: int, unlabelled: float, mean: Mean, expected: tuple[Tensor, Tensor]) -> None:
+def step(rank: int, unlabeled: float, mean: Mean, expected: tuple[Tensor, Tensor]) -> None:
     """This process trains on two of the four images."""
-    pixels, target = (part[2 * rank : 2 * rank + 2] for part in batch(unlabelled))
+    pixels, target = (part[2 * rank : 2 * rank + 2] for part in batch(unlabeled))
     head = DistributedDataParallel(model())
     loss = masked_cross_entropy(head(pixels), target, mean)
     loss.backward()
@@ -96,10 +96,10 @@ def step(rank: int, unlabelled: float, mean: Mean, expected: tuple[Tensor, Tenso
     torch.testing.assert_close(head.module.weight.grad, expected[1], atol=1e-6, rtol=1e-5)
 
 
-def alone(unlabelled: float, mean: Mean) -> tuple[Tensor, Tensor]:
+def alone(unlabeled: float, mean: Mean) -> tuple[Tensor, Tensor]:
     """Loss and gradient of one process: of all pixels, or the mean of those of two pairs of images."""
     head = model()
-    halves = zip(*(part.split(4 if mean == "global" else 2) for part in batch(unlabelled)), strict=True)
+    halves = zip(*(part.split(4 if mean == "global" else 2) for part in batch(unlabeled)), strict=True)
     losses = torch.stack([masked_cross_entropy(head(pixels), target) for pixels, target in halves])
     losses.mean().backward()
     assert head.weight.grad is not None
@@ -108,12 +108,12 @@ def alone(unlabelled: float, mean: Mean) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("mean", ["global", "process"])
-@pytest.mark.parametrize("unlabelled", [0.9, 1.1])
-def test_two_processes_have_loss_and_gradients_of_one(unlabelled: float, mean: Mean) -> None:
-    counts = [int((half != -1).sum()) for half in batch(unlabelled)[1].split(2)]
+@pytest.mark.parametrize("unlabeled", [0.9, 1.1])
+def test_two_processes_have_loss_and_gradients_of_one(unlabeled: float, mean: Mean) -> None:
+    counts = [int((half != -1).sum()) for half in batch(unlabeled)[1].split(2)]
     assert counts[0] < 20 < counts[1]
-    assert (counts[0] == 0) == (unlabelled > 1)
-    together(step, unlabelled, mean, alone(unlabelled, mean))
+    assert (counts[0] == 0) == (unlabeled > 1)
+    together(step, unlabeled, mean, alone(unlabeled, mean))
 
 
 @pytest.mark.distributed
@@ -123,7 +123,7 @@ def test_the_mean_of_each_process_is_another_loss() -> None:
     assert abs(float(one) - float(other)) > 1e-3
 
 
-def nothing_labelled(rank: int) -> None:
+def nothing_labeled(rank: int) -> None:
     head = DistributedDataParallel(model())
     pixels, target = batch(0.5)
     loss = masked_cross_entropy(head(pixels), torch.full_like(target, -1))
@@ -133,8 +133,8 @@ def nothing_labelled(rank: int) -> None:
 
 
 @pytest.mark.distributed
-def test_two_processes_without_a_labelled_pixel_have_zero_gradients() -> None:
-    together(nothing_labelled)
+def test_two_processes_without_a_labeled_pixel_have_zero_gradients() -> None:
+    together(nothing_labeled)
 
 
 TREE = LabelTree.flat(("sky", "sea", "land"))
@@ -146,8 +146,8 @@ def objective(name: str = "nano_seg", **options: Any) -> Segmentation:
     return Segmentation(encoder, TREE, **options)
 
 
-def labelled(side: int = 32, *, seed: int = 0) -> Batch:
-    """Two images whose color is that of their class, in squares; a corner is not labelled."""
+def labeled(side: int = 32, *, seed: int = 0) -> Batch:
+    """Two images whose color is that of their class, in squares; a corner is not labeled."""
     draw = torch.Generator().manual_seed(seed)
     at = torch.arange(side) * 8 // side
     segments = (at[:, None] * 8 + at).int().repeat(2, 1, 1)
@@ -162,7 +162,7 @@ def labelled(side: int = 32, *, seed: int = 0) -> Batch:
 @pytest.mark.parametrize("name", ["nano", "nano_seg", "nano_vit_seg", "timm:test_vit"])
 def test_the_loss_is_cross_entropy_of_the_maps(name: str, head: str) -> None:
     """All encoders with all heads; gradients reach all that is trained."""
-    learned, batch = objective(name, head=head), labelled()
+    learned, batch = objective(name, head=head), labeled()
     learned.eval()
     maps = learned.predict(batch.views[0])["class"]
     assert maps.shape == (2, 3, 32, 32)
@@ -177,7 +177,7 @@ def test_the_loss_is_cross_entropy_of_the_maps(name: str, head: str) -> None:
 
 
 def test_the_map_of_a_class_is_learned() -> None:
-    learned, batch = objective(head="fused"), labelled()
+    learned, batch = objective(head="fused"), labeled()
     optimizer = torch.optim.AdamW(learned.parameters(), lr=3e-3)
     for _ in range(25):
         outcome = learned(batch)
@@ -188,7 +188,7 @@ def test_the_map_of_a_class_is_learned() -> None:
 
 
 def test_a_frozen_encoder_stays_as_it_is() -> None:
-    learned, batch = objective(frozen=True).train(), labelled()
+    learned, batch = objective(frozen=True).train(), labeled()
     before = copy.deepcopy(learned.encoder.state_dict())
     learned(batch).loss.backward()
     assert not learned.encoder.training
@@ -199,7 +199,7 @@ def test_a_frozen_encoder_stays_as_it_is() -> None:
 
 
 def test_a_batch_without_labels_moves_nothing() -> None:
-    learned, batch = objective(), labelled()
+    learned, batch = objective(), labeled()
     outcome = learned(batch._replace(target=torch.full_like(batch.target, -1)))
     outcome.loss.backward()
     assert outcome.loss == 0
@@ -210,8 +210,8 @@ def test_maps_have_the_size_of_the_target() -> None:
     """As the published VOC code trains: superpixels of half the image's side, labels of the whole."""
     torch.manual_seed(0)
     encoder = create("nano", image_size=32, fused=True, dense=True)
-    learned, batch = Segmentation(encoder, TREE, head="fused"), labelled()
-    view = batch.views[0]._replace(segments=labelled(16).views[0].segments)
+    learned, batch = Segmentation(encoder, TREE, head="fused"), labeled()
+    view = batch.views[0]._replace(segments=labeled(16).views[0].segments)
     assert learned(batch._replace(views=[view])).loss.isfinite()
     assert learned.predict(view)["class"].shape == (2, 3, 32, 32)
 
@@ -219,7 +219,7 @@ def test_maps_have_the_size_of_the_target() -> None:
 def test_half_precision_is_finite() -> None:
     for head in ("linear", "fused", "segmenter"):
         with torch.autocast("cpu", torch.bfloat16):
-            assert objective(head=head)(labelled()).loss.isfinite()
+            assert objective(head=head)(labeled()).loss.isfinite()
 
 
 def fused(encoder: Encoder, labels: LabelTree) -> Segmentation:
@@ -247,7 +247,7 @@ def test_what_cannot_be_segmented_is_refused() -> None:
         Segmentation(NoTokens(), TREE)
     with pytest.raises(ConfigError, match="no head 'upernet'"):
         objective(head="upernet")
-    batch = labelled()
+    batch = labeled()
     with pytest.raises(ValueError, match=r"int64 \(B, H, W\) of 2 images, got torch.int64 of shape \(2, 1\)"):
         objective()(batch._replace(target=torch.zeros(2, 1, dtype=torch.int64)))
     with pytest.raises(ValueError, match="1 view of each image, got 2"):

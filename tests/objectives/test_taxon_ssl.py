@@ -121,7 +121,7 @@ def test_the_loss_is_the_sum_of_its_terms() -> None:
     assert {"accuracy_level0", "accuracy_level1"} <= outcome.logs.keys()
 
 
-@pytest.mark.parametrize("level_mean", ["labelled", "batch", "rank"])
+@pytest.mark.parametrize("level_mean", ["labeled", "batch", "rank"])
 def test_a_batch_without_labels_trains(level_mean: str) -> None:
     """Without a fine label, without any, and with one alone, as the released code does not."""
     given = batch(text_dim=8)
@@ -135,7 +135,7 @@ def test_a_batch_without_labels_trains(level_mean: str) -> None:
         assert all(p.grad is not None and p.grad.isfinite().all() for p in objective.parameters())
     alone = batch()
     alone.target[1:] = -1
-    found = made(level_mean="labelled")(alone).logs
+    found = made(level_mean="labeled")(alone).logs
     assert float(found["accuracy_level1"]) in (0, 1)
 
 

@@ -105,12 +105,12 @@ def test_tree_kl_adds_the_weighted_loss_of_the_images_with_a_text() -> None:
     assert float(outcome.loss.detach()) == pytest.approx(
         float(plain(given).loss.detach()) + 2 * compared, abs=1e-5
     )
-    labelled = made(smoothing=0.0, level_mean="labelled")(given).logs["text"]
-    assert float(labelled) == pytest.approx(compared / share, abs=1e-6)
+    labeled = made(smoothing=0.0, level_mean="labeled")(given).logs["text"]
+    assert float(labeled) == pytest.approx(compared / share, abs=1e-6)
 
 
 def test_mixed_batches_mix_their_texts_by_the_same_draw() -> None:
-    given, objective = batch(), made(mixup=0.8, cutmix=1.0, level_mean="labelled")
+    given, objective = batch(), made(mixup=0.8, cutmix=1.0, level_mean="labeled")
     np.random.seed(3)  # noqa: NPY002
     found = objective(given).logs["text"]
     np.random.seed(3)  # noqa: NPY002
@@ -124,7 +124,7 @@ def test_mixed_batches_mix_their_texts_by_the_same_draw() -> None:
 def test_a_batch_without_a_text_trains() -> None:
     given = batch()
     bare = given._replace(text=torch.zeros_like(text_of(given)))
-    for level_mean in ("batch", "labelled", "rank"):
+    for level_mean in ("batch", "labeled", "rank"):
         objective = made(level_mean=level_mean)
         outcome = objective(bare)
         assert float(outcome.logs["text"]) == 0
@@ -147,11 +147,11 @@ def test_a_saved_classifier_has_no_text_head(tmp_path: object) -> None:
     encoder = create(EncoderConfig("nano", image_size=32, superpixels="grid:16"), advance=True)
     objective = TreeKL(encoder, TREE, text_dim=E, ema=0.5)
     path = f"{tmp_path}/encoder.safetensors"
-    save_classifier(objective, path, spec="tree-kl:level_mean=labelled", labels=TREE, branch="ema")
+    save_classifier(objective, path, spec="tree-kl:level_mean=labeled", labels=TREE, branch="ema")
     assert not any("text" in name for name in objective.heads("ema"))
     found = load_classifier(path).objective
     assert isinstance(found, TreeKL)
-    assert (found.text_dim, found.level_mean) == (0, "labelled")
+    assert (found.text_dim, found.level_mean) == (0, "labeled")
 
 
 def test_features_of_a_stage() -> None:

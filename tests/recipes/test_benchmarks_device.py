@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def test_what_needs_a_gpu_is_not_run_on_a_processor(recipe: Runner) -> None:
 def test_an_unknown_item_is_refused(recipe: Runner) -> None:
     done = recipe("benchmarks/device", "--device", "cpu", "--items", "fp8")
     assert done.returncode == 2
-    assert "--items: got fp8, expected collectives, SyncBN, fp16" in done.stderr
+    assert "--items: got fp8, expected collectives, SyncBN, fp32, fp16" in done.stderr
 
 
 def test_each_item_may_use_its_limit_within_ten_minutes(tmp_path: Path) -> None:
@@ -131,6 +132,38 @@ def test_parts_on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "100.00% of the pixels as on a processor" in device_parts.device_slic(
         device_parts.Config(part="device-slic", **small), CPU
     )
+
+
+@pytest.mark.parametrize(("scale", "message"), [(1.0, ""), (1.5, "off those of a processor")])
+def test_a_forward_pass_that_differs_from_a_processors_is_found(
+    scale: float, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copy(model: torch.nn.Module) -> torch.nn.Module:
+        copied = deepcopy(model)
+        for weights in copied.parameters():
+            weights.data *= scale
+        return copied
+
+    monkeypatch.setattr(device_parts, "deepcopy", copy)
+    cfg = device_parts.Config(part="fp32", device="cpu", model="nano", image_size=32, batch=2)
+    if not message:
+        assert device_parts.single(cfg, CPU) == "nano: error 0, of the gradient 0"
+        return
+    with pytest.raises(CastError, match=message):
+        device_parts.single(cfg, CPU)
+
+
+def test_a_gradient_that_differs_from_a_processors_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def copy(model: torch.nn.Module) -> torch.nn.Module:
+        copied = deepcopy(model)
+        for weights in (p for p in copied.parameters() if p.requires_grad):
+            weights.register_hook(lambda gradient: 2 * gradient)
+        return copied
+
+    monkeypatch.setattr(device_parts, "deepcopy", copy)
+    cfg = device_parts.Config(part="fp32", device="cpu", model="nano", image_size=32, batch=2)
+    with pytest.raises(CastError, match="the gradient is 1 off that of a processor"):
+        device_parts.single(cfg, CPU)
 
 
 def test_two_processes_sum_and_gather(recipe: Runner) -> None:

@@ -26,7 +26,7 @@ def test_each_item_that_needs_no_gpu_has_a_figure_on_a_processor() -> None:
     rows = {item: (verdict, figure) for item, verdict, figure, _ in (row[2:].split(" | ") for row in lines)}
     assert done.returncode == 0, done.stdout[-5000:]
     assert {item for item, (verdict, _) in rows.items() if verdict == "ok"} == {
-        *("collectives", "fp16", "bf16", "device-slic", "MoCo"),
+        *("collectives", "fp32", "fp16", "bf16", "device-slic", "MoCo"),
     }
     assert rows["collectives"][1].startswith("gloo, 2 processes")
     assert re.fullmatch(r"1 processes: [\d.]+ images/s, [\d.]+% waiting", rows["MoCo"][1])

@@ -45,14 +45,14 @@ def test_the_published_settings_of_free_grained_s_data_sets(
     assert made.peak == pytest.approx(peak)
     assert (made.mixup, made.cutmix, made.smoothing, made.cosine_epochs) == (0, 0, 0, 0)
     assert (made.warmup_epochs, made.warmup_lr, made.min_lr, made.drop_path) == (5, 1e-6, 1e-5, 0.1)
-    assert made.chosen().objective == "tree-kl:level_mean=labelled"
+    assert made.chosen().objective == "tree-kl:level_mean=labeled"
 
 
 def test_the_mean_over_labels_is_a_default_of_these_data_sets_and_tree_kl_alone() -> None:
     made = cfg("--data", "cub-f:x", "--method", "hcast:level_mean=batch,tie=1")
     assert made.chosen().objective == "tree-kl:level_mean=batch,tie=1"
     made = cfg("--data", "cub-f:x", "--method", "hier-vit", "--mixup", "0.8")
-    assert made.chosen().objective == "tree-kl:weight=0,norm=shared,level_mean=labelled"
+    assert made.chosen().objective == "tree-kl:weight=0,norm=shared,level_mean=labeled"
     assert made.mixup == 0.8
     assert cfg("--data", "cub-f:x", "--method", "flat-cast").chosen().objective == "flat"
     assert cfg("--data", "cub:x", "--free-grain", "0.5/0.4/0.1").chosen().objective == "tree-kl"

@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 Texture = Callable[[Floats, Floats], NDArray[np.floating[Any]]]
 PERIOD = (0.055, 0.085)
-"""The period of a texture, a share of the image's side: two superpixels of 64 an image show more than one."""
+"""The period of a texture, a share of the image's side: two of 64 superpixels show more than one."""
 BANDS = (0.35, 0.7)
 """The period of the bands of a part's two textures, likewise."""
 SHADING = (0.22, 0.45)

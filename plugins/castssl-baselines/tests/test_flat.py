@@ -114,6 +114,6 @@ def test_the_average_is_of_all_models() -> None:
     assert {name.partition(".")[0] for name in flat.heads()} == {"coarser", "level_heads"}
 
 
-def test_an_unlabelled_data_set_is_refused() -> None:
+def test_an_unlabeled_data_set_is_refused() -> None:
     with pytest.raises(ConfigError, match="no labels"):
         made(LabelTree.none())

@@ -24,7 +24,7 @@ class CastHead(BaseDecodeHead):  # type: ignore[misc]
         in_channels: width of the tokens, the encoder's ``dense_dim``.
         num_classes: number of classes.
         options: other arguments of mmsegmentation's ``BaseDecodeHead``, such as ``loss_decode``.  The default
-            loss divides by the labelled pixels (``avg_non_ignore=True``), as PyTorch, Segmenter and
+            loss divides by the labeled pixels (``avg_non_ignore=True``), as PyTorch, Segmenter and
             ``recipes/segment.py --mean process`` do; mmsegmentation's own default divides by all pixels.
 
     Raises:
