@@ -49,7 +49,7 @@ $(STAMP): pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
 	  $(addprefix --editable ,$(PLUGINS))
 	@touch $@
 
-demo: setup  ## pretrain a small CAST on generated pictures and show what it learnt
+demo: setup  ## pretrain a small CAST on generated images and show what it learned
 	@$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 	  recipes/moco_in1k.py $(DEMO)
 

@@ -130,7 +130,7 @@ class TrainState:
             changes = "\n  ".join(["", *other, ""]) if other else " "
             raise ConfigError(
                 f"{self._folder} has a run with {self._batches} batches per epoch, now there are {batches}:"
-                f" the images, or --batch-size times the number of processes, changed;{changes}restore them"
+                f" the images or --batch-size changed;{changes}restore them"
                 " or choose another --out"
             )
         if other and not self._cfg.other_images:
