@@ -254,14 +254,29 @@ def test_embeddings_that_have_become_one_are_told(name: str) -> None:
 class Apart(nn.Module):
     """An encoder whose class tokens lie far apart for images of noise."""
 
-    def __init__(self) -> None:
+    def __init__(self, norm: nn.Module | None = None) -> None:
         super().__init__()
         self.dim, self.sizes, self.config = 32, (1,), EncoderConfig("apart")
-        self.embed = nn.Sequential(nn.Flatten(), nn.Linear(48, 32), nn.LayerNorm(32))
+        self.embed = nn.Sequential(nn.Flatten(), nn.Linear(48, 32), norm or nn.LayerNorm(32))
 
     def forward(self, view: View) -> Hierarchy:
         token = self.embed(view.image)[:, None]
         return Hierarchy(view.segments, (Tokens(token, token, torch.ones(token.shape[:2])),), ())
+
+
+def test_the_batch_norm_of_dino_s_teacher_follows_its_images() -> None:
+    norm = nn.Sequential(nn.BatchNorm1d(32), nn.Dropout(0.5))
+    objective, segments = make(SPECS["dino"], Apart(norm)).train(), torch.zeros(16, 4, 4, dtype=torch.int32)
+    views = [View(5 + torch.randn(16, 3, 4, 4), segments) for _ in range(2)]
+    objective(Batch(views, torch.zeros(16, 0)))
+    linear, taught = objective.branch("momentum").embed[1], objective.branch("momentum").embed[2]
+    means = [linear(view.image.flatten(1)).mean(0) for view in views]
+    torch.testing.assert_close(taught[0].running_mean, 0.1 * (0.9 * means[0] + means[1]))
+    assert taught[0].training
+    assert not taught[1].training
+    kept = taught[0].running_mean.clone()
+    objective.eval()(Batch(views, torch.zeros(16, 0)))
+    assert torch.equal(taught[0].running_mean, kept)
 
 
 def test_dino_learns_images_that_differ() -> None:

@@ -17,7 +17,7 @@ from castssl.checkpoints.hub import save_pretrained
 from castssl.data.normalize import normalize
 from castssl.errors import ConfigError, ContractError
 from castssl.types import View
-from castssl_mmseg import CastEncoder, ComputeSuperpixels, SuperpixelDataPreProcessor
+from castssl_mmseg import CastEncoder, CastHead, ComputeSuperpixels, SuperpixelDataPreProcessor
 
 SIDE = 64
 SPEC = "seeds:count=64,bins=5,iterations=4"
@@ -110,6 +110,8 @@ def test_wrong_settings_are_refused() -> None:
         ComputeSuperpixels("grid:cell=8")
     with pytest.raises(ConfigError, match="behind PackSegInputs"):
         ComputeSuperpixels(SPEC).transform({"img": 1})
+    with pytest.raises(ConfigError, match="takes DenseTokens, got a Tensor; give the backbone"):
+        CastHead("linear", in_channels=8, num_classes=3)((torch.zeros(1, 8, 4, 4),))
 
 
 def test_padding_behind_the_superpixels_is_refused() -> None:

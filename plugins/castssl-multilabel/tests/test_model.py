@@ -208,6 +208,15 @@ def test_padding_changes_no_score() -> None:
     torch.testing.assert_close(scores[0], plain.logits(samples.view()))
 
 
+def test_an_image_that_is_not_finite_changes_no_other_score() -> None:
+    model, (image, segments) = made().eval(), samples.view()
+    broken = image.clone()
+    broken[1] = torch.inf
+    expected, scores = model.logits(View(image, segments)), model.logits(View(broken, segments))
+    assert scores[1].isnan().all()
+    torch.testing.assert_close(scores[[0, 2, 3]], expected[[0, 2, 3]])
+
+
 @pytest.mark.parametrize("name", ["nano", "timm-features:test_convnext"])
 def test_attention_is_over_the_tokens_of_each_stage(name: str) -> None:
     model, view = made(name).eval(), samples.view()

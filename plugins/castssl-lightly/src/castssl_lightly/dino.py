@@ -28,8 +28,9 @@ class DINO(MomentumObjective):
     All views of an image that castssl's recipes make have one size, so there are no
     local crops.  The released code recommends crops of 0.14 to 1 of an image then.
 
-    The teacher is in evaluation mode: it drops nothing, as in the released code.  The schedules count by the
-    share of training done, where the paper counts epochs.
+    The teacher drops nothing, and its batch norms run in training mode, as in the released code.  The other
+    parts of the teacher are in evaluation mode.  The schedules count by the share of training done, where the
+    paper counts epochs.
 
     Args:
         encoder: what is pretrained.
@@ -108,9 +109,11 @@ class DINO(MomentumObjective):
         self._set_progress(progress)
 
     def train(self, mode: bool = True) -> DINO:
-        """The teacher stays in evaluation mode."""
+        """As in torch, but of the teacher only batch norms are in training mode."""
         super().train(mode)
-        self.momentum_model.eval()
+        for part in self.momentum_model.modules():
+            # after_step moves parameters alone: in evaluation mode the statistics would stay as they began.
+            part.training = mode and isinstance(part, nn.modules.batchnorm._BatchNorm)
         return self
 
     def _agree(self, t1: Tensor, t2: Tensor, s1: Tensor, s2: Tensor) -> Tensor:

@@ -52,6 +52,9 @@ class CastHead(BaseDecodeHead):  # type: ignore[misc]
         """Logits of each pixel of the label map: float (B, C, H, W)."""
         tokens = inputs[0]
         if not isinstance(tokens, DenseTokens):
-            raise ConfigError("CastHead takes tokens: give the backbone output='tokens'")
+            raise ConfigError(
+                f"CastHead takes DenseTokens, got a {type(tokens).__name__}; give the backbone"
+                " output='tokens'"
+            )
         height, width = tokens.labels.shape[1:]
         return paint(self.head(tokens), tokens, (height, width))

@@ -156,8 +156,8 @@ class HSVLT(LabelModel):
         hierarchy = self.encoder.visit_blocks(view, reading)
         scores: Tensor = self.head(self.aggregation(reading.fused))
         # Some of an encoder's parameters have a part in the class token alone, which labels do not read.  DDP
-        # waits for a gradient of each: theirs is 0.
-        return scores + 0 * hierarchy.stages[-1].cls.sum()
+        # waits for a gradient of each: theirs is 0.  Image by image, since 0 times infinity is not a number.
+        return scores + 0 * hierarchy.stages[-1].cls.mean((1, 2))[:, None]
 
     def attention(self, view: View) -> LabelAttention:
         """What each label attends to at the last interaction of each stage, mean over heads."""

@@ -118,6 +118,8 @@ class MultiLabel(Averaged[LabelModel]):
     def forward(self, batch: Batch) -> Outcome:
         """The loss, and the share of known labels that are on the right side of a probability of 0.5.
 
+        The share is not a number where no label is known.
+
         Raises:
             ValueError: unless the batch has one view and a target float32 (B, C).
         """
