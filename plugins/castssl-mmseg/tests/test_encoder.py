@@ -81,6 +81,12 @@ def test_any_head_of_mmsegmentation_takes_the_map() -> None:
     assert head((features,)).shape == (2, 3, SIDE // 4, SIDE // 4)
 
 
+def test_a_map_has_a_cell_for_each_part_of_a_stride() -> None:
+    backbone = CastEncoder(model="nano", output="map").eval()
+    (features,) = backbone(batch(superpixels=True)[..., : SIDE - 3, : SIDE - 2])
+    assert features.shape[-2:] == (SIDE // 4, SIDE // 4)
+
+
 def test_a_window_keeps_its_part_of_the_superpixels() -> None:
     inputs = batch(superpixels=True)
     backbone = CastEncoder(model="nano").eval()

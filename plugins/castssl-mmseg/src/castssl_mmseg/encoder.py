@@ -110,11 +110,15 @@ class CastEncoder(BaseModule):  # type: ignore[misc]
         height, width = (-(-side // self.map_stride) for side in inputs.shape[-2:])
         if tokens.grid:
             return (paint(tokens.x, tokens, (height, width)),)
-        # A cell has the token of its central pixel, as the released code, whose label map is half as large.
-        centers = tokens.labels[
-            :, self.map_stride // 2 :: self.map_stride, self.map_stride // 2 :: self.map_stride
-        ]
-        return (paint(tokens.x, tokens._replace(labels=centers)),)
+        # A cell has the token of its central pixel, as the released code, whose label map is half as large;
+        # the center of a cell at the border may be outside of the image.
+        rows, columns = (
+            (torch.arange(cells, device=inputs.device) * self.map_stride + self.map_stride // 2).clamp(
+                max=side - 1
+            )
+            for cells, side in zip((height, width), inputs.shape[-2:], strict=True)
+        )
+        return (paint(tokens.x, tokens._replace(labels=tokens.labels[:, rows[:, None], columns])),)
 
     def dense(self, inputs: Tensor) -> DenseTokens:
         """The tokens of a batch and the token of each pixel."""
