@@ -76,9 +76,10 @@ def draw(
         handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
-    axes[0, 0].set_yticks(range(len(labels)), labels)
+    # A dollar sign in a path or a flag begins no formula.
+    axes[0, 0].set_yticks(range(len(labels)), labels, parse_math=False)
     axes[0, 0].set_ylim(len(labels) - 0.5, -0.5)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     if handles:
         columns = 5 if across == PANELS else 2
         below: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "frameon": False}

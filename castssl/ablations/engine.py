@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from castssl.ablations.grid import RESULTS, Cell, Step
-from castssl.errors import ConfigError
+from castssl.errors import ConfigError, printable
 from castssl.run_lock import in_use
 
 if TYPE_CHECKING:
@@ -127,13 +127,12 @@ def seconds_of(folder: Path) -> float:
 
 
 def last_words(folder: Path, lines: int = 15) -> str:
-    """The end of what a run printed."""
+    """The end of what a run printed, with control characters as escapes."""
     try:
-        return "\n".join(
-            (folder / OUTPUT).read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
-        )
+        text = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return "(it printed nothing)"
+    return printable("\n".join(text.splitlines()[-lines:]))
 
 
 class Jobs:

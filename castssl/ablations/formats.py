@@ -56,7 +56,9 @@ def latex(sheet: Sheet) -> list[str]:
     r"""The lines of a ``tabular``, with the rules of the package booktabs."""
 
     def line(entries: Sequence[Entry]) -> str:
-        return " & ".join(_MACROS[entry.style].format(_escape(entry.text)) for entry in entries) + r" \\"
+        text = " & ".join(_MACROS[entry.style].format(_escape(entry.text)) for entry in entries)
+        # LaTeX would read either as an option of the command before it.
+        return ("{}" if text.startswith(("[", "*")) else "") + text + r" \\"
 
     columns = "".join("l" if column < sheet.labels else "r" for column in range(len(sheet.head)))
     return [

@@ -23,6 +23,8 @@ RESULTS = "results.json"
 WEIGHTS = "encoder.safetensors"
 """What a pretraining run leaves for the recipe that follows it."""
 ALLOW = "--allow-commands"
+LONGEST = 200
+"""Bytes of a run's folder's name before the hash; file systems take 255 in all."""
 LEAVES = (
     "DIR receives table.md (with each cell's command), table.tex, table.csv, cells.csv, table.png, and a"
     " folder a run."
@@ -169,14 +171,29 @@ def step(recipe: Path, values: Mapping[str, str], flags: Sequence[str], after: S
     # The hash keeps runs with other common flags apart; a run's folder holds one configuration for ever.
     mark = hashlib.sha256(json.dumps([*arguments, after.name if after else ""]).encode()).hexdigest()[:8]
     words = [re.sub(r"[^\w.=-]+", "_", f"{key}={value}") for key, value in values.items()]
-    return Step(recipe, "-".join([recipe.stem, *words, mark]), arguments, after)
+    name = "-".join([recipe.stem, *words]).encode("utf-8", "surrogateescape")
+    if len(name) > LONGEST:
+        name = name[:LONGEST].decode("utf-8", "ignore").encode()
+    return Step(recipe, f"{name.decode('utf-8', 'surrogateescape')}-{mark}", arguments, after)
 
 
 def _argument(key: str, value: str) -> list[str]:
     flag = key.replace("_", "-")
     if value in ("True", "False"):
         return [f"--{flag}" if value == "True" else f"--no-{flag}"]
-    return [f"--{flag}", *shlex.split(value)]
+    return [f"--{flag}", *split(value, f"--grid {key}")]
+
+
+def split(text: str, flag: str) -> list[str]:
+    """The words of a text as a shell splits it.
+
+    Raises:
+        ConfigError: naming ``flag``, if a quotation is not closed.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"{flag}: got {text!r} ({error}); quote it as for a shell") from error
 
 
 def parse(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -20,14 +20,14 @@ SUMMARY = ("result", "mean", "deviation", "seeds", "difference", "low", "high", 
 def cells(study: Study, out: Path) -> str:
     """One line per cell: its values, state, results, seconds and commands."""
     every = study.cells()
-    results = [cell_results(cell, out) or {} for cell in every]
-    names = by_importance(dict.fromkeys(name for result in results for name in result))
+    results = [cell_results(cell, out) for cell in every]
+    names = by_importance(dict.fromkeys(name for result in results for name in result or ()))
     lines: list[Sequence[object]] = [[*study.grid, "finished", *names, "seconds", "command"]]
     for cell, result in zip(every, results, strict=True):
         seconds = sum(seconds_of(step.folder(out)) for step in cell.steps)
-        values = [result.get(name, "") for name in names]
+        values = [(result or {}).get(name, "") for name in names]
         command = " && ".join(shlex.join(step.command(out, ["python"])) for step in cell.steps)
-        lines.append([*cell.values.values(), bool(result), *values, round(seconds, 1), command])
+        lines.append([*cell.values.values(), result is not None, *values, round(seconds, 1), command])
     return _text(lines)
 
 

@@ -22,7 +22,7 @@ from castssl.ablations import cost, engine, spreadsheets, table
 from castssl.ablations.chart import draw
 from castssl.ablations.engine import STOP_SIGNALS, Jobs
 from castssl.ablations.formats import latex
-from castssl.ablations.grid import ALLOW, SEED, Step, Study, add_flags, from_one, parse
+from castssl.ablations.grid import ALLOW, SEED, Step, Study, add_flags, from_one, parse, split
 from castssl.errors import CastError, ConfigError, PluginError
 from castssl.files import check_outputs, write_text
 from castssl.terminal import ignore_closed_streams
@@ -51,7 +51,7 @@ def conduct(study: Study, args: argparse.Namespace, name: str) -> int:
     if args.allow_commands and study.data:
         study = replace(study, flags=[*study.flags, ALLOW], then_flags=[*study.then_flags, ALLOW])
     steps = engine.steps_of(study.cells())
-    launcher = shlex.split(args.launcher)
+    launcher = split(args.launcher, "--launcher")
     if args.dry_run:
         if args.cluster != "local":
             print(f"# each a job of the {args.cluster} cluster with {_parameters(args.job)}")
@@ -184,7 +184,8 @@ def _show(study: Study, out: Path, events: Iterator[engine.Event], console: Cons
         for event in events:
             progress.update(bar, completed=event.done, description=_left(steps, out, event.done))
             folder = event.step.folder(out)
-            console.print(f"{event.state:<9} {event.step.name}", highlight=False, soft_wrap=True)
+            text = f"{event.state:<9} {event.step.name}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
             if event.state == "failed" and folder.is_dir():
                 console.print(engine.last_words(folder, 4), markup=False, highlight=False, style="dim")
             if event.state != "runs" and event.step not in earlier:
@@ -229,8 +230,10 @@ def write(study: Study, out: Path, *, measure: bool) -> str:
 
 
 def _parameters(texts: Sequence[str]) -> dict[str, Any]:
-    pairs = (text.partition("=") for text in texts)
-    return {key: int(value) if value.isdigit() else value for key, _, value in pairs}
+    pairs = [text.partition("=") for text in texts]
+    if wrong := [key for key, equals, _ in pairs if not (key and equals)]:
+        raise ConfigError(f"--job {wrong[0]}: expected KEY=VALUE, such as gpus_per_node=8")
+    return {key: int(value) if value.isdecimal() else value for key, _, value in pairs}
 
 
 def main(study: Study, *, demo: Study | None = None, argv: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 from scipy.special import stdtrit
 
-from castssl.ablations.engine import OUTPUT, last_words
+from castssl.ablations.engine import OUTPUT, last_words, steps_of
 from castssl.ablations.formats import Entry, Sheet, markdown
 from castssl.ablations.grid import Cell, Study, is_seed
 from castssl.evaluation.report import BASELINES, by_importance, legend, metric
@@ -94,14 +95,16 @@ def cell_results(cell: Cell, out: Path) -> dict[str, float] | None:
 
 
 def references(study: Study, out: Path) -> dict[str, dict[str, Spread]]:
-    """Results without training, over all finished cells; equal ones have no deviation."""
+    """Results without training, over all finished runs; equal ones have no deviation.
+
+    A run that several cells share counts once, so that the deviation is that of different runs.
+    """
     kinds = BASELINES if study.references is None else study.references
     by_kind: dict[str, dict[str, list[float]]] = {}
-    for cell in study.cells():
-        for step in cell.steps:
-            for kind, values in (step.results(out) or {}).items():
-                for name, value in values.items() if kind in kinds else ():
-                    by_kind.setdefault(kind, {}).setdefault(name, []).append(value)
+    for step in steps_of(study.cells()):
+        for kind, values in (step.results(out) or {}).items():
+            for name, value in values.items() if kind in kinds else ():
+                by_kind.setdefault(kind, {}).setdefault(name, []).append(value)
 
     def of(values: Sequence[float]) -> Spread:
         return spread(values) if len(set(values)) > 1 else Spread(values[0], math.nan, len(values))
@@ -276,9 +279,10 @@ def _shown(row: Row, name: str) -> str:
 def _best(table_rows: Sequence[Row], name: str) -> set[str]:
     """The texts of the best means of a column, of which several may be equal as shown.
 
-    None for one row, or if no value is better than another.
+    None for one row, or if no value is better than another.  A mean that is not a number is never the best.
     """
-    means = {_shown(row, name): row.results[name].mean for row in table_rows if name in row.results}
+    found = [(_shown(row, name), row.results[name].mean) for row in table_rows if name in row.results]
+    means = {text: mean for text, mean in found if not math.isnan(mean)}
     if len(table_rows) < 2 or not means or metric(name).neutral:
         return set()
     means = {text: round(mean * metric(name).scale, metric(name).digits) for text, mean in means.items()}
@@ -292,6 +296,9 @@ def _failures(study: Study, out: Path) -> list[str]:
         begun = [step for step in cell.steps if step.folder(out).is_dir() and step.results(out) is None]
         for step in begun[:1]:
             named = ", ".join(f"{key}={value}" for key, value in cell.values.items())
-            lines += ["", f"Not finished: {named}; the end of {step.folder(out) / OUTPUT}:", "", "```text"]
-            lines += [last_words(step.folder(out)), "```"]
+            words = last_words(step.folder(out))
+            ticks = max(map(len, re.findall("`+", words)), default=0)
+            fence = "`" * max(3, ticks + 1)  # The output may hold a fence of its own.
+            lines += ["", f"Not finished: {named}; the end of {step.folder(out) / OUTPUT}:", ""]
+            lines += [f"{fence}text", words, fence]
     return lines

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 
-from castssl.ablations.grid import LEAVES, Study, add_flags, parse
+from castssl.ablations.grid import LEAVES, Study, add_flags, parse, split
 from castssl.commands.arguments import Commands, subcommand
 from castssl.shipped import recipe
 
@@ -39,6 +38,6 @@ def _ablate(args: argparse.Namespace) -> int:
         grid=parse(args.grid),
         flags=args.rest,
         then=recipe(args.then) if args.then else None,
-        then_flags=shlex.split(args.then_flags),
+        then_flags=split(args.then_flags, "--then-flags"),
     )
     return conduct(study, args, name)

@@ -33,6 +33,8 @@ LISTED = 10
 EVERY = 10.0
 """Seconds between two lines about progress."""
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+LARGEST = {"jpeg": 65500, "webp": 16383}
+"""Pixels of the longer side that a format can hold, where pictures reach it."""
 MODEL = (
     "cast_small, cast_nano, timm:NAME, ..., or trained weights: a run's folder, encoder.safetensors,"
     " checkpoint, hf:USER/NAME"
@@ -99,8 +101,17 @@ def picture(text: str) -> Path:
 
 
 def save_picture(image: Image.Image, path: Path) -> None:
-    """Write an image in the format of its ending, by :func:`castssl.files.atomic_write`."""
+    """Write an image in the format of its ending, by :func:`castssl.files.atomic_write`.
+
+    Raises:
+        ConfigError: if the format has no room for the image.
+    """
     kind = "jpeg" if path.suffix.lower() == ".jpg" else path.suffix[1:].lower()
+    if max(image.size) > LARGEST.get(kind, sys.maxsize):
+        raise ConfigError(
+            f"{path}: the picture has {image.width} x {image.height} pixels, and a {kind} file at most"
+            f" {LARGEST[kind]} a side; give fewer images, or take a file that ends in .png"
+        )
     with atomic_write(path, "picture") as aside:
         image.save(aside, format=kind)
 

@@ -55,7 +55,9 @@ def _flops(args: argparse.Namespace) -> int:
 
 
 def _parts(model: str, counted: Account) -> Table:
-    shown = table(["part"], ["GFLOPs", "parameters", "trainable"], title=model)
+    from castssl.terminal import safe_markup
+
+    shown = table(["part"], ["GFLOPs", "parameters", "trainable"], title=safe_markup(model))
     for part in counted.parts:
         shown.add_row(part.name, f"{part.macs / 1e9:.3f}", f"{part.parameters:,}", f"{part.trainable:,}")
     shown.add_section()
@@ -70,6 +72,8 @@ def _parts(model: str, counted: Account) -> Table:
 
 
 def _totals(rows: list[tuple[str, tuple[int, ...], Account, Published | None]]) -> Table:
+    from castssl.terminal import safe_markup
+
     numbers = ("here", "+ sampling", "released", "paper", "parameters")
     shown = table(["model and sizes"], numbers, title="GFLOPs")
     for model, sizes, counted, published in rows:
@@ -78,7 +82,6 @@ def _totals(rows: list[tuple[str, tuple[int, ...], Account, Published | None]]) 
         if published is not None:
             paper = f"{published.paper:.1f}" if published.paper < 10 else f"{published.paper:g}"
         both = f"{counted.macs / 1e9:.2f}", f"{(counted.macs + counted.sampling) / 1e9:.2f}"
-        shown.add_row(
-            f"{model} {' '.join(map(str, sizes))}", *both, released, paper, f"{counted.published[0]:,}"
-        )
+        title = safe_markup(f"{model} {' '.join(map(str, sizes))}")
+        shown.add_row(title, *both, released, paper, f"{counted.published[0]:,}")
     return shown

@@ -20,7 +20,7 @@ from castssl.commands.arguments import (
     superpixels_of,
     value_range,
 )
-from castssl.errors import ConfigError, DataError
+from castssl.errors import ConfigError, DataError, printable
 from castssl.files import atomic_write, check_outputs
 
 if TYPE_CHECKING:
@@ -88,6 +88,9 @@ def _segment(args: argparse.Namespace) -> int:
     encoder = load_encoder(args.weights)
     stages = len(encoder.sizes)
     outputs = [path for image in args.images for path in _outputs(args.out, image.stem, stages)]
+    inputs = {image.resolve() for image in args.images}
+    if own := [str(path) for path in outputs if path.resolve() in inputs]:  # Also with --overwrite.
+        raise ConfigError(f"a drawing would replace the image {own[0]}; choose another --out")
     check_outputs(outputs, overwrite=args.overwrite)
     options = {"device": device, "sizes": args.sizes, "image_size": args.image_size}
     options |= {"superpixels": superpixels_of(args, encoder), "value_range": value_range(args)}
@@ -161,7 +164,7 @@ def _segment_classes(args: argparse.Namespace) -> int:
             save_picture(found.indexed(), indexed)
             save_picture(found.overlay(), overlay)
             shares = [f"{name} {share:.1%}" for name, share in found.shares().items()]
-            print(f"{image}: {', '.join(shares)}")
+            print(printable(f"{image}: {', '.join(shares)}"))
             done += 1
     print(f"{done} of {len(args.images)} images segmented, in {args.out}")
     return 0 if done == len(args.images) else 1

@@ -84,6 +84,8 @@ def _superpixels(args: argparse.Namespace) -> int:
         value = getattr(args, flag)
         if value is not None and value < 1:
             raise ConfigError(f"--{flag.replace('_', '-')} must be at least 1, got {value}")
+    if args.masks is not None and not args.masks.is_dir():
+        raise ConfigError(f"--masks {args.masks}: there is no such folder; it holds NAME.png for image NAME")
     from rich.console import Console
 
     from castssl import registry

@@ -107,13 +107,17 @@ def extract(
         report: called with the number of images that are done.
 
     Raises:
-        ConfigError: if ``out`` has another ending, or pyarrow is missing; without ``overwrite`` if
+        ConfigError: if there are no images, ``out`` has another ending or is a folder, or pyarrow is
+            missing; without ``overwrite`` if
             ``out`` is a file that this function did not write, or has other settings.
         CastError: if the system refuses to write.
     """
+    if not len(job.images):
+        raise ConfigError("got no images, expected one or more")
     parts, settings = out.with_name(f"{out.name}.parts"), job.settings()
     if check_output(out, settings, overwrite=overwrite):
-        remove(parts)
+        if MARK in _stored_parts(parts):  # Left by a process that was killed after its last file.
+            remove(parts)
         return Counts(len(job.images), dict(stored_settings(out).get("unreadable", {})), True)
     _check_parts(parts, settings, overwrite=overwrite)
     write_text(parts / "settings.json", json.dumps(settings, indent=1), "features")
@@ -138,6 +142,8 @@ def check_output(out: Path, settings: Settings, *, overwrite: bool) -> bool:
         _pyarrow()
     if not out.exists():
         return False
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder; give --out a file in it")
     stored = stored_settings(out)
     if not stored and not overwrite:
         raise ConfigError(
@@ -168,11 +174,8 @@ def stored_settings(path: Path) -> dict[str, Any]:
 
 def _check_parts(parts: Path, settings: Settings, *, overwrite: bool) -> None:
     """Refuse a folder of other parts; with ``overwrite`` delete those of this module."""
-    try:
-        stored = json.loads((parts / "settings.json").read_text())
-    except (OSError, ValueError):
-        stored = {}
-    if parts.exists() and MARK not in stored and any(parts.iterdir()):
+    stored = _stored_parts(parts)
+    if parts.exists() and MARK not in stored and (not parts.is_dir() or any(parts.iterdir())):
         raise ConfigError(f"castssl features did not make {parts} and leaves it; choose another --out")
     if overwrite:
         remove(parts)
@@ -181,6 +184,15 @@ def _check_parts(parts: Path, settings: Settings, *, overwrite: bool) -> None:
             f"{parts} holds features of an interrupted call with other {_differing(stored, settings)}; choose"
             " another --out, or start anew with --overwrite"
         )
+
+
+def _stored_parts(parts: Path) -> dict[str, Any]:
+    """The settings of a folder of parts; empty if it is another folder, or none."""
+    try:
+        found = json.loads((parts / "settings.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _differing(stored: Settings, settings: Settings) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from markdown_it import MarkdownIt
 
+from castssl.errors import printable
 from castssl.evaluation.report import by_importance, metric
 from castssl.reports.gather import Study
 from castssl.visualization.page.markup import Html
@@ -43,7 +44,7 @@ def _html(text: str) -> Html:
     # Nothing in a file may become a link or a picture: a page loads nothing.
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.disable(["link", "image", "autolink", "reference", "html_block", "html_inline"])
-    tokens = parser.parse(text)
+    tokens = parser.parse(printable(text))
     for token in tokens:
         if token.tag.startswith("h") and token.tag[1:].isdecimal():
             token.tag = "h3"

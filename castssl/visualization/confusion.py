@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from castssl.visualization.draw import FAINT, INK, PAPER
+from castssl.visualization.draw import FAINT, INK, PAPER, truncate
 
 SIDE, LARGEST, MARGIN = 720, 32, 24
 """Pixels of the matrix at most, of a cell at most, and around."""
+LONGEST = 320
+"""Pixels of a name; the rest of a longer one is left out."""
 NAMED, COUNTED = 60, 25
 """So many classes have names beside the matrix, and numbers in its cells."""
 BLUE = (31, 78, 140)
@@ -25,11 +27,13 @@ def draw_confusion(counts: Tensor, names: Sequence[str]) -> Image.Image:
     """
     classes = len(counts)
     cell = max(1, min(LARGEST, SIDE // classes))
-    font = ImageFont.load_default(max(8, min(12, cell)))
+    size = max(8, min(12, cell))
+    font = ImageFont.load_default(size)
     named = classes <= NAMED
+    names = [truncate(name, LONGEST, size) for name in names] if named else names
     left = MARGIN + (int(max(font.getlength(name) for name in names)) + 8 if named else 0)
-    size = (left + cell * classes + MARGIN, 2 * MARGIN + cell * classes)
-    picture = Image.new("RGB", size, PAPER)
+    sides = (left + cell * classes + MARGIN, 2 * MARGIN + cell * classes)
+    picture = Image.new("RGB", sides, PAPER)
     draw = ImageDraw.Draw(picture)
     draw.text((left, 4), "predicted class, in the order of the rows", INK, font)
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)

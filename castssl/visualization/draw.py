@@ -5,6 +5,7 @@ The panels are those of CAST's figure 5, https://arxiv.org/abs/2210.00314.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -189,11 +190,13 @@ def draw_levels(
 
 def truncate(text: str, width: int, size: int) -> str:
     """As much of a line in a font of this size as fits into a width in pixels."""
-    if font(size).getlength(text) <= width:
+    # A glyph takes a pixel or more; to measure a text of thousands of characters takes seconds.
+    start, letters = text[: max(0, width) + 1], font(size)
+    if start == text and letters.getlength(text) <= width:
         return text
-    while text and font(size).getlength(f"{text}...") > width:
-        text = text[:-1]
-    return f"{text}..."
+    ends = range(len(start) + 1)
+    fitting = bisect_right(ends, width, key=lambda end: letters.getlength(f"{start[:end]}..."))
+    return f"{start[: max(0, fitting - 1)]}..."
 
 
 def _means(pixels: Bytes, regions: Ints) -> Bytes:

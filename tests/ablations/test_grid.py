@@ -85,3 +85,12 @@ def test_a_missing_recipe_and_double_values_are_refused() -> None:
         Study(title="", recipe=Path("recipes/none.py"), grid={})
     with pytest.raises(ConfigError, match="values that differ"):
         Study(title="", recipe=RECIPE, grid={"seed": ["1", "1"]})
+
+
+def test_long_values_have_folders_that_file_systems_take(tmp_path: Path) -> None:
+    grid = {"pooling": ["graph", "\N{GREEK SMALL LETTER ALPHA}" * 300, "\N{GREEK SMALL LETTER ALPHA}" * 301]}
+    first, *others = (cell.steps[0].name for cell in Study(title="", recipe=RECIPE, grid=grid).cells())
+    assert first.startswith("recipe-pooling=graph-")
+    assert len({*others}) == 2
+    for name in others:
+        (tmp_path / name).mkdir()

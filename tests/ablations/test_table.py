@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import statistics
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 from scipy.stats import ttest_rel
 
-from castssl.ablations import chart, engine, table
+from castssl.ablations import chart, engine, spreadsheets, table
 from castssl.ablations.engine import Jobs
 from castssl.ablations.formats import Entry, Sheet, latex
 from castssl.ablations.grid import Study
@@ -156,6 +157,44 @@ def test_the_best_is_so_as_shown_and_no_depth_is_better(tmp_path: Path) -> None:
     assert "| b | 1.90 | 0.31 | 1 |" in text
 
 
+def test_a_mean_that_is_not_a_number_is_never_the_best(tmp_path: Path) -> None:
+    rows = [row("a", s={"top1": math.nan}), row("b", s={"top1": 0.5}), row("c", s={"top1": 0.4})]
+    study = Study(title="t", recipe=RECIPE, grid={"method": ["a", "b", "c"], "seed": ["s"]})
+    text = table.document(study, tmp_path, rows)
+    assert "| a | nan | 1 |" in text
+    assert "| b | **50.0** | 1 |" in text
+    assert "| c | 40.0 | 1 |" in text
+
+
+def test_a_run_that_cells_share_counts_once_in_a_reference(tmp_path: Path) -> None:
+    grid = {"recipe.rate": ["1", "2"], "seed": ["0", "1"]}
+    shared = Study(title="t", recipe=RECIPE, grid=grid, then=RECIPE)
+    firsts = list(dict.fromkeys(cell.steps[0] for cell in shared.cells()))
+    for step, value in zip(firsts, (0.1, 0.3), strict=True):
+        step.folder(tmp_path).mkdir()
+        (step.folder(tmp_path) / "results.json").write_text(json.dumps({"untrained": {"knn": value}}))
+    found = table.references(shared, tmp_path)["untrained"]["knn"]
+    assert found == pytest.approx((0.2, statistics.stdev([0.1, 0.3]), 2))
+
+
+def test_output_of_a_failed_run_ends_no_block_and_has_no_control_characters(tmp_path: Path) -> None:
+    study = Study(title="t", recipe=RECIPE, grid={"seed": ["0"]})
+    folder = study.cells()[0].steps[0].folder(tmp_path)
+    folder.mkdir()
+    (folder / engine.OUTPUT).write_text("```\n# no heading\n\x1b[2J")
+    text = table.document(study, tmp_path, table.rows(study, tmp_path, {}))
+    assert "\n````text\n```\n# no heading\n\\x1b[2J\n````\n" in text
+
+
+def test_a_finished_cell_without_results_is_finished(tmp_path: Path) -> None:
+    study = Study(title="t", recipe=RECIPE, grid={"seed": ["0"]})
+    folder = study.cells()[0].steps[0].folder(tmp_path)
+    folder.mkdir()
+    (folder / "results.json").write_text("{}")
+    (line,) = csv.DictReader(spreadsheets.cells(study, tmp_path).splitlines())
+    assert line["finished"] == "True"
+
+
 def test_latex_escapes_what_it_reads_as_commands() -> None:
     body = [
         [Entry("a_b&50%\\{x}~^#$"), Entry("1.0 ± 0.5", "bold")],
@@ -168,6 +207,8 @@ def test_latex_escapes_what_it_reads_as_commands() -> None:
     )
     assert lines[5] == r"a-1 & $-$1.0 [$-$2.0, +3.0] \\"
     assert lines[6:8] == [r"\midrule", r"\textit{chance} & -- \\"]
+    lines = latex(Sheet(["k"], [[Entry("[8, 4]")], [Entry("*")]], [], 1))
+    assert lines[4:6] == [r"{}[8, 4] \\", r"{}* \\"], "else an option of the command before"
 
 
 def test_the_files_of_a_study_hold_latex(out: Path) -> None:
@@ -182,9 +223,10 @@ def test_the_chart_has_a_panel_a_column_and_is_at_most_1600_pixels_wide(
 ) -> None:
     drawn = []
     monkeypatch.setattr(chart, "_panel", lambda axis, rows, name: drawn.append((axis, name)))
-    _, rows = wide(["graph:centroids=random,exact=True,dropout=0.25", "b"])
+    _, rows = wide(["graph:centroids=random,exact=True,dropout=0.25", r"$\frac$"])
     references = {"chance": {"top1": table.Spread(0.1, math.nan, 1)}}
-    image = Image.open(chart.draw("t", rows, names, references, tmp_path / "t.png"))
+    title = r"data=$\frac$"  # no formula
+    image = Image.open(chart.draw(title, rows, names, references, tmp_path / "t.png"))
     assert 300 < image.width <= 1600
     assert [name for _, name in drawn] == names
     assert len({id(axis) for axis, _ in drawn}) == panels
@@ -212,6 +254,9 @@ def test_a_file_of_recipes_ablations(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "--grid nope: the study's keys are pooling, seed" in capsys.readouterr().err
     assert main(large, demo=small, argv=["--data", "folder:x", *argv, "--cluster", "slurm"]) == 0
     assert "slurm" in capsys.readouterr().out
+    for wrong in (["--launcher", "'accelerate"], ["--grid", "pooling='a"], ["--job", "gpus_per_node"]):
+        assert main(large, demo=small, argv=["--data", "demo", *argv, "--cluster", "slurm", *wrong]) == 2
+        assert wrong[0] in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

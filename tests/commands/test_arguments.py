@@ -4,9 +4,11 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from castssl.cli import main
-from castssl.commands.arguments import picture
+from castssl.commands.arguments import picture, save_picture
+from castssl.errors import ConfigError
 
 
 def test_an_image_s_path() -> None:
@@ -26,3 +28,11 @@ def test_it_is_told_before_anything_is_computed(words: list[str], capsys: pytest
         main([*words, "--out", "picture"])
     assert stop.value.code == 2
     assert "expected a file that ends in .png" in capsys.readouterr().err
+
+
+def test_a_format_without_room_for_a_picture_is_refused(tmp_path: Path) -> None:
+    tall = Image.new("L", (1, 16384))
+    with pytest.raises(ConfigError, match=r"a webp file at most 16383 a side.*\.png"):
+        save_picture(tall, tmp_path / "x.webp")
+    save_picture(tall, tmp_path / "x.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]

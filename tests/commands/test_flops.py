@@ -51,10 +51,11 @@ def test_superpixels_set_the_first_size(capsys: pytest.CaptureFixture[str], tmp_
     assert "nano 256 32 16" in shown(capsys, "nano", "--superpixels", "seeds", "--segments", "324")
     assert "nano 49 32 16" in shown(capsys, "nano", "--superpixels", "grid:cell=32")
     encoder = create("nano", image_size=64, sizes=(64, 8, 4, 2), superpixels="grid:cell=8")
-    path = save_encoder(encoder, tmp_path / "e.safetensors")
+    path = save_encoder(encoder, tmp_path / "[/e].safetensors")
     text = shown(capsys, str(path), "--superpixels", "grid:cell=4", "--classes", "7")
     assert "256 8 4" in text
     assert "head of 7 0.000 455 455" in text
+    assert "[/e].safetensors" in text.replace("\n", "").replace(" ", "")
 
 
 @pytest.mark.parametrize(

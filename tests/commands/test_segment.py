@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from castssl.checkpoints.native import save_encoder
 from castssl.cli import main
+from castssl.models.create import create
 from castssl.registry import build_segmenter
 
 MERGE = "merge:superpixels=grid:cell=8,sizes=(8,4,2)"
@@ -56,3 +58,15 @@ def test_flags_of_an_encoder_and_unreadable_images(
     Path(photos[0]).write_bytes(b"no image")
     assert main(command) == 1
     assert "1 of 2 images segmented" in capsys.readouterr().out
+
+
+def test_a_drawing_replaces_no_image_that_it_is_of(
+    photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = create("nano", image_size=32, sizes=(16, 8, 4), superpixels="grid:cell=8")
+    weights = save_encoder(encoder, tmp_path / "encoder.safetensors")
+    before = Path(photos[0]).read_bytes()
+    command = ["segment", photos[0], "--weights", str(weights), "--out", str(tmp_path), "--overwrite"]
+    assert main(command) == 1
+    assert "would replace the image" in capsys.readouterr().err
+    assert Path(photos[0]).read_bytes() == before

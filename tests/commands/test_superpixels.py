@@ -118,3 +118,4 @@ def test_what_cannot_be_read_is_an_error_that_names_it(
         main(["superpixels"])
     assert main(["superpixels", "photographs", "--segments", "0"]) == 1
     assert "--segments must be at least 1, got 0" in capsys.readouterr().err
+    assert "there is no such folder" in error(str(folder / "images"), "--masks", str(folder / "nomasks"))

@@ -134,6 +134,15 @@ def test_files_of_others_stay(folder: Path, encoder: Any, tmp_path: Path) -> Non
     assert json.loads(str(arrays(tmp_path / "z.npz")["about"]))["image_size"] == 64
     with pytest.raises(ConfigError, match=r"ends in \.npz or \.parquet"):
         extract(job, tmp_path / "x.csv")
+    mine = tmp_path / "z.npz.parts"
+    mine.mkdir()
+    (mine / "settings.json").write_text("[]")
+    assert extract(job._replace(center=CenterView(64)), tmp_path / "z.npz").finished
+    assert (mine / "settings.json").exists(), "the file is complete, and the folder is another's"
+    with pytest.raises(ConfigError, match="is a folder"):
+        home.check_output(mine.rename(tmp_path / "w.npz"), {}, overwrite=True)
+    with pytest.raises(ConfigError, match="no images"):
+        extract(job._replace(images=job.images.take([])), tmp_path / "none.npz")
 
 
 def test_parquet_has_the_same_rows(

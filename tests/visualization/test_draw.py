@@ -11,6 +11,7 @@ from torch import Tensor
 from castssl.types import Hierarchy, Tokens
 from castssl.visualization import draw
 from castssl.visualization.colors import paint
+from castssl.visualization.confusion import draw_confusion
 from castssl.visualization.draw import (
     BORDER,
     GAP,
@@ -23,6 +24,7 @@ from castssl.visualization.draw import (
     partition,
     sheet,
     to_pil,
+    truncate,
 )
 from castssl.visualization.evidence import Panel, draw_path
 
@@ -192,3 +194,16 @@ def test_the_captions_of_narrow_panels_keep_the_number_of_segments(monkeypatch: 
     draw_levels(Image.new("RGB", (32, 32)), {"kmeans": [labels]}, panel=100)
     draw_levels(Image.new("RGB", (32, 32)), {"kmeans": [labels]}, panel=300)
     assert seen == ["image", "kmeans, 16", "image", "kmeans, 16 segments"]
+
+
+def test_a_long_name_is_cut_to_the_width_and_widens_no_matrix() -> None:
+    assert truncate("short", 100, 13) == "short"
+    name = "long name " * 10_000
+    for width in (10, 100, 1500):
+        cut = truncate(name, width, 13)
+        assert cut.endswith("...")
+        assert name.startswith(cut[:-3])
+        letters = draw.font(13)
+        assert letters.getlength(cut) <= max(width, letters.getlength("..."))
+        assert letters.getlength(f"{name[: len(cut) - 2]}...") > width
+    assert draw_confusion(torch.eye(2).long(), [name, "b"]).width < 500
