@@ -59,7 +59,8 @@ def draw(
     Raises:
         PluginError: if matplotlib is not installed; with the command.
     """
-    labels = [row.label for row in table_rows]
+    # A dollar sign in a path or a flag begins no formula.
+    labels = [row.label.replace("$", r"\$") for row in table_rows]
     across = max(1, min(PANELS, len(names)))
     down = max(1, ceil(len(names) / across))
     width = min(WIDEST / DPI, 1.5 + 0.08 * max(map(len, labels)) + 3.4 * across)
@@ -76,10 +77,9 @@ def draw(
         handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
-    # A dollar sign in a path or a flag begins no formula.
-    axes[0, 0].set_yticks(range(len(labels)), labels, parse_math=False)
+    axes[0, 0].set_yticks(range(len(labels)), labels)
     axes[0, 0].set_ylim(len(labels) - 0.5, -0.5)
-    figure.suptitle(title, parse_math=False)
+    figure.suptitle(title.replace("$", r"\$"))
     if handles:
         columns = 5 if across == PANELS else 2
         below: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "frameon": False}
