@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from castssl.ablations.grid import add_commands
 from castssl.commands.arguments import (
     Commands,
+    add_batches,
     add_output,
     add_reading,
     device_of,
@@ -60,9 +61,7 @@ def add(commands: Commands) -> None:
     command.add_argument("--statistics", choices=("running", "image"), default="running", help=statistics)
     command.add_argument("--image-size", type=int, metavar="PIXELS", help="side (default: trained with)")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of random steps (default: 0)")
-    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: 64)")
-    workers = "data-loading processes (default: one per core)"
-    command.add_argument("--workers", type=int, metavar="N", help=workers)
+    add_batches(command)
     add_commands(command)
     add_reading(command)
 

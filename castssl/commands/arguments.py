@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
-from castssl.ablations.grid import add_commands
+from castssl.ablations.grid import add_commands, from_one
 from castssl.errors import ConfigError, DataError, printable
 from castssl.files import atomic_write
 
@@ -123,6 +123,25 @@ def add_reading(command: argparse.ArgumentParser) -> None:
     note = "of images with more than 8 bits, where their files do not define it"
     values.add_argument("--range", metavar="LOW:HIGH", help=f"values of black and white {note}: 0:1, 0:255")
     values.add_argument("--bits", metavar="N", help=f"bits {note}, such as 12")
+
+
+def add_batches(command: argparse.ArgumentParser) -> None:
+    """Add ``--batch-size`` and ``--workers``, for images that are read in batches."""
+    size = "images per batch (default: 64)"
+    command.add_argument("--batch-size", type=from_one, default=64, metavar="N", help=size)
+    workers = "processes that read images and compute superpixels; 0 = none (default: one per core)"
+    command.add_argument("--workers", type=from_zero, metavar="N", help=workers)
+
+
+def from_zero(text: str) -> int:
+    """The whole number from 0 that an argument is.
+
+    Raises:
+        ArgumentTypeError: if it is none.
+    """
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"got {text}, expected a whole number from 0")
+    return int(text)
 
 
 def add_tree(command: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from castssl.ablations.grid import add_commands
 from castssl.commands.arguments import (
     Commands,
+    add_batches,
     add_output,
     add_reading,
     add_shape,
@@ -68,9 +69,7 @@ def add(commands: Commands) -> None:
     mass = "share of the attention that the figure holds (default: 0.6)"
     command.add_argument("--mass", type=float, default=0.6, metavar="S", help=mass)
     add_shape(command, "side (default: of an image, its own, 128 to 384; of --data, trained with)")
-    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: 64)")
-    workers = "data-loading processes (default: one per core)"
-    command.add_argument("--workers", type=int, metavar="N", help=workers)
+    add_batches(command)
     add_commands(command)
     add_reading(command)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from castssl.ablations.grid import add_commands
 from castssl.commands.arguments import (
     Commands,
+    add_batches,
     add_output,
     add_reading,
     device_of,
@@ -76,9 +77,7 @@ def add(commands: Commands) -> None:
     command.add_argument("--subset", metavar="NAME", help="only these classes: imagenet100, or a text file")
     names = "of many labels per image: score the labels of DATA by name, learned or not"
     command.add_argument("--zero-shot", action="store_true", help=names)
-    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: 64)")
-    workers = "data-loading processes (default: one per core)"
-    command.add_argument("--workers", type=int, metavar="N", help=workers)
+    add_batches(command)
     add_commands(command)
     add_reading(command)
 

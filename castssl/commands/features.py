@@ -8,6 +8,7 @@ from pathlib import Path
 from castssl.ablations.grid import add_commands
 from castssl.commands.arguments import (
     Commands,
+    add_batches,
     add_output,
     add_reading,
     add_shape,
@@ -51,9 +52,7 @@ def add(commands: Commands) -> None:
     stages = "stages whose segments are kept, 0 the finest (default: -1, the coarsest)"
     command.add_argument("--stages", nargs="*", type=int, default=[-1], metavar="N", help=stages)
     add_shape(command, "side of the view (default: trained with)")
-    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: 64)")
-    workers = "processes that read images and compute superpixels (default: one per core)"
-    command.add_argument("--workers", type=int, metavar="N", help=workers)
+    add_batches(command)
     add_commands(command)
     add_reading(command)
 

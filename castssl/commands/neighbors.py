@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from castssl.ablations.grid import add_commands
 from castssl.commands.arguments import (
     Commands,
+    add_batches,
     add_output,
     add_reading,
     device_of,
@@ -51,9 +52,7 @@ def add(commands: Commands) -> None:
     command.add_argument("--neighbors", type=int, default=5, metavar="K", help="per image (default: 5)")
     stage = "whose class token is compared (default: -1, the last)"
     command.add_argument("--stage", type=int, default=-1, metavar="N", help=stage)
-    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: 64)")
-    workers = "data-loading processes (default: one per core)"
-    command.add_argument("--workers", type=int, metavar="N", help=workers)
+    add_batches(command)
     add_commands(command)
     add_reading(command)
 

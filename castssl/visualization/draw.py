@@ -195,7 +195,7 @@ def truncate(text: str, width: int, size: int) -> str:
     if start == text and letters.getlength(text) <= width:
         return text
     ends = range(len(start) + 1)
-    fitting = bisect_right(ends, width, key=lambda end: letters.getlength(f"{start[:end]}..."))
+    fitting = bisect_right(ends, float(width), key=lambda end: letters.getlength(f"{start[:end]}..."))
     return f"{start[: max(0, fitting - 1)]}..."
 
 

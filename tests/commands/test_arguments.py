@@ -36,3 +36,14 @@ def test_a_format_without_room_for_a_picture_is_refused(tmp_path: Path) -> None:
         save_picture(tall, tmp_path / "x.webp")
     save_picture(tall, tmp_path / "x.png")
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
+@pytest.mark.parametrize("command", ["adapt", "attention", "evaluate", "features", "neighbors"])
+@pytest.mark.parametrize(("flag", "value", "least"), [("--batch-size", "0", 1), ("--workers", "-1", 0)])
+def test_batches_of_no_image_and_fewer_than_no_process_are_refused(
+    command: str, flag: str, value: str, least: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, f"{flag}={value}"])
+    assert stop.value.code == 2
+    assert f"{flag}: got {value}, expected a whole number from {least}" in capsys.readouterr().err
