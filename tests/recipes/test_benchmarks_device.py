@@ -162,7 +162,7 @@ def test_a_gradient_that_differs_from_a_processors_is_found(monkeypatch: pytest.
 
     monkeypatch.setattr(device_parts, "deepcopy", copy)
     cfg = device_parts.Config(part="fp32", device="cpu", model="nano", image_size=32, batch=2)
-    with pytest.raises(CastError, match="the gradient is 1 off that of a processor"):
+    with pytest.raises(CastError, match="tokens are 0, the gradient is 1 off those of a processor"):
         device_parts.single(cfg, CPU)
 
 
