@@ -88,10 +88,10 @@ def _segment(args: argparse.Namespace) -> int:
     encoder = load_encoder(args.weights)
     stages = len(encoder.sizes)
     outputs = [path for image in args.images for path in _outputs(args.out, image.stem, stages)]
+    check_outputs(outputs, overwrite=args.overwrite)
     inputs = {image.resolve() for image in args.images}
     if own := [str(path) for path in outputs if path.resolve() in inputs]:  # Also with --overwrite.
         raise ConfigError(f"a drawing would replace the image {own[0]}; choose another --out")
-    check_outputs(outputs, overwrite=args.overwrite)
     options = {"device": device, "sizes": args.sizes, "image_size": args.image_size}
     options |= {"superpixels": superpixels_of(args, encoder), "value_range": value_range(args)}
     done = 0
