@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from copy import copy
 from itertools import islice
+from multiprocessing.util import _exit_function
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
@@ -305,9 +306,12 @@ def _collate(samples: list[_Sample]) -> _Collated:
 def start_worker(worker: int) -> None:
     """One thread per worker, no messages about odd files, and Ctrl-C left to the main process."""
     ignore_closed_streams()
-    # A spawned worker, unlike others, ends its interpreter, while the thread that sends batches may still be
-    # in native code: that aborts the worker, and the run with it.
-    atexit.register(os._exit, 0)
+    if multiprocessing.get_start_method() == "spawn":
+        # It ends its interpreter, while the thread that sends batches may still be in native code: that
+        # aborts the worker, and the run with it.  The function that is registered last is called first, and
+        # removes the folder of the worker's sockets.
+        atexit.register(os._exit, 0)
+        atexit.register(_exit_function)
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)

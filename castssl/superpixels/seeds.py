@@ -214,10 +214,14 @@ def _table(mode: Mode) -> NDArray[np.uint8] | None:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """OpenCV's resize and color conversion would start its thread pool on large images."""
+    """OpenCV's resize and color conversion would start its thread pool on large images.
+
+    0 leaves the pool alone.  1 would end its threads, and wait forever in a process that was forked after the
+    pool was used: a fork does not copy threads.
+    """
     before = cv2.getNumThreads()
     if before > 1:
-        cv2.setNumThreads(1)
+        cv2.setNumThreads(0)
     try:
         yield
     finally:

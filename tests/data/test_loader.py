@@ -176,8 +176,8 @@ class _Slow(Augment):
 
     def crop(self, image: Image.Image, plan: Plan | None = None) -> list[CroppedView]:
         time.sleep(0.02)
-        threads = torch.get_num_threads(), cv2.getNumThreads(), os.getpid() % 251
-        return [CroppedView(torch.tensor(threads, dtype=torch.uint8).view(3, 1, 1), (0, 0, 1, 1), False)]
+        told = torch.get_num_threads(), cv2.getNumThreads(), *divmod(os.getpid() % 2**16, 256)
+        return [CroppedView(torch.tensor(told, dtype=torch.uint8).view(4, 1, 1), (0, 0, 1, 1), False)]
 
 
 def test_knows_how_long_the_consumer_waited(images: Images) -> None:
@@ -192,11 +192,12 @@ def test_knows_how_long_the_consumer_waited(images: Images) -> None:
 
 def test_workers_have_one_thread_each(images: Images) -> None:
     messages = torch.cat(
-        [batch.views[0].image.view(-1, 3) for batch in _load(images, None, views=_Slow(), workers=2)]
+        [batch.views[0].image.view(-1, 4) for batch in _load(images, None, views=_Slow(), workers=2)]
     )
     assert set(messages[:, 0].tolist()) == {1}
     assert set(messages[:, 1].tolist()) <= {0, 1}
-    assert len(set(messages[:, 2].tolist()) - {os.getpid() % 251}) == 2
+    workers = {high * 256 + low for high, low in messages[:, 2:].tolist()}
+    assert len(workers - {os.getpid() % 2**16}) == 2
 
 
 def test_too_few_images_for_a_batch(images: Images) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -68,8 +70,14 @@ def test_workers_end_without_the_end_of_their_interpreter(
     script = tmp_path / "script.py"
     script.write_text(WORKERS)
     command = [sys.executable, str(script), f"folder:{image_folder}", method]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "a worker has begun\n"), done.stderr
+    # From 3.13 on, forked processes call the functions of atexit, too, but do not end their interpreter.
+    called = method == "forkserver" and sys.version_info >= (3, 13)
+    printed = "a worker has begun\n" + "its interpreter has ended\n" * called
+    with tempfile.TemporaryDirectory() as folder:  # Shorter than pytest's.
+        environment = {**os.environ, "TMPDIR": folder}
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+        assert (done.returncode, done.stdout) == (0, printed), done.stderr
+        assert not list(Path(folder).glob("pymp-*"))
 
 
 def test_the_interpreter_of_pairs_ends_in_silence() -> None:

@@ -233,6 +233,25 @@ def test_starts_no_thread_and_leaves_the_setting() -> None:
     assert received.recv() == (0, 3)
 
 
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="nothing forks here")
+def test_works_in_a_process_forked_after_opencv_used_threads() -> None:
+    # Of a data loader that is not castssl's: its workers keep OpenCV's number of threads.
+    before, context = cv2.getNumThreads(), multiprocessing.get_context("fork")
+    backend, image = Seeds(16, bins=4, iterations=1), _noise(1, 3, 32, 32)
+    cv2.setNumThreads(2)
+    try:
+        for _ in range(10):
+            cv2.GaussianBlur(np.zeros((600, 600, 3), np.uint8), (11, 11), 3)
+            child = context.Process(target=backend, args=(image,), daemon=True)
+            child.start()
+            child.join(30)
+            hangs = child.exitcode is None
+            child.kill()
+            assert not hangs, "OpenCV waits for threads that did not survive the fork"
+    finally:
+        cv2.setNumThreads(before)
+
+
 def test_says_how_to_mend_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(cv2, "ximgproc")
     version = metadata.version("opencv-contrib-python-headless")
