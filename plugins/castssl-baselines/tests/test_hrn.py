@@ -17,7 +17,7 @@ from castssl.errors import ConfigError
 from castssl.labels import LabelTree
 from castssl.testing import samples
 from castssl.types import Batch, Hierarchy, Tokens, View
-from castssl_baselines.hrn import HRN, finest, log_marginals
+from castssl_baselines.hrn import HRN, finest, log_marginals, rows_and_columns
 
 DEEP = LabelTree((2, 4), ((0, 0, 1, 1),))
 THREE = LabelTree((2, 3, 5), ((0, 1, 1), (0, 0, 1, 2, 2)))
@@ -178,6 +178,26 @@ def test_finer_levels_take_the_features_of_coarser_ones() -> None:
         alone = [branch(cells) for branch in objective.model.branches]
     for level, feature in enumerate(features):
         torch.testing.assert_close(feature, torch.stack(alone[: level + 1]).sum(0).relu())
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 16), (16, 32), (8, 64)])
+def test_a_map_of_another_shape_keeps_itsrows_and_columns(height: int, width: int) -> None:
+    objective = made(cells=True).eval()
+    image = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    view = View(image, torch.zeros(2, height, width, dtype=torch.int32))
+    with torch.no_grad():
+        found = objective.model.features(view)[0]
+        expected = objective.model.branches[0](objective.encoder.get_submodule("stem")(image))
+    torch.testing.assert_close(found, expected.relu())
+
+
+def test_a_map_whoserows_and_columns_are_unknown_is_refused() -> None:
+    assert rows_and_columns(49, 224, 224) == (7, 7)
+    assert rows_and_columns(6, 70, 33) == (3, 2)
+    with pytest.raises(ConfigError, match=r"got 6 cells of an image of 32 x 32 pixels \(no grid"):
+        rows_and_columns(6, 32, 32)
+    with pytest.raises(ConfigError, match="16 x 9 or 18 x 8"):
+        rows_and_columns(144, 298, 142)
 
 
 def test_a_branch_sees_where_things_are() -> None:

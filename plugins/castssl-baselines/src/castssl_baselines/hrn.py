@@ -63,11 +63,15 @@ class Branched(ClassifierModel):
         return self.marginals(self.features(view))
 
     def features(self, view: View) -> list[Tensor]:
-        """Each level's feature (B, W), coarse to fine."""
+        """Each level's feature (B, W), coarse to fine.
+
+        Raises:
+            ConfigError: as :func:`rows_and_columns`.
+        """
         tokens = self.encoder(view).stages[-1]
         grid = tokens.x if self.has_map else tokens.cls
-        side = int(grid.shape[1] ** 0.5)
-        cells = grid.transpose(1, 2).unflatten(2, (side, grid.shape[1] // side))
+        shape = rows_and_columns(grid.shape[1], *view.image.shape[-2:]) if self.has_map else (1, 1)
+        cells = grid.transpose(1, 2).unflatten(2, shape)
         return [total.relu() for total in accumulate(branch(cells) for branch in self.branches)]
 
     def marginals(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -211,6 +215,39 @@ def finest(targets: Sequence[Tensor], parents: Sequence[Tensor]) -> list[Tensor]
         kept.append((target - above).clamp(min=0))
         covered = torch.maximum(target, above)
     return kept[::-1]
+
+
+def rows_and_columns(count: int, height: int, width: int) -> tuple[int, int]:
+    """The rows and columns of the map of an image.
+
+    A grid is possible if square cells of one size fit into the image's sides as often as it has rows and
+    columns, rounded up or down, and if the longer side has at least as many cells.  If the sides of the image
+    are multiples of the side of a cell, exactly one grid is possible.
+
+    Args:
+        count: cells of the map.
+        height: of the image in pixels.
+        width: likewise.
+
+    Raises:
+        ConfigError: if no grid or more than one is possible.
+    """
+    found = []
+    for rows in range(1, count + 1):
+        columns = count // rows
+        ordered = rows == columns if height == width else (rows - columns) * (height - width) >= 0
+        # Some side of the cells is in both ranges: height / (rows + 1) to height / (rows - 1), and likewise.
+        overlap = width * (rows - 1) < height * (columns + 1) and height * (columns - 1) < width * (rows + 1)
+        if rows * columns == count and ordered and overlap:
+            found.append((rows, columns))
+    if len(found) != 1:
+        grids = " or ".join(f"{rows} x {columns}" for rows, columns in found) or "no grid of square cells"
+        raise ConfigError(
+            f"hrn reads the last feature map by rows and columns: got {count} cells of an image of {height} x"
+            f" {width} pixels ({grids}), expected one possible grid; take images whose sides are multiples of"
+            " the encoder's stride, such as squares"
+        )
+    return found[0]
 
 
 def _narrow(dim: int, by: int) -> int:
