@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mmengine.logging.history_buffer import HistoryBuffer
 
 from castssl.errors import PluginError
 from castssl.installer import restore_ximgproc
+from castssl_mmseg import compat
 from castssl_mmseg.compat import prepare
 from castssl_mmseg_command import main
 
@@ -38,6 +40,22 @@ def test_an_operator_that_is_missing_raises_when_it_is_used() -> None:
     with pytest.raises(ImportError, match="DeformConv2d is a compiled operator of mmcv"):
         ops.DeformConv2d(3, 3, 1)
     prepare()  # A second call changes nothing.
+
+
+def test_a_call_after_one_that_failed_does_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = torch.serialization.get_safe_globals()
+    monkeypatch.setattr(compat, "_PREPARED", [])
+    torch.serialization.clear_safe_globals()
+    try:
+        with monkeypatch.context() as broken:
+            broken.setitem(sys.modules, "mmengine.logging.history_buffer", None)
+            with pytest.raises(ImportError):
+                prepare()
+        prepare()
+        assert HistoryBuffer in torch.serialization.get_safe_globals()
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(listed)
 
 
 def test_a_history_of_scalars_is_read_with_weights_only(tmp_path: Path) -> None:

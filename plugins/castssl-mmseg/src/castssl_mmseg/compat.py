@@ -29,7 +29,6 @@ def prepare() -> None:
     """
     if _PREPARED:
         return
-    _PREPARED.append(True)
     try:
         importlib.import_module("mmcv.ops")
     except ImportError:
@@ -39,6 +38,7 @@ def prepare() -> None:
         sys.modules["mmcv.ops"] = stand_in
         mmcv.ops = stand_in
     torch.serialization.add_safe_globals(_logged_scalars())
+    _PREPARED.append(True)
 
 
 class _Operators(ModuleType):
