@@ -126,3 +126,10 @@ def test_padding_behind_the_superpixels_is_refused() -> None:
     preprocessor = SuperpixelDataPreProcessor(size=(SIDE + 8, SIDE + 8))
     with pytest.raises(ContractError, match="put dict"):
         preprocessor(data, training=True)
+
+
+def test_a_batch_in_which_some_samples_lack_superpixels_is_refused() -> None:
+    samples = [ComputeSuperpixels(SPEC).transform(packed(images()[0])), packed(images()[1])]
+    data = {key: [sample[key] for sample in samples] for key in ("inputs", "data_samples")}
+    with pytest.raises(ContractError, match=r"1 of the 2 samples .* sample 1, .* all or none: put"):
+        SuperpixelDataPreProcessor(size=(SIDE, SIDE))(data, training=True)

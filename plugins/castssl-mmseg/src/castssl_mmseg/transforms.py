@@ -61,8 +61,8 @@ class ComputeSuperpixels(BaseTransform):  # type: ignore[misc]
 class SuperpixelDataPreProcessor(SegDataPreProcessor):  # type: ignore[misc]
     """A ``SegDataPreProcessor`` that hands superpixels on as a fourth channel of the input.
 
-    Sliding windows cut the channels alike, so that a window keeps its part of the superpixels.  Samples
-    without superpixels pass through: the backbone then computes superpixels of what it gets, which is one
+    Sliding windows cut the channels alike, so that a window keeps its part of the superpixels.  A batch
+    without superpixels passes through: the backbone then computes superpixels of what it gets, which is one
     window at a time where windows slide.
 
     Args:
@@ -79,7 +79,8 @@ class SuperpixelDataPreProcessor(SegDataPreProcessor):  # type: ignore[misc]
         """Normalize, pad and stack the images, and append the label maps, float32.
 
         Raises:
-            ContractError: if an image was padded here: the strip would have no superpixels.
+            ContractError: if an image was padded here: the strip would have no superpixels; or if some
+                samples have superpixels, and others have none.
         """
         data = self.cast_data(data)
         images = [image.flip(0) if self.flip else image for image in data["inputs"]]
@@ -87,8 +88,16 @@ class SuperpixelDataPreProcessor(SegDataPreProcessor):  # type: ignore[misc]
             images = [normalize(image) for image in images]
         output: dict[str, Any] = super().forward({**data, "inputs": images}, training)
         samples = output["data_samples"]
-        if not samples or not all("superpixels" in sample for sample in samples):
+        having = ["superpixels" in sample for sample in samples or ()]
+        if not any(having):
             return output
+        if not all(having):
+            raise ContractError(
+                f"{sum(having)} of the {len(having)} samples of a batch have superpixels, and sample"
+                f" {having.index(False)}, counted from 0, has none; expected all or none: put"
+                " dict(type='ComputeSuperpixels', superpixels=...) last in the pipeline of each data set of"
+                " the batch, or of none"
+            )
         inputs: Tensor = output["inputs"]
         labels = [sample.superpixels.data for sample in samples]
         sizes = {tuple(label.shape[-2:]) for label in labels}
