@@ -78,13 +78,18 @@ def resolve(argv: Sequence[str], default: str = "published") -> str:
     return by_size(data, share, subset, "--allow-commands" in argv)
 
 
-@lru_cache
 def by_size(data: str, share: float, subset: str | None, commands: bool) -> Preset:
     """The preset for the number of training images; ``published`` for data that cannot be opened."""
     try:
-        splits = open_splits(data, share=share, subset=subset, measured=False, commands=commands)
+        return _by_size(data, share, subset, commands)
     except CastError:
         return "published"  # The run opens the data again and reports what is wrong.
+
+
+@lru_cache
+def _by_size(data: str, share: float, subset: str | None, commands: bool) -> Preset:
+    """As :func:`by_size`; an exception is not kept, so data that are repaired are counted."""
+    splits = open_splits(data, share=share, subset=subset, measured=False, commands=commands)
     return of_count(len(splits.train))
 
 

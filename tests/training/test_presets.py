@@ -87,6 +87,15 @@ def test_auto_counts_the_training_images(few: str) -> None:
     assert settings.preset == "tiny"
 
 
+@pytest.mark.usefixtures("few")
+def test_auto_counts_images_that_could_not_be_opened_before(tmp_path: Path) -> None:
+    argv = ["--data", f"folder:{tmp_path / 'late'}", "--preset", "auto"]
+    assert read(SupervisedConfig, argv).preset == "published"
+    (tmp_path / "late").mkdir()
+    (tmp_path / "train").rename(tmp_path / "late" / "train")
+    assert read(SupervisedConfig, argv).preset == "tiny"
+
+
 @pytest.mark.parametrize(
     ("images", "name"),
     [(1, "tiny"), (1999, "tiny"), (2000, "small"), (49_999, "small"), (50_000, "published")],
