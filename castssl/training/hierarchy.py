@@ -137,7 +137,7 @@ class HierarchyConfig(SupervisedConfig):
         if flag_value(argv, "--texts") and data == "demo":
             defaults |= {"text_encoder": "words:64"}
         if name == "clip":
-            defaults |= {"epochs": 0, "warmup_epochs": 0}
+            defaults |= {"epochs": 0, "warmup_epochs": 0, "drop_path": 0.0}
         released = data in PUBLISHED and data != "demo" and flag_value(argv, "--schedule") != "paper"
         released &= data not in FREE_GRAINED  # Their released code has a cosine of all epochs.
         if name == "hcast" and released and not small:

@@ -99,6 +99,7 @@ def test_the_resnet_baselines_mix_nothing_unless_told() -> None:
 
 def test_zero_shot_trains_nothing() -> None:
     assert cfg("--data", "demo", "--method", "clip").epochs == 0
+    assert cfg("--data", "cub:x", "--method", "clip").drop_path == 0
 
 
 @pytest.mark.parametrize(

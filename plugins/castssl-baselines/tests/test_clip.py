@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -90,6 +91,22 @@ def test_texts_are_frozen_and_the_copy_reads_the_same() -> None:
     torch.testing.assert_close(copied.zero_shot(names, texts), vectors)
     assert encoder.training
     assert copied.scale == pytest.approx(1 / 0.07, rel=1e-4)
+
+
+@pytest.mark.parametrize(("default", "own"), [("cpu", "meta"), ("meta", "cpu")])
+def test_constants_are_on_the_device_of_the_weights(default: str, own: str) -> None:
+    with torch.device(own):
+        network = open_clip.CLIP(**CONFIG)
+    with torch.device(default):
+        encoder = ClipEncoder(network, tokenizer())
+    assert {value.device.type for value in encoder.state_dict().values()} == {own}
+
+
+def test_stochastic_depth_is_refused(architecture: str) -> None:
+    with pytest.raises(ConfigError, match=r"has no stochastic depth: got drop_path=0\.1, expected 0; leave"):
+        castssl.create(f"clip:{architecture}", image_size=SIDE, drop_path=0.1)
+    built = castssl.create(f"clip:{architecture}", image_size=SIDE).config
+    assert castssl.create(replace(built, drop_path=0.1)).config.drop_path == 0
 
 
 def test_by_name_from_a_checkpoint_and_back_from_our_file(architecture: str, tmp_path: Path) -> None:

@@ -69,14 +69,18 @@ class ClipEncoder(Encoder):
         tower.requires_grad_(True)
         statistics = _open_clip().get_model_preprocess_cfg(network)
         mean, std = statistics.get("mean") or OPENAI_CLIP_MEAN, statistics.get("std") or OPENAI_CLIP_STD
-        imagenet_std, own_std = torch.tensor(IMAGENET_DEFAULT_STD), torch.tensor(std)
-        moved = torch.tensor(IMAGENET_DEFAULT_MEAN) - torch.tensor(mean)
+        # The device of the weights, which may not be torch's default.
+        device = next(tower.parameters()).device
+        imagenet_mean, imagenet_std, own_mean, own_std = (
+            torch.tensor(values, device=device)
+            for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, mean, std)
+        )
         self.register_buffer("factor", (imagenet_std / own_std).view(1, 3, 1, 1))
-        self.register_buffer("shift", (moved / own_std).view(1, 3, 1, 1))
+        self.register_buffer("shift", ((imagenet_mean - own_mean) / own_std).view(1, 3, 1, 1))
         side = tower.image_size
         height, width = (side, side) if isinstance(side, int) else side
         with torch.no_grad(), evaluating(self):
-            features, feature = self._run(torch.zeros(1, 3, height, width))
+            features, feature = self._run(torch.zeros(1, 3, height, width, device=device))
         self.dim, self.width = feature.shape[1], features.shape[1]
         self.sizes: tuple[int, ...] = (features.shape[2] * features.shape[3],)
         shape: dict[str, Any] = {"sizes": self.sizes, "dim": self.dim, "pooling": BY_HAND}
@@ -137,14 +141,21 @@ def from_config(config: EncoderConfig) -> ClipEncoder:
     """CLIP's image tower by open_clip, ``clip:ARCHITECTURE/WEIGHTS``, which can also read class names.
 
     Raises:
+        ConfigError: if stochastic depth is asked for (``drop_path`` above 0).
         ConfigError, DataError, PluginError: as :func:`load_clip` does.
     """
+    # The config of a built encoder is accepted: earlier files have a rate that never had an effect.
+    if config.drop_path and config.pooling != BY_HAND:
+        raise ConfigError(
+            f"{config.name} has no stochastic depth: got drop_path={config.drop_path}, expected 0; leave"
+            " drop_path out, or give --drop-path 0 to a recipe"
+        )
     name = config.name.removeprefix("clip:")
     encoder = load_clip(name, image_size=config.image_size)
     # Without the weights' name: a file of this encoder has its own, and nothing is downloaded to read it.
     architecture = f"clip:{named(name).architecture}"
     shape: dict[str, Any] = {"sizes": encoder.sizes, "dim": encoder.dim, "pooling": BY_HAND}
-    encoder.config = replace(config, name=architecture, **shape)
+    encoder.config = replace(config, name=architecture, drop_path=0.0, **shape)
     return encoder
 
 
