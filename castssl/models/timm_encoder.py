@@ -66,7 +66,8 @@ class TimmEncoder(Encoder):
 
     Raises:
         ValueError: if timm knows no such model; the message has the closest names.  If ``stages`` is more
-            than 1 and the model is not a ViT that is read by its class token, or has fewer blocks.
+            than 1 and the model is not a ViT that is read by its class token, or has fewer blocks.  If
+            ``drop_path`` is above 0 and the model takes no stochastic depth.
     """
 
     takes_constants = True
@@ -209,9 +210,17 @@ def _create(name: str, image_size: int, drop_path: float, pretrained: bool) -> n
     options: dict[str, Any] = {"num_classes": 0, "pretrained": pretrained}
     options |= {"drop_path_rate": drop_path} if drop_path else {}
     try:
-        network: nn.Module = timm.create_model(name, img_size=image_size, **options)
-    except TypeError:  # convolutional networks take no img_size
-        network = timm.create_model(name, **options)
+        try:
+            network: nn.Module = timm.create_model(name, img_size=image_size, **options)
+        except TypeError:  # convolutional networks take no img_size
+            network = timm.create_model(name, **options)
+    except TypeError as error:
+        if not drop_path:
+            raise
+        raise ValueError(
+            f"{name} takes no stochastic depth: got drop_path={drop_path}, expected 0 ({error}); leave"
+            " drop_path out, or give --drop-path 0 to a recipe"
+        ) from error
     return network
 
 

@@ -144,6 +144,11 @@ def test_stages_that_a_model_cannot_have(name: str, sizes: tuple[int, ...], outp
         create(f"timm:{name}", image_size=SIDE, sizes=sizes)
 
 
+def test_a_model_without_stochastic_depth_refuses_a_rate() -> None:
+    with pytest.raises(ConfigError, match=r"vgg11 takes no stochastic depth: got drop_path=0\.1, expected 0"):
+        create("timm:vgg11", image_size=SIDE, drop_path=0.1)
+
+
 def test_it_is_named_by_its_sizes_and_built_again(tmp_path: Any) -> None:
     encoder = create(f"timm:{VIT}", image_size=SIDE, sizes=(CELLS,) * 3)
     assert isinstance(encoder, TimmEncoder)
