@@ -10,6 +10,7 @@ from castssl_multilabel.aggregation import (
     Factorization,
     Hamburger,
     LastStage,
+    Rows,
     Scores,
 )
 
@@ -133,3 +134,12 @@ def test_scores() -> None:
             expected = features[image, label] @ shared.linear.weight[0] + shared.linear.bias[0]
             torch.testing.assert_close(shared(features)[image, label], expected)
     assert own.linear.weight.abs().max() <= 5**-0.5
+
+
+@pytest.mark.parametrize("rows", ["own", "shared"])
+def test_bfloat16_does_not_round_the_scores(rows: Rows) -> None:
+    torch.manual_seed(0)
+    features, scores = torch.randn(2, 7, 5), Scores(5, 7, rows)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = scores(features)
+    torch.testing.assert_close(found, scores(features))

@@ -35,6 +35,14 @@ def test_levels_are_parts_of_one_row_of_logits() -> None:
     assert set(flat.predict(view)) == {"class"}
 
 
+@pytest.mark.parametrize("options", [{"head_weights": "shared"}, {"head": "plain"}])
+def test_predictions_are_float32_under_autocast(options: dict[str, Any]) -> None:
+    objective = MultiLabel(samples.SampleEncoder(), LABELS, **options).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = objective.predict(samples.view(2))
+    assert {logits.dtype for logits in found.values()} == {torch.float32}
+
+
 def test_the_average_is_a_branch_of_its_own() -> None:
     objective = MultiLabel(samples.SampleEncoder(), LABELS, ema=0.5).eval()
     view = samples.view(2)

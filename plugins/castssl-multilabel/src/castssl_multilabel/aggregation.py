@@ -140,10 +140,7 @@ class Scores(nn.Module):
         self.linear = nn.Linear(dim, labels if rows == "own" else 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Float (B, C, D) -> float (B, C)."""
-        if self.rows == "shared":
-            scores: Tensor = self.linear(features)[..., 0]
-            return scores
+        """Float (B, C, D) -> float (B, C), of the dtype of the weights also under autocast."""
         return (features * self.linear.weight).sum(-1) + self.linear.bias
 
 

@@ -30,7 +30,7 @@ class LabelModel(Model):
     """An encoder and a head that scores each label by itself."""
 
     def logits(self, view: View) -> Tensor:
-        """The score of each label before the sigmoid: float (B, C)."""
+        """The score of each label before the sigmoid: float32 (B, C), also under autocast."""
         raise NotImplementedError(f"{type(self).__name__}.logits")
 
 
@@ -48,9 +48,9 @@ class PlainHead(LabelModel):
         super().__init__(encoder, head=linear(encoder.dim, classes))
 
     def logits(self, view: View) -> Tensor:
-        """The score of each label before the sigmoid: float (B, C)."""
+        """The score of each label before the sigmoid: float32 (B, C)."""
         scores: Tensor = self.head(self.feature(view))
-        return scores
+        return scores.float()
 
 
 class HSVLT(LabelModel):
@@ -141,7 +141,7 @@ class HSVLT(LabelModel):
             self.register_buffer("vectors", vectors)
 
     def logits(self, view: View, vectors: Tensor | None = None) -> Tensor:
-        """The score of each label before the sigmoid: float (B, C).
+        """The score of each label before the sigmoid: float32 (B, C), also under autocast.
 
         Args:
             view: as the encoder takes it.

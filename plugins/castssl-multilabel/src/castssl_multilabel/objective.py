@@ -130,7 +130,7 @@ class MultiLabel(Averaged[LabelModel]):
         return Outcome(loss, {"loss": loss.detach(), "accuracy": right})
 
     def predict(self, view: View, branch: Branch = "base") -> Mapping[str, Tensor]:
-        """Logits (B, C) of each level: ``class``, or ``level0``, the coarsest, ``level1``, ..."""
+        """Logits float32 (B, C) of each level: ``class``, or ``level0``, the coarsest, ``level1``, ..."""
         logits = self._model(branch).logits(view).split(self.sizes, dim=1)
         names = ["class"] if len(logits) == 1 else [f"level{level}" for level in range(len(logits))]
         return dict(zip(names, logits, strict=True))
@@ -148,7 +148,7 @@ class MultiLabel(Averaged[LabelModel]):
         return {"stored": self.model.vectors.shape[1], "store": "", "prompt": self.prompt}
 
     def scorer(self, names: Sequence[str]) -> Callable[[View], Tensor]:
-        """A function of a view that returns the logits of other labels: float (B, C).
+        """A function of a view that returns the logits of other labels: float32 (B, C).
 
         Args:
             names: which may be among those that were learned, too.
