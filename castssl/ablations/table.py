@@ -26,6 +26,9 @@ DEFAULT = 3
 """Results in a table of default columns, as far as they fit."""
 CONFIDENCE = 0.95
 SHARES = "Shares in %; mean ± sample standard deviation over seeds. Bold: the best mean of a column."
+FEWER = "(n): this value is over n seeds; the other finished runs do not have this result."
+COUNTED = re.compile(r" \(\d+\)$")
+"""The end of a value that :data:`FEWER` describes."""
 Cost = Mapping[str, float]
 """Of a cell's encoder, such as GFLOPs and ms."""
 
@@ -189,7 +192,11 @@ def sheet(study: Study, out: Path, table_rows: Sequence[Row], names: Sequence[st
     for kind, values in references(study, out).items():
         if not values.keys() & {*names}:
             continue
-        shown = (values[name].shown(name) if name in values else "–" for name in names)
+        most = max(value.seeds for value in values.values())
+        shown = (
+            values[name].shown(name) + _count(values[name].seeds, most) if name in values else "–"
+            for name in names
+        )
         padding = [""] * (len(keys(study)) - 1)
         foot.append([Entry(kind, "italic"), *map(Entry, (*padding, *shown, ""))])
     return Sheet([*head, "seeds"], body, foot, len(keys(study)))
@@ -200,11 +207,12 @@ def differences(study: Study, table_rows: Sequence[Row], names: Sequence[str]) -
     first, *others = table_rows
     body = []
     for row in others:
-        entries = []
+        entries, both = [], len(row.runs.keys() & first.runs.keys())
         for name in names:
             found = difference(row, first, name)
             clear = found is not None and found.excludes_zero
-            entries.append(Entry(found.shown(name) if found else "–", "bold" if clear else ""))
+            text = found.shown(name) + _count(found.seeds, both) if found else "–"
+            entries.append(Entry(text, "bold" if clear else ""))
         body.append([*map(Entry, row.values), *entries])
     return Sheet([*keys(study), *(metric(name).title for name in names)], body, [], len(keys(study)))
 
@@ -233,7 +241,7 @@ def document(study: Study, out: Path, table_rows: Sequence[Row], conditions: Seq
     """
     table, paired = sheets(study, out, table_rows)
     names = columns(study, out, table_rows)
-    lines = [f"# {study.title}", "", *markdown(table), "", SHARES]
+    lines = [f"# {study.title}", "", *markdown(table), "", SHARES, *["", FEWER] * _fewer(table, paired)]
     kinds = [row[0].text for row in table.foot]
     lines += ["", *(f"- {line}" for line in legend([metric(name) for name in names], kinds))]
     lines += [line for note in conditions if "ms" in names for line in ("", note)]
@@ -272,8 +280,19 @@ def _is_result(name: str, table_rows: Sequence[Row]) -> bool:
 
 def _shown(row: Row, name: str) -> str:
     if name in row.results:
-        return row.results[name].shown(name)
+        return row.results[name].shown(name) + _count(row.results[name].seeds, len(row.runs))
     return f"{row.cost[name]:.3g}" if name in row.cost else "–"
+
+
+def _count(seeds: int, finished: int) -> str:
+    """The number of seeds of a value that some of the finished runs do not have."""
+    return f" ({seeds})" if seeds < finished else ""
+
+
+def _fewer(*tables: Sheet | None) -> bool:
+    """True if a value is over fewer seeds than its row."""
+    rows = [row[table.labels :] for table in tables if table for row in (*table.body, *table.foot)]
+    return any(COUNTED.search(entry.text) for row in rows for entry in row)
 
 
 def _best(table_rows: Sequence[Row], name: str) -> set[str]:

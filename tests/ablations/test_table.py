@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import statistics
 import subprocess
 import sys
@@ -155,6 +156,20 @@ def test_the_best_is_so_as_shown_and_no_depth_is_better(tmp_path: Path) -> None:
     text = table.document(replace(study, columns=(depth, distance)), tmp_path, rows)
     assert "| a | 1.10 | **0.26** | 1 |" in text
     assert "| b | 1.90 | 0.31 | 1 |" in text
+
+
+def test_a_value_over_fewer_seeds_than_its_row_has_their_number(tmp_path: Path) -> None:
+    a = row("a", s0={"top1": 0.5, "knn": 0.5}, s1={"top1": 0.5, "knn": 0.25}, s2={"top1": 0.5})
+    b = row(
+        "b", s0={"top1": 0.25, "knn": 0.25}, s1={"top1": 0.25, "knn": 0.125}, s2={"top1": 0.25, "knn": 0.0}
+    )
+    study = Study(title="t", recipe=RECIPE, grid={"method": ["a", "b"], "seed": ["s0", "s1", "s2"]})
+    text = table.document(study, tmp_path, [a, b])
+    assert "| a | **50.0 ± 0.0** | **37.5 ± 17.7 (2)** | 3 |" in text
+    assert "| b | 25.0 ± 0.0 | 12.5 ± 12.5 | 3 |" in text
+    assert re.search(r"\| b \| \*\*-25\.0 \[[^|]*\]\*\* \| -18\.8 \[[^|]*\] \(2\) \|", text)
+    assert text.count(table.FEWER) == 1
+    assert table.FEWER not in table.document(study, tmp_path, [b, b])
 
 
 def test_a_mean_that_is_not_a_number_is_never_the_best(tmp_path: Path) -> None:
