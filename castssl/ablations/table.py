@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from scipy.special import stdtrit
 
-from castssl.ablations.engine import OUTPUT, last_words, steps_of
+from castssl.ablations.engine import OUTPUT, last_words
 from castssl.ablations.formats import Entry, Sheet, markdown
-from castssl.ablations.grid import Cell, Study, is_seed
+from castssl.ablations.grid import Cell, Step, Study, is_seed
 from castssl.evaluation.report import BASELINES, by_importance, legend, metric
 
 ALL = "all"
@@ -26,6 +26,7 @@ DEFAULT = 3
 """Results in a table of default columns, as far as they fit."""
 CONFIDENCE = 0.95
 SHARES = "Shares in %; mean ± sample standard deviation over seeds. Bold: the best mean of a column."
+ALL_ROWS = "Rows in italics: the value of a seed is the mean over its runs in all rows."
 FEWER = "(n): this value is over n seeds; the other finished runs do not have this result."
 COUNTED = re.compile(r" \(\d+\)$")
 """The end of a value that :data:`FEWER` describes."""
@@ -98,21 +99,32 @@ def cell_results(cell: Cell, out: Path) -> dict[str, float] | None:
 
 
 def references(study: Study, out: Path) -> dict[str, dict[str, Spread]]:
-    """Results without training, over all finished runs; equal ones have no deviation.
+    """Results without training, over seeds; equal ones have no deviation.
 
-    A run that several cells share counts once, so that the deviation is that of different runs.
+    The value of a seed is the mean over its finished runs in all rows.  A run that several cells share counts
+    once, and so do the seeds that share it.
     """
     kinds = BASELINES if study.references is None else study.references
-    by_kind: dict[str, dict[str, list[float]]] = {}
-    for step in steps_of(study.cells()):
+    seeds: dict[Step, list[tuple[str, ...]]] = {}
+    for cell in study.cells():
+        for step in cell.steps:
+            seeds.setdefault(step, []).append(cell.seeds)
+    by_kind: dict[str, dict[str, dict[frozenset[tuple[str, ...]], list[float]]]] = {}
+    for step, own in seeds.items():
         for kind, values in (step.results(out) or {}).items():
             for name, value in values.items() if kind in kinds else ():
-                by_kind.setdefault(kind, {}).setdefault(name, []).append(value)
+                of_seed = by_kind.setdefault(kind, {}).setdefault(name, {})
+                of_seed.setdefault(frozenset(own), []).append(value)
 
-    def of(values: Sequence[float]) -> Spread:
-        return spread(values) if len(set(values)) > 1 else Spread(values[0], math.nan, len(values))
+    def of(values: Sequence[Sequence[float]]) -> Spread:
+        different = {value for own in values for value in own}
+        return (
+            spread([*map(fmean, values)])
+            if len(different) > 1
+            else Spread(values[0][0], math.nan, len(values))
+        )
 
-    return {kind: {name: of(v) for name, v in values.items()} for kind, values in by_kind.items()}
+    return {kind: {name: of([*v.values()]) for name, v in values.items()} for kind, values in by_kind.items()}
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -242,6 +254,8 @@ def document(study: Study, out: Path, table_rows: Sequence[Row], conditions: Seq
     table, paired = sheets(study, out, table_rows)
     names = columns(study, out, table_rows)
     lines = [f"# {study.title}", "", *markdown(table), "", SHARES, *["", FEWER] * _fewer(table, paired)]
+    if table.foot and len(table_rows) > 1:
+        lines += ["", ALL_ROWS]
     kinds = [row[0].text for row in table.foot]
     lines += ["", *(f"- {line}" for line in legend([metric(name) for name in names], kinds))]
     lines += [line for note in conditions if "ms" in names for line in ("", note)]

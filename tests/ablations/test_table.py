@@ -192,6 +192,22 @@ def test_a_run_that_cells_share_counts_once_in_a_reference(tmp_path: Path) -> No
     assert found == pytest.approx((0.2, statistics.stdev([0.1, 0.3]), 2))
 
 
+def test_a_reference_is_over_seeds_and_not_over_rows(tmp_path: Path) -> None:
+    study = Study(title="t", recipe=RECIPE, grid={"pooling": ["a", "b"], "seed": ["0", "1"]})
+    for cell, value in zip(study.cells(), (0.1, 0.3, 0.5, 0.9), strict=True):
+        folder = cell.steps[0].folder(tmp_path)
+        folder.mkdir()
+        found = {"trained": {"knn": 0.5}, "untrained": {"knn": value}, "chance": {"knn": 0.1}}
+        (folder / "results.json").write_text(json.dumps(found))
+    found = table.references(study, tmp_path)
+    assert found["untrained"]["knn"] == pytest.approx((0.45, statistics.stdev([0.3, 0.6]), 2))
+    assert found["chance"]["knn"].mean == 0.1
+    assert math.isnan(found["chance"]["knn"].deviation)
+    text = table.document(study, tmp_path, table.rows(study, tmp_path, {}))
+    assert "| *untrained* | 45.0 ± 21.2 |  |" in text
+    assert table.ALL_ROWS in text
+
+
 def test_output_of_a_failed_run_ends_no_block_and_has_no_control_characters(tmp_path: Path) -> None:
     study = Study(title="t", recipe=RECIPE, grid={"seed": ["0"]})
     folder = study.cells()[0].steps[0].folder(tmp_path)
