@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from castssl.ablations.table import Row, Spread
+from castssl.errors import ConfigError
 from castssl.evaluation.report import metric
 from castssl.files import atomic_write
 from castssl.visualization.plots import new_figure
@@ -21,6 +22,8 @@ PANELS = 3
 """Side by side; further ones are below."""
 WIDEST = 1600
 """Pixels."""
+HIGHEST = 2**16 - 1
+"""Pixels; matplotlib draws no more."""
 MEAN = "mean ± standard deviation"
 LINES = {
     "bound": ("-", "#bb5566"),
@@ -57,6 +60,7 @@ def draw(
         path: the file.
 
     Raises:
+        ConfigError: if the rows need more than :data:`HIGHEST` pixels.
         PluginError: if matplotlib is not installed; with the command.
     """
     # A dollar sign in a path or a flag begins no formula.
@@ -64,7 +68,14 @@ def draw(
     across = max(1, min(PANELS, len(names)))
     down = max(1, ceil(len(names) / across))
     width = min(WIDEST / DPI, 1.5 + 0.08 * max(map(len, labels)) + 3.4 * across)
-    figure = new_figure(width, down * (1 + 0.32 * len(table_rows)) + 0.8)
+    height = down * (1 + 0.32 * len(table_rows)) + 0.8
+    if height * DPI > HIGHEST:
+        raise ConfigError(
+            f"{path.name} is left out: its panels of {len(table_rows):,} rows need {height * DPI:,.0f} pixels"
+            f" in height, and matplotlib draws at most {HIGHEST:,}; the tables hold all values, and fewer"
+            " values of --grid or fewer --columns give a chart"
+        )
+    figure = new_figure(width, height)
     axes = figure.subplots(down, across, sharey=True, squeeze=False)
     handles: dict[str, Artist] = {}
     for axis, name in zip(axes.flat, names, strict=False):

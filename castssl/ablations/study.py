@@ -74,7 +74,7 @@ def conduct(study: Study, args: argparse.Namespace, name: str) -> int:
         return 130
     text = write(study, out, measure=bool({table.ALL, *cost.COLUMNS} & set(study.columns)))
     Console().print(Markdown(text.partition("## Commands")[0]))
-    print(f"{', '.join(WRITTEN)} are in {tables}")
+    print(f"{', '.join(name for name in WRITTEN if (tables / name).is_file())} are in {tables}")
     return 0 if all(step.results(out) is not None for step in steps) else 1
 
 
@@ -224,7 +224,7 @@ def write(study: Study, out: Path, *, measure: bool) -> str:
         references = table.references(study, out)
         try:
             draw(study.title, rows, table.columns(study, out, rows), references, place / "table.png")
-        except PluginError as error:
+        except (ConfigError, PluginError) as error:
             print(f"castssl: {error}", file=sys.stderr)
     return text
 

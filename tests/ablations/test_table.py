@@ -25,6 +25,7 @@ from castssl.ablations.grid import Study
 from castssl.ablations.study import main, write
 from castssl.ablations.table import Row
 from castssl.cli import main as castssl
+from castssl.errors import ConfigError
 from castssl.evaluation.report import BASELINES
 
 RECIPE = Path(__file__).with_name("recipe.py")
@@ -261,6 +262,24 @@ def test_the_chart_has_a_panel_a_column_and_is_at_most_1600_pixels_wide(
     assert 300 < image.width <= 1600
     assert [name for _, name in drawn] == names
     assert len({id(axis) for axis, _ in drawn}) == panels
+
+
+def test_more_rows_than_a_chart_holds_leave_it_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, rows = wide(["a"])
+    with pytest.raises(ConfigError, match="panels of 1,702 rows need 65,573 pixels"):
+        chart.draw("t", rows * 1702, ["top1"], {}, tmp_path / "table.png")
+    with pytest.raises(ConfigError, match="panels of 850 rows"):
+        chart.draw("t", rows * 850, [*RESULTS][:4], {}, tmp_path / "table.png")
+    folder = study.cells()[0].steps[0].folder(tmp_path)
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps({"trained": RESULTS}))
+    monkeypatch.setattr(chart, "HIGHEST", 100)
+    write(study, tmp_path, measure=False)
+    assert "castssl: table.png is left out" in capsys.readouterr().err
+    assert not (tmp_path / "table.png").exists()
+    assert "top-1 accuracy" in (tmp_path / "table.md").read_text()
 
 
 def test_every_reference_has_a_line_of_its_own() -> None:
