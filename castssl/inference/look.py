@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 from castssl.checkpoints.classifier import Classifier
 from castssl.contracts import Encoder
 from castssl.datasets.multichannel import RGB
-from castssl.errors import ConfigError
+from castssl.errors import ConfigError, DataError
 from castssl.inference.predict import explained, label_path
 from castssl.inference.segment import prepare, resize_labels
 from castssl.models.cast import CAST
@@ -24,7 +24,7 @@ from castssl.registry import build_superpixels
 from castssl.segmenter import Segmenter, label_maps
 from castssl.superpixels.merge import Merges, mean_colors
 from castssl.types import View
-from castssl.visualization.page import Class, Level, Parts, shrink
+from castssl.visualization.page import MOST_SEGMENTS, Class, Level, Parts, shrink
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -118,6 +118,8 @@ def of_model(
 
     Raises:
         ConfigError: if the encoder takes other than RGB images.
+
+    The finder raises DataError for more segments than a page holds.
     """
     if encoder.config.channels not in RGB:
         raise ConfigError(f"expected a model of RGB images, got one of {encoder.config.channels} channels")
@@ -130,7 +132,7 @@ def of_model(
         with evaluating(encoder), torch.no_grad(), kept_random_state(place):
             _, view, sizes = prepare(photo, encoder, backend, image_size=image_size)
             hierarchy = encoder.segment(view, sizes)
-        numbers, finest = _dense(hierarchy.labels(0)[0].cpu().numpy())
+        numbers, finest = _dense(hierarchy.labels(0)[0].cpu().numpy(), name)
         budgets = [tokens.x.shape[1] for tokens in hierarchy.stages]
         stages = [i for i in range(len(budgets)) if i == 0 or budgets[i] != budgets[i - 1]]
         levels = tuple(Level(budgets[i], hierarchy.parents(i)[0].cpu().numpy()[numbers]) for i in stages)
@@ -146,7 +148,8 @@ def of_model(
 def of_segmenter(segmenter: Segmenter) -> Finder:
     """Find the segments of a segmenter; their features are mean colors.
 
-    If it does not declare its levels nested, only the finest are shown.
+    If it does not declare its levels nested, only the finest are shown.  The finder raises DataError for more
+    segments than a page holds.
     """
 
     def find(photo: Image.Image, name: str = "") -> Parts:
@@ -154,7 +157,7 @@ def of_segmenter(segmenter: Segmenter) -> Finder:
         maps = torch.from_numpy(label_maps(segmenter, np.array(photo.convert("RGB")), name))
         shown = [resize_labels(level, small.height, small.width).numpy() for level in maps]
         shown = shown if segmenter.nested else shown[:1]
-        finest = _dense(shown[0])[1]
+        finest = _dense(shown[0], name)[1]
         pixels, first = np.asarray(small).transpose(2, 0, 1), np.unique(finest, return_index=True)[1]
         levels, features = [], []
         for level in shown:
@@ -166,9 +169,18 @@ def of_segmenter(segmenter: Segmenter) -> Finder:
     return find
 
 
-def _dense(labels: NDArray[np.integer]) -> tuple[Ints, Ints]:
-    """The labels that occur, in increasing order, and the map with their places; -1 stays -1."""
+def _dense(labels: NDArray[np.integer], name: str) -> tuple[Ints, Ints]:
+    """The labels that occur, in increasing order, and the map with their places; -1 stays -1.
+
+    Raises:
+        DataError: if a page cannot hold them, before they are compared in pairs.
+    """
     numbers = np.unique(labels[labels >= 0]).astype(np.int64)
+    if len(numbers) > MOST_SEGMENTS:
+        raise DataError(
+            f"{name or 'an image'} has {len(numbers):,} segments, and a page holds at most {MOST_SEGMENTS:,}"
+            " per image; use larger superpixels, or a coarser first level"
+        )
     return numbers, np.where(labels < 0, -1, np.searchsorted(numbers, labels))
 
 

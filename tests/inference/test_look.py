@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 import castssl
 from castssl.checkpoints.classifier import Classifier, load_classifier, save_classifier
-from castssl.errors import ConfigError
+from castssl.errors import ConfigError, DataError
 from castssl.inference.look import Floats, Ints, merge_order, of_model, of_segmenter
 from castssl.inference.predict import predict
 from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.objectives.tree_kl import TreeKL
 from castssl.registry import build_segmenter
+from castssl.segmenter import Segmenter
 from castssl.superpixels.merge import Merges, cut
 from castssl.visualization.page import Parts
 from castssl.visualization.photographs import photographs
@@ -78,6 +80,18 @@ def test_order_of_one_segment_of_none_and_of_features_that_are_no_numbers() -> N
     assert merge_order([one[:0]], [np.ones((1, 3))], one[:0]) == []
     broken = np.array([[np.nan], [np.inf], [1.0], [np.nan]])
     assert len(merge_order([np.arange(4)], [broken], np.ones(4, np.int64))) == 3
+
+
+class _Pixels(Segmenter):
+    """Each pixel is a segment."""
+
+    def __call__(self, image: NDArray[np.uint8], name: str = "") -> NDArray[np.int32]:
+        return np.arange(image[..., 0].size, dtype=np.int32).reshape(1, *image.shape[:2])
+
+
+def test_more_segments_than_a_page_holds_are_refused_before_they_are_compared() -> None:
+    with pytest.raises(DataError, match=r"a\.png has 65,536 segments, and a page holds at most 65,535"):
+        of_segmenter(_Pixels())(Image.new("RGB", (256, 256)), "a.png")
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,8 @@ from castssl.visualization.page.assemble import DATA, assemble, base64, stored
 
 LARGEST = 1024
 """Pixels of the longer side of an image in a page, at most."""
+MOST_SEGMENTS = 2**16 - 1
+"""Of an image and a model; a page has 16 bits for a segment, and one value for none."""
 QUALITY = 88
 """Of its JPEG."""
 SHADED = (256, 64, 32, 16, 8)
@@ -145,8 +147,8 @@ def _model(parts: Parts) -> dict[str, Any]:
 
 def _code(finest: NDArray[np.int64]) -> bytes:
     """Each pixel's segment plus 1, less that of the pixel above, modulo 2**16: low bytes, then high bytes."""
-    if finest.size and finest.max() >= 2**16 - 1:
-        raise DataError(f"a page holds at most {2**16 - 1} segments per image, got {finest.max() + 1}")
+    if finest.size and finest.max() >= MOST_SEGMENTS:
+        raise DataError(f"a page holds at most {MOST_SEGMENTS} segments per image, got {finest.max() + 1}")
     values = (finest + 1).astype(np.uint16)
     values[1:] -= values[:-1].copy()
     return (values & 255).astype(np.uint8).tobytes() + (values >> 8).astype(np.uint8).tobytes()
