@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -203,7 +204,7 @@ def embeddings(
         prompt = "a photo of a {}" if kind == "clip" and not whole else "{}"
     _check(source, prompt, rows)
     wanted = _checked_names(names)
-    if store is None or not Path(store).exists():
+    if store is None or not os.path.lexists(store):
         if kind == "file":
             found = _file(Path(source.removeprefix("file:")), rows).of(wanted)
         else:

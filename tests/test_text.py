@@ -298,6 +298,11 @@ def test_what_is_no_store_is_refused_and_kept(tmp_path: Path) -> None:
     store.write_bytes(b"short")
     with pytest.raises(DataError, match="cannot be read as safetensors"):
         read(store)
+    store.unlink()
+    store.symlink_to(tmp_path / "nothing")
+    with pytest.raises(DataError, match="cannot be read as safetensors"):
+        embeddings(["a"], "learned:2", store=store)
+    assert store.is_symlink()
 
 
 def test_a_missing_model_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -41,13 +42,13 @@ def save_pretrained(encoder: Encoder, folder: str | Path, **card: str) -> Path:
             f"this {type(encoder).__name__} was built by hand, so its config.json would not describe it:"
             " make it with castssl.create"
         )
-    if (found := folder / SETTINGS_FILE).exists() and not _is_encoder(found):
+    if os.path.lexists(found := folder / SETTINGS_FILE) and not _is_encoder(found):
         raise ConfigError(f"{found} does not describe an encoder, and would be replaced; give another folder")
     checkpoint = Checkpoint(config, dict(encoder.state_dict()))
     folder.mkdir(parents=True, exist_ok=True)
     write(checkpoint, folder / NAMES[1])
     write_text(folder / SETTINGS_FILE, json.dumps(settings_of(checkpoint), indent=2))
-    if not (folder / "README.md").exists():
+    if not os.path.lexists(folder / "README.md"):
         write_text(folder / "README.md", str(make_card(encoder, **card)))
     return folder
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
 import re
 import sys
 from collections import Counter
@@ -191,7 +192,7 @@ def _computed(texts: Sequence[str], encoder: str, cache: Path) -> Tensor:
 def _part(texts: Sequence[str], encoder: str, cache: Path) -> Tensor:
     """The same of the texts of a file; a damaged file is replaced."""
     store = cache / f"texts-{_digest(encoder, texts)}.safetensors"
-    if store.exists():
+    if os.path.lexists(store):
         try:
             return embeddings(texts, encoder, store=store, whole=True).vectors
         except DataError as error:

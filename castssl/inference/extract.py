@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import threading
 import time
@@ -140,7 +141,7 @@ def check_output(out: Path, settings: Settings, *, overwrite: bool) -> bool:
         raise ConfigError(f"features go to a file that ends in .npz or .parquet, got {out}")
     if out.suffix == ".parquet":
         _pyarrow()
-    if not out.exists():
+    if not os.path.lexists(out):  # A link to nothing is there, too.
         return False
     if out.is_dir():
         raise ConfigError(f"{out} is a folder; give --out a file in it")
@@ -175,7 +176,7 @@ def stored_settings(path: Path) -> dict[str, Any]:
 def _check_parts(parts: Path, settings: Settings, *, overwrite: bool) -> None:
     """Refuse a folder of other parts; with ``overwrite`` delete those of this module."""
     stored = _stored_parts(parts)
-    if parts.exists() and MARK not in stored and (not parts.is_dir() or any(parts.iterdir())):
+    if os.path.lexists(parts) and MARK not in stored and (not parts.is_dir() or any(parts.iterdir())):
         raise ConfigError(f"castssl features did not make {parts} and leaves it; choose another --out")
     if overwrite:
         remove(parts)

@@ -98,6 +98,11 @@ def test_the_settings_of_a_run_are_not_replaced(tmp_path: Path) -> None:
             save_pretrained(create("nano"), tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
         assert settings.read_text(encoding="utf-8") == text
+    settings.unlink()
+    settings.symlink_to(tmp_path / "nothing")
+    with pytest.raises(ConfigError, match=r"config\.json does not describe an encoder"):
+        save_pretrained(create("nano"), tmp_path)
+    assert settings.is_symlink()
 
 
 def test_the_config_holds_what_create_was_called_with(tmp_path: Path) -> None:

@@ -120,6 +120,13 @@ def test_files_of_others_stay(folder: Path, encoder: Any, tmp_path: Path) -> Non
     assert out.read_bytes() == before
     assert extract(job, out, overwrite=True).finished
     assert "precious" not in arrays(out)
+    for name in ("link.npz", "other.npz.parts"):
+        (tmp_path / name).symlink_to(tmp_path / "nothing")
+    with pytest.raises(ConfigError, match=r"link\.npz exists, and castssl features did not write it"):
+        extract(job, tmp_path / "link.npz")
+    with pytest.raises(ConfigError, match=r"did not make .*other\.npz\.parts and leaves it"):
+        extract(job, tmp_path / "other.npz", overwrite=True)
+    assert all((tmp_path / name).is_symlink() for name in ("link.npz", "other.npz.parts"))
     (tmp_path / "y.npz.parts").mkdir()
     (tmp_path / "y.npz.parts" / "diary.txt").touch()
     with pytest.raises(ConfigError, match="and leaves it"):
