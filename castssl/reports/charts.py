@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from castssl.evaluation.report import BASELINES, Metric, by_importance, metric
-from castssl.reports.gather import Run, Study
+from castssl.reports.gather import Run, Study, by_folder, run_of
 from castssl.reports.studies import columns
 from castssl.training.history import MOST, SPEED, History
 from castssl.training.history import Curve as Values
@@ -140,8 +140,9 @@ def _curve(place: int, values: Values, scale: float, most: int) -> Curve:
 
 def of_study(study: Study, runs: Sequence[Run], charts: list[Chart | Dots]) -> Html:
     """A chart for each result of the study's table: its seeds, their mean and their deviation."""
-    found = {run.summary.folder.name: run for run in runs}
-    own = [found[name] for row in study.rows for name in row.folders if name in found]
+    found = by_folder((run.summary.folder, run) for run in runs)
+    every = (run_of(study, name, found) for row in study.rows for name in row.folders)
+    own = [run for run in every if run is not None]
     parts = []
     for name in columns(study):
         one = metric(name)

@@ -6,11 +6,12 @@ import csv
 import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from castssl.ablations.grid import is_seed
 from castssl.ablations.study import MARK
@@ -28,6 +29,7 @@ BLANK = "default"
 """The text of a setting without a value."""
 NOT_COMPARED = ("out",)
 """Settings that differ between any two runs."""
+Value = TypeVar("Value")
 
 
 class Run(NamedTuple):
@@ -125,47 +127,90 @@ def _is_study(folder: Path) -> bool:
 
 
 def _runs(summaries: Sequence[RunSummary], studies: Sequence[Study]) -> list[Run]:
-    names = _names([one.folder for one in summaries])
+    run_names = names([one.folder for one in summaries])
     differing = differences(summaries)
     settings = [
         ", ".join(f"{key}={shown(one.settings.get(key))}" for key in differing[:3]) for one in summaries
     ]
-    rows = _rows(studies)
+    rows = _rows([one.folder for one in summaries], studies)
+    titles = [
+        f"{row}, seed {shown(one.settings.get('seed'))}" if row else f"{name}: {words}" if words else name
+        for name, words, row, one in zip(run_names, settings, rows, summaries, strict=True)
+    ]
+    equal = Counter(titles)  # Of two runs of a row with one seed, such as those of two recipes.
+    titles = [f"{t} ({name})" if equal[t] > 1 else t for t, name in zip(titles, run_names, strict=True)]
     colors: dict[str, int] = {}
     runs: list[Run] = []
-    for name, summary in zip(names, summaries, strict=True):
-        row, words = rows.get(summary.folder.name), settings[len(runs)]
+    for name, summary, row, title in zip(run_names, summaries, rows, titles, strict=True):
+        words = settings[len(runs)]
         plain = len(name) <= SHORT or not words or len(set(settings)) < len(settings)
         short = name if plain else words
-        title = f"{name}: {words}" if words else name
-        if row:
-            title = f"{row}, seed {shown(summary.settings.get('seed'))}"
         color = colors.setdefault(row or f"run {name}", len(colors))
         history = read_history(summary.folder)
         runs.append(Run(name, short, title, row or title, color, summary, history, columns(summary.folder)))
     return runs
 
 
-def _rows(studies: Sequence[Study]) -> dict[str, str]:
-    """The row of a study's table by the name of a run's folder; of several rows, the folder without seed."""
-    found: dict[str, set[str]] = {}
+def _rows(folders: Sequence[Path], studies: Sequence[Study]) -> list[str]:
+    """The row of a study's table that each run is of; of several rows, the folder without seed; "" of none.
+
+    Rows of one name whose runs are in different folders have the folder in their name.
+    """
+    places = by_folder(zip(folders, range(len(folders)), strict=True))
+    found: dict[int, set[str]] = {}
     for study in studies:
         for row in study.rows:
             for name in row.folders:
-                found.setdefault(name, set()).add(row.label)
-    return {
-        name: labels.pop() if len(labels) == 1 else SEEDED.sub("", name) for name, labels in found.items()
+                if (run := run_of(study, name, places)) is not None:
+                    found.setdefault(run, set()).add(row.label)
+    named = {
+        run: labels.pop() if len(labels) == 1 else SEEDED.sub("", _absolute(folders[run]).name)
+        for run, labels in found.items()
     }
+    parents = {run: _absolute(folders[run]).parent for run in named}
+    above = list(dict.fromkeys(parents.values()))
+    called = dict(zip(above, names(above), strict=True))
+    of_row: dict[str, set[Path]] = {}
+    for run, label in named.items():
+        of_row.setdefault(label, set()).add(parents[run])
+    for run, label in named.items():
+        named[run] = f"{label} ({called[parents[run]]})" if len(of_row[label]) > 1 else label
+    return [named.get(run, "") for run in range(len(folders))]
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' names, or what differs of their paths where two are equal."""
-    paths = [os.path.abspath(folder) for folder in folders]
-    names = [os.path.basename(path) for path in paths]
-    if len(set(names)) == len(names):
-        return names
-    above = os.path.commonpath(paths)
-    return [os.path.relpath(path, above) for path in paths]
+def by_folder(values: Iterable[tuple[Path, Value]]) -> dict[Path, Value]:
+    """Values of folders for :func:`run_of`: by their paths as given, and without symbolic links."""
+    pairs = [(place, value) for folder, value in values for place in (_absolute(folder), folder.resolve())]
+    return dict(pairs)
+
+
+def run_of(study: Study, name: str, runs: Mapping[Path, Value]) -> Value | None:
+    """The run of a study's table with a folder's name: in the study's folder, or the nearest one above.
+
+    A folder of this name elsewhere is the run of another study.
+
+    Args:
+        study: its tables are in its folder, or in one below.
+        name: of :attr:`StudyRow.folders`.
+        runs: of :func:`by_folder`.
+    """
+    for folder in (_absolute(study.folder), study.folder.resolve()):
+        for above in (folder, *folder.parents):
+            if above / name in runs:
+                return runs[above / name]
+    return None
+
+
+def names(folders: Sequence[Path]) -> list[str]:
+    """The folders' names; where several have one name, as much of the end of the path as no other one has."""
+    paths = [_absolute(folder).parts for folder in folders]
+    counts = Counter(path[-length:] for path in paths for length in range(1, len(path) + 1))
+    ends = (next((path[-n:] for n in range(1, len(path)) if counts[path[-n:]] == 1), path) for path in paths)
+    return [os.path.join(*end) for end in ends]
+
+
+def _absolute(folder: Path) -> Path:
+    return Path(os.path.abspath(folder))
 
 
 def differences(summaries: Sequence[RunSummary]) -> list[str]:
@@ -220,5 +265,5 @@ def _folders(command: str) -> Iterable[str]:
     """The folders that a cell's commands name after ``--out``."""
     with suppress(ValueError):
         words = shlex.split(command)
-        return [Path(after).name for word, after in pairwise(words) if word == "--out"]
+        return [Path(after).name for word, after in pairwise(words) if word == "--out" and Path(after).name]
     return []

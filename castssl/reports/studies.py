@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from markdown_it import MarkdownIt
 
 from castssl.errors import printable
 from castssl.evaluation.report import by_importance, metric
-from castssl.reports.gather import Study
+from castssl.reports.gather import Study, names
 from castssl.visualization.page.markup import Html
 
 SHOWN = 4
@@ -17,6 +19,16 @@ def title(study: Study) -> str:
     """The heading of its table, or its folder's name."""
     first = study.text.lstrip().partition("\n")[0]
     return first.removeprefix("# ").strip() if first.startswith("# ") else study.folder.resolve().name
+
+
+def titles(found: Sequence[Study]) -> list[str]:
+    """The headings of studies, with their folders where several have one heading."""
+    headings = [title(study) for study in found]
+    folders = names([study.folder for study in found])
+    return [
+        f"{heading} ({folder})" if headings.count(heading) > 1 else heading
+        for heading, folder in zip(headings, folders, strict=True)
+    ]
 
 
 def columns(study: Study) -> list[str]:

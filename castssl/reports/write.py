@@ -56,7 +56,11 @@ def write(
     if photos:
         content, missing = hierarchies(runs, photos, progress)
         notes += missing
-    sections = [_study(study, runs, drawn, place) for place, study in enumerate(found.studies)]
+    headings = studies.titles(found.studies)
+    sections = [
+        Section(f"study{place}", heading, _study(study, runs, drawn))
+        for place, (study, heading) in enumerate(zip(found.studies, headings, strict=True))
+    ]
     sections += _of_runs(found, drawn) if runs else []
     if content or notes:
         sections.insert(_place(sections, "pictures", "settings"), _hierarchy(content, notes))
@@ -70,7 +74,7 @@ def write(
 
 def _title(found: Gathered) -> str:
     if found.studies:
-        return ", ".join(map(studies.title, found.studies))
+        return ", ".join(studies.titles(found.studies))
     return found.runs[0].name if len(found.runs) == 1 else f"{len(found.runs)} runs"
 
 
@@ -78,12 +82,12 @@ def _place(sections: Sequence[Section], *anchors: str) -> int:
     return next((i for i, one in enumerate(sections) if one.anchor in anchors), len(sections))
 
 
-def _study(study: Study, runs: Sequence[Run], drawn: list[Chart | Dots], place: int) -> Section:
+def _study(study: Study, runs: Sequence[Run], drawn: list[Chart | Dots]) -> Html:
     parts = [Html(f'<div class="prose">{studies.tables(study)}</div>'), charts.of_study(study, runs, drawn)]
     if not study.text:
         parts.insert(0, markup.paragraph(f"{study.folder} has no table.md.", "warning"))
     parts.append(markup.details("commands of the study's runs", studies.commands(study)))
-    return Section(f"study{place}", studies.title(study), markup.join(parts))
+    return markup.join(parts)
 
 
 def _of_runs(found: Gathered, drawn: list[Chart | Dots]) -> list[Section]:

@@ -161,6 +161,29 @@ def test_several_runs_are_named_by_what_differs(tmp_path: Path) -> None:
     assert re.findall(r"\w+", settings)[:8] == ["setting", "a", "b", "lr", "0", "1", "0", "2"]
 
 
+def test_runs_and_studies_of_one_name_have_as_much_of_their_paths_as_differs(tmp_path: Path) -> None:
+    folders = [write(tmp_path / name, lr=0.1) for name in ("a/x/run", "b/x/run", "b/x/run/run", "alone")]
+    found = gather(folders).runs
+    assert [run.name for run in found] == ["a/x/run", "b/x/run", "run/run", "alone"]
+    name, lines = "moco_in1k-pooling=graph-seed=0-0123abcd", "pooling,seed,finished,knn,seconds,command\n"
+    for study, place, chance in (("one", "tables", 0.125), ("two", "", 0.25)):
+        write(tmp_path / study / name, results={"trained": {"knn": 0.5}, "chance": {"knn": chance}})
+        (tables := tmp_path / study / place).mkdir(exist_ok=True)
+        (tables / "cells.csv").write_text(f"{lines}graph,0,True,0.5,1.0,python r.py --out runs/{name}\n")
+        (tables / "table.md").write_text("# Poolings\n")
+    text = page(tmp_path, tmp_path / "one", tmp_path / "two", "--no-images")
+    assert re.findall(r"<h2>(Poolings.*?)</h2>", text) == ["Poolings (tables)", "Poolings (two)"]
+    dots = [chart for chart in drawn(text)["charts"] if "rows" in chart]
+    assert [levels(chart) for chart in dots] == [["chance 12.5"], ["chance 25.0"]]
+    runs = [(run["name"], run["color"]) for run in drawn(text)["runs"]]
+    assert runs == [("graph (one)", 0), ("graph (two)", 1)]
+    write(tmp_path / "two" / "probe")
+    command = f"python r.py --out runs/{name} && python p.py --out runs/probe"
+    (tmp_path / "two" / "cells.csv").write_text(f"{lines}graph,0,True,0.5,1.0,{command}\n")
+    titles = [run.title for run in gather([tmp_path / "two"]).runs]
+    assert titles == [f"graph, seed 0 ({name})", "graph, seed 0 (probe)"]
+
+
 def test_a_run_alone_has_its_name_above_its_segments(tmp_path: Path) -> None:
     (found,) = gather([write(tmp_path / "deit_in1k-imagenet100-0")]).runs
     assert found.short == found.title == "deit_in1k-imagenet100-0"
