@@ -219,7 +219,8 @@ def differences(study: Study, table_rows: Sequence[Row], names: Sequence[str]) -
     first, *others = table_rows
     body = []
     for row in others:
-        entries, both = [], len(row.runs.keys() & first.runs.keys())
+        both = len(row.runs.keys() & first.runs.keys())
+        entries = []
         for name in names:
             found = difference(row, first, name)
             clear = found is not None and found.excludes_zero
