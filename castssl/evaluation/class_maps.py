@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from castssl.datasets.images import Images
+from castssl.datasets.label_maps import UNKNOWN
 from castssl.errors import ConfigError
 from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject
 from castssl.evaluation.windows import Windows, class_logits
@@ -33,7 +34,10 @@ class ScoredMaps:
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
-        self.overlap, self.boundary, self.band = MeanIoU(classes), BoundaryF(classes), BoundaryIoU(classes)
+        # The label maps are read already: 255 is a class where there are more than 255, and unknown is -1.
+        self.overlap = MeanIoU(classes, UNKNOWN)
+        self.boundary = BoundaryF(classes, ignore_index=UNKNOWN)
+        self.band = BoundaryIoU(classes, ignore_index=UNKNOWN)
 
     def reset(self, device: torch.device | str) -> None:
         """Count anew, on a device."""

@@ -20,7 +20,7 @@ from castssl.datasets.folder import Files
 from castssl.datasets.images import Images
 from castssl.datasets.label_maps import class_table
 from castssl.errors import ConfigError
-from castssl.evaluation.class_maps import BOUNDARY, ClassMaps
+from castssl.evaluation.class_maps import BOUNDARY, ClassMaps, ScoredMaps
 from castssl.evaluation.held_out import Evaluation, Subject
 from castssl.evaluation.windows import Windows, class_logits
 from castssl.labels import LabelTree
@@ -105,6 +105,17 @@ def truths(folder: Path) -> Tensor:
     """The labeled pixels of all images, flat."""
     maps = [torch.from_numpy(np.array(Image.open(folder / f"map{at}.png"))).long() for at in range(2)]
     return torch.cat([labels[labels != 255] for labels in maps])
+
+
+def test_class_255_of_300_is_scored() -> None:
+    truth = torch.tensor([[[255, 255, 299, -1], [255, 255, 299, -1]]])
+    scored = ScoredMaps(300)
+    scored.update(torch.tensor([[[255, 299, 299, 0], [255, 255, 299, 0]]]), truth)
+    overlap, boundary, named = scored.compute()
+    assert overlap.pixels[[255, 299]].tolist() == [4, 2]
+    assert named["miou"] == pytest.approx((3 / 4 + 2 / 3) / 2)
+    assert boundary.points[[255, 299]].tolist() == [1, 1]
+    assert "boundary_iou" in named
 
 
 def test_baselines_are_those_of_constant_and_of_random_answers(tmp_path: Path) -> None:
