@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -116,7 +117,9 @@ class Overlap(Evaluator):
 
     @property
     def _held_out(self) -> bool:
-        return self._source.source is indexed(self._data.held_out).source
+        held_out = indexed(self._data.held_out)
+        # Images held out of the training images have the same source.
+        return self._source.source is held_out.source and np.array_equal(self._source.rows, held_out.rows)
 
     def _batches(self) -> Iterator[ImageBatch]:
         """The images with an object, in a pass of their own."""

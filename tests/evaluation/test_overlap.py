@@ -13,6 +13,7 @@ from torch import Tensor
 from castssl.contracts import Encoder
 from castssl.data.views import CenterView
 from castssl.datasets.images import Images
+from castssl.datasets.open import open_images
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import DataError
 from castssl.evaluation import overlap
@@ -262,3 +263,16 @@ def test_masks_choose_the_images_that_they_know() -> None:
     assert images.masks is second.masks is None
     with pytest.raises(DataError, match="know none of the images"):
         masked_by(Known({"z"}), first, second)
+
+
+def test_masks_of_training_images_are_not_those_of_images_held_out_of_them(tmp_path: Path) -> None:
+    root = written(tmp_path, LEFT_HALF, ONE_CELL)
+    (root / "masks/val/a/00.png").unlink()
+    both = open_images(f"folder:{root}", split="val")
+    assert isinstance(both, Images)
+    for train, held_out, own in (([1], [0], []), ([0], [1], [0])):
+        evaluator = Overlap((16, 2), masks=root / "masks/val")
+        images = both.take(train), both.take(held_out)
+        evaluated = Evaluation(*images, Grid(7), CenterView(28), [evaluator])
+        assert list(evaluator.images()) == own
+        assert evaluated(Subject(Halves()))["object_iou_16"] == 1
