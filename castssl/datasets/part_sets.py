@@ -12,6 +12,7 @@ from PIL import Image
 from castssl.datasets.coco_masks import Annotations
 from castssl.datasets.decode import EXTENSIONS, Decoded, header, read
 from castssl.datasets.demo.objects import PARTS
+from castssl.datasets.depth import Range
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images, parse
 from castssl.datasets.orientation import fitted
@@ -132,7 +133,7 @@ class MaskedParts(PartSet):
     def read(self, index: int) -> tuple[Image.Image, PartTruth]:
         """See :class:`castssl.datasets.parts.PartSet`."""
         images = self._images
-        image = _decoded(lambda: images.source.open(int(images.rows[index]))).image
+        image = _decoded(lambda: images.source.open(int(images.rows[index])), images.declared).image
         mask, parts = images.mask(index), images.parts(index) if self.names.part_names else None
         owner = int(images.targets[index, -1]) + 1
         if owner < 1:
@@ -179,15 +180,15 @@ def open_parts(data: str, split: str = "val") -> PartSet:
     return MaskedParts(images, PartNames(objects, whole))
 
 
-def _decoded(opener: Callable[[], IO[bytes]]) -> Decoded:
-    """An image in RGB.
+def _decoded(opener: Callable[[], IO[bytes]], declared: Range | None = None) -> Decoded:
+    """An image in RGB; of more than 8 bits, by the declared values of black and white.
 
     Raises:
         DataError: with the reason, if it cannot be read.
     """
     try:
         with opener() as file:
-            return read(header(file))
+            return read(header(file, declared), declared=declared)
     except Exception as error:  # Decoders raise almost anything on a broken file.
         if explain(error):
             raise

@@ -206,6 +206,20 @@ def test_a_folder_with_masks_has_objects_and_unknown_parts(image_folder: Path, t
         open_parts(str(tmp_path)).read(0)
 
 
+def test_the_declared_range_of_images_with_masks_is_applied(tmp_path: Path) -> None:
+    for name, pixels in (
+        ("train/a/1.png", np.zeros((8, 8), np.uint8)),
+        ("val/a/1.png", np.full((8, 8), 4095, np.uint16)),
+        ("masks/val/a/1.png", np.full((8, 8), 255, np.uint8)),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / name)
+    brightness = [
+        np.array(open_parts(f"folder:{tmp_path}{end}").read(0)[0]).max() for end in ("", "?bits=12")
+    ]
+    assert brightness == [16, 255]
+
+
 def test_truth_by_which_nothing_can_be_measured_is_refused() -> None:
     names, known = PartNames(("A",), (("A a",),)), np.zeros((2, 2), np.int32)
     check_truth(PartTruth(known, known, known), names)
