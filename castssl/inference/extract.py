@@ -90,6 +90,7 @@ class Job(NamedTuple):
         shown = {"image_size": self.center.size, "superpixels": self.superpixels, "stages": list(self.stages)}
         model = {"model": self.encoder.config.name, "weights": digest.hexdigest()[:16]}
         data = {"images": found["images"], "order": found["order"], "classes": self.images.tree.names}
+        data |= {"range": self.images.declared}
         return json.loads(json.dumps({MARK: 1, **model, **shown, **data}))  # type: ignore[no-any-return]
 
 
@@ -150,11 +151,10 @@ def check_output(out: Path, settings: Settings, *, overwrite: bool) -> bool:
         raise ConfigError(
             f"{out} exists, and castssl features did not write it; choose another --out, or give --overwrite"
         )
-    same = settings.items() <= stored.items()
-    if not same and not overwrite:
-        differing = _differing(stored, settings)
+    differing = _differing(stored, settings)
+    if differing and not overwrite:
         raise ConfigError(f"{out} has other {differing}; choose another --out, or give --overwrite")
-    return same and not overwrite
+    return not differing and not overwrite
 
 
 def stored_settings(path: Path) -> dict[str, Any]:
@@ -180,10 +180,10 @@ def _check_parts(parts: Path, settings: Settings, *, overwrite: bool) -> None:
         raise ConfigError(f"castssl features did not make {parts} and leaves it; choose another --out")
     if overwrite:
         remove(parts)
-    elif stored and stored != settings:
+    elif stored and (differing := _differing(stored, settings)):
         raise ConfigError(
-            f"{parts} holds features of an interrupted call with other {_differing(stored, settings)}; choose"
-            " another --out, or start anew with --overwrite"
+            f"{parts} holds features of an interrupted call with other {differing}; choose another --out, or"
+            " start anew with --overwrite"
         )
 
 

@@ -17,6 +17,7 @@ from castssl.checkpoints.native import save_encoder
 from castssl.cli import main
 from castssl.data.views import CenterView
 from castssl.datasets import many_labels
+from castssl.datasets.depth import range_of_bits
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import ConfigError, DataError
@@ -180,6 +181,19 @@ def test_many_labels_have_a_column_each(job: Job, tmp_path: Path) -> None:
     labels, table = arrays(tmp_path / "x.npz")["labels"], parquet.read_table(tmp_path / "x.parquet")
     assert (labels.dtype, np.unique(labels).tolist()) == (np.dtype(np.int64), [-1, 0, 1])
     assert [table[f"label{column}"].to_pylist() for column in range(3)] == labels.T.tolist()
+
+
+def test_a_file_of_another_declared_range_stays(job: Job, tmp_path: Path) -> None:
+    out = tmp_path / "x.npz"
+    declared = job._replace(images=replace(job.images, declared=range_of_bits("12")))
+    extract(declared, out)
+    for other in (job, job._replace(images=replace(job.images, declared=range_of_bits("10")))):
+        with pytest.raises(ConfigError, match="has other range; choose another --out"):
+            extract(other, out)
+    assert extract(declared, out).finished
+    older = {name: value for name, value in job.settings().items() if name != "range"}
+    np.savez(tmp_path / "older.npz", about=np.array(json.dumps(older)))
+    assert home.check_output(tmp_path / "older.npz", job.settings(), overwrite=False)
 
 
 def test_nothing_readable_is_an_error(tmp_path: Path, encoder: Any) -> None:
