@@ -41,13 +41,17 @@ class Level(NamedTuple):
 
     def confusion(self, classes: int) -> Tensor:
         """How many images of each class (rows) are predicted as each class (columns): int64 (C, C)."""
-        counts: Tensor = multiclass_confusion_matrix(self.predicted, self.label, classes, ignore_index=-1)
+        # Not validated: torchmetrics refuses a level of one class.
+        counts: Tensor = multiclass_confusion_matrix(
+            self.predicted, self.label, classes, ignore_index=-1, validate_args=False
+        )
         return counts
 
     def by_class(self, classes: int) -> dict[str, Tensor]:
         """Recall, precision and F1 of each class as torchmetrics defines them: float32 (C,) in [0, 1]."""
         measures = {"recall": multiclass_recall, "precision": multiclass_precision, "f1": multiclass_f1_score}
         options: dict[str, Any] = {"num_classes": classes, "average": "none", "ignore_index": -1}
+        options["validate_args"] = False
         return {name: measure(self.predicted, self.label, **options) for name, measure in measures.items()}
 
     def calibration_error(self) -> float:

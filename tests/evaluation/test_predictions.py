@@ -51,3 +51,14 @@ def test_confusion_and_classes_are_counts() -> None:
     torch.testing.assert_close(by_class["precision"], counts.diag() / counts.sum(0))
     harmonic = 2 * counts.diag() / (counts.sum(0) + counts.sum(1))
     torch.testing.assert_close(by_class["f1"], harmonic)
+
+
+def test_a_level_of_one_class_is_counted_too() -> None:
+    label, predicted = torch.tensor([0, 0, -1]), torch.zeros(3, dtype=torch.int64)
+    found = Level(label, predicted, torch.ones(3))
+    assert found.confusion(1).tolist() == [[2]]
+    assert {name: values.tolist() for name, values in found.by_class(1).items()} == {
+        "recall": [1],
+        "precision": [1],
+        "f1": [1],
+    }
