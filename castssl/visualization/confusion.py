@@ -41,7 +41,7 @@ def draw_confusion(counts: Tensor, names: Sequence[str]) -> Image.Image:
         top = MARGIN + row * cell
         if named:
             draw.text((left - 6, top + cell // 2), names[row], INK, font, anchor="rm")
-        for column in range(classes):
+        for column in counts[row].nonzero().flatten().tolist():  # A share of 0 has the color of the paper.
             x, share = left + column * cell, float(shares[row, column])
             draw.rectangle((x, top, x + cell - 1, top + cell - 1), _shade(share))
             if classes <= COUNTED and counts[row, column]:
