@@ -39,8 +39,8 @@ class Votes(NamedTuple):
 class Knn(Evaluator):
     """``knn``: the accuracy of the 20 nearest training images at the finest level, in [0, 1].
 
-    Images without a label at that level neither vote nor count.  Nothing is measured with a single class, or
-    of images with many labels.
+    Images without a label at that level neither vote nor count.  Nothing is measured with a single class, of
+    images with many labels, or where a split has no label levels.
     The first evaluation also measures the pixels of the images, averaged to :data:`SIDE` x :data:`SIDE`.
 
     Args:
@@ -59,7 +59,8 @@ class Knn(Evaluator):
         """Draw the training images that vote."""
         super().prepare(data)
         train = indexed(data.train)
-        self._classes = train.tree.sizes[-1] if train.tree.levels and train.tree.exclusive else 0
+        labeled = train.tree.levels and train.tree.exclusive and data.tree.levels
+        self._classes = train.tree.sizes[-1] if labeled else 0
         self._voting = self._drawn(train) if self._classes > 1 else train
         if len(self._voting) < len(train):
             note(

@@ -50,6 +50,16 @@ def test_images_of_which_only_coarse_labels_are_known_do_not_vote(image_folder: 
     assert "knn" not in none
 
 
+@pytest.mark.filterwarnings("ignore:the images in .* have no class folders")
+def test_held_out_images_without_labels_are_not_measured(tmp_path: Path) -> None:
+    for name in ("train/a/0.png", "train/b/0.png", "val/0.png", "val/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    measured = evaluation(tmp_path, Knn())
+    assert measured(Subject(Colors())) == {}
+    assert not any(measured.baselines().values())
+
+
 def test_a_sample_of_the_training_images_votes(
     image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
