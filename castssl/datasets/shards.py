@@ -29,6 +29,7 @@ from castssl.datasets.folder import split_name
 from castssl.datasets.tarfiles import Entry, Lost, entries
 from castssl.datasets.unreadable import why
 from castssl.errors import DataError, NoSplit
+from castssl.system_errors import explain
 
 OPTIONS = ("num_samples", "num_classes", "split", "input_key", "target_key", "sample_shuffle_size")
 """Options behind the address, as in ``wds/NAME:/path?num_classes=10``."""
@@ -118,6 +119,8 @@ class Shards:
         except DataError:
             raise
         except Exception as error:  # File systems raise almost anything.
+            if explain(error):
+                raise
             yield Unreadable(shard, why(error))
 
     def _label(self, shard: _Shard, key: str, fields: _Fields) -> object:

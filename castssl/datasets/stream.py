@@ -25,6 +25,7 @@ from castssl.datasets.unreadable import TRIES, Clipped, Ledger, why
 from castssl.errors import CastError, DataError, NoSplit
 from castssl.installer import install
 from castssl.labels import LabelTree
+from castssl.system_errors import explain
 
 SHUFFLED = 4096
 """Size of the shuffle buffer in encoded images, unless the data's name gives another one."""
@@ -108,6 +109,8 @@ class Stream:
         except CastError:
             raise
         except Exception as error:
+            if explain(error):
+                raise  # The fault is not the stream's.
             raise DataError(
                 f"{self.name} cannot be read any further: {why(error)}; check the shards, the options and the"
                 " connection"
@@ -151,6 +154,8 @@ class Stream:
                 image = opened if isinstance(opened, Image.Image) else header(opened, self.declared)
                 decoded = read(image, declared=self.declared)
         except Exception as error:  # Decoders raise almost anything on a broken file.
+            if explain(error):
+                raise
             return Unreadable(item.name, why(error))
         return item.name, decoded, torch.tensor(target, dtype=torch.int64)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import tarfile
 from collections.abc import Sequence
@@ -80,6 +81,21 @@ def test_a_torn_shard_is_told_by_its_address(shards: Path) -> None:
     loader = _load(f"wds/set:{shards}?num_samples=12")
     assert sum(len(batch.target) for batch in loader) == 12
     assert loader.bad[f"{shards}/a.tar"] == "unexpected end of data (0001.jpg)"
+
+
+@pytest.mark.parametrize("refused", ["stream.open_address", "stream.header"])
+def test_a_fault_of_the_system_is_no_broken_shard_or_image(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    loader = _load(f"wds/set:{shards}")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(f"castssl.datasets.{refused}", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        next(iter(loader))
+    assert not loader.bad
 
 
 def test_a_wrong_option_is_no_broken_image(shards: Path) -> None:
