@@ -46,10 +46,11 @@ class Features:
 
         Args:
             rows: float32 (B, D).
-            labels: int64 (B, L).
+            labels: int64 (B, L), or multi-hot float32 (B, C).
             index: int64 (B,), the images' numbers.
         """
-        self._parts.append((rows.cpu(), labels.cpu(), index.cpu().unsqueeze(1)))
+        # Processes exchange one dtype, also those without a batch.
+        self._parts.append((rows.cpu(), labels.cpu().long(), index.cpu().unsqueeze(1)))
 
     def gather(self) -> tuple[Tensor, Tensor]:
         """The rows of all processes, once for each image, in the order of the images' numbers.

@@ -41,6 +41,14 @@ def test_rows_are_sorted_and_each_image_counts_once() -> None:
     assert rows.dtype == torch.float32
 
 
+def test_multi_hot_labels_have_the_dtype_of_a_process_without_rows() -> None:
+    collected, targets = Features("cpu"), torch.tensor([[1.0, 0.0, -1.0]])
+    collected.add(ROWS[:1], targets, torch.tensor([0]))
+    labels = collected.gather()[1]
+    assert labels.dtype == Features("cpu").gather()[1].dtype
+    assert torch.equal(labels, targets.long())
+
+
 SHARES: dict[str, tuple[Share, Share]] = {
     "loaded": (
         EpochBatches(COUNT, 6, rank=0, world=2, drop_last=False),
