@@ -124,7 +124,7 @@ def main(cfg: Config) -> None:
     untrained = run.once("untrained", lambda: evaluation(subject))
     model, optimizer = run.prepare(objective, optimizer)
     if cfg.compile:
-        encoder.compile()
+        objective.compile()  # It calls the encoder's `dense`, which `encoder.compile()` leaves as it is.
     check = FirstBatch(objective)
     for step, raw in run.steps(loader):
         set_rate(optimizer, poly(run.progress(step), warmup=WARMUP))

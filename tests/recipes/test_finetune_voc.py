@@ -18,6 +18,7 @@ from castssl.datasets.open import open_images
 from castssl.evaluation.held_out import indexed
 from castssl.metrics.iou import MeanIoU
 from castssl.models.create import create
+from tests import forked
 from tests.recipes.conftest import Runner
 
 pytestmark = pytest.mark.recipe
@@ -93,9 +94,11 @@ def test_class_maps_of_a_photo_are_those_that_were_scored(unbroken: Path, pairs:
 
 
 def test_epochs_in_place_of_steps(pairs: str, recipe: Runner, tmp_path: Path) -> None:
-    flags = ["--data", pairs, "--model", "nano_seg", *FLAGS, "--epochs", "1", "--out", str(tmp_path)]
-    assert recipe("finetune_voc", *flags).returncode == 0
-    assert state(tmp_path)["step"] == 3
+    flags = ["--data", pairs, "--model", "nano_seg", *FLAGS, "--epochs", "1", "--out", str(tmp_path / "run")]
+    count = ["tests/recipes/count_compiled.py", str(tmp_path / "calls"), "recipes/finetune_voc.py"]
+    assert forked.run([*count, *flags, "--compile"]).returncode == 0
+    assert (tmp_path / "calls").read_text() == "3", "with --compile, each step calls what is compiled"
+    assert state(tmp_path / "run")["step"] == 3
     done = recipe("finetune_voc", *flags, "--steps", "0")
     assert done.returncode == 2
     assert "--steps: got 0, expected at least 1" in done.stderr

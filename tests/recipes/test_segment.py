@@ -20,6 +20,7 @@ from castssl.errors import DataError
 from castssl.evaluation.windows import Windows
 from castssl.models.create import create
 from castssl.types import View
+from tests import forked
 from tests.recipes.conftest import Runner
 
 pytestmark = pytest.mark.recipe
@@ -134,13 +135,15 @@ def test_a_stopped_run_goes_on_exactly(
 
 @pytest.mark.parametrize("head", ["linear", "fused", "segmenter", "queries"])
 def test_a_frozen_encoder_has_the_tokens_of_its_run(
-    head: str, weights: Path, pairs: str, recipe: Runner, tmp_path: Path
+    head: str, weights: Path, pairs: str, tmp_path: Path
 ) -> None:
-    """And windows of both kinds measure."""
+    """And windows of both kinds measure, and with ``--compile`` each step calls what is compiled."""
     more = ["--window", "24", "--stride", "16", *(["--superpixels-once"] if head == "linear" else [])]
     flags = ["--data", pairs, "--weights", str(weights), *FLAGS, "--frozen", "--head", head, *more]
-    done = recipe("segment", *flags, "--epochs", "1", "--out", str(tmp_path / "run"))
+    count = ["tests/recipes/count_compiled.py", str(tmp_path / "calls"), "recipes/segment.py"]
+    done = forked.run([*count, *flags, "--compile", "--epochs", "1", "--out", str(tmp_path / "run")])
     assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "calls").read_text() == "3"
     at = torch.arange(32) // 4
     view = View(torch.randn(1, 3, 32, 32), (at[:, None] * 8 + at).int()[None])
     with torch.no_grad():
