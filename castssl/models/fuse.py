@@ -168,6 +168,9 @@ class FusedCAST(CAST):
         hierarchy, pooled = self.trace(view, sizes, stages=len(self.sizes), visit=visit)
         served = self.stages_with_cls
         after = [p.cls for p in pooled] + [s.cls for s in hierarchy.stages[len(pooled) : served]]
+        if len(pooled) == served and torch.is_grad_enabled():
+            # DDP waits for a gradient of all that is trained.  No loss reads the tokens of the last pooling.
+            after[-1] = after[-1] + 0 * pooled[-1].x[:, :1].to(after[-1].dtype)
         parents = self._parents(hierarchy, sizes)
         rows = [unpool(hierarchy.stages[stage].x, at) for stage, at in enumerate(parents)]
         both = torch.cat([torch.cat(after[:served], -1), torch.cat(rows, -1)], 1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from castssl.models.create import create
 from castssl.models.fuse import FusedCAST, Fusion
+from castssl.testing.claims import claim_trained
 from castssl.testing.processes import WORLD, together
 from castssl.types import View
 
@@ -72,6 +73,20 @@ def test_no_valid_row_at_all_is_finite() -> None:
     out, gradient = step(fusion(), x, torch.zeros_like(valid))
     assert out.isfinite().all()
     assert gradient.isfinite().all()
+
+
+def test_all_that_is_trained_gets_a_gradient_where_the_last_pooling_keeps_the_class_token() -> None:
+    """DDP waits for it; no loss reads the tokens of that pooling."""
+    torch.manual_seed(0)
+    encoder = create("nano_seg", image_size=32, sizes=(16, 8, 4, 2), pooling="graph:cls=keep")
+    labels = (torch.arange(32) // 8)[:, None] * 4 + torch.arange(32) // 8
+    view = View(torch.randn(2, 3, 32, 32), labels.int().expand(2, -1, -1))
+    for part in (encoder(view).stages[-1].cls, encoder.dense(view).x):
+        encoder.zero_grad()
+        part.square().sum().backward()
+        claim_trained(encoder)
+    last = [p.grad for name, p in encoder.named_parameters() if name.startswith("poolings.2.")]
+    assert not any(grad.any() for grad in last if grad is not None)
 
 
 def test_in_evaluation_mode_the_running_statistics_are_used() -> None:
