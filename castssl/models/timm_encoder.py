@@ -128,13 +128,16 @@ class TimmEncoder(Encoder):
         check_image(view)
         self.check_sizes(sizes)
         try:
-            features = self._run(view.image)[0]
+            features, feature, _ = self._run(view.image)
         except AssertionError as error:  # timm's own, of its patch embedding
             height, width = view.image.shape[-2:]
             raise ConfigError(
                 f"{self.config.name} takes no images of {height} x {width} pixels ({error}); evaluate by"
                 f" windows, such as --window {self.config.image_size}"
             ) from error
+        if torch.is_grad_enabled():
+            # DDP waits for a gradient of all that is trained, such as a norm after the model's own pooling.
+            features = features + 0 * feature[:, :1, None, None].to(features.dtype)
         return self._tokens(view, features)
 
     def _tokens(self, view: View, features: Tensor) -> DenseTokens:

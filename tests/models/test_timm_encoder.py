@@ -18,6 +18,7 @@ from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.models.timm_encoder import TimmEncoder
 from castssl.objectives.tree_kl import TreeKL
+from castssl.testing.claims import claim_trained
 from castssl.types import View
 
 VIT = "test_vit"
@@ -165,6 +166,18 @@ def test_no_shape_depends_on_data() -> None:
         image = torch.empty(2, 3, SIDE, SIDE)
         hierarchy = encoder(View(image, torch.zeros(2, 0, 0, dtype=torch.int32)))
     assert [tokens.x.shape for tokens in hierarchy.stages] == [(2, CELLS, encoder.dim)] * 3
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_vit4"])
+def test_dense_tokens_give_a_gradient_to_all_that_is_trained(name: str) -> None:
+    """DDP waits for that of the norm after the model's own pooling, too, which dense tokens do not pass."""
+    encoder = made(1, name)
+    with torch.no_grad():
+        expected = encoder.dense(view()).x
+    found = encoder.dense(view()).x
+    assert torch.equal(found, expected)
+    found.square().sum().backward()
+    claim_trained(encoder)
 
 
 def test_it_compiles_as_one_graph() -> None:
