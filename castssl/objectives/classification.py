@@ -85,8 +85,9 @@ class Averaged(Objective, Generic[M]):
             self.average.set(self.model)  # type: ignore[no-untyped-call]
 
     def after_step(self, progress: float) -> None:
-        """Move the average."""
+        """Move the average; FSDP's parameters one by one, as no operator takes them and buffers at once."""
         if self.average is not None:
+            self.average.foreach = type(next(self.average.parameters())) is nn.Parameter
             self.average.update(self.model)
 
     def branches(self) -> Mapping[str, M]:
@@ -176,8 +177,7 @@ class Supervised(Averaged[ClassifierModel]):
         super().__init__()
         chosen = tuple(range(labels.levels)) or (-1,) if levels is None else tuple(levels)
         self.classes = tuple(classes_of(labels, level) for level in chosen)
-        self.levels = labels.levels
-        self.columns = [level % labels.levels for level in chosen]
+        self.levels, self.columns = labels.levels, [level % labels.levels for level in chosen]
         self.stages: tuple[int, ...] = (-1,) * len(self.classes)
         self.mixing = Mixing(self.classes, mixup=mixup, cutmix=cutmix, smoothing=smoothing)
         self.hard = Mixing(self.classes, mixup=0, cutmix=0, smoothing=0)

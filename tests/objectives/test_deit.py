@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from timm.data.mixup import Mixup
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 
 from castssl.errors import ConfigError
 from castssl.labels import LabelTree
+from castssl.modes import gathered
 from castssl.objectives.deit import DeiT
 from castssl.testing import samples
 from castssl.types import Batch, View
@@ -120,6 +125,28 @@ def test_running_statistics_are_averaged_too() -> None:
     objective.after_step(0.5)
     average = dict(objective.branch("ema").named_buffers())
     assert average["norm.running_mean"].tolist() == [2.0, 2.0]
+
+
+def test_the_average_of_parameters_that_fsdp_has_sharded_is_that_of_whole_ones(tmp_path: Path) -> None:
+    """FSDP shards parameters, and leaves the running statistics of a batch norm whole."""
+    averages = []
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        for sharded in (False, True):
+            torch.manual_seed(0)
+            encoder = samples.SampleEncoder()
+            encoder.add_module("norm", nn.BatchNorm1d(2))
+            objective = DeiT(encoder, FLAT, ema=0.5)
+            if sharded:
+                fully_shard(objective, mesh=init_device_mesh("cpu", (1,)))
+            for value in objective.model.state_dict().values():
+                value.add_(1)
+            objective.after_step(1.0)
+            averages.append([gathered(value) for value in objective._model("ema").state_dict().values()])
+    finally:
+        dist.destroy_process_group()
+    assert all(map(torch.equal, *averages))
+    assert len(averages[0]) == len(averages[1])
 
 
 def test_the_average_predicts_and_stays_in_evaluation_mode() -> None:
