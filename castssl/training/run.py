@@ -35,6 +35,7 @@ from accelerate.utils import (
     broadcast_object_list,
     set_seed,
 )
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -66,6 +67,7 @@ BATCH_NORM = (
 ONCE = "once.json"
 RESULTS = "results.json"
 F = TypeVar("F", bound=Follows)
+synchronize: Callable[[nn.Module], nn.Module] = convert_sync_batchnorm  # torch's drops timm's activations.
 
 
 class Picture(Protocol):
@@ -128,7 +130,7 @@ class Run:
         self._labels = type(objective).__name__ if isinstance(objective, Averaged | LinearProbe) else ""
         apart = distributed.world() > 1 and has_batch_norm(objective)
         if distributed.world() > 1 and self._accelerator.device.type == "cuda":
-            objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
+            objective = synchronize(objective)
         model, optimizer = self._accelerator.prepare(objective, optimizer)
         resumed = self._state.resume(model, optimizer)
         self._saved = self._state.step if resumed else -1

@@ -5,9 +5,12 @@ import time
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from torch import nn
 
 from castssl.training import STOPPED
+from castssl.training.run import synchronize
 from castssl.training.signals import APART
 from tests.training.processes import QUICK, STEPS, Toy, finished, lines, reports, same, state
 
@@ -213,3 +216,14 @@ def test_a_loss_that_is_no_number_on_one_rank_ends_all(tmp_path: Path) -> None:
     assert "error of process 1: the loss of step 3 is nan" in output
     assert "Its images on this process: picture 0.2 of 1" in output
     assert [path.name for path in (tmp_path / "run").glob("diverged*")] == ["diverged-1.txt"]
+
+
+def test_norms_that_are_synchronized_keep_timms_activations() -> None:
+    """torch's own conversion makes plain norms of those of timm that have an activation in them."""
+    network, image = timm.create_model("test_efficientnet").eval(), torch.randn(2, 3, 32, 32)
+    expected = network(image)
+    synchronized = synchronize(network)
+    torch.testing.assert_close(synchronized(image), expected)
+    norms = [part for part in synchronized.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(isinstance(norm, nn.SyncBatchNorm) and not norm.training for norm in norms)
