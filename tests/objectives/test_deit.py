@@ -129,15 +129,15 @@ def test_running_statistics_are_averaged_too() -> None:
 
 def test_the_average_of_parameters_that_fsdp_has_sharded_is_that_of_whole_ones(tmp_path: Path) -> None:
     """FSDP shards parameters, and leaves the running statistics of a batch norm whole."""
-    averages = []
+    averages: list[list[Tensor]] = []
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     try:
-        for sharded in (False, True):
+        for shard in (False, True):
             torch.manual_seed(0)
             encoder = samples.SampleEncoder()
             encoder.add_module("norm", nn.BatchNorm1d(2))
             objective = DeiT(encoder, FLAT, ema=0.5)
-            if sharded:
+            if shard:
                 fully_shard(objective, mesh=init_device_mesh("cpu", (1,)))
             for value in objective.model.state_dict().values():
                 value.add_(1)
@@ -145,8 +145,8 @@ def test_the_average_of_parameters_that_fsdp_has_sharded_is_that_of_whole_ones(t
             averages.append([gathered(value) for value in objective._model("ema").state_dict().values()])
     finally:
         dist.destroy_process_group()
-    assert all(map(torch.equal, *averages))
-    assert len(averages[0]) == len(averages[1])
+    for whole, sharded in zip(*averages, strict=True):
+        assert torch.equal(whole, sharded)
 
 
 def test_the_average_predicts_and_stays_in_evaluation_mode() -> None:
