@@ -15,8 +15,8 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from copy import copy
+from importlib import import_module
 from itertools import islice
-from multiprocessing.util import _exit_function
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
@@ -307,11 +307,10 @@ def start_worker(worker: int) -> None:
     """One thread per worker, no messages about odd files, and Ctrl-C left to the main process."""
     ignore_closed_streams()
     if multiprocessing.get_start_method() == "spawn":
-        # It ends its interpreter, while the thread that sends batches may still be in native code: that
-        # aborts the worker, and the run with it.  The function that is registered last is called first, and
-        # removes the folder of the worker's sockets.
+        # It ends its interpreter while the thread that sends batches may be in native code, which aborts the
+        # run.  What is registered last is called first, and removes the folder of the worker's sockets.
         atexit.register(os._exit, 0)
-        atexit.register(_exit_function)
+        atexit.register(import_module("multiprocessing.util")._exit_function)
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -108,9 +108,7 @@ class Seeds(Superpixels):
         if self._table is not None:
             image = np.asarray(cv2.LUT(image, self._table), np.uint8)
         labels = self._labels(image)
-        if labels.shape != full:
-            labels = _enlarge(labels, *full)
-        return labels
+        return labels if labels.shape == full else _enlarge(labels, *full)
 
     def _labels(self, image: NDArray[np.uint8]) -> NDArray[np.int32]:
         height, width = image.shape[:2]
@@ -214,11 +212,8 @@ def _table(mode: Mode) -> NDArray[np.uint8] | None:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """OpenCV's resize and color conversion would start its thread pool on large images.
-
-    0 leaves the pool alone.  1 would end its threads, and wait forever in a process that was forked after the
-    pool was used: a fork does not copy threads.
-    """
+    """OpenCV's resize and color conversion would start its thread pool on large images."""
+    # 1 would end the pool's threads, and wait forever in a process that was forked after they had begun.
     before = cv2.getNumThreads()
     if before > 1:
         cv2.setNumThreads(0)

@@ -198,8 +198,8 @@ def test_a_reference_is_over_seeds_and_not_over_rows(tmp_path: Path) -> None:
     for cell, value in zip(study.cells(), (0.1, 0.3, 0.5, 0.9), strict=True):
         folder = cell.steps[0].folder(tmp_path)
         folder.mkdir()
-        found = {"trained": {"knn": 0.5}, "untrained": {"knn": value}, "chance": {"knn": 0.1}}
-        (folder / "results.json").write_text(json.dumps(found))
+        results = {"trained": {"knn": 0.5}, "untrained": {"knn": value}, "chance": {"knn": 0.1}}
+        (folder / "results.json").write_text(json.dumps(results))
     found = table.references(study, tmp_path)
     assert found["untrained"]["knn"] == pytest.approx((0.45, statistics.stdev([0.3, 0.6]), 2))
     assert found["chance"]["knn"].mean == 0.1

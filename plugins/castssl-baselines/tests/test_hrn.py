@@ -181,7 +181,7 @@ def test_finer_levels_take_the_features_of_coarser_ones() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(24, 16), (16, 32), (8, 64)])
-def test_a_map_of_another_shape_keeps_itsrows_and_columns(height: int, width: int) -> None:
+def test_a_map_of_another_shape_keeps_its_rows_and_columns(height: int, width: int) -> None:
     objective = made(cells=True).eval()
     image = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
     view = View(image, torch.zeros(2, height, width, dtype=torch.int32))
@@ -191,7 +191,7 @@ def test_a_map_of_another_shape_keeps_itsrows_and_columns(height: int, width: in
     torch.testing.assert_close(found, expected.relu())
 
 
-def test_a_map_whoserows_and_columns_are_unknown_is_refused() -> None:
+def test_a_map_whose_rows_and_columns_are_unknown_is_refused() -> None:
     assert rows_and_columns(49, 224, 224) == (7, 7)
     assert rows_and_columns(6, 70, 33) == (3, 2)
     with pytest.raises(ConfigError, match=r"got 6 cells of an image of 32 x 32 pixels \(no grid"):
