@@ -154,6 +154,8 @@ class Loader:
         self.resumable = batches is not None
         self.bad = source.bad
         self.waited = 0.0
+        if not _loaders:  # Not at import: a fork server's children begin without functions at exit.
+            atexit.register(_end_workers)
         _loaders.add(self)
 
     def __len__(self) -> int:
@@ -215,12 +217,8 @@ class Loader:
 _loaders: WeakSet[Loader] = WeakSet()
 
 
-@atexit.register
 def _end_workers() -> None:
-    """End the workers that wait for the next epoch.
-
-    Otherwise a signal terminates them later at exit, and each leaves a folder in TMPDIR.
-    """
+    """End the workers that wait for the next epoch; a signal ends them later, and each leaves a folder."""
     for loader in list(_loaders):
         del loader._loader
 
