@@ -89,9 +89,18 @@ class ClassMaps(Evaluator):
     _baselines: dict[str, dict[str, float]] = field(default_factory=dict, init=False, repr=False)
 
     def prepare(self, data: Evaluation) -> None:
-        """Keep the data."""
+        """Keep the data.
+
+        Raises:
+            ConfigError: if the pixels have one class, which is always right.
+        """
         super().prepare(data)
         tree = data.held_out.pixel_tree if isinstance(data.held_out, Images) else LabelTree.none()
+        if tree.levels and tree.sizes[0] < 2:
+            raise ConfigError(
+                "mIoU needs at least 2 classes of pixels, got 1, which is always right; make the background a"
+                " class of its own"
+            )
         self._scored, self._bound = (ScoredMaps(tree.sizes[0]) if tree.levels else None for _ in range(2))
 
     def begin(self, subject: Subject) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,13 @@ def test_a_model_without_superpixels_has_no_bound(tmp_path: Path) -> None:
     measured(Subject(learned.encoder, learned.predict, learned))
     assert maps.baselines()["bound"] == {}
     assert maps.baselines()["majority"]
+
+
+def test_one_class_of_pixels_is_refused_before_training(tmp_path: Path) -> None:
+    data = replace(images(tmp_path), pixel_tree=LabelTree.flat(("person",)))
+    superpixels = build("superpixels", "seeds:count=64,bins=5,iterations=4")
+    with pytest.raises(ConfigError, match=r"at least 2 classes of pixels, got 1, .* make the"):
+        Evaluation(data, data, superpixels, CenterView(32), [ClassMaps()])
 
 
 def test_other_classes_and_objectives_are_refused(tmp_path: Path) -> None:
