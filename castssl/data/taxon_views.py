@@ -13,7 +13,7 @@ from torchvision import transforms as T
 from torchvision.transforms import functional
 
 from castssl.data.photometric import Jitter
-from castssl.data.views import Augment, CroppedView, to_uint8
+from castssl.data.views import SLIM, Augment, CroppedView, resized_size, to_uint8
 from castssl.datasets.images import Box, Plan
 from castssl.datasets.multichannel import MultiChannel
 from castssl.errors import ConfigError, DataError
@@ -24,7 +24,7 @@ _PUBLISHED = 224
 
 class TaxonViews(Augment):
     """The views ``standard``, ``simclr`` and ``randaug``, in this order, of an image whose shorter side is
-    resized to ``size``.
+    resized to ``size``, and its longer side to 8 times ``size`` at most.
 
     ``standard`` is a crop of the image with a reflected margin of 4 of 224 pixels, flipped half of the time.
     ``simclr`` is a random crop, flipped half of the time, with a color jitter of 0.4, 0.4, 0.4 and 0.1 at a
@@ -61,7 +61,9 @@ class TaxonViews(Augment):
         """
         if isinstance(image, MultiChannel):
             raise DataError("the color changes of taxon-ssl are those of RGB; take another --method")
-        small: Image.Image = functional.resize(image, [self.size])
+        # At its own aspect ratio, an image of 1 x 20,000 pixels would become gigabytes.
+        width, height = (min(side, SLIM * self.size) for side in resized_size(image.size, self.size))
+        small: Image.Image = functional.resize(image, [height, width])
         flips = [bool(torch.rand(1) < 0.5) for _ in range(3)]
         changed = [small, small, self._policy(small)]
         flipped = [

@@ -20,6 +20,7 @@ ImageLike = Image.Image | Tensor
 """A PIL image, or a uint8 (3, H, W) RGB tensor."""
 
 GAP = 8
+WIDEST = 8
 CAPTION = 13
 TITLE = 20
 INK, FAINT, PAPER, BORDER = (32, 32, 36), (90, 90, 98), (255, 255, 255), (255, 255, 255)
@@ -71,8 +72,12 @@ def draw_image(image: ImageLike, panel: int = 224) -> Image.Image:
 
 
 def panel_width(size: tuple[int, int], panel: int) -> int:
-    """The width of a panel of this height that shows an image of ``size``, width and height; at least 1."""
-    return max(1, round(panel * size[0] / size[1]))
+    """The width of a panel of this height that shows an image of ``size``, width and height; at least 1.
+
+    An image that is wider than :data:`WIDEST` times its height is not enlarged beyond its own width, because
+    20,000 x 1 pixels would become gigabytes.
+    """
+    return max(1, min(round(panel * size[0] / size[1]), max(WIDEST * panel, size[0])))
 
 
 def partition(image: ImageLike, labels: Tensor, *, panel: int = 224) -> Image.Image:

@@ -50,6 +50,16 @@ def test_boxes_and_flips_place_the_first_two_views() -> None:
     assert flips == {False, True}
 
 
+def test_a_slim_image_stays_small() -> None:
+    for width, height in ((4000, 1), (1, 4000)):
+        with seeded(0):
+            views = TaxonViews(16).crop(ramp(width, height))
+        assert all(view.image.shape == (3, 16, 16) for view in views)
+        # Side 16 is an eighth of the longer side, which is 128 pixels and not 64,000.
+        left, top, right, bottom = views[0].box
+        assert 0.1 < (right - left if width > height else bottom - top) <= 0.125
+
+
 def test_the_second_view_may_be_gray() -> None:
     gray = 0
     for seed in range(100):

@@ -59,6 +59,13 @@ def panels(row: Image.Image, panel: int) -> list[np.ndarray[tuple[int, ...], np.
     return [pixels[GAP : GAP + panel, left : left + panel] for left in lefts]
 
 
+def test_a_slim_image_is_not_enlarged_to_gigabytes() -> None:
+    assert draw_image(Image.new("RGB", (4000, 1)), 64).size == (4000, 64)
+    labels = torch.zeros(1, 4000, dtype=torch.int64)
+    assert partition(Image.new("RGB", (4000, 1)), labels, panel=16).size == (4000, 16)
+    assert draw_image(Image.new("RGB", (300, 100)), 64).size == (192, 64)
+
+
 def test_a_row_shows_image_superpixels_and_each_pooled_stage() -> None:
     row = draw_hierarchy(make_image(), hierarchy(), 1, panel=64)
     assert row.mode == "RGB"
