@@ -90,7 +90,8 @@ class Job(NamedTuple):
         shown = {"image_size": self.center.size, "superpixels": self.superpixels, "stages": list(self.stages)}
         model = {"model": self.encoder.config.name, "weights": digest.hexdigest()[:16]}
         data = {"images": found["images"], "order": found["order"], "classes": self.images.tree.names}
-        data |= {"range": self.images.declared}
+        labels = hashlib.sha256(self.images.targets.long().contiguous().numpy().tobytes())
+        data |= {"range": self.images.declared, "labels": labels.hexdigest()[:16]}
         return json.loads(json.dumps({MARK: 1, **model, **shown, **data}))  # type: ignore[no-any-return]
 
 
@@ -197,7 +198,9 @@ def _stored_parts(parts: Path) -> dict[str, Any]:
 
 
 def _differing(stored: Settings, settings: Settings) -> str:
-    return ", ".join(name for name, value in settings.items() if stored.get(name) != value)
+    # Files of earlier versions have no digest of the labels.
+    known = [name for name in settings if name in stored or name != "labels"]
+    return ", ".join(name for name in known if stored.get(name) != settings[name])
 
 
 class _Sample(NamedTuple):

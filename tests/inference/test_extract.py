@@ -196,6 +196,18 @@ def test_a_file_of_another_declared_range_stays(job: Job, tmp_path: Path) -> Non
     assert home.check_output(tmp_path / "older.npz", job.settings(), overwrite=False)
 
 
+def test_a_file_with_other_labels_of_the_same_classes_stays(job: Job, tmp_path: Path) -> None:
+    settings = {**job.settings(), "unreadable": {}}
+    np.savez(tmp_path / "x.npz", about=np.array(json.dumps(settings)))
+    assert home.check_output(tmp_path / "x.npz", job.settings(), overwrite=False)
+    changed = job._replace(images=replace(job.images, targets=job.images.targets.flip(0)))
+    with pytest.raises(ConfigError, match="has other labels; choose another --out"):
+        home.check_output(tmp_path / "x.npz", changed.settings(), overwrite=False)
+    older = {name: value for name, value in settings.items() if name != "labels"}
+    np.savez(tmp_path / "older.npz", about=np.array(json.dumps(older)))
+    assert home.check_output(tmp_path / "older.npz", changed.settings(), overwrite=False)
+
+
 def test_nothing_readable_is_an_error(tmp_path: Path, encoder: Any) -> None:
     (tmp_path / "set" / "a").mkdir(parents=True)
     (tmp_path / "set" / "a" / "x.png").write_bytes(b"no image")
