@@ -16,7 +16,7 @@ from castssl.data.loader import load
 from castssl.data.views import CenterView, OneView
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images, parse
-from castssl.datasets.stream import Stream
+from castssl.datasets.stream import Stream, read_spec
 from castssl.errors import DataError
 from castssl.superpixels.seeds import Seeds
 from tests.datasets.image_files import make_image, write
@@ -37,6 +37,11 @@ from tests.datasets.image_files import make_image, write
 )
 def test_parses_every_kind(spec: str, expected: tuple[str, str]) -> None:
     assert parse(spec) == expected
+
+
+def test_a_plus_sign_among_the_options_is_one() -> None:
+    spec = read_spec("hfds", "pets?split=train+test", ("split",))
+    assert spec.options == {"split": "train+test"}
 
 
 @pytest.mark.parametrize(
