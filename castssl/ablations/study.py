@@ -220,13 +220,22 @@ def write(study: Study, out: Path, *, measure: bool) -> str:
     write_text(place / "table.tex", "\n\n".join("\n".join(latex(sheet)) for sheet in sheets) + "\n", "table")
     write_text(place / "table.csv", spreadsheets.summary(study, rows), "table")
     write_text(place / "cells.csv", spreadsheets.cells(study, out), "table")
-    if any(row.runs for row in rows):
-        references = table.references(study, out)
-        try:
-            draw(study.title, rows, table.columns(study, out, rows), references, place / "table.png")
-        except (ConfigError, PluginError) as error:
-            print(f"castssl: {error}", file=sys.stderr)
+    if not _charted(study, out, rows) and (place / MARK).is_file():
+        (place / "table.png").unlink(missing_ok=True)  # It is of other rows.
     return text
+
+
+def _charted(study: Study, out: Path, rows: Sequence[table.Row]) -> bool:
+    """Draw the rows; False if they are not drawn."""
+    if not any(row.runs for row in rows):
+        return False
+    references, chart = table.references(study, out), out / study.tables / "table.png"
+    try:
+        draw(study.title, rows, table.columns(study, out, rows), references, chart)
+    except (ConfigError, PluginError) as error:
+        print(f"castssl: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def _parameters(texts: Sequence[str]) -> dict[str, Any]:
