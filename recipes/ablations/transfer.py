@@ -12,6 +12,7 @@ each pixel.  All tables share the pretrained encoders, which stay in the folder.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ def linked(drawings: Path, out: Path) -> Data:
     """The drawings as pairs of images and label maps, by links in ``out``.
 
     Raises:
-        ConfigError: if it is not a folder of drawings.
+        ConfigError: if it is not a folder of drawings, or ``out`` has something else in the place of a link.
     """
     for name in ("train", "val", "masks"):
         if not (drawings / name).is_dir():
@@ -133,8 +134,11 @@ def linked(drawings: Path, out: Path) -> Data:
         for split in ("train", "val"):
             link = out / "drawings" / part / split
             link.parent.mkdir(parents=True, exist_ok=True)
-            if not link.is_symlink():
-                link.symlink_to((source / split).resolve(), target_is_directory=True)
+            target = (source / split).resolve()
+            if not os.path.lexists(link):
+                link.symlink_to(target, target_is_directory=True)
+            elif not link.is_symlink() or link.resolve() != target:
+                raise ConfigError(f"{link} exists, and is not a link to {target}; choose another --out")
     return Data(f"folder:{drawings}", f"pairs:{out / 'drawings'}?values=0,255", 32)
 
 
