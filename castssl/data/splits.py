@@ -86,9 +86,31 @@ def open_splits(
     if held_out is None:
         held_out = _open_val(data, val, options)
         held_out = renumber(held_out, train.tree, val or f"the val split of {data}")
+        _check_pixels(train, held_out, val or f"the val split of {data}")
         remarks += _remarks("val", held_out)
     held_out.bad = train.bad  # One list of all unreadable images, which the run checks.
     return Splits(train, held_out, tuple(remarks))
+
+
+def _check_pixels(train: Images | Stream, held_out: Images | Stream, title: str) -> None:
+    """Refuse held-out label maps in which a class has another number: its pixels would count as another's.
+
+    Raises:
+        DataError: naming such classes.
+    """
+    if not (isinstance(train, Images) and isinstance(held_out, Images)):
+        return
+    trees = train.pixel_tree, held_out.pixel_tree
+    if not all(tree.levels and tree.names for tree in trees):
+        return
+    numbers, own = (
+        {name: number for number, name in enumerate(tree.names[0]) if not name.isdecimal()} for tree in trees
+    )
+    if moved := [name for name in numbers if own.get(name, numbers[name]) != numbers[name]]:
+        raise DataError(
+            f"{title}: {_classes(moved)} of pixels have other numbers than in the training images:"
+            f" {_some(moved)}; list the classes in the same order for both"
+        )
 
 
 def _open_val(data: str, val: str | None, options: dict[str, Any]) -> Images | Stream:

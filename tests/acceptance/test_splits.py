@@ -15,6 +15,7 @@ from PIL import Image
 from castssl.config import read
 from castssl.data.splits import open_splits
 from castssl.datasets.images import Images
+from castssl.datasets.segmentation_sets import write_pair
 from castssl.errors import DataError
 from tests.acceptance.conftest import Command, Finished
 
@@ -178,3 +179,19 @@ def test_a_run_measures_on_its_share_and_tells_what_is_left_out_as_tree_does(
     assert "".join(damage.split()) in "".join(shown.split())
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert {"top1", "knn", "match"} <= results["trained"].keys()
+
+
+def test_classes_of_pixels_in_another_order_are_refused(tmp_path: Path) -> None:
+    """Else a model that has learned the train labels would be scored by the numbers of the others."""
+    orders = {"a": "sky\nsea\ncar\n", "b": "sea\nsky\ncar\n", "c": "sky\nsea\nautomobile\n"}
+    for name, classes in orders.items():
+        for split in ("train", "val"):
+            folders = (tmp_path / name / kind / split for kind in ("images", "labels"))
+            image, labels = (folder / f"a.{end}" for folder, end in zip(folders, ("jpg", "png"), strict=True))
+            write_pair(image, labels, (0, 1, 2))
+        (tmp_path / name / "classes.txt").write_text(classes)
+    train, other, synonym = (f"pairs:{tmp_path / name}" for name in orders)
+    with pytest.raises(DataError, match=r"2 classes of pixels have other numbers .*: sky, sea; list"):
+        open_splits(train, val=other)
+    for val in (train, synonym):
+        assert open_splits(train, val=val).held_out is not None
