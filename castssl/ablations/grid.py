@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from castssl.errors import ConfigError
+from castssl.shipped import folder
 
 SEED = "seed"
 """The key whose values are repetitions of one cell, and not rows of their own."""
@@ -169,12 +170,19 @@ def step(recipe: Path, values: Mapping[str, str], flags: Sequence[str], after: S
     """
     arguments = (*flags, *(word for key, value in values.items() for word in _argument(key, value)))
     # The hash keeps runs with other common flags apart; a run's folder holds one configuration for ever.
-    mark = hashlib.sha256(json.dumps([*arguments, after.name if after else ""]).encode()).hexdigest()[:8]
+    parts = [*arguments, after.name if after else "", *_own(recipe)]
+    mark = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
     words = [re.sub(r"[^\w.=-]+", "_", f"{key}={value}") for key, value in values.items()]
     name = "-".join([recipe.stem, *words]).encode("utf-8", "surrogateescape")
     if len(name) > LONGEST:
         name = name[:LONGEST].decode("utf-8", "ignore").encode()
     return Step(recipe, f"{name.decode('utf-8', 'surrogateescape')}-{mark}", arguments, after)
+
+
+def _own(recipe: Path) -> list[str]:
+    """The path of a recipe that does not come with castssl: another one may have its name."""
+    path = recipe.resolve()
+    return [] if path.is_relative_to(folder("recipes").resolve()) else [str(path)]
 
 
 def _argument(key: str, value: str) -> list[str]:

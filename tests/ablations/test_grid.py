@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from castssl.ablations.engine import steps_of
 from castssl.ablations.grid import Study, parse
 from castssl.errors import ConfigError
+from castssl.shipped import recipe
 
 RECIPE = Path(__file__).with_name("recipe.py")
 
@@ -73,6 +74,19 @@ def test_other_common_flags_are_other_runs(tmp_path: Path) -> None:
         for flags in ([], ["--wait", "0"])
     ]
     assert names[0] != names[1]
+
+
+def test_other_recipes_of_one_name_have_other_runs(tmp_path: Path) -> None:
+    """Else the results of one would count as those of the other."""
+    shipped, copy, other = recipe("moco_in1k"), tmp_path / "moco_in1k.py", tmp_path / "other/moco_in1k.py"
+    other.parent.mkdir()
+    for own in (copy, other):
+        own.write_bytes(shipped.read_bytes())
+    paths = (shipped, copy, other)
+    cells = [Study(title="", recipe=path, grid={"seed": ["0"]}).cells()[0] for path in paths]
+    assert len({cell.steps[0].name for cell in cells}) == 3
+    # Runs of earlier versions are found again.
+    assert cells[0].steps[0].name == "moco_in1k-seed=0-0e1ac252"
 
 
 def test_booleans_are_flags(tmp_path: Path) -> None:
