@@ -139,8 +139,9 @@ def main(cfg: Config) -> None:
             continue
         ms = [took.get((stage, part)) for part in ("blocks", "pooling", "sampling")]
         share = f"{ms[2] / ms[1]:.0%}" if ms[1] and ms[2] else ""
-        # The paper's rows are CAST-S's: 3, 3, 3 and 2 blocks of 384 channels.
-        published = PAPER.get(size, ()) if cfg.model == "cast_small" and cfg.pooling == "graph" else ()
+        # The paper's rows are CAST-S's with its own sizes: 3, 3, 3 and 2 blocks of 384 channels.
+        paper = (cfg.model, cfg.pooling, model.sizes[: len(PAPER)]) == ("cast_small", "graph", tuple(PAPER))
+        published = PAPER[size] if paper and size in PAPER else ()
         shown = ["" if value is None else f"{value:.2f}" for value in ms]
         table.add_row(str(size), *shown, share, *(f"{value:g}" for value in published))
     Console(width=130).print(table)
