@@ -232,7 +232,8 @@ def main(cfg: Config) -> None:
     """Make the folder, and print what it holds."""
     out = Path(cfg.out)
     check_outputs([out], overwrite=cfg.overwrite)
-    if out.exists() and not {SETTINGS} <= {path.name for path in out.iterdir()} <= {SETTINGS, *FOLDERS}:
+    inside = {path.name for path in out.iterdir()} if out.is_dir() else set[str]()
+    if out.exists() and not {SETTINGS} <= inside <= {SETTINGS, *FOLDERS}:
         raise ConfigError(f"--out {out} does not hold such a set alone; choose another folder")
     if cfg.copies < 1 or cfg.size < SIDE or not 0 < cfg.val_share < 1:
         got = f"got --copies {cfg.copies} --size {cfg.size} --val-share {cfg.val_share}"

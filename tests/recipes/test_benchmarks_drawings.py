@@ -134,6 +134,10 @@ def test_other_files_are_kept(make: Callable[..., Path], tmp_path: Path) -> None
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
     (tmp_path / "out" / "mine.txt").unlink()
     (tmp_path / "out").rmdir()
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(ConfigError, match="such a set alone"):
+        make(overwrite=True)
+    (tmp_path / "out").unlink()
     make()
     assert len(content(make(overwrite=True, copies=2))) == 2 * 2 * (3 * COUNT + 1)
     (tmp_path / "out" / "mine.txt").write_text("mine")
