@@ -77,6 +77,12 @@ def make_models(cfg: Config, encoder: Encoder) -> dict[str, SegmentModel | Color
     }
 
 
+def kept_as(cfg: Config, column: str) -> str:
+    """What the results of a column are kept as: those of other settings that a run may have are others."""
+    free = {"longer": cfg.longer, "val": cfg.val}
+    return column + "".join(f" --{name} {value}" for name, value in free.items() if value)
+
+
 def main(cfg: Config) -> None:
     """Measure the encoder, one with new weights, and mean colors; a stopped run goes on with the next one."""
     run, accelerator = start(cfg)
@@ -102,7 +108,7 @@ def main(cfg: Config) -> None:
 
     results: dict[str, dict[str, float]] = {}
     for column, module in models.items():
-        for key, value in run.once(column, partial(measure, module)).items():
+        for key, value in run.once(kept_as(cfg, column), partial(measure, module)).items():
             heading, _, name = key.rpartition("/")
             # The bound is that of the first column's segments.
             results.setdefault(heading or column, {}).setdefault(name, value)
