@@ -23,6 +23,8 @@ from castssl.errors import ConfigError
 from castssl.files import check_outputs
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from PIL import Image
     from torch import Tensor
 
@@ -72,10 +74,10 @@ def _neighbors(args: argparse.Namespace) -> int:
         raise ConfigError("--weights names the same model twice; name each model once")
     results, nearest = {}, {}
     for name, weights in zip(names, args.weights, strict=True):
-        images, evaluator, results[name] = _find(weights, args)
+        images, evaluator, results[name], channels = _find(weights, args)
         chosen = spread(len(evaluator.positions), args.queries)
         queries, nearest[name] = evaluator.positions[chosen].tolist(), evaluator.nearest[chosen]
-    save_picture(_draw(images, queries, nearest), args.out)
+    save_picture(_draw(images, channels, queries, nearest), args.out)
     if chance := evaluator.chance():
         shown = table(
             [f"same class among {args.neighbors}, %"], [f"level {level}" for level in range(len(chance))]
@@ -87,8 +89,10 @@ def _neighbors(args: argparse.Namespace) -> int:
     return 0
 
 
-def _find(weights: str, args: argparse.Namespace) -> tuple[Images, Neighbors, dict[str, float]]:
-    """The images, and the neighbors of each by one model."""
+def _find(
+    weights: str, args: argparse.Namespace
+) -> tuple[Images, Neighbors, dict[str, float], Sequence[int]]:
+    """The images, the neighbors of each by one model, and the three channels that its superpixels read."""
     from castssl.data.views import CenterView
     from castssl.evaluation.held_out import Evaluation, Subject
     from castssl.evaluation.neighbors import Neighbors
@@ -98,28 +102,35 @@ def _find(weights: str, args: argparse.Namespace) -> tuple[Images, Neighbors, di
 
     encoder, interpolation, _ = open_encoder(weights, None, device_of(args))
     config = encoder.config
-    images = open_indexed(args, config.channels)
+    images, superpixels = open_indexed(args, config.channels), build_superpixels(config)
     evaluator = Neighbors(args.neighbors, args.stage)
     evaluation = Evaluation(
         images,
         images,
-        build_superpixels(config),
+        superpixels,
         CenterView(config.image_size, interpolation=interpolation),
         [evaluator],
         device_of(args),
         batch_size=args.batch_size,
         workers=free_cores() + 1 if args.workers is None else args.workers,
     )
-    return images, evaluator, evaluation(Subject(encoder))
+    return images, evaluator, evaluation(Subject(encoder)), superpixels.channels
 
 
-def _draw(images: Images, queries: list[int], nearest: dict[str, Tensor]) -> Image.Image:
-    """The picture."""
+def _draw(
+    images: Images, channels: Sequence[int], queries: list[int], nearest: dict[str, Tensor]
+) -> Image.Image:
+    """The picture; of images of other channels than RGB it shows three."""
     from castssl.data.views import CenterView
+    from castssl.datasets.multichannel import to_rgb_image
     from castssl.labels import LabelTree
     from castssl.visualization.neighbors import draw_neighbors
 
     center = CenterView(112)
     tree = images.tree if images.tree.exclusive else LabelTree.none()
     labels = images.targets[:, : tree.levels].long()
-    return draw_neighbors(lambda index: center(images[index][0])[0], queries, nearest, labels, tree)
+
+    def shown(index: int) -> Tensor:
+        return center(to_rgb_image(images[index][0], channels))[0]
+
+    return draw_neighbors(shown, queries, nearest, labels, tree)
