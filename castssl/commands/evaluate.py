@@ -120,8 +120,11 @@ def _run(args: argparse.Namespace, device: str) -> Evaluated:
     options = {"split": args.split, "share": args.val_share, "seed": args.seed, "subset": args.subset}
     channels = checkpoint.config.channels
     images = open_labeled(spec, **options, commands=args.allow_commands, channels=channels)
-    if (declared := value_range(args)) and isinstance(images, Images):
-        images = replace(images, declared=declared)
+    if declared := value_range(args):
+        if isinstance(images, Images):
+            images = replace(images, declared=declared)
+        else:
+            images.declared = declared
     workers = free_cores() + 1 if args.workers is None else args.workers
     if has_many_labels(checkpoint):
         model, sizes = load_many_labels(checkpoint), {"workers": workers, "batch_size": args.batch_size}
