@@ -14,7 +14,7 @@ from castssl.datasets.images import Images
 from castssl.datasets.label_maps import UNKNOWN
 from castssl.errors import ConfigError
 from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject
-from castssl.evaluation.windows import Windows, class_logits
+from castssl.evaluation.windows import Windows, class_logits, classes_at
 from castssl.labels import LabelTree
 from castssl.metrics.boundary import BoundaryF, BoundaryIoU, BoundaryScores
 from castssl.metrics.iou import ClassMapScores, MeanIoU, scores
@@ -144,10 +144,8 @@ class ClassMaps(Evaluator):
         assert isinstance(self._subject.module, Segmentation)
         model, (view,) = self._subject.module.model, batch.views
         logits = class_logits(model, view, self._data.superpixels, self.windows, longer=self.longer)
-        size = batch.target.shape[-2:]
-        if logits.shape[-2:] != size:
-            logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-        return logits.argmax(1), view.segments
+        height, width = batch.target.shape[-2:]
+        return classes_at(logits, (height, width)), view.segments
 
     def result(self, subject: Subject) -> dict[str, float]:
         """The scores over all processes."""

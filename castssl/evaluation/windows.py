@@ -23,6 +23,9 @@ from castssl.objectives.segmentation import SegmentationModel
 from castssl.superpixel_labels import partition
 from castssl.types import View
 
+AT_ONCE = 16
+"""Classes whose logits are resized together."""
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -98,6 +101,27 @@ def class_logits(
             total[at] += _logits(model, *_window(view, at, superpixels, windows))
             seen[at] += 1
     return total / seen
+
+
+def classes_at(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """The class with the largest logit where logits are resized bilinearly: int64 (B, H, W).
+
+    Some classes are resized at once: those of ADE20K at 12 megapixels would take 7 GB together.
+
+    Args:
+        logits: float (B, C, h, w).
+        size: H and W.
+    """
+    if logits.shape[-2:] == size:
+        return logits.argmax(1)
+    best = logits.new_full((len(logits), *size), -torch.inf)
+    found = torch.zeros(best.shape, dtype=torch.int64, device=logits.device)
+    for first in range(0, logits.shape[1], AT_ONCE):
+        part = logits[:, first : first + AT_ONCE]
+        value, number = F.interpolate(part, size, mode="bilinear", align_corners=False).max(1)
+        larger = value > best
+        best, found = torch.where(larger, value, best), torch.where(larger, number + first, found)
+    return found
 
 
 def _enlarged(view: View, least: int) -> View:

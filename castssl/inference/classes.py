@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from castssl.checkpoints.load import Source
 from castssl.checkpoints.segmenter import Segmenter, load_segmenter
@@ -14,7 +13,7 @@ from castssl.data.dense_views import WholeView
 from castssl.data.normalize import to_views
 from castssl.datasets.multichannel import to_rgb_image
 from castssl.datasets.pixel_classes import Color, voc_palette
-from castssl.evaluation.windows import Windows, class_logits
+from castssl.evaluation.windows import Windows, class_logits, classes_at
 from castssl.inference.photos import Photo, read_photo
 from castssl.modes import kept_random_state
 from castssl.registry import build_superpixels
@@ -108,7 +107,7 @@ def segment_classes(
         view = to_views(raw, backend, place).views[0]
         longer = side if segmenter.longer else None
         logits = class_logits(network, view, backend, windows, longer=longer)
-    logits = F.interpolate(logits, (photo.height, photo.width), mode="bilinear", align_corners=False)
+    labels = classes_at(logits, (photo.height, photo.width))[0].cpu()
     names = segmenter.labels.names[0] if segmenter.labels.names else ()
     palette = segmenter.palette or voc_palette(network.classes)
-    return ClassMap(to_rgb_image(photo, backend.channels), logits.argmax(1)[0].cpu(), names, palette)
+    return ClassMap(to_rgb_image(photo, backend.channels), labels, names, palette)

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from castssl.contracts import Superpixels
 from castssl.data.normalize import normalize
 from castssl.errors import ConfigError
-from castssl.evaluation.windows import Windows, boxes, class_logits, renumber, with_longer_side
+from castssl.evaluation.windows import Windows, boxes, class_logits, classes_at, renumber, with_longer_side
 from castssl.models.create import create
 from castssl.objectives.segmentation import SegmentationModel
 from castssl.registry import build
@@ -156,3 +157,11 @@ def test_patches_of_a_resized_image_are_those_of_the_patch_embedding() -> None:
     assert count == 16
     assert torch.equal(shown.segments, superpixels(torch.zeros(2, 3, 32, 26).byte()))
     assert found.encoder.dense(shown, (count,)).grid == (4, 4)
+
+
+@pytest.mark.parametrize("classes", [2, 16, 37])
+def test_classes_of_resized_logits_are_those_of_all_at_once(classes: int) -> None:
+    logits = torch.randn(2, classes, 6, 5, generator=torch.Generator().manual_seed(0))
+    for size in ((6, 5), (23, 31), (3, 2)):
+        expected = F.interpolate(logits, size, mode="bilinear", align_corners=False).argmax(1)
+        assert torch.equal(classes_at(logits, size), expected)
