@@ -75,9 +75,12 @@ def test_drawings_are_linked_as_pairs(tmp_path: Path) -> None:
     assert data.maps == f"pairs:{tmp_path / 'out' / 'drawings'}?values=0,255"
     assert (tmp_path / "out/drawings/labels/val").resolve() == tmp_path / "set/masks/val"
     link = tmp_path / "out/drawings/images/val"
-    for other in ("a link to another set", "a file"):
+    for linked in (True, False):
         link.unlink()
-        link.symlink_to(tmp_path / "set/train") if "link" in other else link.write_text("mine")
+        if linked:
+            link.symlink_to(tmp_path / "set/train")
+        else:
+            link.write_text("mine")
         with pytest.raises(ConfigError, match=r"images/val exists, and is not a link to .*; choose another"):
             MODULE["linked"](tmp_path / "set", tmp_path / "out")
     assert link.read_text() == "mine"
