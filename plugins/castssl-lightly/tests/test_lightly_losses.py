@@ -11,11 +11,15 @@ from typing import Any, cast
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError
 from castssl.labels import LabelTree
+from castssl.modes import gathered
 from castssl.testing import claims
 from castssl.testing.processes import together
 from castssl.testing.samples import SampleEncoder, batch
@@ -208,14 +212,22 @@ def test_the_teacher_warms_up_and_a_loaded_state_remembers(progress: float, expe
         torch.testing.assert_close(each(given).loss, (terms[0] + terms[1]) / 2)
 
 
-def test_the_last_layer_waits() -> None:
+@pytest.mark.parametrize("sharded", [False, True])
+def test_the_last_layer_waits(sharded: bool, tmp_path: Path) -> None:
     objective, given = make(SPECS["dino"] + ",freeze=0.5"), batch(2, NONE, 8)
     moved = []
-    for progress in (0.25, 0.5):
-        objective.after_step(progress)
-        objective(given).loss.backward()
-        moved.append(bool(objective.model.projector.last_layer.weight_v.grad.any()))
-        assert objective.model.projector.layers[0].weight.grad.any()
+    if sharded:  # FSDP replaces the parameters.
+        dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+        fully_shard(objective, mesh=init_device_mesh("cpu", (1,)))
+    try:
+        for progress in (0.25, 0.5):
+            objective.after_step(progress)
+            objective(given).loss.backward()
+            moved.append(bool(gathered(objective.model.projector.last_layer.weight_v.grad).any()))
+            assert gathered(objective.model.projector.layers[0].weight.grad).any()
+    finally:
+        if sharded:
+            dist.destroy_process_group()
     assert moved == [False, True]
 
 

@@ -84,8 +84,8 @@ class DINO(MomentumObjective):
         self.register_buffer("progress", torch.zeros(()))
         self.register_load_state_dict_post_hook(_read_progress)  # type: ignore[no-untyped-call]
         self._set_progress(0.0)
-        last = projector.get_parameter("last_layer.weight_v")
-        last.register_hook(self._freeze_gradient)
+        # In each forward pass, and on what the layer computes of its parameters: FSDP replaces parameters.
+        projector.get_submodule("last_layer").register_forward_pre_hook(self._freeze_last)
 
     def forward(self, batch: Batch) -> Outcome:
         """The cross entropy of teacher and student, mean over both directions; and the teacher's spread.
@@ -127,8 +127,12 @@ class DINO(MomentumObjective):
         self._temperature = start + (end - start) * share
         self._frozen = progress < self.freeze
 
-    def _freeze_gradient(self, gradient: Tensor) -> Tensor:
-        return torch.zeros_like(gradient) if self._frozen else gradient
+    def _freeze_last(self, layer: nn.Module, _: Any) -> None:
+        """Before the last layer runs, behind the hook that computes its weight: no gradient reaches it."""
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        if self._frozen and weight.requires_grad:
+            weight.register_hook(torch.zeros_like)
 
 
 class _Loss(DINOLoss):  # type: ignore[misc]
