@@ -67,6 +67,10 @@ class LevelHeads(ClassifierModel):
             shared = last if self.shared and stage != -1 else None
             token = (shared or self.norms[level])(hierarchy.stages[stage].cls[:, 0])
             logits[f"level{level}"] = head(token)
+        if -1 not in self.stages and torch.is_grad_enabled():
+            # DDP waits for a gradient of all that is trained, also behind the stages that are read.
+            scores = logits["level0"]
+            logits["level0"] = scores + 0 * hierarchy.stages[-1].cls[:, 0, :1].to(scores.dtype)
         return logits
 
 

@@ -14,6 +14,7 @@ from castssl.objectives.classification import cross_entropy
 from castssl.objectives.mixing import Mixing
 from castssl.objectives.tree_kl import TreeKL, read_stages, tree_kl, tree_tie
 from castssl.testing import samples
+from castssl.testing.claims import claim_trained
 from castssl.types import Batch
 
 TREE = LabelTree((2, 4), ((0, 0, 1, 1),))
@@ -21,6 +22,15 @@ THREE = LabelTree((2, 3, 4), ((0, 0, 1), (0, 1, 2, 2)))
 COARSE, FINE = [[0.2, -0.1], [1, 0.5]], [[0.3, 0.1, -0.4, 0], [-0.2, 0.9, 0.4, 0.6]]
 COARSE_TARGET = [[0.95, 0.05], [0.285, 0.715]]
 FINE_TARGET = [[0.925, 0.025, 0.025, 0.025], [0.025, 0.295, 0.655, 0.025]]
+
+
+def test_levels_that_leave_out_the_last_stage_give_it_a_gradient_of_0() -> None:
+    """DDP waits for that of all parameters."""
+    objective = made(stages=(-2, -3))
+    objective(samples.batch(1, TREE)).loss.backward()
+    claim_trained(objective.model)
+    last = objective.encoder.get_submodule("read.2")
+    assert not any(p.grad.any() for p in last.parameters() if p.grad is not None)
 
 
 def wide(rows: list[list[float]]) -> Tensor:
