@@ -190,8 +190,9 @@ class Measurement:
             raise ContractError(f"torch.compile fails on the encoder: {brief(fault)}") from fault
         if not counters["stats"]["unique_graphs"]:
             raise Inapplicable(
-                "torch.compile compiled nothing: the objective has no encoder of castssl, or the environment"
-                " switches it off; unset TORCHDYNAMO_DISABLE and TORCH_COMPILE_DISABLE"
+                "torch.compile compiled nothing: this check compiles encoders, and the objective calls none"
+                " but for dense() or visit_blocks(), which stay as they are; or the environment switches"
+                " torch.compile off, then unset TORCHDYNAMO_DISABLE and TORCH_COMPILE_DISABLE"
             )
         return found
 
