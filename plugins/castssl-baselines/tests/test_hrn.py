@@ -16,6 +16,7 @@ from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError
 from castssl.labels import LabelTree
 from castssl.testing import samples
+from castssl.testing.claims import claim_trained
 from castssl.types import Batch, Hierarchy, Tokens, View
 from castssl_baselines.hrn import HRN, finest, log_marginals, rows_and_columns
 
@@ -260,3 +261,22 @@ def test_a_map_may_have_another_width_than_the_class_token() -> None:
     encoder = Narrow()
     encoder.dim = 5
     assert HRN(encoder, DEEP)(samples.batch(1, DEEP, 4)).loss.isfinite()
+
+
+def test_what_serves_the_class_token_alone_gets_a_gradient_of_0() -> None:
+    """DDP waits for that of all that is trained, also of the norm behind a ConvNeXt's own pooling."""
+
+    class Pooled(Cells):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = nn.Linear(self.dim, self.dim)
+
+        def forward(self, view: View) -> Hierarchy:
+            found = super().forward(view)
+            last = found.stages[0]
+            return found._replace(stages=(last._replace(cls=self.own(last.cls)),))
+
+    encoder = Pooled()
+    HRN(encoder, DEEP)(samples.batch(1, DEEP, 4)).loss.backward()
+    claim_trained(encoder)
+    assert not any(p.grad.any() for p in encoder.own.parameters() if p.grad is not None)

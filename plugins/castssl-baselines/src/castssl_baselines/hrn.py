@@ -71,6 +71,9 @@ class Branched(ClassifierModel):
         tokens = self.encoder(view).stages[-1]
         grid = tokens.x if self.has_map else tokens.cls
         shape = rows_and_columns(grid.shape[1], *view.image.shape[-2:]) if self.has_map else (1, 1)
+        if self.has_map and torch.is_grad_enabled():
+            # DDP waits for a gradient of all that is trained, such as a norm behind the model's own pooling.
+            grid = grid + 0 * tokens.cls[..., :1].to(grid.dtype)
         cells = grid.transpose(1, 2).unflatten(2, shape)
         return [total.relu() for total in accumulate(branch(cells) for branch in self.branches)]
 
