@@ -14,6 +14,7 @@ from castssl.encoder_config import MEAN, STD, plugin_config
 from castssl.errors import ConfigError, ContractError
 from castssl.testing import Check, parametrize
 from castssl.testing import encoders as contract
+from castssl.testing.claims import claim_trained
 from castssl.types import Tokens, View
 from castssl_multilabel.timm_features import TimmFeatures, from_config
 
@@ -226,3 +227,27 @@ def test_downloaded_weights_get_images_as_they_were_trained_with(monkeypatch: py
         torch.testing.assert_close(
             encoder.visit_blocks(shown, same).stages[-1].x, expected, rtol=1e-4, atol=1e-5
         )
+
+
+class Apart(nn.Module):
+    """A finer map with a layer of its own, as HRNet's have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fine, self.coarse = nn.Conv2d(3, 4, 2, 2), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 8, 2, 2)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.stem(x)
+        return [self.fine(x), self.coarse(x)]
+
+
+def test_a_layer_of_a_finer_map_alone_gets_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DDP waits for that of all that is trained, also where the last class token alone is read."""
+    monkeypatch.setattr("castssl_multilabel.timm_features._create", lambda *_: Apart())
+    encoder = TimmFeatures("apart", image_size=SIDE)
+    with torch.no_grad():
+        expected = encoder(view()).stages[-1]
+    last = encoder(view()).stages[-1]
+    assert torch.equal(last.x, expected.x)
+    last.cls.square().sum().backward()
+    claim_trained(encoder)

@@ -114,7 +114,12 @@ class TimmFeatures(Encoder):
     def forward(self, view: View) -> Hierarchy:
         """The stages; their segments are the cells of the finest map, not the view's superpixels."""
         check_image(view)
-        return self._hierarchy(view, self._maps(self._converted(view.image)))
+        maps = self._maps(self._converted(view.image))
+        if not self.steps and torch.is_grad_enabled():
+            # DDP waits for a gradient of all that is trained; finer maps may have own layers, as HRNet's do.
+            for finer in maps[:-1]:
+                maps[-1] = maps[-1] + 0 * finer[:, :1, :1, :1].to(maps[-1].dtype)
+        return self._hierarchy(view, maps)
 
     def visit_blocks(self, view: View, visit: Visit) -> Hierarchy:
         """As :meth:`forward`, with a call of ``visit`` after each block; see :attr:`visits`."""
