@@ -27,6 +27,7 @@ from datetime import date
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import psutil
 import torch
 
 from castssl.config import TYPED, launch
@@ -35,15 +36,12 @@ from castssl.errors import ConfigError
 from castssl.shipped import recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTS = ("tests", "plugins")
 MMSEG = Path("plugins", "castssl-mmseg", "tests", "slow", "test_configs.py")
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no")
-TOGETHER = 600.0
-"""Seconds of all items, of which the limit of each is a part."""
+TOGETHER = 600.0  # Seconds of all items, of which the limit of each is a part.
 ENDED: list[int] = []
 """Signals that asked for the end: an exception in the start of an item would leave its session behind."""
-SHOWN = 20
-"""Lines of the output of an item that failed."""
+SHOWN = 20  # Lines of the output of an item that failed.
 
 
 class Item(NamedTuple):
@@ -55,8 +53,7 @@ class Item(NamedTuple):
     """A pattern of the figure, which may occur several times; by default the last line of what it printed."""
     form: str = "{}"
     """How the groups of the pattern are shown."""
-    gpus: int = 0
-    """How many it needs."""
+    gpus: int = 0  # How many it needs.
 
 
 class Row(NamedTuple):
@@ -132,7 +129,7 @@ def items(cfg: Config, folder: Path) -> dict[str, Item]:
 
 def marked() -> tuple[str, ...]:
     """The files of tests that are marked ``gpu``; none without a checkout."""
-    paths = (path for top in TESTS for path in sorted((ROOT / top).rglob("test_*.py")))
+    paths = (path for top in ("tests", "plugins") for path in sorted((ROOT / top).rglob("test_*.py")))
     return tuple(str(path) for path in paths if "mark.gpu" in path.read_text(encoding="utf-8"))
 
 
@@ -168,9 +165,13 @@ def run(name: str, item: Item, left: float, limit: float = math.inf) -> Row:
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
-    """End a process and what it started, also what it left in the background."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
+    """End a process and what it started, also in the background, and the sessions of torchrun's workers."""
+    pids = [-child.pid]
+    with suppress(psutil.Error):
+        pids += [process.pid for process in psutil.Process(child.pid).children(recursive=True)]
+    for pid in pids:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
     child.wait()
 
 
@@ -194,10 +195,9 @@ def rows(cfg: Config, folder: Path) -> Iterator[Row]:
         )
     chosen = {name: known[name] for name in names}
     chosen |= {command: Item(words(command), TOGETHER) for command in cfg.also}
-    gpus = torch.cuda.device_count() if cfg.device != "cpu" else 0
     end_of_all = time.monotonic() + cfg.seconds
     for name, item in chosen.items():
-        if item.gpus > gpus:
+        if item.gpus > (torch.cuda.device_count() if cfg.device != "cpu" else 0):
             yield Row(name, "not run", f"needs {item.gpus} GPU{'s' * (item.gpus > 1)}", 0.0)
         elif item.command[: len(PYTEST)] == PYTEST and not (ROOT / MMSEG).is_file():
             yield Row(name, "not run", "needs a checkout", 0.0)

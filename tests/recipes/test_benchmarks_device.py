@@ -6,11 +6,14 @@ import math
 import os
 import shlex
 import signal
+import subprocess
+import sys
 import time
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -91,6 +94,21 @@ def test_sigterm_ends_the_item_that_runs(starter: Starter, tmp_path: Path) -> No
     assert run.code() == 128 + signal.SIGTERM, run.output()
     with pytest.raises(ProcessLookupError):
         os.kill(int(here.read_text()), 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs setsid")
+def test_a_process_in_a_session_of_its_own_is_ended_with_its_item(tmp_path: Path) -> None:
+    """As torchrun starts its workers: one that hangs would hold its GPU."""
+    here = tmp_path / "pid"
+    inner = f"echo $$ > {here}; exec sleep 60"
+    command = ("sh", "-c", f"setsid sh -c {shlex.quote(inner)} & wait")
+    child = subprocess.Popen(command, start_new_session=True)
+    while child.poll() is None and not (here.is_file() and here.read_text().strip()):
+        time.sleep(0.01)
+    worker = psutil.Process(int(here.read_text()))
+    device.end(child)
+    _, alive = psutil.wait_procs([worker], timeout=10)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
 @WITHOUT
