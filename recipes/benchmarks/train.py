@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
