@@ -141,6 +141,9 @@ class MaskedParts(PartSet):
         if mask is None or (parts is None and self.names.part_names):
             raise DataError(f"no readable mask of its {'object' if mask is None else 'parts'}")
         inside = np.array(mask.convert("L")) > 127
+        # Background alone would have an IoU of 1 in any segments.
+        if not inside.any() and (parts is None or np.array(parts).any()):
+            raise DataError("its mask has no pixel of its object, expected 255 on the object and 0 elsewhere")
         objects = np.where(inside, owner, 0).astype(np.int32)
         if parts is None:
             unknown = np.full_like(objects, -1)

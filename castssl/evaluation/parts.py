@@ -260,10 +260,6 @@ class Scorer:
         """
         try:
             check_truth(truth, self._names)
-            if not (truth.objects > 0).any():  # Background alone has an IoU of 1 in any segments.
-                raise DataError(
-                    "no pixel of an object in its mask, expected 255 on the object and 0 elsewhere"
-                )
             maps = label_maps(self._segmenter, image, name, self._count)
             self._count = len(maps)
             for row in self._rows or self._begin(len(maps)):

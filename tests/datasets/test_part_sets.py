@@ -204,6 +204,9 @@ def test_a_folder_with_masks_has_objects_and_unknown_parts(image_folder: Path, t
     (tmp_path / "masks" / "val" / "a").mkdir(parents=True)
     with pytest.raises(DataError, match="no readable mask of its object"):
         open_parts(str(tmp_path)).read(0)
+    Image.new("L", (8, 8), 1).save(tmp_path / "masks/val/a/1.png")  # 1 in place of 255.
+    with pytest.raises(DataError, match="its mask has no pixel of its object, expected 255 on the object"):
+        open_parts(str(tmp_path)).read(0)
 
 
 def test_the_declared_range_of_images_with_masks_is_applied(tmp_path: Path) -> None:
