@@ -43,6 +43,8 @@ COMMAND_LINE = "the command line"
 """The name of the program in messages of tyro."""
 FREE = {"resume": "free"}
 """Field metadata: a run may be continued with another value."""
+MEASURES = {**FREE, "results": "others"}
+"""Field metadata: as :data:`FREE`, and another value may give other results on held-out images."""
 GROWS = {"resume": "grows"}
 """Field metadata: a run may be continued with a larger value."""
 MOVES = {"resume": "moves"}
@@ -357,6 +359,16 @@ def differences(saved: Mapping[str, Any], config: Any) -> list[str]:
             continue
         differing.append(f"{_flag(part)}: the run has {old!r}, asked for {new!r}")
     return differing
+
+
+def measured_with(config: Any) -> str:
+    """The fields marked :data:`MEASURES` that differ from their defaults, as flags that begin with a space.
+
+    ``" --window 512"``, for example; "" if all have their defaults.
+    """
+    chosen = [part for part in fields(config) if part.metadata.get("results") == MEASURES["results"]]
+    values = {_flag(part): (plain(getattr(config, part.name)), _default(part)) for part in chosen}
+    return "".join(f" {flag} {value}" for flag, (value, default) in values.items() if value != default)
 
 
 def _typed(config: Any) -> list[Field[Any]]:

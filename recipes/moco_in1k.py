@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from castssl import distributed
 from castssl.checkpoints.initialize import initialize
 from castssl.checkpoints.native import save_objective
-from castssl.config import FREE, launch
+from castssl.config import MEASURES, launch
 from castssl.contracts import Encoder
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
@@ -71,9 +71,9 @@ class Config(PretrainConfig):
     """What decays: all parameters (the released code), or only those with two axes or more."""
     optimizer: Literal["adamw", "lars"] = "adamw"
     """adamw (the released scripts; the paper says Adam), or lars (the released code's own default)."""
-    eval_size: int = field(default=0, metadata=FREE)
+    eval_size: int = field(default=0, metadata=MEASURES)
     """Side in pixels of the center view of held-out images, for evaluation and pictures; 0 = --image-size."""
-    knn_branch: Literal["base", "momentum"] = field(default="base", metadata=FREE)
+    knn_branch: Literal["base", "momentum"] = field(default="base", metadata=MEASURES)
     """Which encoder is evaluated."""
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, cast
 from castssl import distributed
 from castssl.checkpoints.classifier import save_classifier
 from castssl.checkpoints.initialize import initialize
-from castssl.config import FREE, launch
+from castssl.config import FREE, MEASURES, launch
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
 from castssl.data.views import CenterView, Policy, SquashedView, SupervisedView
@@ -90,7 +90,7 @@ class Config(PretrainConfig):
     """Smallest share of an image's area that a view shows."""
     ema: float = 0.0
     """Keep an average of the weights that moves by 1 - ema a step; 0 = none."""
-    branch: Literal["base", "ema"] = field(default="base", metadata=FREE)
+    branch: Literal["base", "ema"] = field(default="base", metadata=MEASURES)
     """What is evaluated and saved: the weights themselves, or their average."""
     eval_every: int = field(default=1, metadata=FREE)
     """Epochs between measurements of the mAP on held-out images; 0 = only before and after training."""

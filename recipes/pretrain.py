@@ -17,7 +17,7 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 
 from castssl.checkpoints.native import save_objective
-from castssl.config import FREE, launch
+from castssl.config import MEASURES, launch
 from castssl.contracts import Encoder, Objective
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
@@ -67,7 +67,7 @@ class Config(PretrainConfig):
     class token and positions. By default all, for lars matrices."""
     optimizer: Literal["adamw", "lars", "sgd"] = "adamw"
     """adamw, lars (large batches) or sgd with momentum."""
-    branch: Literal["base", "momentum", "ema"] = field(default="base", metadata=FREE)
+    branch: Literal["base", "momentum", "ema"] = field(default="base", metadata=MEASURES)
     """Which encoder is evaluated and saved: base, or the momentum or averaged one of the objective."""
 
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from castssl.checkpoints import read
 from castssl.checkpoints.transfer import projector_of, transfer
-from castssl.config import FREE, launch
+from castssl.config import MEASURES, launch
 from castssl.contracts import Encoder
 from castssl.data.dense_views import WholeView
 from castssl.data.views import CenterView
@@ -40,7 +40,7 @@ class Config(TransferConfig):
     image_size: int = 512
     """Side in pixels of the positions of --model, and an image's longer side; 0 = what the encoder was
     trained at."""
-    longer: int = field(default=0, metadata=FREE)
+    longer: int = field(default=0, metadata=MEASURES)
     """Pixels of an image's longer side; 0 = --image-size."""
     features: Literal["projector", "tokens"] = "projector"
     """What is compared: each token behind the projector of the weights, as published, or the token itself."""
@@ -77,12 +77,6 @@ def make_models(cfg: Config, encoder: Encoder) -> dict[str, SegmentModel | Color
     }
 
 
-def kept_as(cfg: Config, column: str) -> str:
-    """What the results of a column are kept as: those of other settings that a run may have are others."""
-    free = {"longer": cfg.longer, "val": cfg.val}
-    return column + "".join(f" --{name} {value}" for name, value in free.items() if value)
-
-
 def main(cfg: Config) -> None:
     """Measure the encoder, one with new weights, and mean colors; a stopped run goes on with the next one."""
     run, accelerator = start(cfg)
@@ -108,7 +102,7 @@ def main(cfg: Config) -> None:
 
     results: dict[str, dict[str, float]] = {}
     for column, module in models.items():
-        for key, value in run.once(kept_as(cfg, column), partial(measure, module)).items():
+        for key, value in run.once(column, partial(measure, module)).items():
             heading, _, name = key.rpartition("/")
             # The bound is that of the first column's segments.
             results.setdefault(heading or column, {}).setdefault(name, value)

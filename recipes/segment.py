@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from castssl.checkpoints.segmenter import save_segmenter
 from castssl.checkpoints.transfer import transfer
-from castssl.config import FREE, launch
+from castssl.config import FREE, MEASURES, launch
 from castssl.contracts import Encoder
 from castssl.data.dense_views import RandomDenseView, WholeView
 from castssl.data.loader import load
@@ -96,11 +96,11 @@ class Config(TransferConfig):
     batch_size: int = 16
     lr: float = 0.0
     """Learning rate; 0 = what was published with the head."""
-    window: int = field(default=0, metadata=FREE)
+    window: int = field(default=0, metadata=MEASURES)
     """Side of the windows of evaluation in pixels, to which smaller images are enlarged; 0 = whole images."""
-    stride: int = field(default=0, metadata=FREE)
+    stride: int = field(default=0, metadata=MEASURES)
     """Pixels from one window to the next; 0 = --window."""
-    superpixels_once: bool = field(default=False, metadata=FREE)
+    superpixels_once: bool = field(default=False, metadata=MEASURES)
     """Compute superpixels once for an image and cut them, in place of those of each window (as published)."""
     eval_every: int = field(default=1, metadata=FREE)
     """Epochs between two evaluations on held-out images; 0 = only before and after training."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from castssl import distributed
-from castssl.config import FREE, MOVES, TYPED, RunConfig
+from castssl.config import FREE, MEASURES, MOVES, TYPED, RunConfig
 from castssl.data.splits import open_splits
 from castssl.data.superpixel_cache import Cache
 from castssl.datasets.images import Images
@@ -39,12 +39,12 @@ class ImageConfig(RunConfig):
     """What to train on: folder:/path, tar:/path.tar, wds/NAME:/path, hfds/NAME, breeds:living17:/path,
     tree:/labels.csv, demo (generated), or another name of `castssl list datasets` and its location.
     Results are measured on its val split."""
-    val: str | None = field(default=None, metadata=FREE)
+    val: str | None = field(default=None, metadata=MEASURES)
     """Held-out images in place of the val split of --data: the val split of other data, or all of that if it
     has none; "none" measures nothing."""
     val_share: float = 0.0
     """Hold out this share of the training images of each class, drawn by --seed, in place of a val split."""
-    knn_images: int = field(default=50_000, metadata=FREE)
+    knn_images: int = field(default=50_000, metadata=MEASURES)
     """At most so many training images vote in kNN, the same ones in every run; 0 = all."""
     allow_commands: bool = field(default=False, metadata=TYPED)
     """Run pipe:COMMAND in --data and --val, and read what it prints; see recipes/README.md."""

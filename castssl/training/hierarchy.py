@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from castssl.config import FREE, flag_value
+from castssl.config import FREE, MEASURES, flag_value
 from castssl.errors import ConfigError, PluginError
 from castssl.registry import did_you_mean, parse, require
 from castssl.training import presets
@@ -102,7 +102,7 @@ class HierarchyConfig(SupervisedConfig):
     epochs: int = 100
     weights: str | None = None
     """Begin with a trained encoder: a run's folder, an encoder.safetensors, or a published checkpoint."""
-    masks: str | None = field(default=None, metadata=FREE)
+    masks: str | None = field(default=None, metadata=MEASURES)
     """Object and part masks to compare the segments with, as COCO JSON (such as PartImageNet's); by default
     the masks beside the data set's own images, if there are any."""
     free_grain: float | str = 0.0

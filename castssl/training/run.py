@@ -336,14 +336,14 @@ class Run:
                 picture.save(file, format="png")
 
     def once(self, name: str, make: Callable[[], Mapping[str, float]]) -> dict[str, float]:
-        """What ``make`` returned when this run first asked for ``name``; kept in ``once.json``."""
-        path = self.folder / ONCE
+        """What ``make`` first returned for ``name`` and these evaluation settings; kept in ``once.json``."""
+        key, path = name + config.measured_with(self._cfg), self.folder / ONCE
         results: dict[str, dict[str, float]] = broadcast_object_list([_read(path)])[0]
-        if name not in results:
-            results[name] = dict(make())
-            if self._accelerator.is_main_process:
-                write_text(path, json.dumps(results, indent=2))
-        return results[name]
+        # The latest entry is the last one.  An empty one is made again: --knn-every may have been 0 then.
+        results[key] = results.pop(key, None) or dict(make())
+        if self._accelerator.is_main_process:
+            write_text(path, json.dumps(results, indent=2))
+        return results[key]
 
     def finish(self, *results: object, **metrics: Mapping[str, float]) -> None:
         """End the run, as its last call: print ``results`` (text, or what rich shows) and the folder.

@@ -205,13 +205,15 @@ def number(value: object) -> float | None:
 def columns(folder: Path) -> dict[str, dict[str, float]]:
     """The results of a run's final table by column; before that those that it keeps, such as ``untrained``.
 
-    What is missing or damaged is left out.
+    What is missing or damaged is left out.  Of a column with several settings, the latest one counts.
     """
     for name in (RESULTS, ONCE):
         with suppress(OSError, ValueError, RecursionError, AttributeError):
             content = json.loads((folder / name).read_text(encoding="utf-8"))
             return {
-                heading: _numbers(values) for heading, values in content.items() if isinstance(values, dict)
+                heading.partition(" --")[0]: _numbers(values)  # Without the flags of measured_with.
+                for heading, values in content.items()
+                if isinstance(values, dict)
             }
     return {}
 

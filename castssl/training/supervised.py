@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from castssl.config import FREE
+from castssl.config import FREE, MEASURES
 from castssl.data.views import Policy
 from castssl.training.configs import PretrainConfig
 from castssl.training.optim import scaled_rate
@@ -65,7 +65,7 @@ class SupervisedConfig(PretrainConfig):
     """Label smoothing."""
     ema: float = 0.99996
     """Keep an average of the weights that moves by 1 - ema a step; 0 = none."""
-    branch: Literal["base", "ema"] = field(default="base", metadata=FREE)
+    branch: Literal["base", "ema"] = field(default="base", metadata=MEASURES)
     """What is evaluated and saved: the weights themselves (the released code), or their average."""
     eval_every: int = field(default=1, metadata=FREE)
     """Epochs between measurements of the accuracy on held-out images; 0 = only before and after training."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,6 @@ from castssl.checkpoints.native import save_encoder, save_objective
 from castssl.checkpoints.transfer import projector_of
 from castssl.models.create import create
 from castssl.objectives.moco import MoCoV3
-from castssl.shipped import recipe as shipped_recipe
 from castssl.types import Batch, View
 from tests.recipes.conftest import Runner
 
@@ -80,15 +77,6 @@ def test_what_is_measured_once_is_kept(
     flags = ["--data", pairs, "--weights", str(weights), *FLAGS, "--out", str(out)]
     assert recipe("retrieve_voc", *flags).returncode == 0
     assert json.loads((out / "results.json").read_text()) == results
-
-
-def test_results_of_other_sizes_and_held_out_images_are_measured_anew() -> None:
-    """A run may be repeated with another --longer or --val, which must not show the numbers of before."""
-    retrieve = runpy.run_path(str(shipped_recipe("retrieve_voc")))
-    cfg = retrieve["Config"](weights="RUN")
-    every = [cfg, replace(cfg, longer=16), replace(cfg, longer=24), replace(cfg, val="pairs:x?classes=2")]
-    assert len({retrieve["kept_as"](each, "trained") for each in every}) == 4
-    assert retrieve["kept_as"](cfg, "trained") == "trained"
 
 
 def test_two_processes_have_the_results_of_one(

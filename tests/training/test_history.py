@@ -78,6 +78,11 @@ def test_results_before_the_end_are_those_that_a_run_keeps(tmp_path: Path) -> No
     assert columns(tmp_path) == {}
     (tmp_path / "once.json").write_text('{"untrained": {"knn": 0.25, "bad": "x"}, "other": 3}')
     assert columns(tmp_path) == {"untrained": {"knn": 0.25}}
+    (tmp_path / "once.json").write_text(
+        '{"untrained": {"knn": 0.5}, "untrained --val a --b": {"knn": 0.25}, "pixels --val a": {"knn": 0}}'
+    )
+    assert columns(tmp_path) == {"untrained": {"knn": 0.25}, "pixels": {"knn": 0.0}}, "the latest settings"
+    (tmp_path / "once.json").write_text('{"untrained": {"knn": 0.25}}')
     (tmp_path / "results.json").write_text('{"trained": {"knn": 1}')
     assert columns(tmp_path) == {"untrained": {"knn": 0.25}}, "a half-written file"
     (tmp_path / "results.json").write_text('{"trained": {"knn": 1}}')

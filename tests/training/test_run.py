@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -36,6 +38,18 @@ def test_a_run_trains_and_leaves_its_folder(unbroken: Path) -> None:
         "step-00000012.pt",
         "step-00000018.pt",
     ]
+
+
+def test_what_is_measured_once_is_of_the_settings_of_the_start(unbroken: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(unbroken, tmp_path / "run"))
+    earlier = {"untrained": {"score": 2.0}}
+    (out / "once.json").write_text(json.dumps(earlier))
+    finished(out, f"{QUICK} --center 3")
+    kept = json.loads((out / "once.json").read_text())
+    assert list(kept) == ["untrained", "untrained --center 3"]
+    assert kept["untrained --center 3"] == json.loads((unbroken / "once.json").read_text())["untrained"]
+    finished(out)
+    assert list(json.loads((out / "once.json").read_text()).items()) == [*reversed(kept.items())]
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:

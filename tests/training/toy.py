@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from castssl import distributed
-from castssl.config import FREE, RunConfig, launch
+from castssl.config import FREE, MEASURES, RunConfig, launch
 from castssl.data.inventory import Inventory
 from castssl.training.optim import build_optimizer, set_rate
 from castssl.training.run import start
@@ -54,6 +54,8 @@ class Config(RunConfig):
     """Images that cannot be read; the next one takes the place of each."""
     other: int = field(default=0, metadata=FREE)
     """Which images there are: another number, others."""
+    center: int = field(default=0, metadata=MEASURES)
+    """Nothing depends on it, but the results could."""
     stream: bool = False
     """Whether the loader is a stream, whose length is a guess."""
 
