@@ -109,14 +109,20 @@ class Log:
 def best(folder: Path, name: str) -> dict[str, float]:
     """The largest value that a run's log has under ``name``, by that name; nothing if it has none.
 
-    A run that went on from a checkpoint has the reports before it, and none that were given up.
+    A run that went on from a checkpoint has the reports before it, and none that were given up.  Reports of
+    starts with other evaluation settings than the last start (:func:`castssl.config.measured_with`) do not
+    count; earlier versions did not write these settings, and their reports do.
     """
     path = folder / FILE
-    values: list[float] = []
+    found: dict[str | None, list[float]] = {}
+    settings: str | None = None
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         with suppress(ValueError):  # A power cut may leave zeros in place of a line.
             report = json.loads(line)
-            values += [report[name]] if isinstance(report.get(name), (int, float)) else []
+            settings = report.get("measured_with") if report.get("event") == "start" else settings
+            if isinstance(report.get(name), (int, float)):
+                found.setdefault(settings, []).append(report[name])
+    values = [value for key in {settings, None} for value in found.get(key, [])]
     return {name: max(values)} if values else {}
 
 

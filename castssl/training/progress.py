@@ -25,7 +25,7 @@ except ImportError:  # pragma: no cover
     resource = None  # type: ignore[assignment]
 
 from castssl import distributed, registry
-from castssl.config import RunConfig, plain
+from castssl.config import RunConfig, measured_with, plain
 from castssl.contracts import Encoder
 from castssl.errors import printable
 from castssl.training.environment import environment
@@ -174,6 +174,7 @@ class Report:
             device=str(self._accelerator.device),
             processes=distributed.world(),
             argv=sys.argv,
+            measured_with=measured_with(self._cfg),
             environment=environment(str(self._accelerator.device)) if distributed.is_main() else {},
             encoder=_describe_encoder(objective),
         )

@@ -111,3 +111,20 @@ def test_the_best_report_is_found_among_those_that_count(tmp_path: Path) -> None
     with (tmp_path / "log.jsonl").open("ab") as file:
         file.write(bytes(100) + b'\n{"top1": 0.75}\n{"to')
     assert best(tmp_path, "top1") == {"top1": 0.75}
+
+
+def test_the_best_report_is_of_the_settings_of_the_last_start(tmp_path: Path) -> None:
+    output = Log(tmp_path)
+    output.write(event="start")  # As earlier versions wrote it.
+    output.write(step=1, miou=0.25)
+    window = " --window 512"
+    for settings, before, measured, after in (
+        ("", 0.25, 0.75, 0.75),
+        (window, 0.25, 0.5, 0.5),
+        ("", 0.75, 0.625, 0.75),
+        (window, 0.5, 0.375, 0.5),
+    ):
+        output.write(event="start", measured_with=settings)
+        assert best(tmp_path, "miou") == {"miou": before}
+        output.write(step=2, miou=measured)
+        assert best(tmp_path, "miou") == {"miou": after}
