@@ -102,12 +102,12 @@ def make_optimizer(cfg: Config, objective: MoCoV3) -> Optimizer:
     return build_optimizer(objective, name=cfg.optimizer, lr=lr, weight_decay=wd, decay=cfg.decay)
 
 
-def make_evaluators(cfg: Config, encoder: Encoder, views: TwoViews) -> list[Evaluator]:
+def make_evaluators(cfg: Config, encoder: Encoder, views: TwoViews, collapse: Collapse) -> list[Evaluator]:
     """What is measured on held-out images."""
     every = cfg.knn_every
     overlap = Overlap(encoder.sizes, every=every)
     matching = Matching(aligned=True, views=views, every=every)
-    return [matching, Knn(cfg.knn_images, every=every), Collapse(every=every), overlap]
+    return [matching, Knn(cfg.knn_images, every=every), collapse, overlap]
 
 
 def main(cfg: Config) -> None:
@@ -123,7 +123,8 @@ def main(cfg: Config) -> None:
     views = TwoViews(cfg.image_size, crop_min=cfg.crop_min, blur=cfg.blur)
     loader = load(images, views=views, superpixels=superpixels, **cfg.loading())
     encoder = objective.branch(cfg.knn_branch)
-    evaluators, center = make_evaluators(cfg, encoder, views), CenterView(side)
+    collapse = run.follow(Collapse(every=cfg.knn_every))
+    evaluators, center = make_evaluators(cfg, encoder, views, collapse), CenterView(side)
     evaluation = Evaluation(images, held_out, superpixels, center, evaluators, device, workers=cfg.workers)
     evaluated = objective.branches()[cfg.knn_branch]
     subject = Subject(encoder, module=evaluated, embed=evaluated.embed)

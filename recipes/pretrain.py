@@ -89,12 +89,12 @@ def make_optimizer(cfg: Config, objective: Objective) -> Optimizer:
     return build_optimizer(objective, name=cfg.optimizer, lr=scaled_rate(cfg.lr, cfg.batch_size), **options)
 
 
-def make_evaluators(cfg: Config, encoder: Encoder, views: TwoViews) -> list[Evaluator]:
+def make_evaluators(cfg: Config, encoder: Encoder, views: TwoViews, collapse: Collapse) -> list[Evaluator]:
     """What is measured on held-out images."""
     every, two = cfg.knn_every, views if views.views == 2 else TwoViews(cfg.image_size)
     overlap = Overlap(encoder.sizes, every=every)
     matching = Matching(aligned=True, views=two, every=every)
-    return [matching, Knn(cfg.knn_images, every=every), Collapse(every=every), overlap]
+    return [matching, Knn(cfg.knn_images, every=every), collapse, overlap]
 
 
 def main(cfg: Config) -> None:
@@ -109,7 +109,8 @@ def main(cfg: Config) -> None:
     check_labels(objective, images)
     views, encoder = make_views(cfg, objective), objective.branch(cfg.branch)
     loader = load(images, views=views, superpixels=superpixels, **cfg.loading())
-    evaluators, center = make_evaluators(cfg, encoder, views), CenterView(cfg.image_size)
+    collapse = run.follow(Collapse(every=cfg.knn_every))
+    evaluators, center = make_evaluators(cfg, encoder, views, collapse), CenterView(cfg.image_size)
     evaluation = Evaluation(images, held_out, superpixels, center, evaluators, device, workers=cfg.workers)
     evaluated = objective.branches()[cfg.branch]
     subject = Subject(encoder, module=evaluated, embed=evaluated.embed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from typing import ClassVar
@@ -28,9 +28,16 @@ class Collapse(Evaluator):
     ``effective_rank_dims`` is of the features.  ``embedding_rank_dims``, ``dead_dimensions`` and
     ``uniformity_nats`` are of what the loss compares, if the subject has a projector, else of the features.
     The alignment is :class:`castssl.evaluation.matching.Matching`'s, which has two views of an image.
+
+    A run that is resumed warns as if it had not been stopped, if :meth:`castssl.training.run.Run.follow` was
+    given this evaluator.
+
+    Attributes:
+        stopped: "", as training does not end.
     """
 
     title: ClassVar[str] = "collapse"
+    stopped: str = field(default="", init=False, repr=False)
     _own: torch.Tensor = field(init=False, repr=False)
     _features: Features = field(init=False, repr=False)
     _embeddings: Features = field(init=False, repr=False)
@@ -68,6 +75,14 @@ class Collapse(Evaluator):
         }
         self._warn(float(deviations(embeddings).mean()))
         return {name: value for name, value in results.items() if not isnan(value)}
+
+    def state_dict(self) -> dict[str, float]:
+        """The largest deviation so far, and whether there was a warning."""
+        return {"most": self._most, "warned": self._warned}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Continue from :meth:`state_dict`."""
+        self._most, self._warned = state["most"], bool(state["warned"])
 
     def _warn(self, deviation: float) -> None:
         self._most = max(self._most, deviation)

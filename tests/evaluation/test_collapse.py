@@ -96,6 +96,19 @@ def test_a_run_that_collapses_is_warned_once(image_folder: Path, capsys: pytest.
     assert after(0.001) == ""
 
 
+def test_a_resumed_run_warns_as_one_that_was_not_stopped(capsys: pytest.CaptureFixture[str]) -> None:
+    before = Collapse()
+    before._warn(0.5)
+    resumed, again = Collapse(), Collapse()
+    resumed.load_state_dict(before.state_dict())
+    resumed._warn(0.01)
+    assert "fell from 0.50 to 0.01" in capsys.readouterr().err, "its first evaluation is collapsed"
+    again.load_state_dict(resumed.state_dict())
+    again._warn(0.6)
+    again._warn(0.01)
+    assert capsys.readouterr().err == "", "there was a warning"
+
+
 def split(rank: int, folder: str, expected: dict[str, float]) -> None:
     assert measured(folder)(Subject(colors(), embed=double)) == pytest.approx(expected, abs=1e-6)
 
