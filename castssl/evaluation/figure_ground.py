@@ -85,8 +85,8 @@ class FigureGround(Evaluator):
             self._truth = {index: inside.to(torch.int8) for index, (inside, _) in masks.items()}
         if not self._truth:
             raise DataError(
-                f"none of {len(images)} images has a mask of its object; give masks with --masks, or data"
-                " that has masks or label maps, such as demo or voc:/path"
+                f"none of {len(images)} images has a mask of its object, 255 on it and 0 elsewhere; give"
+                " masks with --masks, or data that has masks or label maps, such as demo or voc:/path"
             )
 
     def images(self) -> list[int]:

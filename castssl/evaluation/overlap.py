@@ -17,9 +17,9 @@ from castssl.data.normalize import denormalize
 from castssl.data.views import CenterView
 from castssl.datasets.images import Images
 from castssl.datasets.masks import Masks, open_masks
-from castssl.errors import DataError
+from castssl.errors import DataError, printable
 from castssl.evaluation.features import Features
-from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject, indexed
+from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject, indexed, note
 from castssl.metrics.partition import best_overlap, nestedness
 from castssl.metrics.regions import region_iou
 from castssl.superpixels.merge import KINDS, RANDOM, merge
@@ -207,6 +207,8 @@ def masked_by(masks: Masks, *splits: Images) -> tuple[Images, list[int]]:
 def object_masks(images: Images, chosen: Iterable[int], view: CenterView) -> dict[int, tuple[Tensor, Tensor]]:
     """Object masks bool (S, S) and part masks int64 (S, S), cut as the center view, by image.
 
+    It notes on stderr how many masks have values above 0 but none on an object, such as 0 and 1.
+
     Args:
         images: the images; one without a readable mask, or whose object lies outside the view, is left out.
         chosen: positions of the images to look at.
@@ -215,14 +217,25 @@ def object_masks(images: Images, chosen: Iterable[int], view: CenterView) -> dic
     Returns:
         A part mask has 1, 2, ... on parts, 0 elsewhere, and -1 everywhere if the parts are unknown.
     """
-    masks = {}
+    masks: dict[int, tuple[Tensor, Tensor]] = {}
+    dark: dict[str, int] = {}
     for index in chosen:
         mask = images.mask(index)
-        inside = None if mask is None else view.crop_mask(mask.convert("L")) > 127
+        gray = None if mask is None else mask.convert("L")
+        inside = None if gray is None else view.crop_mask(gray) > 127
         if inside is not None and bool(inside.any()):
             parts = images.parts(index)
             unknown = torch.full(inside.shape, -1)
             masks[index] = inside, unknown if parts is None else view.crop_mask(parts).long()
+        elif gray is not None and 0 < (most := int(np.asarray(gray).max())) <= 127:
+            dark[images.name(index)] = most
+    if dark:
+        note(
+            f"images left out, as their masks have no object: {len(dark)}, such as"
+            f" {printable(next(iter(dark)))}. The largest value of these masks is {max(dark.values())};"
+            " expected 255 on the object and 0 elsewhere. Convert masks of 0 and 1, of class numbers or with"
+            " a palette"
+        )
     return masks
 
 

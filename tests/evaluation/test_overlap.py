@@ -137,6 +137,19 @@ def test_objects_outside_the_view_are_left_out(tmp_path: Path) -> None:
     assert set(parts.flatten().tolist()) == {-1}
 
 
+def test_masks_of_other_values_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = written(tmp_path, *[LEFT_HALF] * 3, OUTSIDE, NOTHING)
+    assert evaluation(root).evaluators[0].images() == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+    for number, most in ((0, 1), (2, 38)):  # 38 is the gray of the first object of VOC's palette.
+        path = root / f"masks/val/a/{number:02}.png"
+        Image.open(path).point(lambda value, most=most: value and most).save(path)
+    assert evaluation(root).evaluators[0].images() == [1]
+    noted = capsys.readouterr().err
+    assert "images left out, as their masks have no object: 2, such as a/00.png. The largest value" in noted
+    assert "of these masks is 38; expected 255 on the object and 0 elsewhere" in noted
+
+
 def test_a_limit_spreads_over_all_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = written(tmp_path, *[LEFT_HALF] * 10)
     monkeypatch.setattr(overlap, "MASKED", 5)
