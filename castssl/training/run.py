@@ -340,7 +340,7 @@ class Run:
         key, path = name + config.measured_with(self._cfg), self.folder / ONCE
         results: dict[str, dict[str, float]] = broadcast_object_list([_read(path)])[0]
         # The latest entry is the last one.  An empty one is made again: --knn-every may have been 0 then.
-        results[key] = results.pop(key, None) or dict(make())
+        results[key] = results.pop(key, {}) or dict(make())
         if self._accelerator.is_main_process:
             write_text(path, json.dumps(results, indent=2))
         return results[key]
