@@ -23,13 +23,11 @@ from castssl.superpixels.per_image import per_image
 
 Mode = Literal["moco", "deit", "segmenter"]
 _FEWEST = 10  # OpenCV silently raises a smaller request to this
+_KEPT = 8  # image sizes whose objects of OpenCV stay: each has histograms of 13 to 53 MiB
 
 
 class _Engines(dict[tuple[int, int], Any]):
-    """OpenCV's objects by height and width.
-
-    They do not pickle: a copy of this table is empty, and each process builds its own.
-    """
+    """OpenCV's objects by height and width.  They do not pickle: a copy of this table is empty."""
 
     def __reduce__(self) -> tuple[type[_Engines], tuple[()]]:
         return _Engines, ()
@@ -115,11 +113,12 @@ class Seeds(Superpixels):
         rows, columns, requested = _cells(height, width, self.count)
         if not requested:
             return _grid(height, width, rows, columns)
-        if (height, width) not in self._engines:
-            self._engines[height, width] = cv2.ximgproc.createSuperpixelSEEDS(
-                width, height, 3, requested, 1, self.prior, self.bins, double_step=False
-            )
-        engine = self._engines[height, width]
+        engine = self._engines.pop((height, width), None) or cv2.ximgproc.createSuperpixelSEEDS(
+            width, height, 3, requested, 1, self.prior, self.bins, double_step=False
+        )
+        self._engines[height, width] = engine
+        if len(self._engines) > _KEPT:
+            del self._engines[next(iter(self._engines))]
         engine.iterate(cv2.cvtColor(image, cv2.COLOR_RGB2LAB), self.iterations)
         return np.asarray(engine.getLabels(), np.int32)
 

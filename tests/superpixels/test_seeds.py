@@ -180,6 +180,24 @@ def test_remembers_nothing() -> None:
     assert torch.equal(seeds(images), torch.cat(alone))
 
 
+def test_keeps_no_memory_for_each_image_size() -> None:
+    seeds = Seeds(64, bins=2, iterations=1)
+    for width in range(40, 70):
+        seeds(_noise(1, 3, 40, width))
+    assert 1 < len(seeds._engines) < 10
+    assert (40, 69) in seeds._engines
+
+
+def test_an_image_size_in_use_is_kept() -> None:
+    seeds = Seeds(64, bins=2, iterations=1)
+    seeds(_noise(1, 3, 40, 40))
+    engine = seeds._engines[40, 40]
+    for width in range(41, 80):
+        seeds(_noise(1, 3, 40, width))
+        seeds(_noise(1, 3, 40, 40))
+    assert seeds._engines[40, 40] is engine
+
+
 def test_pickles_after_use() -> None:
     seeds, images = Seeds(36, bins=5, iterations=4, scale=0.5), _noise(1, 3, 40, 40)
     assert isinstance(seeds, Superpixels)
