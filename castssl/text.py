@@ -203,6 +203,8 @@ def embeddings(
     if prompt is None:
         prompt = "a photo of a {}" if kind == "clip" and not whole else "{}"
     _check(source, prompt, rows)
+    if kind == "file":  # A store names the path as Path writes it, without a leading "./".
+        source = f"file:{Path(source.removeprefix('file:'))}"
     wanted = _checked_names(names)
     if store is None or not os.path.lexists(store):
         if kind == "file":

@@ -284,6 +284,17 @@ def test_stored_embeddings_are_read_again(bert: str, tmp_path: Path, monkeypatch
         embeddings(NAMES, source, prompt="a {}", store=store)
 
 
+@pytest.mark.parametrize("spelled", ["./matrix.npy", "matrix.npy", ".//matrix.npy"])
+def test_a_store_of_a_file_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelled: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, values = matrix_file(tmp_path, "npy", ["dog", "café", "a b"])
+    for _ in range(2):
+        found = embeddings(["a b"], f"file:{spelled}", store="store.safetensors")
+        assert torch.equal(found.vectors, values[[2]])
+
+
 def test_what_is_no_store_is_refused_and_kept(tmp_path: Path) -> None:
     store = tmp_path / "weights.safetensors"
     vectors = {"vectors": torch.ones(1, 2)}
