@@ -45,8 +45,8 @@ class LabelTree:
     def _check(self, level: int, table: tuple[int, ...]) -> None:
         if len(table) != self.sizes[level]:
             raise DataError(f"level {level} has {self.sizes[level]} classes but {len(table)} parents")
-        missing = set(range(self.sizes[level - 1])) - set(table)
-        strange = set(table) - set(range(self.sizes[level - 1]))
+        above, present = range(self.sizes[level - 1]), set(table)  # A stranger's size may be any number.
+        missing, strange = {*above[: len(table) + 5]} - present, {n for n in present if n not in above}
         if strange or missing:
             raise DataError(
                 f"level {level}: parents out of range {sorted(strange)[:5]}, classes of level {level - 1}"

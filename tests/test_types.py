@@ -29,6 +29,7 @@ def test_a_tree_that_holds() -> None:
         ((2, 3), ((0, 1),), (), "3 classes but 2 parents"),
         ((2, 3), ((0, 1, 2),), (), r"parents out of range \[2\]"),
         ((2, 3), ((0, 0, 0),), (), r"without a child \[1\]"),
+        ((9, 2), ((0, 7),), (), r"without a child \[1, 2, 3, 4, 5\]; expected each of 0\.\.8"),
         ((2,), (), (("a",),), "class names"),
     ],
 )

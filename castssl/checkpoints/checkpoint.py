@@ -86,6 +86,9 @@ class Checkpoint:
             # No tensor's shape depends on the sizes, but a forward asks for memory for them.
             if max(config.sizes, default=0) > config.image_size**2:
                 raise ValueError(f"sizes {config.sizes} of {config.image_size} x {config.image_size} pixels")
+            # Without a mean, each channel gets one.
+            if config.channels > (most := max((v.numel() for v in self.encoder.values()), default=3)):
+                raise ValueError(f"{config.channels} channels in tensors of at most {most} numbers")
             with torch.device("meta"):
                 built = create(config)
         except CastError:

@@ -123,6 +123,7 @@ def test_a_pretrained_folder_of_another_encoder_is_refused(weights: Path) -> Non
     for change, words in (
         ({"image_size": 10**8}, "does not hold the weights that its settings describe"),
         ({"sizes": [10**13, 8, 4, 2]}, "of 32 x 32 pixels"),
+        ({"channels": 10**11}, "channels in tensors of at most"),
     ):
         (weights / "config.json").write_text(json.dumps(with_config(settings, **change)))
         with pytest.raises(castssl.DataError, match=words):
@@ -137,9 +138,11 @@ def test_a_classifier_of_other_classes_is_refused(tmp_path: Path, photo: Path, c
     save_classifier(DeiT(encoder, tree), path, spec="deit", labels=tree)
     settings = settings_of(path)
     labels = {**tree.to_dict(), "sizes": [10**11], "names": []}
+    childless = {**labels, "sizes": [10**11, 3], "parents": [[0, 0, 1]]}
     for part, value, words in (
         ("labels", labels, "do not fit"),
         ("labels", {**labels, "sizes": 3}, "label tree"),
+        ("labels", childless, "without a child [2, 3, 4, 5, 6]"),
         ("labels", None, "describe no model"),
         ("objective", 5, "describe no model"),
         ("options", "x", "describe no model"),
