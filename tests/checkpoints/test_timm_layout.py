@@ -126,6 +126,18 @@ def test_a_model_of_timm_comes_back(flags: dict[str, Any], tmp_path: Path) -> No
     assert probabilities(named) == ("wxyz"[int(probabilities(found)[0])], probabilities(found)[1])
 
 
+def test_channels_and_constants_of_a_model_of_timm_come_back(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"mean": (0.5, 0.4, 0.3, 0.2), "std": (0.1, 0.2, 0.3, 0.4)}
+    options |= {"superpixel_channels": (3, 1, 0), "superpixels": SPEC}
+    model = tuned(img_size=64, in_chans=4, **options)
+    lists = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+    found = castssl.load(saved(model, tmp_path, in_chans=4, model_kwargs=lists), device="cpu")
+    assert found.encoder.config.superpixel_channels == (3, 1, 0)
+    x = torch.randn(1, 4, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(found.classifier.objective.predict(model.view(x))["class"], model(x))
+
+
 def test_other_layouts_of_timm(tmp_path: Path) -> None:
     model = tuned(img_size=64)
     state = model.state_dict()
