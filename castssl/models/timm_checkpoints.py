@@ -87,6 +87,8 @@ def _adapt(model: TimmCAST, config: EncoderConfig, path: Path) -> None:
         model.set_superpixels(config.superpixels)
     if "sizes" not in model.chosen:
         model.encoder.sizes = config.sizes
+        # What save_pretrained and other writers store.
+        model.encoder.config = replace(model.encoder.config, sizes=config.sizes)
 
 
 _factory.load_checkpoint = load_checkpoint

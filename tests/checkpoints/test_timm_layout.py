@@ -71,7 +71,8 @@ def test_create_model_takes_the_folder_of_a_run(run: Path) -> None:
     trained = castssl.load(run, device="cpu")
     config = trained.encoder.config
     assert (model.spec, model.encoder.sizes) == (SPEC, (36, 12, 6, 3))
-    assert model.encoder.config.image_size == config.image_size
+    own = model.encoder.config
+    assert (own.image_size, own.sizes, own.superpixels) == (config.image_size, config.sizes, SPEC)
     settings: Any = import_module("timm.data").resolve_model_data_config(model)
     assert settings["input_size"] == (3, 48, 48)
     x = torch.randn(2, 3, 48, 48)
