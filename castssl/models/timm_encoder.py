@@ -98,6 +98,9 @@ class TimmEncoder(Encoder):
         self.dim, self.dense_dim = feature.shape[-1], features.shape[-1]
         self.sizes = (features.shape[1] * features.shape[2],) * stages
         shape: dict[str, Any] = {"sizes": self.sizes, "dim": self.dim, "pooling": BY_HAND}
+        if pretrained and (constants := (tuple(own["mean"]), tuple(own["std"]))) != (MEAN, STD):
+            # A file of this encoder has no other place for them.
+            shape["mean"], shape["std"] = constants
         self.config = plugin_config(f"timm:{name}", image_size=image_size, drop_path=drop_path, **shape)
 
     @property

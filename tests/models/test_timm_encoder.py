@@ -52,6 +52,11 @@ def test_downloaded_weights_read_images_as_they_were_trained(monkeypatch: pytest
         found = encoder.dense(View(normalize(pixels), torch.zeros(2, 0, 0, dtype=torch.int32)))
         expected = cast(Any, encoder.network).forward_features(own)[:, 1:]
     torch.testing.assert_close(found.x, expected, atol=1e-4, rtol=1e-4)
+    monkeypatch.undo()
+    again = create(encoder.config)
+    assert isinstance(again, TimmEncoder)
+    assert again.conversion is not None
+    torch.testing.assert_close(again.conversion, encoder.conversion)
 
 
 def view(batch: int = 2) -> View:

@@ -227,6 +227,8 @@ def test_downloaded_weights_get_images_as_they_were_trained_with(monkeypatch: py
         torch.testing.assert_close(
             encoder.visit_blocks(shown, same).stages[-1].x, expected, rtol=1e-4, atol=1e-5
         )
+        again = from_config(encoder.config).eval()
+        torch.testing.assert_close(again(shown).stages[-1].x, expected, rtol=1e-4, atol=1e-5)
 
 
 class Apart(nn.Module):

@@ -97,6 +97,9 @@ class TimmFeatures(Encoder):
         self.takes_updates = bool(steps)
         self.dim, self.sizes = self.dims[-1], tuple(rows * cols for rows, cols in grids)
         shape: dict[str, Any] = {"sizes": self.sizes, "dim": self.dim, "pooling": BY_HAND}
+        if pretrained and (constants := (tuple(own["mean"]), tuple(own["std"]))) != (MEAN, STD):
+            # A file of this encoder has no other place for them.
+            shape["mean"], shape["std"] = constants
         self.config = plugin_config(
             f"timm-features:{name}", image_size=image_size, drop_path=drop_path, **shape
         )
