@@ -196,6 +196,8 @@ def require(to: To) -> None:
 def load(path: str | Path) -> Run:
     """What an exported file computes, by onnxruntime or by torch: (image, segments) -> its module's dict.
 
+    Torch reads parts of an archive of torch.export by pickle, which can run code: give a file that you trust.
+
     Raises:
         DataError: if there is no such file.
         PluginError: if onnxruntime is missing; the message has the command that installs it.
