@@ -326,6 +326,9 @@ def _differences(checkpoint: Checkpoint, variant: Variant) -> list[str]:
         notes.append("trained with padding='mask'; the released code lets empty tokens take part")
     if config.membership != "nearest":
         notes.append("trained with membership='area'; the released code samples labels at the stem's grid")
+    theirs = SEEDS_OF_VOC if config.dense and variant == "cast_seg" else SEEDS[variant]
+    if config.superpixels != theirs:
+        notes.append(f"trained with superpixels {config.superpixels}; the released code has {theirs}")
     if checkpoint.labels:
         notes.append("the published layout has no place for the names of the classes")
     if variant in LEARNED and config.positions != "learned":

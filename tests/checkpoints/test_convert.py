@@ -135,6 +135,7 @@ def test_what_castssl_pretrained_in_the_published_layout(learned: bool, view: Vi
     save_encoder(encoder, folder / "encoder.safetensors")
     report = convert(folder, tmp_path / "out.pth", layout="official")
     assert "trained with padding='mask'" in str(report)
+    assert ("trained with superpixels seeds; the released code has seeds:bins=5" in str(report)) is learned
     model = load_official(tmp_path / "out.pth", sizes=SIZES)
     assert model.variant == ("cast_deit" if learned else "cast")
     with torch.no_grad():
