@@ -12,11 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import HfApi
+from safetensors import SafetensorError, safe_open
 
 from castssl.checkpoints.card import make_card
 from castssl.checkpoints.checkpoint import Checkpoint
 from castssl.checkpoints.load import NAMES, SETTINGS_FILE
-from castssl.checkpoints.native import settings_of, write
+from castssl.checkpoints.native import SETTINGS, settings_of, write
 from castssl.contracts import Encoder
 from castssl.encoder_config import BY_HAND
 from castssl.errors import ConfigError
@@ -34,7 +35,7 @@ def save_pretrained(encoder: Encoder, folder: str | Path, **card: str) -> Path:
 
     Raises:
         ConfigError: if the encoder was built from modules, so no config describes it; or if the folder has
-            another ``config.json``, such as that of a run.
+            another ``config.json``, such as that of a run, or a ``model.safetensors`` that is not of castssl.
     """
     folder, config = Path(folder), encoder.config
     if config.kind == "cast" and config.pooling == BY_HAND:
@@ -44,9 +45,11 @@ def save_pretrained(encoder: Encoder, folder: str | Path, **card: str) -> Path:
         )
     if os.path.lexists(found := folder / SETTINGS_FILE) and not _is_encoder(found):
         raise ConfigError(f"{found} does not describe an encoder, and would be replaced; give another folder")
+    if os.path.lexists(weights := folder / NAMES[1]) and not (os.path.lexists(found) or _is_own(weights)):
+        raise ConfigError(f"{weights} is not of castssl, and would be replaced; give another folder")
     checkpoint = Checkpoint(config, dict(encoder.state_dict()))
     folder.mkdir(parents=True, exist_ok=True)
-    write(checkpoint, folder / NAMES[1])
+    write(checkpoint, weights)
     write_text(folder / SETTINGS_FILE, json.dumps(settings_of(checkpoint), indent=2))
     if not os.path.lexists(folder / "README.md"):
         write_text(folder / "README.md", str(make_card(encoder, **card)))
@@ -58,6 +61,13 @@ def _is_encoder(config: Path) -> bool:
     with suppress(OSError, ValueError, RecursionError):
         content = json.loads(config.read_text(encoding="utf-8"))
         return isinstance(content, dict) and {"format", "config"} <= {*content}
+    return False
+
+
+def _is_own(weights: Path) -> bool:
+    """True for a file of castssl."""
+    with suppress(OSError, SafetensorError), safe_open(weights, "pt") as file:
+        return SETTINGS in (file.metadata() or {})
     return False
 
 

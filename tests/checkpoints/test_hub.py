@@ -15,7 +15,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 import castssl
 from castssl.checkpoints.hub import push_to_hub, save_pretrained
@@ -103,6 +103,19 @@ def test_the_settings_of_a_run_are_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"config\.json does not describe an encoder"):
         save_pretrained(create("nano"), tmp_path)
     assert settings.is_symlink()
+
+
+def test_weights_of_others_are_not_replaced(tmp_path: Path) -> None:
+    weights, encoder = tmp_path / "model.safetensors", made("nano")
+    for content in (b"no safetensors", save({"a": torch.zeros(1)})):
+        weights.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"model\.safetensors is not of castssl, and would be replaced"):
+            save_pretrained(encoder, tmp_path)
+        assert weights.read_bytes() == content
+        assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+    save_encoder(encoder, weights)  # As a process that was killed between the files leaves it.
+    (tmp_path / "README.md").write_text("mine", encoding="utf-8")
+    assert load_encoder(save_pretrained(encoder, tmp_path)).config == encoder.config
 
 
 def test_the_config_holds_what_create_was_called_with(tmp_path: Path) -> None:
