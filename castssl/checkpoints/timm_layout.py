@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,13 +28,8 @@ FIRST = re.compile(r"(module\.|_orig_mod\.)*encoder\.stem\.layers\.0\.weight")
 WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
 """Before the names of a model under DistributedDataParallel or ``torch.compile``."""
 OPTIONS = ("superpixels", "pooling", "membership", "padding", "positions")
-"""Arguments of ``timm.create_model`` that describe the encoder; those with several numbers are below."""
-NUMBERS: Mapping[str, Callable[[Any], float]] = {
-    "sizes": int,
-    "mean": float,
-    "std": float,
-    "superpixel_channels": int,
-}
+LISTS = ("sizes", "mean", "std", "superpixel_channels")
+"""Arguments of ``timm.create_model`` that describe the encoder; the second are of several numbers."""
 
 
 def with_settings(tensors: Mapping[str, Any], text: str) -> dict[str, Any]:
@@ -96,11 +91,13 @@ def _config(encoder: State, content: Mapping[str, Any], source: str) -> EncoderC
     if not name or "positions" not in encoder:
         known = [name for name in PRESETS if name.startswith("cast_")]
         raise DataError(f"timm trained {arch or 'the model'} in {source}, expected one of {', '.join(known)}")
-    options = {key: settings[key] for key in (*OPTIONS, *NUMBERS) if settings.get(key) is not None}
-    for key in NUMBERS.keys() & options.keys():
-        if isinstance(options[key], list | tuple):
-            options[key] = tuple(map(NUMBERS[key], options[key]))
-    config = override(PRESETS[name], channels=encoder["stem.layers.0.weight"].shape[1], **options)
+    options = {key: settings[key] for key in (*OPTIONS, *LISTS) if settings.get(key) is not None}
+    options |= {key: tuple(options[key]) for key in LISTS if isinstance(options.get(key), list)}
+    channels = encoder["stem.layers.0.weight"].shape[1]
+    for key in ("mean", "std"):  # A single number of train.py's flags is that of each channel.
+        if len(options.get(key, ())) == 1:
+            options[key] *= channels
+    config = override(PRESETS[name], channels=channels, **options)
     grid, side = encoder["positions"].shape[-1], settings.get("img_size")
     if not isinstance(side, int) or -(-side // config.stride) != grid:
         side = grid * config.stride

@@ -137,6 +137,10 @@ def test_channels_and_constants_of_a_model_of_timm_come_back(tmp_path: Path) -> 
     x = torch.randn(1, 4, 64, 64)
     with torch.no_grad():
         assert torch.equal(found.classifier.objective.predict(model.view(x))["class"], model(x))
+    constants = read(saved(tuned(img_size=64, in_chans=1), tmp_path, mean=[0.5], std=[0.25])).config
+    assert (constants.channels, constants.mean, constants.std) == (1, (0.5,), (0.25,))
+    constants = read(saved(tuned(img_size=64), tmp_path, mean=[0.5], std=[0.25])).config
+    assert (constants.channels, constants.mean, constants.std) == (3, (0.5,) * 3, (0.25,) * 3)
 
 
 def test_other_layouts_of_timm(tmp_path: Path) -> None:
