@@ -25,7 +25,7 @@ CARD = """---
 | GFLOPs | {{ gflops }} |
 | image size | {{ image_size }} pixels, normalized with ImageNet's mean and standard deviation |
 | superpixels | `{{ superpixels }}` |
-| sizes | {{ sizes }} tokens, fine to coarse; others work with the same weights |
+| sizes | {{ sizes }} |
 | blocks | {{ blocks }} |
 | pooling | `{{ pooling }}` |
 {% if details %}
@@ -62,6 +62,8 @@ castssl itself: Apache-2.0.  The weights: {{ licence }}.
 SUMMARY = """A [CAST](https://arxiv.org/abs/2210.00314) encoder, trained with castssl: a vision transformer
 whose tokens are superpixels.  In one pass it gives a feature of the image and a segmentation from fine to
 coarse."""
+OTHER = "The encoder `{name}`, trained with castssl: it gives features of the image and of its own tokens."
+"""The summary of an encoder of a plugin, as those of timm."""
 USES = {
     "nano": "Demonstrations, tests, and data sets of at most 50,000 small images (`--preset small`). The"
     " papers have no model of this size.",
@@ -129,7 +131,8 @@ def make_card(encoder: Encoder, **fields: str) -> ModelCard:
             ``model_name``, ``repo_id`` (``USER/NAME``), ``summary``, ``numbers`` and ``load``, the expression
             that makes the encoder.
     """
-    config = encoder.config
+    config, cast = encoder.config, encoder.config.kind == "cast"
+    sizes = f"{', '.join(map(str, config.sizes))} tokens, fine to coarse"
     parameters = [p.numel() for p in encoder.parameters()]
     defaults: dict[str, Any] = {
         "model_name": config.name,
@@ -139,19 +142,19 @@ def make_card(encoder: Encoder, **fields: str) -> ModelCard:
         "megabytes": f"{4e-6 * sum(parameters):.1f}",
         "gflops": gflops(encoder),
         "image_size": config.image_size,
-        "superpixels": config.superpixels,
-        "sizes": ", ".join(map(str, config.sizes)),
+        "superpixels": config.superpixels if encoder.uses_superpixels else "none",
+        "sizes": f"{sizes}; others work with the same weights" if cast else sizes,
         "blocks": f"{', '.join(map(str, config.depths))} of {config.dim} channels and {config.heads} heads"
-        if config.kind == "cast"
+        if cast
         else "those of the network",
-        "pooling": config.pooling if config.kind == "cast" else "none",
+        "pooling": config.pooling if cast else "none",
         "licence": "Apache-2.0",
-        "summary": SUMMARY,
+        "summary": SUMMARY if cast else OTHER.format(name=config.name),
         "load": f'castssl.load_encoder("hf:{fields.get("repo_id", "USER/NAME")}")',
         "use": intended_use(config),
         "limits": limits(config),
         "numbers": "`docs/numbers.md` of castssl's repository",
     }
-    data = ModelCardData(library_name="castssl", tags=["superpixels", "cast"])
+    data = ModelCardData(library_name="castssl", tags=["superpixels", "cast"] if cast else None)
     card: ModelCard = ModelCard.from_template(data, template_str=CARD, **{**defaults, **fields})
     return card

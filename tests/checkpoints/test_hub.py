@@ -76,6 +76,9 @@ def test_saved_and_built_again_is_the_same(name: str, options: dict[str, Any], t
         "model.safetensors",
         "README.md",
     }
+    card = (tmp_path / "saved" / "README.md").read_text(encoding="utf-8")
+    own = encoder.config.kind == "cast"
+    assert [words in card for words in ("A [CAST]", "others work with", "- superpixels\n")] == [own] * 3
     again: Any = load_encoder(tmp_path / "saved")
     assert type(again) is type(encoder)
     assert not again.training
