@@ -21,6 +21,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -414,7 +415,7 @@ def _file(path: Path, rows: Sequence[str] | None) -> LabelEmbeddings:
             f"{path}: no names of the {len(array)} rows in it, in {beside.name} beside it, or given; write"
             f" them to {beside}, one per line, in the order of the rows"
         )
-    if twice := sorted({name for name in names if list(names).count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise DataError(f"{path}: several rows are named {twice[0]!r}; give each row a name of its own")
     return LabelEmbeddings(tuple(names), array, f"file:{path}")
 

@@ -149,7 +149,8 @@ def embed_texts(
     """The embeddings of the texts of some images, and a sentence on images and texts without the other.
 
     The embeddings are computed once for a text encoder and the texts of a file, and read from a file in
-    ``cache`` from then on.  Several processes must not begin at the same time.
+    ``cache`` from then on; those of ``file:`` are read from that file each time.  Several processes must not
+    begin at the same time.
 
     Args:
         source: of the images.
@@ -184,7 +185,9 @@ def _digest(encoder: str, texts: Sequence[str]) -> str:
 
 
 def _computed(texts: Sequence[str], encoder: str, cache: Path) -> Tensor:
-    """Embeddings float32 (U, E) out of the cache, or into it, :data:`CHUNK` texts a file."""
+    """Embeddings float32 (U, E) out of the cache, or into it, :data:`CHUNK` texts a file; a file has none."""
+    if encoder.startswith("file:"):  # It may hold other vectors by now, and is read as fast as the cache.
+        return embeddings(texts, encoder, whole=True).vectors
     parts = (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))
     return torch.cat([_part(part, encoder, cache) for part in parts])
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -101,6 +102,17 @@ def test_embeddings_are_computed_once(
     changed, _ = embed_texts(source, range(4), released, "words:16", cache=tmp_path)
     assert torch.equal(changed.of(0), first.of(0))
     assert not torch.equal(changed.of(2), first.of(2))
+
+
+def test_vectors_of_a_file_are_those_that_it_has_now(released: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("a red beak, and wings\na black dot\n", encoding="utf-8")
+    encoder = f"file:{tmp_path / 'texts.npy'}"
+    for scale in (1, 2):
+        np.save(tmp_path / "texts.npy", scale * np.eye(2, 3, dtype=np.float32))
+        found, _ = embed_texts(Files(tmp_path, NAMES), range(4), released, encoder, cache=tmp_path / "cache")
+        assert found.of(0).tolist() == [scale, 0, 0]
+        assert found.of(2).tolist() == [0, scale, 0]
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_damaged_file_of_the_cache_is_computed_again(
