@@ -29,6 +29,7 @@ from torch import Tensor
 
 from castssl.config import launch
 from castssl.devices import machine
+from castssl.errors import ConfigError
 from castssl.metrics.boundary import count_bands, count_boundaries
 
 Counts = Callable[[Tensor, Tensor, int], Tensor]
@@ -152,6 +153,8 @@ def measure(run: Callable[[], Tensor], rounds: int) -> tuple[float, Tensor]:
 
 def main(cfg: Config) -> None:
     """Print the table."""
+    if cfg.rounds < 1:
+        raise ConfigError(f"--rounds: got {cfg.rounds}, expected 1 or more")
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     heads = "metric", "regions", "naive, ms", "castssl, ms", "times as fast"

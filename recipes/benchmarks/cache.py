@@ -33,6 +33,7 @@ from castssl.data.views import TwoViews
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.devices import machine
+from castssl.errors import ConfigError
 from castssl.metrics.partition import explained_variation
 from castssl.registry import build
 from castssl.visualization.photographs import photographs
@@ -139,6 +140,8 @@ def train(out: Path, seed: int, epochs: int, flags: Sequence[str]) -> dict[str, 
 
 def main(cfg: Config) -> None:
     """Print the tables."""
+    if cfg.rounds < 2:
+        raise ConfigError(f"--rounds: got {cfg.rounds}, expected 2 or more: the first one fills the cache")
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder:
         console = Console(width=130)

@@ -39,6 +39,7 @@ from castssl.datasets.decode import read as read_opened
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.devices import machine
+from castssl.errors import ConfigError
 from castssl.metrics.partition import boundary_recall, explained_variation
 from castssl.visualization import photographs
 
@@ -128,6 +129,8 @@ def measure(rows: list[Row], encoded: list[bytes], rounds: int) -> Any:
 
 def main(cfg: Config) -> None:
     """Print the table."""
+    if cfg.rounds < 1:
+        raise ConfigError(f"--rounds: got {cfg.rounds}, expected 1 or more")
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     rows = [published(cfg.size), *(castssl_row(cfg.size, spec) for spec in cfg.superpixels)]

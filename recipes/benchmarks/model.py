@@ -31,6 +31,7 @@ import castssl
 from castssl.attention import Attention
 from castssl.config import launch
 from castssl.devices import check_device, machine
+from castssl.errors import ConfigError
 from castssl.pooling.centroids import farthest
 
 MODES = {"forward": False, "+ backward": True}
@@ -175,6 +176,8 @@ def operators(jobs: Sequence[Job], cfg: Config) -> Iterator[Table]:
 
 def main(cfg: Config) -> None:
     """Print the table."""
+    if cfg.rounds < 1:
+        raise ConfigError(f"--rounds: got {cfg.rounds}, expected 1 or more")
     torch.set_num_threads(cfg.threads)
     torch.set_default_device(check_device(cfg.device))
     jobs = [job for name in cfg.models for job in passes(cfg, name)]

@@ -41,6 +41,7 @@ import castssl
 from castssl.config import launch
 from castssl.devices import check_device, machine
 from castssl.encoder_config import override
+from castssl.errors import ConfigError
 from castssl.models.presets import find_config
 from castssl.pooling.farthest_point import by_blocks, by_matrix, by_rows
 
@@ -165,6 +166,8 @@ def sampling(cfg: Config, side: int) -> tuple[float, float]:
 
 def main(cfg: Config) -> None:
     """Print the table."""
+    if cfg.rounds < 1:
+        raise ConfigError(f"--rounds: got {cfg.rounds}, expected 1 or more")
     for side in cfg.sides:
         if side % (4 * PATCH):
             raise SystemExit(f"--sides {side}: expected multiples of {4 * PATCH}")

@@ -123,6 +123,8 @@ def sums(took: dict[Job, float]) -> dict[str, float]:
 
 def main(cfg: Config) -> None:
     """Print the table."""
+    if cfg.rounds < 1:
+        raise ConfigError(f"--rounds: got {cfg.rounds}, expected 1 or more")
     torch.set_num_threads(cfg.threads)
     torch.set_default_device(check_device(cfg.device))
     torch.manual_seed(cfg.seed)
