@@ -92,7 +92,8 @@ def main(cfg: Config) -> None:
     if cfg.model is not None:
         torch.manual_seed(cfg.seed)
         save_encoder(create(cfg.model, image_size=cfg.image_size), Path(weights))
-    spec = cfg.segmenter.replace(WEIGHTS, weights).replace("SEED", str(cfg.seed))
+    # In this order: a path of weights may contain the word.
+    spec = cfg.segmenter.replace("SEED", str(cfg.seed)).replace(WEIGHTS, weights)
     kept, data = Kept(build_segmenter(spec)), open_parts(cfg.data, "val")
     numbers: dict[str, float] = {}
     for objects, levels in ((8, Levels(-1, -2)), (16, Levels(-2, -2))):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from castssl.datasets.part_sets import open_parts
-from castssl.errors import ConfigError
+from castssl.errors import ConfigError, DataError
 from castssl.evaluation.parts import score_parts
 from castssl.registry import build_segmenter
 from recipes.benchmarks.parts import Config, main
@@ -40,6 +40,12 @@ def test_new_weights_are_drawn_by_the_seed(tmp_path: Path) -> None:
         main(Config(data=DATA, segmenter="cast:WEIGHTS", model="nano", seed=seed, out=tmp_path / str(seed)))
     first, second = ((tmp_path / str(seed) / "new.safetensors").read_bytes() for seed in (0, 1))
     assert first != second
+
+
+def test_a_path_of_weights_may_contain_what_stands_for_the_seed(tmp_path: Path) -> None:
+    missing = tmp_path / "SEED-3" / "encoder.safetensors"
+    with pytest.raises(DataError, match="SEED-3"):
+        main(Config(data=DATA, segmenter="cast:WEIGHTS", weights=str(missing), seed=5, out=tmp_path))
 
 
 def test_weights_are_given_once(tmp_path: Path) -> None:
