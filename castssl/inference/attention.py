@@ -11,7 +11,7 @@ import numpy as np
 from castssl.contracts import Encoder
 from castssl.data.views import CenterView
 from castssl.datasets.images import Images
-from castssl.errors import ConfigError, DataError
+from castssl.errors import ConfigError, DataError, PluginError
 from castssl.evaluation.figure_ground import FigureGround
 from castssl.evaluation.held_out import Evaluation, Subject
 from castssl.files import atomic_write, write_text
@@ -71,13 +71,14 @@ def open_encoder(weights: str, image_size: int | None, device: str) -> tuple[Enc
 
 
 def readers(model: Model) -> dict[int, str]:
-    """The label levels that are read from each stage's class token; none where the weights classify nothing.
+    """The label levels that are read from each stage's class token.
 
+    There are none where the weights classify nothing, or the plugin of their objective is not installed.
     H-CAST reads the coarsest level from the last stage, and each finer one from the stage before.
     """
     try:
         objective = model.classifier.objective
-    except DataError:
+    except (DataError, PluginError):
         return {}
     stages = model.encoder.stages_with_cls
     read: dict[int, list[int]] = {}

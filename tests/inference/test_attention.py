@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ def test_the_heads_of_h_cast_name_the_stages_that_they_read(tmp_path: Path) -> N
     assert readers(model) == {last: "label level 0", last - 1: "label level 1"}
     _, stages = class_attention_of(photographs()[0][1].resize((32, 32)), model.encoder, readers(model))
     assert [stage.title for stage in stages] == [""] * (last - 1) + ["label level 1", "label level 0"]
+    other = castssl.load(replace(model.checkpoint, objective="not-installed"), device="cpu")
+    assert readers(other) == {}, "the encoder alone is needed"
 
 
 def test_a_model_of_timm_has_its_own_mean_and_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
