@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
@@ -241,6 +242,14 @@ def list_unscored(spec: str, reasons: Mapping[str, str], total: int, flag: str) 
 def short_name(path: Path, among: Iterable[Path]) -> str:
     """The file's name, or more of its path where others have the same name."""
     return path.name if sum(other.name == path.name for other in among) == 1 else str(path)
+
+
+def names_below(paths: Sequence[Path]) -> dict[Path, str]:
+    """The path of each image below the deepest folder that holds all of them, such as ``cat/1.jpg``."""
+    whole = {path: Path(os.path.abspath(path)) for path in paths}
+    folders = zip(*(path.parent.parts for path in whole.values()), strict=False)
+    shared = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, folders))
+    return {path: "/".join(below.parts[shared:]) for path, below in whole.items()}
 
 
 @contextmanager

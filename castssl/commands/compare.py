@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from castssl.commands.arguments import (
     Commands,
     add_output,
+    names_below,
     or_none,
     picture,
     save_picture,
@@ -60,7 +61,8 @@ def _compare(args: argparse.Namespace) -> int:
     check_outputs([args.out], overwrite=args.overwrite)
     segmenters = dict(zip(_names(args.segmenter), map(build_segmenter, args.segmenter), strict=True))
     draw = partial(_row, segmenters=segmenters, levels=args.levels, panel=args.panel)
-    rows = [or_none(partial(draw, image)) for image in args.images]
+    names = names_below(args.images)
+    rows = [or_none(partial(draw, image, names[image])) for image in args.images]
     drawn = [row for row in rows if row is not None]
     if drawn:
         save_picture(sheet(drawn), args.out)
@@ -79,7 +81,9 @@ def _names(specs: Sequence[str]) -> list[str]:
     ]
 
 
-def _row(path: Path, segmenters: Mapping[str, Segmenter], levels: int, panel: int | None) -> Image.Image:
+def _row(
+    path: Path, stored: str, segmenters: Mapping[str, Segmenter], levels: int, panel: int | None
+) -> Image.Image:
     """An image and its segmentations."""
     import numpy as np
     import torch
@@ -90,7 +94,7 @@ def _row(path: Path, segmenters: Mapping[str, Segmenter], levels: int, panel: in
 
     photo = read_photo(path)
     maps = {
-        name: [*torch.from_numpy(label_maps(segmenter, np.array(photo), path.name))[-levels:]]
+        name: [*torch.from_numpy(label_maps(segmenter, np.array(photo), stored))[-levels:]]
         for name, segmenter in segmenters.items()
     }
     return draw_levels(photo, maps, panel=panel)

@@ -16,6 +16,7 @@ from castssl.commands.arguments import (
     add_tree,
     device_of,
     label_tree,
+    names_below,
     or_none,
     progress,
     short_name,
@@ -96,18 +97,20 @@ def _finder(source: str, args: argparse.Namespace) -> Finder:
 
 def _images(paths: Sequence[Path], finders: Sequence[Finder], declared: Range | None) -> Iterator[Shown]:
     """The readable ones, each computed when the page takes it."""
+    names = names_below(paths)
     with progress(len(paths), "images") as report:
         report(0)
         for done, path in enumerate(paths, start=1):
-            shown = or_none(partial(_shown, path, short_name(path, paths), finders, declared))
+            title = short_name(path, paths)
+            shown = or_none(partial(_shown, path, title, names[path], finders, declared))
             if shown is not None:
                 yield shown
             report(done)
 
 
-def _shown(path: Path, name: str, finders: Sequence[Finder], declared: Range | None) -> Shown:
+def _shown(path: Path, title: str, name: str, finders: Sequence[Finder], declared: Range | None) -> Shown:
     from castssl.inference.photos import read_photo
     from castssl.visualization.page import Shown
 
     photo = read_photo(path, declared)
-    return Shown(name, photo, [find(photo, path.name) for find in finders])
+    return Shown(title, photo, [find(photo, name) for find in finders])

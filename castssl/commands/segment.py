@@ -14,6 +14,7 @@ from castssl.commands.arguments import (
     add_reading,
     add_shape,
     device_of,
+    names_below,
     or_none,
     save_picture,
     subcommand,
@@ -118,9 +119,10 @@ def _segment_otherwise(args: argparse.Namespace) -> int:
             " options of its own, such as --segmenter cast:RUN,image_size=128"
         )
     segmenter, declared = build_segmenter(args.segmenter), value_range(args)
+    names = names_below(args.images)
 
     def read_and_segment(image: Path) -> NDArray[np.int32]:
-        return label_maps(segmenter, np.array(read_photo(image, declared)), image.name, count)
+        return label_maps(segmenter, np.array(read_photo(image, declared)), names[image], count)
 
     done = 0
     count: int | None = None

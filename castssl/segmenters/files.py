@@ -33,7 +33,7 @@ class Maps(Segmenter):
                                              them; or stage0, ...
 
     A label map has the size of its image, and each of its values is a segment.  All images have as many
-    levels as the first one that is read.
+    levels as the first one that is read, and no two images have the same file.
 
     Args:
         source: FOLDER.
@@ -54,6 +54,8 @@ class Maps(Segmenter):
         self.levels = [path for _, path in sorted(numbered)]
         self._first: tuple[Path, int] | None = None
         """A file of the first image, and the number of its levels."""
+        self._images: dict[Path, str] = {}
+        """The image of each file that was read."""
 
     def __call__(self, image: NDArray[np.uint8], name: str = "") -> NDArray[np.int32]:
         """uint8 (H, W, 3) -> int32 (L, H, W); DataError if the files of ``name`` do not fit it."""
@@ -65,6 +67,12 @@ class Maps(Segmenter):
             raise DataError(
                 f"the label maps from {paths[0]} on have {len(levels)} levels and those from {first} on"
                 f" {count}, expected as many for all images; add the missing levels, or use two folders"
+            )
+        owner = self._images.setdefault(paths[0], name)
+        if owner != name:
+            raise DataError(
+                f"the label maps from {paths[0]} on would be those of two images, {owner!r} and {name!r};"
+                " expected a file for each, such as cat/1.npy for cat/1.jpg and dog/1.npy for dog/1.jpg"
             )
         return consecutive(levels)
 

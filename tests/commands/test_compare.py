@@ -57,3 +57,26 @@ def test_an_unreadable_image_is_left_out(
         main(["compare", photos[1], "--segmenter", MERGE, "--levels", "0", "--out", str(tmp_path / "x.png")])
         == 1
     )
+
+
+def test_images_of_one_name_have_their_own_label_maps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    maps = [tmp_path / "maps" / folder / "1.npy" for folder in "ab"]
+    for folder, path in zip("ab", maps, strict=True):
+        for parent in (tmp_path / folder, path.parent):
+            parent.mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / folder / "1.png")
+    command = ["compare", *(str(tmp_path / folder / "1.png") for folder in "ab"), "--overwrite"]
+    command += ["--segmenter", f"maps:{tmp_path / 'maps'}", "--out", str(tmp_path / "grid.png")]
+    for other in (False, True):
+        np.save(maps[0], np.tri(32, dtype=int))
+        np.save(maps[1], np.tri(32, dtype=int) * (not other))
+        assert main(command) == 0
+        picture = np.asarray(Image.open(tmp_path / "grid.png"))[GAP:]
+        first, second = np.split(picture, 2)
+        assert np.array_equal(first, second) != other
+    maps[0].rename(tmp_path / "maps" / "1.npy")
+    maps[1].unlink()
+    assert main(command) == 1
+    assert "would be those of two images, 'a/1.png' and 'b/1.png'" in capsys.readouterr().err

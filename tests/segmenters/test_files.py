@@ -62,8 +62,14 @@ def test_layouts(tmp_path: Path, name: str, files: dict[str, Any], levels: list[
 def test_the_file_in_the_folder_of_the_image_comes_first(tmp_path: Path) -> None:
     write(tmp_path / "1.npy", FINE)
     write(tmp_path / "cat" / "1.npy", FINE > 340)
-    assert build_segmenter(f"maps:{tmp_path}")(IMAGE, "cat/1.jpg").max() == 1
-    assert build_segmenter(f"maps:{tmp_path}")(IMAGE, "dog/1.jpg").max() > 1
+    segmenter = build_segmenter(f"maps:{tmp_path}")
+    assert segmenter(IMAGE, "cat/1.jpg").max() == 1
+    assert segmenter(IMAGE, "dog/1.jpg").max() > 1
+    assert segmenter(IMAGE, "dog/1.jpg").max() > 1
+    with pytest.raises(
+        DataError, match=r"1\.npy on would be those of two images, 'dog/1\.jpg' and 'cow/1\.jpg'"
+    ):
+        segmenter(IMAGE, "cow/1.jpg")
 
 
 @pytest.mark.parametrize(
