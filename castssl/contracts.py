@@ -71,8 +71,8 @@ class Encoder(nn.Module):
 
     A factory of the group ``castssl.encoders`` is registered as KIND and called with a config named
     ``KIND:NAME``, where NAME means what the plugin likes.  It draws the weights from torch's global
-    generator.  The last class token depends on every parameter that is trained.  In evaluation mode two calls
-    give the same, and an image's result does not depend on the other images of the batch.
+    generator.  The last class token depends on every parameter that is trained, and so do dense tokens.  In
+    evaluation mode two calls give the same, and an image's result does not depend on its neighbors.
     """
 
     dim: int

@@ -136,11 +136,18 @@ def claim_refused(
         raise ContractError(f"given {case}, raise {kind.__name__}: {remedy}")
 
 
-def claim_trained(module: nn.Module) -> None:
-    """After a backward pass, a finite gradient reaches each parameter that is trained, and no frozen one."""
+def claim_trained(module: nn.Module, of: str = "") -> None:
+    """After a backward pass, a finite gradient reaches each parameter that is trained, and no frozen one.
+
+    Args:
+        module: has the parameters.
+        of: what the gradient is of, such as "of dense tokens ", for the message.
+    """
     named = list(module.named_parameters())
     idle = [name for name, p in named if p.requires_grad and p.grad is None]
-    claim(not idle, f"no gradient reaches {', '.join(idle[:5])}: DDP would wait for it; use or freeze them")
+    claim(
+        not idle, f"no gradient {of}reaches {', '.join(idle[:5])}: DDP would wait for it; use or freeze them"
+    )
     frozen = [name for name, p in named if not p.requires_grad and p.grad is not None]
     claim(not frozen, f"frozen parameters got a gradient: {', '.join(frozen)}")
     broken = [name for name, p in named if p.grad is not None and not p.grad.isfinite().all()]

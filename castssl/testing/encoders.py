@@ -100,10 +100,13 @@ def _claim_same(a: Hierarchy, b: Hierarchy, message: str, *, tolerance: float = 
 def _backward(encoder: Encoder, view: View) -> None:
     """Gradient from the last class token in training mode; random weights, as a plain sum may cancel out."""
     encoder.train()
-    cls = encoder(view).stages[-1].cls.float()
+    _backward_from(encoder, encoder(view).stages[-1].cls)
+
+
+def _backward_from(encoder: Encoder, output: Tensor) -> None:
     draw = torch.Generator().manual_seed(2)
     if any(parameter.requires_grad for parameter in encoder.parameters()):
-        (cls * torch.randn(cls.shape, generator=draw)).sum().backward()
+        (output.float() * torch.randn(output.shape, generator=draw)).sum().backward()
 
 
 def check_conforms(subject: Subject) -> None:
@@ -381,10 +384,17 @@ def _claim_unmoved(before: dict[str, object], fault: str, allowed: str = "") -> 
 
 
 def check_gradients(subject: Subject) -> None:
-    """From the last class token a gradient reaches every parameter that is trained, and no frozen one."""
+    """From the last class token a gradient reaches every parameter that is trained, and no frozen one.
+
+    With ``dense_dim``, so does a gradient of the dense tokens.
+    """
     encoder, view = _make(subject)
     _backward(encoder, view)
     claim_trained(encoder)
+    if encoder.dense_dim is not None:
+        encoder.zero_grad()
+        _backward_from(encoder, encoder.dense(view).x)
+        claim_trained(encoder, "of dense tokens ")
 
 
 def check_half_precision(subject: Subject) -> None:

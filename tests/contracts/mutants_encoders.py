@@ -427,6 +427,14 @@ class OtherGrid(Dense):
         return tokens._replace(grid=(3, 5))
 
 
+class FinestAlone(Pairs):
+    """Dense tokens that the later stages have no part in."""
+
+    def dense(self, view: View, sizes: Sequence[int] | None = None) -> DenseTokens:
+        found = self(view)
+        return DenseTokens(found.stages[0].x, found.stages[0].mass, found.segments)
+
+
 class DenseCentersTheBatch(Dense):
     def change_dense(self, tokens: DenseTokens) -> DenseTokens:
         return tokens._replace(x=tokens.x - tokens.x.mean(0, keepdim=True))
@@ -494,5 +502,6 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_dense, LabelsOfPadding, "mass 0 is padding"),
     (room.check_dense, OtherGrid, "a grid of 3 x 5"),
     (room.check_dense, DenseCentersTheBatch, "no statistic may run over the batch"),
+    (room.check_gradients, FinestAlone, r"no gradient of dense tokens reaches cls, mix\.1\.0\.weight"),
     (room.check_refuses_what_is_no_view, TakesAnything, "check_image"),
 ]
