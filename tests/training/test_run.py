@@ -45,13 +45,13 @@ def test_what_is_measured_once_is_of_the_settings_of_the_start(unbroken: Path, t
     earlier = {"untrained": {"score": 2.0}}
     (out / "once.json").write_text(json.dumps(earlier))
     finished(out, f"{QUICK} --center 3")
+    starts = [line["measured_with"] for line in lines(out) if line.get("event") == "start"]
+    assert starts == ["", " --center 3"]
     kept = json.loads((out / "once.json").read_text())
     assert list(kept) == ["untrained", "untrained --center 3"]
     assert kept["untrained --center 3"] == json.loads((unbroken / "once.json").read_text())["untrained"]
     finished(out)
     assert list(json.loads((out / "once.json").read_text()).items()) == [*reversed(kept.items())]
-    starts = [line["measured_with"] for line in lines(out) if line.get("event") == "start"]
-    assert starts == ["", " --center 3", ""]
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
