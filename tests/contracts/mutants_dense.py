@@ -1,4 +1,4 @@
-"""Seeded faults of encoders' dense tokens, each with the check that must catch it and words of its message."""
+"""Seeded faults of dense tokens, each with the check that must catch it and words of its message."""
 
 from __future__ import annotations
 
