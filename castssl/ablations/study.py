@@ -268,8 +268,6 @@ def main(study: Study, *, demo: Study | None = None, argv: Sequence[str] | None 
     is_demo = args.data.partition(":")[0] == "demo"
     chosen = demo if demo is not None and is_demo else study
     try:
-        if not chosen.data and args.data not in ("", "demo"):
-            raise ConfigError(f"--data {args.data}: this study reads no images; expected demo, or no --data")
         data = ["--data", args.data] if chosen.data else []
         grid = _overridden(chosen.grid, parse(args.grid))
         changes: dict[str, Any] = {"flags": [*data, *chosen.flags, *args.rest], "grid": grid}

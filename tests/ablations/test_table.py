@@ -323,9 +323,6 @@ def test_a_recipe_without_images_takes_no_data(tmp_path: Path, capsys: pytest.Ca
     assert "--data" not in whole + small
     assert "--quick" in small
     assert "--quick" not in whole
-    for data in ("folder:x", "demo:size=32"):
-        assert main(timing, demo=timing, argv=["--data", data, *argv]) == 2
-        assert f"--data {data}: this study reads no images" in capsys.readouterr().err
 
 
 def test_the_command_refuses_a_recipe_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
