@@ -16,12 +16,13 @@ from safetensors import SafetensorError, safe_open
 
 from castssl.checkpoints.card import make_card
 from castssl.checkpoints.checkpoint import Checkpoint
-from castssl.checkpoints.load import NAMES, SETTINGS_FILE
+from castssl.checkpoints.load import SETTINGS_FILE
 from castssl.checkpoints.native import SETTINGS, settings_of, write
 from castssl.contracts import Encoder
 from castssl.encoder_config import BY_HAND
 from castssl.errors import ConfigError
 from castssl.files import write_text
+from castssl.models.weight_files import NAMES
 
 
 def save_pretrained(encoder: Encoder, folder: str | Path, **card: str) -> Path:

@@ -20,13 +20,12 @@ from castssl.checkpoints.checkpoint import Checkpoint, Which
 from castssl.contracts import Encoder
 from castssl.errors import DataError
 from castssl.files import not_safetensors
+from castssl.models.weight_files import NAMES, weights_in
 
 if TYPE_CHECKING:
     from castssl.checkpoints.official import Stage
     from castssl.checkpoints.official_model import Official
 
-NAMES = ("encoder.safetensors", "model.safetensors")
-"""The weights in the folder of a finished run, and in one of ``save_pretrained``."""
 SETTINGS_FILE = "config.json"
 HUB = "hf:"
 Source = str | Path | Mapping[str, Any] | Checkpoint
@@ -38,15 +37,16 @@ def read(source: Source, *, which: Which = "base", ema: bool = False) -> Checkpo
     Args:
         source: the folder of a finished run or of ``save_pretrained``; a file of castssl; a published CAST or
             H-CAST checkpoint, by torch or safetensors; a model of castssl that timm trained, as its
-            ``train.py`` or ``save_for_hf`` saves it; ``hf:USER/NAME`` on the Hugging Face hub; a state dict
-            in one of these layouts; or a checkpoint, which is returned.
+            ``train.py`` or ``save_for_hf`` saves it; ``hf:USER/NAME`` on the Hugging Face hub, where
+            ``model.safetensors`` goes before ``encoder.safetensors``; a state dict in one of these layouts;
+            or a checkpoint, which is returned.
         which: the encoder of a MoCo checkpoint that comes first: ``"base"`` or ``"momentum"``.
         ema: take the moving average in a published DeiT or H-CAST checkpoint, or in one of timm.
 
     Raises:
-        DataError: if there is no such file; if it is damaged, holds no weights of an encoder, or objects
-            other than tensors and plain values; if it has no momentum encoder or average where that is asked
-            for.
+        DataError: if there is no such file; if a folder has both a run's weights and those of
+            ``save_pretrained``; if it is damaged, holds no weights of an encoder, or objects other than
+            tensors and plain values; if it has no momentum encoder or average where that is asked for.
     """
     if isinstance(source, Checkpoint):
         return source.choose(which)
@@ -87,18 +87,18 @@ def locate(source: str | Path) -> Path:
     """The file with the weights: ``source`` itself, or what is in that folder or on the hub.
 
     Raises:
-        DataError: if there is none.
+        DataError: if there is none, or a folder has both a run's weights and those of ``save_pretrained``.
     """
     if isinstance(source, str) and source.startswith(HUB):
         return _download(source.removeprefix(HUB))
     path = Path(source).expanduser()
-    paths = [path / name for name in NAMES] if path.is_dir() else [path]
-    if not (existing := [file for file in paths if file.is_file()]):
+    file = weights_in(path) if path.is_dir() else path
+    if file is None or not file.is_file():
         raise DataError(
             f"no weights at {source}; expected a finished run's folder, a .safetensors, .pth, .pth.tar or .pt"
             " file, or hf:USER/NAME"
         )
-    return existing[0]
+    return file
 
 
 def _download(name: str) -> Path:

@@ -23,9 +23,8 @@ from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError, DataError
 from castssl.files import not_safetensors
 from castssl.models.timm_registry import TimmCAST, TimmFeatures
+from castssl.models.weight_files import NAMES, weights_in
 
-FILES = ("encoder.safetensors", "model.safetensors")
-"""The weights in the folder of a run, and in one of ``save_pretrained``."""
 SETTINGS = "castssl"
 """The metadata key of the settings in castssl's files."""
 COMPARED = ("pooling", "membership", "padding", "channels", "mean", "std")
@@ -38,7 +37,7 @@ def load_checkpoint(model: nn.Module, checkpoint_path: str, *args: Any, **option
     """As timm's function; a model of castssl also takes the folder of a run.
 
     Raises:
-        DataError: if the folder holds no weights, or the file is a pointer of Git LFS.
+        DataError: if the folder holds no weights or two files of them, or the file is a pointer of Git LFS.
         ConfigError: if the run had another pooling, membership or padding than the model.
     """
     model = model.model if isinstance(model, TimmFeatures) else model
@@ -46,10 +45,9 @@ def load_checkpoint(model: nn.Module, checkpoint_path: str, *args: Any, **option
         return _timms(model, checkpoint_path, *args, **options)
     path = Path(checkpoint_path).expanduser()
     if path.is_dir():
-        files = [path / name for name in FILES if (path / name).is_file()]
-        if not files:
-            raise DataError(f"{path} holds none of {', '.join(FILES)}; give the folder of a finished run")
-        path = files[0]
+        if (file := weights_in(path)) is None:
+            raise DataError(f"{path} holds none of {', '.join(NAMES)}; give the folder of a finished run")
+        path = file
     try:
         if (config := _config(path)) is not None:
             _adapt(model, config, path)
