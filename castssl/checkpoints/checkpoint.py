@@ -16,6 +16,7 @@ from castssl.encoder_config import EncoderConfig
 from castssl.errors import CastError, DataError
 from castssl.labels import LabelTree
 from castssl.models.create import create
+from castssl.models.image_sizes import LARGEST
 
 State = dict[str, Tensor]
 Which = Literal["base", "momentum"]
@@ -86,6 +87,9 @@ class Checkpoint:
             # No tensor's shape depends on the sizes, but a forward asks for memory for them.
             if max(config.sizes, default=0) > config.image_size**2:
                 raise ValueError(f"sizes {config.sizes} of {config.image_size} x {config.image_size} pixels")
+            # CAST has a table of positions for its size; a convolutional network has no such tensor.
+            if config.kind != "cast" and config.image_size > LARGEST:
+                raise ValueError(f"image_size {config.image_size}, expected 1 to {LARGEST} pixels")
             # Without a mean, each channel gets one.
             if config.channels > (most := max((v.numel() for v in self.encoder.values()), default=3)):
                 raise ValueError(f"{config.channels} channels in tensors of at most {most} numbers")

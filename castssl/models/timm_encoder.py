@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from castssl.contracts import Encoder
 from castssl.encoder_config import BY_HAND, MEAN, STD, EncoderConfig, plugin_config
 from castssl.errors import ConfigError
+from castssl.models.image_sizes import check_side
 from castssl.tokens.inputs import check_image
 from castssl.types import DenseTokens, Hierarchy, Tokens, View
 
@@ -56,7 +57,7 @@ class TimmEncoder(Encoder):
 
     Args:
         name: a timm model name, such as ``swin_tiny_patch4_window7_224``.
-        image_size: side in pixels.
+        image_size: side in pixels, at most :data:`castssl.models.image_sizes.LARGEST`.
         drop_path: stochastic depth rate.
         pretrained: with timm's weights, which are downloaded once; the encoder then converts views to the
             mean and standard deviation of these weights.
@@ -65,7 +66,8 @@ class TimmEncoder(Encoder):
             last one's tokens are normed.
 
     Raises:
-        ValueError: if timm knows no such model; the message has the closest names.  If ``stages`` is more
+        ValueError: if timm knows no such model; the message has the closest names.  If ``image_size`` is out
+            of range.  If ``stages`` is more
             than 1 and the model is not a ViT that is read by its class token, or has fewer blocks.  If
             ``drop_path`` is above 0 and the model takes no stochastic depth.
     """
@@ -86,6 +88,7 @@ class TimmEncoder(Encoder):
         if not timm.is_model(name):
             near = ", ".join(timm.list_models(f"*{name.split('_', 1)[0]}*")[:8]) or "none"
             raise ValueError(f"timm knows no model {name!r}; names that look alike: {near}")
+        check_side(name, image_size)
         self.network = _create(name, image_size, drop_path, pretrained)
         about: Any = self.network
         own = about.pretrained_cfg if pretrained else {}

@@ -60,6 +60,7 @@ NAMES_OF_PLUGINS = (
     *("castssl.checkpoints.initialize.initialize", "castssl.data.normalize.normalize"),
     *(f"castssl.models.segmentation_heads.{name}" for name in ("HEADS", "create_head", "paint")),
     *("castssl.models.sizes.sizes_for", "castssl.evaluation.windows.renumber"),
+    "castssl.models.image_sizes.check_side",
     *("castssl.superpixel_labels.partition", "castssl.objectives.segmentation.Segmentation"),
 )
 """What they may import from other modules, beside castssl's public names."""

@@ -205,6 +205,12 @@ def test_what_timm_cannot_build_is_refused(name: str, drop_path: float, message:
         create(f"timm-features:{name}", image_size=SIDE, drop_path=drop_path)
 
 
+def test_a_huge_size_is_refused_before_an_image_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", None)
+    with pytest.raises(ConfigError, match="test_resnet is built for images of 1 to 2048 pixels per side"):
+        create("timm-features:test_resnet", image_size=100_000)
+
+
 def test_inputs_are_checked(encoders: dict[str, TimmFeatures]) -> None:
     with pytest.raises(ContractError, match="takes normalized images"):
         encoders["resnet18"](View(torch.zeros(1, 1, SIDE, SIDE), torch.zeros(1, 0, 0, dtype=torch.int32)))

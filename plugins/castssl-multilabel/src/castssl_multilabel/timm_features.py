@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from castssl.contracts import Encoder, Visit
 from castssl.encoder_config import BY_HAND, MEAN, STD, EncoderConfig, plugin_config
 from castssl.errors import ConfigError
+from castssl.models.image_sizes import check_side
 from castssl.tokens.inputs import check_image
 from castssl.types import Hierarchy, Tokens, View
 
@@ -53,14 +54,15 @@ class TimmFeatures(Encoder):
 
     Args:
         name: a timm model name, such as ``convnext_small``.
-        image_size: side in pixels.
+        image_size: side in pixels, at most :data:`castssl.models.image_sizes.LARGEST`.
         drop_path: stochastic depth rate of the last block.
         pretrained: with timm's weights, which are downloaded once; the encoder then converts views to the
             mean and standard deviation of these weights.
 
     Raises:
         ValueError: if timm knows no such model (the message has the closest names), it has no feature maps,
-            they do not go from fine to coarse, or the model takes no stochastic depth.
+            they do not go from fine to coarse, the model takes no stochastic depth, or ``image_size`` is out
+            of range.
     """
 
     takes_constants = True
@@ -70,6 +72,7 @@ class TimmFeatures(Encoder):
         self, name: str, *, image_size: int = 224, drop_path: float = 0.0, pretrained: bool = False
     ) -> None:
         super().__init__()
+        check_side(name, image_size)
         self.network = _create(name, image_size, drop_path, pretrained)
         about: Any = self.network
         own = about.pretrained_cfg if pretrained else {}
