@@ -28,8 +28,8 @@ SHOWN = 3
 """Results in the table, unless --columns selects others."""
 NOTES = """Running: a process trains in the folder.  Stopped: it ended before the last step, or was killed;
 the same command continues it.  Diverged: its loss was not finite.  Results are those after training, or the
-latest ones in the log.  --sort takes name, state, epochs, began, updated (the default) or a result, best
-first.
+latest ones in the log with the evaluation settings, such as --val, of the latest start.  --sort takes name,
+state, epochs, began, updated (the default) or a result, best first.
 """
 
 
@@ -52,7 +52,7 @@ def _runs(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from castssl.evaluation.report import fewest, legend, metric
-    from castssl.training.runs import summaries
+    from castssl.training.runs import measured_apart, summaries
 
     runs, remarks = summaries(args.folder)
     for remark in remarks:
@@ -74,8 +74,9 @@ def _runs(args: argparse.Namespace) -> int:
     states = Counter[str](run.state for run in runs)
     console.print(", ".join(f"{states[state]} {state}" for state in COLORS if states[state]))
     untrained = set[int]().union(*(fewest(run.results) for run in runs))
-    for line in legend([metric(name) for name in columns], (), untrained):
-        console.print(line, style="dim", highlight=False, markup=False)
+    apart = measured_apart([(_name(run, args.folder), run) for run in runs])
+    for line in (*map(printable, apart), *legend([metric(name) for name in columns], (), untrained)):
+        console.print(line, style="dim", highlight=False, markup=False, emoji=False)
     return 0
 
 
@@ -139,12 +140,17 @@ def _table(runs: Sequence[RunSummary], columns: Sequence[str], folder: Path) -> 
         total = run.settings.get("epochs")
         epochs = f"{run.epoch:.1f}/{total}" if total else f"{run.epoch:.1f}"
         cells = (one.text(run.results[one.name]) if one.name in run.results else "" for one in shown)
-        name = safe_markup(str(run.folder.relative_to(folder) if run.folder != folder else folder))
+        name = safe_markup(_name(run, folder))
         state = f"[{COLORS[run.state]}]{run.state}[/]"
         rate = f"{run.rate:.0f}" if run.rate else ""
         texts = (safe_markup(text) for text in (run.recipe, epochs))
         grid.add_row(name, state, *texts, rate, _ago(run.updated), *cells)
     return grid
+
+
+def _name(run: RunSummary, folder: Path) -> str:
+    """The run's path below the folder that was searched."""
+    return str(run.folder.relative_to(folder) if run.folder != folder else folder)
 
 
 def _ago(updated: float) -> str:

@@ -17,6 +17,8 @@ LEVELS = ("chance", "majority", "untrained")
 """Baselines that are lines in a chart, or bands where they differ between runs."""
 FIRST = ("knn",)
 """Results that have a chart among the first four, else the most important one."""
+TRAINING = "training"
+"""In place of the evaluation settings, which begin with a space, of what is not a held-out result."""
 SPEEDS = {
     "waiting": ("waiting for data", "% of the time", 100.0),
     "images_per_second": ("speed", "images/s", 1.0),
@@ -49,26 +51,26 @@ def of_runs(runs: Sequence[tuple[int, Run]], charts: list[Chart | Dots], most: i
         charts: of the page; those of these runs are added.
         most: points of a curve.
     """
-    measured = by_importance(_names([run.history.measured for _, run in runs]))
+    measured = _results(runs)
     trained = _names([run.history.training for _, run in runs])
     scalars = [name for name in trained if name not in ("rate", *SPEED)]
-    first = next((name for name in (*FIRST, *measured) if name in measured), None)
+    first = next((key for name in FIRST for key in measured if key[0] == name), next(iter(measured), None))
     made = {
-        ("training", name): _training(runs, name, most)
+        (name, TRAINING): _training(runs, name, most)
         for name in [*scalars, "rate", *SPEEDS]
         if name in trained
     }
-    made |= {("measured", name): _measured(runs, name, most) for name in measured}
-    order = [("training", "loss"), ("training", "rate"), ("measured", first), ("training", "waiting")]
-    leading = [key for key in order if key in made]
+    made |= {key: _measured(runs, *key, most) for key in measured}
+    order = [("loss", TRAINING), ("rate", TRAINING), first, ("waiting", TRAINING)]
+    leading = [key for key in order if key is not None and key in made]
     others = [key for key in made if key not in leading]
     if not made:
         return markup.paragraph("The log holds no report yet.", "faint")
 
-    def placed(keys: Sequence[tuple[str, str | None]]) -> Html:
+    def placed(keys: Sequence[tuple[str, str]]) -> Html:
         parts = []
-        for kind, name in keys:
-            charts.append(made[kind, str(name)])
+        for key in keys:
+            charts.append(made[key])
             parts.append(markup.chart(len(charts) - 1))
         return markup.grid(parts)
 
@@ -87,8 +89,9 @@ def note(most: int) -> Html:
     """How curves of at most so many points are drawn."""
     return markup.paragraph(
         "Training: means over the steps between two lines of the log. Held-out results: one point for each"
-        f" evaluation. A curve has at most {most} points: of longer ones the lowest and the highest of each"
-        " part are drawn. Hours are of all starts together, without pauses.",
+        " evaluation, and a chart for each set of evaluation settings. A curve has at most"
+        f" {most} points: of longer ones the lowest and the highest of each part are drawn. Hours are of all"
+        " starts together, without pauses.",
         "faint",
     )
 
@@ -107,8 +110,9 @@ def _named(name: str) -> tuple[str, str, float]:
 def _training(runs: Sequence[tuple[int, Run]], name: str, most: int) -> Chart:
     title, unit, scale = _named(name)
     curves = [
-        _curve(place, history.training[name], scale, most)
-        for place, history in _having(runs, name, "training")
+        _curve(place, run.history.training[name], scale, most)
+        for place, run in runs
+        if name in run.history.training
     ]
     note = "of training batches" if name not in ("rate", *SPEED) else ""
     return Chart(
@@ -116,21 +120,36 @@ def _training(runs: Sequence[tuple[int, Run]], name: str, most: int) -> Chart:
     )
 
 
-def _measured(runs: Sequence[tuple[int, Run]], name: str, most: int) -> Chart:
+def _results(runs: Sequence[tuple[int, Run]]) -> list[tuple[str, str]]:
+    """Name and evaluation settings of each result on held-out images, by importance of the name.
+
+    The settings of the runs' latest starts come before those of earlier ones.
+    """
+    histories = [run.history for _, run in runs]
+    parts = [(one.settings, one.measured) for one in histories]
+    parts += [part for one in histories for part in one.earlier.items()]
+    order = by_importance(_names([curves for _, curves in parts]))
+    settings = dict.fromkeys(own for own, _ in parts)
+    having = {(name, own) for own, curves in parts for name in curves}
+    return [(name, own) for name in order for own in settings if (name, own) in having]
+
+
+def _measured(runs: Sequence[tuple[int, Run]], name: str, settings: str, most: int) -> Chart:
+    """The curves of a result with some evaluation settings: those of other settings are not comparable."""
     one = metric(name)
     curves = [
-        _curve(place, history.measured[name], one.scale, most)
-        for place, history in _having(runs, name, "measured")
+        _curve(place, found[name], one.scale, most)
+        for place, run in runs
+        for found in [_measured_with(run.history, settings)]
+        if name in found
     ]
-    levels = _levels([run for _, run in runs], LEVELS, one)
-    return Chart(one.title, one.unit, curves, levels, "of held-out images")
+    levels = _levels([run for _, run in runs if run.history.settings == settings], LEVELS, one)
+    note = "of held-out images" + (f", evaluated with{settings}" if settings else "")
+    return Chart(one.title, one.unit, curves, levels, note)
 
 
-def _having(runs: Sequence[tuple[int, Run]], name: str, part: str) -> list[tuple[int, History]]:
-    histories = [(place, run.history) for place, run in runs]
-    return [
-        (at, one) for at, one in histories if name in (one.training if part == "training" else one.measured)
-    ]
+def _measured_with(history: History, settings: str) -> Mapping[str, Values]:
+    return history.measured if history.settings == settings else history.earlier.get(settings, {})
 
 
 def _curve(place: int, values: Values, scale: float, most: int) -> Curve:

@@ -147,7 +147,9 @@ def _runs(summaries: Sequence[RunSummary], studies: Sequence[Study]) -> list[Run
         short = name if plain else words
         color = colors.setdefault(row or f"run {name}", len(colors))
         history = read_history(summary.folder)
-        runs.append(Run(name, short, title, row or title, color, summary, history, columns(summary.folder)))
+        known = history.starts and "measured_with" in history.starts[-1]
+        values = columns(summary.folder, history.settings if known else None)
+        runs.append(Run(name, short, title, row or title, color, summary, history, values))
     return runs
 
 

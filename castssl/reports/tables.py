@@ -10,7 +10,7 @@ from typing import Any
 from castssl.evaluation.report import BASELINES, COLUMNS, Metric, by_importance, fewest, legend, metric
 from castssl.reports.gather import BLANK, NOT_COMPARED, Run, differences, shown
 from castssl.shipped import recipe_names
-from castssl.training.runs import number
+from castssl.training.runs import measured_apart, number
 from castssl.visualization.page import markup
 from castssl.visualization.page.markup import Cell, Html
 
@@ -128,7 +128,9 @@ def results(runs: Sequence[Run]) -> Html:
     )
     untrained = set[int]().union(*(fewest(values) for values in every))
     best = "★: the best of these runs" + ", not of the baselines" * bool(kinds)
-    notes = [best, *_unfinished(runs), *legend(metrics, kinds, untrained)]
+    apart = measured_apart([(run.name, run.summary) for run in runs])
+    best += "; of runs with equal evaluation settings" * bool(apart)
+    notes = [best, *apart, *_unfinished(runs), *legend(metrics, kinds, untrained)]
     return markup.join([table, markup.listing(notes)])
 
 
@@ -150,8 +152,11 @@ def _title(one: Metric) -> str:
 
 
 def _best(one: Metric, run: Run, runs: Sequence[Run]) -> Cell:
+    """A result, marked if it is the best of the runs with the same evaluation settings."""
     values = [
-        round(other.trained[one.name] * one.scale, one.digits) for other in runs if one.name in other.trained
+        round(other.trained[one.name] * one.scale, one.digits)
+        for other in runs
+        if one.name in other.trained and other.summary.measured_with == run.summary.measured_with
     ]
     if one.name not in run.trained:
         return Cell("–", "faint")

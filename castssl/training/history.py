@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from castssl.training import logging
-from castssl.training.runs import log_lines, number
+from castssl.training.runs import evaluation_settings, log_lines, number
 
 SPEED = ("images_per_second", "waiting", "memory_gib")
 """Numbers of a report on the machine and not on the model; ``waiting`` is a share of the time."""
@@ -58,10 +58,14 @@ class History:
 
     Attributes:
         training: means over the steps between two reports: the loss, other scalars, ``rate``, :data:`SPEED`.
-        measured: results on held-out images during training.
+        measured: results on held-out images during training, with the evaluation settings of the latest
+            start.
         starts: the line of each start, with the command and the environment.
         events: the other lines that are not reports, such as a warning.
         hours: of all starts together.
+        settings: the evaluation settings of the latest start, as
+            :attr:`castssl.training.runs.RunSummary.measured_with`.
+        earlier: results with the other settings of earlier starts, by these settings.
     """
 
     training: Mapping[str, Curve]
@@ -69,6 +73,8 @@ class History:
     starts: Sequence[Mapping[str, Any]]
     events: Sequence[Mapping[str, Any]]
     hours: float
+    settings: str = ""
+    earlier: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
 
 
 def read_history(folder: Path) -> History:
@@ -79,12 +85,15 @@ def read_history(folder: Path) -> History:
     """
     lines = list(log_lines(folder / logging.FILE))
     clock = _hours(lines)
-    reports = [(line, at) for line, at in zip(lines, clock, strict=True) if "event" not in line]
-    steps, epochs = _places([line for line, _ in reports])
+    settings = evaluation_settings(lines)
+    reports = [
+        (line, at, own) for line, at, own in zip(lines, clock, settings, strict=True) if "event" not in line
+    ]
+    steps, epochs = _places([line for line, *_ in reports])
     training: dict[str, Curve] = {}
-    measured: dict[str, Curve] = {}
-    for line, at in reports:
-        curves = training if "images_per_second" in line else measured
+    by_settings: dict[str, dict[str, Curve]] = {}
+    for line, at, own in reports:
+        curves = training if "images_per_second" in line else by_settings.setdefault(own, {})
         step = number(line.get("step")) or 0.0
         epoch = number(line.get("epoch"))
         if epoch is None:
@@ -97,7 +106,9 @@ def read_history(folder: Path) -> History:
                 column.append(entry)
     starts = [line for line in lines if line.get("event") == "start"]
     events = [line for line in lines if "event" in line and line["event"] != "start"]
-    return History(training, measured, starts, events, clock[-1] if clock else 0.0)
+    latest = settings[-1] if settings else ""
+    measured = by_settings.pop(latest, {})
+    return History(training, measured, starts, events, clock[-1] if clock else 0.0, latest, by_settings)
 
 
 def _numbers(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ RESULTS = "results.json"
 ONCE = "once.json"
 LATEST = 253_402_300_800.0
 """The year 10,000 in seconds since 1970; the time of a line is earlier."""
+NAMED = 5
+"""Runs in a sentence on several ones, at most."""
 DEEPEST = 32
 """Lists and objects inside one another that a run writes, at most."""
 
@@ -40,7 +42,10 @@ class RunSummary:
         rate: images per second of that report; 0 if there is none.
         began: seconds since 1970 of the first start.
         updated: of the last line of the log.
-        results: of a finished run those after training, else the latest one of each name.
+        results: of a finished run those after training, else the latest one of each name with the evaluation
+            settings of the latest start.
+        measured_with: these settings as flags that begin with a space, such as ``" --window 512"``; "" for
+            the defaults, see :func:`castssl.config.measured_with`.
     """
 
     folder: Path
@@ -53,6 +58,7 @@ class RunSummary:
     began: float
     updated: float
     results: Mapping[str, float]
+    measured_with: str = ""
 
 
 def find(folder: Path, remarks: list[str] | None = None) -> Iterator[Path]:
@@ -131,7 +137,13 @@ def summarize(folder: Path) -> RunSummary:
     reports = [line for line in lines if "event" not in line]
     rated = [line for line in reports if "images_per_second" in line]
     trained = _results(folder)
-    measured = [line for line in reports if "images_per_second" not in line]
+    settings_of = evaluation_settings(lines)
+    current = settings_of[-1] if settings_of else ""
+    measured = [
+        line
+        for line, own in zip(lines, settings_of, strict=True)
+        if own == current and not {"event", "images_per_second"} & line.keys()
+    ]
     latest = {name: value for line in measured for name, value in line.items()}
     argv = starts[-1].get("argv") if starts else None
     settings: Mapping[str, Any] = {}
@@ -149,7 +161,43 @@ def summarize(folder: Path) -> RunSummary:
         began=float(lines[0]["time"]) if lines else 0.0,
         updated=float(lines[-1]["time"]) if lines else 0.0,
         results=_numbers(latest if trained is None else trained),
+        measured_with=current,
     )
+
+
+def measured_apart(runs: Sequence[tuple[str, RunSummary]]) -> list[str]:
+    """A sentence for each set of evaluation settings, if runs with results have several of them.
+
+    Args:
+        runs: each with its name.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, run in runs:
+        if run.results:
+            groups.setdefault(run.measured_with, []).append(name)
+    if len(groups) < 2:
+        return []
+    sentences = ["results with different evaluation settings are not comparable"]
+    for settings, names in groups.items():
+        further = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        sentences.append(f"evaluated with{settings or ' the defaults'}: {', '.join(names[:NAMED])}{further}")
+    return sentences
+
+
+def evaluation_settings(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The evaluation settings of each line of a log, as :attr:`RunSummary.measured_with`.
+
+    Results of different settings, such as those of another ``--val``, cannot be compared.  Lines of a start
+    that does not report its settings, as those of earlier versions, have those of the latest start.
+    """
+    found: list[str | None] = []
+    settings: str | None = None
+    for line in lines:
+        if line.get("event") == "start":
+            reported = line.get("measured_with")
+            settings = reported if isinstance(reported, str) else None
+        found.append(settings)
+    return [(settings if own is None else own) or "" for own in found]
 
 
 def _state(folder: Path, starts: list[dict[str, Any]], *, finished: bool) -> State:
@@ -202,18 +250,25 @@ def number(value: object) -> float | None:
         return None
 
 
-def columns(folder: Path) -> dict[str, dict[str, float]]:
+def columns(folder: Path, measured_with: str | None = None) -> dict[str, dict[str, float]]:
     """The results of a run's final table by column; before that those that it keeps, such as ``untrained``.
 
-    What is missing or damaged is left out.  Of a column with several settings, the latest one counts.
+    What is missing or damaged is left out.
+
+    Args:
+        folder: of the run.
+        measured_with: before the end of training only results of these evaluation settings count; None takes
+            the latest one of a column with several settings.
     """
     for name in (RESULTS, ONCE):
         with suppress(OSError, ValueError, RecursionError, AttributeError):
             content = json.loads((folder / name).read_text(encoding="utf-8"))
             return {
-                heading.partition(" --")[0]: _numbers(values)  # Without the flags of measured_with.
+                column: _numbers(values)
                 for heading, values in content.items()
+                for column in [heading.partition(" --")[0]]  # Without the flags of measured_with.
                 if isinstance(values, dict)
+                if name == RESULTS or measured_with in (None, heading[len(column) :])
             }
     return {}
 

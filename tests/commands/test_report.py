@@ -161,6 +161,22 @@ def test_several_runs_are_named_by_what_differs(tmp_path: Path) -> None:
     assert re.findall(r"\w+", settings)[:8] == ["setting", "a", "b", "lr", "0", "1", "0", "2"]
 
 
+def test_results_with_other_evaluation_settings_are_a_chart_of_their_own(tmp_path: Path) -> None:
+    first = {"trained": {"knn": 0.375}, "untrained": {"knn": 0.25}}
+    write(tmp_path / "a", results=first)
+    write(tmp_path / "b", results={**first, "trained": {"knn": 0.5}}, start={"measured_with": " --val x"})
+    write(tmp_path / "c", results={**first, "trained": {"knn": 0.25}})
+    text = page(tmp_path, *(tmp_path / name for name in "abc"), "--no-images")
+    knn = [chart for chart in drawn(text)["charts"] if chart["title"] == "kNN accuracy"]
+    assert [[curve["run"] for curve in chart["curves"]] for chart in knn] == [[0, 2], [1]]
+    notes = ["of held-out images", "of held-out images, evaluated with --val x"]
+    assert [chart["note"] for chart in knn] == notes
+    shown = visible(text)
+    assert "of these runs, not of the baselines; of runs with equal evaluation settings" in shown
+    assert "evaluated with --val x: b" in shown
+    assert re.findall(r'<td class="number best">([^<]*)</td>', text) == ["37.5"], "b has no other run to beat"
+
+
 def test_runs_and_studies_of_one_name_have_as_much_of_their_paths_as_differs(tmp_path: Path) -> None:
     folders = [write(tmp_path / name, lr=0.1) for name in ("a/x/run", "b/x/run", "b/x/run/run", "alone")]
     found = gather(folders).runs

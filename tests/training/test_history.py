@@ -54,6 +54,31 @@ def test_results_have_the_epoch_of_their_step_and_pauses_do_not_count(tmp_path: 
     assert [event["event"] for event in history.events] == ["stopped"]
 
 
+def test_results_with_other_evaluation_settings_are_a_curve_of_their_own(tmp_path: Path) -> None:
+    lines: list[dict[str, Any]] = [
+        {"time": 0.0, "event": "start", "measured_with": " --val folder:a"},
+        {"time": 1.0, "step": 1, "knn": 0.75, "top1": 0.5},
+        {"time": 2.0, "event": "start", "measured_with": ""},
+        report(3.0, 2, loss=1.0),
+        {"time": 3.0, "step": 2, "knn": 0.25},
+        {"time": 4.0, "event": "start", "measured_with": " --val folder:a"},
+        {"time": 5.0, "step": 3, "knn": 0.5},
+    ]
+    history = read_history(write(tmp_path / "a", *lines))
+    assert (history.settings, {*history.measured}) == (" --val folder:a", {"knn", "top1"})
+    assert (history.measured["knn"].steps, history.measured["knn"].values) == ([1.0, 3.0], [0.75, 0.5])
+    assert {name: part["knn"].values for name, part in history.earlier.items()} == {"": [0.25]}
+    found = summarize(tmp_path / "a")
+    assert (found.results, found.measured_with) == ({"knn": 0.5, "top1": 0.5}, " --val folder:a")
+    found = summarize(write(tmp_path / "b", *lines[:5]))
+    assert (found.results, found.measured_with) == ({"knn": 0.25}, ""), "nothing of the other --val"
+    unknown = read_history(write(tmp_path / "c", {"time": 0.0, "event": "start"}, *lines[1:2], *lines[5:]))
+    assert unknown.measured["knn"].values == [0.75, 0.5], "a start of an earlier version"
+    assert not unknown.earlier
+    odd = read_history(write(tmp_path / "d", {"time": 0.0, "event": "start", "measured_with": [1]}, lines[1]))
+    assert (odd.settings, odd.measured["knn"].values) == ("", [0.75])
+
+
 def test_what_is_no_number_has_no_point(tmp_path: Path) -> None:
     deep = '{"time": 1, "step": 2, "images_per_second": 1, "loss": ' + "[" * 100_000
     lines = [
@@ -82,6 +107,8 @@ def test_results_before_the_end_are_those_that_a_run_keeps(tmp_path: Path) -> No
         '{"untrained": {"knn": 0.5}, "untrained --val a --b": {"knn": 0.25}, "pixels --val a": {"knn": 0}}'
     )
     assert columns(tmp_path) == {"untrained": {"knn": 0.25}, "pixels": {"knn": 0.0}}, "the latest settings"
+    assert columns(tmp_path, "") == {"untrained": {"knn": 0.5}}
+    assert columns(tmp_path, " --val a") == {"pixels": {"knn": 0.0}}
     (tmp_path / "once.json").write_text('{"untrained": {"knn": 0.25}}')
     (tmp_path / "results.json").write_text('{"trained": {"knn": 1}')
     assert columns(tmp_path) == {"untrained": {"knn": 0.25}}, "a half-written file"

@@ -132,6 +132,22 @@ def test_runs_are_listed_with_their_results_and_sorted(
     }
 
 
+def test_runs_with_other_evaluation_settings_are_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, settings in (("a", ""), ("b", " --val folder:x"), ("c", "")):
+        write(tmp_path / name, 8.0, {"knn": 0.5})
+        with (tmp_path / name / "log.jsonl").open("a") as file:
+            file.write(json.dumps({"time": 200.0, "event": "start", "measured_with": settings}) + "\n")
+    assert main(["runs", str(tmp_path)]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "results with different evaluation settings are not comparable" in output
+    assert "evaluated with the defaults:" in output
+    assert "evaluated with --val folder:x: b" in output
+    assert main(["runs", str(tmp_path / "b")]) == 0
+    assert "evaluated with" not in capsys.readouterr().out
+
+
 def test_segments_of_random_weights_are_no_column_by_default(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
