@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from castssl import distributed
 from castssl.checkpoints.initialize import initialize
 from castssl.checkpoints.native import save_objective
-from castssl.config import MEASURES, launch
+from castssl.config import MEASURES, launch, measured_with
 from castssl.contracts import Encoder
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
@@ -123,7 +123,7 @@ def main(cfg: Config) -> None:
     views = TwoViews(cfg.image_size, crop_min=cfg.crop_min, blur=cfg.blur)
     loader = load(images, views=views, superpixels=superpixels, **cfg.loading())
     encoder = objective.branch(cfg.knn_branch)
-    collapse = run.follow(Collapse(every=cfg.knn_every))
+    collapse = run.follow(Collapse(every=cfg.knn_every, measured_with=measured_with(cfg)))
     evaluators, center = make_evaluators(cfg, encoder, views, collapse), CenterView(side)
     evaluation = Evaluation(images, held_out, superpixels, center, evaluators, device, workers=cfg.workers)
     evaluated = objective.branches()[cfg.knn_branch]

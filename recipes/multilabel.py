@@ -19,7 +19,7 @@ from typing import Any, Literal, cast
 from castssl import distributed
 from castssl.checkpoints.classifier import save_classifier
 from castssl.checkpoints.initialize import initialize
-from castssl.config import FREE, MEASURES, launch
+from castssl.config import FREE, MEASURES, launch, measured_with
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
 from castssl.data.views import CenterView, Policy, SquashedView, SupervisedView
@@ -131,7 +131,8 @@ class Config(PretrainConfig):
         """What follows the mAP; nothing with --schedule poly."""
         if self.schedule == "poly":
             return Plateau(self.lr)
-        return Plateau(self.lr, patience=self.patience, stop_after=self.stop_after)
+        after = {"patience": self.patience, "stop_after": self.stop_after}
+        return Plateau(self.lr, **after, measured_with=measured_with(self))
 
 
 def open_both(cfg: Config) -> tuple[Images | Stream, Images | Stream | None]:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 
 from castssl.checkpoints.native import save_objective
-from castssl.config import MEASURES, launch
+from castssl.config import MEASURES, launch, measured_with
 from castssl.contracts import Encoder, Objective
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
@@ -109,7 +109,7 @@ def main(cfg: Config) -> None:
     check_labels(objective, images)
     views, encoder = make_views(cfg, objective), objective.branch(cfg.branch)
     loader = load(images, views=views, superpixels=superpixels, **cfg.loading())
-    collapse = run.follow(Collapse(every=cfg.knn_every))
+    collapse = run.follow(Collapse(every=cfg.knn_every, measured_with=measured_with(cfg)))
     evaluators, center = make_evaluators(cfg, encoder, views, collapse), CenterView(cfg.image_size)
     evaluation = Evaluation(images, held_out, superpixels, center, evaluators, device, workers=cfg.workers)
     evaluated = objective.branches()[cfg.branch]

@@ -32,11 +32,17 @@ class Collapse(Evaluator):
     A run that is resumed warns as if it had not been stopped, if :meth:`castssl.training.run.Run.follow` was
     given this evaluator.
 
+    Args:
+        measured_with: the evaluation settings, as :func:`castssl.config.measured_with` returns them.  A
+            resumed run with other settings, such as other held-out images, does not compare its deviations
+            with those before.
+
     Attributes:
         stopped: "", as training does not end.
     """
 
     title: ClassVar[str] = "collapse"
+    measured_with: str = field(default="", kw_only=True)
     stopped: str = field(default="", init=False, repr=False)
     _own: torch.Tensor = field(init=False, repr=False)
     _features: Features = field(init=False, repr=False)
@@ -76,13 +82,16 @@ class Collapse(Evaluator):
         self._warn(float(deviations(embeddings).mean()))
         return {name: value for name, value in results.items() if not isnan(value)}
 
-    def state_dict(self) -> dict[str, float]:
-        """The largest deviation so far, and whether there was a warning."""
-        return {"most": self._most, "warned": self._warned}
+    def state_dict(self) -> dict[str, float | str]:
+        """The largest deviation so far, whether there was a warning, and the evaluation settings."""
+        return {"most": self._most, "warned": self._warned, "measured_with": self.measured_with}
 
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
+    def load_state_dict(self, state: Mapping[str, float | str]) -> None:
         """Continue from :meth:`state_dict`."""
-        self._most, self._warned = state["most"], bool(state["warned"])
+        self._warned = bool(state["warned"])
+        # Earlier versions did not keep the settings; they may be the same.
+        if state.get("measured_with", self.measured_with) == self.measured_with:
+            self._most = float(state["most"])
 
     def _warn(self, deviation: float) -> None:
         self._most = max(self._most, deviation)

@@ -27,12 +27,21 @@ class Plateau:
         patience: measures without a rise before the rate falls; None never lets it fall.
         factor: of the rate when it falls.
         stop_after: measures without a rise before training ends; 0 never ends it.
+        measured_with: the evaluation settings, as :func:`castssl.config.measured_with` returns them.  A
+            measure is not compared with those of other settings, which a resumed run may have: the best and
+            the count begin anew, while the rate stays.  Training that has ended does not begin again.
     """
 
     def __init__(
-        self, lr: float, *, patience: int | None = None, factor: float = 0.1, stop_after: int = 0
+        self,
+        lr: float,
+        *,
+        patience: int | None = None,
+        factor: float = 0.1,
+        stop_after: int = 0,
+        measured_with: str = "",
     ) -> None:
-        self.lr, self.stop_after = lr, stop_after
+        self.lr, self.stop_after, self.measured_with = lr, stop_after, measured_with
         # torch's rule moves the rate of an optimizer; here that of one that is never used.
         self._optimizer = torch.optim.SGD([torch.zeros(1)], lr=lr)
         self._rule: ReduceLROnPlateau | None = None
@@ -70,11 +79,15 @@ class Plateau:
         """Numbers and text alone."""
         rule = None if self._rule is None else self._rule.state_dict()
         rate = self._optimizer.param_groups[0]["lr"]
-        return {"rule": rule, "rate": rate, "best": self.best, "bad": self.bad, "stopped": self.stopped}
+        counts = {"rule": rule, "rate": rate, "best": self.best, "bad": self.bad, "stopped": self.stopped}
+        return {**counts, "measured_with": self.measured_with}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
+        self._optimizer.param_groups[0]["lr"], self.stopped = state["rate"], state["stopped"]
+        # Earlier versions did not keep the settings; they may be the same.
+        if state.get("measured_with", self.measured_with) != self.measured_with:
+            return
         if self._rule is not None and state["rule"] is not None:
             self._rule.load_state_dict(state["rule"])
-        self._optimizer.param_groups[0]["lr"] = state["rate"]
-        self.best, self.bad, self.stopped = state["best"], state["bad"], state["stopped"]
+        self.best, self.bad = state["best"], state["bad"]

@@ -109,6 +109,17 @@ def test_a_resumed_run_warns_as_one_that_was_not_stopped(capsys: pytest.CaptureF
     assert capsys.readouterr().err == "", "there was a warning"
 
 
+def test_deviations_of_other_evaluation_settings_are_not_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    before, resumed = Collapse(), Collapse(measured_with=" --val folder:b")
+    before._warn(0.5)
+    resumed._warn(0.02)  # New weights, which a run measures again with other settings.
+    resumed.load_state_dict(before.state_dict())
+    resumed._warn(0.015)
+    assert capsys.readouterr().err == ""
+    resumed._warn(0.005)
+    assert "fell from 0.02 to 0.01" in capsys.readouterr().err
+
+
 def split(rank: int, folder: str, expected: dict[str, float]) -> None:
     assert measured(folder)(Subject(colors(), embed=double)) == pytest.approx(expected, abs=1e-6)
 

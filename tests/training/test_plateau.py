@@ -70,3 +70,29 @@ def test_continued_from_its_state_it_goes_on_as_if_never_stopped(at: int) -> Non
         second.step(value)
         assert second.state_dict() == whole.state_dict()
     assert whole.stopped
+
+
+def test_a_measure_is_not_compared_with_those_of_other_evaluation_settings() -> None:
+    """The mAP of the first images is 0.9, that of the second ones rises from 0.1 to 0.3."""
+    first = Plateau(1e-3, patience=0, stop_after=2, measured_with=" --val folder:a")
+    for value in (0.9, 0.8):
+        first.step(value)
+    assert first.factor == pytest.approx(0.1)
+    state = json.loads(json.dumps(first.state_dict()))
+    other = Plateau(1e-3, patience=0, stop_after=2, measured_with=" --val folder:b")
+    other.load_state_dict(state)
+    for value in (0.1, 0.2, 0.3):
+        other.step(value)
+        assert other.factor == pytest.approx(0.1), "the rate stays"
+        assert not other.stopped
+    other.step(0.3)
+    other.step(0.3)
+    assert "above 0.3" in other.stopped
+    ended = Plateau(1e-3, patience=0, stop_after=2)
+    ended.load_state_dict(other.state_dict())
+    assert ended.stopped == other.stopped, "the end stays"
+    del state["measured_with"]
+    earlier = Plateau(1e-3, patience=0, stop_after=2, measured_with=" --val folder:b")
+    earlier.load_state_dict(state)
+    earlier.step(0.1)
+    assert "above 0.9" in earlier.stopped, "a checkpoint of an earlier version"
