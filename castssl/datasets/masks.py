@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 from PIL import Image
 
 from castssl.datasets.coco_masks import Annotations
@@ -32,6 +33,10 @@ class Masks(Protocol):
 class MaskFolder:
     """Masks as ``.png`` files in the same sub-folders as the images.
 
+    Object masks are gray, 255 on the object and 0 elsewhere; a palette of grays counts as gray.  The gray of
+    another color, such as of a palette of classes, has no such meaning: masks with colors are refused.  Part
+    masks are read as they are stored: palette images by their indices.
+
     Args:
         folder: of the object masks.  If ``masks`` is the last or last but one name of its path, as in
             ``masks/val``, the part masks are in the folder with ``parts`` in its place.
@@ -45,17 +50,31 @@ class MaskFolder:
         return (self.folder / name).with_suffix(".png").is_file()
 
     def mask(self, name: str) -> Image.Image | None:
-        """See :class:`Masks`."""
+        """See :class:`Masks`.
+
+        Raises:
+            DataError: if the mask has colors.
+        """
         mask = _read(self.folder, name)
-        return None if mask is None else mask.convert("L")
+        return None if mask is None else _gray(mask)
 
     def parts(self, name: str) -> Image.Image | None:
-        """See :class:`Masks`."""
+        """See :class:`Masks`.
+
+        Raises:
+            DataError: if the mask has several channels.
+        """
         *rest, above, last = ("", *self.folder.parts)
         if "masks" not in (above, last):
             return None
         beside = (above, "parts") if last == "masks" else ("parts", last)
-        return _read(Path(*rest, *beside), name)
+        parts = _read(Path(*rest, *beside), name)
+        if parts is not None and len(parts.getbands()) > 1:
+            raise DataError(
+                f"the part mask has the mode {parts.mode}, expected one channel, 1, 2, ... on parts and 0"
+                " elsewhere; write the number of each color's part as a PNG of 8 or 16 bits"
+            )
+        return parts
 
 
 def _read(folder: Path, name: str) -> Image.Image | None:
@@ -66,6 +85,25 @@ def _read(folder: Path, name: str) -> Image.Image | None:
         mask = header(file)
         mask.load()
         return turned(mask, orientation(mask))
+
+
+def _gray(mask: Image.Image) -> Image.Image:
+    """An object mask, mode "L".
+
+    Raises:
+        DataError: if it has a color other than a gray.
+    """
+    if mask.mode in ("P", "PA") or len(mask.getbands()) > 2:
+        pixels = np.asarray(mask.convert("RGB"))
+        colored = (pixels != pixels[..., :1]).any(2)
+        if colored.any():
+            color = tuple(pixels[colored][0].tolist())
+            kind = "a palette with colors" if mask.mode in ("P", "PA") else "colors"
+            raise DataError(
+                f"the object mask has {kind}, such as {color}, expected 255 on the object and 0 elsewhere;"
+                " write 255 as gray at the colors of objects"
+            )
+    return mask.convert("L")
 
 
 def open_masks(path: Path | str) -> Masks:

@@ -39,8 +39,15 @@ def test_a_folder_of_two_levels(tree: Path) -> None:
     assert target.tolist() == [1, 2]
 
 
+def write_masks(root: Path, names: list[str]) -> None:
+    """A gray image per name below ``root``."""
+    for name in names:
+        path = write(root, [name]) / name
+        Image.open(path).convert("L").save(path)
+
+
 def test_masks_are_no_class(flat: Path) -> None:
-    write(flat, ["masks/train/a/00.png"])
+    write_masks(flat, ["masks/train/a/00.png"])
     images = _open(f"folder:{flat}")
     assert images.tree.names == (("a", "b", "c"),)
     assert len(images) == 12
@@ -161,7 +168,7 @@ def test_an_unreadable_file_is_replaced_by_the_next(flat: Path, how: str) -> Non
 
 def test_an_unreadable_mask_is_noted(flat: Path) -> None:
     images = _open(f"folder:{flat}")
-    write(flat, [f"masks/train/{images.name(i)}" for i in range(4)])
+    write_masks(flat, [f"masks/train/{images.name(i)}" for i in range(4)])
     images = _open(f"folder:{flat}")
     _ruin(flat / "masks/train" / images.name(2), "truncated")
     mask = images.mask(0)

@@ -43,6 +43,61 @@ def test_parts_lie_where_masks_lie(tmp_path: Path, masks: str, parts: str) -> No
     assert result.mask("cat/b.jpg") is result.parts("cat/b.jpg") is None
 
 
+VOC = [0, 0, 0, 128, 0, 0, 224, 224, 192]
+"""VOC's colors of background, of the first object, whose gray is 38, and of unknown pixels, 223."""
+
+
+@pytest.mark.parametrize(
+    ("palette", "message"),
+    [
+        ([0, 0, 0, 255, 255, 255], ""),
+        ([255, 255, 255, 0, 0, 0], ""),
+        (
+            VOC,
+            r"has a palette with colors, such as \(128, 0, 0\), expected 255 on the object and 0 elsewhere",
+        ),
+    ],
+)
+def test_masks_with_a_palette(palette: list[int], message: str, tmp_path: Path) -> None:
+    """They count as what they show if it is gray, and are refused if the gray of a color would count."""
+    indices = Image.fromarray(np.arange(2, dtype=np.uint8).repeat(2)[None])
+    indices.putpalette(palette)
+    indices.save(tmp_path / "a.png")
+    folder = open_masks(tmp_path)
+    if message:
+        with pytest.raises(DataError, match=message):
+            folder.mask("a.jpg")
+        return
+    mask = folder.mask("a.jpg")
+    assert mask is not None
+    assert (mask.mode, np.array(mask).tolist()) == ("L", [[palette[0]] * 2 + [palette[3]] * 2])
+
+
+def test_masks_of_several_channels(tmp_path: Path) -> None:
+    for folder, color in (("masks/gray", 255), ("masks/red", 0), ("parts/red", 0)):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (3, 2), (255, color, color)).save(tmp_path / folder / "a.png")
+    mask = open_masks(tmp_path / "masks/gray").mask("a.jpg")
+    assert mask is not None
+    assert (mask.mode, mask.getextrema()) == ("L", (255, 255))
+    red = open_masks(tmp_path / "masks/red")
+    with pytest.raises(DataError, match=r"has colors, such as \(255, 0, 0\)"):
+        red.mask("a.jpg")
+    with pytest.raises(DataError, match=r"the part mask has the mode RGB, expected one channel"):
+        red.parts("a.jpg")
+
+
+def test_part_masks_with_a_palette_count_by_their_indices(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "parts").mkdir()
+    indices = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+    indices.putpalette(VOC)
+    indices.save(tmp_path / "parts/a.png")
+    parts = open_masks(tmp_path / "masks").parts("a.jpg")
+    assert parts is not None
+    assert np.array(parts).tolist() == [[0, 1, 2]]
+
+
 def test_a_folder_of_another_name_has_no_parts(tmp_path: Path) -> None:
     Image.new("L", (3, 2), 255).save(tmp_path / "a.png")
     assert open_masks(tmp_path).parts("a.png") is None
