@@ -39,7 +39,9 @@ With --out, DIR receives
   predictions.csv   path, label, prediction and probability of each image; "read" names the image that was
                     read in place of an unreadable one
   classes.csv       images, recall, precision and F1 of each class
-  confusion.csv     rows: true classes, columns: predicted ones; confusion.png shows it
+  confusion.csv     rows: true classes, columns: predicted ones; with more than 1,000 classes a row for each
+                    pair that occurs: true, predicted, images; confusion.png shows it, with more than 1,000
+                    classes several classes in a row
   reliability.png   accuracy by probability
 With several label levels, the names of the last three have the number of the level, 0 for the first level
 that is predicted, and DIR also receives

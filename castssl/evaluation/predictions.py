@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isnan, nan
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    multiclass_confusion_matrix,
-    multiclass_f1_score,
-    multiclass_precision,
-    multiclass_recall,
-)
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from castssl.evaluation.features import Features
 from castssl.evaluation.held_out import Evaluator, Forward, ImageBatch, Subject, indexed
@@ -47,12 +42,32 @@ class Level(NamedTuple):
         )
         return counts
 
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """The confusion without its zeros, whose size does not depend on the number of classes.
+
+        Returns:
+            The true and the predicted class of each pair that occurs, int64 (m, 2) in increasing order, and
+            the number of its images, int64 (m,).
+        """
+        known = self.labeled
+        both = torch.stack([known.label, known.predicted], 1)
+        pairs: Tensor
+        counts: Tensor
+        pairs, counts = torch.unique(both, dim=0, return_counts=True)
+        return pairs, counts
+
+    def grouped(self, size: int) -> Level:
+        """The same with each ``size`` consecutive classes as one."""
+        return Level(self.label // size, self.predicted // size, self.probability)
+
     def by_class(self, classes: int) -> dict[str, Tensor]:
-        """Recall, precision and F1 of each class as torchmetrics defines them: float32 (C,) in [0, 1]."""
-        measures = {"recall": multiclass_recall, "precision": multiclass_precision, "f1": multiclass_f1_score}
-        options: dict[str, Any] = {"num_classes": classes, "average": "none", "ignore_index": -1}
-        options["validate_args"] = False
-        return {name: measure(self.predicted, self.label, **options) for name, measure in measures.items()}
+        """Recall, precision and F1 of each class: float32 (C,) in [0, 1], 0 where they are 0 of 0."""
+        # Not by torchmetrics, which counts all pairs of classes.
+        known = self.labeled
+        right = torch.bincount(known.label[known.label == known.predicted], minlength=classes)
+        actual, predicted = (torch.bincount(part, minlength=classes) for part in known[:2])
+        whole = {"recall": actual, "precision": predicted, "f1": (actual + predicted) / 2}
+        return {name: right / counts.clamp(min=0.5) for name, counts in whole.items()}
 
     def calibration_error(self) -> float:
         """The expected calibration error (ECE) of the predicted classes, in [0, 1].

@@ -23,7 +23,7 @@ from castssl.evaluation.classification import Accuracy
 from castssl.evaluation.free_grained import FreeGrained
 from castssl.evaluation.held_out import Evaluation, Evaluator, Subject
 from castssl.evaluation.label_paths import LabelPaths
-from castssl.evaluation.predictions import Predictions
+from castssl.evaluation.predictions import Level, Predictions
 from castssl.files import atomic_write, write_text
 from castssl.labels import LabelTree
 from castssl.metrics.free_grained import Curve
@@ -36,6 +36,10 @@ from castssl.visualization.risk_coverage import write_risk_coverage
 FILES = ("results.json", "predictions.csv", "classes.csv")
 PER_LEVEL = ("confusion.csv", "confusion.png", "reliability.png")
 """Files of each label level; a number is put before the ending where there are several."""
+
+
+DENSE = 1000
+"""Classes whose confusion is a full table at most; that of more is a list of the pairs that occur."""
 
 
 class LabelRow(NamedTuple):
@@ -215,19 +219,38 @@ def write(evaluated: Evaluated, folder: Path) -> None:
     for place, (column, level) in enumerate(
         zip(evaluated.columns, evaluated.predictions.levels, strict=True)
     ):
-        names, confusion = (
-            class_names(evaluated.labels, column),
-            level.confusion(evaluated.labels.sizes[column]),
-        )
-        table = [(name, *row) for name, row in zip(names, confusion.tolist(), strict=True)]
-        _write_csv(folder / _of_level(PER_LEVEL[0], place, count), [("true, then predicted", *names), *table])
+        names = class_names(evaluated.labels, column)
+        _write_csv(folder / _of_level(PER_LEVEL[0], place, count), confusion_rows(level, names))
+        group = -(-len(names) // DENSE)
+        confusion = level.grouped(group).confusion(-(-len(names) // group))
         pictures = (
-            draw_confusion(confusion, names),
+            draw_confusion(confusion, names[::group], group),
             draw_reliability(level.reliability(), level.calibration_error()),
         )
         for name, picture in zip(PER_LEVEL[1:], pictures, strict=True):
             with atomic_write(folder / _of_level(name, place, count), "picture") as aside:
                 picture.save(aside, format="png")
+
+
+def confusion_rows(level: Level, names: Sequence[str]) -> Iterable[tuple[Any, ...]]:
+    """The confusion of a level with its heading.
+
+    A row for each true class and a column for each predicted one; of more than :data:`DENSE` classes, a row
+    for each pair that occurs: the true class, the predicted one, the number of images.
+
+    Args:
+        level: the predictions.
+        names: of the classes.
+    """
+    if len(names) <= DENSE:
+        yield ("true, then predicted", *names)
+        confusion = level.confusion(len(names)).tolist()
+        yield from ((name, *row) for name, row in zip(names, confusion, strict=True))
+        return
+    yield ("true", "predicted", "images")
+    pairs, counts = level.pairs()
+    for (label, predicted), images in zip(pairs.tolist(), counts.tolist(), strict=True):
+        yield names[label], names[predicted], images
 
 
 CLASS_COLUMNS = ("class", "images", "recall", "precision", "f1")

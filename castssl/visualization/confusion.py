@@ -18,12 +18,13 @@ NAMED, COUNTED = 60, 25
 BLUE = (31, 78, 140)
 
 
-def draw_confusion(counts: Tensor, names: Sequence[str]) -> Image.Image:
+def draw_confusion(counts: Tensor, names: Sequence[str], group: int = 1) -> Image.Image:
     """Rows are true classes, columns predicted ones; a cell's shade is its share of the row.
 
     Args:
         counts: int64 (C, C).
         names: of the C classes.
+        group: consecutive classes that are one row and one column, for the heading.
     """
     classes = len(counts)
     cell = max(1, min(LARGEST, SIDE // classes))
@@ -35,7 +36,8 @@ def draw_confusion(counts: Tensor, names: Sequence[str]) -> Image.Image:
     sides = (left + cell * classes + MARGIN, 2 * MARGIN + cell * classes)
     picture = Image.new("RGB", sides, PAPER)
     draw = ImageDraw.Draw(picture)
-    draw.text((left, 4), "predicted class, in the order of the rows", INK, font)
+    heading = "predicted class, in the order of the rows" + f", {group} classes each" * (group > 1)
+    draw.text((left, 4), heading, INK, font)
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
     for row in range(classes):
         top = MARGIN + row * cell

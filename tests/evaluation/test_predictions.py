@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torchmetrics.classification import MulticlassCalibrationError
+from torchmetrics.functional.classification import (
+    multiclass_f1_score,
+    multiclass_precision,
+    multiclass_recall,
+)
 
 from castssl.evaluation.predictions import BINS, Level
 
@@ -51,6 +57,28 @@ def test_confusion_and_classes_are_counts() -> None:
     torch.testing.assert_close(by_class["precision"], counts.diag() / counts.sum(0))
     harmonic = 2 * counts.diag() / (counts.sum(0) + counts.sum(1))
     torch.testing.assert_close(by_class["f1"], harmonic)
+
+
+def test_pairs_are_the_confusion_without_its_zeros() -> None:
+    found, _ = level()
+    pairs, counts = found.pairs()
+    whole = torch.zeros(4, 4, dtype=torch.int64)
+    whole[pairs[:, 0], pairs[:, 1]] = counts
+    assert torch.equal(whole, found.confusion(4))
+    assert int(counts.min()) > 0
+    halves = found.grouped(2).confusion(2)
+    assert torch.equal(halves, whole.view(2, 2, 2, 2).sum((1, 3)))
+
+
+def test_measures_of_classes_are_those_of_torchmetrics() -> None:
+    """Also of classes without an image, without a prediction, and without both."""
+    label = torch.tensor([0, 0, 1, 2, 2, -1, 5])
+    found = Level(label, torch.tensor([0, 3, 1, 2, 0, 1, 3]), torch.ones(7))
+    measures = {"recall": multiclass_recall, "precision": multiclass_precision, "f1": multiclass_f1_score}
+    options: dict[str, Any] = {"num_classes": 6, "average": "none", "ignore_index": -1}
+    for name, values in found.by_class(6).items():
+        expected = measures[name](found.predicted, found.label, **options)
+        torch.testing.assert_close(values, expected, atol=0, rtol=0)
 
 
 def test_a_level_of_one_class_is_counted_too() -> None:

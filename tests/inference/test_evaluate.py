@@ -20,7 +20,9 @@ from castssl.datasets.open import open_images
 from castssl.errors import DataError
 from castssl.evaluation.classification import Accuracy
 from castssl.evaluation.held_out import Evaluation, Subject
-from castssl.inference.evaluate import evaluate, numbered, open_labeled
+from castssl.evaluation.predictions import Level
+from castssl.inference.evaluate import confusion_rows, evaluate, numbered, open_labeled
+from castssl.inference.evaluate import write as write_files
 from castssl.labels import LabelTree
 from castssl.objectives.deit import DeiT
 from castssl.objectives.tree_kl import TreeKL
@@ -123,6 +125,32 @@ def test_levels_of_a_tree_have_files_each(tmp_path: Path) -> None:
     assert {"confusion0.csv", "confusion1.png", "reliability1.png"} <= {
         p.name for p in (tmp_path / "o").iterdir()
     }
+
+
+def test_the_confusion_of_many_classes_is_a_list_of_pairs() -> None:
+    predicted = torch.tensor([9999, 1, 9999, 0])
+    level = Level(torch.tensor([9999, 0, 9999, -1]), predicted, torch.ones(4))
+    names = [f"class {i}" for i in range(10_000)]
+    listed = [*confusion_rows(level, names)]
+    assert listed == [
+        ("true", "predicted", "images"),
+        ("class 0", "class 1", 1),
+        ("class 9999", "class 9999", 2),
+    ]
+    few = Level(torch.tensor([1, 0]), torch.tensor([0, 0]), torch.ones(2))
+    assert [*confusion_rows(few, "ab")] == [("true, then predicted", "a", "b"), ("a", 1, 0), ("b", 1, 0)]
+
+
+def test_the_files_of_many_classes_are_small(folder: Path, weights: Path, tmp_path: Path) -> None:
+    found = evaluate(load_classifier(weights), open_labeled(f"folder:{folder}", split="val"))
+    classes = 10_000
+    many = found._replace(labels=LabelTree((classes,), (), (tuple(map(str, range(classes))),)))
+    write_files(many, tmp_path / "out")
+    listed = rows(tmp_path / "out/confusion.csv")
+    assert sum(int(row["images"]) for row in listed) == 9
+    assert len(rows(tmp_path / "out/classes.csv")) == classes
+    picture = Image.open(tmp_path / "out/confusion.png")
+    assert max(picture.size) <= 1100
 
 
 def test_classes_are_matched_by_name(weights: Path, tmp_path: Path) -> None:

@@ -18,3 +18,6 @@ def test_cells_have_the_shade_of_their_share() -> None:
     assert cells[0, 0].tolist() == list(BLUE)
     assert (cells[1, 0].tolist(), cells[1, 89].tolist()) == (quarter, rest)
     assert int((cells != PAPER).any(-1).sum()) == 3
+    grouped = np.array(draw_confusion(counts, ["name"] * 90, 7))
+    assert (grouped != pixels)[: MARGIN - 1].any(), "the heading names the size of groups"
+    assert np.array_equal(grouped[MARGIN:], pixels[MARGIN:])
