@@ -10,8 +10,6 @@ import gzip
 import io
 import json
 import random
-import shutil
-import tempfile
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +22,7 @@ from typing import IO, NamedTuple
 from castssl import distributed
 from castssl.contracts import DataSet, Item, Turn, Unreadable
 from castssl.datasets import stream
+from castssl.datasets.copies import append, temporary_file
 from castssl.datasets.decode import EXTENSIONS
 from castssl.datasets.folder import split_name
 from castssl.datasets.tarfiles import Entry, Lost, entries
@@ -275,10 +274,10 @@ class _Shard:
             self._copy(gzip.GzipFile(fileobj=self._file))
 
     def _copy(self, content: IO[bytes] | gzip.GzipFile) -> None:
-        copy = tempfile.TemporaryFile()  # noqa: SIM115
         with self._file:
+            copy = temporary_file()
             try:
-                shutil.copyfileobj(content, copy)
+                append(copy, content)
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
                 self.cut = why(error)
         copy.seek(0)

@@ -6,9 +6,7 @@ import importlib.util
 import itertools
 import math
 import re
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
@@ -18,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from castssl.contracts import Feed, Item, Turn, Unreadable
+from castssl.datasets.copies import append, temporary_file
 from castssl.datasets.decode import Decoded, header, read, silence_pil
 from castssl.datasets.depth import Range
 from castssl.datasets.text import read_query
@@ -275,15 +274,16 @@ def run_command(command: Command) -> IO[bytes]:
     """The standard output of a command, as a temporary file at its beginning.
 
     Raises:
-        DataError: if its exit code is not 0.
-        OSError: if it cannot be started, or the disk is full.
+        DataError: if its exit code is not 0, or its output cannot be copied, such as to a full disk.
+        OSError: if it cannot be started.
     """
-    file = tempfile.TemporaryFile()  # noqa: SIM115
+    file = temporary_file()
     options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
     # In a session of its own: Ctrl-C reaches the run alone, which then finishes its step.
     line = command.removeprefix(PIPE)
     with subprocess.Popen(line, shell=True, start_new_session=True, **options) as child:
-        shutil.copyfileobj(child.stdout, file)  # type: ignore[arg-type]
+        assert child.stdout is not None
+        append(file, child.stdout)
     if child.returncode:
         file.close()
         raise DataError(

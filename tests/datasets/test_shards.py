@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import io
 import tarfile
+import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ import pytest
 from castssl.data.loader import Loader, load
 from castssl.data.views import CenterView
 from castssl.datasets.open import open_images
-from castssl.datasets.stream import Stream
+from castssl.datasets.stream import Command, Stream, run_command
 from castssl.errors import DataError
 from tests.datasets.image_files import make_image, write
 
@@ -96,6 +99,27 @@ def test_a_fault_of_the_system_is_no_broken_shard_or_image(
     with pytest.raises(OSError, match="Too many open files"):
         next(iter(loader))
     assert not loader.bad
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_no_broken_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compressed shards, those at an address, and outputs of commands are copied to temporary files."""
+    pytest.importorskip("webdataset")
+    _shard(tmp_path / "a.tar", [("0.jpg", _image("jpeg", 0)), ("0.cls", b"1")])
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress((tmp_path / "a.tar").read_bytes()))
+    monkeypatch.setattr(tempfile, "TemporaryFile", partial(open, "/dev/full", "w+b"))
+    place = f"the folder of temporary files {tempfile.gettempdir()}"
+    message = rf"^the data cannot be copied to be read: the disk is full in {place}; free"
+    for name, workers in ((f"file://{tmp_path}/a.tar", 0), ("a.tar.gz", 0), ("a.tar.gz", 1)):
+        spec = f"wds/set:{tmp_path}?split={name}&num_samples=1&num_classes=2"
+        loader = _load(spec, workers=workers, train=False)
+        with pytest.raises(DataError, match=message):
+            next(iter(loader))
+        assert not loader.bad
+    with pytest.raises(DataError, match=message):
+        run_command(Command(f"pipe:cat {tmp_path}/a.tar"))
+    with pytest.raises(DataError, match=message):
+        open_images(f"wds/set:{tmp_path}?split=a.tar.gz&num_classes=2")
 
 
 def test_a_wrong_option_is_no_broken_image(shards: Path) -> None:
