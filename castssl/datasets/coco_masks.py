@@ -14,7 +14,7 @@ the person's ``bbox`` [x, y, width, height].
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from castssl.datasets.file_names import FileNames, parts
 from castssl.errors import DataError, PluginError
 from castssl.installer import install
 
@@ -70,25 +71,34 @@ class Annotated(NamedTuple):
 
 
 class Annotations:
-    """Masks by file name; only the last part of a path counts, as PartImageNet's folders are not ImageNet's.
+    """Masks by file name, found by the rule of :class:`castssl.datasets.file_names.FileNames`.
 
-    In a file with body parts, persons without them are background.
+    The folders in the file may be others than those of the images: PartImageNet's are not ImageNet's.  In a
+    file with body parts, persons without them are background.
 
     Args:
-        images: by the last part of the file's name.
+        images: by the file's name.
         names: of the parts, the first belongs to value 1 of :meth:`parts`.
+        matched: of each image that is known, its name in ``images``; by default any name is looked for.
     """
 
-    def __init__(self, images: Mapping[str, Annotated], names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        images: Mapping[str, Annotated],
+        names: Sequence[str],
+        matched: Mapping[str, str] | None = None,
+    ) -> None:
         self._images = images
         self.names = tuple(names)
+        self._matched = matched
+        self._index = FileNames(images)
 
     @classmethod
     def read(cls, path: Path) -> Annotations:
         """Read and check a file.
 
         Raises:
-            DataError: if it is not JSON, lacks a key, two images share a name, an annotation belongs to no
+            DataError: if it is not JSON, lacks a key, two images share a path, an annotation belongs to no
                 image or category, or its segmentation is neither polygons nor runs that fill the image.
             PluginError: if it has compressed runs and faster-coco-eval is not installed.
         """
@@ -103,12 +113,31 @@ class Annotations:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The last part of each image's file name, in the order of the file."""
+        """Each image's file name, in the order of the file."""
         return tuple(self._images)
+
+    def match(self, names: Iterable[str]) -> dict[str, str]:
+        """The file name of each image that has masks, where these are the names of all images."""
+        return self._index.among(names)
+
+    def among(self, names: Iterable[str]) -> Annotations:
+        """The masks of these images alone, so that no mask is of two of them."""
+        return Annotations(self._images, self.names, self.match(names))
 
     def knows(self, name: str) -> bool:
         """Whether the file has that image."""
-        return _last(name) in self._images
+        return self._find(name) is not None
+
+    def _find(self, name: str) -> Annotated | None:
+        if self._matched is not None:
+            return self._images[self._matched[name]] if name in self._matched else None
+        found = self._index.find(name)
+        return None if found is None else self._images[found[0]]
+
+    def _get(self, name: str) -> Annotated:
+        if (image := self._find(name)) is None:
+            raise KeyError(name)
+        return image
 
     def mask(self, name: str) -> Image.Image | None:
         """The union of all annotations, mode "L", 255 on them; None if the file does not have the image."""
@@ -127,12 +156,12 @@ class Annotations:
 
     def shape(self, name: str) -> tuple[int, int]:
         """Height and width of an image of the file."""
-        image = self._images[_last(name)]
+        image = self._get(name)
         return image.height, image.width
 
     def regions(self, name: str) -> list[tuple[int, NDArray[np.bool_]]]:
         """Of each annotation of an image, the largest first: the part 1, 2, ... and the mask (H, W)."""
-        image = self._images[_last(name)]
+        image = self._get(name)
         drawn = [(region.part, _draw(region, image)) for region in image.regions]
         return sorted(drawn, key=lambda pair: -int(pair[1].sum()))
 
@@ -143,10 +172,6 @@ class Annotations:
         for part, inside in self.regions(name):
             labels[inside] = part
         return labels
-
-
-def _last(name: str) -> str:
-    return name.replace("\\", "/").rpartition("/")[2]
 
 
 def _parse(content: Any) -> tuple[dict[str, Annotated], list[str]]:
@@ -163,13 +188,13 @@ def _parse(content: Any) -> tuple[dict[str, Annotated], list[str]]:
     for image in images:
         number, height, width = (whole_number(image, key, "images") for key in ("id", "height", "width"))
         file = image.get("file_name")
-        name = _last(file) if isinstance(file, str) else ""
+        name = "/".join(parts(file)) if isinstance(file, str) else ""
         twice = name in by_name or number in by_id
         if not name or twice or min(height, width) < 1 or height * width > LARGEST:
             raise DataError(
                 f"image {number}: got {file!r} of {width} x {height} pixels"
                 f"{', whose name or id is there twice' if twice else ''}; expected images of 1 to {LARGEST}"
-                " pixels whose ids differ, and whose names differ in their last part"
+                " pixels whose ids and names differ"
             )
         by_name[name] = by_id[number] = Annotated(height, width, [])
     persons = any("dp_masks" in annotation for annotation in annotations)

@@ -6,7 +6,8 @@ limbs, and these into the person.  Hands are counted as upper limbs here, and fe
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections import Counter
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -82,8 +83,13 @@ def open_densepose(root: Path, split: str = "minival") -> MaskedParts:
         )
     files = [
         next((f"{folder}/{file}" for folder in FOLDERS if (root / folder / file).is_file()), file)
-        for file in masks.files
+        for file in (PurePosixPath(file).name for file in masks.files)
     ]
+    if twice := [file for file, count in Counter(files).items() if count > 1]:
+        raise DataError(
+            f"{path} annotates several images {PurePosixPath(twice[0]).name}; COCO's images have names of"
+            " their own, download the annotations again"
+        )
     targets, tree = torch.zeros(len(files), 1, dtype=torch.int64), LabelTree((1,), (), (("person",),))
     images = Images(Files(root, files), np.arange(len(files)), targets, tree, masks=masks)
     return MaskedParts(images, PartNames(("person",), (BODY_PARTS,)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 import numpy as np
@@ -78,27 +78,30 @@ class PartImageNet(PartSet):
         self._parts = np.array([0, *(numbers[name] for name in self._annotations.names)], np.int32)
         self._objects = np.array([0, *(owners[part - 1] for part in self._parts[1:])], np.int32)
         self._files = self._annotations.files
-        self._paths: dict[str, list[Path]] = {}
-        for path in sorted(self._folder.rglob("*")):
-            if path.suffix.lower() in EXTENSIONS:
-                self._paths.setdefault(path.name, []).append(path)
+        paths = [path for path in sorted(self._folder.rglob("*")) if path.suffix.lower() in EXTENSIONS]
+        self._found = [path.relative_to(self._folder).as_posix() for path in paths]
+        self._names = {file: name for name, file in self._annotations.match(self._found).items()}
 
     def __len__(self) -> int:
         return len(self._files)
 
     def name(self, index: int) -> str:
         """See :class:`castssl.datasets.parts.PartSet`."""
-        paths = self._paths.get(self._files[index], [])
-        return paths[0].relative_to(self._folder).as_posix() if len(paths) == 1 else self._files[index]
+        return self._names.get(self._files[index], self._files[index])
 
     def read(self, index: int) -> tuple[Image.Image, PartTruth]:
         """See :class:`castssl.datasets.parts.PartSet`."""
         name = self._files[index]
-        paths = self._paths.get(name, [])
-        if len(paths) != 1:
-            found = f"{len(paths)} images {name}, such as {paths[0]}" if paths else f"no image {name}"
-            raise DataError(f"{self._folder} has {found}, which is annotated once; keep the annotated one")
-        decoded = _decoded(lambda: paths[0].open("rb"))
+        if name not in self._names:
+            last = PurePosixPath(name).name
+            alike = [found for found in self._found if PurePosixPath(found).name == last]
+            found = f"{len(alike)} images {last}, such as {alike[0]}" if alike else f"no image {name}"
+            raise DataError(
+                f"{self._folder} has {found}, and no path that {name} in the annotations means alone; keep"
+                " the annotated image, in a folder as in the annotations"
+            )
+        path = self._folder / self._names[name]
+        decoded = _decoded(lambda: path.open("rb"))
         parts, regions = np.zeros((2, *self._annotations.shape(name)), np.int32)
         for number, (part, inside) in enumerate(self._annotations.regions(name), start=1):
             parts[inside], regions[inside] = part, number

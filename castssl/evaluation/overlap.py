@@ -15,6 +15,7 @@ from torch import Tensor
 
 from castssl.data.normalize import denormalize
 from castssl.data.views import CenterView
+from castssl.datasets.coco_masks import Annotations
 from castssl.datasets.images import Images
 from castssl.datasets.masks import Masks, open_masks
 from castssl.errors import DataError, printable
@@ -191,16 +192,22 @@ class Overlap(Evaluator):
 def masked_by(masks: Masks, *splits: Images) -> tuple[Images, list[int]]:
     """The first split with masked images, with these masks, and the positions of those images.
 
+    A mask of a file of annotations is of one image of the split, see
+    :class:`castssl.datasets.file_names.FileNames`.
+
     Raises:
         DataError: if no split has any.
     """
     for images in splits:
-        if indices := [index for index in range(len(images)) if masks.knows(images.name(index))]:
+        names = [images.name(index) for index in range(len(images))]
+        own = masks.among(names) if isinstance(masks, Annotations) else masks
+        if indices := [index for index, name in enumerate(names) if own.knows(name)]:
             masked = images.take(range(len(images)))
-            masked.masks = masks
+            masked.masks = own
             return masked, indices
     raise DataError(
-        f"the masks know none of the images, such as {splits[0].name(0)}; expected the same file names"
+        f"the masks know none of the images, such as {splits[0].name(0)}; expected the same file names, with"
+        " the folders where several images have one name"
     )
 
 
