@@ -28,6 +28,10 @@ from castssl.visualization.page import MOST_SEGMENTS, Class, Level, Parts, shrin
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+COMPARED = 2**22
+"""Pairs of segments that are compared at once, at most; one row has more if there are more segments."""
+STORED = 1024
+"""Segments inside one of the next level whose costs are kept, at most; those of more are computed again."""
 Finder = Callable[[Image.Image, str], Parts]
 """The parts of an image, given its name."""
 
@@ -64,37 +68,74 @@ def merge_order(levels: Sequence[Ints], features: Sequence[Floats], areas: Ints)
 
 
 def _merge(means: Floats, masses: Floats, groups: Ints, steps: int) -> Iterator[tuple[int, int]]:
-    """Rows that merge, the smaller one first, which from then on stands for both."""
+    """Rows that merge, the smaller one first, which from then on stands for both.
+
+    A table of all pairs of 65,535 rows would take 34 GB: small groups alone have one.
+    """
     if not steps:
         return
-    apart = groups[:, None] != groups
-    np.fill_diagonal(apart, True)
-    cost = np.where(apart, np.inf, _cost(means, masses, slice(None)))
+    order = np.argsort(groups, kind="stable")
+    inside = dict(zip(*_groups(groups[order], order), strict=True))
+    place, tables = np.empty_like(order), dict[int, Floats]()
+    for group, rows in inside.items():
+        place[rows] = np.arange(len(rows))
+        if len(rows) <= STORED:
+            tables[group] = _costs(means, masses, rows, rows)
+
+    def costs(rows: Ints, others: Ints) -> Floats:
+        table = tables.get(int(groups[others[0]]))
+        if table is None:
+            return _costs(means, masses, rows, others)
+        kept: Floats = table[np.ix_(place[rows], place[others])]
+        return kept
+
     # The first of the nearest rows to each row; of few rows it changes in a step.
-    nearest = cost.argmin(1)
-    least = np.take_along_axis(cost, nearest[:, None], 1)[:, 0]
+    nearest, least = np.arange(len(groups)), np.full(len(groups), np.inf)
+    for rows in inside.values():
+        nearest[rows], least[rows] = _nearest(costs, rows, rows)
     for _ in range(steps):
         row = int(least.argmin())
         one, other = sorted((row, int(nearest[row])))
         yield one, other
         means[one] = np.average(means[[one, other]], 0, masses[[one, other]])
         masses[one] += masses[other]
-        apart[other] = apart[:, other] = True
-        cost[one] = cost[:, one] = np.where(apart[one], np.inf, _cost(means, masses, [one])[0])
-        cost[other] = cost[:, other] = np.inf
-        nearer = (cost[:, one] < least) | ((cost[:, one] == least) & (one < nearest))
-        changed = np.flatnonzero((nearest == one) | (nearest == other))
-        nearest[nearer], least[nearer] = one, cost[nearer, one]
-        changed = np.append(changed, (one, other))
-        nearest[changed] = cost[changed].argmin(1)
-        least[changed] = cost[changed, nearest[changed]]
+        least[other] = np.inf
+        group = int(groups[one])
+        rows = inside[group] = inside[group][inside[group] != other]
+        stale = rows[(nearest[rows] == one) | (nearest[rows] == other) | (rows == one)]
+        to_one = _costs(means, masses, np.array([one]), rows)[0]
+        nearer = (to_one < least[rows]) | ((to_one == least[rows]) & (one < nearest[rows]))
+        nearest[rows[nearer]], least[rows[nearer]] = one, to_one[nearer]
+        if group in tables:
+            tables[group][place[one], place[rows]] = tables[group][place[rows], place[one]] = to_one
+        nearest[stale], least[stale] = _nearest(costs, stale, rows)
 
 
-def _cost(means: Floats, masses: Floats, rows: slice | list[int]) -> Floats:
-    """Ward's: how much the squared distances to the mean grow if one of ``rows`` and another one merge."""
+def _groups(names: Ints, rows: Ints) -> tuple[list[int], list[Ints]]:
+    """The groups by increasing name, and the rows of each; ``names`` are sorted."""
+    found, first = np.unique(names, return_index=True)
+    return found.tolist(), np.split(rows, first[1:])
+
+
+def _nearest(costs: Callable[[Ints, Ints], Floats], rows: Ints, others: Ints) -> tuple[Ints, Floats]:
+    """Of each row the first of the others that costs least, and its cost; only some are compared at once."""
+    pairs = []
+    for part in np.array_split(rows, max(1, -(-len(rows) * len(others) // COMPARED))):
+        cost = costs(part, others)
+        best = cost.argmin(1)
+        pairs.append((others[best], cost[np.arange(len(part)), best]))
+    chosen, lowest = zip(*pairs, strict=True)
+    return np.concatenate(chosen), np.concatenate(lowest)
+
+
+def _costs(means: Floats, masses: Floats, rows: Ints, others: Ints) -> Floats:
+    """Ward's (R, N): how much the squared distances to the mean grow if two merge; infinite with itself."""
     chosen = masses[rows][:, None]
-    share = chosen * masses / (chosen + masses)
-    return np.asarray(share * cdist(means[rows], means, "sqeuclidean"))
+    share = chosen * masses[others] / (chosen + masses[others])
+    cost: Floats = share * cdist(means[rows], means[others], "sqeuclidean")
+    cost = np.nan_to_num(cost, copy=False, nan=np.finfo(np.float64).max)  # Of features that are not finite.
+    cost[rows[:, None] == others] = np.inf
+    return cost
 
 
 def of_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from PIL import Image
 import castssl
 from castssl.checkpoints.classifier import Classifier, load_classifier, save_classifier
 from castssl.errors import ConfigError, DataError
-from castssl.inference.look import Floats, Ints, merge_order, of_model, of_segmenter
+from castssl.inference.look import Floats, Ints, _merge, merge_order, of_model, of_segmenter
 from castssl.inference.predict import predict
 from castssl.labels import LabelTree
 from castssl.models.create import create
@@ -87,6 +88,24 @@ class _Pixels(Segmenter):
 
     def __call__(self, image: NDArray[np.uint8], name: str = "") -> NDArray[np.int32]:
         return np.arange(image[..., 0].size, dtype=np.int32).reshape(1, *image.shape[:2])
+
+
+def test_memory_does_not_grow_with_the_square_of_the_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compared in small parts, the order is the same; a table of all pairs would take 72 MB."""
+    count, few = 3000, 100
+    rng = np.random.default_rng(0)
+    values, areas = rng.normal(size=(count, 3)), rng.integers(1, 50, count)
+    expected = merge_order([np.arange(few)], [values[:few]], areas[:few])
+    monkeypatch.setattr("castssl.inference.look.STORED", 1)
+    monkeypatch.setattr("castssl.inference.look.COMPARED", 1000)
+    assert merge_order([np.arange(few)], [values[:few]], areas[:few]) == expected
+    monkeypatch.setattr("castssl.inference.look.COMPARED", 2**16)
+    tracemalloc.start()
+    order = _merge(values, areas.astype(float), np.zeros(count, np.int64), count - 1)
+    next(order)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 8e6
 
 
 def test_more_segments_than_a_page_holds_are_refused_before_they_are_compared() -> None:
