@@ -95,11 +95,17 @@ def _segment(args: argparse.Namespace) -> int:
         raise ConfigError(f"a drawing would replace the image {own[0]}; choose another --out")
     options = {"device": device, "sizes": args.sizes, "image_size": args.image_size}
     options |= {"superpixels": superpixels_of(args, encoder), "value_range": value_range(args)}
+
+    def read_and_segment(image: Path) -> tuple[Segmentation, list[NDArray[np.uint16]]]:
+        found = segment(image, encoder, **options)
+        maps = _maps(args.out, image.stem, stages)
+        return found, [_map(found.labels(stage).numpy(), path) for stage, path in enumerate(maps)]
+
     done = 0
     for image in track(args.images, "segmenting", console=Console(stderr=True)):
-        segmentation = or_none(partial(segment, image, encoder, **options))
-        if segmentation is not None:
-            _write(segmentation, args.out, image.stem)
+        found = or_none(partial(read_and_segment, image))
+        if found is not None:
+            _write(*found, args.out, image.stem)
             done += 1
     print(f"{done} of {len(args.images)} images segmented, in {args.out}")
     return 0 if done == len(args.images) else 1
@@ -121,8 +127,10 @@ def _segment_otherwise(args: argparse.Namespace) -> int:
     segmenter, declared = build_segmenter(args.segmenter), value_range(args)
     names = names_below(args.images)
 
-    def read_and_segment(image: Path) -> NDArray[np.int32]:
-        return label_maps(segmenter, np.array(read_photo(image, declared)), names[image], count)
+    def read_and_segment(image: Path) -> list[NDArray[np.uint16]]:
+        levels = label_maps(segmenter, np.array(read_photo(image, declared)), names[image], count)
+        paths = _maps(args.out, image.stem, len(levels))
+        return [_map(labels, path) for labels, path in zip(levels, paths, strict=True)]
 
     done = 0
     count: int | None = None
@@ -187,20 +195,30 @@ def _maps(folder: Path, name: str, stages: int) -> list[Path]:
     return [folder / f"{name}-stage{stage}.png" for stage in range(stages)]
 
 
-def _write_map(labels: NDArray[np.integer], path: Path) -> None:
+def _map(labels: NDArray[np.integer], path: Path) -> NDArray[np.uint16]:
+    """Labels as a file holds them.
+
+    Raises:
+        DataError: if they are more than 16 bits hold.
+    """
     import numpy as np
-    from PIL import Image
 
     if labels.max() >= NONE:
         raise DataError(
             f"{path.name} would have {labels.max() + 1} segments, and 16 bits hold {NONE}; segment the image"
             " more coarsely"
         )
+    return np.where(labels < 0, NONE, labels).astype(np.uint16)
+
+
+def _write_map(labels: NDArray[np.uint16], path: Path) -> None:
+    from PIL import Image
+
     with atomic_write(path, "label map") as aside:
-        Image.fromarray(np.where(labels < 0, NONE, labels).astype(np.uint16)).save(aside, format="png")
+        Image.fromarray(labels).save(aside, format="png")
 
 
-def _write(segmentation: Segmentation, folder: Path, name: str) -> None:
+def _write(segmentation: Segmentation, levels: list[NDArray[np.uint16]], folder: Path, name: str) -> None:
     import numpy as np
 
     from castssl.visualization.draw import draw_hierarchy
@@ -208,7 +226,7 @@ def _write(segmentation: Segmentation, folder: Path, name: str) -> None:
     picture, bundle, *maps = _outputs(folder, name, len(segmentation))
     arrays: dict[str, Any] = {}
     for stage, path in enumerate(maps):
-        _write_map(segmentation.labels(stage).numpy(), path)
+        _write_map(levels[stage], path)
         arrays[f"features{stage}"] = segmentation.features(stage).cpu().numpy()
         if stage < len(segmentation) - 1:
             arrays[f"parents{stage}"] = segmentation.parents(stage).cpu().numpy()

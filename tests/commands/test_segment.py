@@ -60,6 +60,40 @@ def test_flags_of_an_encoder_and_unreadable_images(
     assert "1 of 2 images segmented" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_image_of_more_segments_than_a_file_holds_ends_no_other(
+    place: int, photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "maps").mkdir()
+    for photo in photos:
+        np.save(tmp_path / "maps" / f"{Path(photo).stem}.npy", np.zeros(Image.open(photo).size[::-1], int))
+    large = tmp_path / "large.png"
+    Image.new("RGB", (300, 300)).save(large)
+    np.save(tmp_path / "maps" / "large.npy", np.stack([np.arange(90_000).reshape(300, 300)]))
+    photos.insert(place, str(large))
+    out = tmp_path / "out"
+    assert main(["segment", *photos, "--segmenter", f"maps:{tmp_path / 'maps'}", "--out", str(out)]) == 1
+    printed = capsys.readouterr()
+    assert "2 of 3 images segmented" in printed.out
+    assert "large-stage0.png would have 90000 segments, and 16 bits hold 65535" in printed.err
+    assert sorted(path.name for path in out.iterdir()) == ["a-stage0.png", "b-stage0.png"]
+
+
+def test_more_segments_of_a_model_than_a_file_holds_end_no_other_image(
+    photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = create("cast_nano", image_size=32, sizes=(16, 8, 4), superpixels="grid:cell=8")
+    save_encoder(encoder, tmp_path / "w.safetensors")
+    monkeypatch.setattr("castssl.commands.segment.NONE", 20)  # b.png has 16 superpixels, a.png 24.
+    flags = ["--weights", str(tmp_path / "w.safetensors"), "--out", str(tmp_path / "out")]
+    assert main(["segment", *photos, *flags, "--image-size", "32"]) == 1
+    printed = capsys.readouterr()
+    assert "1 of 2 images segmented" in printed.out
+    assert "a-stage0.png would have 24 segments" in printed.err
+    names = [*(f"b-stage{stage}.png" for stage in range(4)), "b.npz", "b.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+
+
 def test_a_drawing_replaces_no_image_that_it_is_of(
     photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
