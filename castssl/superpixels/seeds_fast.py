@@ -68,11 +68,12 @@ class Exchange:
     """
 
     def __init__(self, image: NDArray[np.uint8]) -> None:
-        height, width = image.shape[:2]
+        self._height, self._width = image.shape[:2]
         # One plane below the other, each with room for a frame of one pixel: one call serves all three.
-        self._planes = np.empty((3, height + 2, width), np.uint8)
-        cv2.split(image, list(self._planes[:, :height]))
-        self._channels = self._planes[:, :height]
+        planes = np.empty((3, self._height + 2, self._width), np.uint8)
+        self._channels = planes[:, : self._height]
+        cv2.split(image, list(self._channels))
+        self._rows = planes.reshape(-1, self._width)[:-2]
 
     @cached_property
     def _packed(self) -> NDArray[np.float64]:
@@ -119,8 +120,7 @@ class Exchange:
 
     def _distance(self, means: NDArray[np.uint8], y: int, x: int) -> NDArray[np.uint8]:
         """The distance of each pixel from the mean color at its place, counted from (y, x): uint8 (H, W)."""
-        _, framed, width = self._planes.shape
-        planes = self._planes.reshape(-1, width)[:-2]
-        apart = cv2.absdiff(planes, means[y : y + len(planes), x : x + width])
-        red, green, blue = (apart[start : start + framed - 2] for start in (0, framed, 2 * framed))
-        return np.asarray(cv2.add(cv2.add(red, green), blue), np.uint8)
+        height, below = self._height, self._height + 2
+        apart = cv2.absdiff(self._rows, means[y : y + len(self._rows), x : x + self._width])
+        two = cv2.add(apart[:height], apart[below : below + height])
+        return np.asarray(cv2.add(two, apart[2 * below :]), np.uint8)
