@@ -86,7 +86,7 @@ class Seeds(Superpixels):
 
     def capacity(self, height: int, width: int) -> int:
         """How many superpixels an image of this size has: exact, never above ``count``."""
-        rows, columns, _ = _cells(*self._scaled(height, width), self.count)
+        rows, columns, _ = grid_size(*self._scaled(height, width), self.count)
         return rows * columns
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -106,11 +106,11 @@ class Seeds(Superpixels):
         if self._table is not None:
             image = np.asarray(cv2.LUT(image, self._table), np.uint8)
         labels = self._labels(image)
-        return labels if labels.shape == full else _enlarge(labels, *full)
+        return labels if labels.shape == full else enlarge(labels, *full)
 
     def _labels(self, image: NDArray[np.uint8]) -> NDArray[np.int32]:
         height, width = image.shape[:2]
-        rows, columns, requested = _cells(height, width, self.count)
+        rows, columns, requested = grid_size(height, width, self.count)
         if not requested:
             return _grid(height, width, rows, columns)
         engine = self._engines.pop((height, width), None) or cv2.ximgproc.createSuperpixelSEEDS(
@@ -167,7 +167,7 @@ def _opencv_cells(height: int, width: int, requested: int) -> tuple[int, int] | 
     return (rows, columns) if rows and columns else None
 
 
-def _cells(height: int, width: int, count: int) -> tuple[int, int, int]:
+def grid_size(height: int, width: int, count: int) -> tuple[int, int, int]:
     """Rows, columns, and the request to OpenCV; 0 means that a plain grid takes its place."""
     requested = min(count, (height // 2) * (width // 2))
     cells = _opencv_cells(height, width, requested) if requested >= _FEWEST else None
@@ -183,7 +183,8 @@ def _grid(height: int, width: int, rows: int, columns: int) -> NDArray[np.int32]
     return np.asarray(y[:, None] * columns + x, np.int32)
 
 
-def _enlarge(labels: NDArray[np.int32], height: int, width: int) -> NDArray[np.int32]:
+def enlarge(labels: NDArray[np.int32], height: int, width: int) -> NDArray[np.int32]:
+    """Labels (h, w) as (height, width), by nearest."""
     high, wide = labels.shape
     if not height % high and not width % wide:  # Half of the time; other ratios OpenCV rounds.
         return np.asarray(cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST), np.int32)

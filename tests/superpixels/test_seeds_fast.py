@@ -24,42 +24,63 @@ def views() -> Tensor:
     return torch.stack([CenterView(224)(image)[0] for _, image in photographs()])
 
 
-def _exchanged(old: Labels, image: NDArray[np.uint8]) -> Labels:
+def _mean_colors(labels: Labels, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    means = [
+        image[labels == label].mean(0) if (labels == label).any() else np.zeros(3)
+        for label in range(int(labels.max()) + 1)
+    ]
+    return np.floor(np.stack(means, 1) + 0.5).astype(np.uint8)
+
+
+def _exchanged(old: Labels, image: NDArray[np.uint8], colors: NDArray[np.uint8]) -> Labels:
     """Pixel by pixel; of equal distances the pixel's own label wins, then the upper, lower and left one."""
-    means = {label: np.floor(image[old == label].mean(0) + 0.5) for label in np.unique(old)}
     new: Labels = old.copy()
     for y, x in np.ndindex(*old.shape):
         around = ((y, x), (y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1))
         labels = [int(old[v, u]) for v, u in around if 0 <= v < old.shape[0] and 0 <= u < old.shape[1]]
-        far = [min(float(np.square(means[label] - image[y, x]).sum()), 65535.0) for label in labels]
+        pixel = image[y, x].astype(int)
+        far = [min(int(np.abs(colors[:, label] - pixel).sum()), 255) for label in labels]
         new[y, x] = labels[far.index(min(far))]
     return new
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 9), st.integers(0, 1000))
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 300), st.integers(0, 1000))
 def test_exchange_takes_the_nearest_of_the_labels_around(
     height: int, width: int, count: int, seed: int
 ) -> None:
     chance = np.random.default_rng(seed)
     labels = chance.integers(0, count, (height, width), dtype=np.int32)
     image = chance.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    assert np.array_equal(Exchange(image)(labels), _exchanged(labels, image))
+    exchange = Exchange(image)
+    colors = exchange.colors(labels)
+    assert np.array_equal(colors, _mean_colors(labels, image))
+    assert np.array_equal(exchange(labels, colors), _exchanged(labels, image, colors))
 
 
-def test_exchange_of_an_image_whose_sums_are_too_large_for_pairs() -> None:
-    """A label of more than 2^18 pixels has the mean color of all of them."""
-    image = np.full((520, 520, 3), (250, 251, 252), np.uint8)
-    labels = np.zeros((520, 520), np.int32)
-    image[:2, :2], labels[:2, :2] = (200, 251, 252), 1
-    assert np.array_equal(Exchange(image)(labels), labels)
+@pytest.mark.parametrize("side", [22, 23, 60])
+def test_colors_of_labels_of_any_size(side: int) -> None:
+    """Up to 514 pixels, one sum serves all three channels."""
+    image = np.full((side, side, 3), (250, 251, 255), np.uint8)
+    labels = np.zeros((side, side), np.int32)
+    image[:2, :2], labels[:2, :2] = (200, 251, 252), 2
+    exchange = Exchange(image)
+    colors = exchange.colors(labels)
+    assert colors.T.tolist() == [[250, 251, 255], [0, 0, 0], [200, 251, 252]]
+    assert np.array_equal(exchange(labels, colors), labels)
 
 
 def test_exchange_leaves_a_flat_image_and_its_input_alone() -> None:
-    labels = np.arange(36, dtype=np.int32).reshape(6, 6)
+    labels = (np.arange(36, dtype=np.int32) // 3).reshape(6, 6)
     before = labels.copy()
-    assert np.array_equal(Exchange(np.full((6, 6, 3), 9, np.uint8))(labels), before)
-    Exchange(np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8))(labels)
+    flat, noise = (
+        np.full((6, 6, 3), 9, np.uint8),
+        np.random.default_rng(0).integers(0, 256, (6, 6, 3), np.uint8),
+    )
+    for image in (flat, noise):
+        exchange = Exchange(image)
+        new = exchange(labels, exchange.colors(labels))
+        assert np.array_equal(new, before) == (image is flat)
     assert np.array_equal(labels, before)
 
 
@@ -68,8 +89,8 @@ def test_explains_more_than_the_paper_s_setting(views: Tensor, half: bool) -> No
     views = views[..., ::2, ::2] if half else views
     paper = explained_variation(Seeds()(views), views)
     assert explained_variation(SeedsFast()(views), views).mean() > paper.mean() + 0.03
-    # which neither few sweeps nor half the size alone would do
-    bare = Seeds(bins=4, iterations=1, scale=0.5, prior=0)
+    # which neither few sweeps nor a small size alone would do
+    bare = Seeds(bins=2, iterations=0, scale=0.25, prior=0)
     assert explained_variation(bare(views), views).mean() < paper.mean()
 
 
@@ -83,5 +104,14 @@ def test_labels_stay_below_capacity_at_any_size(height: int, width: int, count: 
     assert 0 <= segments.min() <= segments.max() < seeds.capacity(height, width) <= count
 
 
+def test_seeds_sees_a_quarter_of_the_size_where_that_has_as_many_cells() -> None:
+    small = [(size, SeedsFast(196).capacity(size, size)) for size in (32, 56, 57, 112, 224)]
+    assert small == [(size, Seeds(196, scale=0.5).capacity(size, size)) for size, _ in small]
+    for size, seen in ((112, 28), (224, 56), (52, 26)):
+        seeds = SeedsFast(196)
+        seeds(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+        assert list(seeds._engines) == [(seen, seen)], size
+
+
 def test_says_what_it_is() -> None:
-    assert repr(SeedsFast(64)) == "SeedsFast(count=64, bins=4, iterations=1, scale=0.5, mode='moco', prior=0)"
+    assert repr(SeedsFast(64)) == "SeedsFast(count=64, bins=2, iterations=0, scale=0.5, mode='moco', prior=0)"
