@@ -8,7 +8,7 @@ import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 import castssl
 from castssl.checkpoints import read
@@ -19,6 +19,7 @@ from castssl.models.segmentation_heads import paint
 from castssl.models.sizes import sizes_for
 from castssl.superpixel_labels import partition
 from castssl.types import DenseTokens, View
+from castssl_mmseg.norms import keep_activations
 
 MEAN = (123.675, 116.28, 103.53)
 """ImageNet's mean color, as configs of mmsegmentation have it."""
@@ -97,6 +98,11 @@ class CastEncoder(BaseModule):  # type: ignore[misc]
             print_log(f"castssl: {weights}\n{self.report}", logger="current")
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """As torch has it; mmengine calls it after it has converted the norms of ``module``."""
+        super().add_module(name, module)
+        keep_activations(self)
 
     def init_weights(self) -> None:
         """Nothing: a new encoder has castssl's initial weights, and others have been read."""
