@@ -248,6 +248,26 @@ def _unboxed(message: str) -> list[str]:
     return [line for line in lines if line and not line.startswith(("For full", f"{COMMAND_LINE} --help"))]
 
 
+def check_least(settings: object, **least: float) -> None:
+    """Refuse numbers of settings that are too small, and lists that are empty.
+
+    Args:
+        settings: a dataclass.
+        least: the smallest value of each field, by its name.  None is not compared; each number of a list is,
+            and of a list of text only whether it is empty.
+
+    Raises:
+        ConfigError: with the first field that is at fault.
+    """
+    for name, low in least.items():
+        value = getattr(settings, name)
+        values = value if isinstance(value, tuple) else (value,)
+        if not values:
+            raise ConfigError(f"--{name.replace('_', '-')}: got nothing, expected one value or more")
+        if small := [one for one in values if isinstance(one, int | float) and not one >= low]:
+            raise ConfigError(f"--{name.replace('_', '-')}: got {small[0]}, expected {low:g} or more")
+
+
 def flag_value(argv: Sequence[str], flag: str) -> str | None:
     """The value that a command line gives ``flag``, as ``--flag VALUE`` or ``--flag=VALUE``; the last one."""
     values = [word.partition("=")[2] for word in argv if word.startswith(f"{flag}=")]

@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ from castssl.config import (
     GROWS,
     MOVES,
     RunConfig,
+    check_least,
     differences,
     launch,
     load,
@@ -337,6 +338,15 @@ def test_no_preset_sets_what_is_to_be_typed() -> None:
     assert made.overwrite
     assert typed(made) == ["--overwrite"]
     assert typed(read(Preset, [])) == []
+
+
+def test_numbers_that_are_too_small_and_empty_lists_are_refused() -> None:
+    config = replace(Config(data="a"), sizes=(196, 0))
+    check_least(config, sizes=0, data=1, path=1)
+    with pytest.raises(ConfigError, match=r"^--sizes: got 0, expected 1 or more"):
+        check_least(config, sizes=1)
+    with pytest.raises(ConfigError, match=r"^--sizes: got nothing, expected one value or more"):
+        check_least(replace(config, sizes=()), sizes=1)
 
 
 def test_plain_is_json() -> None:

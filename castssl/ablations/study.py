@@ -45,7 +45,7 @@ def conduct(study: Study, args: argparse.Namespace, name: str) -> int:
         args: the parsed arguments of :func:`castssl.ablations.grid.add_flags`.
         name: of the folder, without ``--out``.
     """
-    out = args.out or Path("runs") / "ablations" / name
+    out = _folder(args, name)
     study = replace(study, columns=args.columns or study.columns)
     tables = out / study.tables
     if args.allow_commands and study.data:
@@ -267,7 +267,12 @@ def main(study: Study, *, demo: Study | None = None, argv: Sequence[str] | None 
     args = parser.parse_args(argv)
     is_demo = args.data.partition(":")[0] == "demo"
     chosen = demo if demo is not None and is_demo else study
+    name = f"{name}-demo" if is_demo else name
     try:
+        if not chosen.data and args.data not in ("", "demo"):
+            if not args.dry_run:  # Files of others first, as with any other data.
+                _check(_folder(args, name) / chosen.tables, overwrite=args.overwrite)
+            raise ConfigError(f"--data {args.data}: this study reads no images; expected demo, or no --data")
         data = ["--data", args.data] if chosen.data else []
         grid = _overridden(chosen.grid, parse(args.grid))
         changes: dict[str, Any] = {"flags": [*data, *chosen.flags, *args.rest], "grid": grid}
@@ -279,10 +284,14 @@ def main(study: Study, *, demo: Study | None = None, argv: Sequence[str] | None 
             changes["published"] = own
         if args.seeds:
             changes["grid"] = {**grid, SEED: [str(seed) for seed in range(args.seeds)]}
-        return conduct(replace(chosen, **changes), args, f"{name}-demo" if is_demo else name)
+        return conduct(replace(chosen, **changes), args, name)
     except CastError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
+
+
+def _folder(args: argparse.Namespace, name: str) -> Path:
+    return args.out or Path("runs") / "ablations" / name
 
 
 def _overridden(

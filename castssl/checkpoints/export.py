@@ -143,6 +143,7 @@ def trace(flat: Exportable, image_size: int) -> Traced:
     with evaluating(flat), torch.no_grad():
         # Strict tracing would take minutes for the sampling loops, and finds nothing more here.
         program = torch.export.export(flat, inputs, dynamic_shapes=_batched(), strict=False)
+        _forget_paths(program)
         names = tuple(flat(*inputs))
     return Traced(program, names, image_size, flat.encoder.sizes, flat.encoder.config.channels)
 
@@ -286,6 +287,13 @@ def example(flat: Exportable, image_size: int, batch: int = 2) -> tuple[Tensor, 
         batch, channels, image_size, image_size
     )
     return image, segments
+
+
+def _forget_paths(program: torch.export.ExportedProgram) -> None:
+    """Remove the lines of code that each operator came from: their paths are those of this machine."""
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)
 
 
 def _batched() -> dict[str, dict[int, Any]]:

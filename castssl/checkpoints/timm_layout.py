@@ -25,6 +25,8 @@ from castssl.models.presets import PRESETS
 ENCODER, HEAD = "encoder.", "head."
 FIRST = re.compile(r"(module\.|_orig_mod\.)*encoder\.stem\.layers\.0\.weight")
 """The name of a tensor by which the layout is known."""
+NEEDED = {"positions", "cls_token", "stem.layers.0.weight"}
+"""Tensors of an encoder from which its settings are read."""
 WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
 """Before the names of a model under DistributedDataParallel or ``torch.compile``."""
 OPTIONS = ("superpixels", "pooling", "membership", "padding", "positions")
@@ -60,16 +62,22 @@ def decode(content: Mapping[str, Any], *, ema: bool = False, source: str = "this
         source: for messages.
 
     Raises:
-        DataError: if there is no average, or the tensors are of no CAST in timm's registry.
+        DataError: if there is no average, the tensors are of no CAST in timm's registry, or ``args`` have
+            values of other types than these arguments of ``timm.create_model``.
     """
     if ema and "state_dict_ema" not in content:
         raise DataError(f"{source} holds no moving average beside the model; leave ema out")
-    state = _plain(content["state_dict_ema"] if ema else content.get("state_dict", content))
+    chosen = content["state_dict_ema"] if ema else content.get("state_dict", content)
+    if not isinstance(chosen, Mapping):
+        kind = type(chosen).__name__
+        raise DataError(f"{source} holds a {kind} as state_dict_ema, expected tensors by name; leave ema out")
+    state = _plain(chosen)
     encoder = {name.removeprefix(ENCODER): v for name, v in state.items() if name.startswith(ENCODER)}
     heads = {name: value for name, value in state.items() if name.startswith(HEAD)}
     names = content.get("label_names")
     labels = None
-    if heads and names and len(names) == len(heads[f"{HEAD}bias"]):
+    bias = heads.get(f"{HEAD}bias")
+    if bias is not None and isinstance(names, list | tuple) and len(names) == bias.numel():
         labels = LabelTree.flat([str(name) for name in names])
     config = _config(encoder, content, source)
     report = Report(f"{config.name}, trained by timm", list(encoder))
@@ -84,16 +92,16 @@ def _plain(state: Mapping[str, Any]) -> State:
 
 def _config(encoder: State, content: Mapping[str, Any], source: str) -> EncoderConfig:
     """The preset's config, with the options on timm's command line and the size of the position table."""
-    arch, args = str(content.get("arch", "")), content.get("args") or {}
-    settings: dict[str, Any] = dict(args._get_kwargs() if isinstance(args, argparse.Namespace) else args)
-    settings |= settings.get("model_kwargs") or {}
+    arch, settings = str(content.get("arch", "")), _arguments(content.get("args"), source)
     name = arch if arch in PRESETS else _preset_of(encoder)
-    if not name or "positions" not in encoder:
+    if not name or not encoder.keys() >= NEEDED:
         known = [name for name in PRESETS if name.startswith("cast_")]
         raise DataError(f"timm trained {arch or 'the model'} in {source}, expected one of {', '.join(known)}")
     options = {key: settings[key] for key in (*OPTIONS, *LISTS) if settings.get(key) is not None}
     options |= {key: tuple(options[key]) for key in LISTS if isinstance(options.get(key), list)}
     channels = encoder["stem.layers.0.weight"].shape[1]
+    for key, value in options.items():
+        _check(key, value, source)
     for key in ("mean", "std"):  # A single number of train.py's flags is that of each channel.
         if len(options.get(key, ())) == 1:
             options[key] *= channels
@@ -104,10 +112,40 @@ def _config(encoder: State, content: Mapping[str, Any], source: str) -> EncoderC
     return replace(config, image_size=side)
 
 
+def _check(key: str, value: object, source: str) -> None:
+    """Refuse a value that the field of the config cannot have."""
+    try:
+        EncoderConfig.from_dict({"name": "cast", key: value}, source)
+    except DataError:
+        expected = "a list of numbers" if key in LISTS else "what castssl.EncoderConfig takes"
+        raise DataError(_strange(key, value, source, expected)) from None
+
+
+def _arguments(args: object, source: str) -> dict[str, Any]:
+    """What timm built the model with: the flags of ``train.py``, and its ``model_kwargs``."""
+    flags = dict(args._get_kwargs()) if isinstance(args, argparse.Namespace) else args or {}
+    if not isinstance(flags, Mapping):
+        raise DataError(_strange("args", flags, source, "values by name"))
+    options = flags.get("model_kwargs") or {}
+    if not isinstance(options, Mapping):
+        raise DataError(_strange("model_kwargs", options, source, "values by name"))
+    return {**flags, **options}
+
+
+def _strange(name: str, value: object, source: str, expected: str) -> str:
+    return (
+        f"the arguments of timm in {source} have {name} {str(value)[:40]!r}, expected {expected}; correct"
+        " them in the file, or load its state_dict alone, which has the preset's settings"
+    )
+
+
 def _preset_of(encoder: State) -> str:
     """The preset that has the blocks and the width of the tensors; "" if there is none."""
-    blocks = {tuple(name.split(".")[1:4:2]) for name in encoder if name.startswith("stages.")}
+    paths = [name.split(".") for name in encoder if name.startswith("stages.")]
+    blocks = {(path[1], path[3]) for path in paths if len(path) > 4}
     depths = tuple(sum(stage == str(i) for stage, _ in blocks) for i in range(len({s for s, _ in blocks})))
+    if "cls_token" not in encoder:
+        return ""
     dim, fused = encoder["cls_token"].shape[-1], any(name.startswith("fusion.") for name in encoder)
     for name, preset in PRESETS.items():
         same = tuple(filter(None, preset.depths)) == depths and (preset.dim, preset.fused) == (dim, fused)

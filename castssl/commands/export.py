@@ -51,15 +51,21 @@ def _read(args: argparse.Namespace) -> tuple[Exportable, Model, dict[str, Any]]:
 
     if not args.classes:
         model = open_model(args.model, args, args.sizes)
-        about: dict[str, Any] = {"superpixels": model.superpixels, "model": args.model}
+        about: dict[str, Any] = {"superpixels": model.superpixels, "model": _name(args.model)}
         return Flat(model.encoder, model.heads).float(), model, about
     segmenter = load_segmenter(args.model)
     model = shape_model(segmenter.model.encoder, [], args, args.sizes)
     segmenter.model.encoder = model.encoder
-    about = {"superpixels": model.superpixels, "model": args.model}
+    about = {"superpixels": model.superpixels, "model": _name(args.model)}
     about |= {"classes": segmenter.labels.names[0] if segmenter.labels.names else ()}
     about |= {"palette": segmenter.palette}
     return FlatSegmenter(segmenter.model).float(), model, about
+
+
+def _name(model: str) -> str:
+    """How a file that may be shared names a model: a path by its last part."""
+    path = Path(model).expanduser()
+    return path.resolve().name if path.exists() else model
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -252,6 +252,8 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
                 turn = orientation(opened)  # Before PIL turns a TIFF image.
                 return fitted(mask, upright_size(opened), turn)
         except Exception as error:  # As in fetch.
+            if explain(error):
+                raise
             self.bad.note([Unreadable(f"the {kind} of {name}", why(error))])
             return None
 

@@ -104,6 +104,32 @@ def blocks(rows: int, cells: int) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, rows, step))
 
 
+def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest scores of each row, the largest first; of equal scores the lowest columns.
+
+    ``torch.topk`` takes any of them: which ones depends on the device, and on how many columns there are.
+
+    Args:
+        scores: float (n, m), not NaN.
+        k: 1 to m.
+
+    Returns:
+        float (n, k) and the columns int64 (n, k).
+    """
+    values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    least = values[:, k - 1 : k]
+    tied = (values[:, k:] == least).any(1).nonzero()[:, 0]
+    columns = columns[:, :k]
+    if len(tied):  # Some of the rows that score the least are left out.
+        some, least = scores[tied], least[tied]
+        above, equal = some > least, some == least
+        equal &= equal.cumsum(1, dtype=torch.int32) <= k - above.sum(1, keepdim=True)
+        columns[tied] = (above | equal).nonzero()[:, 1].view(-1, k)
+    columns = columns.sort(1).values
+    values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
+    return values, columns.gather(1, order)
+
+
 def segment_with_feature(encoder: Encoder, view: View) -> tuple[Hierarchy, Tensor]:
     """The hierarchy of all stages, and the class token of the last stage that has one: float (B, D)."""
     hierarchy = encoder.segment(view)

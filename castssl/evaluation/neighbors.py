@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from castssl.errors import ConfigError, DataError
-from castssl.evaluation.features import Features, blocks, check_rows, unit
+from castssl.evaluation.features import Features, blocks, check_rows, largest, unit
 from castssl.evaluation.held_out import Evaluator, Forward, ImageBatch, Subject, indexed
 
 
@@ -83,6 +83,8 @@ class Neighbors(Evaluator):
 def find_nearest(features: Tensor, k: int) -> Tensor:
     """The k most similar other rows of each row by cosine, the most similar first.
 
+    Of equally similar rows the first ones count.
+
     Args:
         features: float (n, D), of any length.
         k: at least 1; all other rows if there are fewer.
@@ -103,7 +105,8 @@ def find_nearest(features: Tensor, k: int) -> Tensor:
     for some in blocks(len(bank), len(bank)):
         cosines = bank[some] @ bank.T
         itself = torch.arange(len(bank), device=bank.device)[some, None]
-        nearest.append(cosines.scatter(1, itself, -torch.inf).topk(min(k, len(bank) - 1), dim=1)[1].cpu())
+        cosines = cosines.scatter(1, itself, -torch.inf)
+        nearest.append(largest(cosines, min(k, len(bank) - 1))[1].cpu())
     return torch.cat(nearest)
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from castssl.contracts import Encoder, Model
 from castssl.errors import ConfigError, DataError
 from castssl.evaluation.class_maps import ClassMaps
-from castssl.evaluation.features import Features, blocks
+from castssl.evaluation.features import Features, blocks, largest
 from castssl.evaluation.held_out import Evaluation, ImageBatch, Subject, indexed
 from castssl.evaluation.windows import with_longer_side
 from castssl.models.cast import CAST
@@ -171,8 +171,8 @@ def segment_classes_of(labels: Tensor, truth: Tensor, count: int, classes: int) 
 def vote(queries: Tensor, memory: Tensor, labels: Tensor, classes: int, k: int) -> Tensor:
     """The class that most of the k rows of memory with the largest cosines have: int64 (Q,).
 
-    Each neighbor has one vote; of equal numbers the smallest class counts.  Only some rows are compared at
-    once.
+    Each neighbor has one vote; of equal numbers the smallest class counts, and of equal cosines the first
+    rows.  Only some rows are compared at once.
 
     Args:
         queries: float32 (Q, D), of length 1.
@@ -183,7 +183,7 @@ def vote(queries: Tensor, memory: Tensor, labels: Tensor, classes: int, k: int) 
     """
     winners = [torch.empty(0, dtype=torch.int64, device=queries.device)]
     for rows in blocks(len(queries), len(memory)):
-        nearest = (queries[rows] @ memory.T).topk(min(k, len(memory)), dim=1).indices
+        nearest = largest(queries[rows] @ memory.T, min(k, len(memory)))[1]
         votes = torch.zeros(len(nearest), classes, dtype=torch.int64, device=queries.device)
         winners.append(votes.scatter_add_(1, labels[nearest], torch.ones_like(nearest)).argmax(1))
     return torch.cat(winners)

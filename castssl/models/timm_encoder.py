@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from castssl.contracts import Encoder
 from castssl.encoder_config import BY_HAND, MEAN, STD, EncoderConfig, plugin_config
 from castssl.errors import ConfigError
+from castssl.models.constants import conversion, pretrained_constants
 from castssl.models.image_sizes import check_side
 from castssl.tokens.inputs import check_image
 from castssl.types import DenseTokens, Hierarchy, Tokens, View
@@ -90,9 +91,8 @@ class TimmEncoder(Encoder):
             raise ValueError(f"timm knows no model {name!r}; names that look alike: {near}")
         check_side(name, image_size)
         self.network = _create(name, image_size, drop_path, pretrained)
-        about: Any = self.network
-        own = about.pretrained_cfg if pretrained else {}
-        self.conversion = conversion(own["mean"], own["std"]) if pretrained else None
+        constants = pretrained_constants(self.network) if pretrained else {}
+        self.conversion = conversion(**constants) if constants else None
         self.ends = _ends(name, self.network, stages)
         self.network.eval()
         with torch.no_grad():
@@ -100,10 +100,8 @@ class TimmEncoder(Encoder):
         self.network.train()
         self.dim, self.dense_dim = feature.shape[-1], features.shape[-1]
         self.sizes = (features.shape[1] * features.shape[2],) * stages
-        shape: dict[str, Any] = {"sizes": self.sizes, "dim": self.dim, "pooling": BY_HAND}
-        if pretrained and (constants := (tuple(own["mean"]), tuple(own["std"]))) != (MEAN, STD):
-            # A file of this encoder has no other place for them.
-            shape["mean"], shape["std"] = constants
+        # A file of this encoder has no other place for the constants.
+        shape: dict[str, Any] = {"sizes": self.sizes, "dim": self.dim, "pooling": BY_HAND, **constants}
         self.config = plugin_config(f"timm:{name}", image_size=image_size, drop_path=drop_path, **shape)
 
     @property
@@ -231,14 +229,6 @@ def _create(name: str, image_size: int, drop_path: float, pretrained: bool) -> n
             " drop_path out, or give --drop-path 0 to a recipe"
         ) from error
     return network
-
-
-def conversion(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Factor and shift, each (3, 1, 1), from views to images of another mean and standard deviation."""
-    view_mean, view_std, own_mean, own_std = (
-        torch.tensor(values)[:, None, None] for values in (MEAN, STD, mean, std)
-    )
-    return view_std / own_std, (view_mean - own_mean) / own_std
 
 
 def _ends(name: str, network: nn.Module, stages: int) -> list[int]:

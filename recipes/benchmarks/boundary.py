@@ -27,9 +27,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from castssl.config import launch
+from castssl.config import check_least, launch
 from castssl.devices import machine
-from castssl.errors import ConfigError
 from castssl.metrics.boundary import count_bands, count_boundaries
 
 Counts = Callable[[Tensor, Tensor, int], Tensor]
@@ -153,8 +152,7 @@ def measure(run: Callable[[], Tensor], rounds: int) -> tuple[float, Tensor]:
 
 def main(cfg: Config) -> None:
     """Print the table."""
-    if cfg.rounds < 1:
-        raise ConfigError(f"--rounds: got {cfg.rounds}, expected 1 or more")
+    check_least(cfg, rounds=1, side=8, classes=1, regions=1)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     heads = "metric", "regions", "naive, ms", "castssl, ms", "times as fast"

@@ -25,7 +25,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from castssl.config import launch
+from castssl.config import check_least, launch
 from castssl.contracts import Superpixels
 from castssl.data.loader import load
 from castssl.data.superpixel_cache import Cache
@@ -142,6 +142,7 @@ def main(cfg: Config) -> None:
     """Print the tables."""
     if cfg.rounds < 2:
         raise ConfigError(f"--rounds: got {cfg.rounds}, expected 2 or more: the first one fills the cache")
+    check_least(cfg, size=1, epochs=1, runs=0)
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder:
         console = Console(width=130)

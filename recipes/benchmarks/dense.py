@@ -30,9 +30,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import castssl
-from castssl.config import launch
+from castssl.config import check_least, launch
 from castssl.devices import check_device, machine
-from castssl.errors import ConfigError
 from castssl.models import dense
 from castssl.registry import build
 from castssl.tokens.interpolation import Mode, resized_mean
@@ -136,8 +135,7 @@ def begin(cfg: Config) -> None:
 
 def main(cfg: Config) -> None:
     """Print the table."""
-    if cfg.rounds < 1:
-        raise ConfigError(f"--rounds: got {cfg.rounds}, expected 1 or more")
+    check_least(cfg, rounds=1, side=1, batch=1, threads=1)
     with multiprocessing.get_context(START).Pool(1, maxtasksperchild=1) as pool:
         memory = dict(zip(WAYS, pool.starmap(peak, [(cfg, way) for way in WAYS], chunksize=1), strict=True))
     begin(cfg)

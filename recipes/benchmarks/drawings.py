@@ -33,7 +33,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.neighbors import NearestNeighbors
 
-from castssl.config import TYPED, launch
+from castssl.config import TYPED, check_least, launch
 from castssl.errors import ConfigError, DataError
 from castssl.files import atomic_folder, check_outputs, remove
 
@@ -133,13 +133,13 @@ def collect(cfg: Config) -> list[Drawing]:
         if drawing.thumbnail[3::4].mean() >= COVER:
             seen.add(content)
             found[label].append(drawing)
-    if missing := sorted(set(cfg.classes) - {"all", *found}):
-        raise DataError(
-            f"{root} has no usable drawings of {', '.join(missing)}; install Debian's package"
-            " openclipart-png, or give its folder png as --source"
-        )
     least, limit = LEAST if cfg.classes == ("all",) else 1, cfg.per_class or None
-    groups = (shuffled(cfg, group) for group in found.values() if len(group) >= least)
+    groups = [shuffled(cfg, group) for group in found.values() if len(group) >= least]
+    if (missing := sorted(set(cfg.classes) - {"all", *found})) or not groups:
+        raise DataError(
+            f"{root} has no usable drawings of {', '.join(missing) or f'a class with {least}'}; install"
+            " Debian's package openclipart-png, or give its folder png as --source"
+        )
     return [drawing for group in groups for drawing in group[:limit]]
 
 
@@ -235,9 +235,9 @@ def main(cfg: Config) -> None:
     inside = {path.name for path in out.iterdir()} if out.is_dir() else set[str]()
     if out.exists() and not {SETTINGS} <= inside <= {SETTINGS, *FOLDERS}:
         raise ConfigError(f"--out {out} does not hold such a set alone; choose another folder")
-    if cfg.copies < 1 or cfg.size < SIDE or not 0 < cfg.val_share < 1:
-        got = f"got --copies {cfg.copies} --size {cfg.size} --val-share {cfg.val_share}"
-        raise ConfigError(f"{got}, expected at least 1, at least {SIDE}, and between 0 and 1")
+    check_least(cfg, copies=1, size=SIDE, per_class=0, classes=1, seed=0)
+    if not 0 < cfg.val_share < 1:
+        raise ConfigError(f"--val-share: got {cfg.val_share}, expected a number between 0 and 1")
     # LARGEST is the limit here.
     with atomic_folder(out, "data set") as aside, patch.object(Image, "MAX_IMAGE_PIXELS", None):
         counts = write(cfg, aside)

@@ -31,7 +31,7 @@ from torch import Tensor
 from torchvision import transforms as T
 
 from castssl import build
-from castssl.config import launch
+from castssl.config import check_least, launch
 from castssl.data.rng import seeded
 from castssl.data.views import CenterView, TwoViews
 from castssl.datasets.decode import decode, header
@@ -39,7 +39,6 @@ from castssl.datasets.decode import read as read_opened
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.devices import machine
-from castssl.errors import ConfigError
 from castssl.metrics.partition import boundary_recall, explained_variation
 from castssl.visualization import photographs
 
@@ -129,8 +128,7 @@ def measure(rows: list[Row], encoded: list[bytes], rounds: int) -> Any:
 
 def main(cfg: Config) -> None:
     """Print the table."""
-    if cfg.rounds < 1:
-        raise ConfigError(f"--rounds: got {cfg.rounds}, expected 1 or more")
+    check_least(cfg, rounds=1, images=1, size=1)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     rows = [published(cfg.size), *(castssl_row(cfg.size, spec) for spec in cfg.superpixels)]

@@ -29,9 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import castssl
 from castssl.attention import Attention
-from castssl.config import launch
+from castssl.config import check_least, launch
 from castssl.devices import check_device, machine
-from castssl.errors import ConfigError
 from castssl.pooling.centroids import farthest
 
 MODES = {"forward": False, "+ backward": True}
@@ -176,8 +175,7 @@ def operators(jobs: Sequence[Job], cfg: Config) -> Iterator[Table]:
 
 def main(cfg: Config) -> None:
     """Print the table."""
-    if cfg.rounds < 1:
-        raise ConfigError(f"--rounds: got {cfg.rounds}, expected 1 or more")
+    check_least(cfg, rounds=1, models=1, precisions=1, batch=1, threads=1)
     torch.set_num_threads(cfg.threads)
     torch.set_default_device(check_device(cfg.device))
     jobs = [job for name in cfg.models for job in passes(cfg, name)]

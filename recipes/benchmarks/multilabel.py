@@ -29,7 +29,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
 import castssl
-from castssl.config import launch
+from castssl.config import check_least, launch
 from castssl.devices import check_device, machine
 from castssl_multilabel.interaction import LabelsToTokens
 from castssl_multilabel.model import HSVLT, LabelModel, PlainHead
@@ -153,6 +153,7 @@ def rows(cfg: Config, took: Mapping[str, float]) -> Sequence[Sequence[str]]:
 
 def main(cfg: Config) -> None:
     """Print the table."""
+    check_least(cfg, image_size=1, labels=1, channels=1, batch=1, rounds=0, threads=1)
     torch.set_num_threads(cfg.threads)
     device, took = check_device(cfg.device), dict[str, float]()
     if cfg.rounds:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from castssl.checkpoints.native import save_encoder
-from castssl.config import TYPED, launch
+from castssl.config import TYPED, check_least, launch
 from castssl.datasets.part_sets import open_parts
 from castssl.errors import ConfigError
 from castssl.evaluation.parts import Levels, PartScores, score_parts
@@ -84,6 +84,7 @@ def named(scores: PartScores, objects: int, *, parts: bool) -> dict[str, float]:
 
 def main(cfg: Config) -> None:
     """Score, print and write."""
+    check_least(cfg, image_size=1)
     result, new = cfg.out / "results.json", cfg.out / "new.safetensors"
     check_outputs([result, *([new] if cfg.model else [])], overwrite=cfg.overwrite)
     if WEIGHTS in cfg.segmenter and (cfg.weights is None) == (cfg.model is None):

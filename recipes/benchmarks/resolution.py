@@ -38,7 +38,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 import castssl
-from castssl.config import launch
+from castssl.config import check_least, launch
 from castssl.devices import check_device, machine
 from castssl.encoder_config import override
 from castssl.errors import ConfigError
@@ -166,11 +166,10 @@ def sampling(cfg: Config, side: int) -> tuple[float, float]:
 
 def main(cfg: Config) -> None:
     """Print the table."""
-    if cfg.rounds < 1:
-        raise ConfigError(f"--rounds: got {cfg.rounds}, expected 1 or more")
+    check_least(cfg, rounds=1, sides=4 * PATCH, batch=1, threads=1)
     for side in cfg.sides:
         if side % (4 * PATCH):
-            raise SystemExit(f"--sides {side}: expected multiples of {4 * PATCH}")
+            raise ConfigError(f"--sides: got {side}, expected multiples of {4 * PATCH}")
     names = (cfg.vit, cfg.model)
     cells = [(cfg, name, side) for side, name in product(cfg.sides, names)]
     with multiprocessing.get_context(START).Pool(1, maxtasksperchild=1) as pool:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from castssl.checkpoints import load_encoder
-from castssl.config import launch
+from castssl.config import check_least, launch
 from castssl.data.splits import open_splits
 from castssl.data.views import CenterView
 from castssl.evaluation.held_out import Evaluation, Subject
@@ -38,6 +38,7 @@ class Config:
 
 def main(cfg: Config) -> None:
     """Print the table."""
+    check_least(cfg, image_size=0, workers=0)
     encoder = load_encoder(cfg.weights)
     data, view = open_splits(cfg.data), CenterView(cfg.image_size or encoder.config.image_size)
     chain = Overlap(encoder.sizes)

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from castssl import Tokens, create
-from castssl.config import TYPED, launch
+from castssl.config import TYPED, check_least, launch
 from castssl.devices import check_device, machine
 from castssl.errors import ConfigError
 from castssl.files import check_outputs, write_text
@@ -123,8 +123,7 @@ def sums(took: dict[Job, float]) -> dict[str, float]:
 
 def main(cfg: Config) -> None:
     """Print the table."""
-    if cfg.rounds < 1:
-        raise ConfigError(f"--rounds: got {cfg.rounds}, expected 1 or more")
+    check_least(cfg, rounds=1, batch=1, threads=1)
     torch.set_num_threads(cfg.threads)
     torch.set_default_device(check_device(cfg.device))
     torch.manual_seed(cfg.seed)

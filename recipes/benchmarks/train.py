@@ -28,7 +28,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from castssl.config import TYPED, Settings, launch
+from castssl.config import TYPED, Settings, check_least, launch
 from castssl.devices import machine
 from castssl.errors import CastError
 
@@ -127,6 +127,7 @@ def figures(lines: list[dict[str, Any]], peak_bytes: int) -> tuple[str, ...]:
 
 def main(cfg: Config) -> None:
     """Print the table."""
+    check_least(cfg, processes=1, seconds=1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Else the recipe would outlive this process.
     device = "cuda" if torch.cuda.is_available() else "cpu"
     heads = "processes", "images/s", "waiting", "memory, GiB", "what the run says of it"

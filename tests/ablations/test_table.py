@@ -325,6 +325,26 @@ def test_a_recipe_without_images_takes_no_data(tmp_path: Path, capsys: pytest.Ca
     assert "--quick" not in whole
 
 
+@pytest.mark.parametrize("data", ["folder:x", "demo:size=32"])
+def test_a_recipe_without_images_refuses_data_once_the_files_of_others_are_safe(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timing = Study(title="t", recipe=RECIPE, grid={"pooling": ["graph"]}, data=False)
+    argv = ["--data", data, "--out", str(tmp_path)]
+    message = f"--data {data}: this study reads no images; expected demo, or no --data"
+    for more in ([], ["--dry-run"]):
+        assert main(timing, demo=timing, argv=[*argv, *more]) == 2
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "table.md").write_text("a user's own")
+    assert main(timing, demo=timing, argv=argv) == 2
+    assert "--overwrite" in (error := capsys.readouterr().err)
+    assert message not in error
+    assert main(timing, demo=timing, argv=[*argv, "--overwrite"]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["table.md"]
+
+
 def test_the_command_refuses_a_recipe_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert castssl(["ablate", "--recipe", "nowhere", "--grid", "seed=0"]) == 1
     assert "no recipe 'nowhere'" in capsys.readouterr().err

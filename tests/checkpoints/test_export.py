@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from contextlib import redirect_stdout
 from dataclasses import replace
 from importlib import import_module
@@ -15,6 +16,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
+import castssl
 from castssl.checkpoints import Checkpoint, read
 from castssl.checkpoints import export as room
 from castssl.checkpoints.export import (
@@ -52,6 +54,10 @@ STAGES: dict[str, Any] = {"depths": (1, 1, 0), "image_size": 32}
 """Of the smallest model: each further stage is traced for a second, and written to ONNX for three."""
 
 
+RUN = "exported-run"
+"""The folder of the model that the command exports."""
+
+
 class Exported(NamedTuple):
     """A model with a classifier, the folder with its files, and what they compute."""
 
@@ -73,7 +79,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         if not folder.exists():
             folder.mkdir()
             export(trace(flat, 32), folder / "model.pt2", to="torch-export", about={"superpixels": "seeds"})
-            run = tmp_path_factory.mktemp("run")
+            run = tmp_path_factory.mktemp(RUN, numbered=False)
             write(with_head(encoder, head), run / "encoder.safetensors")
             with redirect_stdout(StringIO()) as output:
                 assert main(["export", str(run), "--out", str(folder / "model.onnx")]) == 0
@@ -123,6 +129,21 @@ def test_the_files_know_what_their_images_look_like(exported: Exported, tmp_path
     torch.save({}, tmp_path / "other.pt2")
     with pytest.raises(DataError, match="not written by castssl export"):
         about(tmp_path / "other.pt2")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+def test_no_path_of_this_machine_is_in_the_file(exported: Exported, name: str) -> None:
+    path = exported.folder / name
+    content = path.read_bytes()
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            content = b"".join(map(archive.read, archive.namelist()))
+    assert b"aten.lt" in content, "the operators are not compressed"
+    code = [Path(module.__file__ or "").parent for module in (castssl, torch)]
+    for folder in (*code, Path.cwd(), Path.home(), exported.folder):
+        assert str(folder).encode() not in content, folder
+    if name == "model.onnx":
+        assert about(path)["model"] == RUN
 
 
 def test_the_axis_that_may_vary_is_named(exported: Exported) -> None:

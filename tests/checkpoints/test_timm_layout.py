@@ -37,6 +37,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def state() -> dict[str, Any]:
+    """The tensors of a model."""
+    return dict(tuned(img_size=64).state_dict())
+
+
 def photo() -> Image.Image:
     pixels = np.random.default_rng(0).integers(0, 255, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize((80, 64))
@@ -141,6 +147,39 @@ def test_channels_and_constants_of_a_model_of_timm_come_back(tmp_path: Path) -> 
     assert (constants.channels, constants.mean, constants.std) == (1, (0.5,), (0.25,))
     constants = read(saved(tuned(img_size=64), tmp_path, mean=[0.5], std=[0.25])).config
     assert (constants.channels, constants.mean, constants.std) == (3, (0.5,) * 3, (0.25,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ({"mean": "0.5"}, "have mean '0.5', expected a list of numbers"),
+        ({"std": ["a"]}, r"have std .*, expected a list of numbers"),
+        ({"mean": 0.5}, "have mean '0.5', expected a list of numbers"),
+        ({"model_kwargs": {"sizes": ["64", "20", "10"]}}, "have sizes .*, expected a list of numbers"),
+        ({"model_kwargs": {"superpixel_channels": "012"}}, "have superpixel_channels '012'"),
+        ({"model_kwargs": {"superpixels": 7}}, "have superpixels '7', expected what castssl.EncoderConfig"),
+        ({"model_kwargs": {"padding": "zeros"}}, "have padding 'zeros', expected what castssl.EncoderConfig"),
+        ({"model_kwargs": "sizes=64"}, "have model_kwargs 'sizes=64', expected values by name"),
+        ("--mean 0.5", "have args '--mean 0.5', expected values by name"),
+    ],
+    ids=str,
+)
+def test_arguments_of_other_types_are_refused(args: Any, words: str, state: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=words):
+        read({"state_dict": state, "args": args, "arch": "cast_nano"})
+
+
+def test_parts_that_are_missing_or_of_other_types(state: dict[str, Any]) -> None:
+    assert read({"state_dict": state, "label_names": 3}).labels is None
+    headless = {name: value for name, value in state.items() if name != "head.bias"}
+    assert read({"state_dict": headless, "label_names": [*"wxyz"]}).labels is None
+    assert read({"state_dict": state, "label_names": [*"wxyz"]}).labels == LabelTree.flat([*"wxyz"])
+    with pytest.raises(DataError, match="holds a NoneType as state_dict_ema"):
+        read({"state_dict": state, "state_dict_ema": None}, ema=True)
+    others = {"encoder.stages.0.weight": torch.zeros(1), "encoder.positions": torch.zeros(1, 1, 8, 8)}
+    for arch in ("", "cast_nano"):
+        with pytest.raises(DataError, match=r"timm trained .*, expected one of cast_small"):
+            read({"state_dict": state, "state_dict_ema": others, "arch": arch}, ema=True)
 
 
 def test_other_layouts_of_timm(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import math
 import pickle
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -176,6 +178,25 @@ def test_an_unreadable_mask_is_noted(flat: Path) -> None:
     assert mask.size == images[0][0].size
     assert images.mask(2) is images.mask(4) is None
     assert list(images.bad) == [f"the mask of {images.name(2)}"]
+
+
+class NoMoreFiles(Files):
+    """The files of a process that has reached its limit of open files."""
+
+    def open(self, row: int) -> IO[bytes]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+
+def test_a_fault_of_the_system_is_no_unreadable_mask(flat: Path) -> None:
+    """Else the image would be left out of what is measured on objects."""
+    images = _open(f"folder:{flat}")
+    write(flat, [f"masks/train/{images.name(0)}"])
+    whole = _open(f"folder:{flat}")
+    assert isinstance(whole.source, Files)
+    refused = replace(whole, source=NoMoreFiles(Path(whole.source.folder), [images.name(0)]))
+    with pytest.raises(OSError, match="Too many open files"):
+        refused.mask(0)
+    assert not refused.bad
 
 
 def test_nothing_readable_is_an_error(flat: Path) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from castssl.data.loader import EpochBatches
@@ -12,7 +14,7 @@ from castssl.data.views import CenterView
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.evaluation import features
-from castssl.evaluation.features import Features
+from castssl.evaluation.features import Features, largest
 from castssl.evaluation.held_out import Evaluation, Forward, Subject
 from castssl.superpixels.grid import Grid
 from castssl.testing.processes import together
@@ -82,6 +84,19 @@ def as_one_of_two(rank: int, folder: str) -> None:
         rows, paths = gathered(shares[rank])
         answers[name] = {"rows": rows, "paths": paths}
     torch.save(answers, Path(folder) / f"{rank}.pt")
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 4), st.integers(1, 40), st.integers(0, 1000))
+def test_of_equal_scores_the_lowest_columns_count(rows: int, columns: int, seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    choices = torch.tensor([-torch.inf, 0.0, 0.5, 1.0])
+    scores = choices[torch.randint(4, (rows, columns), generator=draw)]
+    k = 1 + seed % columns
+    values, found = largest(scores, k)
+    expected = [sorted(range(columns), key=lambda column: -row[column])[:k] for row in scores.tolist()]
+    assert found.tolist() == expected
+    assert torch.equal(values, scores.gather(1, found))
 
 
 def test_the_feature_is_the_last_class_token(image_folder: Path) -> None:

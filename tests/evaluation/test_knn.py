@@ -102,6 +102,23 @@ def test_the_vote_is_that_of_a_loop_over_pairs(seed: int, k: int, temperature: f
     assert got == pytest.approx(naive_knn(train, test, k, temperature))
 
 
+@settings(deadline=None, max_examples=8)
+@given(st.integers(0, 1000), st.integers(1, 30))
+def test_of_images_that_are_equally_near_the_first_ones_vote(seed: int, k: int) -> None:
+    """Corners of a cube: their cosines are exact, and each is many times there."""
+    draw = torch.Generator().manual_seed(seed)
+    train, test = (torch.randint(2, (count, 4), generator=draw) * 2.0 - 1 for count in (30, 8))
+    labels, truth = (torch.randint(3, (count,), generator=draw) for count in (30, 8))
+    right = 0
+    for row, label in zip(test, truth.tolist(), strict=True):
+        cosines = (train @ row / 4).tolist()
+        order = sorted(range(30), key=lambda place: -cosines[place])[:k]
+        votes = [sum(math.exp(cosines[i] / 0.07) for i in order if labels[i] == one) for one in range(3)]
+        best = max(votes)
+        right += min(one for one in range(3) if math.isclose(votes[one], best, rel_tol=1e-9)) == label
+    assert knn(train, labels, test, truth, k=k, classes=3) == right / 8
+
+
 def test_the_vote_does_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     train, test = clouds(1, 60), clouds(2, 41)
     whole = knn(*train, *test, classes=4), match(train[0][:41], test[0])

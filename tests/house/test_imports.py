@@ -51,7 +51,7 @@ MODULES_OF_PLUGINS = (
     "castssl.superpixels.per_image",
     *("castssl.pooling.arithmetic", "castssl.pooling.centroids", "castssl.objectives.classification"),
     *(f"castssl.metrics.{name}" for name in ("balanced", "hierarchy", "iou", "partition", "regions")),
-    *("castssl.evaluation.report", "castssl.models.initialization"),
+    *("castssl.evaluation.report", "castssl.models.constants", "castssl.models.initialization"),
 )
 """Modules that plugins may import from."""
 NAMES_OF_PLUGINS = (

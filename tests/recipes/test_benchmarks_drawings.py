@@ -152,3 +152,5 @@ def test_all_takes_classes_with_enough_drawings(make: Callable[..., Path], sourc
     assert len(names(make("few", classes=("all",), per_class=4), "train")) < 4
     with pytest.raises(DataError, match="no usable drawings of food/none; install"):
         make("none", classes=("food/none",))
+    with pytest.raises(DataError, match="no usable drawings of a class with 10; install"):
+        make("none", classes=("all",), source=str(source / "plants"))

@@ -107,11 +107,55 @@ def test_every_registered_pooling_and_superpixels(pooling: str) -> None:
     assert tokens.x.requires_grad
 
 
+@pytest.mark.parametrize("superpixels", ["grid:cell=8", SPEC])
+def test_images_with_other_constants_give_the_same_tokens(superpixels: str) -> None:
+    torch.manual_seed(0)
+    usual = CastEncoder(model="nano_seg", superpixels=superpixels, image_size=SIDE).eval()
+    other = CastEncoder(
+        model="nano_seg", superpixels=superpixels, image_size=SIDE, mean=(127.5, 120, 110), std=(64, 1, 255)
+    ).eval()
+    other.load_state_dict(usual.state_dict())
+    pixels = images().float()
+    mean, std = (torch.tensor(values)[:, None, None] for values in ((127.5, 120, 110), (64, 1, 255)))
+    with torch.no_grad():
+        (expected,), (found,) = usual(normalize(images())), other((pixels - mean) / std)
+    assert torch.equal(found.labels, expected.labels)
+    torch.testing.assert_close(found.x, expected.x, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("model", [None, "nano_seg"])
+def test_constants_of_the_weights_are_those_of_the_encoder(
+    model: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr("castssl_mmseg.encoder.print_log", lambda text, logger: logged.append(text))
+    mean, std = (0.5, 0.4, 0.3), (0.25, 0.25, 0.2)
+    encoder = castssl.create(
+        "nano_seg", superpixels="grid:cell=8", image_size=SIDE, mean=mean, std=std
+    ).eval()
+    save_pretrained(encoder, tmp_path / "folder")
+    backbone = CastEncoder(str(tmp_path / "folder"), model, "grid:cell=8", image_size=SIDE).eval()
+    assert (backbone.encoder.config.mean, backbone.encoder.config.std) == (mean, std)
+    labels = castssl.build("superpixels", "grid:cell=8")(images())
+    with torch.no_grad():
+        expected = encoder.dense(View(normalize(images()), labels))
+        (found,) = backbone(batch(superpixels=False))
+    torch.testing.assert_close(found.x, expected.x, atol=1e-6, rtol=1e-6)
+    assert f"trained with mean {mean} and std {std}" in logged[-1]
+    assert "from mean (123.675, 116.28, 103.53) and std (58.395, 57.12, 57.375)" in logged[-1]
+    logged.clear()
+    CastEncoder(model="nano_seg", superpixels="grid:cell=8")
+    assert not logged
+
+
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="CastEncoder needs weights"):
         CastEncoder()
     with pytest.raises(ConfigError, match="output: got 'maps', expected 'tokens' or 'map'"):
         CastEncoder(model="nano", output="maps")  # type: ignore[arg-type]
+    for constants in ({"mean": (0.5,)}, {"std": (0.2, 0.2, 0.2)}, {"std": (50, 0, 50)}):
+        with pytest.raises(ConfigError, match=r"got mean .*, of values 0 to 255 as in data_preprocessor"):
+            CastEncoder(model="nano", **constants)
     with pytest.raises(ConfigError, match="runs on the device; leave ComputeSuperpixels out"):
         ComputeSuperpixels("grid:cell=8")
     with pytest.raises(ConfigError, match="behind PackSegInputs"):

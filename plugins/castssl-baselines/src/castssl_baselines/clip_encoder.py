@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from torch import Tensor, nn
 
 from castssl.contracts import Encoder
@@ -22,6 +22,7 @@ from castssl.encoder_config import BY_HAND, EncoderConfig, plugin_config
 from castssl.errors import ConfigError, DataError, PluginError
 from castssl.files import not_safetensors
 from castssl.installer import install
+from castssl.models.constants import conversion
 from castssl.modes import evaluating
 from castssl.tokens.inputs import check_image
 from castssl.types import Hierarchy, Tokens, View
@@ -71,12 +72,10 @@ class ClipEncoder(Encoder):
         mean, std = statistics.get("mean") or OPENAI_CLIP_MEAN, statistics.get("std") or OPENAI_CLIP_STD
         # The device of the weights, which may not be torch's default.
         device = next(tower.parameters()).device
-        imagenet_mean, imagenet_std, own_mean, own_std = (
-            torch.tensor(values, device=device)
-            for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, mean, std)
-        )
-        self.register_buffer("factor", (imagenet_std / own_std).view(1, 3, 1, 1))
-        self.register_buffer("shift", ((imagenet_mean - own_mean) / own_std).view(1, 3, 1, 1))
+        with device:
+            factor, shift = conversion(mean, std)
+        self.register_buffer("factor", factor[None])
+        self.register_buffer("shift", shift[None])
         side = tower.image_size
         height, width = (side, side) if isinstance(side, int) else side
         with torch.no_grad(), evaluating(self):

@@ -6,11 +6,12 @@ from typing import Any
 
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from castssl.errors import ConfigError
 from castssl.models.segmentation_heads import HEADS, create_head, paint
 from castssl.types import DenseTokens
+from castssl_mmseg.norms import keep_activations
 
 
 @MODELS.register_module()
@@ -43,6 +44,11 @@ class CastHead(BaseDecodeHead):  # type: ignore[misc]
         # DistributedDataParallel refuses parameters that no loss depends on.
         del self.conv_seg
         self.head = create_head(head, in_channels, num_classes)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """As torch has it; mmengine calls it after it has converted the norms of ``module``."""
+        super().add_module(name, module)
+        keep_activations(self)
 
     def init_weights(self) -> None:
         """Nothing: the head has its initial weights."""

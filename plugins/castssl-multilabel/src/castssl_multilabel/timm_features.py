@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from castssl.contracts import Encoder, Visit
 from castssl.encoder_config import BY_HAND, MEAN, STD, EncoderConfig, plugin_config
 from castssl.errors import ConfigError
+from castssl.models.constants import conversion, pretrained_constants
 from castssl.models.image_sizes import check_side
 from castssl.tokens.inputs import check_image
 from castssl.types import Hierarchy, Tokens, View
@@ -74,9 +75,8 @@ class TimmFeatures(Encoder):
         super().__init__()
         check_side(name, image_size)
         self.network = _create(name, image_size, drop_path, pretrained)
-        about: Any = self.network
-        own = about.pretrained_cfg if pretrained else {}
-        self.conversion = _conversion(own["mean"], own["std"]) if pretrained else None
+        constants = pretrained_constants(self.network) if pretrained else {}
+        self.conversion = conversion(**constants) if constants else None
         self.last_axis = _channels_last(self.network)
         self.network.eval()
         draw = torch.Generator().manual_seed(0)
@@ -99,10 +99,8 @@ class TimmFeatures(Encoder):
         self.steps = [(paths[step.module], step.stage, step.visited) for step in steps]
         self.takes_updates = bool(steps)
         self.dim, self.sizes = self.dims[-1], tuple(rows * cols for rows, cols in grids)
-        shape: dict[str, Any] = {"sizes": self.sizes, "dim": self.dim, "pooling": BY_HAND}
-        if pretrained and (constants := (tuple(own["mean"]), tuple(own["std"]))) != (MEAN, STD):
-            # A file of this encoder has no other place for them.
-            shape["mean"], shape["std"] = constants
+        # A file of this encoder has no other place for the constants.
+        shape: dict[str, Any] = {"sizes": self.sizes, "dim": self.dim, "pooling": BY_HAND, **constants}
         self.config = plugin_config(
             f"timm-features:{name}", image_size=image_size, drop_path=drop_path, **shape
         )
@@ -207,7 +205,7 @@ def from_config(config: EncoderConfig) -> TimmFeatures:
     shape: dict[str, Any] = {"sizes": encoder.sizes, "dim": encoder.dim, "pooling": BY_HAND}
     encoder.config = replace(config, **shape)
     if config.mean or config.std:
-        encoder.conversion = _conversion(config.mean or MEAN, config.std or STD)
+        encoder.conversion = conversion(config.mean or MEAN, config.std or STD)
     return encoder
 
 
@@ -240,14 +238,6 @@ def _unable(what: str, name: str, error: Exception) -> str:
         f"timm gives no feature maps of {what} ({reason}); take another model, such as convnext_tiny, or"
         f" timm:{name} for its last map"
     )
-
-
-def _conversion(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Factor and shift, each (3, 1, 1), from views to images with another mean and standard deviation."""
-    view_mean, view_std, own_mean, own_std = (
-        torch.tensor(values)[:, None, None] for values in (MEAN, STD, mean, std)
-    )
-    return view_std / own_std, (view_mean - own_mean) / own_std
 
 
 def _channels_last(network: nn.Module) -> bool:
