@@ -111,9 +111,9 @@ def segment_with_feature(encoder: Encoder, view: View) -> tuple[Hierarchy, Tenso
     return hierarchy, stages[encoder.stages_with_cls - 1].cls[:, 0]
 
 
-def unit(rows: Tensor, device: Device | None) -> Tensor:
-    """Rows of length 1 in float32, on the device."""
-    return F.normalize(rows.to(device or rows.device).float(), dim=1)
+def unit(rows: Tensor) -> Tensor:
+    """Rows of length 1 in float32."""
+    return F.normalize(rows.float(), dim=1)
 
 
 def check_rows(name: str, rows: Tensor) -> None:

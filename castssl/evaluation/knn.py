@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from castssl.datasets.images import Images, hash_index
-from castssl.evaluation.features import Device, Features, blocks, check_rows, unit
+from castssl.evaluation.features import Features, blocks, check_rows, unit
 from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject, indexed, note
 from castssl.metrics.balanced import shares_of
 
@@ -143,7 +143,6 @@ def knn(
     k: int = 20,
     temperature: float = 0.07,
     classes: int,
-    device: Device | None = None,
 ) -> float:
     """The share of test rows whose class wins the weighted vote of their ``k`` nearest train rows.
 
@@ -161,7 +160,6 @@ def knn(
         k: how many neighbors vote; all of them if there are fewer train rows.
         temperature: above 0; small values let the nearest decide.
         classes: how many classes the level has.
-        device: where to compare; where the train rows are if None.
 
     Returns:
         A top-1 accuracy in [0, 1].
@@ -174,17 +172,16 @@ def knn(
         raise ValueError(f"knn: expected k of 1 or more and a temperature above 0, got {k} and {temperature}")
     _check("knn train", train_features, train_labels, classes)
     _check("knn test", test_features, test_labels, classes)
-    bank = unit(train_features, device).T
-    votes = train_labels.to(bank.device)
+    bank, votes = unit(train_features).T, train_labels
     neighbors = min(k, len(votes))
     right = 0
     for some in blocks(len(test_labels), max(len(votes), classes)):
-        rows = unit(test_features[some], bank.device)
+        rows = unit(test_features[some])
         cosines, nearest = (rows @ bank).topk(neighbors, dim=1)
         # A softmax, not exp: exp(1 / 0.01) is beyond float32.
         weights = (cosines / temperature).softmax(1)
         voted = weights.new_zeros(len(rows), classes).scatter_add_(1, votes[nearest], weights).argmax(1)
-        right += int((voted.cpu() == test_labels[some].cpu()).sum())
+        right += int((voted == test_labels[some]).sum())
     return right / len(test_labels)
 
 

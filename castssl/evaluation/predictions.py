@@ -16,7 +16,6 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from castssl.evaluation.features import Features
 from castssl.evaluation.held_out import Evaluator, Forward, ImageBatch, Subject, indexed
 
 BINS = 15
@@ -100,11 +99,6 @@ class Predictions(Evaluator):
     columns: Sequence[int] = (-1,)
     levels: list[Level] = field(default_factory=list, init=False, repr=False)
     read: Tensor = field(init=False, repr=False)
-    _rows: Features = field(init=False, repr=False)
-
-    def begin(self, subject: Subject) -> None:
-        """Start anew."""
-        self._rows = Features(self._data.device)
 
     def add(self, batch: ImageBatch, forward: Forward) -> None:
         """Keep the predictions for a batch."""
