@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.file_proxy import FileProxy
@@ -64,7 +65,7 @@ class Features:
             _gather([part[place] for part in self._parts], dtype, self._device)
             for place, dtype in enumerate((torch.float32, torch.int64, torch.int64))
         )
-        first = _first_of_each(index.flatten())
+        first = np.unique(index.flatten().numpy(), return_index=True)[1]
         return rows[first], labels[first]
 
 
@@ -144,11 +145,3 @@ def _gather(parts: list[Tensor], dtype: torch.dtype, device: Device) -> Tensor:
         for rank, part in enumerate(distributed.gather(piece.to(device)).cpu().chunk(len(counts))):
             pieces[rank].append(part[: max(0, counts[rank] - start)])
     return torch.cat([part for rank in pieces for part in rank])
-
-
-def _first_of_each(index: Tensor) -> Tensor:
-    """Where each distinct value first occurs, by increasing value: int64 (n,) -> (m,)."""
-    order = torch.argsort(index, stable=True)
-    fresh = torch.ones_like(order, dtype=torch.bool)
-    fresh[1:] = index[order][1:] != index[order][:-1]
-    return order[fresh]
