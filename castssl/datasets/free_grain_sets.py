@@ -6,7 +6,7 @@ Free-Grained Hierarchical Visual Recognition (CVPR 2026), https://arxiv.org/abs/
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -214,13 +214,9 @@ class CubF(Cub):
     shuffle, and are other ones.
     """
 
-    shares: ClassVar = (0.5, 0.4, 0.1)
-
     def open(self, location: str, split: str) -> Listing:
         """See :class:`castssl.contracts.DataSet`."""
-        base, seed = read_seed("cub-f", location)
-        listing = super().open(base, split)
-        return draw(listing, self.shares, seed) if split_name(split) == "train" else listing
+        return open_drawn(super().open, "cub-f", (0.5, 0.4, 0.1), location, split)
 
 
 class AircraftF(Aircraft):
@@ -231,17 +227,19 @@ class AircraftF(Aircraft):
     were drawn by numpy's shuffle, and are other ones.
     """
 
-    shares: ClassVar = (0.4, 0.3, 0.3)
-
     def open(self, location: str, split: str) -> Listing:
         """See :class:`castssl.contracts.DataSet`."""
-        base, seed = read_seed("aircraft-f", location)
-        listing = super().open(base, split)
-        return draw(listing, self.shares, seed) if split_name(split) == "train" else listing
+        return open_drawn(super().open, "aircraft-f", (0.4, 0.3, 0.3), location, split)
 
 
-def draw(listing: Listing, shares: Sequence[float], seed: int) -> Listing:
-    """The images with labels that :func:`castssl.datasets.free_grain.draw_depths` hides."""
+def open_drawn(
+    opener: Callable[[str, str], Listing], title: str, shares: Sequence[float], location: str, split: str
+) -> Listing:
+    """What ``opener`` opens, without the train labels that ``draw_depths`` hides."""
+    base, seed = read_seed(title, location)
+    listing = opener(base, split)
+    if split_name(split) != "train":
+        return listing
     names = [listing.source.name(row) for row in range(len(listing.targets))]
     depths = draw_depths(names, listing.targets[:, -1].numpy(), shares, seed)
     return listing._replace(targets=hide_below(listing.targets, depths))
