@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from castssl.contracts import Encoder
 from castssl.types import Hierarchy, View
 
 Device = torch.device | str
-Read_co = TypeVar("Read_co", covariant=True)
+Read = TypeVar("Read")
 """A batch of what a loader reads."""
 
 CELLS = 2**27
@@ -69,20 +69,14 @@ class Features:
         return rows[first], labels[first]
 
 
-class Loader(Protocol[Read_co]):
-    """What :func:`tracked` reads; ``castssl.data.loader.load`` gives one."""
+def tracked(loader: Iterable[Read], total: int | None, what: str) -> Iterator[Read]:
+    """The batches, with their progress on stderr: a bar on a terminal that shows no other, else lines.
 
-    @property
-    def batches(self) -> Iterable[Sequence[int]] | None:
-        """The images in each batch of this process, by number; None for a stream."""
-        ...
-
-    def __iter__(self) -> Iterator[Read_co]: ...
-
-
-def tracked(loader: Loader[Read_co], what: str) -> Iterator[Read_co]:
-    """The batches, with their progress on stderr: a bar on a terminal that shows no other, else lines."""
-    total = None if loader.batches is None else sum(1 for _ in loader.batches)
+    Args:
+        loader: of the share of this process.
+        total: how many batches it has; None for a stream.
+        what: the name of the images.
+    """
     console = Console(stderr=True)
     if not distributed.is_main():
         yield from loader

@@ -331,7 +331,8 @@ class Evaluation:
             train=False,
         )
         indices = repeat(None) if loader.batches is None else iter(loader.batches)
-        for raw, index in zip(tracked(loader, what), indices, strict=False):
+        total = None if loader.batches is None else sum(1 for _ in loader.batches)
+        for raw, index in zip(tracked(loader, total, what), indices, strict=False):
             batch = to_views(raw, self.superpixels, self.device)
             positions = torch.full((len(batch.target),), -1) if index is None else torch.tensor(index)
             yield ImageBatch(list(batch.views), batch.target, positions)
