@@ -8,13 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from castssl.datasets.folder import some
 from castssl.errors import ConfigError
 from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject, indexed, note
 from castssl.labels import LabelTree
 from castssl.metrics.multilabel import average_precisions, measures, without_positives
-
-NAMED = 5
-"""The number of classes that a message lists."""
 
 
 @dataclass(eq=False)
@@ -42,10 +40,9 @@ class ManyLabels(Evaluator):
             return
         self._tree = images.tree
         if left_out := [self._names[number] for number in without_positives(images.targets)]:
-            more = f", and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
             note(
                 f"{len(left_out)} of {len(self._names)} classes are in no held-out image, and left out of"
-                f" means over classes: {', '.join(left_out[:NAMED])}{more}"
+                f" means over classes: {some(left_out)}"
             )
 
     def add(self, batch: ImageBatch, forward: Forward) -> None:
