@@ -11,16 +11,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-UNITS = {
-    "_levels": "levels",
-    "_ms": "ms",
-    "_images": "images",
-    "_px": "px",
-    "_classes": "classes",
-    "_times": "times",
-    "_dims": "dims",
-    "_sq": "d²",
-    "_nats": "nats",
+UNITS = {"_sq": "d²"} | {
+    f"_{unit}": unit for unit in ("levels", "ms", "images", "px", "classes", "times", "dims", "nats")
 }
 """Endings of names that give a unit; any other result is a share, 0 to 1, and shown in percent."""
 TOP = ("top-{} accuracy", "top-k accuracy: the right class is among the k likeliest")
