@@ -29,7 +29,7 @@ from castssl.datasets.free_grain_lists import (
     read_tree,
 )
 from castssl.datasets.layout_checks import HOMES, choose, inside
-from castssl.datasets.text import read_query
+from castssl.datasets.text import known_options
 from castssl.errors import DataError
 from castssl.labels import LabelTree
 
@@ -63,7 +63,8 @@ class ListedSet(DataSet):
 
     def open(self, location: str, split: str) -> Listing:
         """See :class:`castssl.contracts.DataSet`."""
-        base, options = read_options(self.title, location, ("lists", "given"))
+        base, _, query = location.partition("?")
+        options = known_options(self.title, query, ("lists", "given"))
         root = inside(Path(base).expanduser(), "CUB_200_2011")
         word = choose(split, {"train": "train", "val": "val"}, self.title)
         folder = find_lists(root, options.get("lists", ""), f"{self.lists}-val.txt")
@@ -245,27 +246,14 @@ def open_drawn(
     return listing._replace(targets=hide_below(listing.targets, depths))
 
 
-def read_options(title: str, location: str, offered: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """A location without its options, and these.
-
-    Raises:
-        DataError: if there are others than are offered.
-    """
-    base, _, query = location.partition("?")
-    options = dict(read_query(query))
-    if unknown := [name for name in options if name not in offered]:
-        raise DataError(f"{title}: unknown option {unknown[0]!r}, expected {' or '.join(offered)}")
-    return base, options
-
-
 def read_seed(title: str, location: str) -> tuple[str, int]:
     """A location without its option ``seed``, and that, 0 by default.
 
     Raises:
         DataError: if it is not a whole number from 0, or there are other options.
     """
-    base, options = read_options(title, location, ("seed",))
-    seed = options.get("seed", "0")
+    base, _, query = location.partition("?")
+    seed = known_options(title, query, ("seed",)).get("seed", "0")
     if not (seed.isascii() and seed.isdecimal()):
         raise DataError(f"{title}: got seed={seed!r}, expected a whole number from 0")
     return base, int(seed)
