@@ -1,4 +1,4 @@
-"""A transform for the data loaders of other projects: images become views with superpixels, in workers."""
+"""Images become views with superpixels: a batch at once, or in the data loaders of other projects."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from castssl.contracts import Superpixels
 from castssl.data.normalize import normalize
 from castssl.datasets.decode import to_rgb
 from castssl.datasets.depth import Range
@@ -19,6 +20,14 @@ from castssl.errors import DataError
 from castssl.registry import build_superpixels
 from castssl.superpixel_labels import partition
 from castssl.types import View
+
+
+def view_of(images: Tensor, superpixels: Superpixels, device: torch.device | str) -> View:
+    """Images uint8 (B, C, H, W) on the CPU as an encoder on the device takes them, with their superpixels."""
+    moved = images.to(device)
+    with torch.no_grad():
+        segments = partition(superpixels, images if superpixels.runs_on == "worker" else moved)
+    return View(normalize(moved), segments.to(device))
 
 
 class ToView:

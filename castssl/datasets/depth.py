@@ -8,7 +8,7 @@ format.  An image whose range nothing declares is refused.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 import numpy as np
@@ -146,9 +146,13 @@ def refuse_range(image: Image.Image, declared: Range | None) -> None:
 
 def _tag(image: Image.Image, tag: int) -> float | None:
     """The first number of a TIFF tag; None without that tag or in another format."""
-    value = image.tag_v2.get(tag) if isinstance(image, TiffImageFile) else None
+    return first_number(image.tag_v2.get(tag) if isinstance(image, TiffImageFile) else None)
+
+
+def first_number(value: Any) -> float | None:
+    """The number, or the first one of the tuple, that a TIFF tag has; None without any."""
     value = value[0] if isinstance(value, tuple) and value else value
-    return float(value) if isinstance(value, (int, float)) else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _values(image: Image.Image) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ Free-Grained Hierarchical Visual Recognition (CVPR 2026), https://arxiv.org/abs/
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -29,7 +29,7 @@ from castssl.datasets.free_grain_lists import (
     read_tree,
 )
 from castssl.datasets.layout_checks import HOMES, choose, inside
-from castssl.datasets.text import read_query
+from castssl.datasets.text import known_options
 from castssl.errors import DataError
 from castssl.labels import LabelTree
 
@@ -63,7 +63,8 @@ class ListedSet(DataSet):
 
     def open(self, location: str, split: str) -> Listing:
         """See :class:`castssl.contracts.DataSet`."""
-        base, options = read_options(self.title, location, ("lists", "given"))
+        base, _, query = location.partition("?")
+        options = known_options(self.title, query, ("lists", "given"))
         root = inside(Path(base).expanduser(), "CUB_200_2011")
         word = choose(split, {"train": "train", "val": "val"}, self.title)
         folder = find_lists(root, options.get("lists", ""), f"{self.lists}-val.txt")
@@ -214,13 +215,9 @@ class CubF(Cub):
     shuffle, and are other ones.
     """
 
-    shares: ClassVar = (0.5, 0.4, 0.1)
-
     def open(self, location: str, split: str) -> Listing:
         """See :class:`castssl.contracts.DataSet`."""
-        base, seed = read_seed("cub-f", location)
-        listing = super().open(base, split)
-        return draw(listing, self.shares, seed) if split_name(split) == "train" else listing
+        return open_drawn(super().open, "cub-f", (0.5, 0.4, 0.1), location, split)
 
 
 class AircraftF(Aircraft):
@@ -231,33 +228,22 @@ class AircraftF(Aircraft):
     were drawn by numpy's shuffle, and are other ones.
     """
 
-    shares: ClassVar = (0.4, 0.3, 0.3)
-
     def open(self, location: str, split: str) -> Listing:
         """See :class:`castssl.contracts.DataSet`."""
-        base, seed = read_seed("aircraft-f", location)
-        listing = super().open(base, split)
-        return draw(listing, self.shares, seed) if split_name(split) == "train" else listing
+        return open_drawn(super().open, "aircraft-f", (0.4, 0.3, 0.3), location, split)
 
 
-def draw(listing: Listing, shares: Sequence[float], seed: int) -> Listing:
-    """The images with labels that :func:`castssl.datasets.free_grain.draw_depths` hides."""
+def open_drawn(
+    opener: Callable[[str, str], Listing], title: str, shares: Sequence[float], location: str, split: str
+) -> Listing:
+    """What ``opener`` opens, without the train labels that ``draw_depths`` hides."""
+    base, seed = read_seed(title, location)
+    listing = opener(base, split)
+    if split_name(split) != "train":
+        return listing
     names = [listing.source.name(row) for row in range(len(listing.targets))]
     depths = draw_depths(names, listing.targets[:, -1].numpy(), shares, seed)
     return listing._replace(targets=hide_below(listing.targets, depths))
-
-
-def read_options(title: str, location: str, offered: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """A location without its options, and these.
-
-    Raises:
-        DataError: if there are others than are offered.
-    """
-    base, _, query = location.partition("?")
-    options = dict(read_query(query))
-    if unknown := [name for name in options if name not in offered]:
-        raise DataError(f"{title}: unknown option {unknown[0]!r}, expected {' or '.join(offered)}")
-    return base, options
 
 
 def read_seed(title: str, location: str) -> tuple[str, int]:
@@ -266,8 +252,8 @@ def read_seed(title: str, location: str) -> tuple[str, int]:
     Raises:
         DataError: if it is not a whole number from 0, or there are other options.
     """
-    base, options = read_options(title, location, ("seed",))
-    seed = options.get("seed", "0")
+    base, _, query = location.partition("?")
+    seed = known_options(title, query, ("seed",)).get("seed", "0")
     if not (seed.isascii() and seed.isdecimal()):
         raise DataError(f"{title}: got seed={seed!r}, expected a whole number from 0")
     return base, int(seed)

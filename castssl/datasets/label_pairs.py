@@ -9,9 +9,8 @@ from castssl.datasets.folder import find_split, look_through, some
 from castssl.datasets.label_maps import IGNORED, class_table
 from castssl.datasets.pixel_classes import PixelClasses, voc_palette
 from castssl.datasets.segmentation_sets import Pair, list_pairs, write_pair
-from castssl.datasets.text import read_query, read_text
+from castssl.datasets.text import known_options, read_text
 from castssl.errors import DataError
-from castssl.registry import did_you_mean
 
 IMAGES = ("images", "image", "imgs", "img", "jpegimages", "leftimg8bit")
 LABELS = ("labels", "label", "annotations", "masks", "mask", "segmentationclass", "gt", "gtfine")
@@ -107,11 +106,7 @@ def read_options(root: Path, query: str) -> tuple[PixelClasses, dict[int, int]]:
     Raises:
         DataError: if an option is unknown or no number, or options contradict each other.
     """
-    options = dict(read_query(query))
-    for name in options:
-        if name not in OPTIONS:
-            hint = did_you_mean(name, OPTIONS)
-            raise DataError(f"pairs: unknown option {name!r}{hint or ':'} expected {', '.join(OPTIONS)}")
+    options = known_options("pairs", query, OPTIONS)
     listed = root / "classes.txt"
     names = [line.strip() for line in read_text(listed).splitlines()] if listed.is_file() else []
     names = [name for name in names if name]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from castssl.datasets.depth import Range, range_of_bits, to_bytes, undeclared
+from castssl.datasets.depth import Range, first_number, range_of_bits, to_bytes, undeclared
 from castssl.datasets.orientation import turned
 from castssl.errors import DataError
 from castssl.installer import install
@@ -197,7 +197,7 @@ def _read_tiff(file: IO[bytes]) -> MultiChannel:
         if Image.MAX_IMAGE_PIXELS and series.size > BOMB * Image.MAX_IMAGE_PIXELS:
             raise Image.DecompressionBombError(f"{series.size:,} values, which may be a decompression bomb")
         axes, array = series.axes, series.asarray()
-        tags = {code: _first(page.tags.valueof(code)) for code in (_ORIENTATION, _LEAST, _MOST)}
+        tags = {code: first_number(page.tags.valueof(code)) for code in (_ORIENTATION, _LEAST, _MOST)}
         bits, inverted = page.bitspersample, page.photometric == 0
     extra = [axis for axis in axes if axis not in "YX"]
     if len(extra) > 1:
@@ -212,9 +212,3 @@ def _read_tiff(file: IO[bytes]) -> MultiChannel:
     assert isinstance(upright, MultiChannel)
     upright.inverted = inverted
     return upright
-
-
-def _first(value: Any) -> float | None:
-    """The first number of a tag; None without it."""
-    value = value[0] if isinstance(value, tuple) and value else value
-    return float(value) if isinstance(value, int | float) else None

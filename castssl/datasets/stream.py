@@ -19,7 +19,7 @@ from castssl.contracts import Feed, Item, Turn, Unreadable
 from castssl.datasets.copies import append, temporary_file
 from castssl.datasets.decode import Decoded, header, read, silence_pil
 from castssl.datasets.depth import Range
-from castssl.datasets.text import read_query
+from castssl.datasets.text import known_options
 from castssl.datasets.unreadable import TRIES, Clipped, Ledger, why
 from castssl.errors import CastError, DataError, NoSplit
 from castssl.installer import install
@@ -198,11 +198,7 @@ def read_spec(kind: str, name: str, allowed: Sequence[str]) -> Spec:
     """
     base, _, query = name.partition("?")
     base, _, root = base.partition(":")
-    options = dict(read_query(query))
-    if unknown := sorted(options.keys() - set(allowed)):
-        raise DataError(
-            f"{kind}/{base} has no option {unknown[0]!r}: expected one of {', '.join(sorted(allowed))}"
-        )
+    options = known_options(f"{kind}/{base}", query, sorted(allowed))
     return Spec(f"{kind}/{base}", base, str(Path(root).expanduser()) if root[:1] == "~" else root, options)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 from castssl.errors import DataError
+from castssl.registry import did_you_mean
 
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
@@ -40,3 +42,17 @@ def read_text(path: Path) -> str:
 def read_query(query: str) -> list[tuple[str, str]]:
     """The options ``key=value&key=value`` behind a location; a plus sign is one, other than in URLs."""
     return parse_qsl(query.replace("+", "%2B"), keep_blank_values=True)
+
+
+def known_options(title: str, query: str, offered: Sequence[str]) -> dict[str, str]:
+    """The options of :func:`read_query` by name.
+
+    Raises:
+        DataError: naming the data ``title``, if one is not among those that it offers.
+    """
+    options = dict(read_query(query))
+    for name in options:
+        if name not in offered:
+            hint = did_you_mean(name, offered)
+            raise DataError(f"{title}: unknown option {name!r}{hint or ':'} expected {', '.join(offered)}")
+    return options

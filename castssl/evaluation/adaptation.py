@@ -76,7 +76,7 @@ def class_vectors(features: Tensor, labels: Tensor, classes: int) -> Tensor:
             f"{missing} of {classes} classes have no training image, so no class vector; leave these classes"
             " out with --subset"
         )
-    return unit(members.T @ unit(features[known], None), None)
+    return unit(members.T @ unit(features[known]))
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -258,7 +258,7 @@ class Adaptation(Overlap):
         return torch.where(finest < 0, finest, (finest == self.positive).long())
 
     def _score(self, batch: ImageBatch, forward: Forward) -> None:
-        if not (rows := self._scored(batch)):
+        if not (rows := batch.readable(self._source, self._masks)):
             return
         encoder, index = forward.subject.encoder, batch.positions[rows]
         view = View(batch.views[0].image[rows], batch.views[0].segments[rows])

@@ -85,7 +85,6 @@ class ClassMaps(Evaluator):
     _scored: ScoredMaps | None = field(default=None, init=False, repr=False)
     _bound: ScoredMaps | None = field(default=None, init=False, repr=False)
     _bounded: bool = field(default=False, init=False, repr=False)
-    _subject: Subject | None = field(default=None, init=False, repr=False)
     _baselines: dict[str, dict[str, float]] = field(default_factory=dict, init=False, repr=False)
 
     def prepare(self, data: Evaluation) -> None:
@@ -117,11 +116,11 @@ class ClassMaps(Evaluator):
                 f"{module.model.classes} classes were learned, but the held-out images have {scored.classes}"
             )
         own = self.windows is not None and not self.windows.once
-        self.restart(subject, bounded=subject.encoder.uses_superpixels and not own)
+        self.restart(bounded=subject.encoder.uses_superpixels and not own)
 
-    def restart(self, subject: Subject, *, bounded: bool) -> None:
+    def restart(self, *, bounded: bool) -> None:
         """Count anew; ``bounded``: also the bound of segments."""
-        self._subject, self._bounded = subject, bounded
+        self._bounded = bounded
         for each in (self._scored, self._bound):
             if each is not None:
                 each.reset(self._data.device)
@@ -130,19 +129,17 @@ class ClassMaps(Evaluator):
         """Count a batch."""
         if self._scored is None or self._bound is None:
             return
-        predicted, segments = self.predict(batch)
+        predicted, segments = self.predict(batch, forward.subject)
         self._scored.update(predicted, batch.target)
         if self._bounded:
-            size = batch.target.shape[-2:]
-            segments = F.interpolate(segments[:, None].float(), size, mode="nearest-exact")[:, 0].long()
+            segments = at_size(segments, batch.target)
             # As for the model, a pixel without a superpixel has the first class.
             self._bound.update(majority_labels(segments, batch.target).clamp(min=0), batch.target)
 
-    def predict(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
+    def predict(self, batch: ImageBatch, subject: Subject) -> tuple[Tensor, Tensor]:
         """The classes int64 (B, H, W) at the size of the label maps, and the segments of the bound."""
-        assert self._subject is not None
-        assert isinstance(self._subject.module, Segmentation)
-        model, (view,) = self._subject.module.model, batch.views
+        assert isinstance(subject.module, Segmentation)
+        model, (view,) = subject.module.model, batch.views
         logits = class_logits(model, view, self._data.superpixels, self.windows, longer=self.longer)
         height, width = batch.target.shape[-2:]
         return classes_at(logits, (height, width)), view.segments
@@ -172,6 +169,15 @@ class ClassMaps(Evaluator):
         encoders without superpixels, and for windows with superpixels of their own.
         """
         return self._baselines
+
+
+def at_size(labels: Tensor, like: Tensor) -> Tensor:
+    """Labels int (B, H, W) at the height and width of another map, by nearest: int64."""
+    if labels.shape[1:] == like.shape[1:]:
+        return labels.long()
+    size = (like.shape[1], like.shape[2])
+    resized: Tensor = F.interpolate(labels[:, None].double(), size, mode="nearest-exact")
+    return resized[:, 0].long()
 
 
 def _by_name(found: ClassMapScores, boundary: Mapping[str, Tensor]) -> dict[str, float]:

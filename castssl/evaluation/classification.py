@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isnan, nan
 from typing import ClassVar
 
-from torchmetrics import Metric, SumMetric
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from castssl.errors import ConfigError
@@ -47,7 +48,7 @@ class Accuracy(Evaluator):
             )
             for top in self._tops
         }
-        self._meters = {**meters, "top1_balanced": BalancedAccuracy(self._classes), "labeled": SumMetric()}
+        self._meters = {**meters, "top1_balanced": BalancedAccuracy(self._classes)}
         for meter in self._meters.values():
             meter.to(self._data.device)
 
@@ -67,16 +68,13 @@ class Accuracy(Evaluator):
             )
         labels = batch.target[:, self.level]
         for name, meter in self._meters.items():
-            if name == "labeled":
-                meter.update((labels >= 0).sum())
-            else:
-                meter.update(logits.argmax(1) if name == "top1_balanced" else logits, labels)
+            meter.update(logits.argmax(1) if name == "top1_balanced" else logits, labels)
 
     def result(self, subject: Subject) -> dict[str, float]:
         """The accuracies; none where no image has a label."""
         results = {name: float(meter.compute()) for name, meter in self._meters.items()}
-        # torchmetrics gives 0 for an accuracy over no image.
-        return results if results.pop("labeled", 0) else {}
+        # torchmetrics gives 0 for an accuracy over no image, and the balanced one is not a number.
+        return {} if isnan(results.get("top1_balanced", nan)) else results
 
     def chance(self) -> dict[str, float]:
         """k of all classes."""

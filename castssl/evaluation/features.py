@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.file_proxy import FileProxy
@@ -19,7 +20,7 @@ from castssl.contracts import Encoder
 from castssl.types import Hierarchy, View
 
 Device = torch.device | str
-Read_co = TypeVar("Read_co", covariant=True)
+Read = TypeVar("Read")
 """A batch of what a loader reads."""
 
 CELLS = 2**27
@@ -64,24 +65,18 @@ class Features:
             _gather([part[place] for part in self._parts], dtype, self._device)
             for place, dtype in enumerate((torch.float32, torch.int64, torch.int64))
         )
-        first = _first_of_each(index.flatten())
+        first = np.unique(index.flatten().numpy(), return_index=True)[1]
         return rows[first], labels[first]
 
 
-class Loader(Protocol[Read_co]):
-    """What :func:`tracked` reads; ``castssl.data.loader.load`` gives one."""
+def tracked(loader: Iterable[Read], total: int | None, what: str) -> Iterator[Read]:
+    """The batches, with their progress on stderr: a bar on a terminal that shows no other, else lines.
 
-    @property
-    def batches(self) -> Iterable[Sequence[int]] | None:
-        """The images in each batch of this process, by number; None for a stream."""
-        ...
-
-    def __iter__(self) -> Iterator[Read_co]: ...
-
-
-def tracked(loader: Loader[Read_co], what: str) -> Iterator[Read_co]:
-    """The batches, with their progress on stderr: a bar on a terminal that shows no other, else lines."""
-    total = None if loader.batches is None else sum(1 for _ in loader.batches)
+    Args:
+        loader: of the share of this process.
+        total: how many batches it has; None for a stream.
+        what: the name of the images.
+    """
     console = Console(stderr=True)
     if not distributed.is_main():
         yield from loader
@@ -137,9 +132,9 @@ def segment_with_feature(encoder: Encoder, view: View) -> tuple[Hierarchy, Tenso
     return hierarchy, stages[encoder.stages_with_cls - 1].cls[:, 0]
 
 
-def unit(rows: Tensor, device: Device | None) -> Tensor:
-    """Rows of length 1 in float32, on the device."""
-    return F.normalize(rows.to(device or rows.device).float(), dim=1)
+def unit(rows: Tensor) -> Tensor:
+    """Rows of length 1 in float32."""
+    return F.normalize(rows.float(), dim=1)
 
 
 def check_rows(name: str, rows: Tensor) -> None:
@@ -170,11 +165,3 @@ def _gather(parts: list[Tensor], dtype: torch.dtype, device: Device) -> Tensor:
         for rank, part in enumerate(distributed.gather(piece.to(device)).cpu().chunk(len(counts))):
             pieces[rank].append(part[: max(0, counts[rank] - start)])
     return torch.cat([part for rank in pieces for part in rank])
-
-
-def _first_of_each(index: Tensor) -> Tensor:
-    """Where each distinct value first occurs, by increasing value: int64 (n,) -> (m,)."""
-    order = torch.argsort(index, stable=True)
-    fresh = torch.ones_like(order, dtype=torch.bool)
-    fresh[1:] = index[order][1:] != index[order][:-1]
-    return order[fresh]

@@ -65,7 +65,7 @@ class FigureGround(Evaluator):
     tokens: dict[int, int] = field(default_factory=dict, init=False, repr=False)
     count: int = field(default=0, init=False)
     _truth: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
-    _rows: dict[int, Features] = field(default_factory=dict, init=False, repr=False)
+    _stages: dict[int, Features] = field(default_factory=dict, init=False, repr=False)
 
     def prepare(self, data: Evaluation) -> None:
         """Read the masks or the label maps.
@@ -95,19 +95,13 @@ class FigureGround(Evaluator):
 
     def begin(self, subject: Subject) -> None:
         """Start anew."""
-        self._rows = {}
+        self._stages = {}
 
     def add(self, batch: ImageBatch, forward: Forward) -> None:
         """Score the images of a batch that have a figure."""
-        source = indexed(self._data.held_out)
-        numbers = batch.positions.tolist()
-        rows = [
-            row
-            for row, index in enumerate(numbers)
-            if index in self._truth and source.source.path(int(source.rows[index])) not in source.bad
-        ]
-        if not rows:
+        if not (rows := batch.readable(indexed(self._data.held_out), self._truth)):
             return
+        numbers = batch.positions.tolist()
         with class_attention(forward.subject.encoder) as weights:
             hierarchy = forward.subject.encoder(batch.views[0])
         truth = torch.stack([self._truth[numbers[row]] for row in rows])
@@ -120,13 +114,13 @@ class FigureGround(Evaluator):
             chosen = figure(torch.cat([mean, torch.stack(draws), heads], 1), self.mass)
             iou = figure_ground_iou(chosen, hierarchy.labels(stage)[rows].cpu(), truth)
             values = torch.stack([iou[..., 0], iou.nanmean(2)], 2).flatten(1)
-            kept = self._rows.setdefault(stage, Features(self._data.device))
+            kept = self._stages.setdefault(stage, Features(self._data.device))
             kept.add(values, torch.empty(len(rows), 0).long(), batch.positions[rows])
 
     def result(self, subject: Subject) -> dict[str, float]:
         """``figure_iou_KIND_stageN`` and ``figure_ground_miou_KIND_stageN``; see :attr:`scores`."""
         self.scores, self.heads, self.count = {kind: {} for kind in KINDS}, {}, 0
-        for stage, kept in self._rows.items():
+        for stage, kept in self._stages.items():
             values = kept.gather()[0]
             self.count = len(values)
             values = values.view(len(values), -1, len(Scores._fields))

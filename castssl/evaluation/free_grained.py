@@ -13,7 +13,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from castssl.evaluation.features import Features
 from castssl.evaluation.held_out import Evaluator, Forward, ImageBatch, Subject, indexed
 from castssl.evaluation.label_paths import check_levels, frequent_path
 from castssl.metrics.free_grained import (
@@ -53,11 +52,11 @@ class FreeGrained(Evaluator):
 
     title: ClassVar[str] = "answers that stop"
     curves: dict[str, Curve] = field(default_factory=dict, init=False, repr=False)
-    _rows: Features = field(init=False, repr=False)
 
     def begin(self, subject: Subject) -> None:
         """Start anew."""
-        self._rows, self.curves = Features(self._data.device), {}
+        super().begin(subject)
+        self.curves = {}
 
     def add(self, batch: ImageBatch, forward: Forward) -> None:
         """Keep the classes of a batch, and their probabilities.

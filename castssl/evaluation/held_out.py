@@ -9,7 +9,7 @@ A recipe lists its evaluators, and runs those that are due::
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any, ClassVar, NamedTuple
@@ -25,7 +25,7 @@ from castssl.data.normalize import to_views
 from castssl.data.views import Augment, CenterView, CroppedView
 from castssl.datasets.images import Images, Plan
 from castssl.datasets.stream import Stream
-from castssl.evaluation.features import Device, tracked
+from castssl.evaluation.features import Device, Features, tracked
 from castssl.labels import LabelTree
 from castssl.modes import evaluating
 from castssl.types import Hierarchy, View
@@ -51,6 +51,14 @@ class ImageBatch(NamedTuple):
     """int64 (B, L), label paths, coarse to fine, or multi-hot float32 (B, C); -1 is unknown."""
     positions: Tensor
     """int64 (B,), on the CPU: places in the data set; -1 for the images of a stream."""
+
+    def readable(self, images: Images, among: Container[int]) -> list[int]:
+        """The rows of some of the images, where these were read and not replaced by others."""
+        return [
+            row
+            for row, index in enumerate(self.positions.tolist())
+            if index in among and images.source.path(int(images.rows[index])) not in images.bad
+        ]
 
 
 class Forward:
@@ -137,6 +145,7 @@ class Evaluator:
     every: int = field(default=0, kw_only=True)
     views: Augment | None = field(default=None, kw_only=True)
     _data: Evaluation = field(init=False, repr=False)
+    _rows: Features = field(init=False, repr=False)
 
     def prepare(self, data: Evaluation) -> None:
         """Keep the data; called once."""
@@ -150,7 +159,8 @@ class Evaluator:
         return None
 
     def begin(self, subject: Subject) -> None:
-        """Start a new evaluation."""
+        """Start a new evaluation, without rows of an earlier one."""
+        self._rows = Features(self._data.device)
 
     def add(self, batch: ImageBatch, forward: Forward) -> None:
         """Count a batch of held-out images, with the views of :attr:`views`."""
@@ -321,7 +331,8 @@ class Evaluation:
             train=False,
         )
         indices = repeat(None) if loader.batches is None else iter(loader.batches)
-        for raw, index in zip(tracked(loader, what), indices, strict=False):
+        total = None if loader.batches is None else sum(1 for _ in loader.batches)
+        for raw, index in zip(tracked(loader, total, what), indices, strict=False):
             batch = to_views(raw, self.superpixels, self.device)
             positions = torch.full((len(batch.target),), -1) if index is None else torch.tensor(index)
             yield ImageBatch(list(batch.views), batch.target, positions)

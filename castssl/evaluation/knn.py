@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from castssl.datasets.images import Images, hash_index
-from castssl.evaluation.features import Device, Features, blocks, check_rows, largest, unit
+from castssl.evaluation.features import Features, blocks, check_rows, largest, unit
 from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject, indexed, note
 from castssl.metrics.balanced import shares_of
 
@@ -143,7 +143,6 @@ def knn(
     k: int = 20,
     temperature: float = 0.07,
     classes: int,
-    device: Device | None = None,
 ) -> float:
     """The share of test rows whose class wins the weighted vote of their ``k`` nearest train rows.
 
@@ -158,33 +157,28 @@ def knn(
         train_labels: int64 (n,), one level of the label path.
         test_features: float (m, D).
         test_labels: int64 (m,), of the same level.
-        k: how many neighbors vote; all of them if there are fewer train rows.
+        k: how many neighbors vote, 1 or more; all of them if there are fewer train rows.
         temperature: above 0; small values let the nearest decide.
-        classes: how many classes the level has.
-        device: where to compare; where the train rows are if None.
+        classes: how many classes the level has; labels are in [0, classes).
 
     Returns:
         A top-1 accuracy in [0, 1].
 
     Raises:
-        ValueError: if shapes disagree, there are no rows, a label is not in [0, classes), a feature is not
-            finite, or ``k`` or ``temperature`` is out of range.
+        ValueError: if there are no rows, or a feature is not finite.
     """
-    if k < 1 or not temperature > 0:
-        raise ValueError(f"knn: expected k of 1 or more and a temperature above 0, got {k} and {temperature}")
-    _check("knn train", train_features, train_labels, classes)
-    _check("knn test", test_features, test_labels, classes)
-    bank = unit(train_features, device).T
-    votes = train_labels.to(bank.device)
+    check_rows("knn train", train_features)
+    check_rows("knn test", test_features)
+    bank, votes = unit(train_features).T, train_labels
     neighbors = min(k, len(votes))
     right = 0
     for some in blocks(len(test_labels), max(len(votes), classes)):
-        rows = unit(test_features[some], bank.device)
+        rows = unit(test_features[some])
         cosines, nearest = largest(rows @ bank, neighbors)
         # A softmax, not exp: exp(1 / 0.01) is beyond float32.
         weights = (cosines / temperature).softmax(1)
         voted = weights.new_zeros(len(rows), classes).scatter_add_(1, votes[nearest], weights).argmax(1)
-        right += int((voted.cpu() == test_labels[some].cpu()).sum())
+        right += int((voted == test_labels[some]).sum())
     return right / len(test_labels)
 
 
@@ -193,16 +187,3 @@ def _labeled(rows: Features) -> tuple[Tensor, Tensor]:
     features, paths = rows.gather()
     labeled = paths[:, -1] >= 0
     return features[labeled], paths[labeled, -1]
-
-
-def _check(name: str, rows: Tensor, labels: Tensor, classes: int) -> None:
-    check_rows(name, rows)
-    if labels.shape != rows.shape[:1]:
-        raise ValueError(
-            f"{name}: expected one label per row, ({len(rows)},), got {tuple(labels.shape)};"
-            f" choose a level of the path, labels[:, -1] for the finest"
-        )
-    if int(labels.min()) < 0 or int(labels.max()) >= classes:
-        raise ValueError(
-            f"{name}: expected labels in [0, {classes}), got {int(labels.min())} to {int(labels.max())}"
-        )

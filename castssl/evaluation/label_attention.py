@@ -12,8 +12,7 @@ from torch import Tensor
 from castssl.contracts import Objective
 from castssl.datasets.images import Images
 from castssl.errors import ConfigError, DataError
-from castssl.evaluation.features import Features
-from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject, indexed
+from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject, indexed, spread
 from castssl.metrics.attention_mass import attention_mass
 from castssl.types import LabelAttention, View
 
@@ -51,7 +50,6 @@ class AttentionOnObject(Evaluator):
     attend: Callable[[View], LabelAttention | None] | None = field(default=None, repr=False)
     count: int = field(default=0, init=False)
     _classes: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
-    _rows: Features = field(init=False, repr=False)
     _chance: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def prepare(self, data: Evaluation) -> None:
@@ -70,10 +68,6 @@ class AttentionOnObject(Evaluator):
         """The images with masks of their objects."""
         return list(self._classes)
 
-    def begin(self, subject: Subject) -> None:
-        """Start anew."""
-        self._rows = Features(self._data.device)
-
     def add(self, batch: ImageBatch, forward: Forward) -> None:
         """Measure the images of a batch that have masks.
 
@@ -81,11 +75,7 @@ class AttentionOnObject(Evaluator):
             ConfigError: if attention is of another number of labels than the images have.
         """
         source, numbers = indexed(self._data.held_out), batch.positions.tolist()
-        rows = [
-            row
-            for row, index in enumerate(numbers)
-            if index in self._classes and source.source.path(int(source.rows[index])) not in source.bad
-        ]
+        rows = batch.readable(source, self._classes)
         module, attend = forward.subject.module, self.attend
         if attend is None and isinstance(module, Objective):
             attend = module.label_attention
@@ -141,9 +131,8 @@ def object_classes(images: Images, data: Evaluation) -> list[tuple[int, Tensor]]
     Raises:
         DataError: if a value is above the number of classes of the finest level.
     """
-    limit = min(MASKED, len(images))
     found = []
-    for index in (place * len(images) // limit for place in range(limit)):
+    for index in spread(len(images), MASKED):
         parts = images.parts(index)
         if parts is None:
             continue

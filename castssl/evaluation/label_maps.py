@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -57,25 +56,6 @@ class _LabelMaps(Dataset[_Found]):
         return _Found(int((labels != UNKNOWN).sum()), labels.size, "")
 
 
-class _Loader:
-    """The label maps of this process; see :class:`castssl.evaluation.features.Loader`."""
-
-    def __init__(self, images: Images, workers: int) -> None:
-        self.batches = [[index] for index in range(distributed.rank(), len(images), distributed.world())]
-        self._images, self._workers = images, workers
-
-    def __iter__(self) -> Iterator[list[_Found]]:
-        yield from DataLoader(
-            _LabelMaps(self._images),
-            batch_sampler=self.batches,
-            num_workers=self._workers,
-            worker_init_fn=start_worker,
-            collate_fn=list,
-            # Else it would draw from the global generator, and training would depend on it.
-            generator=torch.Generator(),
-        )
-
-
 def check_label_maps(images: Images, device: Device = "cpu", workers: int = 0) -> dict[str, float]:
     """Read all label maps of training images once; every process calls it, and reads its share.
 
@@ -91,7 +71,17 @@ def check_label_maps(images: Images, device: Device = "cpu", workers: int = 0) -
         DataError: on all processes, with the faults of label maps that training could not use, or if no pixel
             has a class.
     """
-    met = [found for batch in tracked(_Loader(images, workers), "label maps") for found in batch]
+    own = [[index] for index in range(distributed.rank(), len(images), distributed.world())]
+    loader: DataLoader[_Found] = DataLoader(
+        _LabelMaps(images),
+        batch_sampler=own,
+        num_workers=workers,
+        worker_init_fn=start_worker,
+        collate_fn=list,
+        # Else it would draw from the global generator, and training would depend on it.
+        generator=torch.Generator(),
+    )
+    met: list[_Found] = [found for batch in tracked(loader, len(own), "label maps") for found in batch]
     faults = [found.fault for found in met if found.fault]
     if distributed.world() > 1:
         parts: list[list[str]] = [[] for _ in range(distributed.world())]

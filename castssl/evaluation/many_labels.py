@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import isnan
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from castssl.datasets.folder import some
 from castssl.errors import ConfigError
-from castssl.evaluation.features import Features
 from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject, indexed, note
 from castssl.labels import LabelTree
 from castssl.metrics.multilabel import average_precisions, measures, without_positives
-
-NAMED = 5
-"""The number of classes that a message lists."""
 
 
 @dataclass(eq=False)
@@ -28,16 +24,13 @@ class ManyLabels(Evaluator):
     carries many labels.
 
     Attributes:
-        by_class: the average precision of each class of the latest evaluation, by level and name: ``cat``, or
-            ``level1/cat`` if there are several levels; without classes that no held-out image has.
-        average_precision: the same in the order of the classes: float64 (C,), not a number without images.
+        average_precision: of each class in the latest evaluation: float64 (C,), not a number for a class that
+            no held-out image has.
     """
 
     title: ClassVar[str] = "many labels"
-    by_class: dict[str, float] = field(default_factory=dict, init=False)
     average_precision: Tensor = field(default_factory=lambda: torch.empty(0), init=False, repr=False)
     _tree: LabelTree = field(default_factory=LabelTree.none, init=False, repr=False)
-    _rows: Features = field(init=False, repr=False)
 
     def prepare(self, data: Evaluation) -> None:
         """Print the classes that no held-out image has."""
@@ -47,15 +40,10 @@ class ManyLabels(Evaluator):
             return
         self._tree = images.tree
         if left_out := [self._names[number] for number in without_positives(images.targets)]:
-            more = f", and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
             note(
                 f"{len(left_out)} of {len(self._names)} classes are in no held-out image, and left out of"
-                f" means over classes: {', '.join(left_out[:NAMED])}{more}"
+                f" means over classes: {some(left_out)}"
             )
-
-    def begin(self, subject: Subject) -> None:
-        """Start anew."""
-        self._rows = Features(self._data.device)
 
     def add(self, batch: ImageBatch, forward: Forward) -> None:
         """Keep the logits and the targets of a batch.
@@ -80,8 +68,6 @@ class ManyLabels(Evaluator):
             return {}
         logits, targets = self._rows.gather()
         self.average_precision = average_precisions(logits, targets.float())
-        pairs = zip(self._names, self.average_precision.tolist(), strict=True)
-        self.by_class = {name: value for name, value in pairs if not isnan(value)}
         return measures(logits, targets.float(), self._tree, threshold=0)
 
     def majority(self) -> dict[str, float]:

@@ -27,6 +27,9 @@ from castssl.segmenter import check_image
 from castssl.text import ReadsNames
 from castssl.types import View
 
+PROMPT, BACKGROUND = "a photo of a {}", "Background"
+"""The sentence that a name stands in, and the name of what is not an object."""
+
 
 class Masking(NamedTuple):
     """How the image around a segment is hidden."""
@@ -60,14 +63,11 @@ class Naming:
         objects: names of the objects.
         parts: names of each object's parts, as they stand in a sentence, such as "Quadruped Head"; none if
             the parts are unknown.
-        prompt: a sentence with ``{}`` where a name belongs.
-        background: the name of what is not an object.
         style: how the rest of the image is hidden.  The released notebook prints the paper's results, so its
             style is the default.
 
     Raises:
-        ConfigError: if the model reads no names, the prompt has no place for one, or the parts are not those
-            of each object.
+        ConfigError: if the model reads no names, or the parts are not those of each object.
     """
 
     def __init__(
@@ -76,8 +76,6 @@ class Naming:
         objects: Sequence[str],
         parts: Sequence[Sequence[str]],
         *,
-        prompt: str = "a photo of a {}",
-        background: str = "Background",
         style: Style = "released",
     ) -> None:
         if not isinstance(model, ReadsNames):
@@ -85,8 +83,6 @@ class Naming:
                 f"a {type(model).__name__} cannot read class names; take a model with a text tower, such as"
                 " clip:ViT-B-16/openai"
             )
-        if prompt.count("{}") != 1:
-            raise ConfigError(f"prompt: expected {{}} once, where the name belongs; got {prompt!r}")
         if style not in STYLES:
             raise ConfigError(f"style: expected one of {', '.join(STYLES)}, got {style!r}")
         if len(objects) != len(parts):
@@ -96,9 +92,9 @@ class Naming:
             )
         self.model: Encoder = model
         self.masking = STYLES[style]
-        self.objects = model.zero_shot([background, *objects], [prompt])
+        self.objects = model.zero_shot([BACKGROUND, *objects], [PROMPT])
         names = [name for part_names in parts for name in part_names]
-        self.parts = model.zero_shot(names, [prompt]) if names else self.objects[:0]
+        self.parts = model.zero_shot(names, [PROMPT]) if names else self.objects[:0]
         owners = [number for number, part_names in enumerate(parts, 1) for _ in part_names]
         self.owners = torch.tensor(owners, dtype=torch.int64, device=self.parts.device)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from castssl.errors import ConfigError, DataError
-from castssl.evaluation.features import Features, blocks, check_rows, largest, unit
+from castssl.evaluation.features import blocks, check_rows, largest, unit
 from castssl.evaluation.held_out import Evaluator, Forward, ImageBatch, Subject, indexed
 
 
@@ -33,7 +33,6 @@ class Neighbors(Evaluator):
     stage: int = -1
     positions: Tensor = field(init=False, repr=False)
     nearest: Tensor = field(init=False, repr=False)
-    _rows: Features = field(init=False, repr=False)
 
     def begin(self, subject: Subject) -> None:
         """Start anew.
@@ -46,13 +45,12 @@ class Neighbors(Evaluator):
             raise ConfigError(
                 f"stage {self.stage}: the encoder has class tokens at the stages 0 to {stages - 1}"
             )
-        self._rows = Features(self._data.device)
+        super().begin(subject)
 
     def add(self, batch: ImageBatch, forward: Forward) -> None:
         """Keep the class tokens of the images that could be read."""
         images = indexed(self._data.held_out)
-        rows = images.rows[batch.positions.numpy()].tolist()
-        kept = [row for row, file in enumerate(rows) if images.source.path(file) not in images.bad]
+        kept = batch.readable(images, range(len(images)))
         token = forward.hierarchy(batch.views[0]).stages[self.stage].cls[kept, 0].float()
         labels = batch.target[kept, : self._data.tree.levels].cpu().long()  # Many labels are left out.
         numbered = torch.cat([batch.positions[kept, None], labels], 1)
@@ -93,14 +91,10 @@ def find_nearest(features: Tensor, k: int) -> Tensor:
         int64 (n, min(k, n - 1)), on the CPU.
 
     Raises:
-        ValueError: if there are fewer than 2 rows, or a feature is not finite.
+        ValueError: if there are no rows, or a feature is not finite.
     """
     check_rows("find_nearest", features)
-    if len(features) < 2 or k < 1:
-        raise ValueError(
-            f"find_nearest: expected k of 1 or more and 2 rows or more, got {k} and {len(features)}"
-        )
-    bank = unit(features, None)
+    bank = unit(features)
     nearest = []
     for some in blocks(len(bank), len(bank)):
         cosines = bank[some] @ bank.T

@@ -57,7 +57,6 @@ class Overlap(Evaluator):
     soft: bool = False
     _source: Images = field(init=False, repr=False)
     _masks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
-    _rows: Features = field(init=False, repr=False)
     _merged: dict[int, Tensor] | None = field(default=None, init=False, repr=False)
 
     def prepare(self, data: Evaluation) -> None:
@@ -83,7 +82,7 @@ class Overlap(Evaluator):
 
     def begin(self, subject: Subject) -> None:
         """Start anew; training images with masks are measured here."""
-        self._rows = Features(self._data.device)
+        super().begin(subject)
         if not self._held_out:
             for batch in self._batches():
                 self._score(batch, Forward(subject))
@@ -108,7 +107,7 @@ class Overlap(Evaluator):
         """
         if self._merged is None:
             for batch in self._batches():
-                self._merge(batch, self._scored(batch))
+                self._merge(batch, batch.readable(self._source, self._masks))
         rows = Features(self._data.device)
         for index, values in (self._merged or {}).items():
             rows.add(values.view(1, -1), torch.empty(1, 0).long(), torch.tensor([index]))
@@ -131,17 +130,8 @@ class Overlap(Evaluator):
         ):
             yield batch._replace(positions=chosen[batch.positions])
 
-    def _scored(self, batch: ImageBatch) -> list[int]:
-        """The rows of a batch with an object whose image was readable, and not replaced by another."""
-        source, rows = self._source, self._source.rows
-        return [
-            row
-            for row, index in enumerate(batch.positions.tolist())
-            if index in self._masks and source.source.path(int(rows[index])) not in source.bad
-        ]
-
     def _score(self, batch: ImageBatch, forward: Forward) -> None:
-        if not (rows := self._scored(batch)):
+        if not (rows := batch.readable(self._source, self._masks)):
             return
         self._merge(batch, rows)
         hierarchy, index = forward.segmentation(batch.views[0]), batch.positions[rows]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -41,16 +41,9 @@ class Levels(NamedTuple):
 
 
 PAPER = Levels()
-
-
-class Names(Protocol):
-    """Names of segments, such as CLIP's."""
-
-    def __call__(
-        self, image: NDArray[np.uint8], objects: ClassMap, parts: ClassMap, /
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """uint8 (H, W, 3) and the segments int32 (H, W) of two levels -> their classes, int64 (H, W) each."""
-        ...
+Names = Callable[[NDArray[np.uint8], ClassMap, ClassMap], tuple[NDArray[np.int64], NDArray[np.int64]]]
+"""Names of segments, such as CLIP's: an image uint8 (H, W, 3), and its segments int32 (H, W) of two levels,
+objects and parts -> their classes, int64 (H, W) each."""
 
 
 class LevelScores(NamedTuple):

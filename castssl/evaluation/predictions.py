@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from castssl.evaluation.features import Features
 from castssl.evaluation.held_out import Evaluator, Forward, ImageBatch, Subject, indexed
 
 BINS = 15
@@ -115,11 +114,6 @@ class Predictions(Evaluator):
     columns: Sequence[int] = (-1,)
     levels: list[Level] = field(default_factory=list, init=False, repr=False)
     read: Tensor = field(init=False, repr=False)
-    _rows: Features = field(init=False, repr=False)
-
-    def begin(self, subject: Subject) -> None:
-        """Start anew."""
-        self._rows = Features(self._data.device)
 
     def add(self, batch: ImageBatch, forward: Forward) -> None:
         """Keep the predictions for a batch."""

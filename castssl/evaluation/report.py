@@ -11,99 +11,62 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-UNITS = {
-    "_levels": "levels",
-    "_ms": "ms",
-    "_images": "images",
-    "_px": "px",
-    "_classes": "classes",
-    "_times": "times",
-    "_dims": "dims",
-    "_sq": "d²",
-    "_nats": "nats",
+UNITS = {"_sq": "d²"} | {
+    f"_{unit}": unit for unit in ("levels", "ms", "images", "px", "classes", "times", "dims", "nats")
 }
 """Endings of names that give a unit; any other result is a share, 0 to 1, and shown in percent."""
 TOP = ("top-{} accuracy", "top-k accuracy: the right class is among the k likeliest")
 PRF1 = "OP to CF1: overall (O) and by class (C) precision, recall, F1, above 0.5"
 AURC = "AURC: mean risk (share of answers that are wrong) over coverage; lower is better"
+ECE = "ECE over 15 bins of the probability; lower is better"
 KNOWN = {
-    r"ece": (
-        "calibration error",
-        "calibration error: ECE over 15 bins of the probability; lower is better",
-    ),
-    r"ece_level(\d+)": (
-        "calibration error, level {}",
-        "calibration error: ECE over 15 bins of the probability; lower is better",
-    ),
-    r"fpa": ("FPA", "FPA: full-path accuracy, the classes of all levels are right"),
-    r"fpa_known": (
-        "FPA, known levels",
-        "FPA, known levels: the classes of all levels with a label are right",
-    ),
-    r"tice": ("TICE", "TICE: tree inconsistency, classes that form no path of the tree; lower is better"),
-    r"wap": ("wAP", "wAP: mean of the levels' accuracies, weighted by their numbers of classes"),
-    r"mAP": ("mAP", "mAP: mean over classes of average precision, non-interpolated"),
+    r"ece": ("calibration error", ECE),
+    r"ece_level(\d+)": ("calibration error, level {}", ECE),
+    r"fpa": ("FPA", "full-path accuracy, the classes of all levels are right"),
+    r"fpa_known": ("FPA, known levels", "the classes of all levels with a label are right"),
+    r"tice": ("TICE", "tree inconsistency, classes that form no path of the tree; lower is better"),
+    r"wap": ("wAP", "mean of the levels' accuracies, weighted by their numbers of classes"),
+    r"mAP": ("mAP", "mean over classes of average precision, non-interpolated"),
     r"mAP_level(\d+)": ("mAP, level {}", "mAP, level l: of the classes of a label level; 0 is the coarsest"),
-    r"mAP_11point": ("mAP, 11-point", "mAP, 11-point: the same by VOC2007's interpolated average precision"),
+    r"mAP_11point": ("mAP, 11-point", "the same by VOC2007's interpolated average precision"),
     r"([OC](?:P|R|F1))": ("{}", PRF1),
     r"([OC](?:P|R|F1))_top(\d+)": ("{}, top {}", "top k: the same of the k likeliest labels of each image"),
-    r"without_parent": (
-        "without parent",
-        "without parent: images with a label predicted, its parent not; lower is better",
-    ),
-    r"unscored_classes": (
-        "classes left out",
-        "classes left out: of the means over classes, as no held-out image has them",
-    ),
+    r"without_parent": ("without parent", "images with a label predicted, its parent not; lower is better"),
+    r"unscored_classes": ("classes left out", "of the means over classes, as no held-out image has them"),
     r"attention_on_object_(\d+)": (
         "attention on object, stage {}",
         "attention on object: of a label's attention, on its own object; 0: finest stage",
     ),
     r"attention_of_others_(\d+)": (
         "of other labels, stage {}",
-        "of other labels: of the attention of the image's other labels, on that object",
+        "of the attention of the image's other labels, on that object",
     ),
     r"attention_gain_(\d+)_times": (
         "attention to area, stage {}",
-        "attention to area: attention on object divided by area of object",
+        "attention on object divided by area of object",
     ),
-    r"area_of_object": ("area of object", "area of object: its share of the view, as of uniform attention"),
-    r"miou": ("mIoU", "mIoU: mean over classes of intersection over union, of all pixels of the set"),
-    r"boundary_f": (
-        "boundary F",
-        "boundary F: of boundaries, class by class; mean over classes, then over images",
-    ),
+    r"area_of_object": ("area of object", "its share of the view, as of uniform attention"),
+    r"miou": ("mIoU", "mean over classes of intersection over union, of all pixels of the set"),
+    r"boundary_f": ("boundary F", "of boundaries, class by class; mean over classes, then over images"),
     r"boundary_f_pooled": (
         "boundary F, pooled",
-        "boundary F, pooled: boundaries of all images counted together; mean over classes",
+        "boundaries of all images counted together; mean over classes",
     ),
-    r"boundary_f_any": (
-        "boundary F, any class",
-        "boundary F, any class: of changes of the label; mean over images",
-    ),
-    r"boundary_f_any_pooled": (
-        "boundary F, any class, pooled",
-        "boundary F, any class, pooled: the same of all images counted together",
-    ),
-    r"boundary_iou": (
-        "boundary IoU",
-        "boundary IoU: mIoU of the pixels within 2 % of the diagonal of a boundary",
-    ),
-    r"pixel_accuracy": ("pixel accuracy", "pixel accuracy: the share of labeled pixels that are right"),
-    r"class_accuracy": ("class accuracy", "class accuracy: the mean over classes of pixel accuracy"),
+    r"boundary_f_any": ("boundary F, any class", "of changes of the label; mean over images"),
+    r"boundary_f_any_pooled": ("boundary F, any class, pooled", "the same of all images counted together"),
+    r"boundary_iou": ("boundary IoU", "mIoU of the pixels within 2 % of the diagonal of a boundary"),
+    r"pixel_accuracy": ("pixel accuracy", "the share of labeled pixels that are right"),
+    r"class_accuracy": ("class accuracy", "the mean over classes of pixel accuracy"),
     r"top(1)": TOP,
-    r"knn": ("kNN accuracy", "kNN accuracy: the class that the 20 nearest training images vote for is right"),
-    r"object_iou_(\d+)": ("object IoU, {} segments", "object IoU: of the object and its best segment"),
+    r"knn": ("kNN accuracy", "the class that the 20 nearest training images vote for is right"),
+    r"object_iou_(\d+)": ("object IoU, {} segments", "of the object and its best segment"),
     r"region_iou_(\d+)": (
         "region mIoU, {} segments",
-        "region mIoU: of object and background, each segment given to one of the two",
+        "of object and background, each segment given to one of the two",
     ),
-    r"part_iou_(\d+)": ("part mIoU, {} segments", "part mIoU: the same of the object's parts and the rest"),
-    r"nestedness": (
-        "nestedness",
-        "nestedness: pixels in the coarser segment that most of their finer segment is in",
-    ),
-    r"confidence": ("confidence", "confidence: the probability of the class that is predicted"),
+    r"part_iou_(\d+)": ("part mIoU, {} segments", "the same of the object's parts and the rest"),
+    r"nestedness": ("nestedness", "pixels in the coarser segment that most of their finer segment is in"),
+    r"confidence": ("confidence", "the probability of the class that is predicted"),
     r"effective_rank_dims": (
         "effective rank, features",
         "effective rank (RankMe): exp of the entropy of singular values; higher is better",
@@ -112,25 +75,16 @@ KNOWN = {
         "effective rank, embeddings",
         "embeddings: what the loss compares, by the projector",
     ),
-    r"dead_dimensions": (
-        "dead dimensions",
-        "dead dimensions: of embeddings, nearly the same for all images; lower is better",
-    ),
-    r"alignment_sq": (
-        "alignment",
-        "alignment: squared distance of two views' embeddings, 0 to 4; lower is better",
-    ),
-    r"uniformity_nats": (
-        "uniformity",
-        "uniformity: log mean exp(-2 d²) of pairs of embeddings; lower is better",
-    ),
-    r"match": ("view matching", "view matching: of all views, the nearest to a random view is of its image"),
+    r"dead_dimensions": ("dead dimensions", "of embeddings, nearly the same for all images; lower is better"),
+    r"alignment_sq": ("alignment", "squared distance of two views' embeddings, 0 to 4; lower is better"),
+    r"uniformity_nats": ("uniformity", "log mean exp(-2 d²) of pairs of embeddings; lower is better"),
+    r"match": ("view matching", "of all views, the nearest to a random view is of its image"),
     r"top(\d+)": TOP,
     r"boundary_tolerance_px": (
         "boundary tolerance",
-        "boundary tolerance: 0.75 % of an image's diagonal, rounded up; mean over images",
+        "0.75 % of an image's diagonal, rounded up; mean over images",
     ),
-    r"top1_balanced": ("balanced accuracy", "balanced accuracy: the mean over classes of top-1 accuracy"),
+    r"top1_balanced": ("balanced accuracy", "the mean over classes of top-1 accuracy"),
     r"level(\d+)": ("accuracy, level {}", "accuracy, level l: top-1 at a label level; 0 is the coarsest"),
     r"level(\d+)_balanced": (
         "balanced accuracy, level {}",
@@ -149,22 +103,18 @@ KNOWN = {
         "{}, answers of {} levels",
         "0 to L: the share of images whose answer has so many levels",
     ),
-    r"answer_threshold": (
-        "chosen threshold",
-        "chosen threshold: from half of the images; divide by 100 for --min-confidence",
-    ),
+    r"answer_threshold": ("chosen threshold", "from half of the images; divide by 100 for --min-confidence"),
     r"risk_area_(confidence)": ("AURC, {}", AURC),
     r"risk_area_both": ("AURC, rule of chosen", AURC),
-    r"severity_levels": (
-        "mistake severity",
-        "mistake severity: mean height where wrong and right class meet; lower is better",
-    ),
+    r"severity_levels": ("mistake severity", "mean height where wrong and right class meet; lower is better"),
     r"distance(\d+)_levels": (
         "hierarchical distance@{}",
         "hierarchical distance@k: mean height of the k likeliest classes; lower is better",
     ),
 }
-"""Patterns of names, the most important first: a title, whose {} is what the name has there, and a legend."""
+"""Patterns of names, the most important first: a title, whose {} is what the name has there, and a legend.
+
+A legend begins with its title, or with what stands there before a comma and {}; one with a colon is whole."""
 FEWEST = "{} segments: GraphPool assigns them by random weights, which no loss reaches"
 """A legend of metrics by the fewest segments: no class token of a classification model depends on them."""
 AMENDED = ", HiE"
@@ -246,7 +196,9 @@ def metric(name: str) -> Metric:
     for pattern, (title, legend) in KNOWN.items():
         if match := re.fullmatch(pattern, plain):
             amended = plain != name
-            return Metric(name, title.format(*match.groups()) + AMENDED * amended, unit, legend)
+            head = title.partition(", ")[0] if "{}" in title else title
+            shown = legend if ": " in legend else f"{head}: {legend}"
+            return Metric(name, title.format(*match.groups()) + AMENDED * amended, unit, shown)
     return Metric(name, name.replace("_", " "), unit, "")
 
 

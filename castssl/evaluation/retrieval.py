@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from castssl.contracts import Encoder, Model
 from castssl.errors import ConfigError, DataError
-from castssl.evaluation.class_maps import ClassMaps
+from castssl.evaluation.class_maps import ClassMaps, at_size
 from castssl.evaluation.features import Features, blocks, largest
 from castssl.evaluation.held_out import Evaluation, ImageBatch, Subject, indexed
 from castssl.evaluation.windows import with_longer_side
@@ -229,7 +229,7 @@ class Retrieval(ClassMaps):
         """
         if not isinstance(subject.module, SegmentModel | ColorModel):
             raise ConfigError(f"retrieval needs a SegmentModel, got a {type(subject.module).__name__}")
-        self.restart(subject, bounded=True)
+        self.restart(bounded=True)
         if not self.classes:
             return
         rows = Features(self._data.device)
@@ -247,11 +247,10 @@ class Retrieval(ClassMaps):
         features = features.unflatten(1, (labels.shape[1], -1)).flatten(0, 1)[kept]
         self._memory = features.to(self._data.device), labels.flatten()[kept].to(self._data.device)
 
-    def predict(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
+    def predict(self, batch: ImageBatch, subject: Subject) -> tuple[Tensor, Tensor]:
         """The classes int64 (B, H, W) that each segment's neighbors vote for, and the segments."""
-        assert self._subject is not None
         assert self._memory is not None
-        segments = self._segments(self._subject, batch.views[0])
+        segments = self._segments(subject, batch.views[0])
         classes = vote(segments.features.flatten(0, 1), *self._memory, self.classes, self.neighbors)
         classes = classes.view(segments.features.shape[:2])
         labels = at_size(segments.labels, batch.target)
@@ -276,12 +275,3 @@ class Retrieval(ClassMaps):
             sizes = (count,)
         segments: Segments = subject.module(view, sizes)
         return segments
-
-
-def at_size(labels: Tensor, like: Tensor) -> Tensor:
-    """Labels int (B, H, W) at the height and width of another map, by nearest: int64."""
-    if labels.shape[1:] == like.shape[1:]:
-        return labels.long()
-    size = (like.shape[1], like.shape[2])
-    resized: Tensor = F.interpolate(labels[:, None].double(), size, mode="nearest-exact")
-    return resized[:, 0].long()

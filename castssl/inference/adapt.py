@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from math import isnan
 from pathlib import Path
@@ -13,7 +12,9 @@ from castssl.data.splits import Splits
 from castssl.errors import DataError
 from castssl.evaluation.adaptation import COLUMNS, Adaptation, Gain, gain
 from castssl.evaluation.held_out import Evaluation, Subject
+from castssl.evaluation.many_labels import level_names
 from castssl.files import atomic_write, write_text
+from castssl.inference.evaluate import write_csv
 from castssl.labels import LabelTree
 from castssl.visualization.plots import draw_before_after
 
@@ -84,21 +85,17 @@ def write(measured: Measured, folder: Path, labels: LabelTree) -> None:
     write_text(folder / FILES[0], json.dumps(content, indent=1, allow_nan=False) + "\n", "results")
     adaptation = measured.adaptation
     found, images = adaptation.per_image, adaptation.source
-    names = labels.names[-1] if labels.names else [str(number) for number in range(labels.sizes[-1])]
+    names = level_names(labels)[-1]
     if adaptation.positive is not None:
         names = [f"not {names[adaptation.positive]}", names[adaptation.positive]]
     parts = (found.predicted, found.confidence, found.region_iou)
     heading = [f"{what} {name}" for name in COLUMNS for what in ("prediction", "probability", "region IoU")]
-    with (
-        atomic_write(folder / FILES[1], "table") as aside,
-        open(aside, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        table = csv.writer(file)
-        table.writerow(["path", *heading])
-        for row, position in enumerate(found.positions.tolist()):
-            values = [part[name][row].item() for name in COLUMNS for part in parts]
-            cells = [names[v] if isinstance(v, int) else f"{v:.6f}" for v in values]
-            table.writerow([images.name(position), *cells])
+    table = [["path", *heading]]
+    for row, position in enumerate(found.positions.tolist()):
+        values = [part[name][row].item() for name in COLUMNS for part in parts]
+        cells = [names[v] if isinstance(v, int) else f"{v:.6f}" for v in values]
+        table.append([images.name(position), *cells])
+    write_csv(folder / FILES[1], table)
     iou = found.region_iou
     after = {name: iou[name] for name in COLUMNS if name != "before"}
     figure = draw_before_after(iou["before"], after, "region IoU", threshold=THRESHOLD)

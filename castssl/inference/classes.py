@@ -10,15 +10,13 @@ from torch import Tensor
 from castssl.checkpoints.load import Source
 from castssl.checkpoints.segmenter import Segmenter, load_segmenter
 from castssl.data.dense_views import WholeView
-from castssl.data.normalize import to_views
+from castssl.data.to_view import view_of
 from castssl.datasets.multichannel import to_rgb_image
 from castssl.datasets.pixel_classes import Color, voc_palette
 from castssl.evaluation.windows import Windows, class_logits, classes_at
 from castssl.inference.photos import Photo, read_photo
 from castssl.modes import kept_random_state
 from castssl.registry import build_superpixels
-from castssl.superpixel_labels import partition
-from castssl.types import Batch, RawView
 
 STRENGTH = 0.6
 """How much color hides the image in an overlay, 0 to 1."""
@@ -99,12 +97,9 @@ def segment_classes(
     shown = WholeView(None if segmenter.longer else side).crop(photo)[0].image[None]
     if device is not None:
         network.to(device)
-    worker = backend.runs_on == "worker"
-    segments = partition(backend, shown) if worker else torch.empty(1, 0, 0, dtype=torch.int32)
-    raw = Batch([RawView(shown, segments)], torch.empty(1, 0, dtype=torch.int64))
     place = next(iter(network.parameters())).device
     with kept_random_state(place):
-        view = to_views(raw, backend, place).views[0]
+        view = view_of(shown, backend, place)
         longer = side if segmenter.longer else None
         logits = class_logits(network, view, backend, windows, longer=longer)
     labels = classes_at(logits, (photo.height, photo.width))[0].cpu()

@@ -23,6 +23,7 @@ from castssl.evaluation.classification import Accuracy
 from castssl.evaluation.free_grained import FreeGrained
 from castssl.evaluation.held_out import Evaluation, Evaluator, Subject
 from castssl.evaluation.label_paths import LabelPaths
+from castssl.evaluation.many_labels import level_names
 from castssl.evaluation.predictions import Level, Predictions
 from castssl.files import atomic_write, write_text
 from castssl.labels import LabelTree
@@ -207,20 +208,20 @@ def write(evaluated: Evaluated, folder: Path) -> None:
     content |= {"images": len(evaluated.images), "unreadable": evaluated.unreadable}
     write_text(folder / FILES[0], json.dumps(content, indent=1) + "\n", "results")
     if evaluated.labels_apart:
-        _write_csv(folder / FILES[2], [LabelRow._fields, *map(_cells, evaluated.labels_apart)])
+        write_csv(folder / FILES[2], [LabelRow._fields, *map(_cells, evaluated.labels_apart)])
     if evaluated.predictions is None:
         return
-    _write_csv(folder / FILES[1], _prediction_rows(evaluated))
+    write_csv(folder / FILES[1], _prediction_rows(evaluated))
     if not evaluated.images.tree.levels:
         return
     write_risk_coverage(evaluated.curves or {}, folder)
-    _write_csv(folder / FILES[2], [("level", *CLASS_COLUMNS), *class_rows(evaluated)])
+    write_csv(folder / FILES[2], [("level", *CLASS_COLUMNS), *class_rows(evaluated)])
     count = len(evaluated.columns)
     for place, (column, level) in enumerate(
         zip(evaluated.columns, evaluated.predictions.levels, strict=True)
     ):
-        names = class_names(evaluated.labels, column)
-        _write_csv(folder / _of_level(PER_LEVEL[0], place, count), confusion_rows(level, names))
+        names = level_names(evaluated.labels)[column]
+        write_csv(folder / _of_level(PER_LEVEL[0], place, count), confusion_rows(level, names))
         group = -(-len(names) // DENSE)
         confusion = level.grouped(group).confusion(-(-len(names) // group))
         pictures = (
@@ -265,14 +266,9 @@ def class_rows(evaluated: Evaluated) -> list[tuple[Any, ...]]:
         counts = torch.bincount(level.labeled.label, minlength=classes).tolist()
         by_class = level.by_class(classes).values()
         measures = [[round(share, 6) for share in values.tolist()] for values in by_class]
-        names = class_names(evaluated.labels, column)
+        names = level_names(evaluated.labels)[column]
         rows += [(column, *row) for row in zip(names, counts, *measures, strict=True)]
     return rows
-
-
-def class_names(labels: LabelTree, column: int) -> Sequence[str]:
-    """The names of the classes of a level, or their numbers."""
-    return labels.names[column] if labels.names else [str(i) for i in range(labels.sizes[column])]
 
 
 def _prediction_rows(evaluated: Evaluated) -> Iterable[tuple[Any, ...]]:
@@ -280,7 +276,7 @@ def _prediction_rows(evaluated: Evaluated) -> Iterable[tuple[Any, ...]]:
     assert isinstance(images, Images)
     assert found is not None
     several = len(found.levels) > 1
-    columns = [class_names(evaluated.labels, column) for column in evaluated.columns]
+    columns = [level_names(evaluated.labels)[column] for column in evaluated.columns]
     heading = [
         f"{name}{column if several else ''}"
         for column in evaluated.columns
@@ -306,7 +302,8 @@ def _of_level(name: str, level: int, levels: int) -> str:
     return f"{stem}{level}.{ending}" if levels > 1 else name
 
 
-def _write_csv(path: Path, rows: Iterable[tuple[Any, ...]]) -> None:
+def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table; names of files in it may hold bytes that are not valid UTF-8."""
     with (
         atomic_write(path, "table") as aside,
         open(aside, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,

@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 
 from castssl.contracts import Encoder
-from castssl.data.normalize import to_views
+from castssl.data.to_view import view_of
 from castssl.data.views import CenterView
 from castssl.errors import ConfigError
 from castssl.evaluation.features import segment_with_feature
 from castssl.inference.photos import Photo, read_photo
 from castssl.modes import evaluating, kept_random_state
 from castssl.registry import build_superpixels
-from castssl.superpixel_labels import partition
-from castssl.types import Batch, RawView, View
+from castssl.types import View
 
 BATCH = 64
 """How many images an encoder sees at once."""
@@ -80,11 +79,8 @@ def features(
     for start in range(0, len(images), BATCH):
         photos = [read_photo(i, value_range, config.channels) for i in images[start : start + BATCH]]
         shown = torch.stack([center(photo)[0] for photo in photos])
-        worker = backend.runs_on == "worker"
-        segments = partition(backend, shown) if worker else shown.new_empty(len(shown), 0, 0).int()
-        raw = Batch([RawView(shown, segments)], torch.empty(len(shown), 0, dtype=torch.int64))
         with kept_random_state(device):
-            parts.append(read_features(encoder, to_views(raw, backend, device).views[0]))
+            parts.append(read_features(encoder, view_of(shown, backend, device)))
     image, stages, masses = zip(*parts, strict=True)
     segments_of, mass_of = (tuple(map(torch.cat, zip(*each, strict=True))) for each in (stages, masses))
     return Features(torch.cat(image), segments_of, mass_of)

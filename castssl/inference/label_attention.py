@@ -11,6 +11,7 @@ import numpy as np
 
 from castssl.checkpoints.many_labels import LabelModel
 from castssl.errors import ConfigError
+from castssl.evaluation.many_labels import level_names
 from castssl.files import atomic_write
 from castssl.inference.many_labels import Labels
 from castssl.visualization.label_attention import draw_label_attention
@@ -22,8 +23,7 @@ def columns_of(model: LabelModel, names: Sequence[str]) -> list[int]:
     Raises:
         ConfigError: if a name is not a label.
     """
-    levels = model.labels.names or [tuple(map(str, range(size))) for size in model.labels.sizes]
-    known = [name for level in levels for name in level]
+    known = [name for level in level_names(model.labels) for name in level]
     for name in names:
         if name not in known:
             near = ", ".join(get_close_matches(name, known, 5, 0.5) or known[:5])

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from castssl.checkpoints.many_labels import LabelModel
-from castssl.data.normalize import to_views
 from castssl.data.splits import renumber
+from castssl.data.to_view import view_of
 from castssl.data.views import CenterView, SquashedView
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
@@ -24,8 +24,8 @@ from castssl.labels import LabelTree
 from castssl.modes import evaluating
 from castssl.objectives.classification import Averaged
 from castssl.registry import build_superpixels
-from castssl.superpixel_labels import partition, three_channels
-from castssl.types import Batch, LabelAttention, RawView, View
+from castssl.superpixel_labels import three_channels
+from castssl.types import LabelAttention, View
 
 THRESHOLD = 0.5
 
@@ -121,10 +121,7 @@ class LabelPredictor:
         config = self.objective.encoder.config
         seen = SquashedView(self.model.image_size)(read_photo(image, value_range, config.channels))[0]
         backend = build_superpixels(config, self.model.superpixels)
-        worker = backend.runs_on == "worker"
-        segments = partition(backend, seen[None]) if worker else torch.empty(1, 0, 0, dtype=torch.int32)
-        raw = Batch([RawView(seen[None], segments)], torch.empty(1, 0))
-        view = to_views(raw, backend, next(iter(self.objective.parameters())).device).views[0]
+        view = view_of(seen[None], backend, next(iter(self.objective.parameters())).device)
         with evaluating(self.objective), torch.no_grad():
             levels = [logits[0].float().sigmoid().tolist() for logits in self._score(view).values()]
             attended = self.objective.label_attention(view) if attention else None

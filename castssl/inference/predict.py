@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from castssl.checkpoints.classifier import Classifier
 from castssl.contracts import Superpixels
-from castssl.data.normalize import to_views
+from castssl.data.to_view import view_of
 from castssl.data.views import CenterView
 from castssl.errors import ConfigError
 from castssl.inference.photos import Photo, read_photo
@@ -24,8 +24,8 @@ from castssl.models.sizes import sizes_for
 from castssl.modes import evaluating
 from castssl.objectives.classification import Supervised
 from castssl.registry import build, build_superpixels
-from castssl.superpixel_labels import partition, three_channels
-from castssl.types import Batch, Hierarchy, RawView, View
+from castssl.superpixel_labels import three_channels
+from castssl.types import Hierarchy, View
 
 
 class Evidence(NamedTuple):
@@ -106,10 +106,7 @@ def predict(
     seen = CenterView(classifier.image_size, interpolation=classifier.interpolation)(photo)[0]
     backend = build_superpixels(config, classifier.superpixels)
     _check_room(objective, backend, classifier)
-    worker = backend.runs_on == "worker"
-    segments = partition(backend, seen[None]) if worker else torch.empty(1, 0, 0, dtype=torch.int32)
-    raw = Batch([RawView(seen[None], segments)], torch.empty(1, 0, dtype=torch.int64))
-    view = to_views(raw, backend, next(iter(objective.parameters())).device).views[0]
+    view = view_of(seen[None], backend, next(iter(objective.parameters())).device)
     logits, evidence = explained(objective, view) if explain else (_logits(objective, view), ())
     path = label_path(classifier, logits, min_confidence)
     kept = [i for i, level in enumerate(path, start=1) if level.sure and level.agrees is not False]

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 
 from castssl.checkpoints.load import Source, load_encoder
 from castssl.contracts import Encoder, Superpixels
-from castssl.data.normalize import to_views
+from castssl.data.to_view import view_of
 from castssl.data.views import to_uint8
 from castssl.datasets.multichannel import to_rgb_image
 from castssl.inference.photos import Photo, Photos, read_photo, separate
 from castssl.models.sizes import sizes_for
 from castssl.modes import evaluating, kept_random_state
 from castssl.registry import build_superpixels
-from castssl.superpixel_labels import partition, three_channels
-from castssl.types import Batch, Hierarchy, RawView, View
+from castssl.superpixel_labels import three_channels
+from castssl.types import Hierarchy, View
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -209,10 +209,7 @@ def prepare(
     if encoder.uses_superpixels:
         capacity = backend.capacity(*seen.shape[-2:])
         sizes = sizes_for(encoder, capacity if sizes else max(capacity, encoder.sizes[0]), sizes)
-    worker = backend.runs_on == "worker"
-    segments = partition(backend, seen) if worker else torch.empty(1, 0, 0, dtype=torch.int32)
-    raw = Batch([RawView(seen, segments)], torch.empty(1, 0, dtype=torch.int64))
-    return seen[0], to_views(raw, backend, next(iter(encoder.parameters())).device).views[0], sizes
+    return seen[0], view_of(seen, backend, next(iter(encoder.parameters())).device), sizes
 
 
 def _shrink(photo: Image.Image, encoder: Encoder, side: int | None) -> Image.Image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,14 +41,7 @@ REMOTE = re.compile(r"(hf\w*|tfds|wds)[:/]")
 """Data that may lie on another machine: a report downloads nothing."""
 NEW = "new weights"
 
-
 Progress = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
-
-
-@contextmanager
-def silent(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """No progress."""
-    yield lambda done: None
 
 
 class Source(NamedTuple):
@@ -164,7 +157,7 @@ def _held_out(run: Run) -> Iterator[tuple[str, Image.Image]]:
 def hierarchies(
     runs: Sequence[Run],
     photos: Sequence[tuple[str, Image.Image]],
-    progress: Progress = silent,
+    progress: Progress,
 ) -> tuple[Hierarchies | None, list[str]]:
     """The content of the viewer, and remarks on what is missing in it.
 

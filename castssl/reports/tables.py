@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -203,27 +203,20 @@ def _matrix(
 
 def settings(runs: Sequence[Run]) -> Html:
     """What differs between the runs, then all settings."""
+    every = [run.summary.settings for run in runs]
     if len(runs) == 1:
-        rows = [[name, shown(entry)] for name, entry in runs[0].summary.settings.items()]
-        if not rows:
+        if not every[0]:
             return markup.paragraph("The run's config.json is damaged or empty.", "warning")
-        table = markup.table(["setting", "value"], rows, labels=2, caption="settings")
-        return markup.join([table, _blank(runs)])
+        return markup.join([_values("setting", every[0], "settings"), _blank(runs)])
     differing = differences([run.summary for run in runs])
     parts = [markup.heading("What differs")]
     if differing:
-        parts.append(_compared(runs, differing, lambda run: run.summary.settings, "setting"))
+        parts.append(_compared(runs, differing, every, "setting"))
     else:
         parts.append(markup.paragraph("These runs have the same settings.", "faint"))
-    names = dict.fromkeys(name for run in runs for name in run.summary.settings)
-    same = [name for name in names if name not in (*differing, *NOT_COMPARED)]
-    first = {
-        name: run.summary.settings[name] for name in same for run in runs if name in run.summary.settings
-    }
-    table = markup.table(
-        ["setting", "value"], [[n, shown(v)] for n, v in first.items()], labels=2, caption="same"
-    )
-    shared = markup.details(f"{len(first)} settings that all share", table)
+    different = (*differing, *NOT_COMPARED)
+    same = {name: entry for values in every for name, entry in values.items() if name not in different}
+    shared = markup.details(f"{len(same)} settings that all share", _values("setting", same, "same"))
     return markup.join([*parts, shared, _blank(runs)])
 
 
@@ -234,33 +227,33 @@ def _blank(runs: Sequence[Run]) -> Html:
     return markup.listing([note] * blank)
 
 
+def _values(heading: str, values: Mapping[str, Any], caption: str) -> Html:
+    rows = [[name, shown(entry)] for name, entry in values.items()]
+    return markup.table([heading, "value"], rows, labels=2, caption=caption)
+
+
 def _compared(
-    runs: Sequence[Run], names: Sequence[str], of: Callable[[Run], Mapping[str, Any]], corner: str
+    runs: Sequence[Run], names: Sequence[str], every: Sequence[Mapping[str, Any]], corner: str
 ) -> Html:
-    cells = [[Cell(shown(of(run)[name]) if name in of(run) else "–") for run in runs] for name in names]
+    """The values of some names in each run."""
+    cells = [[Cell(shown(values[name]) if name in values else "–") for values in every] for name in names]
     return Html(f'<div class="values">{_matrix(names, runs, cells, corner)}</div>')
 
 
 def environment(runs: Sequence[Run]) -> Html:
     """What the runs were computed with, at their latest start."""
-    found = {id(run): _environment(run) for run in runs}
-    names = list(dict.fromkeys(name for values in found.values() for name in values))
+    every = [_environment(run) for run in runs]
+    names = list(dict.fromkeys(name for values in every for name in values))
     if not names:
         return markup.paragraph("The logs of these runs hold no environment.", "faint")
     if len(runs) == 1:
-        rows = [[name, found[id(runs[0])][name]] for name in names]
-        return markup.join(
-            [markup.table(["", "value"], rows, labels=2, caption="environment"), *_starts(runs[0])]
-        )
-    differing = [name for name in names if len({values.get(name) for values in found.values()}) > 1]
+        return markup.join([_values("", every[0], "environment"), *_starts(runs[0])])
+    differing = [name for name in names if len({values.get(name) for values in every}) > 1]
     parts = []
     if differing:
-        parts += [
-            markup.heading("What differs"),
-            _compared(runs, differing, lambda run: found[id(run)], "of"),
-        ]
-    same = [[name, text] for name in names if name not in differing for text in [found[id(runs[0])][name]]]
-    table = markup.table(["", "value"], same, labels=2, caption="environment of all runs")
+        parts += [markup.heading("What differs"), _compared(runs, differing, every, "of")]
+    same = {name: text for name, text in every[0].items() if name not in differing}
+    table = _values("", same, "environment of all runs")
     return markup.join([*parts, markup.heading("What all share"), table] if same else parts)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from castssl.reports import charts, pictures, studies, tables
 from castssl.reports.gather import Gathered, Run, Study
-from castssl.reports.hierarchies import Progress, hierarchies, silent
+from castssl.reports.hierarchies import Progress, hierarchies
 from castssl.visualization.page import markup
 from castssl.visualization.page.markup import Html
 from castssl.visualization.page.report import (
@@ -31,9 +31,9 @@ PICTURED = 3
 def write(
     path: Path,
     found: Gathered,
-    photos: Sequence[tuple[str, Image.Image]] = (),
-    remarks: Sequence[str] = (),
-    progress: Progress = silent,
+    photos: Sequence[tuple[str, Image.Image]],
+    remarks: Sequence[str],
+    progress: Progress,
 ) -> list[str]:
     """Write the page of some runs and studies.
 

@@ -20,13 +20,3 @@ def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
     if not chosen or not whole or any(fine < coarse for fine, coarse in pairwise(chosen)):
         raise ValueError(f"expected sizes fine to coarse, such as sizes=(32,16,8), got {sizes!r}")
     return chosen
-
-
-def no_source(source: str) -> None:
-    """Refuse a source where none is read.
-
-    Raises:
-        ValueError: naming it.
-    """
-    if source:
-        raise ValueError(f"expected options alone, such as NAME:key=value, got the source {source!r}")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from castssl.registry import build
 from castssl.segmenter import Segmenter, check_image, consecutive
-from castssl.segmenters.levels import SIZES, check_sizes, no_source
+from castssl.segmenters.levels import SIZES, check_sizes
 from castssl.superpixel_labels import partition
 from castssl.superpixels.merge import COLOR, KINDS, merge
 
@@ -40,7 +40,8 @@ class Merge(Segmenter):
         superpixels: str = "seeds",
         seed: int = 0,
     ) -> None:
-        no_source(source)
+        if source:
+            raise ValueError(f"expected options alone, such as NAME:key=value, got the source {source!r}")
         if by not in KINDS:
             raise ValueError(f"expected by to be one of {', '.join(KINDS)}, got {by!r}")
         self.sizes, self.by, self.seed = check_sizes(sizes), by, seed

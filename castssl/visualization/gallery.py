@@ -9,15 +9,15 @@ from PIL import Image
 from torch import Tensor
 
 from castssl.contracts import Encoder, Superpixels
-from castssl.data.normalize import to_views
+from castssl.data.to_view import view_of
 from castssl.data.views import CenterView
 from castssl.datasets.images import Images
 from castssl.datasets.multichannel import RGB
 from castssl.datasets.stream import Stream
 from castssl.modes import evaluating
-from castssl.superpixel_labels import partition, three_channels
+from castssl.superpixel_labels import three_channels
 from castssl.superpixels.merge import merge
-from castssl.types import Batch, Hierarchy, RawView, View
+from castssl.types import Hierarchy, View
 from castssl.visualization.colors import paint
 from castssl.visualization.draw import captioned, draw_hierarchy, draw_image, overlay, sheet
 from castssl.visualization.draw import partition as draw_partition
@@ -33,16 +33,14 @@ def gallery(
     images: Sequence[Image.Image],
     image_size: int,
     device: torch.device | str,
-    *,
-    title: str = "",
 ) -> Image.Image:
     """A row per image: the image, its superpixels, and each stage from fine to coarse.
 
-    The encoder's mode is as before afterwards; its ``segment`` is asked if it has one.
+    The encoder's mode is as before afterwards.
     """
     pixels, view = _center(superpixels, images, image_size, device)
     hierarchy = _hierarchy(encoder, view)
-    return sheet([draw_hierarchy(image, hierarchy, i) for i, image in enumerate(pixels)], title)
+    return sheet([draw_hierarchy(image, hierarchy, i) for i, image in enumerate(pixels)])
 
 
 class Comparison:
@@ -120,10 +118,7 @@ def _center(
 ) -> tuple[Tensor, View]:
     """The center views uint8 (B, 3, H, W), of three channels to look at, and as an encoder sees them."""
     pixels = torch.stack([CenterView(image_size)(image)[0] for image in images])
-    worker = superpixels.runs_on == "worker"
-    segments = partition(superpixels, pixels) if worker else torch.empty(len(pixels), 0, 0, dtype=torch.int32)
-    raw = Batch([RawView(pixels, segments)], torch.empty(len(pixels), 0, dtype=torch.int64))
-    return three_channels(pixels, superpixels.channels), to_views(raw, superpixels, device).views[0]
+    return three_channels(pixels, superpixels.channels), view_of(pixels, superpixels, device)
 
 
 def _hierarchy(encoder: Encoder, view: View) -> Hierarchy:

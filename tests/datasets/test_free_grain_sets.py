@@ -120,7 +120,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no imagenet-F-val.txt in /nowhere; take it"):
         _open(f"imagenet-f:{tmp_path}?lists=/nowhere")
     write_imagenet_f(tmp_path, tmp_path)
-    with pytest.raises(DataError, match="unknown option 'list', expected lists or given"):
+    with pytest.raises(DataError, match=r"unknown option 'list'; did you mean 'lists'.*lists, given"):
         _open(f"imagenet-f:{tmp_path}?list=x")
     with pytest.raises(DataError, match="given=all, expected checked or range"):
         _open(f"imagenet-f:{tmp_path}?given=all")

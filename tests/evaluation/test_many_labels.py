@@ -77,9 +77,8 @@ def test_the_measures_are_those_of_all_images_at_once(
     assert found == pytest.approx(measures(logits.sigmoid(), images.targets, TREE), abs=1e-6)
     assert found["unscored_classes"] == 1
     assert {"mAP", "mAP_11point", "mAP_level1", "CF1_top3", "without_parent"} <= found.keys()
-    by_class = average_precisions(logits, images.targets).tolist()[:5]
-    names = ["level0/pet", "level0/bird", "level1/cat", "level1/dog", "level1/hen"]
-    assert evaluator.by_class == pytest.approx(dict(zip(names, by_class, strict=True)))
+    by_class = average_precisions(logits, images.targets).tolist()
+    assert evaluator.average_precision.tolist() == pytest.approx(by_class, nan_ok=True)
     assert found == data(toys.subject(toy)), "an evaluation starts anew"
 
 

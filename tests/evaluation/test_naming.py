@@ -172,8 +172,6 @@ def test_what_cannot_be_named_is_refused() -> None:
     model, naming = by_color()
     with pytest.raises(ConfigError, match=r"SampleEncoder cannot read class names.*clip:"):
         Naming(SampleEncoder(), list(OBJECTS), PARTS_OF)
-    with pytest.raises(ConfigError, match="once"):
-        Naming(model, list(OBJECTS), PARTS_OF, prompt="a photo")
     with pytest.raises(ConfigError, match=r"each of the 3 objects, got 1 lists"):
         Naming(model, list(OBJECTS), PARTS_OF[:1])
     style: Any = "gray"

@@ -16,6 +16,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from castssl.checkpoints import load_encoder
+from castssl.commands.arguments import progress
 from castssl.reports.gather import gather
 from castssl.reports.hierarchies import hierarchies, images, sources
 from castssl.reports.write import write
@@ -85,7 +86,7 @@ def runs(study: Path) -> list[Path]:
 def content(runs: list[Path]) -> Hierarchies:
     """What the viewer shows of both runs."""
     found = gather(runs).runs
-    shown, remarks = hierarchies(found, images(found)[0][::4])
+    shown, remarks = hierarchies(found, images(found)[0][::4], progress)
     assert not remarks
     assert shown is not None
     return shown
@@ -100,7 +101,8 @@ def pages(study: Path, runs: list[Path], tmp_path_factory: pytest.TempPathFactor
         text.write(json.dumps({"time": 2e9, "event": NASTY, "text": NASTY}) + "\n")
     for name, paths in (("run", runs[:1]), ("runs", [runs[0], named]), ("study", [study])):
         found = gather(paths)
-        write(folder / f"{name}.html", found, images(found.runs)[0][::4] if name != "study" else ())
+        photos = images(found.runs)[0][::4] if name != "study" else ()
+        write(folder / f"{name}.html", found, photos, (), progress)
     return {name: folder / f"{name}.html" for name in PAGES}
 
 

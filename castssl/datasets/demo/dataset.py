@@ -137,10 +137,6 @@ def tree() -> LabelTree:
 
 
 def _write(folder: Path, size: int, per_class: int, seed: int, surroundings: Surroundings) -> None:
-    for kind in KINDS:
-        for split in SPLITS:
-            for top in ("", "masks", "parts"):
-                (folder / top / split / kind.coarse / kind.fine).mkdir(parents=True)
     # Painting is mostly cv2 and numpy, which release the interpreter lock.
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         list(threads.map(lambda task: _write_one(folder, size, surroundings, task), _tasks(per_class, seed)))
@@ -158,16 +154,19 @@ def _tasks(per_class: int, seed: int) -> Iterator[_Task]:
 
 
 def _write_one(folder: Path, size: int, surroundings: Surroundings, task: _Task) -> None:
-    image, parts = paint(np.random.default_rng(task.seed), task.kind, size, surroundings)
-    below = Path(task.split, task.kind.coarse, task.kind.fine, f"{task.number:04d}.png")
+    kind = task.kind
+    image, parts = paint(np.random.default_rng(task.seed), kind, size, surroundings)
+    below = f"{task.split}/{kind.coarse}/{kind.fine}/{task.number:04d}.png"
+    write_painted(folder, below, image, parts)
+
+
+def write_painted(folder: Path, below: str, image: NDArray[np.uint8], parts: NDArray[np.uint8]) -> None:
+    """Write an image, RGB, the mask of its objects, and its parts to the same path below their folders."""
     mask = np.where(parts > 0, 255, 0).astype(np.uint8)
     for top, pixels in (("", image[..., ::-1]), ("masks", mask), ("parts", parts)):
-        (folder / top / below).write_bytes(png(pixels))
-
-
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    """A PNG of uint8 (H, W), or (H, W, 3) in the order blue, green, red."""
-    done, content = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    if not done:
-        raise OSError("OpenCV could not encode a PNG")
-    return content.tobytes()
+        done, content = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        if not done:
+            raise OSError("OpenCV could not encode a PNG")
+        path = folder / top / below
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.tobytes())

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from castssl.contracts import DataSet, Listing
-from castssl.datasets.demo.dataset import SPLITS, cache, png, tree
+from castssl.datasets.demo.dataset import SPLITS, cache, tree, write_painted
 from castssl.datasets.demo.paint import KINDS, Kind, paint_many
 from castssl.datasets.folder import Files
 from castssl.datasets.layout_checks import choose
@@ -124,8 +124,6 @@ def _name(number: int) -> str:
 
 def _write(folder: Path, options: Options) -> None:
     for split in SPLITS:
-        for top in ("", "masks", "parts"):
-            (folder / top / split).mkdir(parents=True)
         # Painting is mostly cv2 and numpy, which release the interpreter lock.
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             list(threads.map(partial(_write_one, folder, options, split), range(count(options, split))))
@@ -137,6 +135,4 @@ def _write_one(folder: Path, options: Options, split: str, number: int) -> None:
     image, seen = paint_many(rng, kinds, options.size)
     fine = tree().names[1]
     values = np.array([0, *(1 + fine.index(kind.fine) for kind in kinds)], np.uint8)
-    mask = np.where(seen > 0, 255, 0).astype(np.uint8)
-    for top, pixels in (("", image[..., ::-1]), ("masks", mask), ("parts", values[seen])):
-        (folder / top / split / _name(number)).write_bytes(png(pixels))
+    write_painted(folder, f"{split}/{_name(number)}", image, values[seen])

@@ -95,7 +95,7 @@
     const xs = curves.flatMap((curve) => curve.points.map(([x]) => x));
     const ys = [...curves.flatMap((curve) => curve.points.map(([, y]) => y)), ...levels.flatMap((one) => [one.low, one.high])];
     let [low, high] = range(ys, logarithmic);
-    if (chart.zero) low = 0;
+    if (chart.from_zero) low = 0;
     const most = Math.max(...xs) || 1, least = Math.min(0, ...xs);
     place.x = (x) => box.left + (x - least) / (most - least) * (box.right - box.left);
     const scale = logarithmic ? Math.log : (y) => y;

@@ -144,11 +144,13 @@ def write_report(
     with atomic_write(path, "page") as aside, aside.open("w", encoding="utf-8", newline="") as file:
         # File names may contain bytes that are not valid UTF-8.
         file.write(head.encode("utf-8", "backslashreplace").decode())
-        file.write(stored(_drawn(runs, charts), 'id="charts"'))
+        merged = [chart._replace(levels=_merged(chart.levels)) for chart in charts]
+        file.write(stored(_plain({"runs": runs, "charts": merged}), 'id="charts"'))
         if hierarchies:
             for image in hierarchies.images:
                 file.write(stored(encode(image), 'class="image"'))
-            file.write(stored(_about(hierarchies), 'id="about"'))
+            names = {"images": [image.name for image in hierarchies.images]}
+            file.write(stored(_plain({**hierarchies._asdict(), **names}), 'id="about"'))
         file.write(tail)
 
 
@@ -157,52 +159,26 @@ def viewer() -> Html:
     return Html(f'<div id="viewer">{source("viewer.html")}</div>')
 
 
-def _about(hierarchies: Hierarchies) -> dict[str, Any]:
-    return {
-        "models": [printable(model) for model in hierarchies.models],
-        "images": [printable(image.name) for image in hierarchies.images],
-        "moments": [
-            {"name": printable(one.name), "models": list(one.models), "labels": [*map(printable, one.labels)]}
-            for one in hierarchies.moments
-        ],
-    }
+def _plain(value: Any) -> Any:
+    """Dictionaries, named tuples and sequences as JSON has them: printable text, floats of six digits."""
+    if isinstance(value, Legend | Chart | Dots | Curve | Level | Moment):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, str):
+        return printable(value)
+    return _short(value) if isinstance(value, float) else value
 
 
-def _drawn(runs: Sequence[Legend], charts: Sequence[Chart | Dots]) -> dict[str, Any]:
-    """What the script draws; numbers have six digits."""
-    drawn: list[dict[str, Any]] = []
-    for chart in charts:
-        shared: dict[str, Any] = {"title": printable(chart.title), "unit": chart.unit}
-        shared["note"] = printable(chart.note)
-        shared["levels"] = _levels(chart.levels)
-        if isinstance(chart, Dots):
-            rows = [printable(row) for row in chart.rows]
-            drawn.append({**shared, "rows": rows, "seeds": [[*map(_short, one)] for one in chart.seeds]})
-            continue
-        curves = [
-            {
-                "run": curve.run,
-                "places": [[*map(_short, places)] for places in curve.places],
-                "values": [*map(_short, curve.values)],
-            }
-            for curve in chart.curves
-        ]
-        drawn.append({**shared, "curves": curves, "logarithmic": chart.logarithmic, "zero": chart.from_zero})
-    return {
-        "runs": [
-            {"name": printable(run.name), "short": printable(run.short), "color": run.color} for run in runs
-        ],
-        "charts": drawn,
-    }
-
-
-def _levels(levels: Sequence[Level]) -> list[dict[str, str | float | None]]:
-    """Names, ends and texts, those of one place together."""
+def _merged(levels: Sequence[Level]) -> list[Level]:
+    """The levels, those of one place together; without those that no axis can hold."""
     names: dict[tuple[float | None, float | None, str], list[str]] = {}
     for one in levels:
-        names.setdefault((_short(one.low), _short(one.high), one.shown), []).append(printable(one.name))
+        names.setdefault((_short(one.low), _short(one.high), one.shown), []).append(one.name)
     return [
-        {"name": ", ".join(together), "low": low, "high": high, "shown": shown}
+        Level(", ".join(together), low, high, shown)
         for (low, high, shown), together in names.items()
         if low is not None and high is not None
     ]
