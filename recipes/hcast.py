@@ -20,10 +20,12 @@ from castssl.checkpoints.classifier import save_classifier
 from castssl.checkpoints.initialize import initialize
 from castssl.config import launch
 from castssl.contracts import Encoder
+from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
+from castssl.data.supervised_views import SupervisedView
 from castssl.data.taxon_views import TaxonViews
-from castssl.data.views import Augment, CenterView, SupervisedView, TwoViews
+from castssl.data.views import Augment, TwoViews
 from castssl.datasets.demo.dataset import cache
 from castssl.datasets.demo.texts import demo_texts
 from castssl.datasets.image_texts import embed_texts

@@ -20,9 +20,10 @@ from castssl import distributed
 from castssl.checkpoints.classifier import save_classifier
 from castssl.checkpoints.initialize import initialize
 from castssl.config import FREE, MEASURES, launch
+from castssl.data.evaluation_views import CenterView, SquashedView
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
-from castssl.data.views import CenterView, Policy, SquashedView, SupervisedView
+from castssl.data.supervised_views import Policy, SupervisedView
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
 from castssl.encoder_config import EncoderConfig

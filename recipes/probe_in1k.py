@@ -20,9 +20,10 @@ from castssl.checkpoints import load_encoder
 from castssl.checkpoints.classifier import save_probe
 from castssl.config import FREE, launch
 from castssl.contracts import Encoder
+from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
-from castssl.data.views import CenterView, OneView, TwoViews
+from castssl.data.views import OneView, TwoViews
 from castssl.evaluation.classification import Accuracy
 from castssl.evaluation.held_out import Evaluation, Evaluator, Subject
 from castssl.evaluation.knn import Knn

@@ -67,7 +67,7 @@ def add(commands: Commands) -> None:
 
 
 def _adapt(args: argparse.Namespace) -> int:
-    from castssl.data.views import CenterView
+    from castssl.data.evaluation_views import CenterView
     from castssl.evaluation.adaptation import Adaptation, Settings
     from castssl.inference.adapt import FILES, measure, write
     from castssl.inference.load import load

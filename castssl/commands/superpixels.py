@@ -207,7 +207,7 @@ def _squares(photos: Sequence[Photo], size: int) -> tuple[Tensor, list[Tensor | 
     import torch
     from PIL import Image
 
-    from castssl.data.views import CenterView
+    from castssl.data.evaluation_views import CenterView
 
     view = CenterView(size)
     truth: list[Tensor | None] = []

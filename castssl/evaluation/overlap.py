@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from castssl.data.evaluation_views import CenterView
 from castssl.data.normalize import denormalize
-from castssl.data.views import CenterView
 from castssl.datasets.images import Images
 from castssl.datasets.masks import Masks, open_masks
 from castssl.errors import DataError, printable

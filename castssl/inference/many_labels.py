@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from castssl.checkpoints.many_labels import LabelModel
+from castssl.data.evaluation_views import CenterView, SquashedView
 from castssl.data.normalize import to_views
 from castssl.data.splits import renumber
-from castssl.data.views import CenterView, SquashedView
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
 from castssl.errors import ConfigError, DataError

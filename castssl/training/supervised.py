@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from castssl.config import FREE, MEASURES
-from castssl.data.views import Policy
+from castssl.data.supervised_views import Policy
 from castssl.training.configs import PretrainConfig
 from castssl.training.optim import scaled_rate
 from castssl.training.presets import SUPERVISED

@@ -14,10 +14,12 @@ import pytest
 import torch
 
 from castssl.data import superpixel_tree
+from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import load
 from castssl.data.rng import seeded
 from castssl.data.superpixel_cache import SHARDS, Cache, CachedSuperpixels, method, read_file
-from castssl.data.views import CenterView, SupervisedView, TwoViews
+from castssl.data.supervised_views import SupervisedView
+from castssl.data.views import TwoViews
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import ConfigError

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from castssl.data.evaluation_views import CenterView
 from castssl.data.inventory import inventory
 from castssl.data.loader import load
 from castssl.data.splits import hold_out, open_splits, renumber
-from castssl.data.views import CenterView
 from castssl.datasets import DataError, many_labels, multi_hot
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images

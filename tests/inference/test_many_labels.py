@@ -12,8 +12,8 @@ from PIL import Image
 
 from castssl.checkpoints.classifier import save_classifier
 from castssl.checkpoints.many_labels import LabelModel, load_many_labels
+from castssl.data.evaluation_views import SquashedView
 from castssl.data.normalize import normalize
-from castssl.data.views import SquashedView
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import ConfigError, DataError
