@@ -155,7 +155,7 @@ def _folder(
     folder: Path, masks: Path | None, args: argparse.Namespace, extensions: Sequence[str]
 ) -> list[Photo]:
     """At most ``limit`` images below a folder, spread evenly over them by name."""
-    from castssl.datasets.folder import ignored
+    from castssl.datasets.file_names import ignored
 
     files = sorted(
         path

@@ -25,7 +25,7 @@ from castssl import distributed
 from castssl.contracts import DataSet, Item, Turn, Unreadable
 from castssl.datasets import stream
 from castssl.datasets.decode import EXTENSIONS
-from castssl.datasets.folder import split_name
+from castssl.datasets.split_folders import split_name
 from castssl.datasets.tarfiles import Entry, Lost, entries
 from castssl.datasets.unreadable import why
 from castssl.errors import DataError, NoSplit
