@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
 from castssl import distributed
-from castssl.contracts import Superpixels, Turn, Unreadable
+from castssl.contracts import Superpixels
 from castssl.data.dense_views import DenseAugment
 from castssl.data.inventory import Inventory, inventory
 from castssl.data.rng import seeded
@@ -37,6 +37,7 @@ from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
 from castssl.datasets.unreadable import Clipped
 from castssl.errors import ConfigError, ContractError, DataError
+from castssl.feed import Turn, Unreadable
 from castssl.superpixel_labels import partition
 from castssl.terminal import ignore_closed_streams
 from castssl.types import Batch, View

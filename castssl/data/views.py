@@ -160,6 +160,7 @@ def _shrink(least: float) -> int:
 
 
 def to_box(window: Window, width: int, height: int) -> Box:
+    """The box of a window in an image of this size."""
     left, top, right, bottom = window
     return left / width, top / height, right / width, bottom / height
 
@@ -178,5 +179,6 @@ def _tensor(pixels: Pixels, flipped: bool) -> Tensor:
 
 
 def check_size(size: int) -> None:
+    """Refuse a side of less than 1 pixel by a ``ConfigError``."""
     if size < 1:
         raise ConfigError(f"a view's side must be at least 1 pixel, got {size}")

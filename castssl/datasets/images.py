@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from castssl.contracts import LabelMaps, Source, Unreadable
+from castssl.contracts import LabelMaps, Source
 from castssl.datasets.decode import header, read
 from castssl.datasets.depth import Range
 from castssl.datasets.image_texts import ImageTexts
@@ -27,6 +27,7 @@ from castssl.datasets.masks import MaskFolder, Masks
 from castssl.datasets.orientation import fitted, orientation, upright_size
 from castssl.datasets.unreadable import TRIES, Clipped, Ledger, why
 from castssl.errors import DataError
+from castssl.feed import Unreadable
 from castssl.labels import LabelTree
 from castssl.system_errors import explain
 

@@ -17,7 +17,7 @@ from tests.house import source
 
 GROUND = [
     *("errors", "files", "installer", "terminal", "system_errors", "devices", "labels", "types"),
-    *("encoder_config", "segmenter", "contracts"),
+    *("encoder_config", "segmenter", "feed", "contracts"),
     *("superpixel_labels", "modes", "distributed", "attention"),
     *("registry", "text", "shipped", "fields", "config", "run_lock"),
 ]
