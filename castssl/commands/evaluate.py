@@ -84,8 +84,9 @@ def add(commands: Commands) -> None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from castssl import distributed
+    from castssl.leaving import leaving
 
-    with distributed.leaving():
+    with leaving():
         device = device_of(args)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate import PartialState

@@ -18,7 +18,7 @@ from tests.house import source
 GROUND = [
     *("errors", "files", "installer", "terminal", "system_errors", "devices", "labels", "types"),
     *("encoder_config", "segmenter", "feed", "contracts"),
-    *("superpixel_labels", "modes", "distributed", "attention"),
+    *("superpixel_labels", "modes", "distributed", "leaving", "attention"),
     *("registry", "text", "shipped", "fields", "config", "run_lock"),
 ]
 """The ground floor, in order: each room imports only from rooms to its left."""
