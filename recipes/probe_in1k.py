@@ -30,12 +30,12 @@ from castssl.evaluation.knn import Knn
 from castssl.evaluation.matching import Matching
 from castssl.evaluation.overlap import Overlap
 from castssl.evaluation.report import table
-from castssl.files import write_tensors
 from castssl.models.reset import reinitialize
 from castssl.models.sizes import with_sizes
 from castssl.modes import gathered
 from castssl.objectives.probe import LinearProbe
 from castssl.registry import build_superpixels
+from castssl.tensor_files import write_tensors
 from castssl.training import (
     FirstBatch,
     build_optimizer,

@@ -19,7 +19,7 @@ from castssl.commands.arguments import (
     value_range,
 )
 from castssl.errors import ConfigError, NoSplit
-from castssl.files import check_outputs
+from castssl.outputs import check_outputs
 
 if TYPE_CHECKING:
     from castssl.data.splits import Splits

@@ -23,7 +23,7 @@ from castssl.commands.arguments import (
     value_range,
 )
 from castssl.errors import ConfigError
-from castssl.files import check_outputs
+from castssl.outputs import check_outputs
 
 if TYPE_CHECKING:
     from castssl.contracts import Encoder

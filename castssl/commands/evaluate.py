@@ -20,7 +20,7 @@ from castssl.commands.arguments import (
     value_range,
 )
 from castssl.errors import ConfigError, printable
-from castssl.files import check_outputs
+from castssl.outputs import check_outputs
 
 if TYPE_CHECKING:
     from rich.table import Table

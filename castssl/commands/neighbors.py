@@ -20,7 +20,7 @@ from castssl.commands.arguments import (
     table,
 )
 from castssl.errors import ConfigError
-from castssl.files import check_outputs
+from castssl.outputs import check_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,7 +16,19 @@ from castssl import datasets
 from tests.house import source
 
 GROUND = [
-    *("errors", "files", "installer", "terminal", "system_errors", "devices", "labels", "types"),
+    *(
+        "errors",
+        "files",
+        "outputs",
+        "tensor_files",
+        "whole_folders",
+        "installer",
+        "terminal",
+        "system_errors",
+        "devices",
+        "labels",
+        "types",
+    ),
     *("encoder_config", "segmenter", "feed", "contracts"),
     *("superpixel_labels", "modes", "distributed", "leaving", "attention"),
     *("registry", "text", "shipped", "fields", "config", "run_lock"),
