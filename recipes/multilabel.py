@@ -40,8 +40,8 @@ from castssl.training import FirstBatch, build_optimizer, check_batch, check_lab
 from castssl.training.configs import PretrainConfig
 from castssl.training.logging import best
 from castssl.training.plateau import Plateau
+from castssl.training.poly import poly
 from castssl.training.presets import MULTILABEL
-from castssl.training.schedule import poly
 from castssl.visualization.gallery import gallery, shown
 
 EMBEDDINGS = "label-embeddings.safetensors"

@@ -40,9 +40,9 @@ from castssl.training import FirstBatch, build_optimizer, check_batch, fits, set
 from castssl.training.configs import TransferConfig
 from castssl.training.fine_tuning import clip_gradients, decay_rates
 from castssl.training.logging import best
-from castssl.training.optim import RateMultiples
+from castssl.training.poly import poly
 from castssl.training.presets import SEGMENT
-from castssl.training.schedule import poly
+from castssl.training.rate_multiples import RateMultiples
 
 
 class Published(NamedTuple):

@@ -1,6 +1,7 @@
 """Runs: optimizers, schedules, checkpoints, logs, and the loop's surroundings.  There is no trainer class."""
 
-from castssl.training.checks import FirstBatch, check_batch, fits
+from castssl.training.batch_norm import check_batch
+from castssl.training.checks import FirstBatch, fits
 from castssl.training.labels import check_labels
 from castssl.training.optim import build_optimizer, scaled_rate, set_rate
 from castssl.training.run import STOPPED, Run, start
