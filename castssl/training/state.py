@@ -23,7 +23,9 @@ from castssl.errors import CastError, ConfigError, DataError, Diverged
 from castssl.training import checkpoint
 from castssl.training.logging import Log
 from castssl.training.protocols import Follows, Loader
+from castssl.training.random_state import random_state, set_random_state
 from castssl.training.run_folder import CHECKPOINTS, check_same
+from castssl.training.sharded import save_sharded
 
 T = TypeVar("T")
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
@@ -114,7 +116,7 @@ class TrainState:
     def restore_random(self) -> None:
         """Before the first batch: go on with the checkpoint's random streams, or give each rank its own."""
         if self._random is not None:
-            checkpoint.set_random_state(self._random, self._accelerator.device)
+            set_random_state(self._random, self._accelerator.device)
         elif not self._started:
             seeds = np.random.SeedSequence([self._cfg.seed, distributed.rank(), self.step])
             set_seed(int(seeds.generate_state(1)[0]))
@@ -133,13 +135,13 @@ class TrainState:
             "images": self._images,
             "followed": None if self.followed is None else dict(self.followed.state_dict()),
             "log": self._log.position(),
-            "random": gather_object([checkpoint.random_state(self._accelerator.device)]),
+            "random": gather_object([random_state(self._accelerator.device)]),
         }
         folder = self._folder / CHECKPOINTS
         how: dict[str, Any] = {"step": self.step, "keep": self._cfg.keep, "damaged": self._damaged}
         self._damaged = {}  # From here on a file of that name is a new one.
         if self._accelerator.distributed_type in SHARDED:
-            return checkpoint.save_sharded(folder, self._accelerator, place, **how)
+            return save_sharded(folder, self._accelerator, place, **how)
         if self._accelerator.is_main_process:
             checkpoint.save(folder, {**place, **self._weights()}, **how)
         self._accelerator.wait_for_everyone()
