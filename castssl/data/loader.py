@@ -7,20 +7,14 @@ of workers or ranks, nor on earlier batches; a run can continue from any step.
 from __future__ import annotations
 
 import atexit
-import logging
 import multiprocessing
-import os
-import signal
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from copy import copy
-from importlib import import_module
 from itertools import islice
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
-import cv2
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
@@ -33,20 +27,18 @@ from castssl.data.rng import seeded
 from castssl.data.sampler import EpochBatches, EpochSampler
 from castssl.data.superpixel_cache import Cache, CachedSuperpixels, cached_superpixels
 from castssl.data.views import Augment, CroppedView
+from castssl.data.workers import check_sockets, start_worker
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
 from castssl.datasets.unreadable import Clipped
 from castssl.errors import ConfigError, ContractError, DataError
 from castssl.feed import Turn, Unreadable
 from castssl.superpixel_labels import partition
-from castssl.terminal import ignore_closed_streams
 from castssl.types import Batch, View
 
 __all__ = ["EpochBatches", "Loader", "load"]
 
 _Faults = Sequence[Unreadable | Clipped]
-LONGEST = 75
-"""Bytes of the path of temporary files: a socket below it has 32 more, and Linux allows 107."""
 
 
 class _Sample(NamedTuple):
@@ -262,12 +254,8 @@ def load(
     """
     rank = distributed.rank() if rank is None else rank
     world = distributed.world() if world is None else world
-    if workers and (length := len(os.fsencode(tempfile.gettempdir()))) > LONGEST:
-        # Else the workers could send no batch, and the run would wait forever.
-        raise ConfigError(
-            f"TMPDIR has {length} bytes, expected at most {LONGEST} for sockets of data-loading processes;"
-            " use a shorter path, such as /tmp, or give --workers 0"
-        )
+    if workers:
+        check_sockets()
     if isinstance(views, DenseAugment):
         views.check(images, batch_size // world)
     prepare = _Prepare(views, superpixels, seed, cached_superpixels(cache, images, views, superpixels))
@@ -300,17 +288,3 @@ def _collate(samples: list[_Sample]) -> _Collated:
     target = default_collate([sample.target for sample in samples])
     text = default_collate([sample.text for sample in samples]) if samples[0].text is not None else None
     return _Collated(Batch(views, target, text), [fault for sample in samples for fault in sample.faults])
-
-
-def start_worker(worker: int) -> None:
-    """One thread per worker, no messages about odd files, and Ctrl-C left to the main process."""
-    ignore_closed_streams()
-    if multiprocessing.get_start_method() == "spawn":
-        # It ends its interpreter while the thread that sends batches may be in native code, which aborts the
-        # run.  What is registered last is called first, and removes the folder of the worker's sockets.
-        atexit.register(os._exit, 0)
-        atexit.register(import_module("multiprocessing.util")._exit_function)
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)

@@ -27,9 +27,9 @@ from torch.utils.data import DataLoader, Dataset
 from castssl.contracts import Encoder, Superpixels
 from castssl.data.evaluation_views import CenterView
 from castssl.data.inventory import inventory
-from castssl.data.loader import start_worker
 from castssl.data.normalize import to_views
 from castssl.data.rng import seeded
+from castssl.data.workers import start_worker
 from castssl.datasets.images import Images
 from castssl.datasets.unreadable import why
 from castssl.errors import ConfigError, DataError

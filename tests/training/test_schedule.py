@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch.optim import SGD
 
-from castssl.training.schedule import epoch_cosine, warmup_cosine
+from castssl.training.epoch_schedule import epoch_cosine
+from castssl.training.schedule import warmup_cosine
 
 shares = st.floats(0, 1)
 
