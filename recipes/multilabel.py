@@ -34,7 +34,7 @@ from castssl.evaluation.many_labels import ManyLabels
 from castssl.evaluation.report import table
 from castssl.labels import LabelTree
 from castssl.models.create import create
-from castssl.objectives.classification import Averaged
+from castssl.objectives.averaged import Averaged
 from castssl.registry import build, build_superpixels, parse, require
 from castssl.training import FirstBatch, build_optimizer, check_batch, check_labels, fits, set_rate, start
 from castssl.training.configs import PretrainConfig

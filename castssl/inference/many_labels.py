@@ -22,7 +22,7 @@ from castssl.inference.evaluate import Evaluated, LabelRow
 from castssl.inference.photos import Photo, read_photo
 from castssl.labels import LabelTree
 from castssl.modes import evaluating
-from castssl.objectives.classification import Averaged
+from castssl.objectives.averaged import Averaged
 from castssl.registry import build_superpixels
 from castssl.superpixel_labels import partition, three_channels
 from castssl.types import Batch, LabelAttention, RawView, View

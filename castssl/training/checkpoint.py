@@ -25,6 +25,8 @@ from castssl.files import PARTIAL, atomic_write, remove
 from castssl.training.damage import DAMAGE, STATE, damage_of_zip, sums_of
 
 State = dict[str, Any]
+FOLDER = "checkpoints"
+"""The folder of checkpoints within that of a run."""
 NAME = re.compile(r"step-\d{8,}(\.pt)?")
 SUMS = "files"
 """The entry of :data:`STATE` that holds size and CRC-32 of each file that Accelerate saved."""

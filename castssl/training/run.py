@@ -39,7 +39,7 @@ from castssl import config, distributed
 from castssl.config import RunConfig
 from castssl.errors import DataError
 from castssl.files import atomic_write, write_text
-from castssl.objectives.classification import Averaged
+from castssl.objectives.averaged import Averaged
 from castssl.objectives.probe import LinearProbe
 from castssl.training.accelerator import make_accelerator
 from castssl.training.bad_images import BadImages

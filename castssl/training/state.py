@@ -24,7 +24,7 @@ from castssl.training import checkpoint
 from castssl.training.logging import Log
 from castssl.training.protocols import Follows, Loader
 from castssl.training.random_state import random_state, set_random_state
-from castssl.training.run_folder import CHECKPOINTS, check_same
+from castssl.training.run_folder import check_same
 from castssl.training.sharded import save_sharded
 
 T = TypeVar("T")
@@ -137,7 +137,7 @@ class TrainState:
             "log": self._log.position(),
             "random": gather_object([random_state(self._accelerator.device)]),
         }
-        folder = self._folder / CHECKPOINTS
+        folder = self._folder / checkpoint.FOLDER
         how: dict[str, Any] = {"step": self.step, "keep": self._cfg.keep, "damaged": self._damaged}
         self._damaged = {}  # From here on a file of that name is a new one.
         if self._accelerator.distributed_type in SHARDED:
@@ -150,7 +150,7 @@ class TrainState:
     def resume(self, model: nn.Module, optimizer: Optimizer) -> bool:
         """Take the prepared pair, filled from the last checkpoint if there is one: True if there was."""
         self._model, self._optimizer = model, optimizer
-        latest = self._on_main(lambda: checkpoint.latest(self._folder / CHECKPOINTS))
+        latest = self._on_main(lambda: checkpoint.latest(self._folder / checkpoint.FOLDER))
         path, self._damaged = latest
         self.notes += latest.story()
         if path is None:

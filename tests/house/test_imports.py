@@ -61,7 +61,8 @@ MODULES_OF_PLUGINS = (
     ),
     *("castssl.testing", "castssl.text", "castssl.types", "castssl.tokens.inputs", "castssl.tokens.segments"),
     "castssl.superpixels.per_image",
-    *("castssl.pooling.arithmetic", "castssl.pooling.centroids", "castssl.objectives.classification"),
+    *("castssl.pooling.arithmetic", "castssl.pooling.centroids", "castssl.objectives.averaged"),
+    "castssl.objectives.classification",
     *(f"castssl.metrics.{name}" for name in ("balanced", "hierarchy", "iou", "partition", "regions")),
     *("castssl.evaluation.report", "castssl.models.initialization"),
 )

@@ -20,7 +20,7 @@ from castssl.errors import ConfigError, DataError
 from castssl.inference.many_labels import LabelPredictor, evaluate_labels
 from castssl.labels import LabelTree
 from castssl.models.create import create
-from castssl.objectives.classification import Averaged
+from castssl.objectives.averaged import Averaged
 from castssl.registry import build
 from castssl.types import View
 
