@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from castssl.datasets.decode import Decoded, header, read, silence_pil
+from castssl.datasets.decode import Decoded, header, read
 from castssl.datasets.depth import Range
+from castssl.datasets.pil_warnings import silence_pil
 from castssl.datasets.text import read_query
 from castssl.datasets.unreadable import TRIES, Clipped, Ledger, why
 from castssl.errors import CastError, DataError, NoSplit
