@@ -46,6 +46,7 @@ from castssl.training.bad_images import BadImages
 from castssl.training.batch_norm import has_batch_norm
 from castssl.training.describe_batch import describe_batch
 from castssl.training.logging import Log, check_tracker, start_trackers
+from castssl.training.once import ONCE, read_once
 from castssl.training.progress import Report
 from castssl.training.protocols import Follows, Loader
 from castssl.training.run_folder import claim, folder_of
@@ -62,7 +63,6 @@ BATCH_NORM = (
     "batch norm is not synchronized between processes without GPUs: each of the {world} processes normalizes"
     " by the statistics of its own images, so results differ from those of one process"
 )
-ONCE = "once.json"
 RESULTS = "results.json"
 F = TypeVar("F", bound=Follows)
 synchronize: Callable[[nn.Module], nn.Module] = convert_sync_batchnorm  # torch's drops timm's activations.
@@ -336,7 +336,7 @@ class Run:
     def once(self, name: str, make: Callable[[], Mapping[str, float]]) -> dict[str, float]:
         """What ``make`` first returned for ``name`` and these evaluation settings; kept in ``once.json``."""
         key, path = name + config.measured_with(self._cfg), self.folder / ONCE
-        results: dict[str, dict[str, float]] = broadcast_object_list([_read(path)])[0]
+        results: dict[str, dict[str, float]] = broadcast_object_list([read_once(path)])[0]
         # The latest entry is the last one.  An empty one is made again: --knn-every may have been 0 then.
         results[key] = results.pop(key, {}) or dict(make())
         if self._accelerator.is_main_process:
@@ -360,16 +360,6 @@ class Run:
         self._log.close()
         if self._lock is not None:
             self._lock.close()
-
-
-def _read(path: Path) -> dict[str, dict[str, float]]:
-    """The JSON object of objects in a file; what is missing or damaged, as by a power cut, is left out."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    items = content.items() if isinstance(content, dict) else ()
-    return {name: values for name, values in items if isinstance(values, dict)}
 
 
 def start(cfg: RunConfig, *, name: str | None = None) -> tuple[Run, Accelerator]:
