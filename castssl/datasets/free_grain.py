@@ -85,8 +85,8 @@ def hide_fine(images: Images, share: float | Sequence[float], *, seed: int = 0) 
     """The same images, of which some are labeled at coarse levels only, as in free-grained training.
 
     Labels that are hidden are -1; level 0 stays known.  The images are drawn within each class, see
-    :func:`draw_depths`.  The draw depends on ``seed``, the classes and the
-    names of the images, and not on their order.
+    :func:`draw_depths`.  The draw depends on ``seed``, the classes and the names of the images, and not on
+    their order.
 
     Args:
         images: with label paths of two levels or more.

@@ -17,7 +17,7 @@ def left_out(folders: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:
     """Sentences about folders and files that are left out: what, how many, and why.
 
     Args:
-        folders: paths of folders that are :func:`ignored`, or that hold masks.
+        folders: paths of folders that are :func:`~castssl.datasets.file_names.ignored`, or that hold masks.
         files: names of files that count as no images.
     """
     names = list(folders)
