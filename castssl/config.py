@@ -158,7 +158,7 @@ def launch(main: Callable[[C], object], config: type[C], argv: Sequence[str] | N
         SystemExit: 2 for a :class:`ConfigError`, 1 for any other :class:`CastError` and for such a fault.
     """
     settings = parse(config, argv)
-    from castssl.distributed import leaving  # It imports torch, and wrong flags are reported at once.
+    from castssl.leaving import leaving  # It imports torch, and wrong flags are reported at once.
 
     with leaving():
         _run(main, settings)

@@ -7,15 +7,15 @@ Shape letters: B images, N tokens, K pooled tokens, D channels, H x W pixels, L 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import IO, TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from PIL import Image
 from torch import Tensor, nn
 
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError
+from castssl.feed import Feed
 from castssl.labels import LabelTree
 from castssl.segmenter import Segmenter
 from castssl.types import Batch, DenseTokens, Hierarchy, LabelAttention, Outcome, Pooled, Tokens, View
@@ -314,61 +314,6 @@ class Listing(NamedTuple):
     """The label maps, of target "map"."""
 
 
-class Unreadable(NamedTuple):
-    """An image that could not be read."""
-
-    name: str
-    """Where it is: the path of a file, or what its source calls it."""
-    reason: str
-    """One line."""
-
-
-class Item(NamedTuple):
-    """One image of a stream."""
-
-    name: str
-    """Where it comes from, for messages."""
-    open: Callable[[], IO[bytes] | Image.Image]
-    """The encoded image, or a decoded one; raises almost anything if it is broken."""
-    label: object
-    """A class number as a number, text or bytes; None, NaN, "" or -1 if it is unknown."""
-
-
-class Turn(NamedTuple):
-    """Which items of a stream a reader gets, and in which order."""
-
-    train: bool
-    """Shuffled."""
-    seed: int
-    epoch: int
-    lap: int = 0
-    """How often the reader has read all of its items in this epoch."""
-    rank: int = 0
-    world: int = 1
-    worker: int = 0
-    workers: int = 1
-
-
-@runtime_checkable
-class Feed(Protocol):
-    """One split that can only be read in order.  It is pickled into data-loader workers."""
-
-    classes: tuple[str, ...]
-    """Names; () if the items have no labels."""
-    length: int
-    """How many items the split says that it has."""
-    lost: list[Unreadable]
-    """What was found to be unreadable when the items were counted."""
-
-    def workers(self, world: int) -> int | None:
-        """How many workers each of ``world`` processes can have items for; None if that is not limited."""
-        ...
-
-    def items(self, turn: Turn) -> Iterator[Item | Unreadable]:
-        """The items of one reader, each once, and what cannot be read."""
-        ...
-
-
 class DataSet:
     """Turn what follows ``--data NAME:`` into the images and labels of a split.
 
@@ -396,7 +341,7 @@ class DataSet:
     splits: tuple[str, ...] = ("train", "val", "test")
     """The splits that it may have; only these are asked for.  Training needs "train"."""
     indexed: bool = True
-    """True if :meth:`open` returns a :class:`Listing`, False if it returns a :class:`Feed`."""
+    """True if :meth:`open` returns a :class:`Listing`, False if it returns a :class:`castssl.feed.Feed`."""
     target: Target = "path"
     """What its targets are."""
     commands: bool = False

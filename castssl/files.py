@@ -1,4 +1,4 @@
-"""Files and folders that are complete or absent, whatever happens to the process or the disk.
+"""Files that are complete or absent, whatever happens to the process or the disk.
 
 A file is written under another name in the same folder, flushed to the disk and renamed.  Its mode is the
 one that the user's umask gives a new file, whatever the library that wrote it would have chosen.
@@ -8,23 +8,16 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
 import secrets
 import shutil
 import stat
-import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from castssl.errors import CastError, ConfigError
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from castssl.errors import CastError
 
 LFS = b"version https://git-lfs.github.com/spec/"
 """How a pointer of Git LFS begins, which lies in place of a file that was not fetched."""
@@ -73,87 +66,6 @@ def write_text(path: Path, text: str, what: str = "file", *, shared: bool = Fals
     """Write UTF-8 text by :func:`atomic_write`; bytes of a file name that are not UTF-8 are kept."""
     with atomic_write(path, what, shared=shared) as aside:
         aside.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
-
-
-def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], what: str = "weights"
-) -> None:
-    """Write a safetensors file by :func:`atomic_write`; equal content gives equal bytes.
-
-    Args:
-        path: the file.
-        tensors: any strides and any device; tensors that share memory are written once each.
-        metadata: texts by name.  ``format: pt``, which other readers expect, is added.
-        what: the name of the content in a message.
-
-    Raises:
-        CastError: if the system refuses to write it.
-    """
-    from safetensors.torch import save_file
-
-    # safetensors refuses two names of one memory, and strides.
-    content = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    with atomic_write(path, what) as aside:
-        save_file(content, aside, metadata={**metadata, "format": "pt"})
-        _sort_metadata(aside)
-
-
-@contextmanager
-def atomic_folder(path: Path, what: str = "folder") -> Iterator[Path]:
-    """Yield an empty folder to fill; at the end it gets the name ``path``, unless the body raised an error.
-
-    If another process makes ``path`` meanwhile, that folder is kept and this one is deleted.
-
-    Raises:
-        CastError: if the system refuses to write it.
-    """
-    with translate_os_error(path, what):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = aside_of(path, secrets.token_hex(4))
-        aside.mkdir()
-        try:
-            yield aside
-            if sys.platform != "win32":
-                os.sync()  # one call for thousands of small files
-            try:
-                aside.rename(path)
-            except OSError:
-                if not path.is_dir():
-                    raise
-            sync_folder(path.parent)
-        finally:
-            remove(aside)
-
-
-def check_outputs(paths: Iterable[Path], *, overwrite: bool) -> None:
-    """Refuse to write over files that are there; to be called before the first write.
-
-    An input is a file that is there, so it is covered, by whatever name it was given.
-
-    Args:
-        paths: all files that will be written.
-        overwrite: the user's ``--overwrite``: replace what is there.
-
-    Raises:
-        ConfigError: if two outputs have the same path, or a path exists and may not be replaced.
-    """
-    outputs = [Path(os.path.abspath(path)) for path in paths]
-    twice = sorted(str(path) for path, count in Counter(outputs).items() if count > 1)
-    if twice:
-        raise ConfigError(
-            f"two outputs would have the same path: {_some(twice)}; give one input a call of its own, with"
-            " another --out"
-        )
-    existing = sorted(str(path) for path in outputs if os.path.lexists(path))
-    if existing and not overwrite:
-        raise ConfigError(
-            f"these files exist and would be replaced: {_some(existing)}; choose another place, or give"
-            " --overwrite"
-        )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def aside_of(path: Path, token: str = "") -> Path:
@@ -205,18 +117,6 @@ def not_safetensors(path: str | Path, error: Exception) -> str:
         if file.read(len(LFS)) == LFS:
             return "it is a pointer of Git LFS in place of the file: run git lfs pull where it lies"
     return str(error)
-
-
-def _sort_metadata(path: Path) -> None:
-    """Put the metadata of a safetensors file in order; the library writes them in a random one."""
-    with path.open("r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) <= length:  # else the library spells JSON in another way, which is as valid
-            file.seek(8)
-            file.write(text.ljust(length))
 
 
 def _check_target(path: Path) -> None:

@@ -34,10 +34,11 @@ from torch import Tensor
 
 from castssl.encoder_config import plugin_config
 from castssl.errors import ConfigError, DataError, PluginError
-from castssl.files import not_safetensors, write_tensors
+from castssl.files import not_safetensors
 from castssl.installer import install
 from castssl.modes import kept_random_state
 from castssl.registry import build
+from castssl.tensor_files import write_tensors
 
 METADATA = "castssl_label_embeddings"
 """The key of names, model and prompt, as JSON, in the metadata of a safetensors file."""

@@ -59,7 +59,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"castssl\.checkpoints\.(card|segmenter|report|classifier)\..*"),
     (r"py:.*", r"castssl\.objectives\.(moco|mixing|mask_classification)\..*"),
     (r"py:.*", r"castssl\.objectives\.segmentation\.SegmentationModel"),
-    (r"py:.*", r"castssl\.objectives\.classification\.(ClassifierModel|Averaged)"),
+    (r"py:.*", r"castssl\.objectives\.(classification\.ClassifierModel|averaged\.[AM])"),
     (r"py:.*", r"castssl\.(evaluation\.windows\.Windows|testing\.claims\.T|models\.segmentation_heads)"),
     (r"py:(func|data|meth|attr|mod)", r"(_?[a-z_]+|KINDS|Segmenter\.__call__)"),
     # The module that a name comes from has the entry.

@@ -16,9 +16,11 @@ from pathlib import Path
 from castssl.checkpoints.classifier import save_classifier
 from castssl.config import launch
 from castssl.contracts import Encoder
+from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
-from castssl.data.views import CenterView, SupervisedView, TwoViews
+from castssl.data.supervised_views import SupervisedView
+from castssl.data.views import TwoViews
 from castssl.evaluation.classification import Accuracy
 from castssl.evaluation.held_out import Evaluation, Evaluator, Subject
 from castssl.evaluation.knn import Knn

@@ -21,9 +21,9 @@ from castssl.checkpoints.transfer import transfer
 from castssl.config import FREE, GROWS, launch
 from castssl.contracts import Encoder
 from castssl.data.dense_views import RandomDenseView, WholeView
+from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
-from castssl.data.views import CenterView
 from castssl.evaluation.class_maps import ClassMaps
 from castssl.evaluation.held_out import Evaluation, Subject, indexed
 from castssl.evaluation.label_maps import check_label_maps
@@ -34,9 +34,10 @@ from castssl.registry import build_superpixels
 from castssl.training import FirstBatch, build_optimizer, check_batch, fits, set_rate, start
 from castssl.training.configs import TransferConfig
 from castssl.training.logging import best
-from castssl.training.optim import TABLES, RateMultiples
+from castssl.training.optim import TABLES
+from castssl.training.poly import poly
 from castssl.training.presets import SEGMENT
-from castssl.training.schedule import poly
+from castssl.training.rate_multiples import RateMultiples
 
 HEAD = "fused"
 MULTIPLES = RateMultiples(backbone=1.0, head=10.0, biases=2.0)

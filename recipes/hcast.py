@@ -20,12 +20,15 @@ from castssl.checkpoints.classifier import save_classifier
 from castssl.checkpoints.initialize import initialize
 from castssl.config import launch
 from castssl.contracts import Encoder
+from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
+from castssl.data.supervised_views import SupervisedView
 from castssl.data.taxon_views import TaxonViews
-from castssl.data.views import Augment, CenterView, SupervisedView, TwoViews
+from castssl.data.views import Augment, TwoViews
 from castssl.datasets.demo.dataset import cache
 from castssl.datasets.demo.texts import demo_texts
+from castssl.datasets.free_grain import hide_fine
 from castssl.datasets.image_texts import embed_texts
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
@@ -67,7 +70,7 @@ def open_both(cfg: Config) -> tuple[Images, Images | Stream | None]:
     if not isinstance(images, Images):
         raise DataError(f"{cfg.data} is a stream, which has no taxonomy; take a folder or tree:/path")
     share, seed = cfg.hidden()
-    return images.hide_fine(share, seed=seed) if share else images, held_out
+    return hide_fine(images, share, seed=seed) if share else images, held_out
 
 
 def with_texts(cfg: Config, images: Images, split: str = "train") -> Images:

@@ -21,9 +21,10 @@ from castssl.checkpoints.initialize import initialize
 from castssl.checkpoints.native import save_objective
 from castssl.config import MEASURES, launch, measured_with
 from castssl.contracts import Encoder
+from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
-from castssl.data.views import CenterView, TwoViews
+from castssl.data.views import TwoViews
 from castssl.evaluation.collapse import Collapse
 from castssl.evaluation.held_out import Evaluation, Evaluator, Subject
 from castssl.evaluation.knn import Knn

@@ -20,9 +20,10 @@ from castssl import distributed
 from castssl.checkpoints.classifier import save_classifier
 from castssl.checkpoints.initialize import initialize
 from castssl.config import FREE, MEASURES, launch, measured_with
+from castssl.data.evaluation_views import CenterView, SquashedView
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
-from castssl.data.views import CenterView, Policy, SquashedView, SupervisedView
+from castssl.data.supervised_views import Policy, SupervisedView
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
 from castssl.encoder_config import EncoderConfig
@@ -33,14 +34,14 @@ from castssl.evaluation.many_labels import ManyLabels
 from castssl.evaluation.report import table
 from castssl.labels import LabelTree
 from castssl.models.create import create
-from castssl.objectives.classification import Averaged
+from castssl.objectives.averaged import Averaged
 from castssl.registry import build, build_superpixels, parse, require
 from castssl.training import FirstBatch, build_optimizer, check_batch, check_labels, fits, set_rate, start
 from castssl.training.configs import PretrainConfig
 from castssl.training.logging import best
 from castssl.training.plateau import Plateau
+from castssl.training.poly import poly
 from castssl.training.presets import MULTILABEL
-from castssl.training.schedule import poly
 from castssl.visualization.gallery import gallery, shown
 
 EMBEDDINGS = "label-embeddings.safetensors"

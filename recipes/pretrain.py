@@ -19,9 +19,10 @@ from torch.optim import Optimizer
 from castssl.checkpoints.native import save_objective
 from castssl.config import MEASURES, launch, measured_with
 from castssl.contracts import Encoder, Objective
+from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
-from castssl.data.views import MOCO, CenterView, TwoViews
+from castssl.data.views import MOCO, TwoViews
 from castssl.evaluation.collapse import Collapse
 from castssl.evaluation.held_out import Evaluation, Evaluator, Subject
 from castssl.evaluation.knn import Knn

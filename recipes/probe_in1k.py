@@ -20,21 +20,22 @@ from castssl.checkpoints import load_encoder
 from castssl.checkpoints.classifier import save_probe
 from castssl.config import FREE, launch
 from castssl.contracts import Encoder
+from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
-from castssl.data.views import CenterView, OneView, TwoViews
+from castssl.data.views import OneView, TwoViews
 from castssl.evaluation.classification import Accuracy
 from castssl.evaluation.held_out import Evaluation, Evaluator, Subject
 from castssl.evaluation.knn import Knn
 from castssl.evaluation.matching import Matching
 from castssl.evaluation.overlap import Overlap
 from castssl.evaluation.report import table
-from castssl.files import write_tensors
 from castssl.models.reset import reinitialize
 from castssl.models.sizes import with_sizes
 from castssl.modes import gathered
 from castssl.objectives.probe import LinearProbe
 from castssl.registry import build_superpixels
+from castssl.tensor_files import write_tensors
 from castssl.training import (
     FirstBatch,
     build_optimizer,

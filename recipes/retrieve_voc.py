@@ -22,7 +22,7 @@ from castssl.checkpoints.transfer import projector_of, transfer
 from castssl.config import MEASURES, launch
 from castssl.contracts import Encoder
 from castssl.data.dense_views import WholeView
-from castssl.data.views import CenterView
+from castssl.data.evaluation_views import CenterView
 from castssl.evaluation.held_out import Evaluation, Subject, indexed
 from castssl.evaluation.label_maps import check_label_maps
 from castssl.evaluation.report import table

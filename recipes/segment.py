@@ -24,9 +24,9 @@ from castssl.checkpoints.transfer import transfer
 from castssl.config import FREE, MEASURES, launch
 from castssl.contracts import Encoder
 from castssl.data.dense_views import RandomDenseView, WholeView
+from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
-from castssl.data.views import CenterView
 from castssl.evaluation.class_maps import ClassMaps
 from castssl.evaluation.held_out import Evaluation, Subject, indexed
 from castssl.evaluation.label_maps import check_label_maps
@@ -40,9 +40,9 @@ from castssl.training import FirstBatch, build_optimizer, check_batch, fits, set
 from castssl.training.configs import TransferConfig
 from castssl.training.fine_tuning import clip_gradients, decay_rates
 from castssl.training.logging import best
-from castssl.training.optim import RateMultiples
+from castssl.training.poly import poly
 from castssl.training.presets import SEGMENT
-from castssl.training.schedule import poly
+from castssl.training.rate_multiples import RateMultiples
 
 
 class Published(NamedTuple):

@@ -24,7 +24,8 @@ from castssl.ablations.engine import STOP_SIGNALS, Jobs
 from castssl.ablations.formats import latex
 from castssl.ablations.grid import ALLOW, SEED, Step, Study, add_flags, from_one, parse, split
 from castssl.errors import CastError, ConfigError, PluginError
-from castssl.files import check_outputs, write_text
+from castssl.files import write_text
+from castssl.outputs import check_outputs
 from castssl.terminal import ignore_closed_streams
 
 MARK = ".castssl-study"

@@ -19,7 +19,8 @@ from castssl.errors import CastError, DataError
 from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.modes import kept_random_state
-from castssl.objectives.classification import A, Averaged, Branch, Supervised
+from castssl.objectives.averaged import A, Averaged, Branch
+from castssl.objectives.classification import Supervised
 from castssl.objectives.probe import LinearProbe
 from castssl.registry import build, load, parse, values
 

@@ -19,7 +19,8 @@ from castssl.checkpoints.official_layout import Layout, Published
 from castssl.checkpoints.official_model import adapt, as_published
 from castssl.checkpoints.report import Report
 from castssl.errors import DataError
-from castssl.files import atomic_write, write_tensors
+from castssl.files import atomic_write
+from castssl.tensor_files import write_tensors
 
 Format = Literal["castssl", "official"]
 MOCO = ("cast", "cast_seg")

@@ -10,7 +10,7 @@ from castssl.checkpoints.load import Source, read
 from castssl.errors import DataError
 from castssl.labels import LabelTree
 from castssl.modes import kept_random_state
-from castssl.objectives.classification import Averaged
+from castssl.objectives.averaged import Averaged
 
 TRAINS = "recipes/multilabel.py trains one"
 """The next step where there is no such model."""

@@ -20,9 +20,10 @@ from castssl.contracts import Encoder, Objective
 from castssl.datasets.pixel_classes import Color
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import DataError
-from castssl.files import not_safetensors, write_tensors
+from castssl.files import not_safetensors
 from castssl.labels import LabelTree
 from castssl.modes import gathered
+from castssl.tensor_files import write_tensors
 
 SETTINGS = "castssl"
 """The metadata key under which the settings are, as JSON."""

@@ -19,7 +19,7 @@ from castssl.commands.arguments import (
     value_range,
 )
 from castssl.errors import ConfigError, NoSplit
-from castssl.files import check_outputs
+from castssl.outputs import check_outputs
 
 if TYPE_CHECKING:
     from castssl.data.splits import Splits
@@ -67,7 +67,7 @@ def add(commands: Commands) -> None:
 
 
 def _adapt(args: argparse.Namespace) -> int:
-    from castssl.data.views import CenterView
+    from castssl.data.evaluation_views import CenterView
     from castssl.evaluation.adaptation import Adaptation, Settings
     from castssl.inference.adapt import FILES, measure, write
     from castssl.inference.load import load

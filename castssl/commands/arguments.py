@@ -76,7 +76,7 @@ def subcommand(
 def add_output(command: argparse.ArgumentParser, *flags: str, **options: Any) -> None:
     """Add an argument that names what is written, and ``--overwrite``, which means the same everywhere.
 
-    The command passes all paths that it will write to :func:`castssl.files.check_outputs` before the first
+    The command passes all paths that it will write to :func:`castssl.outputs.check_outputs` before the first
     write.
 
     Args:

@@ -23,7 +23,7 @@ from castssl.commands.arguments import (
     value_range,
 )
 from castssl.errors import ConfigError
-from castssl.files import check_outputs
+from castssl.outputs import check_outputs
 
 if TYPE_CHECKING:
     from castssl.contracts import Encoder
@@ -137,7 +137,7 @@ def _draw_labels(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace, encoder: Encoder, interpolation: str) -> None:
-    from castssl.data.views import CenterView
+    from castssl.data.evaluation_views import CenterView
     from castssl.evaluation.figure_ground import FigureGround
     from castssl.inference.attention import measure, write_scores
     from castssl.training.progress import free_cores

@@ -18,7 +18,7 @@ from castssl.commands.arguments import (
     subcommand,
 )
 from castssl.errors import ConfigError
-from castssl.files import check_outputs
+from castssl.outputs import check_outputs
 
 if TYPE_CHECKING:
     from PIL import Image

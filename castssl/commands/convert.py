@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from castssl.commands.arguments import SIZES, Commands, add_output, subcommand
-from castssl.files import check_outputs
+from castssl.outputs import check_outputs
 
 OPTIONS = ("layout", "which", "ema", "stage", "sizes", "image_size")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from castssl.commands.arguments import Commands, add_output, list_unscored, progress, subcommand, table
-from castssl.files import check_outputs
+from castssl.outputs import check_outputs
 
 if TYPE_CHECKING:
     from castssl.evaluation.densepose import Scored

@@ -20,7 +20,7 @@ from castssl.commands.arguments import (
     value_range,
 )
 from castssl.errors import ConfigError, printable
-from castssl.files import check_outputs
+from castssl.outputs import check_outputs
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -86,8 +86,9 @@ def add(commands: Commands) -> None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from castssl import distributed
+    from castssl.leaving import leaving
 
-    with distributed.leaving():
+    with leaving():
         device = device_of(args)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate import PartialState

@@ -17,7 +17,7 @@ from castssl.commands.arguments import (
     shape_model,
     subcommand,
 )
-from castssl.files import check_outputs
+from castssl.outputs import check_outputs
 
 if TYPE_CHECKING:
     from castssl.checkpoints.export import Exportable

@@ -60,7 +60,7 @@ def add(commands: Commands) -> None:
 def _features(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from castssl.data.views import CenterView
+    from castssl.data.evaluation_views import CenterView
     from castssl.datasets.images import Images
     from castssl.datasets.open import open_images
     from castssl.inference.extract import Job, extract

@@ -24,7 +24,7 @@ from castssl.commands.arguments import (
     value_range,
 )
 from castssl.errors import ConfigError, DataError, PluginError
-from castssl.files import check_outputs
+from castssl.outputs import check_outputs
 
 if TYPE_CHECKING:
     from castssl.datasets.depth import Range

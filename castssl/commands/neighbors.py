@@ -20,7 +20,7 @@ from castssl.commands.arguments import (
     table,
 )
 from castssl.errors import ConfigError
-from castssl.files import check_outputs
+from castssl.outputs import check_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,7 +93,7 @@ def _find(
     weights: str, args: argparse.Namespace
 ) -> tuple[Images, Neighbors, dict[str, float], Sequence[int]]:
     """The images, the neighbors of each by one model, and the three channels that its superpixels read."""
-    from castssl.data.views import CenterView
+    from castssl.data.evaluation_views import CenterView
     from castssl.evaluation.held_out import Evaluation, Subject
     from castssl.evaluation.neighbors import Neighbors
     from castssl.inference.attention import open_encoder
@@ -121,7 +121,7 @@ def _draw(
     images: Images, channels: Sequence[int], queries: list[int], nearest: dict[str, Tensor]
 ) -> Image.Image:
     """The picture; of images of other channels than RGB it shows three."""
-    from castssl.data.views import CenterView
+    from castssl.data.evaluation_views import CenterView
     from castssl.datasets.multichannel import to_rgb_image
     from castssl.labels import LabelTree
     from castssl.visualization.neighbors import draw_neighbors

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from castssl.commands.arguments import Commands, add_output, list_unscored, progress, subcommand, table
 from castssl.errors import ConfigError, PluginError
-from castssl.files import check_outputs, write_text
+from castssl.files import write_text
+from castssl.outputs import check_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -25,7 +25,7 @@ from castssl.commands.arguments import (
     table,
     value_range,
 )
-from castssl.files import check_outputs
+from castssl.outputs import check_outputs
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from castssl.commands.arguments import Commands, add_output, subcommand
 from castssl.errors import ConfigError
-from castssl.files import check_outputs, write_text
+from castssl.files import write_text
+from castssl.outputs import check_outputs
 from castssl.registry import did_you_mean
 from castssl.shipped import programs, recipe, recipe_names
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from castssl.commands.arguments import Commands, add_output, or_none, progress, short_name, subcommand
 from castssl.errors import printable
-from castssl.files import check_outputs
+from castssl.outputs import check_outputs
 
 if TYPE_CHECKING:
     from PIL import Image

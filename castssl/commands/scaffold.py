@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 from castssl.errors import ConfigError
-from castssl.files import check_outputs, write_text
+from castssl.files import write_text
+from castssl.outputs import check_outputs
 from castssl.registry import KINDS, check_kind, names
 from castssl.shipped import folder
 

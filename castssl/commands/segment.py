@@ -22,7 +22,8 @@ from castssl.commands.arguments import (
     value_range,
 )
 from castssl.errors import ConfigError, DataError, printable
-from castssl.files import atomic_write, check_outputs
+from castssl.files import atomic_write
+from castssl.outputs import check_outputs
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,7 +20,7 @@ from castssl.commands.arguments import (
     value_range,
 )
 from castssl.errors import ConfigError, DataError, printable
-from castssl.files import check_outputs
+from castssl.outputs import check_outputs
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -155,7 +155,7 @@ def _folder(
     folder: Path, masks: Path | None, args: argparse.Namespace, extensions: Sequence[str]
 ) -> list[Photo]:
     """At most ``limit`` images below a folder, spread evenly over them by name."""
-    from castssl.datasets.folder import ignored
+    from castssl.datasets.file_names import ignored
 
     files = sorted(
         path
@@ -207,7 +207,7 @@ def _squares(photos: Sequence[Photo], size: int) -> tuple[Tensor, list[Tensor | 
     import torch
     from PIL import Image
 
-    from castssl.data.views import CenterView
+    from castssl.data.evaluation_views import CenterView
 
     view = CenterView(size)
     truth: list[Tensor | None] = []

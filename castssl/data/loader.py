@@ -7,45 +7,38 @@ of workers or ranks, nor on earlier batches; a run can continue from any step.
 from __future__ import annotations
 
 import atexit
-import logging
-import multiprocessing
-import os
-import signal
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from copy import copy
-from importlib import import_module
 from itertools import islice
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
-import cv2
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from castssl import distributed
-from castssl.contracts import Superpixels, Turn, Unreadable
+from castssl.contracts import Superpixels
 from castssl.data.dense_views import DenseAugment
 from castssl.data.inventory import Inventory, inventory
 from castssl.data.rng import seeded
 from castssl.data.sampler import EpochBatches, EpochSampler
+from castssl.data.streamed import Streamed, share_of
 from castssl.data.superpixel_cache import Cache, CachedSuperpixels, cached_superpixels
 from castssl.data.views import Augment, CroppedView
+from castssl.data.workers import check_sockets, start_worker
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
 from castssl.datasets.unreadable import Clipped
-from castssl.errors import ConfigError, ContractError, DataError
+from castssl.errors import ContractError, DataError
+from castssl.feed import Turn, Unreadable
 from castssl.superpixel_labels import partition
-from castssl.terminal import ignore_closed_streams
 from castssl.types import Batch, View
 
 __all__ = ["EpochBatches", "Loader", "load"]
 
 _Faults = Sequence[Unreadable | Clipped]
-LONGEST = 75
-"""Bytes of the path of temporary files: a socket below it has 32 more, and Linux allows 107."""
 
 
 class _Sample(NamedTuple):
@@ -75,12 +68,13 @@ class _Prepare:
         self.superpixels = superpixels if superpixels and superpixels.runs_on == "worker" else None
         self.seed = seed
 
-    def __call__(self, image: Any, *key: int) -> list[tuple[Tensor, Tensor]]:
+    def streamed(self, image: Any, target: Tensor, faults: _Faults, *key: int) -> _Sample:
+        """The sample of an image of a stream."""
         with seeded(self.seed, *key):
-            return self._segment(self.views.crop(image))
+            return _Sample(self._segment(self.views.crop(image)), target, faults)
 
     def indexed(self, images: Images, epoch: int, index: int) -> _Sample:
-        """As a call with the image at ``index``, decoded no larger than the views' crops need it."""
+        """The sample of the image at ``index``, decoded no larger than the views' crops need it."""
         with seeded(self.seed, epoch, index):
             index %= len(images)  # Larger indices are further copies.
             if isinstance(self.views, DenseAugment):
@@ -106,26 +100,6 @@ class _Indexed(Dataset[_Sample]):
 
     def __getitem__(self, key: tuple[int, int]) -> _Sample:
         return self.prepare.indexed(self.images, *key)
-
-
-class _Streamed(IterableDataset[_Sample]):
-    def __init__(self, stream: Stream, turn: Turn, batch_size: int, prepare: _Prepare) -> None:
-        self.stream = stream
-        self.turn = turn
-        self.share = stream.share(turn, batch_size)
-        self.prepare = prepare
-        self.epoch = multiprocessing.Value("q", 0)  # Shared with persistent workers.
-
-    def __len__(self) -> int:
-        # In evaluation each process has its part of the shards, of which the sizes are not known.
-        return self.share * self.turn.workers if self.turn.train else len(self.stream)
-
-    def __iter__(self) -> Iterator[_Sample]:
-        worker = get_worker_info()
-        turn = self.turn._replace(epoch=self.epoch.value, worker=worker.id if worker else 0)
-        count = self.share if turn.train else None  # Processes train on as many batches as each other.
-        for number, (image, target, faults) in enumerate(self.stream.read(turn, count)):
-            yield _Sample(self.prepare(image, turn.epoch, turn.rank, turn.worker, number), target, faults)
 
 
 class Loader:
@@ -173,9 +147,8 @@ class Loader:
             self.batches.epoch, self.batches.start = epoch, start
             return
         dataset = self._loader.dataset
-        assert isinstance(dataset, _Streamed)
-        # The second part of the epoch must not repeat the images of the first.
-        dataset.epoch.value = epoch + (start << 20)
+        assert isinstance(dataset, Streamed)
+        dataset.set_epoch(epoch, start)
 
     def names(self, epoch: int, batch: int) -> list[str]:
         """The names of the images of a batch on this rank; empty for a stream, whose images have no index.
@@ -261,12 +234,8 @@ def load(
     """
     rank = distributed.rank() if rank is None else rank
     world = distributed.world() if world is None else world
-    if workers and (length := len(os.fsencode(tempfile.gettempdir()))) > LONGEST:
-        # Else the workers could send no batch, and the run would wait forever.
-        raise ConfigError(
-            f"TMPDIR has {length} bytes, expected at most {LONGEST} for sockets of data-loading processes;"
-            " use a shorter path, such as /tmp, or give --workers 0"
-        )
+    if workers:
+        check_sockets()
     if isinstance(views, DenseAugment):
         views.check(images, batch_size // world)
     prepare = _Prepare(views, superpixels, seed, cached_superpixels(cache, images, views, superpixels))
@@ -284,13 +253,9 @@ def load(
         batches = EpochBatches(len(images), batch_size, seed=seed, rank=rank, world=world, **order)
         loader = DataLoader(_Indexed(images, prepare), batch_sampler=EpochSampler(batches), **options)
         return Loader(loader, batches, images)
-    if repeats != 1:
-        raise ConfigError(f"a stream cannot repeat its images {repeats} times; give --repeats 1")
-    share, rest = divmod(batch_size, world)
-    if share < 1 or rest:
-        raise ConfigError(f"a batch of {batch_size} images cannot be shared by {world} processes")
+    share = share_of(batch_size, world, repeats)
     turn = Turn(train, seed, epoch=0, rank=rank, world=world, workers=max(1, workers))
-    streamed = _Streamed(images, turn, share, prepare)
+    streamed = Streamed(images, turn, share, prepare.streamed)
     return Loader(DataLoader(streamed, batch_size=share, drop_last=train, **options), None, images)
 
 
@@ -299,17 +264,3 @@ def _collate(samples: list[_Sample]) -> _Collated:
     target = default_collate([sample.target for sample in samples])
     text = default_collate([sample.text for sample in samples]) if samples[0].text is not None else None
     return _Collated(Batch(views, target, text), [fault for sample in samples for fault in sample.faults])
-
-
-def start_worker(worker: int) -> None:
-    """One thread per worker, no messages about odd files, and Ctrl-C left to the main process."""
-    ignore_closed_streams()
-    if multiprocessing.get_start_method() == "spawn":
-        # It ends its interpreter while the thread that sends batches may be in native code, which aborts the
-        # run.  What is registered last is called first, and removes the folder of the worker's sockets.
-        atexit.register(os._exit, 0)
-        atexit.register(import_module("multiprocessing.util")._exit_function)
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from castssl import distributed
+from castssl.data.hash_index import hash_index
 from castssl.datasets.damage import left_out
-from castssl.datasets.images import Images, hash_index
+from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.datasets.stream import Stream
 from castssl.errors import DataError, NoSplit

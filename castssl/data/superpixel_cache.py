@@ -40,6 +40,8 @@ from castssl.files import PARTIAL, atomic_write, refusal
 
 SHARDS = 4096
 """Sub-folders.  Each may hold an equal share of the limit, so that no process needs the total."""
+MODULES = (superpixel_tree, decode, depth, orientation, multichannel)
+"""Those that decode and merge."""
 _STALE = 3600  # Seconds after which a temporary file has lost its writer.
 
 _log = logging.getLogger(__name__)
@@ -223,16 +225,25 @@ def method(superpixels: Superpixels) -> dict[str, Any]:
     """All that an image's fine superpixels depend on, besides the image: readable, and plain JSON.
 
     The backend's state is its pickle, as it is sent to a worker: a ``repr`` may leave options out, or hold an
-    address.  The libraries are those that its module uses, and those that decode and merge.
+    address.  The code is that of its module, of the modules beside it that this one uses, and of those that
+    decode and merge; the libraries are those that its module uses, and those that decode and merge.
     """
     module = sys.modules[type(superpixels).__module__]
     versions = {"castssl": version("castssl"), **_versions(module), **_versions(superpixel_tree)}
     return {
         "backend": f"{type(superpixels).__module__}.{type(superpixels).__qualname__}",
         "state": hashlib.sha256(pickle.dumps(superpixels)).hexdigest(),
-        "code": [_code(used) for used in (module, superpixel_tree, decode, depth, orientation, multichannel)],
+        "code": [_code(used) for used in (module, *_beside(module), *MODULES)],
         "versions": dict(sorted(versions.items())),
     }
+
+
+def _beside(module: ModuleType) -> list[ModuleType]:
+    """The modules of the same package that a module's functions and classes come from."""
+    package = module.__name__.rpartition(".")[0]
+    homes = {inspect.getmodule(value) for _, value in inspect.getmembers(module)} - {module, None}
+    named = {home.__name__: home for home in homes if home is not None}
+    return [home for name, home in sorted(named.items()) if package and name.rpartition(".")[0] == package]
 
 
 def _versions(module: ModuleType) -> dict[str, str]:

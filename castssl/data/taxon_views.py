@@ -12,8 +12,9 @@ from PIL import Image
 from torchvision import transforms as T
 from torchvision.transforms import functional
 
+from castssl.data.evaluation_views import SLIM, resized_size
 from castssl.data.photometric import Jitter
-from castssl.data.views import SLIM, Augment, CroppedView, resized_size, to_uint8
+from castssl.data.views import Augment, CroppedView, to_uint8
 from castssl.datasets.images import Box, Plan
 from castssl.datasets.multichannel import MultiChannel
 from castssl.errors import ConfigError, DataError

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from castssl.contracts import DataSet, Listing
 from castssl.datasets import taxonomies
-from castssl.datasets.folder import Files, is_image, some
+from castssl.datasets.file_names import is_image
+from castssl.datasets.folder import Files
 from castssl.datasets.layout_checks import HOMES, choose, list_classes, require
+from castssl.datasets.left_out import some
 from castssl.errors import DataError
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from castssl.datasets.file_names import FileNames, parts
+from castssl.datasets.path_matching import FileNames, parts
 from castssl.errors import DataError, PluginError
 from castssl.installer import install
 
@@ -71,7 +71,7 @@ class Annotated(NamedTuple):
 
 
 class Annotations:
-    """Masks by file name, found by the rule of :class:`castssl.datasets.file_names.FileNames`.
+    """Masks by file name, found by the rule of :class:`castssl.datasets.path_matching.FileNames`.
 
     The folders in the file may be others than those of the images: PartImageNet's are not ImageNet's.  In a
     file with body parts, persons without them are background.

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from castssl.contracts import DataSet, Listing
-from castssl.datasets.folder import Files, is_image, split_name, stand_ins
+from castssl.datasets.file_names import is_image
+from castssl.datasets.folder import Files
 from castssl.datasets.many_labels import many_labels, multi_hot
+from castssl.datasets.split_folders import split_name, stand_ins
 from castssl.datasets.text import read_query, read_text
 from castssl.errors import DataError, NoSplit
 from castssl.labels import LabelTree

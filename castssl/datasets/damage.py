@@ -10,9 +10,9 @@ from itertools import islice
 
 from PIL import Image
 
-from castssl.contracts import Unreadable
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
+from castssl.feed import Unreadable
 
 LOOKED = 20_000
 """The largest number of images of a split that are opened."""

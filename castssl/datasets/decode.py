@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from importlib import import_module
 from importlib.util import find_spec
 from typing import IO, NamedTuple
@@ -13,6 +12,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from castssl.datasets.depth import Range, eight_bits, is_deep, refuse_range
 from castssl.datasets.multichannel import MultiChannel, open_image, reduced
 from castssl.datasets.orientation import ON_SIDE, orientation, turned
+from castssl.datasets.pil_warnings import silence_pil
 from castssl.errors import DataError
 from castssl.files import LFS
 from castssl.installer import install
@@ -125,18 +125,3 @@ def to_rgb(image: Image.Image, declared: Range | None = None) -> tuple[Image.Ima
         over = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB"), ""
     return image if image.mode == "RGB" else image.convert("RGB"), ""
-
-
-def silence_pil() -> None:
-    """Suppress PIL's warnings about odd tags.
-
-    A context around each image would make Python forget which other warnings it has shown already, and a
-    filter set once might be gone: ``pytest`` and ``warnings.catch_warnings`` restore the old ones.
-    """
-    if _QUIET not in warnings.filters:
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-
-
-with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    _QUIET = warnings.filters[0]

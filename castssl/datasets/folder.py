@@ -1,4 +1,4 @@
-"""Class folders: the folder of a split, its images, and the label tree that its folders spell.
+"""Class folders: the images of a split, and the label tree that their folders spell.
 
 A folder of images is read as ``<root>/[<split>/]<coarse>/.../<fine>/<image>``: as many label levels as
 there are folders between the split and the image.
@@ -7,54 +7,25 @@ there are folders between the split and the image.
 from __future__ import annotations
 
 import os
-import re
 import warnings
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple, NoReturn
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from castssl import installer
 from castssl.contracts import DataSet, Listing
-from castssl.datasets.decode import EXTENSIONS, PACKAGES
-from castssl.errors import DataError, NoSplit
+from castssl.datasets.decode import EXTENSIONS
+from castssl.datasets.file_names import ignored, is_array, is_image
+from castssl.datasets.left_out import left_out, some
+from castssl.datasets.split_folders import Split, find_split, holds_masks
+from castssl.errors import DataError
 from castssl.labels import LabelTree
-
-_SPLITS = {
-    "train": re.compile(r"train(ing)?[-_]?\d*"),
-    "val": re.compile(r"val(id(ation)?)?[-_]?\d*"),
-    "test": re.compile(r"test(ing)?[-_]?\d*"),
-}
-_STAND_INS = {"val": ("val", "test")}
-_SYSTEM = {
-    *("@eadir", "#recycle", "#snapshot", "lost+found", "$recycle.bin", "system volume information"),
-    *("@recycle", "@recently-snapshot", "@__thumb", "@tmp", "__macosx", "__pycache__"),
-}
-"""Folders that systems and programs create, in lower case."""
-_PICTURES = {"image", "images", "img", "imgs", "photos", "pictures", "jpegimages"}
-SHOWN = 5
-"""The number of names or extensions that a message lists."""
 
 ClassPath = tuple[str, ...]
 """The class folders of an image, coarse to fine; () if it has none."""
-
-
-class Split(NamedTuple):
-    """The folders of one split of a data set.
-
-    Attributes:
-        folder: holds the class folders.
-        train: the train split's folder, whose classes are the data set's; None if there is only this folder.
-        masks: holds the object masks of this split, in the same sub-folders, as ``.png``.
-    """
-
-    folder: Path
-    train: Path | None
-    masks: Path | None
 
 
 class Found(NamedTuple):
@@ -92,89 +63,6 @@ class Files:
         return os.path.join(self.folder, self.name(row))
 
 
-def split_name(name: str) -> str | None:
-    """The split (train, val, test) that a folder called ``name`` holds; None if it is not a split."""
-    return next((word for word, pattern in _SPLITS.items() if pattern.fullmatch(name.lower())), None)
-
-
-def find_split(root: Path, split: str) -> Split:
-    """The folder of ``split`` under ``root``; ``root`` itself is the train split if it has no split folders.
-
-    ``val`` may be called val, valid, validation or val2017, and test stands in for a missing one.
-
-    Raises:
-        DataError: if ``root`` is missing or no folder, or has no such split, or two.
-    """
-    if root.is_file():
-        hint = f"did you mean tar:{root} ?" if root.suffix == ".tar" else "give the folder that holds it"
-        raise DataError(f"{root} is a file, expected a folder of images; {hint}")
-    if not root.is_dir():
-        parent = next(p for p in root.absolute().parents if p.exists())
-        raise DataError(
-            f"there is no folder {root}; the path exists up to {parent}: check the spelling and the mount"
-        )
-    inside = sorted(p for p in root.iterdir() if p.is_dir() and not ignored(p.name) and not holds_masks(p))
-    splits = [p for p in inside if split_name(p.name)]
-    trains = [p for p in splits if split_name(p.name) == "train"]
-    if not splits or (splits != inside and not 0 < len(trains) < len(splits)):
-        if split_name(split) != "train":
-            no_split(root, split, [p.name for p in inside])
-        folder, train = root, None
-    else:
-        folder = _choose(root, split, splits)
-        train = folder if folder in trains else trains[0] if len(trains) == 1 else None
-    mask_folders = (folder.parent / "masks" / folder.name, root / "masks" / split)
-    return Split(folder, train, next((path for path in mask_folders if path.is_dir()), None))
-
-
-def no_split(root: Path, split: str, inside: Sequence[str]) -> NoReturn:
-    """Raise the error for a missing split."""
-    raise NoSplit(
-        f"{root} has no {split} split: inside are [{some(inside)}], expected {' or '.join(stand_ins(split))};"
-        " put some images into one"
-    )
-
-
-def stand_ins(split: str) -> tuple[str, ...]:
-    """The splits that may serve as ``split``, best first."""
-    word = split_name(split) or split
-    return _STAND_INS.get(word, (word,))
-
-
-def _choose(root: Path, split: str, splits: Sequence[Path]) -> Path:
-    for wanted in stand_ins(split):
-        matches = [p for p in splits if split_name(p.name) == wanted]
-        exact = [p for p in matches if p.name == split]
-        if len(exact or matches) == 1:
-            return (exact or matches)[0]
-        if matches:
-            names = ", ".join(p.name for p in matches)
-            raise DataError(f"{root} has several {split} splits, {names}; give the folder of one")
-    no_split(root, split, [p.name for p in splits])
-
-
-def ignored(name: str) -> bool:
-    """True for the name of a hidden folder, or of one of a system or program: no class, no split."""
-    return name.startswith(".") or name.lower() in _SYSTEM
-
-
-def holds_masks(place: Path) -> bool:
-    """True if ``place`` is called ``masks`` and is not a class: it holds masks for the folders beside it.
-
-    It is a class if images lie in it, unless the only other folder is called ``images`` or the like; without
-    images it is a class if its folders are called neither as splits nor as the folders beside or around it.
-    """
-    if place.name != "masks":
-        return False
-    beside = {path.name for path in place.parent.iterdir() if path.is_dir() and path != place}
-    beside = {name for name in beside if not ignored(name)}
-    inside = [path for path in place.iterdir() if not path.name.startswith(".")]
-    if any(is_image(path.name) and path.is_file() for path in inside):
-        return bool(beside) and {name.lower() for name in beside} <= _PICTURES
-    names = {path.name for path in inside if path.is_dir()}
-    return all(split_name(name) or name in beside or name == place.parent.name for name in names)
-
-
 def look_through(folder: Path) -> Found:
     """The image files below ``folder``, else its arrays of numpy, and what is left out there.
 
@@ -208,62 +96,11 @@ def look_through(folder: Path) -> Found:
     return Found(sorted(files), sentences)
 
 
-def left_out(folders: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:
-    """Sentences about folders and files that are left out: what, how many, and why.
-
-    Args:
-        folders: paths of folders that are :func:`ignored`, or that hold masks.
-        files: names of files that count as no images.
-    """
-    names = list(folders)
-    masks = [name for name in names if name == "masks"]
-    system = [name for name in names if name != "masks"]
-    sentences = [f"left out the folder {some(masks)}: it holds object masks"] if masks else []
-    if system:
-        sentences.append(f"left out {_count(len(system), 'folder')}, hidden or of a system: {some(system)}")
-    counts = Counter(
-        "hidden" if name.startswith(".") else os.path.splitext(name)[1].lower() or "without extension"
-        for name in map(os.path.basename, files)
-    )
-    for extension, package in PACKAGES.items():
-        if count := counts.pop(extension, 0):
-            sentences.append(
-                f"left out {_count(count, f'{extension} file')}: to read them install the package {package}:"
-                f" {installer.install(package)}"
-            )
-    if counts:
-        kinds = [
-            f"{count:,} {kind}"
-            for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        ]
-        sentences.append(f"left out {_count(counts.total(), 'file')} by extension: {some(kinds)}")
-    return tuple(sentences)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
-def some(names: Sequence[str]) -> str:
-    """The first :data:`SHOWN` names, for a message."""
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-
-
 def _loops(place: str) -> bool:
     """True if ``place`` is a link to one of the folders on the way to it."""
     return os.path.islink(place) and os.path.realpath(place) in {
         os.path.realpath(parent) for parent in Path(place).absolute().parents
     }
-
-
-def is_image(name: str) -> bool:
-    """True if a file of this name counts as an image."""
-    return name.lower().endswith(EXTENSIONS) and not os.path.basename(name).startswith(".")
-
-
-def is_array(name: str) -> bool:
-    """True if a file of this name counts as an array, which is an image where a folder holds no others."""
-    return name.lower().endswith(".npy") and not os.path.basename(name).startswith(".")
 
 
 def same_depth(paths: list[ClassPath]) -> list[ClassPath]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from castssl.datasets.images import Images
 from castssl.errors import DataError
 
 CLOSE = 1e-9
@@ -77,6 +79,33 @@ def hide_below(targets: Tensor, depths: Tensor | NDArray[np.int64]) -> Tensor:
     """Label paths int64 (n, L) of which the first ``depths`` levels, int64 (n,), stay; the others are -1."""
     hidden = torch.arange(targets.shape[1]) >= torch.as_tensor(depths).unsqueeze(1)
     return targets.masked_fill(hidden, -1)
+
+
+def hide_fine(images: Images, share: float | Sequence[float], *, seed: int = 0) -> Images:
+    """The same images, of which some are labeled at coarse levels only, as in free-grained training.
+
+    Labels that are hidden are -1; level 0 stays known.  The images are drawn within each class, see
+    :func:`draw_depths`.  The draw depends on ``seed``, the classes and the names of the images, and not on
+    their order.
+
+    Args:
+        images: with label paths of two levels or more.
+        share: of the images of each class whose finest label is hidden, in [0, 1]; each coarser level
+            gets an equal part of them.  Or the share of the images whose labels end at each level, coarse
+            to fine: (0.5, 0.4, 0.1) for CUB-F.
+        seed: non-negative; another one chooses other images.
+
+    Raises:
+        DataError: if the shares or the seed are out of range, or there are fewer than two levels.
+    """
+    levels = images.tree.levels
+    if levels < 2 or not images.tree.exclusive:
+        raise DataError(f"fine labels cannot be hidden: paths are of {levels} levels, expected two or more")
+    if seed < 0:
+        raise DataError(f"seed of the hidden labels: got {seed}, expected a whole number from 0")
+    shares, classes = read_shares(share, levels), images.label_paths()[1].numpy()
+    depths = draw_depths([images.name(index) for index in range(len(images))], classes, shares, seed)
+    return replace(images, targets=hide_below(images.targets, depths))
 
 
 def _hash(name: str, seed: int) -> int:

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from castssl.datasets.folder import is_image
+from castssl.datasets.file_names import is_image
 from castssl.datasets.layout_checks import require
 from castssl.datasets.text import read_text
 from castssl.errors import DataError

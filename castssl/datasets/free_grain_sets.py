@@ -17,7 +17,8 @@ from castssl.contracts import DataSet, Listing
 from castssl.datasets import taxonomies
 from castssl.datasets.aircraft import Aircraft
 from castssl.datasets.cub import Cub
-from castssl.datasets.folder import Files, is_image, split_name
+from castssl.datasets.file_names import is_image
+from castssl.datasets.folder import Files
 from castssl.datasets.free_grain import draw_depths, hide_below
 from castssl.datasets.free_grain_lists import (
     HOME,
@@ -29,6 +30,7 @@ from castssl.datasets.free_grain_lists import (
     read_tree,
 )
 from castssl.datasets.layout_checks import HOMES, choose, inside
+from castssl.datasets.split_folders import split_name
 from castssl.datasets.text import known_options
 from castssl.errors import DataError
 from castssl.labels import LabelTree

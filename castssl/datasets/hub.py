@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from castssl import distributed
-from castssl.contracts import DataSet, Item, Listing, Turn, Unreadable
+from castssl.contracts import DataSet, Listing
 from castssl.datasets import stream
 from castssl.errors import DataError
+from castssl.feed import Item, Turn, Unreadable
 from castssl.labels import LabelTree
 
 OPTIONS = ("split", "input_key", "target_key", "num_classes")

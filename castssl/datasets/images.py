@@ -18,16 +18,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from castssl.contracts import LabelMaps, Source, Unreadable
+from castssl.contracts import LabelMaps, Source
 from castssl.datasets.decode import header, read
 from castssl.datasets.depth import Range
-from castssl.datasets.free_grain import draw_depths, hide_below, read_shares
 from castssl.datasets.image_texts import ImageTexts
 from castssl.datasets.label_maps import Labels, open_labels, to_classes
 from castssl.datasets.masks import MaskFolder, Masks
 from castssl.datasets.orientation import fitted, orientation, upright_size
 from castssl.datasets.unreadable import TRIES, Clipped, Ledger, why
 from castssl.errors import DataError
+from castssl.feed import Unreadable
 from castssl.labels import LabelTree
 from castssl.system_errors import explain
 
@@ -184,33 +184,6 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
         chosen = np.asarray(indices, dtype=np.int64)
         return replace(self, rows=self.rows[chosen], targets=self.targets[torch.from_numpy(chosen)])
 
-    def hide_fine(self, share: float | Sequence[float], *, seed: int = 0) -> Images:
-        """The same images, of which some are labeled at coarse levels only, as in free-grained training.
-
-        Labels that are hidden are -1; level 0 stays known.  The images are drawn within each class, see
-        :func:`castssl.datasets.free_grain.draw_depths`.  The draw depends on ``seed``, the classes and the
-        names of the images, and not on their order.
-
-        Args:
-            share: of the images of each class whose finest label is hidden, in [0, 1]; each coarser level
-                gets an equal part of them.  Or the share of the images whose labels end at each level, coarse
-                to fine: (0.5, 0.4, 0.1) for CUB-F.
-            seed: non-negative; another one chooses other images.
-
-        Raises:
-            DataError: if the shares or the seed are out of range, or there are fewer than two levels.
-        """
-        levels = self.tree.levels
-        if levels < 2 or not self.tree.exclusive:
-            raise DataError(
-                f"fine labels cannot be hidden: paths are of {levels} levels, expected two or more"
-            )
-        if seed < 0:
-            raise DataError(f"seed of the hidden labels: got {seed}, expected a whole number from 0")
-        shares, classes = read_shares(share, levels), self.label_paths()[1].numpy()
-        depths = draw_depths([self.name(index) for index in range(len(self))], classes, shares, seed)
-        return replace(self, targets=hide_below(self.targets, depths))
-
     def label_paths(self) -> tuple[Tensor, Tensor]:
         """The label paths int64 (P, L), and the row of each image's int64 (n,); L is 0 with many labels."""
         if not (self.tree.levels and self.tree.exclusive):  # torch.unique refuses paths of length 0.
@@ -256,21 +229,3 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
                 raise
             self.bad.note([Unreadable(f"the {kind} of {name}", why(error))])
             return None
-
-
-def hash_index(numbers: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
-    """A pseudorandom 64-bit word for each number, a function of it and the seed alone.
-
-    The finalizer of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014),
-    a bijection: different numbers give different words.
-
-    Args:
-        numbers: int64 (n,).
-        seed: in [0, 2**64).
-    """
-    word = numbers.astype(np.uint64) + np.uint64(seed)
-    word = (word + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: NDArray[np.uint64] = word ^ (word >> np.uint64(31))
-    return mixed

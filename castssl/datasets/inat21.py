@@ -8,7 +8,8 @@ from pathlib import Path
 
 from castssl.contracts import DataSet, Listing
 from castssl.datasets import taxonomies
-from castssl.datasets.folder import Files, ignored
+from castssl.datasets.file_names import ignored
+from castssl.datasets.folder import Files
 from castssl.datasets.layout_checks import HOMES, choose, list_classes, require
 from castssl.errors import DataError
 from castssl.labels import LabelTree

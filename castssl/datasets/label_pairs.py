@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from castssl.contracts import DataSet, Listing
-from castssl.datasets.folder import find_split, look_through, some
+from castssl.datasets.folder import look_through
 from castssl.datasets.label_maps import IGNORED, class_table
+from castssl.datasets.left_out import some
 from castssl.datasets.pixel_classes import PixelClasses, voc_palette
 from castssl.datasets.segmentation_sets import Pair, list_pairs, write_pair
+from castssl.datasets.split_folders import find_split
 from castssl.datasets.text import known_options, read_text
 from castssl.errors import DataError
 

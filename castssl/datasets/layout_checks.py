@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from castssl.datasets.folder import is_image, split_name
+from castssl.datasets.file_names import is_image
+from castssl.datasets.split_folders import split_name
 from castssl.datasets.text import read_text
 from castssl.errors import DataError, NoSplit
 

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from castssl.contracts import DataSet, Listing
 from castssl.datasets.coco_masks import objects, whole_number
-from castssl.datasets.folder import Files, some
+from castssl.datasets.folder import Files
 from castssl.datasets.layout_checks import HOMES, choose, inside, pairs, require
+from castssl.datasets.left_out import some
 from castssl.datasets.many_labels import ABSENT, PRESENT, UNKNOWN, many_labels, multi_hot
 from castssl.datasets.pixel_classes import pixel_classes
 from castssl.datasets.segmentation_sets import Existing, read_list, write_list

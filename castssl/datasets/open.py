@@ -9,9 +9,9 @@ import numpy as np
 
 from castssl.contracts import Listing
 from castssl.datasets.depth import split_range
-from castssl.datasets.folder import split_name
 from castssl.datasets.images import Images
 from castssl.datasets.multichannel import RGB
+from castssl.datasets.split_folders import split_name
 from castssl.datasets.stream import Stream
 from castssl.datasets.subset import narrow, read_subset
 from castssl.errors import DataError, NoSplit, UnknownPlugin

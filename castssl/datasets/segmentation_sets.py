@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from castssl.contracts import DataSet, LabelMaps, Listing
-from castssl.datasets.folder import Files, is_image, look_through, some
+from castssl.datasets.file_names import is_image
+from castssl.datasets.folder import Files, look_through
 from castssl.datasets.label_maps import class_table
 from castssl.datasets.layout_checks import HOMES, choose, inside, require
+from castssl.datasets.left_out import some
 from castssl.datasets.pixel_classes import PixelClasses, pixel_classes
 from castssl.datasets.text import read_text
 from castssl.errors import DataError

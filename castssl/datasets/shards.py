@@ -20,14 +20,15 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from castssl import distributed
-from castssl.contracts import DataSet, Item, Turn, Unreadable
+from castssl.contracts import DataSet
 from castssl.datasets import stream
 from castssl.datasets.copies import append, temporary_file
 from castssl.datasets.decode import EXTENSIONS
-from castssl.datasets.folder import split_name
+from castssl.datasets.split_folders import split_name
 from castssl.datasets.tarfiles import Entry, Lost, entries
 from castssl.datasets.unreadable import why
 from castssl.errors import DataError, NoSplit
+from castssl.feed import Item, Turn, Unreadable
 from castssl.system_errors import explain
 
 OPTIONS = ("num_samples", "num_classes", "split", "input_key", "target_key", "sample_shuffle_size")

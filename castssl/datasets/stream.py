@@ -15,13 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from castssl.contracts import Feed, Item, Turn, Unreadable
 from castssl.datasets.copies import append, temporary_file
-from castssl.datasets.decode import Decoded, header, read, silence_pil
+from castssl.datasets.decode import Decoded, header, read
 from castssl.datasets.depth import Range
+from castssl.datasets.pil_warnings import silence_pil
 from castssl.datasets.text import known_options
 from castssl.datasets.unreadable import TRIES, Clipped, Ledger, why
 from castssl.errors import CastError, DataError, NoSplit
+from castssl.feed import Feed, Item, Turn, Unreadable
 from castssl.installer import install
 from castssl.labels import LabelTree
 from castssl.system_errors import explain

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from castssl.datasets import taxonomies
-from castssl.datasets.folder import some
+from castssl.datasets.left_out import some
 from castssl.datasets.text import read_text
 from castssl.errors import DataError
 from castssl.labels import LabelTree

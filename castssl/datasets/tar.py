@@ -17,7 +17,10 @@ import numpy as np
 from castssl import distributed
 from castssl.contracts import DataSet, Listing
 from castssl.datasets import folder as folders
-from castssl.datasets.folder import ClassPath, is_image, no_split, split_name, stand_ins
+from castssl.datasets.file_names import ignored, is_image
+from castssl.datasets.folder import ClassPath
+from castssl.datasets.left_out import left_out
+from castssl.datasets.split_folders import find_split, no_split, split_name, stand_ins
 from castssl.datasets.tarfiles import Lost, entries
 from castssl.errors import DataError, NoSplit
 from castssl.labels import LabelTree
@@ -112,9 +115,9 @@ def read_split(path: Path, split: str) -> tuple[Tar, list[ClassPath]]:
     if not members:
         raise DataError(f"{path} holds no images; expected <class>/<image> inside")
     hidden = dict.fromkeys(folder for scan in scans for folder in scan.folders)
-    left_out = folders.left_out(hidden, [name for scan in scans for name in scan.others])
+    remarks = left_out(hidden, [name for scan in scans for name in scan.others])
     members = _of_split(members, path, split)
-    return Tar(archives, members, left_out), [member.parts[:-1] for member in members]
+    return Tar(archives, members, remarks), [member.parts[:-1] for member in members]
 
 
 def _list_archives(path: Path, split: str) -> tuple[list[Path], bool]:
@@ -130,7 +133,7 @@ def _list_archives(path: Path, split: str) -> tuple[list[Path], bool]:
         if len(chosen) == 1:
             return chosen, False
     if path.is_dir() and not any(split_name(tar.stem) for tar in tars):
-        tars = sorted(folders.find_split(path, split).folder.glob("*.tar"))
+        tars = sorted(find_split(path, split).folder.glob("*.tar"))
         if tars:
             return tars, True
     no_split(folder, split, [tar.name for tar in tars])
@@ -176,7 +179,7 @@ class _Scan:
             path = PurePosixPath(entry.name)
             parts = tuple(part for part in path.parts if part not in (".", "/"))
             inner = path.suffix.lower() == ".tar"
-            hidden = next((end for end, part in enumerate(parts[:-1], 1) if folders.ignored(part)), 0)
+            hidden = next((end for end, part in enumerate(parts[:-1], 1) if ignored(part)), 0)
             if hidden:
                 self.folders.append("/".join(parts[:hidden]))
             elif isinstance(entry, Lost):

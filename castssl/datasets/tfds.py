@@ -8,8 +8,9 @@ from typing import Any
 
 from PIL import Image
 
-from castssl.contracts import DataSet, Item, Turn, Unreadable
+from castssl.contracts import DataSet
 from castssl.datasets.stream import open_split, read_spec, require_package
+from castssl.feed import Item, Turn, Unreadable
 
 OPTIONS = ("split", "input_key", "target_key", "shuffle_size", "prefetch_size", "download")
 """Options behind the name."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from castssl.datasets.damage import left_out
-from castssl.datasets.folder import some
 from castssl.datasets.images import Images
+from castssl.datasets.left_out import some
 from castssl.datasets.many_labels import PRESENT
 from castssl.datasets.stream import Stream
 from castssl.labels import LabelTree

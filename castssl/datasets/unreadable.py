@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from PIL import UnidentifiedImageError
 
-from castssl.contracts import Unreadable
 from castssl.errors import CastError, printable
+from castssl.feed import Unreadable
 
 TRIES = 100
 """This many unreadable images in a row are a broken disk, not broken files."""
@@ -23,7 +23,7 @@ class Clipped(NamedTuple):
     """An image that was read, but has values outside the declared range.
 
     Attributes:
-        name: as of :class:`castssl.contracts.Unreadable`.
+        name: as of :class:`castssl.feed.Unreadable`.
         reason: one line.
     """
 

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from castssl import distributed
 from castssl.contracts import Encoder, Superpixels
+from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
-from castssl.data.views import Augment, CenterView, CroppedView
+from castssl.data.views import Augment, CroppedView
 from castssl.datasets.images import Images, Plan
 from castssl.datasets.stream import Stream
 from castssl.evaluation.features import Device, Features, tracked

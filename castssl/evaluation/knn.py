@@ -14,7 +14,8 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from castssl.datasets.images import Images, hash_index
+from castssl.data.hash_index import hash_index
+from castssl.datasets.images import Images
 from castssl.evaluation.features import Features, blocks, check_rows, largest, unit
 from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject, indexed, note
 from castssl.metrics.balanced import shares_of

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
 from castssl import distributed
-from castssl.data.loader import start_worker
+from castssl.data.workers import start_worker
 from castssl.datasets.decode import header
 from castssl.datasets.images import Images
 from castssl.datasets.label_maps import UNKNOWN, open_labels, to_classes

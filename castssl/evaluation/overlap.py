@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from castssl.data.evaluation_views import CenterView
 from castssl.data.normalize import denormalize
-from castssl.data.views import CenterView
 from castssl.datasets.coco_masks import Annotations
 from castssl.datasets.images import Images
 from castssl.datasets.masks import Masks, open_masks
@@ -183,7 +183,7 @@ def masked_by(masks: Masks, *splits: Images) -> tuple[Images, list[int]]:
     """The first split with masked images, with these masks, and the positions of those images.
 
     A mask of a file of annotations is of one image of the split, see
-    :class:`castssl.datasets.file_names.FileNames`.
+    :class:`castssl.datasets.path_matching.FileNames`.
 
     Raises:
         DataError: if no split has any.

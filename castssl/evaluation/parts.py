@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from castssl.data.views import CenterView
+from castssl.data.evaluation_views import CenterView
 from castssl.datasets.parts import ClassMap, PartNames, PartSet, PartTruth, check_truth
 from castssl.errors import ConfigError, DataError
 from castssl.metrics.boundary import BoundaryF, BoundaryScores

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from castssl.contracts import Encoder
-from castssl.data.views import CenterView
+from castssl.data.evaluation_views import CenterView
 from castssl.datasets.images import Images
 from castssl.errors import ConfigError, DataError, PluginError
 from castssl.evaluation.figure_ground import FigureGround

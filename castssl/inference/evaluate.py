@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 
 from castssl.checkpoints.classifier import Classifier
+from castssl.data.evaluation_views import CenterView
 from castssl.data.splits import open_splits, renumber
-from castssl.data.views import CenterView
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.datasets.stream import Stream

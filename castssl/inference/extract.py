@@ -24,15 +24,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from castssl.contracts import Encoder, Superpixels, Unreadable
+from castssl.contracts import Encoder, Superpixels
+from castssl.data.evaluation_views import CenterView
 from castssl.data.inventory import inventory
-from castssl.data.loader import start_worker
 from castssl.data.normalize import to_views
 from castssl.data.rng import seeded
-from castssl.data.views import CenterView
+from castssl.data.workers import start_worker
 from castssl.datasets.images import Images
 from castssl.datasets.unreadable import why
 from castssl.errors import ConfigError, DataError
+from castssl.feed import Unreadable
 from castssl.files import atomic_write, remove, write_text
 from castssl.inference.features import read_features
 from castssl.installer import install

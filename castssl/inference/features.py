@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from castssl.contracts import Encoder
+from castssl.data.evaluation_views import CenterView
 from castssl.data.to_view import view_of
-from castssl.data.views import CenterView
 from castssl.errors import ConfigError
 from castssl.evaluation.features import segment_with_feature
 from castssl.inference.photos import Photo, read_photo

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from castssl.checkpoints.many_labels import LabelModel
+from castssl.data.evaluation_views import CenterView, SquashedView
 from castssl.data.splits import renumber
 from castssl.data.to_view import view_of
-from castssl.data.views import CenterView, SquashedView
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
 from castssl.errors import ConfigError, DataError
@@ -22,7 +22,7 @@ from castssl.inference.evaluate import Evaluated, LabelRow
 from castssl.inference.photos import Photo, read_photo
 from castssl.labels import LabelTree
 from castssl.modes import evaluating
-from castssl.objectives.classification import Averaged
+from castssl.objectives.averaged import Averaged
 from castssl.registry import build_superpixels
 from castssl.superpixel_labels import three_channels
 from castssl.types import LabelAttention, View

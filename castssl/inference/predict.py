@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from castssl.checkpoints.classifier import Classifier
 from castssl.contracts import Superpixels
+from castssl.data.evaluation_views import CenterView
 from castssl.data.to_view import view_of
-from castssl.data.views import CenterView
 from castssl.errors import ConfigError
 from castssl.inference.photos import Photo, read_photo
 from castssl.models.cast import CAST

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
-from castssl.objectives.classification import Branch, Supervised
+from castssl.objectives.averaged import Branch
+from castssl.objectives.classification import Supervised
 from castssl.types import Batch, Hierarchy
 
 TextFeature = Literal["flattened", "mean", "class"]

@@ -23,7 +23,6 @@ from castssl.models.create import create
 from castssl.modes import kept_random_state
 from castssl.reports.gather import Run
 from castssl.training import checkpoint
-from castssl.training.run_folder import CHECKPOINTS
 from castssl.visualization.page import Parts, Shown
 from castssl.visualization.page.report import Hierarchies, Moment
 from castssl.visualization.photographs import photographs
@@ -75,7 +74,7 @@ def sources(run: Run) -> tuple[list[Source], list[str]]:
 def _kept(folder: Path) -> list[tuple[int, Path]]:
     every = sorted(
         (int(path.name.partition("-")[2].partition(".")[0]), path)
-        for path in (folder / CHECKPOINTS).glob("step-*")
+        for path in (folder / checkpoint.FOLDER).glob("step-*")
         if checkpoint.NAME.fullmatch(path.name)
     )
     count = min(len(every), KEPT)

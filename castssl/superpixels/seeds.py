@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -20,9 +20,9 @@ from castssl.contracts import Superpixels
 from castssl.errors import ConfigError, PluginError
 from castssl.installer import OPENCV, restore_ximgproc
 from castssl.superpixels.per_image import per_image
+from castssl.superpixels.seeds_cells import FEWEST, cells_of, enlarge, plain_grid
+from castssl.superpixels.seeds_values import Mode, table_of
 
-Mode = Literal["moco", "deit", "segmenter"]
-_FEWEST = 10  # OpenCV silently raises a smaller request to this
 _KEPT = 8  # image sizes whose objects of OpenCV stay: each has histograms of 13 to 53 MiB
 
 
@@ -81,12 +81,12 @@ class Seeds(Superpixels):
         self.scale = scale
         self.mode = mode
         self.prior = prior
-        self._table = _table(mode)
+        self._table = table_of(mode)
         self._engines = _Engines()
 
     def capacity(self, height: int, width: int) -> int:
         """How many superpixels an image of this size has: exact, never above ``count``."""
-        rows, columns, _ = grid_size(*self._scaled(height, width), self.count)
+        rows, columns, _ = cells_of(*self._scaled(height, width), self.count)
         return rows * columns
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -110,9 +110,9 @@ class Seeds(Superpixels):
 
     def _labels(self, image: NDArray[np.uint8]) -> NDArray[np.int32]:
         height, width = image.shape[:2]
-        rows, columns, requested = grid_size(height, width, self.count)
+        rows, columns, requested = cells_of(height, width, self.count)
         if not requested:
-            return _grid(height, width, rows, columns)
+            return plain_grid(height, width, rows, columns)
         engine = self._engines.pop((height, width), None) or cv2.ximgproc.createSuperpixelSEEDS(
             width, height, 3, requested, 1, self.prior, self.bins, double_step=False
         )
@@ -134,8 +134,8 @@ class Seeds(Superpixels):
 
 def _refuse_options(count: int, bins: int, iterations: int, scale: float, mode: str, *, prior: int) -> None:
     wrong = []
-    if count < _FEWEST:
-        wrong.append(f"count={count}: at least {_FEWEST}, OpenCV makes no fewer")
+    if count < FEWEST:
+        wrong.append(f"count={count}: at least {FEWEST}, OpenCV makes no fewer")
     if not 1 <= bins <= 256:
         wrong.append(f"bins={bins}: 1 to 256")
     if iterations < 0:
@@ -148,66 +148,6 @@ def _refuse_options(count: int, bins: int, iterations: int, scale: float, mode: 
         wrong.append(f"prior={prior}: 0 to 5")
     if wrong:
         raise ConfigError("SEEDS options out of range (got: expected): " + "; ".join(wrong))
-
-
-def _opencv_cells(height: int, width: int, requested: int) -> tuple[int, int] | None:
-    """Rows and columns that OpenCV makes of a request, or None where it would crash.
-
-    Follows ``initialize`` of opencv_contrib's ``seeds.cpp`` for two levels: it computes the grid in single
-    precision, halves cells once, and runs into undefined behavior when half a cell is below one pixel.
-    """
-    requested = max(requested, _FEWEST)
-    ratio = np.float32(requested) * np.float32(height) / np.float32(width)
-    rows = int(np.sqrt(ratio))
-    columns = rows * width // height
-    if rows < 1 or columns < 1 or width < 2 * columns or height < 2 * rows:
-        return None
-    rows = height // -(-height // (2 * rows)) // 2
-    columns = width // -(-width // (2 * columns)) // 2
-    return (rows, columns) if rows and columns else None
-
-
-def grid_size(height: int, width: int, count: int) -> tuple[int, int, int]:
-    """Rows, columns, and the request to OpenCV; 0 means that a plain grid takes its place."""
-    requested = min(count, (height // 2) * (width // 2))
-    cells = _opencv_cells(height, width, requested) if requested >= _FEWEST else None
-    if cells is not None:
-        return (*cells, requested)
-    rows = min(height, count, max(1, int((count * height / width) ** 0.5)))
-    return rows, max(1, min(width, count // rows)), 0
-
-
-def _grid(height: int, width: int, rows: int, columns: int) -> NDArray[np.int32]:
-    y = np.arange(height) * rows // height
-    x = np.arange(width) * columns // width
-    return np.asarray(y[:, None] * columns + x, np.int32)
-
-
-def enlarge(labels: NDArray[np.int32], height: int, width: int) -> NDArray[np.int32]:
-    """Labels (h, w) as (height, width), by nearest."""
-    high, wide = labels.shape
-    if not height % high and not width % wide:  # Half of the time; other ratios OpenCV rounds.
-        return np.asarray(cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST), np.int32)
-    rows, columns = np.arange(height) * high // height, np.arange(width) * wide // width
-    return np.asarray(labels.take(columns, 1).take(rows, 0))
-
-
-def _table(mode: Mode) -> NDArray[np.uint8] | None:
-    """Each uint8 value of each channel as SEEDS receives it: (1, 256, 3), or None."""
-    values = np.arange(256, dtype=np.float32)[None, :, None]
-    if mode == "deit":
-        mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-        normalized = (values / np.float32(255) - mean.astype(np.float32)) / std.astype(np.float32)
-        return np.asarray(((normalized * std + mean) * 255).astype(np.uint8))
-    if mode == "segmenter":
-        mean, std = (
-            np.array(numbers, np.float32) for numbers in ([123.68, 116.28, 103.53], [58.40, 57.12, 57.38])
-        )
-        # mmcv widens the rounded std: the factor is a double, the difference and the way back are single
-        normalized = ((values - mean) * (1 / std.astype(np.float64))).astype(np.float32)
-        exact = (normalized * std + mean).astype(np.uint8)
-        return np.asarray(0 - exact, np.uint8)
-    return None
 
 
 @contextmanager

@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from castssl.superpixels.seeds import Seeds, enlarge, grid_size
+from castssl.superpixels.seeds import Seeds
+from castssl.superpixels.seeds_cells import cells_of, enlarge
 
 _EXCHANGES = 2
 _NEIGHBORS = ((0, 1), (2, 1), (1, 0), (1, 2))
@@ -48,7 +49,7 @@ class SeedsFast(Seeds):
         height, width = image.shape[:2]
         half = max(1, height // 2), max(1, width // 2)
         small = image
-        if grid_size(*half, self.count) == grid_size(height, width, self.count):
+        if cells_of(*half, self.count) == cells_of(height, width, self.count):
             small = np.asarray(cv2.resize(image, half[::-1], interpolation=cv2.INTER_AREA), np.uint8)
         labels, exchange = super()._labels(small), Exchange(small)
         for _ in range(_EXCHANGES):

@@ -24,12 +24,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from castssl.contracts import DataSet, Feed, Item, LabelMaps, Listing, Target, Turn
+from castssl.contracts import DataSet, LabelMaps, Listing, Target
 from castssl.datasets.decode import header, read
 from castssl.datasets.images import Images
 from castssl.datasets.many_labels import ABSENT, PRESENT, UNKNOWN
 from castssl.datasets.stream import class_number
 from castssl.errors import ConfigError, ContractError, DataError, NoSplit
+from castssl.feed import Feed, Item, Turn
 from castssl.labels import LabelTree
 from castssl.testing.claims import (
     Check,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from castssl.encoder_config import Membership
+from castssl.tokens.area import mean_by_area
 
 
 def sample_labels(segments: Tensor, height: int, width: int) -> Tensor:
@@ -40,7 +41,7 @@ def segment_mean(
     """
     if membership == "nearest":
         return _by_samples(features, sample_labels(segments, *features.shape[-2:]), size)
-    return _by_area(features, segments, size)
+    return mean_by_area(features, segments, size)
 
 
 def _by_samples(features: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -57,28 +58,3 @@ def _by_samples(features: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Te
     mass = ones.new_zeros(batch * size + 1).index_add(0, index, ones)[:-1]
     means = total / mass.clamp(min=1).to(wide)[:, None]
     return means.view(batch, size, dim).to(features.dtype), mass.view(batch, size)
-
-
-def _by_area(features: Tensor, segments: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    height, width = features.shape[-2:]
-    share = cell_shares(segments, height, width, size)
-    mass = share.sum(1)
-    wide = torch.promote_types(features.dtype, torch.float32)
-    with torch.autocast(features.device.type, enabled=False):
-        total = share.transpose(1, 2).to(wide) @ features.flatten(2).transpose(1, 2).to(wide)
-    tiny = torch.finfo(torch.float32).tiny
-    return (total / mass.clamp(min=tiny).to(wide)[..., None]).to(features.dtype), mass
-
-
-def cell_shares(segments: Tensor, height: int, width: int, size: int) -> Tensor:
-    """Each cell's pixels by segment: float32 (B, height * width, N), rows sum to 1; 0 without labels."""
-    batch, tall, wide = segments.shape
-    rows = torch.arange(tall, device=segments.device) * height // tall
-    cols = torch.arange(wide, device=segments.device) * width // wide
-    cell = (rows[:, None] * width + cols).flatten()
-    flat = segments.flatten(1).long()
-    index = torch.where((flat >= 0) & (flat < size), cell * size + flat, height * width * size)
-    ones = torch.ones_like(index, dtype=torch.float32)
-    count = ones.new_zeros(batch, height * width * size + 1).scatter_add(1, index, ones)[:, :-1]
-    count = count.reshape(batch, height * width, size)
-    return count / count.sum(-1, keepdim=True).clamp(min=1)

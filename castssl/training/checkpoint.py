@@ -4,40 +4,32 @@ A file is written aside, flushed to the disk and renamed, so a kill or a full di
 whole.  It holds tensors and plain values only and is read with ``weights_only=True``: a checkpoint from a
 stranger cannot run code.
 
-Under FSDP and DeepSpeed no process holds the whole model.  There a checkpoint is a folder of the same name,
-written by ``accelerator.save_state`` beside :data:`STATE`, which holds what Accelerate does not know.  Those
-libraries read their own files, with pickle among them: go on only from folders that you trust.
+Under FSDP and DeepSpeed it is a folder, see :mod:`castssl.training.sharded`.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import pickle
-import random
 import re
 import zipfile
-import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
 from castssl.errors import CastError, DataError
-from castssl.files import PARTIAL, aside_of, atomic_write, remove, sync_folder, translate_os_error
+from castssl.files import PARTIAL, atomic_write, remove
+from castssl.training.damage import DAMAGE, STATE, damage_of_zip, sums_of
 
 State = dict[str, Any]
+FOLDER = "checkpoints"
+"""The folder of checkpoints within that of a run."""
 NAME = re.compile(r"step-\d{8,}(\.pt)?")
-STATE = "place.pt"
-"""The file, in a sharded checkpoint's folder, of what Accelerate does not save."""
 SUMS = "files"
 """The entry of :data:`STATE` that holds size and CRC-32 of each file that Accelerate saved."""
-
-DAMAGE = (errno.EIO, errno.EINVAL, errno.EOVERFLOW)
-"""The system's errors that mean damage: a failing disk, and places that damaged headers point to."""
 
 
 class Latest(NamedTuple):
@@ -74,45 +66,14 @@ def save(
     """
     path = path_of(folder, step)
     with atomic_write(path, "checkpoint") as aside:
-        _write(aside, state)
-    _prune(folder, keep, {*damaged} - {path})
+        write_state(aside, state)
+    prune(folder, keep, {*damaged} - {path})
     return path
 
 
 def path_of(folder: Path, step: int) -> Path:
     """Where :func:`save` writes."""
     return folder / f"step-{step:08d}.pt"
-
-
-def save_sharded(
-    folder: Path,
-    accelerator: Any,
-    place: Mapping[str, Any],
-    *,
-    step: int,
-    keep: int,
-    damaged: Collection[Path] = (),
-) -> Path:
-    """Let each process write its share of model and optimizer; for the rest as :func:`save`.
-
-    Every process calls this.
-    """
-    path = path_of(folder, step).with_suffix("")
-    aside = aside_of(path)
-    if accelerator.is_main_process:
-        remove(aside)  # A run of more processes may have been killed here.
-    accelerator.wait_for_everyone()
-    with translate_os_error(path, "checkpoint"):
-        accelerator.save_state(str(aside))
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            _write(aside / STATE, {**place, SUMS: _sums(aside)})
-            remove(path)
-            os.replace(aside, path)
-            sync_folder(folder)
-            _prune(folder, keep, {*damaged} - {path})
-    accelerator.wait_for_everyone()
-    return path
 
 
 def latest(folder: Path) -> Latest:
@@ -150,10 +111,10 @@ def damage(path: Path) -> str:
     """
     try:
         if not path.is_dir():
-            return _damage_of_zip(path)
-        reason = _damage_of_zip(path / STATE)
+            return damage_of_zip(path)
+        reason = damage_of_zip(path / STATE)
         saved = {} if reason else read(path).get(SUMS, {})
-        now = _sums(path) if saved else {}
+        now = sums_of(path) if saved else {}
         wrong = [name for name in saved if saved[name] != now.get(name)]
         return reason or (f"{', '.join(wrong)} changed since it was written" if wrong else "")
     except OSError as error:
@@ -187,29 +148,6 @@ def read(path: Path) -> State:
     return state
 
 
-def random_state(device: torch.device) -> State:
-    """The states of this process's random generators: Python's, numpy's, torch's, and that of its GPU."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
-    state: State = {
-        "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss),
-        "torch": torch.get_rng_state(),
-    }
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Continue the random streams that :func:`random_state` recorded."""
-    random.setstate(state["python"])
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
-
-
 def load_module(module: nn.Module, state: Mapping[str, Any], path: Path) -> None:
     """Fill ``module``, every parameter and buffer of it.
 
@@ -225,7 +163,8 @@ def load_module(module: nn.Module, state: Mapping[str, Any], path: Path) -> None
         ) from error
 
 
-def _write(path: Path, state: Mapping[str, Any]) -> None:
+def write_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a file of tensors and plain values, and flush it to the disk."""
     with open(path, "wb") as file:
         torch.save(dict(state), file)
         _to_disk(file)
@@ -245,39 +184,8 @@ def _is_whole(path: Path) -> bool:
     return (path / STATE).is_file() if path.is_dir() else zipfile.is_zipfile(path)
 
 
-def _damage_of_zip(path: Path) -> str:
-    """What is wrong with a file that ``torch.save`` wrote."""
-    if not path.is_file():
-        return f"{path.name} is missing"
-    if not path.stat().st_size:
-        return f"{path.name} is empty"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            wrong = archive.testzip()
-        if wrong is None:  # torch demands more of the headers; the tensors are not read here
-            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except OSError:
-        raise
-    except pickle.UnpicklingError:
-        return ""  # not damaged, but no checkpoint: read() says why
-    except Exception as error:  # damaged headers lead both readers astray in many ways
-        return str(error).split(". ", 1)[0] or type(error).__name__
-    return f"the check sum of {wrong} does not fit" if wrong else ""
-
-
-def _sums(folder: Path) -> dict[str, list[int]]:
-    """Size and CRC-32 of every file in a folder but :data:`STATE`."""
-    sums: dict[str, list[int]] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != STATE):
-        sum_, size = 0, 0
-        with open(path, "rb") as file:
-            while piece := file.read(2**24):
-                sum_, size = zlib.crc32(piece, sum_), size + len(piece)
-        sums[path.relative_to(folder).as_posix()] = [size, sum_]
-    return sums
-
-
-def _prune(folder: Path, keep: int, damaged: Collection[Path]) -> None:
+def prune(folder: Path, keep: int, damaged: Collection[Path]) -> None:
+    """Delete the damaged checkpoints, all but the latest ``keep`` others, and what was left half written."""
     every = _all(folder)
     kept = [path for path in every if path not in damaged and _is_whole(path)][-max(keep, 1) :]
     for path in [*(path for path in every if path not in kept), *folder.glob(f".step-*{PARTIAL}")]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from castssl import distributed
 from castssl.errors import CastError
 from castssl.files import write_text
-from castssl.training.state import Loader
+from castssl.training.protocols import Loader
 
 SHOWN = 4
 """How many names a message has room for."""

@@ -2,81 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, Protocol, cast, get_args, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Literal, cast, get_args
 
 import torch
 from lightly.utils.lars import LARS
 from torch import nn
 from torch.optim import Optimizer
 
-from castssl.contracts import Encoder
 from castssl.errors import ConfigError
+from castssl.training.caffe_sgd import CaffeSGD
+from castssl.training.rate_multiples import SAME_RATE, RateMultiples, by_rate, is_bias, multiples_of
 
 Name = Literal["adamw", "lars", "sgd", "sgd-nesterov", "sgd-caffe"]
 Decay = Literal["all", "matrices", "weights", "no-biases"]
 TABLES = ("cls_token", "positions")
 """Parameters, by the last part of their names, that are learned tokens and not weights."""
-
-
-class RateMultiples(NamedTuple):
-    """Factors of the learning rate by group; that of a bias multiplies that of its group."""
-
-    backbone: float = 1.0
-    """Of the parameters of the encoders (:class:`castssl.contracts.Encoder`) within the module."""
-    head: float = 1.0
-    """Of all other parameters."""
-    biases: float = 1.0
-    """Of the parameters whose names end in ``bias``."""
-
-
-SAME_RATE = RateMultiples()
-
-
-@runtime_checkable
-class HasSummands(Protocol):
-    """A module with parameters that are the sum of several parameters in the published model.
-
-    Summands of one sum have the same gradient, so an optimizer moves the sum so many times as far.
-    """
-
-    summands: Mapping[str, int]
-    """How many parameters the published model has in place of one, by the module's own parameter names."""
-
-
-class CaffeSGD(Optimizer):
-    """SGD whose momentum buffer holds gradients times the learning rates of their own steps.
-
-    ``v = momentum v + lr (g + weight_decay w); w = w - v``, as in Caffe and in the VOC code released with
-    CAST.  ``torch.optim.SGD`` multiplies its buffer by the present learning rate, which is not the same as
-    soon as the rate changes.
-
-    Args:
-        params: parameters or groups.
-        lr: learning rate.
-        momentum: share of the buffer that is kept.
-        weight_decay: part of the gradient.
-    """
-
-    def __init__(self, params: Any, lr: float, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; the loss of ``closure`` if there is one."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                gradient = parameter.grad.add(parameter, alpha=group["weight_decay"])
-                buffer = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
-                buffer.mul_(group["momentum"]).add_(gradient, alpha=group["lr"])
-                parameter.sub_(buffer)
-        return loss
 
 
 def scaled_rate(rate: float, images: int, *, per: int = 256) -> float:
@@ -134,8 +75,8 @@ def build_optimizer(
             f"lars got decay={decay!r}, weight_decay={weight_decay}; expected decay='matrices' and a positive"
             " weight_decay, because it scales only parameters that decay"
         )
-    rates = _multiples(module, multiples, summands)
-    groups = [part for group in _groups(module, weight_decay, decay) for part in _by_rate(group, lr, rates)]
+    rates = multiples_of(module, multiples, summands)
+    groups = [part for group in _groups(module, weight_decay, decay) for part in by_rate(group, lr, rates)]
     makers: dict[str, Callable[[], Optimizer]] = {
         "adamw": lambda: torch.optim.AdamW(groups, lr=lr, betas=betas, eps=1e-8),
         "lars": lambda: LARS(groups, lr=lr, momentum=momentum, trust_coefficient=trust),
@@ -160,7 +101,7 @@ def _groups(module: nn.Module, weight_decay: float, decay: Decay) -> list[dict[s
     if decay not in get_args(Decay):
         raise ConfigError(f"decay: got {decay!r}, expected one of {', '.join(get_args(Decay))}")
     if decay == "no-biases":
-        biases = {part for name, part in module.named_parameters() if _is_bias(name)}
+        biases = {part for name, part in module.named_parameters() if is_bias(name)}
         parts = [[part for part in trained if (part in biases) == spared] for spared in (False, True)]
         decays = zip(parts, (weight_decay, 0.0), strict=True)
         return [{"params": part, "weight_decay": by} for part, by in decays if part]
@@ -171,35 +112,6 @@ def _groups(module: nn.Module, weight_decay: float, decay: Decay) -> list[dict[s
     spared = names if decay == "weights" else []
     groups = param_groups_weight_decay(module, weight_decay, no_weight_decay_list=spared)
     return cast("list[dict[str, Any]]", groups)
-
-
-def _is_bias(name: str) -> bool:
-    return name.rpartition(".")[2] == "bias"
-
-
-def _multiples(module: nn.Module, by: RateMultiples, summands: bool) -> dict[nn.Parameter, float]:
-    """The learning-rate multiple of each parameter within a module."""
-    encoders = [part for part in module.modules() if isinstance(part, Encoder)]
-    backbone = {parameter for encoder in encoders for parameter in encoder.parameters()}
-    multiples = {
-        parameter: (by.backbone if parameter in backbone else by.head) * (by.biases if _is_bias(name) else 1)
-        for name, parameter in module.named_parameters()
-    }
-    for part in module.modules() if summands else ():
-        if isinstance(part, HasSummands):
-            for name, count in part.summands.items():
-                multiples[part.get_parameter(name)] *= count
-    return multiples
-
-
-def _by_rate(
-    group: dict[str, Any], lr: float, multiples: Mapping[nn.Parameter, float]
-) -> list[dict[str, Any]]:
-    """A parameter group for each learning-rate multiple that occurs in a group; first that of 1."""
-    parameters: dict[float, list[nn.Parameter]] = {1: []}
-    for parameter in group["params"]:
-        parameters.setdefault(multiples[parameter], []).append(parameter)
-    return [group | {"params": some, "lr": lr * count} for count, some in parameters.items() if some]
 
 
 def set_rate(optimizer: Optimizer, scale: float) -> None:

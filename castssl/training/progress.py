@@ -30,7 +30,8 @@ from castssl.contracts import Encoder
 from castssl.errors import printable
 from castssl.training.environment import environment
 from castssl.training.logging import Log, Means
-from castssl.training.state import Loader, TrainState
+from castssl.training.protocols import Loader
+from castssl.training.state import TrainState
 
 STREAM = (
     "this data is a stream, so a run that is stopped within an epoch cannot go on exactly: it goes on by"

@@ -28,10 +28,6 @@ from typing import IO, Any, NoReturn, Protocol, TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    DistributedType,
-    GradientAccumulationPlugin,
-    ProjectConfiguration,
     broadcast_object_list,
     set_seed,
 )
@@ -41,18 +37,21 @@ from torch.optim import Optimizer
 
 from castssl import config, distributed
 from castssl.config import RunConfig
-from castssl.errors import ConfigError, DataError
+from castssl.errors import DataError
 from castssl.files import atomic_write, write_text
-from castssl.objectives.classification import Averaged
+from castssl.objectives.averaged import Averaged
 from castssl.objectives.probe import LinearProbe
+from castssl.training.accelerator import make_accelerator
 from castssl.training.bad_images import BadImages
-from castssl.training.checks import has_batch_norm
+from castssl.training.batch_norm import has_batch_norm
 from castssl.training.describe_batch import describe_batch
 from castssl.training.logging import Log, check_tracker, start_trackers
+from castssl.training.once import ONCE, read_once
 from castssl.training.progress import Report
+from castssl.training.protocols import Follows, Loader
 from castssl.training.run_folder import claim, folder_of
 from castssl.training.signals import REQUEUE, LossMonitor, requeue, resume_command
-from castssl.training.state import Follows, Loader, TrainState
+from castssl.training.state import TrainState
 from castssl.types import Batch
 
 STOPPED = 75
@@ -64,7 +63,6 @@ BATCH_NORM = (
     "batch norm is not synchronized between processes without GPUs: each of the {world} processes normalizes"
     " by the statistics of its own images, so results differ from those of one process"
 )
-ONCE = "once.json"
 RESULTS = "results.json"
 F = TypeVar("F", bound=Follows)
 synchronize: Callable[[nn.Module], nn.Module] = convert_sync_batchnorm  # torch's drops timm's activations.
@@ -338,7 +336,7 @@ class Run:
     def once(self, name: str, make: Callable[[], Mapping[str, float]]) -> dict[str, float]:
         """What ``make`` first returned for ``name`` and these evaluation settings; kept in ``once.json``."""
         key, path = name + config.measured_with(self._cfg), self.folder / ONCE
-        results: dict[str, dict[str, float]] = broadcast_object_list([_read(path)])[0]
+        results: dict[str, dict[str, float]] = broadcast_object_list([read_once(path)])[0]
         # The latest entry is the last one.  An empty one is made again: --knn-every may have been 0 then.
         results[key] = results.pop(key, {}) or dict(make())
         if self._accelerator.is_main_process:
@@ -364,16 +362,6 @@ class Run:
             self._lock.close()
 
 
-def _read(path: Path) -> dict[str, dict[str, float]]:
-    """The JSON object of objects in a file; what is missing or damaged, as by a power cut, is left out."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    items = content.items() if isinstance(content, dict) else ()
-    return {name: values for name, values in items if isinstance(values, dict)}
-
-
 def start(cfg: RunConfig, *, name: str | None = None) -> tuple[Run, Accelerator]:
     """The run that ``cfg`` asks for, and the Accelerator to train with.
 
@@ -392,32 +380,10 @@ def start(cfg: RunConfig, *, name: str | None = None) -> tuple[Run, Accelerator]
         # Of every loader, those of evaluations included.
         multiprocessing.set_start_method(cfg.start_method, force=True)
     folder = folder_of(cfg, name)
-    accelerator = _accelerator(cfg, folder)
+    accelerator = make_accelerator(cfg, folder)
     lock = claim(folder, cfg) if accelerator.is_main_process else None
     accelerator.wait_for_everyone()
     set_seed(cfg.seed)
     if cfg.track != "none":
         start_trackers(accelerator, folder.name, config.plain(cfg))
     return Run(cfg, folder, accelerator, lock), accelerator
-
-
-def _accelerator(cfg: RunConfig, folder: Path) -> Accelerator:
-    accumulation = GradientAccumulationPlugin(num_steps=cfg.accumulate, sync_with_dataloader=False)
-    try:
-        accelerator = Accelerator(
-            # Otherwise several processes on a machine without a GPU would not know of each other.
-            cpu=not torch.accelerator.is_available(),
-            mixed_precision="no" if cfg.precision == "fp32" else cfg.precision,
-            gradient_accumulation_plugin=accumulation,
-            log_with=None if cfg.track == "none" else cfg.track,
-            project_config=ProjectConfiguration(str(folder), logging_dir=str(folder / "track")),
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
-        )
-    except ValueError as error:
-        raise ConfigError(f"--precision {cfg.precision} on this machine: {error}") from error
-    if cfg.precision == "fp16" and accelerator.device.type == "cpu":
-        raise ConfigError("--precision fp16 needs a GPU and this run has none; take bf16 or fp32")
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        # DeepSpeed requires a number, and computes throughput from it; it does not see the loader.
-        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
-    return accelerator

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
 from pathlib import Path
 from typing import IO, Any
@@ -11,14 +10,12 @@ from typing import IO, Any
 from castssl import config
 from castssl.config import RunConfig
 from castssl.errors import ConfigError
-from castssl.run_lock import LOCK, hold
+from castssl.run_lock import hold
 from castssl.training import checkpoint, logging
+from castssl.training.foreign import foreign, settings_of
 
-CHECKPOINTS = "checkpoints"
-WRITTEN = (config.FILE, logging.FILE, "once.json", "results.json", "encoder.safetensors", "probe.safetensors")
-"""Files that a run writes, beside those in folders of its own."""
 STATE = {config.FILE, logging.FILE, "once.json", "results.json"}
-"""Those that it also reads."""
+"""Files that a run writes and also reads."""
 
 
 def folder_of(cfg: RunConfig, recipe: str | None = None) -> Path:
@@ -52,7 +49,7 @@ def claim(folder: Path, cfg: RunConfig) -> IO[Any]:
         try:
             for name in STATE & set(replaced):  # Else the run would take them for its own.
                 (folder / name).unlink()
-            saved = _settings(folder)
+            saved = settings_of(folder)
             if saved is not None and _has_work(folder):
                 check_same(saved, cfg, folder)
             config.save(cfg, folder / config.FILE)
@@ -64,22 +61,6 @@ def claim(folder: Path, cfg: RunConfig) -> IO[Any]:
             f"--out: cannot write into {folder} ({error.strerror}); choose another one"
         ) from error
     return lock
-
-
-def foreign(folder: Path) -> list[str]:
-    """The files in ``folder`` that a run would replace and no run made; none if a run made the folder.
-
-    The ``config.json`` of a run may lie there alone, for a new run with its settings.
-    """
-    written = folder / logging.FILE
-    # A copied run may lack the lock, as hidden files are easily left out.
-    of_run = (folder / LOCK).exists() or checkpoint.exist(folder / CHECKPOINTS)
-    if of_run or (written.is_file() and written.read_bytes()[:8] == b'{"time":'):
-        return []
-    replaced = [name for name in WRITTEN if os.path.lexists(folder / name)]
-    replaced += sorted(path.name for path in folder.glob("diverged*.txt"))
-    replaced += ["pictures"] if any((folder / "pictures").glob("step-*")) else []
-    return [] if replaced == [config.FILE] and "out" in (_settings(folder) or {}) else replaced
 
 
 def check_same(saved: dict[str, Any], cfg: RunConfig, folder: Path) -> None:
@@ -94,20 +75,9 @@ def check_same(saved: dict[str, Any], cfg: RunConfig, folder: Path) -> None:
         raise ConfigError(f"{message}\nuse its settings to go on with it, or another --out to start anew")
 
 
-def _settings(folder: Path) -> dict[str, Any] | None:
-    """The settings of the run in a folder; None if it has none, or a power cut left the file damaged.
-
-    The checkpoint holds them, too, and they are compared there.
-    """
-    try:
-        return config.load_plain(folder / config.FILE)
-    except ConfigError:
-        return None
-
-
 def _has_work(folder: Path) -> bool:
     """True if something would be lost: a checkpoint, or a report in the log."""
     written = folder / logging.FILE
-    return checkpoint.exist(folder / CHECKPOINTS) or (
+    return checkpoint.exist(folder / checkpoint.FOLDER) or (
         written.is_file() and '"step"' in written.read_text(encoding="utf-8", errors="replace")
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,56 +22,13 @@ from castssl.data.inventory import Inventory, differences
 from castssl.errors import CastError, ConfigError, DataError, Diverged
 from castssl.training import checkpoint
 from castssl.training.logging import Log
-from castssl.training.run_folder import CHECKPOINTS, check_same
-from castssl.types import Batch
+from castssl.training.protocols import Follows, Loader
+from castssl.training.random_state import random_state, set_random_state
+from castssl.training.run_folder import check_same
+from castssl.training.sharded import save_sharded
 
 T = TypeVar("T")
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-
-
-class Loader(Protocol):
-    """What a run needs of a data loader."""
-
-    waited: float
-    """Seconds that the loop has waited for batches so far."""
-
-    @property
-    def resumable(self) -> bool:
-        """True if an epoch always has the same batches; False for a stream, which may end early or late."""
-        ...
-
-    def __len__(self) -> int:
-        """Batches of a whole epoch on this rank."""
-        ...
-
-    def __iter__(self) -> Iterator[Batch]: ...
-
-    def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """The next iteration yields the batches of ``epoch`` from its ``start``-th one on."""
-        ...
-
-    def names(self, epoch: int, batch: int) -> list[str]:
-        """What the images of that batch are called; empty if they are not known."""
-        ...
-
-    def inventory(self) -> Inventory:
-        """Which images there are."""
-        ...
-
-
-class Follows(Protocol):
-    """What a run depends on beside model and optimizer, such as a schedule that follows a measure."""
-
-    stopped: str
-    """Why training ends before all epochs are done; "" if it does not."""
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """Numbers, text and tensors, alone and in containers."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any], /) -> object:
-        """Continue from :meth:`state_dict`."""
-        ...
 
 
 class TrainState:
@@ -159,7 +116,7 @@ class TrainState:
     def restore_random(self) -> None:
         """Before the first batch: go on with the checkpoint's random streams, or give each rank its own."""
         if self._random is not None:
-            checkpoint.set_random_state(self._random, self._accelerator.device)
+            set_random_state(self._random, self._accelerator.device)
         elif not self._started:
             seeds = np.random.SeedSequence([self._cfg.seed, distributed.rank(), self.step])
             set_seed(int(seeds.generate_state(1)[0]))
@@ -178,13 +135,13 @@ class TrainState:
             "images": self._images,
             "followed": None if self.followed is None else dict(self.followed.state_dict()),
             "log": self._log.position(),
-            "random": gather_object([checkpoint.random_state(self._accelerator.device)]),
+            "random": gather_object([random_state(self._accelerator.device)]),
         }
-        folder = self._folder / CHECKPOINTS
+        folder = self._folder / checkpoint.FOLDER
         how: dict[str, Any] = {"step": self.step, "keep": self._cfg.keep, "damaged": self._damaged}
         self._damaged = {}  # From here on a file of that name is a new one.
         if self._accelerator.distributed_type in SHARDED:
-            return checkpoint.save_sharded(folder, self._accelerator, place, **how)
+            return save_sharded(folder, self._accelerator, place, **how)
         if self._accelerator.is_main_process:
             checkpoint.save(folder, {**place, **self._weights()}, **how)
         self._accelerator.wait_for_everyone()
@@ -193,7 +150,7 @@ class TrainState:
     def resume(self, model: nn.Module, optimizer: Optimizer) -> bool:
         """Take the prepared pair, filled from the last checkpoint if there is one: True if there was."""
         self._model, self._optimizer = model, optimizer
-        latest = self._on_main(lambda: checkpoint.latest(self._folder / CHECKPOINTS))
+        latest = self._on_main(lambda: checkpoint.latest(self._folder / checkpoint.FOLDER))
         path, self._damaged = latest
         self.notes += latest.story()
         if path is None:

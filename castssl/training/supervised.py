@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from castssl.config import FREE, MEASURES
-from castssl.data.views import Policy
+from castssl.data.supervised_views import Policy
 from castssl.training.configs import PretrainConfig
+from castssl.training.epoch_schedule import epoch_cosine
 from castssl.training.optim import scaled_rate
 from castssl.training.presets import SUPERVISED
-from castssl.training.schedule import epoch_cosine, warmup_cosine
+from castssl.training.schedule import warmup_cosine
 
 if TYPE_CHECKING:
     from typing_extensions import Self

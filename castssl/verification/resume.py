@@ -15,7 +15,6 @@ from torch import Tensor
 from castssl.errors import ContractError
 from castssl.training import checkpoint
 from castssl.training.run import RESULTS
-from castssl.training.run_folder import CHECKPOINTS
 from castssl.verification.job import RECORD
 
 LEFT_OUT = {"config", "log"}
@@ -102,9 +101,9 @@ def first_difference(straight: Record, resumed: Record, folder: Path, other: Pat
 
 
 def _last(folder: Path) -> Mapping[str, object]:
-    path = checkpoint.latest(folder / CHECKPOINTS).path
+    path = checkpoint.latest(folder / checkpoint.FOLDER).path
     if path is None:
-        raise ContractError(f"no checkpoint was written to {CHECKPOINTS} of the run's folder")
+        raise ContractError(f"no checkpoint was written to {checkpoint.FOLDER} of the run's folder")
     state = checkpoint.read(path)
     return {name: value for name, value in state.items() if name not in LEFT_OUT}
 

@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 
 from castssl import distributed
 from castssl.config import RunConfig
+from castssl.training.protocols import Loader
 from castssl.training.run import Run
-from castssl.training.state import Loader
 from castssl.types import Batch
 from castssl.verification.job import RECORD, Job
 from castssl.verification.measure import Measurement

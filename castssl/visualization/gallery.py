@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from castssl.contracts import Encoder, Superpixels
+from castssl.data.evaluation_views import CenterView
 from castssl.data.to_view import view_of
-from castssl.data.views import CenterView
 from castssl.datasets.images import Images
 from castssl.datasets.multichannel import RGB
 from castssl.datasets.stream import Stream

@@ -33,9 +33,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.neighbors import NearestNeighbors
 
+from castssl import files, outputs, whole_folders
 from castssl.config import TYPED, check_least, launch
 from castssl.errors import ConfigError, DataError
-from castssl.files import atomic_folder, check_outputs, remove
 
 CLASSES = """buildings/furniture buildings/homes food/beverages food/breads_and_carbs food/desserts
     food/fruit food/meats_and_eggs food/vegetables people/bodypart people/clothing people/smilies
@@ -231,7 +231,7 @@ def write(cfg: Config, folder: Path) -> dict[str, int]:
 def main(cfg: Config) -> None:
     """Make the folder, and print what it holds."""
     out = Path(cfg.out)
-    check_outputs([out], overwrite=cfg.overwrite)
+    outputs.check_outputs([out], overwrite=cfg.overwrite)
     inside = {path.name for path in out.iterdir()} if out.is_dir() else set[str]()
     if out.exists() and not {SETTINGS} <= inside <= {SETTINGS, *FOLDERS}:
         raise ConfigError(f"--out {out} does not hold such a set alone; choose another folder")
@@ -239,9 +239,9 @@ def main(cfg: Config) -> None:
     if not 0 < cfg.val_share < 1:
         raise ConfigError(f"--val-share: got {cfg.val_share}, expected a number between 0 and 1")
     # LARGEST is the limit here.
-    with atomic_folder(out, "data set") as aside, patch.object(Image, "MAX_IMAGE_PIXELS", None):
+    with whole_folders.atomic_folder(out, "data set") as aside, patch.object(Image, "MAX_IMAGE_PIXELS", None):
         counts = write(cfg, aside)
-        remove(out)
+        files.remove(out)
     classes = len([*(out / "train").glob("*/*")])
     print(f"{out}: {counts['train']:,} pictures in train, {counts['val']:,} in val, {classes} classes")
 

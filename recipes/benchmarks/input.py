@@ -32,8 +32,9 @@ from torchvision import transforms as T
 
 from castssl import build
 from castssl.config import check_least, launch
+from castssl.data.evaluation_views import CenterView
 from castssl.data.rng import seeded
-from castssl.data.views import CenterView, TwoViews
+from castssl.data.views import TwoViews
 from castssl.datasets.decode import decode, header
 from castssl.datasets.decode import read as read_opened
 from castssl.datasets.images import Images

@@ -25,8 +25,9 @@ from castssl.datasets.part_sets import open_parts
 from castssl.errors import ConfigError
 from castssl.evaluation.parts import Levels, PartScores, score_parts
 from castssl.evaluation.report import table
-from castssl.files import check_outputs, write_text
+from castssl.files import write_text
 from castssl.models.create import create
+from castssl.outputs import check_outputs
 from castssl.registry import build_segmenter
 from castssl.segmenter import Segmenter
 

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from castssl.checkpoints import load_encoder
 from castssl.config import check_least, launch
+from castssl.data.evaluation_views import CenterView
 from castssl.data.splits import open_splits
-from castssl.data.views import CenterView
 from castssl.evaluation.held_out import Evaluation, Subject
 from castssl.evaluation.overlap import Overlap
 from castssl.evaluation.report import metric

@@ -28,8 +28,9 @@ from castssl import Tokens, create
 from castssl.config import TYPED, check_least, launch
 from castssl.devices import check_device, machine
 from castssl.errors import ConfigError
-from castssl.files import check_outputs, write_text
+from castssl.files import write_text
 from castssl.models.cast import CAST
+from castssl.outputs import check_outputs
 from castssl.pooling.centroids import farthest
 
 PAPER = {

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import Loader, load
-from castssl.data.views import CenterView
 from castssl.datasets.open import open_images
 from castssl.errors import DataError
 from tests.acceptance.conftest import Command

@@ -121,10 +121,10 @@ def test_what_is_left_out_is_named_by_extension_and_by_damage(tmp_path: Path, co
 def test_an_image_format_without_its_package_names_the_package(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from castssl.datasets import folder as folders
+    from castssl.datasets import file_names, left_out
 
-    monkeypatch.setattr(folders, "PACKAGES", {".heic": "pillow-heif"})
-    monkeypatch.setattr(folders, "EXTENSIONS", (".png",))
+    monkeypatch.setattr(left_out, "PACKAGES", {".heic": "pillow-heif"})
+    monkeypatch.setattr(file_names, "EXTENSIONS", (".png",))
     write(tmp_path, "cat/1.png", "cat/2.heic", "cat/3.HEIC")
     shown = oneline(command("tree", f"folder:{tmp_path}").out)
     assert "left out 2 .heic files" in shown

@@ -20,8 +20,8 @@ import castssl
 from castssl.checkpoints.classifier import save_classifier
 from castssl.checkpoints.hub import save_pretrained
 from castssl.checkpoints.native import save_encoder
-from castssl.contracts import Unreadable
 from castssl.datasets.unreadable import Clipped, Ledger
+from castssl.feed import Unreadable
 from castssl.labels import LabelTree
 from castssl.objectives.deit import DeiT
 from tests.acceptance.conftest import Command

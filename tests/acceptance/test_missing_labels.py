@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import castssl
 from castssl.checkpoints.native import save_encoder
 from castssl.contracts import Objective
-from castssl.data.views import CenterView
+from castssl.data.evaluation_views import CenterView
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import DataError

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import Loader, load
-from castssl.data.views import CenterView
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import DataError

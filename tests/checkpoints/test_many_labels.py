@@ -15,7 +15,7 @@ from castssl.checkpoints.native import save_encoder
 from castssl.errors import CastError, DataError
 from castssl.labels import LabelTree
 from castssl.models.create import create
-from castssl.objectives.classification import Averaged
+from castssl.objectives.averaged import Averaged
 from castssl.registry import build
 
 LABELS = LabelTree((3,), (), (("cat", "dog", "car"),), exclusive=False)

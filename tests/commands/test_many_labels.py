@@ -16,7 +16,7 @@ from castssl.checkpoints.classifier import save_classifier
 from castssl.cli import main
 from castssl.labels import LabelTree
 from castssl.models.create import create
-from castssl.objectives.classification import Averaged
+from castssl.objectives.averaged import Averaged
 from castssl.registry import build
 
 LABELS = LabelTree((2, 3), (), (("animal", "thing"), ("[cat]", "dog", "car")), exclusive=False)

@@ -22,10 +22,11 @@ from castssl.data.dense_views import (
     distort_colors,
     scaled_size,
 )
+from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import Loader, load
 from castssl.data.rng import seeded
 from castssl.data.superpixel_cache import Cache
-from castssl.data.views import CenterView, CroppedView
+from castssl.data.views import CroppedView
 from castssl.datasets.folder import Files
 from castssl.datasets.images import Images
 from castssl.datasets.label_maps import class_table

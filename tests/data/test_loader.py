@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 
 from castssl.contracts import Superpixels
+from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import Loader, load
-from castssl.data.views import Augment, CenterView, CroppedView, TwoViews
+from castssl.data.views import Augment, CroppedView, TwoViews
 from castssl.datasets.image_texts import ImageTexts
 from castssl.datasets.images import Images, Plan
 from castssl.datasets.open import open_images

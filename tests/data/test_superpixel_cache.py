@@ -6,6 +6,8 @@ import os
 import resource
 import signal
 import time
+from hashlib import sha256
+from inspect import getsource
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,16 @@ import pytest
 import torch
 
 from castssl.data import superpixel_tree
+from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import load
 from castssl.data.rng import seeded
 from castssl.data.superpixel_cache import SHARDS, Cache, CachedSuperpixels, method, read_file
-from castssl.data.views import CenterView, SupervisedView, TwoViews
+from castssl.data.supervised_views import SupervisedView
+from castssl.data.views import TwoViews
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import ConfigError
+from castssl.superpixels import seeds, seeds_cells, seeds_fast, seeds_values
 from castssl.superpixels.grid import Grid
 from castssl.superpixels.seeds import Seeds
 from castssl.types import Batch
@@ -222,6 +227,14 @@ def test_the_method_knows_options_and_libraries(monkeypatch: pytest.MonkeyPatch)
     assert {"castssl", "cv2", "numpy", "PIL"} <= described["versions"].keys()
     monkeypatch.setattr("castssl.data.superpixel_cache.version", lambda name: f"{name} 0.0")
     assert method(SEEDS) != described
+
+
+def test_the_code_of_the_modules_beside_the_backend_counts() -> None:
+    code = method(SEEDS)["code"]
+    assert {sha256(getsource(used).encode()).hexdigest() for used in (seeds, seeds_cells, seeds_values)} <= {
+        *code
+    }
+    assert sha256(getsource(seeds_fast).encode()).hexdigest() not in code
 
 
 def batches(images: Images, cache: Cache | None, **options: Any) -> list[Batch]:

@@ -10,19 +10,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from torchvision import transforms as T
 
+from castssl.data.evaluation_views import CenterView
 from castssl.data.rng import seeded
-from castssl.data.views import (
-    MOCO,
-    CenterView,
-    ColorAugment,
-    CroppedView,
-    OneView,
-    SquashedView,
-    TwoViews,
-    to_uint8,
-)
+from castssl.data.views import MOCO, ColorAugment, CroppedView, OneView, TwoViews, to_uint8
 from castssl.errors import ConfigError
 from castssl.visualization.photographs import photographs
 from tests.datasets.image_files import make_image
@@ -243,29 +234,6 @@ def test_one_view_crops_and_flips_only() -> None:
     assert abs(seen.count((10, 200)) / 400 - 0.5) < 0.1
 
 
-@pytest.mark.parametrize(("size", "shorter"), [(224, 256), (96, 109), (7, 8)])
-def test_center_view_is_resize_and_crop(size: int, shorter: int) -> None:
-    image = make_image(2, (300, 280))
-    oracle = T.Compose([T.Resize(shorter), T.CenterCrop(size), T.PILToTensor()])
-    assert torch.equal(CenterView(size)(image)[0], oracle(image))
-    assert not torch.equal(CenterView(size, interpolation="bicubic")(image)[0], oracle(image))
-
-
-@pytest.mark.parametrize("size", [(40, 20), (17, 33), (24, 24)])
-def test_a_squashed_view_is_the_whole_image(size: tuple[int, int]) -> None:
-    image = make_image(0, size)
-    (view,) = SquashedView(24).crop(image)
-    resized = T.Resize((24, 24))(image)
-    assert torch.equal(view.image, torch.from_numpy(np.asarray(resized).transpose(2, 0, 1).copy()))
-    assert (view.box, view.flipped) == ((0, 0, 1, 1), False)
-    with pytest.raises(ConfigError, match="at least 1 pixel"):
-        SquashedView(0)
-
-
 def test_refuses_nonsense() -> None:
     with pytest.raises(ConfigError, match="at least 1 pixel"):
         TwoViews(0)
-    with pytest.raises(ConfigError, match="'cubic'"):
-        CenterView(8, interpolation="cubic")
-    with pytest.raises(ConfigError, match=r"0\.5"):
-        CenterView(8, 0.5)

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import load
 from castssl.data.rng import seeded
-from castssl.data.views import CenterView, TwoViews
+from castssl.data.views import TwoViews
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.visualization.photographs import photographs

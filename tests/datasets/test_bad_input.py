@@ -16,12 +16,13 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from castssl.contracts import Unreadable
+from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import load
-from castssl.data.views import Augment, CenterView, OneView, TwoViews
+from castssl.data.views import Augment, OneView, TwoViews
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import DataError
+from castssl.feed import Unreadable
 from castssl.superpixels.seeds import Seeds
 from tests.datasets.image_files import make_image
 

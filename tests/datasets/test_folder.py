@@ -8,70 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from castssl.datasets import folder as folders
+from castssl.datasets.split_folders import find_split
 from castssl.errors import DataError
 from tests.datasets.image_files import write
-
-
-@pytest.mark.parametrize(
-    ("there", "asked", "found"),
-    [
-        (["train", "val"], "train", "train"),
-        (["train", "val"], "val", "val"),
-        (["train", "validation"], "val", "validation"),
-        (["train", "valid"], "val", "valid"),
-        (["train", "test"], "val", "test"),
-        (["train", "val", "test"], "test", "test"),
-        (["train2017", "val2017", "annotations"], "val", "val2017"),
-        (["Training", "Validation"], "train", "Training"),
-        (["train"], "train", "train"),
-        (["train", "masks"], "train", "train"),
-        (["cats", "dogs"], "train", "."),
-        (["train", "bus", "car"], "train", "."),
-        (["validators", "trains"], "train", "."),
-    ],
-)
-def test_finds_the_split(tmp_path: Path, there: list[str], asked: str, found: str) -> None:
-    for name in there:
-        (tmp_path / name).mkdir()
-    split = folders.find_split(tmp_path, asked)
-    assert split.folder == tmp_path / found
-    assert (split.train is None) == (found == ".")
-    assert asked != "train" or split.train in (None, split.folder)
-
-
-@pytest.mark.parametrize(
-    ("there", "asked", "words"),
-    [
-        (["cats", "dogs"], "val", ["cats, dogs", "val or test"]),
-        (["train"], "val", ["train", "val or test"]),
-        (["val", "test"], "train", ["train"]),
-        (["train", "val2014", "val2017"], "val", ["several", "val2014, val2017"]),
-        ([], "test", ["test"]),
-    ],
-)
-def test_says_which_split_is_missing(tmp_path: Path, there: list[str], asked: str, words: list[str]) -> None:
-    for name in there:
-        (tmp_path / name).mkdir()
-    with pytest.raises(DataError) as caught:
-        folders.find_split(tmp_path, asked)
-    assert all(word in str(caught.value) for word in [str(tmp_path), *words])
-
-
-def test_says_how_far_a_missing_path_exists(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"exists up to {tmp_path}:"):
-        folders.find_split(tmp_path / "no" / "such", "train")
-    (tmp_path / "x.tar").touch()
-    with pytest.raises(DataError, match=f"did you mean tar:{tmp_path}/x.tar"):
-        folders.find_split(tmp_path / "x.tar", "train")
-
-
-def test_finds_masks_in_both_places(tmp_path: Path) -> None:
-    for name in ("set/train", "set/val", "set/masks/train", "flat/cats", "flat/masks/train"):
-        (tmp_path / name).mkdir(parents=True)
-    assert folders.find_split(tmp_path / "set", "train").masks == tmp_path / "set/masks/train"
-    assert folders.find_split(tmp_path / "set/train", "train").masks == tmp_path / "set/masks/train"
-    assert folders.find_split(tmp_path / "set", "val").masks is None
-    assert folders.find_split(tmp_path / "flat", "train").masks == tmp_path / "flat/masks/train"
 
 
 def test_finds_images_and_nothing_else(tmp_path: Path) -> None:
@@ -127,7 +66,7 @@ def test_lists_class_folders_of_a_depth(tree: Path) -> None:
 
 
 def test_the_train_split_says_which_classes_there_are(tree: Path) -> None:
-    val = folders.find_split(tree, "val")
+    val = find_split(tree, "val")
     classes = {("animal", "cat"), ("plant", "oak")}
     assert folders.classes_of(val, classes) == classes | {("animal", "dog")}
     with pytest.raises(DataError, match=r"val has 1 classes that .*train lacks: animal/cow"):

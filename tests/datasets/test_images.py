@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import math
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +9,12 @@ from typing import IO, Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from castssl.datasets.folder import Files
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import DataError
-from castssl.labels import LabelTree
 from tests.datasets.image_files import make_image, write
 
 
@@ -212,60 +208,3 @@ def test_an_index_out_of_range_is_an_index_error(flat: Path) -> None:
     assert torch.equal(images[-1][1], images[11][1])
     with pytest.raises(IndexError):
         images[12]
-
-
-def _labeled(count: int) -> Images:
-    tree = LabelTree((2, 3, 4), ((0, 0, 1), (0, 1, 1, 2)))
-    targets = tree.paths()[torch.arange(count) % 4]
-    source = Files(Path("any"), [f"{i}.png" for i in range(count)])
-    return Images(source, np.arange(count), targets, tree)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 60), st.floats(0, 1), st.integers(0, 2**40))
-def test_hidden_labels(count: int, share: float, seed: int) -> None:
-    images = _labeled(count)
-    hidden = images.hide_fine(share, seed=seed)
-    before, after = images.targets.tolist(), hidden.targets.tolist()
-    first = [[*path, -1].index(-1) for path in after]
-    assert all(1 <= level <= 3 for level in first), "level 0 stays known"
-    for path in images.tree.paths().tolist():
-        kept = [level for level, old in zip(first, before, strict=True) if old == path]
-        assert kept.count(3) == math.floor(len(kept) * (1 - share) + 1e-9)
-        assert kept.count(2) == math.floor(len(kept) * share / 2 + 1e-9)
-    for level, old, new in zip(first, before, after, strict=True):
-        assert new == old[:level] + [-1] * (3 - level)
-    assert torch.equal(images.hide_fine(share, seed=seed).targets, hidden.targets)
-
-
-def test_hidden_labels_depend_on_seed_and_names_and_not_on_the_order() -> None:
-    images = _labeled(400)
-    half, most = (images.hide_fine(share, seed=1).targets for share in (0.5, 0.9))
-    assert (half[:, 2] == -1).sum() == 200
-    assert (most[half[:, 2] == -1, 2] == -1).all(), (
-        "a larger share hides the fine labels of the same and more"
-    )
-    full = images.hide_fine(1, seed=1).targets
-    order = torch.randperm(400, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(images.take(order.tolist()).hide_fine(1, seed=1).targets, full[order])
-    source = Files(Path("any"), [f"{i}.png" for i in order.tolist()])
-    listed = Images(source, np.arange(400), images.targets[order], images.tree)
-    assert torch.equal(listed.hide_fine(1, seed=1).targets, full[order]), "another order of the listing"
-    assert (full[:, 1] == -1).sum() == 200, "both levels are drawn alike"
-    assert not torch.equal(full, images.hide_fine(1, seed=2).targets)
-    assert int(images.targets.min()) == 0, "the data set itself is untouched"
-
-
-def test_labels_that_are_missing_stay_missing() -> None:
-    images = _labeled(40)
-    images.targets[::2, 1:] = -1
-    hidden = images.hide_fine((0.0, 0.5, 0.5)).targets
-    assert torch.equal(hidden[::2], images.targets[::2])
-    assert sorted(((hidden[1::2] >= 0).sum(1)).tolist()) == [2] * 10 + [3] * 10
-
-
-def test_labels_that_cannot_be_hidden(flat: Path) -> None:
-    with pytest.raises(DataError, match="of 1 levels, expected two"):
-        _open(f"folder:{flat}").hide_fine(0.5)
-    with pytest.raises(DataError, match="got -1, expected a whole number from 0"):
-        _labeled(4).hide_fine(0.5, seed=-1)

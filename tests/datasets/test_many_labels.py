@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from castssl.data.evaluation_views import CenterView
 from castssl.data.inventory import inventory
 from castssl.data.loader import load
 from castssl.data.splits import hold_out, open_splits, renumber
-from castssl.data.views import CenterView
 from castssl.datasets import DataError, many_labels, multi_hot
+from castssl.datasets.free_grain import hide_fine
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from tests.contracts.healthy import Tags
@@ -79,7 +80,7 @@ def test_what_needs_label_paths_refuses_many_labels_or_takes_all_images_as_one_g
     with pytest.raises(DataError, match="same classes"):
         renumber(held_out, many_labels(("a", "b")), "val")
     with pytest.raises(DataError, match="fine labels cannot be hidden"):
-        images.hide_fine(0.5)
+        hide_fine(images, 0.5)
     with pytest.raises(DataError, match="many classes per image"):
         open_images(tags, subset="imagenet100")
 

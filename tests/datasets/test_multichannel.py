@@ -13,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from castssl.data.evaluation_views import CenterView
 from castssl.data.photometric import ColorAugment
 from castssl.data.rng import seeded
-from castssl.data.views import CenterView, SupervisedView, TwoViews
+from castssl.data.supervised_views import SupervisedView
+from castssl.data.views import TwoViews
 from castssl.datasets.decode import decode
 from castssl.datasets.depth import Range
 from castssl.datasets.folder import look_through

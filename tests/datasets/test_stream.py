@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import load
-from castssl.data.views import CenterView, OneView
+from castssl.data.views import OneView
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images, parse
 from castssl.datasets.stream import Stream, read_spec

@@ -6,9 +6,9 @@ import logging
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from castssl.contracts import Unreadable
 from castssl.datasets.unreadable import SHOWN, Clipped, Ledger, why
 from castssl.errors import DataError
+from castssl.feed import Unreadable
 
 
 def _missing() -> Exception:

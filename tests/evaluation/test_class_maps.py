@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from castssl.contracts import LabelMaps
 from castssl.data.dense_views import WholeView
+from castssl.data.evaluation_views import CenterView
 from castssl.data.normalize import normalize
-from castssl.data.views import CenterView
 from castssl.datasets.folder import Files
 from castssl.datasets.images import Images
 from castssl.datasets.label_maps import class_table

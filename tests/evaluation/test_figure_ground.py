@@ -11,8 +11,8 @@ import torch
 
 import castssl
 from castssl.contracts import Encoder
+from castssl.data.evaluation_views import CenterView
 from castssl.data.normalize import to_views
-from castssl.data.views import CenterView
 from castssl.datasets.open import open_images
 from castssl.errors import DataError
 from castssl.evaluation.figure_ground import FigureGround

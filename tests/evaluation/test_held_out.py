@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from castssl import distributed
 from castssl.contracts import Encoder
-from castssl.data.views import Augment, CenterView, TwoViews
+from castssl.data.evaluation_views import CenterView
+from castssl.data.views import Augment, TwoViews
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.datasets.stream import Stream

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from castssl.data.views import CenterView
+from castssl.data.evaluation_views import CenterView
+from castssl.datasets.free_grain import hide_fine
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.evaluation import features
@@ -43,7 +44,7 @@ def test_images_of_which_only_coarse_labels_are_known_do_not_vote(image_folder: 
     images, held_out = (open_images(f"folder:{image_folder}", split=split) for split in ("train", "val"))
     assert isinstance(images, Images)
     some, none = (
-        Evaluation(images.hide_fine(share), held_out, Grid(8), CenterView(32), [Knn()])(Subject(Colors()))
+        Evaluation(hide_fine(images, share), held_out, Grid(8), CenterView(32), [Knn()])(Subject(Colors()))
         for share in (0.5, 1)
     )
     assert "knn" in some

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from castssl.contracts import Model, Objective
+from castssl.data.evaluation_views import CenterView
 from castssl.data.normalize import to_views
-from castssl.data.views import CenterView
 from castssl.datasets.masks import MaskFolder
 from castssl.datasets.open import open_images
 from castssl.errors import ConfigError, DataError

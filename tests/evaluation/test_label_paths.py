@@ -6,8 +6,8 @@ from typing import cast
 import pytest
 import torch
 
+from castssl.data.evaluation_views import CenterView
 from castssl.data.normalize import normalize
-from castssl.data.views import CenterView
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import ConfigError

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from castssl.data.evaluation_views import CenterView
 from castssl.data.normalize import normalize
-from castssl.data.views import CenterView
 from castssl.datasets import many_labels
 from castssl.datasets.images import Images
 from castssl.errors import ConfigError

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from castssl.contracts import Encoder
-from castssl.data.views import CenterView
+from castssl.data.evaluation_views import CenterView
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.encoder_config import EncoderConfig

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from castssl.data.dense_views import WholeView
+from castssl.data.evaluation_views import CenterView
 from castssl.data.normalize import normalize
-from castssl.data.views import CenterView
 from castssl.errors import ConfigError, DataError
 from castssl.evaluation import features
 from castssl.evaluation.held_out import Evaluation, Subject

@@ -10,6 +10,7 @@ from sklearn.linear_model import Ridge
 
 from castssl.datasets.demo.dataset import cache
 from castssl.datasets.demo.texts import demo_texts
+from castssl.datasets.free_grain import hide_fine
 from castssl.datasets.image_texts import embed_texts
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
@@ -53,7 +54,7 @@ def test_words_of_what_is_seen_tell_of_classes_and_noise_does_not() -> None:
 
 def test_hidden_labels_and_missing_texts_have_no_part() -> None:
     train, held_out = described("train", 0.0), described("val", 0.0)
-    hidden = train.hide_fine(0.8, seed=0)
+    hidden = hide_fine(train, 0.8, seed=0)
     fine = hidden.targets[:, 1] >= 0
     few = replace(hidden, rows=hidden.rows[fine.numpy()], targets=hidden.targets[fine])
     found = texts_only(hidden, held_out)

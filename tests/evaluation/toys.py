@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from castssl.contracts import Encoder
-from castssl.data.views import CenterView
+from castssl.data.evaluation_views import CenterView
 from castssl.datasets.open import open_images
 from castssl.encoder_config import EncoderConfig
 from castssl.evaluation.held_out import Evaluation, Evaluator, Subject

@@ -14,7 +14,7 @@ from PIL import Image
 import castssl
 from castssl.checkpoints.classifier import load_classifier, save_classifier
 from castssl.cli import main
-from castssl.data.views import CenterView
+from castssl.data.evaluation_views import CenterView
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import DataError

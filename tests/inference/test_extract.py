@@ -15,7 +15,7 @@ import torch
 import castssl
 from castssl.checkpoints.native import save_encoder
 from castssl.cli import main
-from castssl.data.views import CenterView
+from castssl.data.evaluation_views import CenterView
 from castssl.datasets import many_labels
 from castssl.datasets.depth import range_of_bits
 from castssl.datasets.images import Images

@@ -16,7 +16,7 @@ from castssl.cli import main
 from castssl.datasets import many_labels
 from castssl.errors import ConfigError
 from castssl.inference.label_attention import columns_of
-from castssl.objectives.classification import Averaged
+from castssl.objectives.averaged import Averaged
 from castssl.registry import build
 from castssl.visualization.photographs import photographs
 

@@ -13,9 +13,9 @@ from PIL import Image
 import castssl
 from castssl.checkpoints.classifier import load_classifier, save_classifier
 from castssl.checkpoints.native import save_encoder
+from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import load as load_images
 from castssl.data.normalize import to_views
-from castssl.data.views import CenterView
 from castssl.datasets.open import open_images
 from castssl.errors import ConfigError, DataError
 from castssl.evaluation.held_out import Forward, Subject

@@ -12,15 +12,15 @@ from PIL import Image
 
 from castssl.checkpoints.classifier import save_classifier
 from castssl.checkpoints.many_labels import LabelModel, load_many_labels
+from castssl.data.evaluation_views import SquashedView
 from castssl.data.normalize import normalize
-from castssl.data.views import SquashedView
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import ConfigError, DataError
 from castssl.inference.many_labels import LabelPredictor, evaluate_labels
 from castssl.labels import LabelTree
 from castssl.models.create import create
-from castssl.objectives.classification import Averaged
+from castssl.objectives.averaged import Averaged
 from castssl.registry import build
 from castssl.types import View
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from castssl.contracts import Encoder
-from castssl.models.blocks import record
 from castssl.models.create import create
 from castssl.models.mask_queries import JOINED, OWN, QUERIES, MaskQueries, Predictions, joinable, joint_mask
+from castssl.models.recorded import record
 from castssl.modes import evaluating
 from castssl.types import Tokens, View
 from tests.models.test_segmentation_heads import tokens

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from castssl import distributed
+from castssl.leaving import leaving
 from castssl.models.create import create
 from castssl.objectives.moco import MoCoV3
 from castssl.types import Batch, View
@@ -50,5 +51,5 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    with distributed.leaving():
+    with leaving():
         main(sys.argv[1])

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 METHODS = ("fork", "spawn", "forkserver")
 WORKERS = """
 import atexit, sys
-from castssl.data.views import CenterView
+from castssl.data.evaluation_views import CenterView
 from castssl.datasets.open import open_images
 from castssl.data.loader import load
 

@@ -21,7 +21,8 @@ from torchvision.transforms import functional as F
 
 from castssl.contracts import Superpixels
 from castssl.errors import ConfigError, PluginError
-from castssl.superpixels.seeds import Mode, Seeds
+from castssl.superpixels.seeds import Seeds
+from castssl.superpixels.seeds_values import Mode
 
 
 def _hash(number: int, seed: int) -> float:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from castssl.data.views import CenterView
+from castssl.data.evaluation_views import CenterView
 from castssl.metrics.partition import explained_variation
 from castssl.superpixels.seeds import Seeds
 from castssl.superpixels.seeds_fast import Exchange, SeedsFast

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from castssl.encoder_config import Membership
-from castssl.tokens.segments import cell_shares, sample_labels, segment_mean
+from castssl.tokens.area import cell_shares
+from castssl.tokens.segments import sample_labels, segment_mean
 
 
 def random_case(seed: int, size: int, side: int, cells: int) -> tuple[Tensor, Tensor]:

@@ -7,9 +7,9 @@ import pytest
 from accelerate import Accelerator
 
 from castssl.config import RunConfig
-from castssl.contracts import Unreadable
 from castssl.datasets.unreadable import Clipped, Ledger
 from castssl.errors import DataError
+from castssl.feed import Unreadable
 from castssl.training.bad_images import BadImages
 from castssl.training.logging import FILE, Log
 from tests.training.processes import QUICK, Toy, agree, finished, lines, state

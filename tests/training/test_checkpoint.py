@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from castssl.errors import CastError, DataError
 from castssl.training import checkpoint
+from castssl.training.random_state import random_state, set_random_state
+from castssl.training.sharded import save_sharded
 
 CPU = torch.device("cpu")
 
@@ -116,7 +118,7 @@ class _Accelerator:
 
 def test_a_damaged_share_of_a_sharded_checkpoint_is_found(tmp_path: Path) -> None:
     for step in (1, 2):
-        checkpoint.save_sharded(tmp_path, _Accelerator(), {"step": step}, step=step, keep=2)
+        save_sharded(tmp_path, _Accelerator(), {"step": step}, step=step, keep=2)
     assert checkpoint.latest(tmp_path) == (tmp_path / "step-00000002", {})
     (tmp_path / "step-00000002" / "model" / "shard").write_bytes(bytes(999) + b"1")
     found = checkpoint.latest(tmp_path)
@@ -189,10 +191,10 @@ def _draws() -> list[Any]:
 
 def test_random_streams_go_on_through_a_file(tmp_path: Path) -> None:
     np.random.normal()  # noqa: NPY002 - leaves half a pair behind, which is part of the state
-    path = _save(tmp_path, 1, random=checkpoint.random_state(CPU))
+    path = _save(tmp_path, 1, random=random_state(CPU))
     expected = _draws()
     assert _draws() != expected
-    checkpoint.set_random_state(checkpoint.read(path)["random"], CPU)
+    set_random_state(checkpoint.read(path)["random"], CPU)
     assert _draws() == expected
 
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import load
-from castssl.data.views import CenterView
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.training.describe_batch import describe_batch

@@ -15,7 +15,7 @@ from castssl.datasets.demo.dataset import SPLITS, root_of, tree
 from castssl.datasets.label_maps import class_table
 from castssl.datasets.pixel_classes import PixelClasses, voc_palette
 from castssl.datasets.segmentation_sets import Pair, list_pairs
-from castssl.files import atomic_folder
+from castssl.whole_folders import atomic_folder
 
 
 class DemoMaps(DataSet):

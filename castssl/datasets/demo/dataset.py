@@ -30,8 +30,8 @@ from castssl.datasets.demo.objects import PARTS
 from castssl.datasets.demo.paint import KINDS, Kind, Surroundings, paint
 from castssl.datasets.folder import Folder
 from castssl.errors import ConfigError, DataError
-from castssl.files import atomic_folder
 from castssl.labels import LabelTree
+from castssl.whole_folders import atomic_folder
 
 VERSION = 3
 """Increases whenever the same seed gives other images, so that no old folder is used as a new one."""

@@ -27,7 +27,7 @@ from castssl.datasets.folder import Files
 from castssl.datasets.layout_checks import choose
 from castssl.datasets.many_labels import many_labels, multi_hot
 from castssl.errors import ConfigError, DataError
-from castssl.files import atomic_folder
+from castssl.whole_folders import atomic_folder
 
 VERSION = 1
 """Increases whenever the same seed gives other images, so that no old folder is used as a new one."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
 from castssl.labels import LabelTree
-from castssl.objectives.classification import Averaged, Branch
+from castssl.objectives.averaged import Averaged, Branch
 from castssl.text import LabelEmbeddings, embeddings
 from castssl.types import Batch, LabelAttention, Outcome, View
 from castssl_multilabel.aggregation import Rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from castssl.datasets.file_names import FileNames, parts
+from castssl.datasets.path_matching import FileNames, parts
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from castssl.data.rng import seeded
-from castssl.data.views import Policy, SupervisedView
+from castssl.data.supervised_views import Policy, SupervisedView
 from castssl.datasets.images import Plan
 from castssl.errors import ConfigError
 from tests.datasets.image_files import make_image

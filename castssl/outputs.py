@@ -1,0 +1,41 @@
+"""Files that a command will write, before it writes the first."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from castssl.errors import ConfigError
+
+
+def check_outputs(paths: Iterable[Path], *, overwrite: bool) -> None:
+    """Refuse to write over files that are there; to be called before the first write.
+
+    An input is a file that is there, so it is covered, by whatever name it was given.
+
+    Args:
+        paths: all files that will be written.
+        overwrite: the user's ``--overwrite``: replace what is there.
+
+    Raises:
+        ConfigError: if two outputs have the same path, or a path exists and may not be replaced.
+    """
+    outputs = [Path(os.path.abspath(path)) for path in paths]
+    twice = sorted(str(path) for path, count in Counter(outputs).items() if count > 1)
+    if twice:
+        raise ConfigError(
+            f"two outputs would have the same path: {_some(twice)}; give one input a call of its own, with"
+            " another --out"
+        )
+    existing = sorted(str(path) for path in outputs if os.path.lexists(path))
+    if existing and not overwrite:
+        raise ConfigError(
+            f"these files exist and would be replaced: {_some(existing)}; choose another place, or give"
+            " --overwrite"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
