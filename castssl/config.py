@@ -69,6 +69,14 @@ class Settings:
         """What is wrong beyond types, in words; a subclass adds its own to those of ``super()``."""
         return []
 
+    def below(self, **least: int) -> list[str]:
+        """A problem for each field whose value is below the given one, in words."""
+        return [
+            f"--{name.replace('_', '-')}: got {getattr(self, name)}, expected at least {low}"
+            for name, low in least.items()
+            if getattr(self, name) < low
+        ]
+
     def fitted(self, typed: Collection[str]) -> Self:
         """These settings with defaults that depend on other settings; a subclass's own come on top.
 
@@ -127,20 +135,7 @@ class RunConfig(Settings):
 
     def problems(self) -> list[str]:
         """Faults of these settings that their types allow."""
-        least = {
-            "seed": 0,
-            "epochs": 0,
-            "max_steps": 0,
-            "accumulate": 1,
-            "save_every": 0,
-            "keep": 1,
-            "log_every": 1,
-        }
-        problems = [
-            f"--{name.replace('_', '-')}: got {getattr(self, name)}, expected at least {low}"
-            for name, low in least.items()
-            if getattr(self, name) < low
-        ]
+        problems = self.below(seed=0, epochs=0, max_steps=0, accumulate=1, save_every=0, keep=1, log_every=1)
         if self.seed > SEEDS:
             problems.append(
                 f"--seed: got {self.seed}, expected 0 to {SEEDS}: NumPy's generator takes no larger one"
@@ -180,27 +175,26 @@ def _run(main: Callable[[C], object], settings: C) -> None:
         raise SystemExit(1) from None
 
 
-def parse(config: type[C], argv: Sequence[str] | None = None, *, description: str | None = None) -> C:
+def parse(config: type[C], argv: Sequence[str] | None = None) -> C:
     """The settings that a command line asks for.
 
     Args:
         config: a dataclass whose fields have types and docstrings.
         argv: the arguments after the program's name; by default those of this process.
-        description: the first paragraphs of ``--help``; by default the dataclass's docstring.
 
     Raises:
         SystemExit: 0 after ``--help``, 2 after saying on stderr everything that is wrong.
     """
     ignore_closed_streams()
     try:
-        return read(config, argv, description=description)
+        return read(config, argv)
     except ConfigError as error:
         if os.environ.get("RANK", "0") == "0":  # All processes of a launcher have the same command line.
             print(f"error: {error}", file=sys.stderr)
         raise SystemExit(USAGE) from None
 
 
-def read(config: type[C], argv: Sequence[str] | None = None, *, description: str | None = None) -> C:
+def read(config: type[C], argv: Sequence[str] | None = None) -> C:
     """Like :func:`parse`, for use from Python.
 
     Raises:
@@ -223,7 +217,7 @@ def read(config: type[C], argv: Sequence[str] | None = None, *, description: str
     default: dict[str, Any] = {} if start is None else {"default": start}
     try:
         if {"-h", "--help"} & set(rest):
-            tyro.cli(config, args=["--help"], description=_help(config, description), **default)
+            tyro.cli(config, args=["--help"], description=_help(config), **default)
         with redirect_stderr(messages):
             settings = tyro.cli(config, prog=COMMAND_LINE, args=rest, **default)
     except SystemExit as stop:
@@ -412,8 +406,8 @@ def _whose() -> str:
     return f" of process {os.environ['RANK']}" if os.environ.get("RANK", "0") != "0" else ""
 
 
-def _help(config: type[Any], description: str | None) -> str:
-    text = (description or config.__doc__ or config.__name__).strip()
+def _help(config: type[Any]) -> str:
+    text = (config.__doc__ or config.__name__).strip()
     if not issubclass(config, RunConfig):
         return f"{text}\n\n--config PATH starts from the settings in a JSON file."
     return (

@@ -75,12 +75,7 @@ class Config(TransferConfig):
 
     def problems(self) -> list[str]:
         """What the types cannot say."""
-        least = {"steps": 1, "longer": 0, "image_size": 0}
-        return super().problems() + [
-            f"--{name.replace('_', '-')}: got {getattr(self, name)}, expected at least {low}"
-            for name, low in least.items()
-            if getattr(self, name) < low
-        ]
+        return super().problems() + self.below(steps=1, longer=0, image_size=0)
 
 
 def freeze_tables(encoder: Encoder) -> None:

@@ -56,12 +56,7 @@ class Config(TransferConfig):
             problems.append("--weights is missing: type --weights RUN, a run of moco_in1k.py")
         if self.val == "none":
             problems.append("--val none: retrieval is measured on held-out images")
-        least = {"neighbors": 1, "groups": 1, "longer": 0, "image_size": 0}
-        return problems + [
-            f"--{name.replace('_', '-')}: got {getattr(self, name)}, expected at least {low}"
-            for name, low in least.items()
-            if getattr(self, name) < low
-        ]
+        return problems + self.below(neighbors=1, groups=1, longer=0, image_size=0)
 
 
 def make_models(cfg: Config, encoder: Encoder) -> dict[str, SegmentModel | ColorModel]:

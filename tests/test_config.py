@@ -158,12 +158,12 @@ def test_help_shows_docstrings_defaults_and_config(
 ) -> None:
     _write(tmp_path, data="demo", lr=0.25)
     with pytest.raises(SystemExit) as caught:
-        parse(Config, ["--config", str(tmp_path), "--help"], description="Trains something.")
+        parse(Config, ["--config", str(tmp_path), "--help"])
     text = capsys.readouterr().out
     assert caught.value.code == 0
     assert "Learning rate for 256 images. (default: 0.25)" in text
     assert "Seed of weights" in text
-    assert "Trains something." in text
+    assert "A recipe." in text
     assert "--config PATH" in text
 
 

@@ -98,9 +98,7 @@ class ImageConfig(RunConfig):
             problems.append(f"--val-share: got {self.val_share}, expected 0 to below 1, such as 0.1")
         if self.val and self.val_share:
             problems.append("--val and --val-share both name held-out images: give one of them")
-        if self.knn_images < 0:
-            problems.append(f"--knn-images: got {self.knn_images}, expected 0 or more")
-        return problems
+        return problems + self.below(knn_images=0)
 
     def images(
         self, *, measured: bool = True, streams: bool = True, channels: int = 3

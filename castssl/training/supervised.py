@@ -83,11 +83,7 @@ class SupervisedConfig(PretrainConfig):
             )
         if self.cosine_epochs and self.schedule == "paper":
             problems.append("--cosine-epochs is the released code's: it needs --schedule code")
-        if self.cosine_epochs < 0:
-            problems.append(f"--cosine-epochs: got {self.cosine_epochs}, expected 0 or more")
-        if self.repeats < 1:
-            problems.append(f"--repeats: got {self.repeats}, expected at least 1")
-        return problems
+        return problems + self.below(cosine_epochs=0, repeats=1)
 
     def fitted(self, typed: Collection[str]) -> Self:
         """Whole epochs of warm-up where the schedule moves by epochs; ends of the schedule below its peak."""
