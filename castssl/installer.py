@@ -38,16 +38,22 @@ def uninstall(*names: str) -> str:
     return f"uv pip uninstall --python {_python()} {words}" if _uv() else f"{_pip()} uninstall -y {words}"
 
 
+def installed(name: str) -> str:
+    """The version of an installed distribution; "" if there is none."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
 def restore_ximgproc() -> str:
     """The command that writes the folder ``cv2`` anew, with ``cv2.ximgproc``, in the installed version.
 
     Another distribution of OpenCV stays registered, so that pip does not install it again for a library
     that requires it, such as mmengine.
     """
-    try:
-        wish = f"{OPENCV}=={metadata.version(OPENCV)}"
-    except metadata.PackageNotFoundError:
-        wish = OPENCV
+    version = installed(OPENCV)
+    wish = f"{OPENCV}=={version}" if version else OPENCV
     return install(wish, reinstall=True, options="--no-deps")
 
 

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from castssl import registry
 from castssl.commands.arguments import Commands, subcommand
 from castssl.errors import PluginError
-from castssl.installer import OPENCV, install, restore_ximgproc, uninstall
+from castssl.installer import OPENCV, install, installed, restore_ximgproc, uninstall
 
 State = Literal["ok", "note", "broken"]
 COLORS = {"ok": "green", "note": "yellow", "broken": "red"}
@@ -89,9 +89,8 @@ def python() -> Finding:
 def required(requirement: Requirement) -> Finding:
     """A library that castssl's own metadata ask for: installed, new enough, and it imports."""
     name, wish = requirement.name, f"{requirement.name}{requirement.specifier}"
-    try:
-        version = metadata.version(name)
-    except metadata.PackageNotFoundError:
+    version = installed(name)
+    if not version:
         return Finding(name, "broken", f"is not installed; castssl needs {requirement}", install(wish))
     if not requirement.specifier.contains(version, prereleases=True):
         return Finding(name, "broken", f"{version} is installed; castssl needs {requirement}", install(wish))
@@ -122,7 +121,7 @@ def accelerator() -> Finding:
 
 def opencv() -> Finding:
     """Whether cv2 has the superpixels, and which distributions wrote it."""
-    owners = {name: version for name in WRITERS if (version := _version(name))}
+    owners = {name: version for name in WRITERS if (version := installed(name))}
     written = ", ".join(f"{name} {version}" for name, version in owners.items()) or "no distribution"
     others = owners.keys() - {OPENCV}
     users, remedy = _users(others), restore_ximgproc()
@@ -158,9 +157,9 @@ def _users(names: Collection[str]) -> list[str]:
 
 def optional(requirement: Requirement) -> Finding:
     """A library of one of castssl's extras, such as a tracker."""
-    version = _version(requirement.name)
+    version = installed(requirement.name)
     extra = str(requirement.marker).partition("==")[2].strip(" '\"")
-    if version is None:
+    if not version:
         text = f"is not installed (optional, extra {extra!r})"
         return Finding(requirement.name, "note", text, install(requirement.name))
     return Finding(requirement.name, "ok", f"{version} (optional, extra {extra!r})")
@@ -184,10 +183,3 @@ def _plugin(kind: str, name: str, distributions: set[str]) -> Finding:
     except PluginError as fault:
         return Finding(f"{kind} {name}", "broken" if "castssl" in distributions else "note", str(fault))
     return Finding(f"{kind} {name}", "ok", f"from {', '.join(sorted(distributions))}")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

@@ -13,10 +13,10 @@ from castssl.commands.arguments import (
     add_reading,
     add_shape,
     device_of,
+    open_indexed,
     progress,
     subcommand,
     superpixels_of,
-    value_range,
 )
 from castssl.errors import ConfigError, printable
 
@@ -58,11 +58,7 @@ def add(commands: Commands) -> None:
 
 
 def _features(args: argparse.Namespace) -> int:
-    from dataclasses import replace
-
     from castssl.data.evaluation_views import CenterView
-    from castssl.datasets.images import Images
-    from castssl.datasets.open import open_images
     from castssl.inference.extract import Job, extract
     from castssl.inference.load import load
     from castssl.models.sizes import sizes_for, with_sizes
@@ -71,14 +67,7 @@ def _features(args: argparse.Namespace) -> int:
 
     model = load(args.weights, device=device_of(args))
     encoder = model.encoder
-    spec = f"folder:{args.data}" if Path(args.data).expanduser().is_dir() else args.data
-    images = open_images(
-        spec, split=args.split, commands=args.allow_commands, channels=encoder.config.channels
-    )
-    if not isinstance(images, Images):
-        raise ConfigError(f"{args.data} is a stream, whose images have no index; give a folder or tar:")
-    if declared := value_range(args):
-        images = replace(images, declared=declared)
+    images = open_indexed(args, encoder.config.channels)
     side, superpixels = args.image_size or encoder.config.image_size, superpixels_of(args, encoder)
     if encoder.uses_superpixels:
         capacity = build("superpixels", superpixels).capacity(side, side)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,12 +99,7 @@ def _sorted(runs: Sequence[RunSummary], key: str) -> list[RunSummary]:
     if key == "state":
         return sorted(runs, key=lambda run: list(COLORS).index(run.state))
     if key in ("epochs", "began", "updated"):
-        of = {
-            "epochs": lambda run: run.epoch,
-            "began": lambda run: run.began,
-            "updated": lambda run: run.updated,
-        }
-        return sorted(runs, key=of[key], reverse=True)
+        return sorted(runs, key=attrgetter("epoch" if key == "epochs" else key), reverse=True)
     if not any(key in run.results for run in runs):
         raise ConfigError(
             f"--sort: got {key}, expected name, state, epochs, began, updated or one of {_known(runs)}"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from importlib import metadata
 from pathlib import Path
 
 from castssl.devices import machine
+from castssl.installer import installed
 
 PACKAGES = (
     *("castssl", "torch", "torchvision", "timm", "lightly", "accelerate", "numpy", "scipy", "pillow"),
@@ -31,7 +31,7 @@ def environment(device: str) -> dict[str, str | dict[str, str]]:
         "python": platform.python_version(),
         "system": platform.platform(),
         "machine": machine(device),
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": {name: version for name in PACKAGES if (version := installed(name))},
     }
     if commit := commit_of(Path(__file__).parents[2]):
         found["commit"] = commit
@@ -54,10 +54,3 @@ def _git(folder: Path, *words: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return answer.stdout.strip()
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
