@@ -78,10 +78,7 @@ class Flat(nn.Module):
         """All stages, and those that serve the class token; nothing is computed twice."""
         if isinstance(self.encoder, FusedCAST):
             hierarchy, fused = self.encoder.fuse(view)
-            last = hierarchy.stages[self.encoder.stages_with_cls - 1]
-            served = (*hierarchy.stages[: self.encoder.stages_with_cls - 1], last)
-            served = (*served[:-1], last._replace(cls=self.encoder.mean(hierarchy, fused)))
-            return hierarchy, hierarchy._replace(stages=served)
+            return hierarchy, self.encoder.served(hierarchy, fused)
         if isinstance(self.encoder, CAST):
             hierarchy = self.encoder.segment(view)
             return hierarchy, hierarchy._replace(stages=hierarchy.stages[: self.encoder.stages_with_cls])

@@ -96,7 +96,6 @@ def account(
     encoder: Encoder,
     *,
     image_size: int = 224,
-    sizes: Sequence[int] | None = None,
     classes: Sequence[int] = (1000,),
 ) -> Account:
     """Count an encoder and linear heads; nothing is computed, and the encoder stays as it is.
@@ -104,16 +103,15 @@ def account(
     Args:
         encoder: any encoder that runs under FakeTensorMode, as all of castssl's do.
         image_size: side in pixels.
-        sizes: token budgets in place of the encoder's own.
         classes: outputs of each head on a class token; none for the bare encoder.
     """
-    counts, sampling = _count(encoder, image_size, sizes)
+    counts, sampling = _count(encoder, image_size)
     parts = []
     for path, part in _parts(encoder):
         parameters = [part] if isinstance(part, nn.Parameter) else list(part.parameters())
         macs = counts.pop(path, 0)
         if parameters or macs:
-            parts.append(_part(_name(path, encoder, sizes), parameters, macs))
+            parts.append(_part(_name(path, encoder), parameters, macs))
     total_macs = counts.pop("", 0)
     if rest := total_macs - sum(part.macs for part in parts):
         parts.append(Part("between the parts", 0, 0, rest))
@@ -157,27 +155,25 @@ def _staged(path: str) -> bool:
     return path.partition(".")[0] in {"stages", "poolings"}
 
 
-def _name(path: str, encoder: Encoder, sizes: Sequence[int] | None) -> str:
+def _name(path: str, encoder: Encoder) -> str:
     """``stages.0`` -> ``stage 0: 3 blocks, 196 tokens``; other paths as they are."""
     if not _staged(path):
         return path
-    budget = (*(sizes or encoder.sizes), *encoder.sizes[len(sizes or encoder.sizes) :])
-    stage = int(path.split(".")[1])
+    stage, sizes = int(path.split(".")[1]), encoder.sizes
     if path.startswith("stages") and isinstance(encoder, CAST):
-        return f"stage {stage}: {encoder.depths[stage]} blocks, {budget[stage]} tokens"
-    return f"pooling {stage}: {budget[stage]} to {budget[stage + 1]}"
+        return f"stage {stage}: {encoder.depths[stage]} blocks, {sizes[stage]} tokens"
+    return f"pooling {stage}: {sizes[stage]} to {sizes[stage + 1]}"
 
 
-def _count(encoder: Encoder, image_size: int, sizes: Sequence[int] | None) -> tuple[dict[str, int], int]:
+def _count(encoder: Encoder, image_size: int) -> tuple[dict[str, int], int]:
     """Multiply-adds by module path, ``""`` for all, and those without gradient."""
     aside: list[int] = []
-    options: dict[str, Any] = {} if sizes is None else {"sizes": tuple(sizes)}
     device = next((p.device for p in encoder.parameters()), None)
     counter = FlopCounterMode(display=False, custom_mapping=_formulas(aside))
     with evaluating(encoder), FakeTensorMode(allow_non_fake_inputs=True), torch.enable_grad(), counter:
         image = torch.empty(1, encoder.config.channels, image_size, image_size, device=device)
         segments = torch.empty(1, image_size, image_size, dtype=torch.int32, device=device)
-        encoder(View(image, segments), **options)
+        encoder(View(image, segments))
     root = type(encoder).__name__
     counts = {
         path.removeprefix(root).lstrip("."): sum(by_operator.values()) // 2

@@ -57,12 +57,16 @@ class Fusion(nn.Module):
         Returns:
             float (B, N, D).
         """
-        if valid is None or not self.norm.training:
-            normed: Tensor = self.norm(x.transpose(1, 2)).transpose(1, 2)
-        else:
-            normed = masked_batch_norm(x, valid, self.norm)
-        out: Tensor = self.linear(self.dropout(normed))
+        out: Tensor = self.linear(self.dropout(token_norm(x, valid, self.norm)))
         return out
+
+
+def token_norm(x: Tensor, weight: Tensor | None, norm: nn.BatchNorm1d) -> Tensor:
+    """Batch norm of (B, N, D) over rows that count so often; over all alike in evaluation or with None."""
+    if norm.training and weight is not None:
+        return masked_batch_norm(x, weight, norm)
+    normed: Tensor = norm(x.transpose(1, 2)).transpose(1, 2)
+    return normed
 
 
 def masked_batch_norm(x: Tensor, valid: Tensor, norm: nn.BatchNorm1d | nn.SyncBatchNorm) -> Tensor:
@@ -137,13 +141,13 @@ class FusedCAST(CAST):
 
     def forward(self, view: View, sizes: Sequence[int] | None = None) -> Hierarchy:
         """The stages with a class token; the last one's class token is the mean of the fused tokens."""
-        return self._served(*self.fuse(view, sizes))
+        return self.served(*self.fuse(view, sizes))
 
     def visit_blocks(self, view: View, visit: Visit) -> Hierarchy:
         """As :meth:`forward`; the class tokens that are visited are those of the blocks, not fused."""
-        return self._served(*self.fuse(view, visit=visit))
+        return self.served(*self.fuse(view, visit=visit))
 
-    def _served(self, hierarchy: Hierarchy, fused: Tensor) -> Hierarchy:
+    def served(self, hierarchy: Hierarchy, fused: Tensor) -> Hierarchy:
         """The stages with a class token of what :meth:`fuse` returned."""
         stages = hierarchy.stages[: self.stages_with_cls]
         stages = (*stages[:-1], stages[-1]._replace(cls=self.mean(hierarchy, fused)))

@@ -21,7 +21,7 @@ from castssl.contracts import Encoder
 from castssl.models import initialization
 from castssl.models.blocks import layer_norm
 from castssl.models.cast import CAST
-from castssl.models.segmentation_heads import token_norm
+from castssl.models.fuse import token_norm
 from castssl.models.timm_encoder import Prefixed, TimmEncoder, is_parted
 from castssl.types import DenseTokens, Pooled
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from castssl.encoder_config import Padding
 from castssl.errors import ConfigError, DataError
 from castssl.models import initialization
-from castssl.models.fuse import masked_batch_norm
+from castssl.models.fuse import token_norm
 from castssl.types import DenseTokens
 
 
@@ -208,11 +208,3 @@ def paint(values: Tensor, tokens: DenseTokens, size: tuple[int, int] | None = No
         return maps
     resized: Tensor = F.interpolate(maps, size, mode="bilinear", align_corners=False)
     return resized
-
-
-def token_norm(x: Tensor, weight: Tensor, norm: nn.BatchNorm1d) -> Tensor:
-    """Batch norm of (B, N, D) over rows that count so often; in evaluation mode of all rows alike."""
-    if norm.training:
-        return masked_batch_norm(x, weight, norm)
-    normed: Tensor = norm(x.transpose(1, 2)).transpose(1, 2)
-    return normed

@@ -127,11 +127,9 @@ class TaxonSSL(ReadsTexts):
         if mixup or cutmix:
             raise ConfigError(f"taxon-ssl mixes no images: got mixup {mixup} and cutmix {cutmix}, expected 0")
         check_level_mean(level_mean)
-        options: dict[str, float] = {"least": least, "most": most, "rise": rise, "temperature": temperature}
-        options |= {"pseudo_weight": pseudo_weight, "contrast_weight": contrast_weight}
-        _check(**options, alignment=alignment, memory=memory, hidden=hidden)
         self.level_mean, self.pseudo_weight, self.contrast_weight = level_mean, pseudo_weight, contrast_weight
         self.temperature, self.least, self.most, self.rise = temperature, least, most, rise
+        self._check(alignment, memory, hidden)
         self._keep(alignment, memory)
         self.read_texts(text_dim, text_weight, text_temperature)
         width = encoder.dim if hidden is None else hidden
@@ -141,6 +139,19 @@ class TaxonSSL(ReadsTexts):
             heads["text_head"] = TextHead(encoder, -1, "class", self.text_dim)
         self.model = TaxonModel(encoder, **heads)
         self.keep_average(ema)
+
+    def _check(self, alignment: int, memory: int, hidden: int | None) -> None:
+        """Refuse what is out of range."""
+        if min(self.pseudo_weight, self.contrast_weight, hidden or 0) < 0 or self.temperature <= 0:
+            raise ConfigError(
+                "pseudo_weight, contrast_weight and hidden are 0 or above, and temperature is above 0, got"
+                f" {self.pseudo_weight}, {self.contrast_weight}, {hidden} and {self.temperature}"
+            )
+        if min(alignment, memory) < 1 or not 0 < self.rise <= 1 or not 0 <= self.least <= self.most <= 1:
+            raise ConfigError(
+                "alignment and memory are 1 or above, rise is in (0, 1], and 0 <= least <= most <= 1, got"
+                f" {alignment}, {memory}, {self.rise}, {self.least} and {self.most}"
+            )
 
     def _keep(self, alignment: int, memory: int) -> None:
         """Buffers of mean probabilities and of scores, where -1 is not a score, and their counters."""
@@ -269,28 +280,3 @@ def perceptron(dim: int, hidden: int) -> nn.Module:
     for width in (dim, hidden):
         layers += [nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.LeakyReLU(0.1)]
     return nn.Sequential(*layers)
-
-
-def _check(
-    *,
-    pseudo_weight: float,
-    contrast_weight: float,
-    temperature: float,
-    alignment: int,
-    memory: int,
-    least: float,
-    most: float,
-    rise: float,
-    hidden: int | None,
-) -> None:
-    """Refuse what is out of range."""
-    if min(pseudo_weight, contrast_weight, hidden or 0) < 0 or temperature <= 0:
-        raise ConfigError(
-            "pseudo_weight, contrast_weight and hidden are 0 or above, and temperature is above 0, got"
-            f" {pseudo_weight}, {contrast_weight}, {hidden} and {temperature}"
-        )
-    if min(alignment, memory) < 1 or not 0 < rise <= 1 or not 0 <= least <= most <= 1:
-        raise ConfigError(
-            "alignment and memory are 1 or above, rise is in (0, 1], and 0 <= least <= most <= 1, got"
-            f" {alignment}, {memory}, {rise}, {least} and {most}"
-        )

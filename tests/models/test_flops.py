@@ -11,6 +11,7 @@ import torch
 from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.models.flops import PUBLISHED, account
+from castssl.models.sizes import with_sizes
 from castssl.objectives.moco import MoCoV3
 
 
@@ -108,10 +109,9 @@ def test_counting_leaves_the_encoder_as_it_was() -> None:
 
 def test_other_sizes_cost_otherwise_with_the_same_weights() -> None:
     encoder = create("nano", sizes=(64, 8, 4, 2))
-    own, more = account(encoder), account(encoder, sizes=(64, 12, 6, 2))
+    own, more = account(encoder), account(with_sizes(encoder, (64, 12, 6, 2)))
     assert own.parameters == more.parameters
     assert own.macs < more.macs
-    assert own.macs == account(encoder, sizes=encoder.sizes).macs
     assert next(part.name for part in more.parts if "pooling" in part.name) == "pooling 0: 64 to 12"
 
 
