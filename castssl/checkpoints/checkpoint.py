@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -98,10 +99,7 @@ class Checkpoint:
         except CastError:
             raise
         except Exception as error:  # a stranger's numbers fail in many ways
-            raise DataError(
-                f"the settings in {self.source} describe no encoder ({error}); it is damaged, or of a newer"
-                " castssl"
-            ) from error
+            raise _damaged("encoder", self.source, error) from error
         wanted = built.state_dict()
         if {n: v.shape for n, v in wanted.items()} != {n: v.shape for n, v in self.encoder.items()}:
             differ = difference(wanted, self.encoder)
@@ -131,6 +129,24 @@ class Checkpoint:
     def under(self, prefix: str) -> State:
         """The tensors in ``extra`` whose names begin so, without that beginning."""
         return {n.removeprefix(prefix): v for n, v in self.extra.items() if n.startswith(prefix)}
+
+
+@contextmanager
+def described(what: str, source: str) -> Iterator[None]:
+    """DataError in place of the errors of other kinds, in which a stranger's settings of ``what`` may end."""
+    try:
+        yield
+    except CastError:
+        raise
+    except Exception as error:
+        raise _damaged(what, source, error) from error
+
+
+def _damaged(what: str, source: str, error: Exception) -> DataError:
+    return DataError(
+        f"the settings in {source} describe no {what} ({error}); they are damaged, or of a newer castssl:"
+        " copy the file again, or update castssl"
+    )
 
 
 def difference(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from castssl.checkpoints import native
-from castssl.checkpoints.checkpoint import Checkpoint, difference
+from castssl.checkpoints.checkpoint import Checkpoint, described, difference
 from castssl.checkpoints.load import Source, read
 from castssl.checkpoints.official_model import adapt, classifiers
-from castssl.errors import CastError, DataError
+from castssl.errors import DataError
 from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.modes import kept_random_state
@@ -176,15 +176,9 @@ def rebuild(checkpoint: Checkpoint, labels: LabelTree, kind: str, base: type[A])
     left_out = ("ema", "store", SIDE)
     options = {key: value for key, value in checkpoint.options.items() if key not in left_out}
     encoder = checkpoint.build()
-    try:
-        with torch.device("meta"):  # A stranger's numbers of classes could ask for any amount of memory.
-            draft = build("objectives", kind, create(checkpoint.config), labels, **options)
-    except CastError:
-        raise
-    except Exception as error:  # a stranger's options fail in many ways
-        raise DataError(
-            f"the settings in {checkpoint.source} describe no classifier ({error}); copy it again"
-        ) from error
+    # A stranger's numbers of classes could ask for any amount of memory.
+    with described("classifier", checkpoint.source), torch.device("meta"):
+        draft = build("objectives", kind, create(checkpoint.config), labels, **options)
     if not isinstance(draft, base):
         raise DataError(f"{checkpoint.source} holds {kind}, which learns no classes; {TRAINS}")
     check_heads(draft, checkpoint.heads)
@@ -220,12 +214,8 @@ def take_heads(objective: Averaged[Any], heads: Mapping[str, Tensor]) -> None:
 
 def _side(checkpoint: Checkpoint) -> int:
     """The side of the training crops in pixels."""
-    try:
+    with described("classifier", checkpoint.source):
         return int(checkpoint.options.get(SIDE, checkpoint.config.image_size))
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"the settings in {checkpoint.source} describe no classifier ({error}); copy it again"
-        ) from error
 
 
 def _numbered(sizes: Sequence[int]) -> LabelTree:

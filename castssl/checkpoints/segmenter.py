@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 
 from castssl.checkpoints import native
-from castssl.checkpoints.checkpoint import Checkpoint, difference
+from castssl.checkpoints.checkpoint import Checkpoint, described, difference
 from castssl.checkpoints.load import Source, read
 from castssl.datasets.pixel_classes import Color
-from castssl.errors import CastError, DataError
+from castssl.errors import DataError
 from castssl.labels import LabelTree
 from castssl.models.create import create
 from castssl.modes import kept_random_state
@@ -89,7 +89,7 @@ def load_segmenter(source: Source) -> Segmenter:
             f" {checkpoint.source} --data voc:/path trains one"
         )
     encoder = checkpoint.build()
-    try:
+    with described("segmentation model", checkpoint.source):
         head, shorter, classes = str(options["head"]), int(options["shorter"]), labels.sizes[0]
         longer = int(options.get("longer", 0))
         if labels.levels != 1 or (shorter < 1 and longer < 1) or len(checkpoint.palette) not in (0, classes):
@@ -98,12 +98,6 @@ def load_segmenter(source: Source) -> Segmenter:
             draft = SegmentationModel(create(checkpoint.config), head, classes).head.state_dict()
         if differ := difference({HEAD + name: value for name, value in draft.items()}, checkpoint.heads):
             raise ValueError(differ)
-    except CastError:
-        raise
-    except Exception as error:  # a stranger's options fail in many ways
-        raise DataError(
-            f"the settings in {checkpoint.source} describe no segmentation model ({error}); copy it again"
-        ) from error
     model = SegmentationModel(encoder, head, classes)
     model.head.load_state_dict({n.removeprefix(HEAD): v for n, v in checkpoint.heads.items()})
     model.to(next(encoder.parameters()).dtype).eval()
