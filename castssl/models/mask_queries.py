@@ -22,7 +22,7 @@ from castssl.models import initialization
 from castssl.models.blocks import layer_norm
 from castssl.models.cast import CAST
 from castssl.models.fuse import token_norm
-from castssl.models.timm_encoder import Prefixed, TimmEncoder, is_parted
+from castssl.models.timm_encoder import Prefixed, TimmEncoder, cells, grid_tokens, is_parted
 from castssl.types import DenseTokens, Pooled
 
 QUERIES = 100
@@ -225,10 +225,9 @@ class Joint:
         features = self.head.fine(x)
         place, index = tokens._replace(x=features), None
         if tokens.grid and len(self.head.upscale):
-            rows, columns = tokens.grid
             maps = self.head.upscale(features.transpose(1, 2).unflatten(2, tokens.grid))
-            place = _regrid(tokens, maps)
-            index = _cells((rows, columns), maps.shape[-2:], maps.device)
+            place = grid_tokens(maps.permute(0, 2, 3, 1), tokens.labels.shape[1:])
+            index = cells(maps.shape[-2:], tokens.grid, maps.device)
         classes, masks = self._predict(place.x)
         earlier = [(c, m if index is None else m[..., index.flatten()]) for c, m in self.seen]
         every = [*earlier, (classes, masks)]
@@ -319,19 +318,3 @@ def _doublings(encoder: Encoder) -> int:
     side, config = encoder.config.image_size / encoder.sizes[0] ** 0.5, encoder.config
     own = side == encoder.stride and config.superpixels == f"grid:cell={encoder.stride}"
     return 0 if encoder.uses_superpixels and not own else max(round(log2(side)) - 2, 0)
-
-
-def _cells(coarse: tuple[int, int], fine: tuple[int, int] | torch.Size, device: torch.device) -> Tensor:
-    """The cell of a coarse grid, row by row, in which each cell of a finer grid lies: int64 (h, w)."""
-    row, column = (
-        torch.arange(new, device=device) * old // new for old, new in zip(coarse, fine, strict=True)
-    )
-    return row[:, None] * coarse[1] + column
-
-
-def _regrid(tokens: DenseTokens, maps: Tensor) -> DenseTokens:
-    """The cells of a grid of features, float (B, D, h, w), in place of the tokens."""
-    x, grid = maps.flatten(2).transpose(1, 2), (maps.shape[2], maps.shape[3])
-    labels = _cells(grid, tokens.labels.shape[1:], maps.device).int().expand(x.shape[0], -1, -1)
-    mass = torch.ones(x.shape[:2], dtype=torch.float32, device=x.device)
-    return DenseTokens(x, mass, labels, grid)

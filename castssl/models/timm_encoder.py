@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import timm
@@ -86,11 +87,8 @@ class TimmEncoder(Encoder):
         pretrained: bool = False,
     ) -> None:
         super().__init__()
-        if not timm.is_model(name):
-            near = ", ".join(timm.list_models(f"*{name.split('_', 1)[0]}*")[:8]) or "none"
-            raise ValueError(f"timm knows no model {name!r}; names that look alike: {near}")
         check_side(name, image_size)
-        self.network = _create(name, image_size, drop_path, pretrained)
+        self.network = create_network(name, image_size, drop_path, num_classes=0, pretrained=pretrained)
         constants = pretrained_constants(self.network) if pretrained else {}
         self.conversion = conversion(**constants) if constants else None
         self.ends = _ends(name, self.network, stages)
@@ -118,7 +116,7 @@ class TimmEncoder(Encoder):
         """The stages; their segments are the cells of the last feature map, not the view's superpixels."""
         check_image(view)
         features, feature, earlier = self._run(view.image)
-        tokens = self._tokens(view, features)
+        tokens = grid_tokens(features, view.image.shape[-2:])
         mass = tokens.mass
         stages = (*(Tokens(*both, mass) for both in earlier), Tokens(tokens.x, feature[:, None], mass))
         return Hierarchy(tokens.labels, stages, (torch.diag_embed(mass),) * len(earlier))
@@ -142,18 +140,7 @@ class TimmEncoder(Encoder):
         if torch.is_grad_enabled():
             # DDP waits for a gradient of all that is trained, such as a norm after the model's own pooling.
             features = features + 0 * feature[:, :1, None, None].to(features.dtype)
-        return self._tokens(view, features)
-
-    def _tokens(self, view: View, features: Tensor) -> DenseTokens:
-        """The cells of a feature map (B, h, w, D'), and the cell of each pixel."""
-        batch, rows, cols, _ = features.shape
-        x = features.flatten(1, 2)
-        mass = torch.ones(x.shape[:2], dtype=torch.float32, device=x.device)
-        height, width = view.image.shape[-2:]
-        row = torch.arange(height, device=x.device) * rows // height
-        col = torch.arange(width, device=x.device) * cols // width
-        cells = (row[:, None] * cols + col).int().expand(batch, -1, -1)
-        return DenseTokens(x, mass, cells, (rows, cols))
+        return grid_tokens(features, view.image.shape[-2:])
 
     def _run(self, image: Tensor) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
         """The last feature map (B, h, w, D') and the pooled feature (B, D).
@@ -213,8 +200,16 @@ def from_config(config: EncoderConfig) -> TimmEncoder:
     return encoder
 
 
-def _create(name: str, image_size: int, drop_path: float, pretrained: bool) -> nn.Module:
-    options: dict[str, Any] = {"num_classes": 0, "pretrained": pretrained}
+def create_network(name: str, image_size: int, drop_path: float, **options: Any) -> nn.Module:
+    """A model of timm with these options, for images of this side if it asks for one.
+
+    Raises:
+        ValueError: if timm knows no such model; the message has names that look alike.  If ``drop_path`` is
+            above 0 and the model takes no stochastic depth.
+    """
+    if not timm.is_model(name):
+        near = ", ".join(get_close_matches(name, timm.list_models(), 5, 0.5)) or "none"
+        raise ValueError(f"timm knows no model {name!r}; names that look alike: {near}")
     options |= {"drop_path_rate": drop_path} if drop_path else {}
     try:
         try:
@@ -229,6 +224,23 @@ def _create(name: str, image_size: int, drop_path: float, pretrained: bool) -> n
             " drop_path out, or give --drop-path 0 to a recipe"
         ) from error
     return network
+
+
+def grid_tokens(features: Tensor, size: Sequence[int]) -> DenseTokens:
+    """The cells of a feature map (B, h, w, D), and the cell of each pixel of images of this size (H, W)."""
+    batch, rows, columns, _ = features.shape
+    x = features.flatten(1, 2)
+    mass = torch.ones(x.shape[:2], dtype=torch.float32, device=x.device)
+    labels = cells(size, (rows, columns), x.device).int().expand(batch, -1, -1)
+    return DenseTokens(x, mass, labels, (rows, columns))
+
+
+def cells(fine: Sequence[int], coarse: Sequence[int], device: torch.device) -> Tensor:
+    """The cell of a coarse grid, row by row, in which each cell of a finer grid lies: int64 (h, w)."""
+    row, column = (
+        torch.arange(count, device=device) * fewer // count for count, fewer in zip(fine, coarse, strict=True)
+    )
+    return row[:, None] * coarse[1] + column
 
 
 def _ends(name: str, network: nn.Module, stages: int) -> list[int]:

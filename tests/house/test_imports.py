@@ -72,6 +72,7 @@ NAMES_OF_PLUGINS = (
     *("castssl.models.blocks.Stage", "castssl.modes.evaluating", "castssl.objectives.tree_kl.over_children"),
     *("castssl.checkpoints.initialize.initialize", "castssl.data.normalize.normalize"),
     *(f"castssl.models.segmentation_heads.{name}" for name in ("HEADS", "create_head", "paint")),
+    *(f"castssl.models.timm_encoder.{name}" for name in ("cells", "create_network", "grid_tokens")),
     *("castssl.models.sizes.sizes_for", "castssl.evaluation.windows.renumber"),
     "castssl.models.image_sizes.check_side",
     *("castssl.superpixel_labels.partition", "castssl.objectives.segmentation.Segmentation"),

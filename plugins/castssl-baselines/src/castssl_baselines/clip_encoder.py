@@ -23,6 +23,7 @@ from castssl.errors import ConfigError, DataError, PluginError
 from castssl.files import not_safetensors
 from castssl.installer import install
 from castssl.models.constants import conversion
+from castssl.models.timm_encoder import grid_tokens
 from castssl.modes import evaluating
 from castssl.tokens.inputs import check_image
 from castssl.types import Hierarchy, Tokens, View
@@ -101,14 +102,8 @@ class ClipEncoder(Encoder):
         """One stage; its segments are the cells of the last feature map, not the view's superpixels."""
         check_image(view)
         features, feature = self._run(view.image)
-        rows, cols = features.shape[2:]
-        x = features.flatten(2).transpose(1, 2)
-        mass = torch.ones(x.shape[:2], dtype=torch.float32, device=x.device)
-        height, width = view.image.shape[-2:]
-        row = torch.arange(height, device=x.device) * rows // height
-        col = torch.arange(width, device=x.device) * cols // width
-        cells = (row[:, None] * cols + col).int().expand(len(x), -1, -1)
-        return Hierarchy(cells, (Tokens(x, feature[:, None], mass),), ())
+        tokens = grid_tokens(features.permute(0, 2, 3, 1), view.image.shape[-2:])
+        return Hierarchy(tokens.labels, (Tokens(tokens.x, feature[:, None], tokens.mass),), ())
 
     def zero_shot(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """A unit vector for each class: the mean over the templates of its texts' unit vectors, normalized.

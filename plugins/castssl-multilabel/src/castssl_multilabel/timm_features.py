@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import timm
 import torch
 from timm.layers.format import Format
 from timm.models import FeatureDictNet
@@ -23,6 +21,7 @@ from castssl.encoder_config import BY_HAND, MEAN, STD, EncoderConfig, plugin_con
 from castssl.errors import ConfigError
 from castssl.models.constants import conversion, pretrained_constants
 from castssl.models.image_sizes import check_side
+from castssl.models.timm_encoder import cells, create_network
 from castssl.tokens.inputs import check_image
 from castssl.types import Hierarchy, Tokens, View
 
@@ -175,11 +174,11 @@ class TimmFeatures(Encoder):
             masses.append(_mass(maps[:count], masses))
         stages = tuple(_tokens(found, mass) for found, mass in zip(maps, masses, strict=True))
         assigns = tuple(
-            _cells(_grid(fine), _grid(coarse), fine.device).flatten().expand(batch, -1)
+            cells(_grid(fine), _grid(coarse), fine.device).flatten().expand(batch, -1)
             for fine, coarse in pairwise(maps)
         )
         height, width = view.image.shape[-2:]
-        pixels = _cells((height, width), _grid(maps[0]), view.image.device).int().expand(batch, -1, -1)
+        pixels = cells((height, width), _grid(maps[0]), view.image.device).int().expand(batch, -1, -1)
         return Hierarchy(pixels, stages, assigns)
 
 
@@ -215,21 +214,10 @@ def _create(name: str, image_size: int, drop_path: float, pretrained: bool) -> n
     Raises:
         ValueError: as :class:`TimmFeatures` does.
     """
-    if not timm.is_model(name):
-        near = ", ".join(get_close_matches(name, timm.list_models(), 5, 0.5)) or "none"
-        raise ValueError(f"timm knows no model {name!r}; names that look alike: {near}")
-    options: dict[str, Any] = {"features_only": True, "pretrained": pretrained}
     try:
-        options |= {"drop_path_rate": drop_path} if drop_path else {}
-        try:
-            network: nn.Module = timm.create_model(name, img_size=image_size, **options)
-        except TypeError:  # convolutional networks take no img_size
-            network = timm.create_model(name, **options)
-    except TypeError as error:
-        raise ValueError(f"{name} takes no stochastic depth ({error}); set drop_path to 0") from error
-    except (RuntimeError, AttributeError, AssertionError) as error:
+        return create_network(name, image_size, drop_path, features_only=True, pretrained=pretrained)
+    except (TypeError, RuntimeError, AttributeError, AssertionError) as error:
         raise ValueError(_unable(name, name, error)) from error
-    return network
 
 
 def _unable(what: str, name: str, error: Exception) -> str:
@@ -309,19 +297,11 @@ def _tokens(found: Tensor, mass: Tensor) -> Tokens:
     return Tokens(x, x.mean(1, keepdim=True), mass)
 
 
-def _cells(fine: tuple[int, int], coarse: tuple[int, int], device: torch.device) -> Tensor:
-    """The cell of a coarse grid that each cell of a fine one lies in, row by row: int64 (h, w)."""
-    row, col = (
-        torch.arange(count, device=device) * fewer // count for count, fewer in zip(fine, coarse, strict=True)
-    )
-    return row[:, None] * coarse[1] + col
-
-
 def _mass(maps: Sequence[Tensor], masses: Sequence[Tensor]) -> Tensor:
     """How many cells of the finest map lie in each cell of the last one: float32 (B, N)."""
     last = maps[-1]
     rows, cols = _grid(last)
     if len(maps) == 1:
         return torch.ones(len(last), rows * cols, device=last.device)
-    cells = _cells(_grid(maps[-2]), (rows, cols), last.device).flatten().expand(len(last), -1)
-    return torch.zeros(len(last), rows * cols, device=last.device).scatter_add_(1, cells, masses[-1])
+    index = cells(_grid(maps[-2]), (rows, cols), last.device).flatten().expand(len(last), -1)
+    return torch.zeros(len(last), rows * cols, device=last.device).scatter_add_(1, index, masses[-1])
