@@ -221,14 +221,13 @@ def or_none(work: Callable[[], T]) -> T | None:
         return None
 
 
-def list_unscored(spec: str, reasons: Mapping[str, str], total: int, flag: str) -> None:
+def list_unscored(spec: str, reasons: Mapping[str, str], total: int) -> None:
     """Print on stderr how many images have no score, and the first ones with the reasons.
 
     Args:
         spec: of the segmenter.
         reasons: by the name of the image.
         total: how many images there are.
-        flag: of the command, for the file that has all reasons.
     """
     if not reasons:
         return
@@ -236,7 +235,7 @@ def list_unscored(spec: str, reasons: Mapping[str, str], total: int, flag: str) 
     for name, reason in islice(reasons.items(), LISTED):
         print(f"  {printable(name)}: {printable(reason)}", file=sys.stderr)
     if len(reasons) > LISTED:
-        print(f"  and {len(reasons) - LISTED} more; {flag} FILE lists all", file=sys.stderr)
+        print(f"  and {len(reasons) - LISTED} more; --out FILE lists all", file=sys.stderr)
 
 
 def short_name(path: Path, among: Iterable[Path]) -> str:

@@ -57,7 +57,7 @@ def _densepose(args: argparse.Namespace) -> int:
         results = score_densepose(segmenters, data, report=report)
     _print(results)
     for spec, result in results.items():
-        list_unscored(spec, result.unscored, len(data), "--out")
+        list_unscored(spec, result.unscored, len(data))
     if args.out:
         _write(results, args.out)
     return 0 if any(result.images for result in results.values()) else 1

@@ -109,7 +109,7 @@ def _parts(args: argparse.Namespace) -> int:
         content |= {"segmenters": {spec: _content(result) for spec, result in scored.items()}}
         write_text(args.out, json.dumps(content, indent=1, allow_nan=False) + "\n", "scores")
     for spec, result in scored.items():
-        list_unscored(spec, result.unscored, len(data), "--out")
+        list_unscored(spec, result.unscored, len(data))
     return 0 if any(row.objects.images for result in scored.values() for row in result.rows) else 1
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
 from castssl.models.cast import CAST
-from castssl.models.timm_encoder import Prefixed, TimmEncoder, is_parted
+from castssl.models.timm_encoder import TimmEncoder, is_parted, prefix_tokens
 
 Weights = dict[int, Tensor]
 """By stage: float32 (B, heads, N), the attention of the class token to each token."""
@@ -38,12 +38,9 @@ def class_attention(encoder: Encoder) -> Iterator[Weights]:
         ConfigError: if the encoder has no attention of a class token that can be recorded.
     """
     weights: Weights = {}
-    prefix = 1
-    if isinstance(encoder, TimmEncoder) and isinstance(encoder.network, Prefixed):
-        prefix = encoder.network.num_prefix_tokens
     with ExitStack() as hooks:
         for stage, attention in _last_attentions(encoder).items():
-            hook = partial(_record, partial(weights.__setitem__, stage), prefix)
+            hook = partial(_record, partial(weights.__setitem__, stage), prefix_tokens(encoder))
             hooks.callback(attention.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield weights
 

@@ -22,7 +22,7 @@ from castssl.models import initialization
 from castssl.models.blocks import layer_norm
 from castssl.models.cast import CAST
 from castssl.models.fuse import token_norm
-from castssl.models.timm_encoder import Prefixed, TimmEncoder, cells, grid_tokens, is_parted
+from castssl.models.timm_encoder import TimmEncoder, cells, grid_tokens, is_parted, prefix_tokens
 from castssl.types import DenseTokens, Pooled
 
 QUERIES = 100
@@ -133,7 +133,7 @@ class MaskQueries(nn.Module):
             dense: calls ``encoder.dense``.
         """
         if not self.adapters:
-            joint = Joint(self, joinable(encoder)[-self.layers :], _prefix(encoder))
+            joint = Joint(self, joinable(encoder)[-self.layers :], prefix_tokens(encoder))
             poolings = [*encoder.poolings] if isinstance(encoder, CAST) else []
             with joint.hooks(poolings):
                 tokens = dense()
@@ -159,7 +159,7 @@ class MaskQueries(nn.Module):
             tokens = dense()
             return tokens, [*tokens.x.chunk(count, -1)]
         layers: list[Tensor] = []
-        norm, prefix = encoder.last_norm or nn.Identity(), _prefix(encoder)
+        norm, prefix = encoder.last_norm or nn.Identity(), prefix_tokens(encoder)
         with ExitStack() as stack:
             for at in range(1, count + 1):
                 block = blocks[len(blocks) * at // count - 1]
@@ -297,12 +297,6 @@ def joinable(encoder: Encoder) -> list[nn.Module]:
     if is_parted(network) and all(isinstance(block, Block) for block in network.blocks):
         return [*network.blocks]
     return []
-
-
-def _prefix(encoder: Encoder) -> int:
-    """How many tokens stand before those of the image in the encoder's blocks."""
-    network = encoder.network if isinstance(encoder, TimmEncoder) else None
-    return network.num_prefix_tokens if isinstance(network, Prefixed) else 1
 
 
 def _parts(encoder: Encoder) -> tuple[int, int]:

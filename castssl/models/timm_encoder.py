@@ -226,6 +226,12 @@ def create_network(name: str, image_size: int, drop_path: float, **options: Any)
     return network
 
 
+def prefix_tokens(encoder: Encoder) -> int:
+    """How many tokens stand before those of the image in the encoder's blocks."""
+    network = encoder.network if isinstance(encoder, TimmEncoder) else None
+    return network.num_prefix_tokens if isinstance(network, Prefixed) else 1
+
+
 def grid_tokens(features: Tensor, size: Sequence[int]) -> DenseTokens:
     """The cells of a feature map (B, h, w, D), and the cell of each pixel of images of this size (H, W)."""
     batch, rows, columns, _ = features.shape

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
 from castssl.labels import LabelTree
-from castssl.objectives.classification import ClassifierModel, Supervised, cross_entropy
+from castssl.objectives.classification import ClassifierModel
 from castssl.text import ReadsNames, phrase
 from castssl.types import View
+from castssl_baselines.flat import LevelSum
 
 
 class Compared(ClassifierModel):
@@ -31,7 +32,7 @@ class Compared(ClassifierModel):
         return {f"level{level}": head(feature) for level, head in enumerate(self.level_heads)}
 
 
-class CLIP(Supervised):
+class CLIP(LevelSum):
     """A class's logit is the cosine of image and class name, times the model's scale, at each label level.
 
     The vectors of the classes are computed once, when this is built, and stay.  Meant for ``--epochs 0``.
@@ -88,13 +89,6 @@ class CLIP(Supervised):
         )
         self.model = Compared(encoder, level_heads=level_heads)
         self.keep_average(ema)
-
-    def criterion(
-        self, logits: Sequence[Tensor], targets: Sequence[Tensor]
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The sum of the levels' cross entropies."""
-        losses = [cross_entropy(*pair) for pair in zip(logits, targets, strict=True)]
-        return torch.stack(losses).sum(), {}
 
 
 class Similarity(nn.Module):

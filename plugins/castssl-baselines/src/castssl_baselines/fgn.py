@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
 from castssl.labels import LabelTree
-from castssl.objectives.classification import ClassifierModel, Supervised, cross_entropy, linear
+from castssl.objectives.classification import ClassifierModel, linear
 from castssl.types import View
+from castssl_baselines.flat import LevelSum
 
 
 class Parts(ClassifierModel):
@@ -44,7 +45,7 @@ class Parts(ClassifierModel):
         return {f"level{level}": scores for level, scores in enumerate(logits)}
 
 
-class FGN(Supervised):
+class FGN(LevelSum):
     """A linear head for each label level, on that level's part of the feature and all finer parts.
 
     Through the finer parts no gradient goes, so each part learns from the labels of its own level.  The loss
@@ -100,13 +101,6 @@ class FGN(Supervised):
         )
         self.model = Parts(encoder, self.widths, neck, level_heads)
         self.keep_average(ema)
-
-    def criterion(
-        self, logits: Sequence[Tensor], targets: Sequence[Tensor]
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The sum of the levels' cross entropies."""
-        losses = [cross_entropy(*pair) for pair in zip(logits, targets, strict=True)]
-        return torch.stack(losses).sum(), {}
 
 
 def answers(features: Sequence[Tensor], heads: Sequence[nn.Module]) -> list[Tensor]:

@@ -38,7 +38,17 @@ class Encoders(ClassifierModel):
         }
 
 
-class Flat(Supervised):
+class LevelSum(Supervised):
+    """An objective whose loss is the sum of the levels' cross entropies."""
+
+    def criterion(
+        self, logits: Sequence[Tensor], targets: Sequence[Tensor]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The sum of the levels' cross entropies."""
+        return torch.stack([cross_entropy(*pair) for pair in zip(logits, targets, strict=True)]).sum(), {}
+
+
+class Flat(LevelSum):
     """One encoder and one linear head for each label level, trained side by side on the same images.
 
     The loss is the sum of the levels' cross entropies; no parameter is in two of them, so the models
@@ -76,9 +86,3 @@ class Flat(Supervised):
         level_heads = nn.ModuleList(linear(encoder.dim, count) for count in self.classes)
         self.model = Encoders(encoder, coarser=coarser, level_heads=level_heads)
         self.keep_average(ema)
-
-    def criterion(
-        self, logits: Sequence[Tensor], targets: Sequence[Tensor]
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The sum of the levels' cross entropies."""
-        return torch.stack([cross_entropy(*pair) for pair in zip(logits, targets, strict=True)]).sum(), {}
