@@ -137,7 +137,8 @@ def make(checkpoint: Checkpoint) -> Official:
     heads = classifiers(checkpoint)
     head: nn.Module = heads[0] if heads else nn.Identity()
     if layers := checkpoint.under("projector."):
-        head = projection(layers)
+        head = projection(layers).to(dtype)
+        head.load_state_dict(layers)
     if checkpoint.variant == "cast_seg_deit":  # The released code builds them, and never calls them.
         report.ignored |= {"norm.*": "unused in this variant", "head.*": "unused in this variant"}
     note = 'padding="reference": empty tokens take part, as in the released code'
@@ -170,12 +171,10 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 
 def projection(layers: State) -> nn.Module:
-    """MoCo's projector of three layers."""
-    (hidden, dim), out = layers["layers.0.weight"].shape, layers["layers.6.weight"].shape[0]
-    head = mlp_head((dim, hidden, hidden, out))
-    head.to(layers["layers.0.weight"].dtype)
-    head.load_state_dict(layers)
-    return head
+    """MoCo's projector with new weights, of the widths that its tensors have."""
+    weights = {int(name.split(".")[1]): value for name, value in layers.items() if value.ndim == 2}
+    first, *later = [weights[place] for place in sorted(weights)]
+    return mlp_head((first.shape[1], len(first), *map(len, later)))
 
 
 def adapt(

@@ -9,12 +9,12 @@ from torch import nn
 from castssl import distributed
 from castssl.checkpoints.initialize import initialize
 from castssl.checkpoints.load import Source, read
+from castssl.checkpoints.official_model import projection
 from castssl.contracts import Encoder
 from castssl.encoder_config import CHANNELS, override
 from castssl.errors import DataError
 from castssl.models.create import create
 from castssl.models.presets import find_config
-from castssl.objectives.moco import mlp_head
 
 
 def transfer(
@@ -77,11 +77,8 @@ def projector_of(source: Source, *, new: bool = False) -> nn.Module:
             f"{checkpoint.source} holds no projector beside the encoder; take a run of moco_in1k.py, or"
             " compare the tokens themselves (--features tokens)"
         )
-    layers = [(name, value) for name, value in tensors.items() if value.ndim == 2]
     try:
-        layers.sort(key=lambda layer: int(layer[0].split(".")[1]))
-        weights = [weight for _, weight in layers]
-        projector = mlp_head((weights[0].shape[1], *(len(weight) for weight in weights)))
+        projector = projection(tensors)
         if not new:
             projector.load_state_dict(tensors)
     except (IndexError, RuntimeError, ValueError) as error:
