@@ -71,15 +71,14 @@ SHELF: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 class Entry(NamedTuple):
     """One registered plugin, by the metadata of its distribution."""
 
-    name: str
-    distribution: str
-    version: str
-
-
-class _Point(NamedTuple):
     point: metadata.EntryPoint
     distribution: str
     version: str
+
+    @property
+    def name(self) -> str:
+        """As ``--pooling`` and the like take it."""
+        return self.point.name
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version} ({self.point.value})"
@@ -93,7 +92,8 @@ def names(kind: str) -> list[Entry]:
     Raises:
         ConfigError: if there is no such kind.
     """
-    return [Entry(p.point.name, p.distribution, p.version) for p in _points(kind)]
+    group = f"castssl.{check_kind(kind)}"
+    return [entry for entry in _entries(_path_times()) if entry.point.group == group]
 
 
 def require(kind: str, name: str) -> None:
@@ -389,11 +389,6 @@ def _distributions() -> Iterator[tuple[metadata.Distribution | None, str]]:
             yield None, f"the metadata in {where} cannot be read: {type(cause).__name__}: {cause}"
 
 
-def _points(kind: str) -> list[_Point]:
-    group = f"castssl.{check_kind(kind)}"
-    return [point for point in _points_of(_path_times()) if point.point.group == group]
-
-
 def _path_times() -> tuple[tuple[str, float], ...]:
     """The folders of sys.path with their times, which change when a distribution is added or removed."""
     folders = [os.path.abspath(entry) for entry in sys.path]
@@ -401,9 +396,9 @@ def _path_times() -> tuple[tuple[str, float], ...]:
 
 
 @lru_cache(maxsize=1)
-def _points_of(path_times: tuple[tuple[str, float], ...]) -> list[_Point]:
+def _entries(path_times: tuple[tuple[str, float], ...]) -> list[Entry]:
     """The entry points of all kinds, sorted.  Each model builds several plugins, and reading takes 10 ms."""
-    points: dict[tuple[str, ...], _Point] = {}
+    entries: dict[tuple[str, ...], Entry] = {}
     for copy, _ in _distributions():
         if copy is None:
             continue
@@ -413,13 +408,13 @@ def _points_of(path_times: tuple[tuple[str, float], ...]) -> list[_Point]:
         for point in first.entry_points:
             if point.group.startswith("castssl."):
                 key = (point.group, point.name, re.sub(r"[-_.]+", "-", label).lower(), point.value)
-                points.setdefault(key, _Point(point, label, first.version))
-    return [points[key] for key in sorted(points)]
+                entries.setdefault(key, Entry(point, label, first.version))
+    return [entries[key] for key in sorted(entries)]
 
 
-def _one(kind: str, name: str) -> _Point:
-    points = _points(kind)
-    same = [p for p in points if p.point.name == name]
+def _one(kind: str, name: str) -> Entry:
+    entries = names(kind)
+    same = [entry for entry in entries if entry.name == name]
     if len(same) == 1:
         return same[0]
     if same:
@@ -429,11 +424,11 @@ def _one(kind: str, name: str) -> _Point:
             f"remove all but one: {' or '.join(f'`{uninstall(owner)}`' for owner in owners)}"
         )
     owner = next((owner for owner, kinds in SHELF.items() if name in kinds.get(kind, ())), None)
-    hint = did_you_mean(name, [p.point.name for p in points])
+    hint = did_you_mean(name, [entry.name for entry in entries])
     remedy = f"; {owner} has it: `{install_plugin(owner)}`" if owner else hint
     raise UnknownPlugin(
         f"no {kind} plugin is called {name!r}{remedy}\n"
-        f"installed: {', '.join(f'{p.point.name} ({p.distribution} {p.version})' for p in points) or 'none'}"
+        f"installed: {', '.join(f'{p.name} ({p.distribution} {p.version})' for p in entries) or 'none'}"
     )
 
 
