@@ -41,7 +41,7 @@ STRIDE = 8
 POOLING = f"graph:heads={HEADS},padding=reference,exact=true,cls=mlp,kappa=5.0,average=hidden"
 _FIXED = {"centroids": "farthest", "cls": "mlp", "kappa": 5.0, "average": "hidden"}
 """What the released code has no option for in its poolings."""
-SEEDS: Mapping[Variant, str] = {
+SEEDS: Mapping[str, str] = {
     "cast": "seeds",
     "cast_seg": "seeds",
     "cast_deit": "seeds:bins=5,iterations=15,mode=deit",
@@ -146,7 +146,7 @@ def _offset(layout: Layout, state: Mapping[str, Tensor]) -> Tensor:
     return state["pos_embed"][:, :1] if layout.learned else state["pe_token"]
 
 
-def config_of(layout: Layout, stage: Stage = "pretrain", sizes: Sequence[int] | None = None) -> EncoderConfig:
+def config_of(layout: Layout, stage: Stage) -> EncoderConfig:
     """The config of a published model; its name is that of the preset of this shape, or the variant's."""
     dense = stage == "segmentation"
     config = EncoderConfig(
@@ -155,25 +155,31 @@ def config_of(layout: Layout, stage: Stage = "pretrain", sizes: Sequence[int] | 
         dim=layout.dim,
         fused=layout.variant in FUSED,
         dense=dense,
-        sizes=clusters(stage, sizes),
+        sizes=CLUSTERS[stage],
         heads=HEADS,
         stride=STRIDE,
         pooling=POOLING,
-        superpixels=SEEDS_OF_VOC if dense and layout.variant == "cast_seg" else SEEDS[layout.variant],
+        superpixels=seeds_of(layout.variant, dense=dense),
         image_size=layout.side * STRIDE,
         padding="reference",
         positions="learned" if layout.learned else "sincos",
     )
-    return replace(config, name=preset_name(config) or config.name)
+    return named(config)
 
 
-def preset_name(config: EncoderConfig) -> str:
-    """The preset with this shape, whatever its sizes and superpixels; ``""`` if there is none."""
+def named(config: EncoderConfig) -> EncoderConfig:
+    """The config by the name of the preset of its shape, whatever sizes and superpixels; else by its own."""
 
     def shape(of: EncoderConfig) -> tuple[object, ...]:
         return of.depths, of.dim, of.heads, of.stride, of.fused, of.dense
 
-    return next((name for name, preset in PRESETS.items() if shape(preset) == shape(config)), "")
+    names = (name for name, preset in PRESETS.items() if shape(preset) == shape(config))
+    return replace(config, name=next(names, config.name))
+
+
+def seeds_of(variant: str, *, dense: bool) -> str:
+    """The superpixels that a published variant was trained with in a stage."""
+    return SEEDS_OF_VOC if dense and variant == "cast_seg" else SEEDS[variant]
 
 
 def clusters(stage: Stage, sizes: Sequence[int] | None) -> tuple[int, ...]:
@@ -326,7 +332,7 @@ def _differences(checkpoint: Checkpoint, variant: Variant) -> list[str]:
         notes.append("trained with padding='mask'; the released code lets empty tokens take part")
     if config.membership != "nearest":
         notes.append("trained with membership='area'; the released code samples labels at the stem's grid")
-    theirs = SEEDS_OF_VOC if config.dense and variant == "cast_seg" else SEEDS[variant]
+    theirs = seeds_of(variant, dense=config.dense)
     if config.superpixels != theirs:
         notes.append(f"trained with superpixels {config.superpixels}; the released code has {theirs}")
     if checkpoint.labels:

@@ -30,19 +30,17 @@ from torch.nn import functional as F
 from castssl.checkpoints.checkpoint import MOMENTUM, Checkpoint, State
 from castssl.checkpoints.official import (
     KEPT,
-    SEEDS,
-    SEEDS_OF_VOC,
     STRIDE,
     Stage,
     clusters,
     config_of,
     encode,
-    preset_name,
+    named,
     published_heads,
+    seeds_of,
 )
 from castssl.checkpoints.official_layout import FUSED, LEVELS
 from castssl.checkpoints.report import Report
-from castssl.encoder_config import EncoderConfig
 from castssl.errors import DataError
 from castssl.models.cast import CAST
 from castssl.models.fuse import FusedCAST
@@ -193,14 +191,11 @@ def adapt(
     elif stage == "pretrain" and variant == "cast_seg_deit":
         raise DataError("cast_seg_deit has the segmentation stage only; leave stage out")
     chosen: Stage = stage or ("segmentation" if config.dense else "pretrain")
-    spec = SEEDS[checkpoint.variant]  # type: ignore[index]
-    if chosen == "segmentation" and checkpoint.variant == "cast_seg":
-        spec = SEEDS_OF_VOC
-    if chosen != ("segmentation" if config.dense else "pretrain") or sizes is not None:
-        config = replace(
-            checkpoint.config, dense=chosen == "segmentation", sizes=clusters(chosen, sizes), superpixels=spec
-        )
-        checkpoint = replace(checkpoint, config=_renamed(config))
+    dense = chosen == "segmentation"
+    if dense != config.dense or sizes is not None:
+        spec = seeds_of(checkpoint.variant, dense=dense)
+        config = replace(checkpoint.config, dense=dense, sizes=clusters(chosen, sizes), superpixels=spec)
+        checkpoint = replace(checkpoint, config=named(config))
     return checkpoint if image_size is None else _resize(checkpoint, image_size)
 
 
@@ -249,7 +244,3 @@ def _with_fusion(checkpoint: Checkpoint) -> Checkpoint:
         objective="",
         extra=checkpoint.extra | unused,
     )
-
-
-def _renamed(config: EncoderConfig) -> EncoderConfig:
-    return replace(config, name=preset_name(config) or config.name)

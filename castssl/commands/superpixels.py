@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -95,7 +96,7 @@ def _superpixels(args: argparse.Namespace) -> int:
     photos = [photo for source in args.images for photo in _open(source, args)]
     images, truth = _squares(photos, args.image_size)
     specs = args.backends or sorted({entry.name for entry in registry.names("superpixels")})
-    backends = {spec: _builder(spec, args.segments, args.image_size) for spec in specs}
+    backends = {spec: partial(_build, spec, args.segments, args.image_size) for spec in specs}
     trials = compare(backends, images, truth, rounds=args.rounds, device=device)
     shown = _table(trials, f"{len(photos)} images of {args.image_size} x {args.image_size} pixels")
     shown.caption = f"{machine(device)}; {args.rounds} rounds, on the CPU in one thread"
@@ -113,24 +114,20 @@ def _superpixels(args: argparse.Namespace) -> int:
     return 0 if working and (len(working) == len(trials) or not args.backends) else 1
 
 
-def _builder(spec: str, segments: int | None, side: int) -> Callable[[], Superpixels]:
-    """Builds ``spec``, with so many segments if it has an option for that which is not set."""
+def _build(spec: str, segments: int | None, side: int) -> Superpixels:
+    """The superpixels of ``spec``, so many of them if it has an option for that which is not set."""
+    import inspect
 
-    def build() -> Superpixels:
-        import inspect
+    from castssl import registry
 
-        from castssl import registry
-
-        factory, bound = registry.bind("superpixels", spec)
-        names = {*inspect.signature(factory).parameters}
-        options: dict[str, int] = {}
-        if segments is not None and "count" in names - {*bound.options}:
-            options["count"] = segments
-        elif segments is not None and "cell" in names - {*bound.options}:
-            options["cell"] = max(1, round(side / segments**0.5))
-        return registry.build("superpixels", spec, **options)
-
-    return build
+    factory, bound = registry.bind("superpixels", spec)
+    free = inspect.signature(factory).parameters.keys() - bound.options.keys()
+    options: dict[str, int] = {}
+    if segments is not None and "count" in free:
+        options["count"] = segments
+    elif segments is not None and "cell" in free:
+        options["cell"] = max(1, round(side / segments**0.5))
+    return registry.build("superpixels", spec, **options)
 
 
 def _open(source: str, args: argparse.Namespace) -> list[Photo]:

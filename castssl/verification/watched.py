@@ -97,7 +97,6 @@ class WatchedRun(Run):
             return
         record = {
             "resumable": loader.resumable,
-            "batches": len(loader),
             "within": bool(stop * self._accumulated % len(loader)),
             "stop": stop,
             "steps": {step: done._asdict() for step, done in self._steps.items()},
