@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from castssl.errors import ConfigError
 from castssl.superpixels.per_image import check
 
 
+@dataclass(eq=False)
 class Grid(Superpixels):
     """Cells of ``cell`` x ``cell`` pixels, numbered row by row; cells at the right and bottom may be cut.
 
@@ -23,15 +25,15 @@ class Grid(Superpixels):
         ConfigError: if ``cell`` is below 1 or ``runs_on`` is neither of the two.
     """
 
-    runs_on: Literal["worker", "device"]
+    cell: int = 16
+    _: KW_ONLY
+    runs_on: Literal["worker", "device"] = "device"
 
-    def __init__(self, cell: int = 16, *, runs_on: Literal["worker", "device"] = "device") -> None:
-        if cell < 1:
-            raise ConfigError(f"a grid's cell must be at least 1 pixel, got {cell}; try cell=16")
-        if runs_on not in ("worker", "device"):
-            raise ConfigError(f"runs_on must be 'worker' or 'device', got {runs_on!r}")
-        self.cell = cell
-        self.runs_on = runs_on
+    def __post_init__(self) -> None:
+        if self.cell < 1:
+            raise ConfigError(f"a grid's cell must be at least 1 pixel, got {self.cell}; try cell=16")
+        if self.runs_on not in ("worker", "device"):
+            raise ConfigError(f"runs_on must be 'worker' or 'device', got {self.runs_on!r}")
 
     def capacity(self, height: int, width: int) -> int:
         """The number of cells, rows times columns: exact."""
@@ -49,6 +51,3 @@ class Grid(Superpixels):
         y = torch.arange(height, device=images.device, dtype=torch.int32) // self.cell
         x = torch.arange(width, device=images.device, dtype=torch.int32) // self.cell
         return (y[:, None] * columns + x).expand(batch, -1, -1).contiguous()
-
-    def __repr__(self) -> str:
-        return f"Grid(cell={self.cell}, runs_on={self.runs_on!r})"
