@@ -76,6 +76,7 @@ NAMES_OF_PLUGINS = (
     *("castssl.models.sizes.sizes_for", "castssl.evaluation.windows.renumber"),
     "castssl.models.image_sizes.check_side",
     *("castssl.superpixel_labels.partition", "castssl.objectives.segmentation.Segmentation"),
+    *(f"castssl.objectives.moco.{name}" for name in ("Predicted", "Projected")),
 )
 """What they may import from other modules, beside castssl's public names."""
 PLUGINS_MAY = {

@@ -10,19 +10,13 @@ from copy import deepcopy
 import torch
 from lightly.loss.negative_cosine_similarity import NegativeCosineSimilarity
 from lightly.models.modules.heads import BYOLPredictionHead, BYOLProjectionHead
-from torch import nn
 
 from castssl.contracts import Encoder
 from castssl.labels import LabelTree
+from castssl.objectives.moco import Predicted, Projected
 from castssl.types import Batch, Outcome
 from castssl_lightly.momentum import MomentumObjective
-from castssl_lightly.siamese import Projected, in_float32, spread
-
-
-class Predicted(Projected):
-    """An encoder, a projector, and a predictor, float (B, E) -> (B, E)."""
-
-    predictor: nn.Module
+from castssl_lightly.siamese import in_float32, spread
 
 
 class BYOL(MomentumObjective):

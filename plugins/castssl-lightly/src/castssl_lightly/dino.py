@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from castssl.contracts import Encoder
 from castssl.errors import ConfigError
 from castssl.labels import LabelTree
+from castssl.objectives.moco import Projected
 from castssl.types import Batch, Outcome
 from castssl_lightly.momentum import MomentumObjective
-from castssl_lightly.siamese import Projected, in_float32, spread
+from castssl_lightly.siamese import in_float32, spread
 
 
 class DINO(MomentumObjective):

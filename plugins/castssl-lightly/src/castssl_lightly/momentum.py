@@ -9,7 +9,8 @@ from lightly.models.utils import update_momentum
 
 from castssl.contracts import Model
 from castssl.errors import ConfigError
-from castssl_lightly.siamese import Projected, Siamese
+from castssl.objectives.moco import Projected
+from castssl_lightly.siamese import Siamese
 
 
 class MomentumObjective(Siamese):

@@ -9,23 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castssl.contracts import Encoder, Model, Objective
+from castssl.contracts import Encoder, Objective
+from castssl.objectives.moco import Projected
 from castssl.types import Batch, Outcome, View
-
-
-class Projected(Model):
-    """An encoder and a projector, float (B, D) -> (B, E)."""
-
-    projector: nn.Module
-
-    def embed(self, feature: Tensor) -> Tensor:
-        """The projection of class tokens (B, D): float (B, E)."""
-        embedding: Tensor = self.projector(feature)
-        return embedding
-
-    def project(self, view: View) -> Tensor:
-        """The embedding of a view: float (B, E)."""
-        return self.embed(self.feature(view))
 
 
 class Siamese(Objective):
