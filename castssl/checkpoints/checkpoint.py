@@ -89,7 +89,7 @@ class Checkpoint:
             if max(config.sizes, default=0) > config.image_size**2:
                 raise ValueError(f"sizes {config.sizes} of {config.image_size} x {config.image_size} pixels")
             # CAST has a table of positions for its size; a convolutional network has no such tensor.
-            if config.kind != "cast" and config.image_size > LARGEST:
+            if ":" in config.name and config.image_size > LARGEST:
                 raise ValueError(f"image_size {config.image_size}, expected 1 to {LARGEST} pixels")
             # Without a mean, each channel gets one.
             if config.channels > (most := max((v.numel() for v in self.encoder.values()), default=3)):

@@ -20,7 +20,7 @@ from castssl.checkpoints.checkpoint import Checkpoint, Which
 from castssl.contracts import Encoder
 from castssl.errors import DataError
 from castssl.files import not_safetensors
-from castssl.models.weight_files import NAMES, weights_in
+from castssl.models.weight_files import NAMES, refuse_two
 
 if TYPE_CHECKING:
     from castssl.checkpoints.official import Stage
@@ -92,13 +92,15 @@ def locate(source: str | Path) -> Path:
     if isinstance(source, str) and source.startswith(HUB):
         return _download(source.removeprefix(HUB))
     path = Path(source).expanduser()
-    file = weights_in(path) if path.is_dir() else path
-    if file is None or not file.is_file():
+    paths = [path / name for name in NAMES] if path.is_dir() else [path]
+    if not (existing := [file for file in paths if file.is_file()]):
         raise DataError(
             f"no weights at {source}; expected a finished run's folder, a .safetensors, .pth, .pth.tar or .pt"
             " file, or hf:USER/NAME"
         )
-    return file
+    if len(existing) > 1:
+        refuse_two(existing)
+    return existing[0]
 
 
 def _download(name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from castssl.errors import DataError
@@ -10,19 +11,18 @@ NAMES = ("encoder.safetensors", "model.safetensors")
 """The weights in the folder of a finished run, and in one of ``save_pretrained``."""
 
 
-def weights_in(folder: Path) -> Path | None:
-    """The file of :data:`NAMES` in a folder; None if it has none.
+def refuse_two(files: Sequence[Path]) -> None:
+    """Refuse a folder with both files of :data:`NAMES`, which may hold weights of different trainings.
 
-    Neither name goes before the other: the two files may hold weights of different trainings.
+    Args:
+        files: those that it has.
 
     Raises:
-        DataError: if it has both.
+        DataError: if these are two.
     """
-    files = [folder / name for name in NAMES if (folder / name).is_file()]
     if len(files) > 1:
         raise DataError(
-            f"{folder} has two files of weights: {NAMES[0]}, which a run writes, and {NAMES[1]}, which"
+            f"{files[0].parent} has two files of weights: {NAMES[0]}, which a run writes, and {NAMES[1]}, which"
             f" save_pretrained writes; expected one of them. Give the path of the one to read: {files[0]} or"
             f" {files[1]}"
         )
-    return files[0] if files else None
