@@ -91,9 +91,13 @@ def find_nearest(features: Tensor, k: int) -> Tensor:
         int64 (n, min(k, n - 1)), on the CPU.
 
     Raises:
-        ValueError: if there are no rows, or a feature is not finite.
+        ValueError: if there are fewer than 2 rows, or a feature is not finite.
     """
     check_rows("find_nearest", features)
+    if len(features) < 2 or k < 1:
+        raise ValueError(
+            f"find_nearest: expected k of 1 or more and 2 rows or more, got {k} and {len(features)}"
+        )
     bank = unit(features)
     nearest = []
     for some in blocks(len(bank), len(bank)):

@@ -140,8 +140,8 @@ def to_pil(image: ImageLike) -> Image.Image:
         return image.convert("RGB")
     if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] != 3:
         raise ValueError(
-            f"expected a uint8 RGB image (3, H, W), got {image.dtype} {tuple(image.shape)}; give the"
-            " view before castssl.data.normalize.to_views"
+            f"expected a uint8 RGB image (3, H, W), got {image.dtype} {tuple(image.shape)}; give the raw"
+            f" view, from before finish"
         )
     return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
 

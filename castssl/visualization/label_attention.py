@@ -9,7 +9,7 @@ from PIL import Image
 from castssl.metrics.figure_ground import MASS
 from castssl.types import LabelAttention
 from castssl.visualization.attention import heat
-from castssl.visualization.draw import CAPTION, ImageLike, captioned, draw_image, sheet, truncate
+from castssl.visualization.draw import CAPTION, ImageLike, captioned, draw_image, sheet, to_pil, truncate
 
 
 def draw_label_attention(
@@ -34,14 +34,30 @@ def draw_label_attention(
         index: which image of the batch.
         mass: the share of the figure.
         panel: height of a panel in pixels.
+
+    Raises:
+        ValueError: if there is no title, a column is no label, or the image's size is not that of the
+            segments.
     """
-    photo = draw_image(image, panel)
+    shown, segments = to_pil(image), attention.hierarchy.segments[index]
+    if (shown.height, shown.width) != tuple(segments.shape):
+        raise ValueError(
+            f"draw_label_attention: the image is {shown.height} x {shown.width}, but the segments are"
+            f" {tuple(segments.shape)} (height, width); give the cropped image that the encoder saw"
+        )
+    count = attention.weights[0].shape[1]
+    if not titles or not all(0 <= column < count for column in titles):
+        raise ValueError(
+            f"draw_label_attention: got titles of the columns {list(titles)}, expected some of 0 to"
+            f" {count - 1}"
+        )
+    photo = draw_image(shown, panel)
     labels = [attention.hierarchy.labels(stage)[index] for stage in range(len(attention.weights))]
     names = [f"stage {stage}, {int(labels[stage].max()) + 1} tokens" for stage in range(len(labels))]
     rows = []
     for column, title in titles.items():
         maps = [
-            heat(image, tokens, weights[index, column], mass=mass, panel=panel)
+            heat(shown, tokens, weights[index, column], mass=mass, panel=panel)
             for tokens, weights in zip(labels, attention.weights, strict=True)
         ]
         captions = [truncate(text, photo.width, CAPTION) for text in (title, *names)]

@@ -39,6 +39,8 @@ def test_the_nearest_are_those_of_all_pairs(k: int, monkeypatch: pytest.MonkeyPa
 def test_an_image_is_no_neighbor_of_its_copy_alone() -> None:
     rows = torch.tensor([[1.0, 0], [1, 0], [0, 1]])
     assert find_nearest(rows, 1).tolist() == [[1], [0], [0]]
+    with pytest.raises(ValueError, match="2 rows or more"):
+        find_nearest(rows[:1], 1)
 
 
 def test_shares_are_counted_over_the_images(image_folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -48,3 +49,12 @@ def test_a_panel_shows_a_label_s_attention_in_a_stage() -> None:
     assert quarters(drawn, 0, 0) == [False] * 4
     other = draw_label_attention(photo, attention(), {2: "owl", 0: "cat"}, 0, panel=SIDE)
     assert quarters(other, 1, 1) == [True, False, False, False]
+
+
+def test_other_sizes_and_labels_are_refused() -> None:
+    with pytest.raises(ValueError, match="image is 40 x 20"):
+        draw_label_attention(Image.new("RGB", (20, 40)), attention(), {0: "cat"})
+    photo = Image.new("RGB", (SIDE, SIDE))
+    for titles in ({3: "none"}, {-1: "none"}, {}):
+        with pytest.raises(ValueError, match="expected some of 0 to 2"):
+            draw_label_attention(photo, attention(), titles)
