@@ -24,7 +24,12 @@ def figure(attention: Tensor, mass: float = MASS) -> Tensor:
 
     Returns:
         bool (..., N), True on the figure; a token without attention is never on it.
+
+    Raises:
+        ValueError: if the share is out of range.
     """
+    if not 0 < mass <= 1:
+        raise ValueError(f"the figure's share of the attention: got {mass}, expected above 0 and up to 1")
     values, order = attention.double().sort(dim=-1, descending=True, stable=True)
     before = values.cumsum(-1) - values
     kept = (before < mass * values.sum(-1, keepdim=True)) & (values > 0)
@@ -36,7 +41,7 @@ def figure_ground_iou(tokens: Tensor, labels: Tensor, truth: Tensor) -> Tensor:
 
     Args:
         tokens: bool (B, A, N), True for the tokens on the figure.
-        labels: integer (B, H, W), the token of each pixel, below N; a pixel with a negative label is ground.
+        labels: integer (B, H, W), the token of each pixel; a pixel with a negative label is ground.
         truth: integer or bool (B, H, W), 1 on the figure and 0 on the ground; pixels with a negative number
             are left out.
 
@@ -44,10 +49,15 @@ def figure_ground_iou(tokens: Tensor, labels: Tensor, truth: Tensor) -> Tensor:
         float32 (B, A, 2): IoU of the figure and of the ground; not a number for one that the image lacks.
 
     Raises:
-        ValueError: if the maps differ in shape.
+        ValueError: if the maps differ in shape, or a label or a true number is too large.
     """
     shared = shared_pixels("figure_ground_iou", labels.long().clamp(min=-1) + 1, truth.long())
     images, chosen, count = tokens.shape
+    if shared.shape[1] > count + 2 or shared.shape[2] > 3:
+        raise ValueError(
+            f"figure_ground_iou: expected labels below {count} and a truth of 0 and 1, got labels up to"
+            f" {shared.shape[1] - 3} and a truth up to {shared.shape[2] - 2}"
+        )
     pixels = torch.zeros(images, count + 1, 2, dtype=torch.float64, device=labels.device)
     pixels[:, : shared.shape[1] - 1, : shared.shape[2] - 1] = shared[:, 1:, 1:]
     pixels = pixels.flip(2)  # True figure, then true ground.

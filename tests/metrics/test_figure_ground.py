@@ -47,6 +47,12 @@ def test_of_equal_tokens_the_first_are_kept_and_empty_ones_never() -> None:
     assert not figure(torch.zeros(4)).any()
 
 
+@pytest.mark.parametrize("mass", [0.0, 1.1])
+def test_a_share_out_of_range_is_refused(mass: float) -> None:
+    with pytest.raises(ValueError, match="expected above 0 and up to 1"):
+        figure(torch.ones(3), mass)
+
+
 def test_iou_equals_counting_pixel_by_pixel() -> None:
     draw = torch.Generator().manual_seed(0)
     labels = torch.randint(-1, 6, (4, 9, 7), generator=draw)
@@ -67,3 +73,8 @@ def test_a_perfect_figure_scores_one_and_its_complement_zero() -> None:
     tokens = torch.tensor([[[True, True, False, False], [False, False, True, True]]])
     truth = (labels < 2).long()
     assert figure_ground_iou(tokens, labels, truth).tolist() == [[[1, 1], [0, 0]]]
+
+
+def test_labels_without_a_token_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected labels below 2"):
+        figure_ground_iou(torch.ones(1, 1, 2).bool(), torch.full((1, 2, 2), 2), torch.zeros(1, 2, 2))
