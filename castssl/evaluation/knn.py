@@ -158,18 +158,21 @@ def knn(
         train_labels: int64 (n,), one level of the label path.
         test_features: float (m, D).
         test_labels: int64 (m,), of the same level.
-        k: how many neighbors vote, 1 or more; all of them if there are fewer train rows.
+        k: how many neighbors vote; all of them if there are fewer train rows.
         temperature: above 0; small values let the nearest decide.
-        classes: how many classes the level has; labels are in [0, classes).
+        classes: how many classes the level has.
 
     Returns:
         A top-1 accuracy in [0, 1].
 
     Raises:
-        ValueError: if there are no rows, or a feature is not finite.
+        ValueError: if shapes disagree, there are no rows, a label is not in [0, classes), a feature is not
+            finite, or ``k`` or ``temperature`` is out of range.
     """
-    check_rows("knn train", train_features)
-    check_rows("knn test", test_features)
+    if k < 1 or not temperature > 0:
+        raise ValueError(f"knn: expected k of 1 or more and a temperature above 0, got {k} and {temperature}")
+    _check("knn train", train_features, train_labels, classes)
+    _check("knn test", test_features, test_labels, classes)
     bank, votes = unit(train_features).T, train_labels
     neighbors = min(k, len(votes))
     right = 0
@@ -188,3 +191,16 @@ def _labeled(rows: Features) -> tuple[Tensor, Tensor]:
     features, paths = rows.gather()
     labeled = paths[:, -1] >= 0
     return features[labeled], paths[labeled, -1]
+
+
+def _check(name: str, rows: Tensor, labels: Tensor, classes: int) -> None:
+    check_rows(name, rows)
+    if labels.shape != rows.shape[:1]:
+        raise ValueError(
+            f"{name}: expected one label per row, ({len(rows)},), got {tuple(labels.shape)};"
+            f" choose a level of the path, labels[:, -1] for the finest"
+        )
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise ValueError(
+            f"{name}: expected labels in [0, {classes}), got {int(labels.min())} to {int(labels.max())}"
+        )

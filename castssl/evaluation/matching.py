@@ -71,8 +71,12 @@ def match(a: Tensor, b: Tensor) -> float:
         In [0, 1]; 1 / n if all rows of ``b`` are alike (a collapsed encoder).
 
     Raises:
-        ValueError: if there are no rows, or a feature is not finite.
+        ValueError: if the shapes differ, there are no rows, or a feature is not finite.
     """
+    if a.shape != b.shape:
+        raise ValueError(
+            f"match: expected two (n, D) of one shape, got {tuple(a.shape)} and {tuple(b.shape)}"
+        )
     check_rows("match", a)
     check_rows("match", b)
     bank = unit(b).T

@@ -48,7 +48,15 @@ class AverageRecall:
         Args:
             segments: int32 (L, H, W), label maps fine to coarse; a negative label belongs to no segment.
             regions: int32 (H, W), the true regions 1, 2, ...; 0 and less belong to none.
+
+        Raises:
+            ValueError: if the sizes differ.
         """
+        if segments.ndim != 3 or segments.shape[1:] != regions.shape:
+            raise ValueError(
+                f"expected segments (L, H, W) and regions (H, W) of one size, got {segments.shape} and"
+                f" {regions.shape}"
+            )
         numbers = np.unique(regions[regions > 0])
         true = self._encoded([regions == number for number in numbers])
         found = self._encoded(_first(segments))

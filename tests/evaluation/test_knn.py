@@ -138,6 +138,10 @@ def test_the_vote_knows_its_own_rows_and_nothing_of_noise() -> None:
 
 def test_a_vote_that_cannot_be_held_is_refused() -> None:
     rows, labels = clouds(3, 20)
+    with pytest.raises(ValueError, match="choose a level"):
+        knn(rows, labels[:, None], rows, labels, classes=4)
+    with pytest.raises(ValueError, match=r"\[0, 3\), got 0 to 3"):
+        knn(rows, labels, rows, labels, classes=3)
     with pytest.raises(ValueError, match="n > 0"):
         knn(rows[:0], labels[:0], rows, labels, classes=4)
     with pytest.raises(ValueError, match="diverged"):

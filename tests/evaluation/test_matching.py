@@ -22,6 +22,8 @@ def test_matching_counts_rows_that_find_their_own() -> None:
     swapped = rows[[1, 0, *range(2, 50)]]
     assert match(rows, swapped) == pytest.approx(0.96)
     assert match(rows, torch.ones(50, 8)) == pytest.approx(0.02)
+    with pytest.raises(ValueError, match="one shape"):
+        match(rows, rows[:3])
 
 
 def test_the_images_are_spread_and_their_views_those_of_a_loader(

@@ -86,7 +86,9 @@ def test_without_regions_or_without_segments() -> None:
     assert recall.compute() == 0
 
 
-def test_a_missing_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_sizes_and_a_missing_library_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"got \(1, 4, 4\) and \(4, 5\)"):
+        AverageRecall().update(np.zeros((1, 4, 4), np.int32), np.zeros((4, 5), np.int32))
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     with pytest.raises(PluginError, match="install faster-coco-eval"):
         AverageRecall()
