@@ -23,7 +23,7 @@ from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError, DataError
 from castssl.files import not_safetensors
 from castssl.models.timm_registry import TimmCAST, TimmFeatures
-from castssl.models.weight_files import NAMES, weights_in
+from castssl.models.weight_files import NAMES, refuse_two
 
 SETTINGS = "castssl"
 """The metadata key of the settings in castssl's files."""
@@ -45,9 +45,10 @@ def load_checkpoint(model: nn.Module, checkpoint_path: str, *args: Any, **option
         return _timms(model, checkpoint_path, *args, **options)
     path = Path(checkpoint_path).expanduser()
     if path.is_dir():
-        if (file := weights_in(path)) is None:
+        if not (existing := [path / name for name in NAMES if (path / name).is_file()]):
             raise DataError(f"{path} holds none of {', '.join(NAMES)}; give the folder of a finished run")
-        path = file
+        refuse_two(existing)
+        path = existing[0]
     try:
         if (config := _config(path)) is not None:
             _adapt(model, config, path)

@@ -186,7 +186,7 @@ class NoMoreFiles(Files):
 def test_a_fault_of_the_system_is_no_unreadable_mask(flat: Path) -> None:
     """Else the image would be left out of what is measured on objects."""
     images = _open(f"folder:{flat}")
-    write(flat, [f"masks/train/{images.name(0)}"])
+    write_masks(flat, [f"masks/train/{images.name(0)}"])
     whole = _open(f"folder:{flat}")
     assert isinstance(whole.source, Files)
     refused = replace(whole, source=NoMoreFiles(Path(whole.source.folder), [images.name(0)]))

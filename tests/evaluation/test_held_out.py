@@ -113,7 +113,7 @@ def test_other_masks_may_be_given(image_folder: Path, tmp_path: Path) -> None:
     """As PartImageNet's, which know some of the training images and no held-out one."""
     shape = {"size": [32, 32], "counts": [0, 512, 512]}
     content: dict[str, Any] = {
-        "images": [{"id": 1, "file_name": "0005.png", "width": 32, "height": 32}],
+        "images": [{"id": 1, "file_name": "meadow/butterfly/0005.png", "width": 32, "height": 32}],
         "categories": [{"id": 0, "name": "left"}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 0, "segmentation": shape}],
     }
