@@ -22,7 +22,6 @@ def refuse_two(files: Sequence[Path]) -> None:
     """
     if len(files) > 1:
         raise DataError(
-            f"{files[0].parent} has two files of weights: {NAMES[0]}, which a run writes, and {NAMES[1]}, which"
-            f" save_pretrained writes; expected one of them. Give the path of the one to read: {files[0]} or"
-            f" {files[1]}"
+            f"{files[0].parent} has two files of weights: {NAMES[0]}, which a run writes, and {NAMES[1]},"
+            f" which save_pretrained writes; expected one. Give the path of that to read: {files[0]} or {files[1]}"
         )
