@@ -23,5 +23,5 @@ def refuse_two(files: Sequence[Path]) -> None:
     if len(files) > 1:
         raise DataError(
             f"{files[0].parent} has two files of weights: {NAMES[0]}, which a run writes, and {NAMES[1]},"
-            f" which save_pretrained writes; expected one. Give the path of that to read: {files[0]} or {files[1]}"
+            f" which save_pretrained writes; expected one. Give the path of one: {files[0]} or {files[1]}"
         )
