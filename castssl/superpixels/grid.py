@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import torch
@@ -13,7 +12,6 @@ from castssl.errors import ConfigError
 from castssl.superpixels.per_image import check
 
 
-@dataclass(eq=False)
 class Grid(Superpixels):
     """Cells of ``cell`` x ``cell`` pixels, numbered row by row; cells at the right and bottom may be cut.
 
@@ -25,15 +23,15 @@ class Grid(Superpixels):
         ConfigError: if ``cell`` is below 1 or ``runs_on`` is neither of the two.
     """
 
-    cell: int = 16
-    _: KW_ONLY
-    runs_on: Literal["worker", "device"] = "device"
+    runs_on: Literal["worker", "device"]
 
-    def __post_init__(self) -> None:
-        if self.cell < 1:
-            raise ConfigError(f"a grid's cell must be at least 1 pixel, got {self.cell}; try cell=16")
-        if self.runs_on not in ("worker", "device"):
-            raise ConfigError(f"runs_on must be 'worker' or 'device', got {self.runs_on!r}")
+    def __init__(self, cell: int = 16, *, runs_on: Literal["worker", "device"] = "device") -> None:
+        if cell < 1:
+            raise ConfigError(f"a grid's cell must be at least 1 pixel, got {cell}; try cell=16")
+        if runs_on not in ("worker", "device"):
+            raise ConfigError(f"runs_on must be 'worker' or 'device', got {runs_on!r}")
+        self.cell = cell
+        self.runs_on = runs_on
 
     def capacity(self, height: int, width: int) -> int:
         """The number of cells, rows times columns: exact."""
@@ -51,3 +49,6 @@ class Grid(Superpixels):
         y = torch.arange(height, device=images.device, dtype=torch.int32) // self.cell
         x = torch.arange(width, device=images.device, dtype=torch.int32) // self.cell
         return (y[:, None] * columns + x).expand(batch, -1, -1).contiguous()
+
+    def __repr__(self) -> str:
+        return f"Grid(cell={self.cell}, runs_on={self.runs_on!r})"

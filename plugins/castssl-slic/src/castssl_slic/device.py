@@ -8,9 +8,8 @@ and of the eight around it: there is no search, all shapes are static, and nothi
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
 from itertools import product
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,7 +46,6 @@ def fit(height: int, width: int, count: int) -> Cells:
     return Cells(rows, -(-width // wide), tall, wide)
 
 
-@dataclass(eq=False)
 class DeviceSlic(Superpixels):
     """SLIC in batches, on a GPU or a CPU: at most ``count`` superpixels, each of them connected.
 
@@ -65,21 +63,29 @@ class DeviceSlic(Superpixels):
         ConfigError: if an option is out of range.
     """
 
-    runs_on = "device"
-    count: int = 196
-    _: KW_ONLY
-    compactness: float = 20.0
-    iterations: int = 10
-    smallest: float = 0.1
-    sweeps: int = 4
+    runs_on: Literal["worker", "device"] = "device"
+    count: int
 
-    def __post_init__(self) -> None:
-        least = min(self.count, self.iterations) >= 1 and self.compactness > 0 and self.sweeps >= 0
-        if not least or not 0 <= self.smallest <= 1:
+    def __init__(
+        self,
+        count: int = 196,
+        *,
+        compactness: float = 20.0,
+        iterations: int = 10,
+        smallest: float = 0.1,
+        sweeps: int = 4,
+    ) -> None:
+        if not (count >= 1 and compactness > 0 and iterations >= 1 and 0 <= smallest <= 1 and sweeps >= 0):
             raise ConfigError(
                 "device-slic takes count, iterations >= 1, compactness > 0, smallest 0 to 1, sweeps >= 0;"
-                f" got {self}"
+                f" got count={count}, compactness={compactness}, iterations={iterations},"
+                f" smallest={smallest}, sweeps={sweeps}"
             )
+        self.count = count
+        self.compactness = compactness
+        self.iterations = iterations
+        self.smallest = smallest
+        self.sweeps = sweeps
 
     def capacity(self, height: int, width: int) -> int:
         """The number of cells, rows times columns: never above ``count``."""
@@ -101,6 +107,12 @@ class DeviceSlic(Superpixels):
         smallest = self.smallest * cells.height * cells.width
         count = cells.rows * cells.columns
         return repair(labels, colors, count=count, smallest=smallest, sweeps=self.sweeps).int()
+
+    def __repr__(self) -> str:
+        return (
+            f"DeviceSlic(count={self.count}, compactness={self.compactness}, iterations={self.iterations},"
+            f" smallest={self.smallest}, sweeps={self.sweeps})"
+        )
 
 
 def assign(colors: Tensor, cells: Cells, *, compactness: float, iterations: int) -> Tensor:

@@ -6,7 +6,6 @@ Achanta et al., SLIC Superpixels Compared to State-of-the-Art Superpixel Methods
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
 from importlib import import_module
 from typing import Any
 
@@ -25,7 +24,6 @@ _BUILDERS = ("cython", "numpy", "setuptools", "wheel")
 """What building fast-slic takes; its source distribution names none of them."""
 
 
-@dataclass(eq=False)
 class FastSlic(Superpixels):
     """SLIC by fast-slic: at most ``count`` connected superpixels, no randomness.
 
@@ -40,20 +38,26 @@ class FastSlic(Superpixels):
         PluginError: if fast-slic is not installed; says how to install it.
     """
 
-    count: int = 196
-    _: KW_ONLY
-    compactness: float = 10.0
-    iterations: int = 10
-    smallest: float = 0.25
+    count: int
 
-    def __post_init__(self) -> None:
-        least = 1 <= self.count <= MOST and self.compactness > 0 and self.iterations >= 1
-        if not least or not 0 <= self.smallest <= 1:
+    def __init__(
+        self,
+        count: int = 196,
+        *,
+        compactness: float = 10.0,
+        iterations: int = 10,
+        smallest: float = 0.25,
+    ) -> None:
+        if not (1 <= count <= MOST and compactness > 0 and iterations >= 1 and 0 <= smallest <= 1):
             raise ConfigError(
-                f"slic takes count 1 to {MOST}, compactness > 0, iterations >= 1 and smallest 0 to 1, "
-                f"got {self}"
+                f"slic takes count 1 to {MOST}, compactness > 0, iterations >= 1 and smallest 0 to 1, got"
+                f" count={count}, compactness={compactness}, iterations={iterations}, smallest={smallest}"
             )
         _engine()
+        self.count = count
+        self.compactness = compactness
+        self.iterations = iterations
+        self.smallest = smallest
 
     def capacity(self, height: int, width: int) -> int:
         """``count``, or the number of pixels if there are fewer."""
@@ -78,6 +82,12 @@ class FastSlic(Superpixels):
         )
         labels: NDArray[Any] = engine.iterate(image, self.iterations)
         return labels
+
+    def __repr__(self) -> str:
+        return (
+            f"FastSlic(count={self.count}, compactness={self.compactness}, iterations={self.iterations},"
+            f" smallest={self.smallest})"
+        )
 
 
 def _engine() -> Any:

@@ -6,7 +6,6 @@ Achanta et al., SLIC Superpixels Compared to State-of-the-Art Superpixel Methods
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,6 @@ TRIES = 10
 """How often the compactness is raised at most: 3 ** 10 times it leaves color without a say."""
 
 
-@dataclass(eq=False)
 class SkimageSlic(Superpixels):
     """SLIC by scikit-image: at most ``count`` superpixels, no randomness; the slowest, and the published one.
 
@@ -42,15 +40,18 @@ class SkimageSlic(Superpixels):
         PluginError: if scikit-image is not installed.
     """
 
-    count: int = 196
-    _: KW_ONLY
-    compactness: float = 10.0
-    rescale: bool = True
+    count: int
 
-    def __post_init__(self) -> None:
-        if self.count < 1 or self.compactness <= 0:
-            raise ConfigError(f"skimage-slic takes count >= 1 and compactness > 0, got {self}")
+    def __init__(self, count: int = 196, *, compactness: float = 10.0, rescale: bool = True) -> None:
+        if count < 1 or compactness <= 0:
+            raise ConfigError(
+                f"skimage-slic takes count >= 1 and compactness > 0, got count={count},"
+                f" compactness={compactness}"
+            )
         _slic()
+        self.count = count
+        self.compactness = compactness
+        self.rescale = rescale
 
     def capacity(self, height: int, width: int) -> int:
         """``count``, or the number of pixels if there are fewer."""
@@ -82,6 +83,9 @@ class SkimageSlic(Superpixels):
                 break
             compactness *= 3
         return at_most(labels, most)
+
+    def __repr__(self) -> str:
+        return f"SkimageSlic(count={self.count}, compactness={self.compactness}, rescale={self.rescale})"
 
 
 def _unstretched(image: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
