@@ -71,14 +71,15 @@ SHELF: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 class Entry(NamedTuple):
     """One registered plugin, by the metadata of its distribution."""
 
-    point: metadata.EntryPoint
+    name: str
     distribution: str
     version: str
 
-    @property
-    def name(self) -> str:
-        """As ``--pooling`` and the like take it."""
-        return self.point.name
+
+class _Point(NamedTuple):
+    point: metadata.EntryPoint
+    distribution: str
+    version: str
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version} ({self.point.value})"
@@ -92,8 +93,7 @@ def names(kind: str) -> list[Entry]:
     Raises:
         ConfigError: if there is no such kind.
     """
-    group = f"castssl.{check_kind(kind)}"
-    return [entry for entry in _entries(_path_times()) if entry.point.group == group]
+    return [Entry(p.point.name, p.distribution, p.version) for p in _points(kind)]
 
 
 def require(kind: str, name: str) -> None:
@@ -389,6 +389,11 @@ def _distributions() -> Iterator[tuple[metadata.Distribution | None, str]]:
             yield None, f"the metadata in {where} cannot be read: {type(cause).__name__}: {cause}"
 
 
+def _points(kind: str) -> list[_Point]:
+    group = f"castssl.{check_kind(kind)}"
+    return [point for point in _points_of(_path_times()) if point.point.group == group]
+
+
 def _path_times() -> tuple[tuple[str, float], ...]:
     """The folders of sys.path with their times, which change when a distribution is added or removed."""
     folders = [os.path.abspath(entry) for entry in sys.path]
@@ -396,9 +401,9 @@ def _path_times() -> tuple[tuple[str, float], ...]:
 
 
 @lru_cache(maxsize=1)
-def _entries(path_times: tuple[tuple[str, float], ...]) -> list[Entry]:
+def _points_of(path_times: tuple[tuple[str, float], ...]) -> list[_Point]:
     """The entry points of all kinds, sorted.  Each model builds several plugins, and reading takes 10 ms."""
-    entries: dict[tuple[str, ...], Entry] = {}
+    points: dict[tuple[str, ...], _Point] = {}
     for copy, _ in _distributions():
         if copy is None:
             continue
@@ -408,13 +413,13 @@ def _entries(path_times: tuple[tuple[str, float], ...]) -> list[Entry]:
         for point in first.entry_points:
             if point.group.startswith("castssl."):
                 key = (point.group, point.name, re.sub(r"[-_.]+", "-", label).lower(), point.value)
-                entries.setdefault(key, Entry(point, label, first.version))
-    return [entries[key] for key in sorted(entries)]
+                points.setdefault(key, _Point(point, label, first.version))
+    return [points[key] for key in sorted(points)]
 
 
-def _one(kind: str, name: str) -> Entry:
-    entries = names(kind)
-    same = [entry for entry in entries if entry.name == name]
+def _one(kind: str, name: str) -> _Point:
+    points = _points(kind)
+    same = [p for p in points if p.point.name == name]
     if len(same) == 1:
         return same[0]
     if same:
@@ -424,11 +429,11 @@ def _one(kind: str, name: str) -> Entry:
             f"remove all but one: {' or '.join(f'`{uninstall(owner)}`' for owner in owners)}"
         )
     owner = next((owner for owner, kinds in SHELF.items() if name in kinds.get(kind, ())), None)
-    hint = did_you_mean(name, [entry.name for entry in entries])
+    hint = did_you_mean(name, [p.point.name for p in points])
     remedy = f"; {owner} has it: `{install_plugin(owner)}`" if owner else hint
     raise UnknownPlugin(
         f"no {kind} plugin is called {name!r}{remedy}\n"
-        f"installed: {', '.join(f'{p.name} ({p.distribution} {p.version})' for p in entries) or 'none'}"
+        f"installed: {', '.join(f'{p.point.name} ({p.distribution} {p.version})' for p in points) or 'none'}"
     )
 
 

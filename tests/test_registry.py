@@ -71,8 +71,7 @@ def test_listing_imports_neither_torch_nor_a_plugin(installed: Path) -> None:
 
 
 def test_an_entry_tells_where_it_comes_from(installed: Path) -> None:
-    entry = named("pooling")["healthy"]
-    assert (entry.name, entry.distribution, entry.version) == ("healthy", "castssl-healthy", "1.0")
+    assert named("pooling")["healthy"] == registry.Entry("healthy", "castssl-healthy", "1.0")
 
 
 def test_unknown_kind_is_refused_with_a_hint() -> None:

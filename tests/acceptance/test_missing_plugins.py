@@ -34,9 +34,9 @@ def castssl_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return (found for found in installed() if found.metadata["Name"] not in SHELF)
 
     monkeypatch.setattr(metadata, "distributions", without)
-    registry._entries.cache_clear()
+    registry._points_of.cache_clear()
     yield
-    registry._entries.cache_clear()
+    registry._points_of.cache_clear()
 
 
 def project_in(message: str) -> str:
