@@ -115,13 +115,16 @@ def check_parents(paths: Sequence[Sequence[str]]) -> None:
 def pick(tree: LabelTree, classes: Sequence[Sequence[int]]) -> LabelTree:
     """The tree of some classes in a new order: class i of level l is the old class ``classes[l][i]``.
 
-    The parents of the chosen classes are chosen, too.
+    Raises:
+        DataError: if a chosen class loses its parent or all its children.
     """
     place = [{old: new for new, old in enumerate(chosen)} for chosen in classes]
-    parents = [
-        tuple(place[level][table[old]] for old in classes[level + 1])
-        for level, table in enumerate(tree.parents)
-    ]
+    parents = []
+    for level, table in enumerate(tree.parents):
+        orphans = [old for old in classes[level + 1] if table[old] not in place[level]]
+        if orphans:
+            raise DataError(f"classes {orphans[:5]} of level {level + 1} would lose their parents")
+        parents.append(tuple(place[level][table[old]] for old in classes[level + 1]))
     names = tuple(
         tuple(level[old] for old in chosen)
         for level, chosen in zip(tree.names, classes, strict=bool(tree.names))

@@ -92,3 +92,5 @@ def test_pick_keeps_and_reorders() -> None:
     tree = LabelTree((2, 3), ((0, 0, 1),), (("a", "b"), ("x", "y", "z")))
     picked = taxonomies.pick(tree, [[1, 0], [2, 1]])
     assert picked == LabelTree((2, 2), ((0, 1),), (("b", "a"), ("z", "y")))
+    with pytest.raises(DataError, match=r"\[1\] of level 1 would lose"):
+        taxonomies.pick(tree, [[1], [2, 1]])
