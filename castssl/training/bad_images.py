@@ -10,6 +10,7 @@ The log is rewound to the checkpoint that a run goes on from, and the list with 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from itertools import islice
@@ -25,7 +26,6 @@ from castssl.config import RunConfig
 from castssl.datasets.unreadable import Ledger
 from castssl.errors import DataError
 from castssl.training.logging import FILE, Log
-from castssl.training.runs import log_lines
 
 
 @runtime_checkable
@@ -159,10 +159,16 @@ class BadImages:
 def _read(path: Path) -> dict[str, dict[str, str]]:
     """What a log lists, by event and name, since the run began; a line that is damaged does not count."""
     listed: dict[str, dict[str, str]] = {UNREADABLE: {}, CLIPPED: {}}
-    for line in log_lines(path):
-        event, image = line.get("event"), line.get("image")
-        if event == "start" and line.get("after") == 0:
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(values, dict):
+            continue
+        event, image = values.get("event"), values.get("image")
+        if event == "start" and values.get("after") == 0:
             listed = {UNREADABLE: {}, CLIPPED: {}}
         elif event in listed and isinstance(image, str):
-            listed[event][image] = str(line.get("reason"))
+            listed[event][image] = str(values.get("reason"))
     return listed
