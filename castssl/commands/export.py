@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,8 @@ def _read(args: argparse.Namespace) -> tuple[Exportable, Model, dict[str, Any]]:
 def _name(model: str) -> str:
     """How a file that may be shared names a model: a path by its last part."""
     path = Path(model).expanduser()
-    return path.resolve().name if path.exists() else model
+    # not resolve(): a file in a cache of the Hub is a link to one that is named by its hash
+    return Path(os.path.abspath(path)).name if path.exists() else model
 
 
 def _export(args: argparse.Namespace) -> int:

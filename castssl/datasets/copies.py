@@ -13,6 +13,7 @@ from castssl.errors import DataError
 BLOCK = 2**16
 """Bytes that are copied at once."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 def temporary_file() -> IO[bytes]:
@@ -20,10 +21,13 @@ def temporary_file() -> IO[bytes]:
 
     Raises:
         DataError: if the system refuses it.
+        OSError: if too many files are open, which no other folder changes.
     """
     try:
         return tempfile.TemporaryFile()
     except OSError as error:
+        if error.errno in _FILES:
+            raise
         raise _refused(error) from error
 
 

@@ -180,7 +180,8 @@ def measured_apart(runs: Sequence[tuple[str, RunSummary]]) -> list[str]:
     sentences = ["results with different evaluation settings are not comparable"]
     for settings, names in groups.items():
         further = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        sentences.append(f"evaluated with{settings or ' the defaults'}: {', '.join(names[:NAMED])}{further}")
+        known = settings or " the defaults, or with settings that an earlier version did not log"
+        sentences.append(f"evaluated with{known}: {', '.join(names[:NAMED])}{further}")
     return sentences
 
 

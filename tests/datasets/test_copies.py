@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import tempfile
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -52,6 +54,17 @@ def test_a_full_disk_is_named(count: int, full: Path) -> None:
     with pytest.raises(DataError, match=message(full)):
         append(copy, io.BytesIO(bytes(count)))
     assert copy.closed
+
+
+def test_too_many_open_files_are_no_fault_of_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The advice on the limit of open files needs the error itself."""
+
+    def refuse() -> IO[bytes]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        temporary_file()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

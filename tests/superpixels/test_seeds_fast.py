@@ -105,8 +105,6 @@ def test_labels_stay_below_capacity_at_any_size(height: int, width: int, count: 
 
 
 def test_seeds_sees_a_quarter_of_the_size_where_that_has_as_many_cells() -> None:
-    small = [(size, SeedsFast(196).capacity(size, size)) for size in (32, 56, 57, 112, 224)]
-    assert small == [(size, Seeds(196, scale=0.5).capacity(size, size)) for size, _ in small]
     for size, seen in ((112, 28), (224, 56), (52, 26)):
         seeds = SeedsFast(196)
         seeds(torch.zeros(1, 3, size, size, dtype=torch.uint8))

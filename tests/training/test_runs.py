@@ -142,7 +142,7 @@ def test_runs_with_other_evaluation_settings_are_told_apart(
     assert main(["runs", str(tmp_path)]) == 0
     output = " ".join(capsys.readouterr().out.split())
     assert "results with different evaluation settings are not comparable" in output
-    assert "evaluated with the defaults:" in output
+    assert "evaluated with the defaults, or with settings" in output
     assert "evaluated with --val folder:x: b" in output
     assert main(["runs", str(tmp_path / "b")]) == 0
     assert "evaluated with" not in capsys.readouterr().out
