@@ -8,7 +8,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms as T
 
-from castssl.data.views import Augment, CroppedView, Window, check_size, to_box, to_uint8
+from castssl.data.random_window import Window
+from castssl.data.views import Augment, CroppedView, check_size, to_box, to_uint8
 from castssl.datasets.images import Plan
 from castssl.errors import ConfigError
 

@@ -14,6 +14,7 @@ from torchvision.transforms import functional
 
 from castssl.data.evaluation_views import SLIM, resized_size
 from castssl.data.photometric import Jitter
+from castssl.data.random_window import random_window
 from castssl.data.views import Augment, CroppedView, to_uint8
 from castssl.datasets.images import Box, Plan
 from castssl.datasets.multichannel import MultiChannel
@@ -84,7 +85,8 @@ class TaxonViews(Augment):
 
     def _cropped(self, image: Image.Image, flip: bool) -> CroppedView:
         """A random crop with other colors."""
-        top, left, high, wide = T.RandomResizedCrop.get_params(image, [self.crop_min, 1.0], [3 / 4, 4 / 3])
+        left, top, right, bottom = random_window(*image.size, self.crop_min)
+        wide, high = right - left, bottom - top
         view = functional.resized_crop(image, top, left, high, wide, [self.size, self.size])
         if torch.rand(1) < 0.8:
             view = Image.fromarray(self._jitter(np.array(view)))

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision import transforms as T
 
 from castssl.data.photometric import MOCO, ColorAugment, Pixels, augment_colors
+from castssl.data.random_window import Window, random_window
 from castssl.datasets.images import Box, Plan
 from castssl.errors import ConfigError
 
@@ -32,8 +32,6 @@ __all__ = [
 
 Views = list[Tensor]
 """One uint8 (C, size, size) tensor per view."""
-Window = tuple[int, int, int, int]
-"""Left, top, right and bottom in pixels."""
 
 
 class CroppedView(NamedTuple):
@@ -105,14 +103,9 @@ class TwoViews(Augment):
 
     def plan(self, width: int, height: int) -> Plan:
         """The crops of an image of this size, by torchvision's law; no pixel is read."""
-        shape = torch.empty((3, height, width), device="meta")
-        boxes, least = [], min(width, height)
-        for _ in range(self.views):
-            ratios = [3 / 4, 4 / 3]
-            top, left, high, wide = T.RandomResizedCrop.get_params(shape, [self.crop_min, 1.0], ratios)
-            boxes.append(to_box((left, top, left + wide, top + high), width, height))
-            least = min(least, high, wide)
-        return Plan(tuple(boxes), _shrink(least / self.size))
+        windows = [random_window(width, height, self.crop_min) for _ in range(self.views)]
+        least = min(min(right - left, bottom - top) for left, top, right, bottom in windows)
+        return Plan(tuple(to_box(window, width, height) for window in windows), _shrink(least / self.size))
 
     def crop(self, image: Image.Image, plan: Plan | None = None) -> list[CroppedView]:
         """One view for each entry of ``colors``, and their places."""
@@ -128,7 +121,7 @@ class TwoViews(Augment):
         # PIL's filter, to within one gray value, in a quarter of its time.
         small = interpolate(crop, (self.size, self.size), mode="bilinear", antialias=True)
         view = augment_colors(small[0].permute(1, 2, 0).contiguous().numpy(), colors, self.blur)
-        flipped = bool(torch.rand(1) < colors.flip)
+        flipped = torch.rand(1).item() < colors.flip
         return CroppedView(_tensor(view, flipped), to_box(window, width, height), flipped)
 
 

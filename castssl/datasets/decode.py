@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from castssl.datasets.depth import Range, eight_bits, is_deep, refuse_range
+from castssl.datasets.jpeg import read_jpeg
 from castssl.datasets.multichannel import MultiChannel, open_image, reduced
 from castssl.datasets.orientation import ON_SIDE, orientation, turned
 from castssl.datasets.pil_warnings import silence_pil
@@ -102,11 +103,13 @@ def read(opened: Image.Image, least: tuple[int, int] | None = None, declared: Ra
         DataError: if the image has more than 8 bits and nothing declares its range.
         Exception: of almost any kind, if it is broken.
     """
-    by = orientation(opened)
+    by, full = orientation(opened), opened.size
     if least is not None:
         opened.draft(None, least[::-1] if by in ON_SIDE else least)
-    opened.load()
-    rgb, remark = to_rgb(opened, declared)
+    image: Image.Image | None = read_jpeg(opened) if opened.size == full else None
+    if image is None:
+        opened.load()
+    rgb, remark = to_rgb(image or opened, declared)
     return Decoded(rgb if isinstance(opened, TiffImageFile) else turned(rgb, by), by, remark)
 
 

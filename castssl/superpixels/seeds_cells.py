@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,7 @@ def opencv_cells(height: int, width: int, requested: int) -> tuple[int, int] | N
     return (rows, columns) if rows and columns else None
 
 
+@lru_cache(maxsize=64)
 def cells_of(height: int, width: int, count: int) -> tuple[int, int, int]:
     """Rows, columns, and the request to OpenCV; 0 means that a plain grid takes its place."""
     requested = min(count, (height // 2) * (width // 2))

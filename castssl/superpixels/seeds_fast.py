@@ -1,4 +1,4 @@
-"""SEEDS at a quarter of the size, then exchanges of pixels across borders: good partitions in little time.
+"""SEEDS at an eighth of the size, then exchanges of pixels across borders: good partitions in little time.
 
 SEEDS compares coarse histograms, which leaves pixels beside a segment that is closer to them in color.  So
 its blocks alone suffice if each pixel on a border then goes to the neighbor with the nearest mean color: a
@@ -34,8 +34,8 @@ class SeedsFast(Seeds):
         count: as in :class:`castssl.superpixels.seeds.Seeds`, and so are the others.
         bins: histogram bins per Lab channel.
         iterations: SEEDS's sweeps over the pixels before the exchanges; its blocks alone by default.
-        scale: the image is resized by this first, and its labels back to full size by nearest.  SEEDS and the
-            first exchanges see half of the resized image, unless that gives fewer superpixels.
+        scale: the image is resized by this first, and its labels back to full size by nearest.  The first
+            exchanges run at half of that size and SEEDS at a quarter, unless that gives fewer superpixels.
 
     Raises:
         ConfigError: if an option is out of range.
@@ -46,16 +46,22 @@ class SeedsFast(Seeds):
         super().__init__(count, bins=bins, iterations=iterations, scale=scale, prior=0)
 
     def _labels(self, image: NDArray[np.uint8]) -> NDArray[np.int32]:
+        half = self._half(image)
+        labels, exchange = super()._labels(self._half(half)), Exchange(half)
+        labels = enlarge(labels, *half.shape[:2])
+        for _ in range(_EXCHANGES):
+            colors = exchange.colors(labels)
+            labels = exchange(labels, colors)
+        # The colors before the last exchange: new ones explain 0.2 % more, and take 4 % of the time.
+        return Exchange(image)(enlarge(labels, *image.shape[:2]), colors)
+
+    def _half(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The image at half size, or itself if that gives fewer superpixels."""
         height, width = image.shape[:2]
         half = max(1, height // 2), max(1, width // 2)
-        small = image
-        if cells_of(*half, self.count) == cells_of(height, width, self.count):
-            small = np.asarray(cv2.resize(image, half[::-1], interpolation=cv2.INTER_AREA), np.uint8)
-        labels, exchange = super()._labels(small), Exchange(small)
-        for _ in range(_EXCHANGES):
-            labels = exchange(labels, exchange.colors(labels))
-        colors = exchange.colors(labels)
-        return Exchange(image)(enlarge(labels, height, width), colors)
+        if cells_of(*half, self.count) != cells_of(height, width, self.count):
+            return image
+        return np.asarray(cv2.resize(image, half[::-1], interpolation=cv2.INTER_AREA), np.uint8)
 
 
 class Exchange:
@@ -84,7 +90,7 @@ class Exchange:
         return packed.ravel()
 
     def colors(self, labels: NDArray[np.int32]) -> NDArray[np.uint8]:
-        """The mean color of each label, rounded: uint8 (3, labels); 0 for a label without pixels.
+        """The mean color of each label, rounded: uint8 (labels, 4), RGB0; 0 for a label without pixels.
 
         Args:
             labels: int32 (H, W), 0 or more.
@@ -97,18 +103,24 @@ class Exchange:
             channels = sums >> np.array([[0], [_FIELD], [2 * _FIELD]]) & (2**_FIELD - 1)
         else:
             channels = np.stack([np.bincount(indices, plane.ravel()) for plane in self._channels])
-        return np.asarray(channels / np.maximum(sizes, 1) + 0.5, np.uint8)
+        colors = np.zeros((len(sizes), 4), np.uint8)
+        colors.T[:3] = channels / np.maximum(sizes, 1) + 0.5
+        return colors
 
     def __call__(self, labels: NDArray[np.int32], colors: NDArray[np.uint8]) -> NDArray[np.int32]:
         """The labels after the exchange; a label may vanish, none is new.
 
         Args:
             labels: int32 (H, W), 0 or more.
-            colors: uint8 (3, labels) of at least as many labels, such as :meth:`colors`.
+            colors: uint8 (labels, 4) of at least as many labels, such as :meth:`colors`.
         """
         height, width = labels.shape
         framed = np.asarray(cv2.copyMakeBorder(labels, 1, 1, 1, 1, cv2.BORDER_REPLICATE), np.int32)
-        means = colors.take(framed.astype(np.int64), 1).reshape(-1, width + 2)
+        # Four bytes of a color at once, which OpenCV splits, take half the time of three gathers.
+        gathered = colors.view(np.uint32)[:, 0].take(framed.astype(np.int64)).view(np.uint8)
+        planes = np.empty((4, height + 2, width + 2), np.uint8)
+        cv2.split(gathered.reshape(height + 2, width + 2, 4), list(planes))
+        means = planes.reshape(-1, width + 2)
         new: NDArray[np.int32] = labels.copy()
         nearest = self._distance(means, 1, 1)
         # A tie leaves a pixel where it is.

@@ -84,7 +84,12 @@ def published(size: int) -> Row:
         engine.iterate(cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB), 20)
         return torch.from_numpy(engine.getLabels())
 
-    return Row("published", lambda b: decode(io.BytesIO(b)), lambda i: [view(i) for view in views], partition)
+    return Row(
+        "published",
+        lambda b: Image.open(io.BytesIO(b)).convert("RGB"),
+        lambda i: [view(i) for view in views],
+        partition,
+    )
 
 
 def castssl_row(size: int, spec: str) -> Row:

@@ -8,12 +8,22 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 from torchvision import transforms as T
 from torchvision.transforms import functional as F
 
-from castssl.data.photometric import ColorAugment, Jitter, Pixels, augment_colors, gaussian_blur, shift_hue
+from castssl.data.photometric import (
+    ColorAugment,
+    Jitter,
+    Pixels,
+    augment_colors,
+    blend,
+    gaussian_blur,
+    shift_hue,
+)
 from castssl.data.rng import seeded
 from castssl.visualization.photographs import photographs
 from tests.datasets.image_files import make_image
@@ -48,6 +58,20 @@ def test_a_single_change_is_torchvision_s_to_one_gray_value(step: str, seed: int
     assert _off(computed, theirs).max() <= 2
     assert _off(computed, theirs).mean() < 0.6
     assert _off(computed, PHOTOGRAPH).mean() > 0.3
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(0, 2), st.integers(0, 255))
+@example(0.0, 200)
+@example(1.0, 255)
+@example(0.5, 255)
+@example(0.99999, 0)
+def test_brightness_and_contrast_truncate(factor: float, value: int) -> None:
+    """In single precision as well as by a table."""
+    ramp = np.arange(256)
+    exact = np.clip(value + factor * (ramp - float(value)), 0, 255).astype(np.uint8)
+    pixels = np.broadcast_to(ramp.astype(np.uint8)[:, None], (256, 3)).copy()
+    assert np.array_equal(blend(pixels[None], factor, value)[0], np.stack([exact] * 3, 1))
 
 
 def test_saturation_leaves_gray_alone() -> None:
