@@ -17,7 +17,7 @@ from torch import Tensor
 from castssl.errors import ContractError
 
 Partition = Callable[[NDArray[np.uint8]], NDArray[Any]]
-"""One RGB image, uint8 (H, W, 3), to integer labels (H, W)."""
+"""One RGB image, uint8 (H, W, 3) or (3, H, W), to integer labels (H, W)."""
 
 
 def check(images: Tensor) -> None:
@@ -43,6 +43,11 @@ def per_image(partition: Partition) -> Callable[[Tensor], Tensor]:
         ValueError: if the images are not uint8 (B, 3, H, W).
         ContractError: if ``partition`` returns another shape than (H, W), or no integers.
     """
+    return per_planes(lambda planes: partition(np.asarray(cv2.merge(list(planes)), np.uint8)))
+
+
+def per_planes(partition: Partition) -> Callable[[Tensor], Tensor]:
+    """As :func:`per_image`, of a function of the channels (3, H, W), which it must not change."""
 
     def batched(images: Tensor) -> Tensor:
         check(images)
@@ -51,7 +56,7 @@ def per_image(partition: Partition) -> Callable[[Tensor], Tensor]:
         pixels = images.detach().cpu().numpy()
         segments = np.empty((batch, height, width), np.int32)
         for row in range(batch):
-            labels = np.asarray(partition(np.asarray(cv2.merge(list(pixels[row])), np.uint8)))
+            labels = np.asarray(partition(pixels[row]))
             if labels.shape != (height, width) or not np.issubdtype(labels.dtype, np.integer):
                 raise ContractError(
                     f"a partition must return integers of shape {(height, width)}, got {labels.dtype} of"

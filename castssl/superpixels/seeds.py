@@ -95,7 +95,7 @@ class Seeds(Superpixels):
         Raises:
             ValueError: if the images are not uint8 (B, 3, H, W).
         """
-        with _one_thread():
+        with one_thread():
             return per_image(self._partition)(images)
 
     def _partition(self, image: NDArray[np.uint8]) -> NDArray[np.int32]:
@@ -151,7 +151,7 @@ def _refuse_options(count: int, bins: int, iterations: int, scale: float, mode: 
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """OpenCV's resize and color conversion would start its thread pool on large images."""
     # 1 would end the pool's threads, and wait forever in a process that was forked after they had begun.
     before = cv2.getNumThreads()
