@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from castssl.errors import ContractError
-from castssl.superpixels.per_image import check, per_image
+from castssl.superpixels.per_image import check, per_image, per_planes
 
 
 def _brightness(image: NDArray[np.uint8]) -> NDArray[Any]:
@@ -25,6 +25,12 @@ def test_lifts_one_image_to_a_batch() -> None:
     assert segments.dtype == torch.int32
     assert torch.equal(segments, (images.long().sum(1) > 3 * 127).int())
     assert torch.equal(images, before)
+
+
+def test_a_function_of_channels_sees_each_image() -> None:
+    images = torch.randint(0, 256, (3, 3, 5, 8), dtype=torch.uint8)
+    dark = per_planes(lambda planes: np.asarray(planes.astype(np.int64).sum(0) > 3 * 127, np.int64))
+    assert torch.equal(dark(images), per_image(_brightness)(images))
 
 
 def test_an_empty_batch_stays_empty() -> None:

@@ -52,7 +52,7 @@ def test_exchange_takes_the_nearest_of_the_labels_around(
     chance = np.random.default_rng(seed)
     labels = chance.integers(0, count, (height, width), dtype=np.int32)
     image = chance.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    exchange = Exchange(image)
+    exchange = Exchange(image.transpose(2, 0, 1))
     colors = exchange.colors(labels)
     assert np.array_equal(colors[:, :3], _mean_colors(labels, image))
     assert np.array_equal(exchange(labels, colors), _exchanged(labels, image, colors))
@@ -64,7 +64,7 @@ def test_colors_of_labels_of_any_size(side: int) -> None:
     image = np.full((side, side, 3), (250, 251, 255), np.uint8)
     labels = np.zeros((side, side), np.int32)
     image[:2, :2], labels[:2, :2] = (200, 251, 252), 2
-    exchange = Exchange(image)
+    exchange = Exchange(image.transpose(2, 0, 1))
     colors = exchange.colors(labels)
     assert colors.tolist() == [[250, 251, 255, 0], [0, 0, 0, 0], [200, 251, 252, 0]]
     assert np.array_equal(exchange(labels, colors), labels)
@@ -78,7 +78,7 @@ def test_exchange_leaves_a_flat_image_and_its_input_alone() -> None:
         np.random.default_rng(0).integers(0, 256, (6, 6, 3), np.uint8),
     )
     for image in (flat, noise):
-        exchange = Exchange(image)
+        exchange = Exchange(image.transpose(2, 0, 1))
         new = exchange(labels, exchange.colors(labels))
         assert np.array_equal(new, before) == (image is flat)
     assert np.array_equal(labels, before)
@@ -102,6 +102,15 @@ def test_labels_stay_below_capacity_at_any_size(height: int, width: int, count: 
     segments = seeds(torch.from_numpy(image))
     assert segments.shape == (1, height, width)
     assert 0 <= segments.min() <= segments.max() < seeds.capacity(height, width) <= count
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0])
+def test_strided_images_have_the_same_labels(views: Tensor, scale: float) -> None:
+    seeds = SeedsFast(scale=scale)
+    strided = views.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    before = strided.clone()
+    assert torch.equal(seeds(strided), seeds(views))
+    assert torch.equal(strided, before)
 
 
 def test_seeds_sees_an_eighth_of_the_size_where_that_has_as_many_cells() -> None:
