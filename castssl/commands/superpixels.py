@@ -171,6 +171,7 @@ def _photo(path: Path, mask: Path | None, declared: Range | None) -> Photo:
     from castssl.datasets.decode import header, read
     from castssl.datasets.orientation import fitted, orientation, turned
     from castssl.datasets.unreadable import why
+    from castssl.system_errors import explain
 
     current, truth = path, None
     try:
@@ -184,6 +185,8 @@ def _photo(path: Path, mask: Path | None, declared: Range | None) -> Photo:
                 upright = turned(opened, orientation(opened))
                 truth = fitted(upright, decoded.image.size, decoded.orientation)
     except Exception as error:  # decoders raise almost anything on a broken file
+        if explain(error):
+            raise  # The fault is not the image's.
         raise DataError(f"cannot read {current} as an image: {why(error)}") from error
     if decoded.remark:
         print(printable(f"castssl: {path}: {decoded.remark}"), file=sys.stderr)

@@ -188,6 +188,8 @@ class Shards:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError) as error:
+            if explain(error):
+                raise  # The fault is not the file's.
             raise DataError(f"cannot read {path}: {why(error)}; expected an object with 'splits'") from error
         info = splits.get(split)
         if not isinstance(info, dict):
@@ -230,6 +232,8 @@ class Shards:
                 with closing(_Shard(name)) as shard:
                     present, lost = shard.samples(self.kinds)
             except OSError as error:
+                if explain(error):
+                    raise  # The fault is not the shard's.
                 raise DataError(f"cannot read the shard {name}: {why(error)}; check the path") from error
             samples += present.values()
             self.lost += lost

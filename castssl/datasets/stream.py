@@ -308,7 +308,7 @@ def open_split(title: str, split: str, options: Mapping[str, str], opener: Calla
         try:
             return opener(name)
         except Exception as error:  # noqa: PERF203 - each library has its own error for a missing split
-            if isinstance(error, DataError) and not isinstance(error, NoSplit):
+            if explain(error) or (isinstance(error, DataError) and not isinstance(error, NoSplit)):
                 raise
             first = first or error
             if isinstance(error, OSError):  # Unreachable or missing: another split's name does not help.

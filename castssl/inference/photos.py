@@ -17,6 +17,7 @@ from castssl.datasets.depth import Range
 from castssl.datasets.multichannel import RGB, MultiChannel, check_channels
 from castssl.datasets.unreadable import why
 from castssl.errors import DataError, printable
+from castssl.system_errors import explain
 
 Photo: TypeAlias = Image.Image | NDArray[Any] | Tensor | str | Path
 Photos: TypeAlias = Photo | Sequence[Photo]
@@ -66,6 +67,8 @@ def read_photo(image: Photo, declared: tuple[float, float] | None = None, channe
         with Path(image).expanduser().open("rb") as file:
             decoded = read(header(file, values, channels), declared=values)
     except Exception as error:  # decoders raise almost anything on a broken file
+        if explain(error):
+            raise  # The fault is not the image's.
         raise DataError(
             f"cannot read the image {image}: {why(error)}; expected a file that PIL reads"
         ) from error

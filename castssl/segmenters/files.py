@@ -13,6 +13,7 @@ from castssl.datasets.folder import Files
 from castssl.datasets.label_maps import open_labels, to_classes
 from castssl.errors import ConfigError, DataError
 from castssl.segmenter import Segmenter, check_image, consecutive
+from castssl.system_errors import explain
 
 ENDINGS = (".npy", ".png")
 VALUES = {value: value for value in range(2**16)}
@@ -121,6 +122,8 @@ def _read(path: Path, size: tuple[int, int]) -> Levels:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         shape, dtype = array.shape, array.dtype
     except Exception as error:  # a file of objects, an archive, a broken header
+        if explain(error):
+            raise  # The fault is not the file's.
         raise DataError(
             f"the label maps {path} cannot be read ({type(error).__name__}: {error}); expected an array of"
             " integers by numpy.save; castssl never unpickles objects"

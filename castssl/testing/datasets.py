@@ -108,7 +108,7 @@ def _comparable(label: object) -> object:
     """A label with None in place of NaN, which differs from itself."""
     if isinstance(label, list):
         return [_comparable(part) for part in label]
-    return None if isinstance(label, float) and math.isnan(label) else label
+    return None if isinstance(label, float | np.floating) and math.isnan(label) else label
 
 
 def _pixels(image: _Image) -> NDArray[np.uint8]:

@@ -13,11 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from castssl.config import RunConfig, launch
+from castssl.inference.photos import read_photo
+from castssl.segmenters.files import Maps
 from tests.forked import ENVIRONMENT, ROOT, TIMEOUT, Forked
 
 
@@ -122,12 +126,13 @@ def memory() -> None:
 
 
 @contextmanager
-def few_files() -> Iterator[None]:
-    """A limit of open files that leaves room for two."""
+def few_files(room: int = 3) -> Iterator[None]:
+    """A limit of open files that leaves room for some."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = {int(name) for name in os.listdir("/proc/self/fd")}
+    listed = os.listdir("/proc/self/fd")  # The listing is an open file, too.
+    used = {int(name) for name in listed if Path("/proc/self/fd", name).exists()}
     free = [number for number in range(soft) if number not in used]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free[2], hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[room], hard))
     try:
         yield
     finally:
@@ -159,6 +164,22 @@ def test_too_few_open_files_are_named_with_the_command(capfd: pytest.CaptureFixt
             list(DataLoader(Faulty(lambda: None), num_workers=2, multiprocessing_context="fork"))
 
     assert_told(main, ("limit of open files", "ulimit -n", "--workers"), capfd)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts the open files in /proc")
+@pytest.mark.parametrize("kind", ["image", "maps"])
+def test_too_few_open_files_are_no_fault_of_the_file_that_is_read(tmp_path: Path, kind: str) -> None:
+    image = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(image)
+    np.save(tmp_path / "a.npy", np.zeros((1, 8, 8), np.int32))
+    maps = Maps(str(tmp_path))
+    read: dict[str, Callable[[], object]] = {
+        "image": lambda: read_photo(image),
+        "maps": lambda: maps(np.zeros((8, 8, 3), np.uint8), "a"),
+    }
+    read[kind]()
+    with few_files(0), pytest.raises(OSError, match="Too many open files"):
+        read[kind]()
 
 
 def test_another_error_keeps_its_traceback() -> None:

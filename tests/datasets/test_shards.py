@@ -10,13 +10,14 @@ import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import Loader, load
 from castssl.datasets.open import open_images
-from castssl.datasets.stream import Command, Stream, run_command
+from castssl.datasets.stream import Command, Stream, open_address, run_command
 from castssl.errors import DataError
 from tests.datasets.image_files import make_image, write
 
@@ -99,6 +100,21 @@ def test_a_fault_of_the_system_is_no_broken_shard_or_image(
     with pytest.raises(OSError, match="Too many open files"):
         next(iter(loader))
     assert not loader.bad
+
+
+@pytest.mark.parametrize("ending", [".json", ".tar"])
+def test_a_fault_of_the_system_while_shards_are_counted(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+
+    def refuse(address: str) -> IO[bytes]:
+        if address.endswith(ending):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return open_address(address)
+
+    monkeypatch.setattr("castssl.datasets.stream.open_address", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        _load(f"wds/set:{shards}")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
