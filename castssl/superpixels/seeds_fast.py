@@ -76,6 +76,10 @@ class SeedsFast(Seeds):
             return planes
         return _resized(planes, *half, cv2.INTER_AREA)
 
+    def __repr__(self) -> str:
+        options = f"bins={self.bins}, iterations={self.iterations}, scale={self.scale}"
+        return f"{type(self).__name__}(count={self.count}, {options})"
+
 
 def _resized(planes: Planes, height: int, width: int, interpolation: int) -> Planes:
     """The image at another size."""

@@ -121,4 +121,4 @@ def test_seeds_sees_an_eighth_of_the_size_where_that_has_as_many_cells() -> None
 
 
 def test_says_what_it_is() -> None:
-    assert repr(SeedsFast(64)) == "SeedsFast(count=64, bins=2, iterations=0, scale=0.5, mode='moco', prior=0)"
+    assert repr(SeedsFast(64)) == "SeedsFast(count=64, bins=2, iterations=0, scale=0.5)"
