@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torchvision import transforms as T
 
 Pixels = NDArray[np.uint8]
@@ -60,10 +61,12 @@ class Jitter:
 
     def __call__(self, pixels: Pixels) -> Pixels:
         """The pixels with brightness, contrast, saturation and hue changed in random order."""
-        order, *factors = T.ColorJitter.get_params(*self._ranges)
-        for step in order.tolist():
-            if factors[step] is not None and (_is_rgb(pixels) or step < COLORS):
-                pixels = _ADJUST[step](pixels, factors[step])
+        order, number = torch.randperm(len(self._ranges)).tolist(), torch.empty(1)
+        factors = [number.uniform_(*drawn).item() if drawn else None for drawn in self._ranges]
+        for step in order:
+            factor = factors[step]
+            if factor is not None and (_is_rgb(pixels) or step < COLORS):
+                pixels = _ADJUST[step](pixels, factor)
         return pixels
 
 
@@ -78,13 +81,14 @@ def augment_colors(pixels: Pixels, colors: ColorAugment, blur: float) -> Pixels:
         colors: the steps' probabilities.
         blur: the largest radius of the blur.
     """
-    if _draw(colors.jitter):
+    number = torch.empty(1)
+    if _draw(colors.jitter, number):
         pixels = _JITTER(pixels)
-    if _draw(colors.gray) and _is_rgb(pixels):
+    if _draw(colors.gray, number) and _is_rgb(pixels):
         pixels = _gray(pixels)
-    if _draw(colors.blur):
-        pixels = gaussian_blur(pixels, float(torch.empty(1).uniform_(0.1, blur)))
-    if _draw(colors.solarize):
+    if _draw(colors.blur, number):
+        pixels = gaussian_blur(pixels, number.uniform_(0.1, blur).item())
+    if _draw(colors.solarize, number):
         pixels = _array(cv2.min(pixels, cv2.bitwise_not(pixels)))  # Values from 128 on are inverted.
     return pixels
 
@@ -93,8 +97,9 @@ def _is_rgb(pixels: Pixels) -> bool:
     return bool(pixels.shape[2] == 3)
 
 
-def _draw(probability: float) -> bool:
-    return probability > 0 and torch.rand(1).item() < probability
+def _draw(probability: float, number: Tensor) -> bool:
+    # In place: a new tensor for each draw takes twice the time.
+    return probability > 0 and number.uniform_().item() < probability
 
 
 def _array(result: Any) -> Pixels:
