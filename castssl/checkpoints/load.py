@@ -21,6 +21,7 @@ from castssl.contracts import Encoder
 from castssl.errors import DataError
 from castssl.files import not_safetensors
 from castssl.models.weight_files import NAMES, refuse_two
+from castssl.system_errors import explain
 
 if TYPE_CHECKING:
     from castssl.checkpoints.official import Stage
@@ -134,6 +135,8 @@ def read_torch(path: Path) -> Mapping[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        if explain(error):
+            raise  # The fault is not the file's.
         if (why := not_safetensors(path, error)) != str(error):
             raise DataError(f"{path}: {why}") from error
         raise DataError(

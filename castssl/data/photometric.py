@@ -12,15 +12,12 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torchvision import transforms as T
 
 Pixels = NDArray[np.uint8]
 """uint8 (H, W, C), mostly RGB; hue, saturation and grayscale change nothing else."""
 
 _RAMP = np.arange(256, dtype=np.float64)
-_MARGIN = 1e-4
-"""More than single precision loses of a number up to 510."""
 
 
 class ColorAugment(NamedTuple):
@@ -64,8 +61,7 @@ class Jitter:
         order, number = torch.randperm(len(self._ranges)).tolist(), torch.empty(1)
         factors = [number.uniform_(*drawn).item() if drawn else None for drawn in self._ranges]
         for step in order:
-            factor = factors[step]
-            if factor is not None and (_is_rgb(pixels) or step < COLORS):
+            if (factor := factors[step]) is not None and (_is_rgb(pixels) or step < COLORS):
                 pixels = _ADJUST[step](pixels, factor)
         return pixels
 
@@ -97,7 +93,7 @@ def _is_rgb(pixels: Pixels) -> bool:
     return bool(pixels.shape[2] == 3)
 
 
-def _draw(probability: float, number: Tensor) -> bool:
+def _draw(probability: float, number: torch.Tensor) -> bool:
     # In place: a new tensor for each draw takes twice the time.
     return probability > 0 and number.uniform_().item() < probability
 
@@ -113,9 +109,9 @@ def _gray(pixels: Pixels) -> Pixels:
 def blend(pixels: Pixels, factor: float, value: float = 0) -> Pixels:
     """``factor`` parts of the pixels and the rest of one gray value, truncated as in PIL."""
     exact = value + factor * (_RAMP - value)
-    if (exact % 1 < 1 - 2 * _MARGIN).all():
-        # Half of the time of a table, in single precision, and rounded: here, to the same values.
-        return _array(cv2.addWeighted(pixels, factor, pixels, 0, value * (1 - factor) - 0.5 + _MARGIN))
+    if factor <= 2 and (exact % 1 < 0.9998).all():
+        # Half of the time of a table.  Single precision is exact to 0.0001 here, so the values are equal.
+        return _array(cv2.addWeighted(pixels, factor, pixels, 0, value * (1 - factor) - 0.4999))
     return _array(cv2.LUT(pixels, np.clip(exact, 0, 255).astype(np.uint8)))
 
 

@@ -17,7 +17,7 @@ _TRIES = 10
 def random_window(width: int, height: int, least: float) -> Window:
     """The window that ``torchvision.transforms.RandomResizedCrop`` draws, from the same random numbers.
 
-    Each small operation of torch takes microseconds; here are half as many as in torchvision.
+    Each small operation of torch takes microseconds.  This function uses half as many as torchvision.
 
     Args:
         width: of the image in pixels.

@@ -31,7 +31,7 @@ from castssl.contracts import Superpixels
 from castssl.data import superpixel_tree
 from castssl.data.superpixel_tree import SuperpixelTree
 from castssl.data.views import Augment, CroppedView
-from castssl.datasets import decode, depth, multichannel, orientation
+from castssl.datasets import decode, depth, jpeg, multichannel, orientation
 from castssl.datasets.depth import Range
 from castssl.datasets.images import Images
 from castssl.datasets.stream import Stream
@@ -40,7 +40,7 @@ from castssl.files import PARTIAL, atomic_write, refusal
 
 SHARDS = 4096
 """Sub-folders.  Each may hold an equal share of the limit, so that no process needs the total."""
-MODULES = (superpixel_tree, decode, depth, orientation, multichannel)
+MODULES = (superpixel_tree, decode, depth, jpeg, orientation, multichannel)
 """Those that decode and merge."""
 _STALE = 3600  # Seconds after which a temporary file has lost its writer.
 

@@ -116,7 +116,7 @@ class TwoViews(Augment):
     def _view(self, pixels: Pixels, box: Box, colors: ColorAugment) -> CroppedView:
         height, width = pixels.shape[:2]
         left, top, right, bottom = window = to_window(box, width, height)
-        # A copy: torch takes longer for rows with gaps.  And numpy moves axes in less time than torch.
+        # A copy: torch takes longer for rows with gaps.  numpy moves axes in less time than torch.
         crop = torch.from_numpy(pixels[None, top:bottom, left:right].copy().transpose(0, 3, 1, 2))
         # PIL's filter, to within one gray value, in a quarter of its time.
         small = interpolate(crop, (self.size, self.size), mode="bilinear", antialias=True).numpy()[0]

@@ -174,7 +174,7 @@ class Images(Dataset[tuple[Image.Image, Tensor]]):
             with self.source.open(row) as file:
                 opened = header(file, self.declared, self.channels)
                 if decoded:
-                    read(opened, (opened.width // 8, opened.height // 8), self.declared)
+                    read(opened, (max(1, opened.width // 8), max(1, opened.height // 8)), self.declared)
         except Exception as error:  # As in fetch.
             return None if explain(error) else Unreadable(self.source.path(row), why(error))
         return None

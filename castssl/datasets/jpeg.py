@@ -1,11 +1,12 @@
 """JPEG files read by OpenCV: the pixels that PIL reads, as an array, in less time.
 
-Both use libjpeg-turbo.  PIL stores four bytes a pixel, so an array of its image takes one more copy.
-libjpeg-turbo's warnings on damaged files, which PIL hides, go to standard error.
+Their wheels use libjpeg-turbo.  PIL stores four bytes a pixel, so an array of its image takes one more copy.
+OpenCV lets the library write warnings on damaged files to standard error.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import cv2
@@ -17,10 +18,15 @@ from PIL.JpegImagePlugin import JpegImageFile
 _AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION if "IMREAD_COLOR_RGB" in dir(cv2) else None
 """OpenCV's flags; None before version 4.11."""
 _END = b"\xff\xd9"
+_INSIDE = re.compile(rb"\xff[^\x00\xd0-\xd7](?!\Z)")
+"""A marker behind the first scan's begin other than a restart or the last one: of a progressive file, or of
+damage, which PIL refuses in cases in which OpenCV returns an image."""
 
 
 class ArrayImage(Image.Image):
     """An RGB image of PIL over an array, which is copied to PIL's memory when a method of PIL needs it.
+
+    The attribute ``im``, PIL's memory, exists after :meth:`load` only, as of an image that PIL has opened.
 
     Args:
         pixels: uint8 (H, W, 3); read-only from now on, as PIL's arrays are.
@@ -54,8 +60,9 @@ class ArrayImage(Image.Image):
 def read_jpeg(opened: Image.Image) -> ArrayImage | None:
     """The image of an opened JPEG file, at full size and as it is stored.
 
-    None if it is no JPEG file, of four channels, truncated, or loaded before: PIL returns its pixels or says
-    why it cannot.
+    None for others, which PIL reads or refuses: files of other formats, of several images, progressive files,
+    those of four channels, truncated ones, and images that were loaded before.  None for all before OpenCV
+    4.11, too.
 
     Args:
         opened: from ``PIL.Image.open``.  Its file is at another position afterwards.
@@ -64,9 +71,10 @@ def read_jpeg(opened: Image.Image) -> ArrayImage | None:
         return None
     if _AS_STORED is None or opened.mode not in ("RGB", "L"):
         return None
+    scan = opened.fp.tell()  # PIL has read the header up to here.
     opened.fp.seek(0)
     encoded = opened.fp.read()
-    if not encoded.endswith(_END):  # Older OpenCV fills the rest of a truncated image.
+    if not encoded.endswith(_END) or _INSIDE.search(encoded, scan):
         return None
     try:
         pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), _AS_STORED)

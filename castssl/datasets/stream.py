@@ -152,6 +152,8 @@ class Stream:
         try:
             with item.open() as opened:
                 image = opened if isinstance(opened, Image.Image) else header(opened, self.declared)
+                if image is opened:
+                    image.load()  # A draft of the data set stays.
                 decoded = read(image, declared=self.declared)
         except Exception as error:  # Decoders raise almost anything on a broken file.
             if explain(error):

@@ -50,11 +50,13 @@ def read_photo(image: Photo, declared: tuple[float, float] | None = None, channe
 
     Raises:
         DataError: naming what was expected, if it is not an image or cannot be read.
+        OSError: if the system is at fault, as at its limit of open files.
     """
     values = None if declared is None else Range(*declared)
     if isinstance(image, Image.Image) and channels not in RGB:
         image = np.asarray(image)
     if isinstance(image, Image.Image):
+        image.load()  # PIL closes its file, and a draft of the caller stays.
         return read(image, declared=values).image
     if isinstance(image, np.ndarray | Tensor) and channels not in RGB:
         return check_channels(MultiChannel(_bytes(image, values, (channels,))), channels)

@@ -116,11 +116,12 @@ class Seeds(Superpixels):
         engine = self._engines.pop((height, width), None) or cv2.ximgproc.createSuperpixelSEEDS(
             width, height, 3, requested, 1, self.prior, self.bins, double_step=False
         )
-        self._engines[height, width] = engine
-        if len(self._engines) > _KEPT:
-            del self._engines[next(iter(self._engines))]
         engine.iterate(cv2.cvtColor(image, cv2.COLOR_RGB2LAB), self.iterations)
-        return np.asarray(engine.getLabels(), np.int32)
+        labels = np.asarray(engine.getLabels(), np.int32)
+        self._engines[height, width] = engine  # Not before: another thread would use it, too.
+        if len(self._engines) > _KEPT:
+            self._engines.pop(next(iter(self._engines)), None)
+        return labels
 
     def _scaled(self, height: int, width: int) -> tuple[int, int]:
         return max(1, int(height * self.scale)), max(1, int(width * self.scale))

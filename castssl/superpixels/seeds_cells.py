@@ -29,7 +29,7 @@ def opencv_cells(height: int, width: int, requested: int) -> tuple[int, int] | N
     return (rows, columns) if rows and columns else None
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64, typed=True)
 def cells_of(height: int, width: int, count: int) -> tuple[int, int, int]:
     """Rows, columns, and the request to OpenCV; 0 means that a plain grid takes its place."""
     requested = min(count, (height // 2) * (width // 2))

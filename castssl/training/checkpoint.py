@@ -22,6 +22,7 @@ from torch import nn
 
 from castssl.errors import CastError, DataError
 from castssl.files import PARTIAL, atomic_write, remove
+from castssl.system_errors import explain
 from castssl.training.damage import DAMAGE, STATE, damage_of_zip, sums_of
 
 State = dict[str, Any]
@@ -140,6 +141,8 @@ def read(path: Path) -> State:
             " on from the one before"
         ) from None
     except Exception as error:
+        if explain(error):
+            raise  # The fault is not the file's.
         raise DataError(
             f"cannot read the checkpoint {path} ({error}); delete it to go on from the one before"
         ) from error

@@ -61,11 +61,12 @@ def test_a_single_change_is_torchvision_s_to_one_gray_value(step: str, seed: int
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.floats(0, 2), st.integers(0, 255))
+@given(st.one_of(st.floats(0, 2), st.floats(0, 50)), st.integers(0, 255))
 @example(0.0, 200)
 @example(1.0, 255)
 @example(0.5, 255)
 @example(0.99999, 0)
+@example(43.338314881995444, 214)
 def test_brightness_and_contrast_truncate(factor: float, value: int) -> None:
     """In single precision as well as by a table."""
     ramp = np.arange(256)

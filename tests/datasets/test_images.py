@@ -164,6 +164,13 @@ def test_an_unreadable_file_is_replaced_by_the_next(flat: Path, how: str) -> Non
     assert images.fetch(3).bad == ()
 
 
+def test_a_tiny_jpeg_is_readable(tmp_path: Path) -> None:
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    make_image(0, (4, 9)).save(tmp_path / "train" / "a" / "1.jpg")
+    images = _open(f"folder:{tmp_path}")
+    assert images.inspect(0, decoded=True) is None
+
+
 def test_an_unreadable_mask_is_noted(flat: Path) -> None:
     images = _open(f"folder:{flat}")
     write_masks(flat, [f"masks/train/{images.name(i)}" for i in range(4)])

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from castssl.datasets import jpeg
 from castssl.datasets.decode import decode
 from castssl.datasets.jpeg import ArrayImage, read_jpeg
 from castssl.visualization.photographs import photographs
+
+pytestmark = pytest.mark.skipif(jpeg._AS_STORED is None, reason="OpenCV before 4.11")
 
 PHOTOGRAPH = photographs()[1][1].resize((67, 45))
 
@@ -24,6 +27,8 @@ def _file(image: Image.Image = PHOTOGRAPH, kind: str = "jpeg", **options: Any) -
     return file.getvalue()
 
 
+TORN = _file()[:500] + _file()
+"""A file over which another one was partly written: OpenCV returns an image."""
 TWO = _file(kind="mpo", save_all=True, append_images=[PHOTOGRAPH])
 
 
@@ -42,11 +47,11 @@ def _damaged(encoded: bytes) -> bytes:
     return encoded[: len(encoded) * 2 // 3] + b"\xff\xd9"
 
 
-@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("restart", [0, 2])
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 @pytest.mark.parametrize("quality", [30, 95])
-def test_pixels_are_pil_s(quality: int, subsampling: int, progressive: bool) -> None:
-    encoded = _file(quality=quality, subsampling=subsampling, progressive=progressive)
+def test_pixels_are_pil_s(quality: int, subsampling: int, restart: int) -> None:
+    encoded = _file(quality=quality, subsampling=subsampling, restart_marker_blocks=restart)
     assert np.array_equal(np.asarray(_read(encoded)), np.asarray(_opened(encoded)))
 
 
@@ -61,16 +66,33 @@ def test_so_are_those_of_other_files(encoded: bytes) -> None:
 
 @pytest.mark.parametrize(
     "encoded",
-    [_file(PHOTOGRAPH.convert("CMYK")), _file(kind="png"), TWO, _file()[:-300], _file() + b"\0"],
-    ids=["cmyk", "png", "mpo", "truncated", "trailing"],
+    [
+        _file(PHOTOGRAPH.convert("CMYK")),
+        _file(kind="png"),
+        TWO,
+        _file(progressive=True),
+        _file()[:-300],
+        _file() + b"\0",
+        TORN,
+    ],
+    ids=["cmyk", "png", "mpo", "progressive", "truncated", "trailing", "torn"],
 )
 def test_pil_reads_the_rest(encoded: bytes) -> None:
     assert read_jpeg(_opened(encoded)) is None
 
 
-def test_a_truncated_file_has_pil_s_error() -> None:
-    with pytest.raises(OSError, match="image file is truncated"):
-        decode(io.BytesIO(_file()[:-300]))
+@pytest.mark.parametrize(
+    ("encoded", "words"), [(_file()[:-300], "image file is truncated"), (TORN, "broken data stream")]
+)
+def test_broken_files_have_pil_s_errors(encoded: bytes, words: str) -> None:
+    with pytest.raises(OSError, match=words):
+        decode(io.BytesIO(encoded))
+
+
+def test_before_opencv_4_11_pil_reads_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jpeg, "_AS_STORED", None)
+    assert read_jpeg(_opened(_file())) is None
+    assert np.array_equal(np.asarray(decode(io.BytesIO(_file()))), np.asarray(_opened(_file())))
 
 
 def test_a_loaded_image_is_left_alone() -> None:

@@ -142,6 +142,17 @@ def test_other_arrays_are_refused(encoder: Encoder, wrong: object, words: str) -
         segment(wrong, encoder)  # type: ignore[call-overload]
 
 
+def test_an_open_image_keeps_its_draft_and_its_file_is_closed(tmp_path: Path, photo: Image.Image) -> None:
+    photo.save(tmp_path / "photo.jpg")
+    for mode, size, expected in (("RGB", (100, 60), (105, 65)), ("L", None, photo.size)):
+        opened = Image.open(tmp_path / "photo.jpg")
+        opened.draft(mode, size)
+        read = read_photo(opened)
+        assert read.size == expected
+        assert (np.ptp(np.asarray(read), -1) == 0).all() == (mode == "L")
+        assert opened.fp is None
+
+
 def test_sizes_and_superpixels_can_be_others(encoder: Encoder, photo: Image.Image) -> None:
     many = "seeds:count=144,bins=5,iterations=2"
     with pytest.raises(ConfigError, match="room for 64"):

@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import Any, get_args
 
@@ -22,6 +23,7 @@ from torchvision.transforms import functional as F
 from castssl.contracts import Superpixels
 from castssl.errors import ConfigError, PluginError
 from castssl.superpixels.seeds import Seeds
+from castssl.superpixels.seeds_fast import SeedsFast
 from castssl.superpixels.seeds_values import Mode
 
 
@@ -269,6 +271,17 @@ def test_works_in_a_process_forked_after_opencv_used_threads() -> None:
             assert not hangs, "OpenCV waits for threads that did not survive the fork"
     finally:
         cv2.setNumThreads(before)
+
+
+@pytest.mark.parametrize("kind", [Seeds, SeedsFast])
+def test_threads_may_share_it(kind: type[Seeds]) -> None:
+    """OpenCV computes without the interpreter's lock."""
+    images = torch.randint(0, 256, (8, 1, 3, 64, 64), dtype=torch.uint8)
+    seeds = kind(bins=5, iterations=1)
+    alone = [seeds(image) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(seeds, images.repeat(5, 1, 1, 1, 1)))
+    assert all(torch.equal(one, other) for one, other in zip(alone * 5, together, strict=True))
 
 
 def test_says_how_to_mend_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
