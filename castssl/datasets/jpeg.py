@@ -1,7 +1,7 @@
 """JPEG files read by OpenCV: the pixels that PIL reads, as an array, in less time.
 
-Their wheels use libjpeg-turbo.  PIL stores four bytes a pixel, so an array of its image takes one more copy.
-OpenCV lets the library write warnings on damaged files to standard error.
+The wheels of both use libjpeg-turbo.  PIL stores four bytes a pixel, so an array of its image takes one more
+copy.  OpenCV lets the library write warnings on damaged files to standard error.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class SeedsFast(Seeds):
         for _ in range(_EXCHANGES):
             colors = exchange.colors(labels)
             labels = exchange(labels, colors)
-        # The colors before the last exchange: new ones explain 0.2 % more, and take 4 % of the time.
+        # The colors before the last exchange: new ones explain 0.002 more, and take 4 % of the time.
         return enlarge(Exchange(image)(enlarge(labels, *image.shape[1:]), colors), *full)
 
     def _half(self, planes: Planes) -> Planes:
@@ -143,7 +143,7 @@ class Exchange:
         """
         height, width = labels.shape
         framed = np.asarray(cv2.copyMakeBorder(labels, 1, 1, 1, 1, cv2.BORDER_REPLICATE), np.int32)
-        # Four bytes of a color at once, which OpenCV splits, take half the time of three gathers.
+        # One gather of four bytes, which OpenCV splits, takes less time than three gathers.
         gathered = colors.view(np.uint32)[:, 0].take(framed.astype(np.int64)).view(np.uint8)
         planes = np.empty((4, height + 2, width + 2), np.uint8)
         cv2.split(gathered.reshape(height + 2, width + 2, 4), list(planes))
