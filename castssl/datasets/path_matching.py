@@ -21,6 +21,7 @@ class FileNames:
 
     def __init__(self, files: Iterable[str]) -> None:
         self._by_last: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+        self._ends: dict[str, _Ends] = {}
         for file in files:
             if path := parts(file):
                 self._by_last.setdefault(path[-1], []).append((path, file))
@@ -32,11 +33,12 @@ class FileNames:
         """
         path = parts(name)
         candidates = self._by_last.get(path[-1], []) if path else []
-        scores = [_score(path, other, alone=len(candidates) == 1) for other, _ in candidates]
-        most = max(scores, default=0)
-        if not most or scores.count(most) > 1:
-            return None
-        return candidates[scores.index(most)][1], most
+        if len(candidates) < 2:
+            return next(((file, _score(path, other)) for other, file in candidates), None)
+        # Data sets that name images by their folders have thousands of equal last parts.
+        if path[-1] not in self._ends:
+            self._ends[path[-1]] = _Ends(candidates)
+        return self._ends[path[-1]].find(path)
 
     def among(self, names: Iterable[str]) -> dict[str, str]:
         """The path in the annotations of each image that has one; none is of two images.
@@ -61,11 +63,30 @@ def parts(path: str) -> tuple[str, ...]:
     return tuple(part for part in path.replace("\\", "/").split("/") if part not in ("", "."))
 
 
-def _score(one: Sequence[str], other: Sequence[str], *, alone: bool) -> int:
-    """How surely two paths with equal last parts mean one file; 0 if they may mean two."""
-    if one == other:
-        return EXACT
+class _Ends:
+    """Several paths with equal last parts, by their ends.
+
+    Args:
+        paths: the parts of each, and its name.
+    """
+
+    def __init__(self, paths: Iterable[tuple[tuple[str, ...], str]]) -> None:
+        self._whole: dict[tuple[str, ...], list[str]] = {}
+        self._longer: dict[tuple[str, ...], list[str]] = {}
+        for path, file in paths:
+            self._whole.setdefault(path, []).append(file)
+            for first in range(1, len(path) - 1):
+                self._longer.setdefault(path[first:], []).append(file)
+
+    def find(self, path: tuple[str, ...]) -> tuple[str, int] | None:
+        """The name of the path that shares the longest end of at least two parts; None if two do."""
+        ends = [(EXACT, self._whole.get(path)), (len(path), self._longer.get(path))]
+        ends += [(len(path) - first, self._whole.get(path[first:])) for first in range(1, len(path) - 1)]
+        score, files = next(((score, files) for score, files in ends if files), (0, []))
+        return (files[0], score) if len(files) == 1 else None
+
+
+def _score(one: Sequence[str], other: Sequence[str]) -> int:
+    """How surely two paths mean one file if no third path has their last part."""
     short = min(len(one), len(other))
-    if short > 1 and one[-short:] == other[-short:]:
-        return short
-    return int(alone)
+    return EXACT if one == other else short if one[-short:] == other[-short:] else 1

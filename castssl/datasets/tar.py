@@ -24,6 +24,7 @@ from castssl.datasets.split_folders import find_split, no_split, split_name, sta
 from castssl.datasets.tarfiles import Lost, entries
 from castssl.errors import DataError, NoSplit
 from castssl.labels import LabelTree
+from castssl.system_errors import explain
 
 NESTED = 3
 """The largest number of tars inside one another within an archive."""
@@ -155,6 +156,8 @@ class _Scan:
                 position = Member(parts, number, 0, archive.stat().st_size)
                 self.members = list(self._members(file, position, 0))
         except OSError as error:
+            if explain(error):
+                raise  # The fault is not the archive's.
             raise DataError(f"cannot read {archive}: {error.strerror or error}; check the disk") from error
         lost = sorted(self._lost, key=lambda part: not part.torn)
         if not lost:

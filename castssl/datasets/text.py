@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 
 from castssl.errors import DataError
 from castssl.registry import did_you_mean
+from castssl.system_errors import explain
 
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
@@ -24,6 +25,8 @@ def read_text(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
+        if explain(error):
+            raise  # The fault is not the file's.
         raise DataError(f"cannot read {path}: {error.strerror}; check path and permissions") from error
     encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
     if encoding == "utf-8" and b"\0" in content:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from castssl import config
 from castssl.errors import ConfigError, DataError
 from castssl.run_lock import in_use
+from castssl.system_errors import explain
 from castssl.training import logging
 
 State = Literal["running", "stopped", "finished", "diverged"]
@@ -221,6 +222,8 @@ def log_lines(path: Path) -> Iterator[dict[str, Any]]:
         with path.open("rb") as file:
             yield from filter(None, map(_line, file))
     except OSError as error:
+        if explain(error):
+            raise  # The fault is not the file's.
         raise DataError(f"{path}: the log cannot be read ({error.strerror})") from error
 
 
