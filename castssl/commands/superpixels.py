@@ -38,10 +38,11 @@ true parts).  Times are for one core, or for the GPU where a backend runs on it 
   ms          for one image, the median of the rounds; the backends take turns
   count       superpixels requested, by --segments or an option
   used        labels that occur, mean over the images
-  variation   of color explained by the segments' means (more is better)
+  EV          explained variation: of color, by the segments' means (more is better)
+  apart       pixels outside of the largest connected part of their segment (less is better)
   recall      of true borders within 2 pixels (more is better; ragged borders help)
-  reach       over true regions: undersegmentation error (less is better)
-  accuracy    achievable if each segment goes to one region (more is better)
+  UE          undersegmentation error: how far segments reach over true regions (less is better)
+  ASA         achievable segmentation accuracy, if each segment goes to one region (more is better)
 
 Where true regions are known, a second table has the region mIoU of the superpixels merged without
 learning: what a model's segments must exceed.
@@ -227,7 +228,7 @@ def _squares(photos: Sequence[Photo], size: int) -> tuple[Tensor, list[Tensor | 
 def _table(trials: Sequence[Trial], title: str) -> Table:
     from castssl.terminal import safe_markup
 
-    numbers = ("ms", "count", "used", "variation", "recall", "reach", "accuracy")
+    numbers = ("ms", "count", "used", "EV", "apart", "recall", "UE", "ASA")
     shown = table(["superpixels"], numbers, title=title)
     for trial in trials:
         if trial.scores is None:
@@ -235,7 +236,10 @@ def _table(trials: Sequence[Trial], title: str) -> Table:
             continue
         scores = trial.scores
         counts = "-" if scores.requested is None else str(scores.requested), f"{scores.used:.1f}"
-        shares = (scores.variation, scores.recall, scores.undersegmentation, scores.accuracy)
+        shares = (
+            *(scores.variation, scores.apart),
+            *(scores.recall, scores.undersegmentation, scores.accuracy),
+        )
         cells = ("-" if share is None else f"{share:.3f}" for share in shares)
         shown.add_row(safe_markup(trial.name), f"{scores.milliseconds:.1f}", *counts, *cells)
     return shown

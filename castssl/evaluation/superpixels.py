@@ -17,6 +17,7 @@ from castssl.contracts import Superpixels
 from castssl.errors import DataError
 from castssl.metrics.partition import (
     achievable_accuracy,
+    apart,
     boundary_recall,
     explained_variation,
     undersegmentation_error,
@@ -49,6 +50,8 @@ class Scores(NamedTuple):
     """Labels that occur."""
     variation: float
     """Explained variation of RGB."""
+    apart: float
+    """Pixels outside of the largest connected part of their segment."""
     recall: float | None
     """Boundary recall within 2 pixels; like the next two None if no image has true regions."""
     undersegmentation: float | None
@@ -184,6 +187,7 @@ def _score(
         capacity=superpixels.capacity(*images.shape[2:]),
         used=sum(len(torch.unique(one)) for one in labels) / len(labels),
         variation=float(explained_variation(labels, images).mean()),
+        apart=float(apart(labels).mean()),
         **scores,
     )
 

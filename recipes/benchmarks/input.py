@@ -40,7 +40,7 @@ from castssl.datasets.decode import read as read_opened
 from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.devices import machine
-from castssl.metrics.partition import boundary_recall, explained_variation
+from castssl.metrics.partition import apart, boundary_recall, explained_variation
 from castssl.visualization import photographs
 
 
@@ -143,16 +143,32 @@ def main(cfg: Config) -> None:
     center, exact = CenterView(cfg.size), CenterView(cfg.size, interpolation="nearest")
     views = [center(decode(io.BytesIO(file)))[0] for file in encoded]
     objects = [(center(image)[0], exact(mask.convert("RGB"))[0][:1] > 127) for image, mask in pairs]
-    columns = "decode, ms", "augment", "superpixels", "images/s", "ratio", "explained variation", "recall"
+    columns = (
+        "decode, ms",
+        "augment",
+        "superpixels",
+        "images/s",
+        "ratio",
+        "explained variation",
+        "apart",
+        "recall",
+    )
     table = Table("", *columns, title=f"{machine()}, OpenCV {cv2.__version__}, Pillow {version('pillow')}")
     table.caption = f"{len(encoded)} images of {cfg.data}, {cfg.rounds} rounds; views of {cfg.size} pixels"
     took = measure(rows, encoded, cfg.rounds)
     for row, steps in zip(rows, took, strict=True):
-        explained = [explained_variation(row.partition(view)[None], view[None]) for view in views]
+        labels = [row.partition(view)[None] for view in views]
+        explained = [
+            explained_variation(*pair) for pair in zip(labels, (v[None] for v in views), strict=True)
+        ]
         recall = [boundary_recall(row.partition(view)[None], mask) for view, mask in objects]
         cells = [*(f"{step:.2f}" for step in steps), f"{1e3 / steps.sum():.1f}"]
         cells += [f"{took[0].sum() / steps.sum():.2f}", f"{torch.cat(explained).mean():.3f}"]
-        table.add_row(row.name, *cells, f"{torch.cat(recall).mean():.3f}")
+        cells += [
+            f"{torch.cat([apart(one) for one in labels]).mean():.3f}",
+            f"{torch.cat(recall).mean():.3f}",
+        ]
+        table.add_row(row.name, *cells)
     Console(width=130).print(table)
 
 

@@ -14,6 +14,7 @@ from castssl.errors import DataError
 from castssl.evaluation.superpixels import compare, merged
 from castssl.metrics.partition import (
     achievable_accuracy,
+    apart,
     boundary_recall,
     explained_variation,
     undersegmentation_error,
@@ -61,6 +62,7 @@ def test_scores_are_those_of_the_measures_over_images_that_have_a_truth() -> Non
         assert scores.capacity == backend.capacity(48, 48)
         assert scores.used == pytest.approx(sum(len(set(one.flatten().tolist())) for one in labels) / 3)
         assert scores.variation == pytest.approx(float(explained_variation(labels, images).mean()))
+        assert scores.apart == pytest.approx(float(apart(labels).mean()))
         for value, measure in (
             (scores.recall, boundary_recall),
             (scores.undersegmentation, undersegmentation_error),

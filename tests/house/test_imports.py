@@ -26,6 +26,7 @@ GROUND = [
         "terminal",
         "system_errors",
         "devices",
+        "connected_parts",
         "labels",
         "types",
     ),

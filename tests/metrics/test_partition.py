@@ -8,6 +8,7 @@ from torch import Tensor
 
 from castssl.metrics.partition import (
     achievable_accuracy,
+    apart,
     best_overlap,
     boundaries,
     boundary_recall,
@@ -125,6 +126,15 @@ def test_recall_of_a_shifted_line_needs_the_tolerance() -> None:
     assert [float(boundary_recall(labels, truth, tolerance=t)) for t in (0, 1, 2)] == [0, 0, 1]
     with pytest.raises(ValueError, match="tolerance"):
         boundary_recall(labels, truth, tolerance=-1)
+
+
+def test_pixels_apart_are_those_outside_the_largest_part() -> None:
+    labels = torch.tensor([[[0, 0, 1, 0], [0, 2, 1, 1]], [[0, 0, 0, 0], [1, 1, 1, 1]]])
+    assert apart(labels).tolist() == [pytest.approx(1 / 8), 0]
+    # Unknown pixels neither count nor connect.
+    assert apart(torch.tensor([[[3, 3, -1, 3], [-1, -1, 5, 5]]])).tolist() == [pytest.approx(1 / 5)]
+    assert apart(torch.full((1, 2, 2), -1)).tolist() == [0]
+    assert apart(torch.zeros(0, 2, 2, dtype=torch.int32)).shape == (0,)
 
 
 @settings(deadline=None)

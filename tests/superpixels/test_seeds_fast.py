@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from castssl.data.evaluation_views import CenterView
-from castssl.metrics.partition import explained_variation
+from castssl.metrics.partition import apart, explained_variation
 from castssl.superpixels.seeds import Seeds
 from castssl.superpixels.seeds_fast import Exchange, SeedsFast
 from castssl.visualization.photographs import photographs
@@ -94,12 +94,22 @@ def test_explains_more_than_the_paper_s_setting(views: Tensor, half: bool) -> No
     assert explained_variation(bare(views), views).mean() < paper.mean()
 
 
+@pytest.mark.parametrize("scale", [0.5, 1.0])
+def test_connected_superpixels_explain_more_than_the_paper_s_setting(views: Tensor, scale: float) -> None:
+    loose, joined = (SeedsFast(scale=scale, connected=connected)(views) for connected in (False, True))
+    assert 0.02 < apart(loose).mean() < 0.15
+    assert not apart(joined).any()
+    paper = explained_variation(Seeds()(views), views).mean()
+    assert paper + 0.02 < explained_variation(joined, views).mean() < explained_variation(loose, views).mean()
+
+
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 70), st.integers(1, 70), st.integers(10, 300))
-def test_labels_stay_below_capacity_at_any_size(height: int, width: int, count: int) -> None:
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(10, 300), st.booleans())
+def test_labels_stay_below_capacity_at_any_size(height: int, width: int, count: int, connected: bool) -> None:
     image = np.random.default_rng(height * width).integers(0, 256, (1, 3, height, width), dtype=np.uint8)
-    seeds = SeedsFast(count)
+    seeds = SeedsFast(count, connected=connected)
     segments = seeds(torch.from_numpy(image))
+    assert not connected or not apart(segments).any()
     assert segments.shape == (1, height, width)
     assert 0 <= segments.min() <= segments.max() < seeds.capacity(height, width) <= count
 
@@ -121,4 +131,4 @@ def test_seeds_sees_an_eighth_of_the_size_where_that_has_as_many_cells() -> None
 
 
 def test_says_what_it_is() -> None:
-    assert repr(SeedsFast(64)) == "SeedsFast(count=64, bins=2, iterations=0, scale=0.5)"
+    assert repr(SeedsFast(64)) == "SeedsFast(count=64, bins=2, iterations=0, scale=0.5, connected=False)"
