@@ -18,14 +18,15 @@ def test_prints_a_row_for_each_pipeline(recipe: Runner) -> None:
     rows = {
         row[0].strip(): [float(cell) for cell in row[1:]]
         for line in done.stdout.splitlines()
-        if len(row := re.split("│", line.strip(" │"))) == 8
+        if len(row := re.split("│", line.strip(" │"))) == 9
     }
     assert list(rows) == ["published", "seeds", "seeds-fast", "grid:runs_on=worker"]
-    decode, augment, superpixels, speed, ratio, explained, recall = zip(*rows.values(), strict=True)
+    decode, augment, superpixels, speed, ratio, explained, parted, recall = zip(*rows.values(), strict=True)
     assert ratio[0] == 1
     assert all(min(column) > 0 for column in (decode, augment, superpixels, recall))
     for at in range(4):
         assert speed[at] == pytest.approx(1000 / (decode[at] + augment[at] + superpixels[at]), rel=0.05)
     assert explained[0] == explained[1], "seeds has the published labels"
     assert explained[2] > explained[0] > explained[3]
+    assert parted[2] > max(parted[0], parted[3])
     assert superpixels[2] < superpixels[0]
