@@ -111,14 +111,6 @@ def sync_folder(folder: Path) -> None:
         _sync(folder)
 
 
-def not_safetensors(path: str | Path, error: Exception) -> str:
-    """Why a file cannot be read as safetensors: a pointer of Git LFS, or the message of the library."""
-    with suppress(OSError), open(path, "rb") as file:
-        if file.read(len(LFS)) == LFS:
-            return "it is a pointer of Git LFS in place of the file: run git lfs pull where it lies"
-    return str(error)
-
-
 def _check_target(path: Path) -> None:
     """Refuse what a renamed file must not replace: a folder, a device, a pipe."""
     try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from castssl.files import atomic_write
+from castssl.files import LFS, atomic_write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,22 @@ def write_tensors(
     with atomic_write(path, what) as aside:
         save_file(content, aside, metadata={**metadata, "format": "pt"})
         _sort_metadata(aside)
+
+
+def not_safetensors(path: str | Path, error: Exception) -> str:
+    """Why a file cannot be read as safetensors: a pointer of Git LFS, or the message of the library.
+
+    Raises:
+        OSError: if the process may open no more files; the library reports that as a missing file.
+    """
+    try:
+        with open(path, "rb") as file:
+            if file.read(len(LFS)) == LFS:
+                return "it is a pointer of Git LFS in place of the file: run git lfs pull where it lies"
+    except OSError as refused:
+        if refused.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+    return str(error)
 
 
 def _sort_metadata(path: Path) -> None:

@@ -3,10 +3,10 @@
 Sources, as :func:`embeddings` takes them; NAME is a repository of the Hugging Face hub or a folder:
 
 =============================== ========================================================================
-``bert:NAME``                   BERT by the rule of HSVLT's released code, see :func:`_bert`
+``bert:NAME``                   BERT's vector of one token, by the rule of HSVLT's released code
 ``sentence:NAME``               an encoder of transformers; the mean of its last layer over all tokens
 ``sentence-transformers:NAME``  an encoder of sentence-transformers with the pooling of its own settings
-``words:DIM``                   a bag of words by fixed random vectors, see :func:`_words`
+``words:DIM``                   a bag of words by fixed random vectors
 ``clip:ARCHITECTURE/WEIGHTS``   the text tower of an encoder plugin that reads names, as a unit vector
 ``file:PATH``                   rows of a matrix in ``.npy`` or ``.safetensors``, by name
 ``learned:DIM[,seed=SEED]``     standard normal initial values, as those of ``torch.nn.Embedding``
@@ -17,28 +17,23 @@ Weights are read from safetensors only.  HSVLT: https://arxiv.org/abs/2407.16244
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from castssl.encoder_config import plugin_config
-from castssl.errors import ConfigError, DataError, PluginError
-from castssl.files import not_safetensors
-from castssl.installer import install
+from castssl.errors import ConfigError, DataError
 from castssl.modes import kept_random_state
-from castssl.registry import build
-from castssl.tensor_files import write_tensors
+from castssl.system_errors import explain
+from castssl.tensor_files import not_safetensors, write_tensors
+from castssl.text_encoders import ENCODERS, standard_normal
 
 METADATA = "castssl_label_embeddings"
 """The key of names, model and prompt, as JSON, in the metadata of a safetensors file."""
@@ -49,23 +44,6 @@ EXPANDED: Mapping[str, str] = {
 }
 """Names of PASCAL VOC that are not words, and the words for them in HSVLT's released code."""
 _LEARNED = re.compile(r"([1-9]\d*)(?:,seed=(\d+))?")
-
-
-@runtime_checkable
-class ReadsNames(Protocol):
-    """What zero-shot classification asks of an encoder beside :class:`castssl.contracts.Encoder`.
-
-    The class token (B, 1, D) of its last stage is the image's vector in a space where texts have theirs.
-    """
-
-    @property
-    def scale(self) -> Tensor:
-        """What cosine similarities are multiplied with to become logits: a scalar."""
-        ...
-
-    def zero_shot(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """A unit vector for each class name, over all templates: float32 (C, D)."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +112,7 @@ class LabelEmbeddings:
         kind, _, place = self.model.partition(":")
         rows = _rows_by_name(Path(place)) if kind == "file" else {}
         known = tuple(rows) or self.names
-        if kind not in _ENCODERS and not {self.names[0], *names} <= rows.keys():
+        if kind not in ENCODERS and not {self.names[0], *names} <= rows.keys():
             missing = [name for name in names if name not in rows]
             unknown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
             raise ConfigError(
@@ -263,135 +241,15 @@ def phrase(name: str) -> str:
 def _encode(names: Sequence[str], source: str, prompt: str, whole: bool) -> Tensor:
     """Vectors float32 (C, D) by a text encoder, or initial values."""
     kind, _, model = source.partition(":")
-    if kind == "learned":
-        return _learned(names, model)
+    if match := _LEARNED.fullmatch(model) if kind == "learned" else None:
+        return standard_normal(names, int(match[1]), int(match[2] or 0))
     with kept_random_state(), torch.no_grad():
         texts = names if whole else [phrase(name) for name in names]
-        return _ENCODERS[kind](model, texts, prompt).float()
+        return ENCODERS[kind](model, texts, prompt).float()
 
 
-def _bert(model: str, phrases: Sequence[str], prompt: str) -> Tensor:
-    """The rule of HSVLT's released code (commit cd7c5ca): the final layer's vector of one token.
-
-    The input is ``[CLS]`` and the word pieces, without ``[SEP]``, and all segment ids are 1.  The token is
-    the word piece if there is one, otherwise ``[CLS]``.
-    """
-    tokenizer, network = _transformer("bert", model)
-    if network.config.model_type != "bert":
-        raise ConfigError(
-            f"bert:{model}: got a model of type {network.config.model_type}, expected bert; write"
-            f" sentence:{model} for the mean over its tokens"
-        )
-    vectors = []
-    for text in phrases:
-        pieces = tokenizer(prompt.replace("{}", text), add_special_tokens=False)["input_ids"]
-        ids = torch.tensor([[tokenizer.cls_token_id, *pieces]])
-        last = network(input_ids=ids, token_type_ids=torch.ones_like(ids)).last_hidden_state
-        vectors.append(last[0, 1 if len(pieces) == 1 else 0])
-    return torch.stack(vectors)
-
-
-def _sentence(model: str, phrases: Sequence[str], prompt: str) -> Tensor:
-    """The mean of the final layer over all tokens, special tokens included, as sentence encoders do."""
-    tokenizer, network = _transformer("sentence", model)
-    if network.config.is_encoder_decoder:
-        raise ConfigError(
-            f"sentence:{model}: got an encoder with a decoder, expected an encoder alone; write"
-            f" sentence-transformers:{model}"
-        )
-    texts = [prompt.replace("{}", text) for text in phrases]
-    inputs = [tokenizer(text, truncation=True, return_tensors="pt") for text in texts]
-    return torch.stack([network(**ids).last_hidden_state[0].mean(0) for ids in inputs])
-
-
-def _sentence_transformers(model: str, phrases: Sequence[str], prompt: str) -> Tensor:
-    library = _library("sentence_transformers", "sentence-transformers")
-    try:
-        network = library.SentenceTransformer(model, device="cpu", model_kwargs={"use_safetensors": True})
-    except Exception as error:  # the library raises its own, the hub's and the system's
-        raise DataError(_unreadable(f"sentence-transformers:{model}", model, error)) from error
-    texts = [prompt.replace("{}", text) for text in phrases]
-    vectors: Tensor = network.encode(texts, batch_size=1, convert_to_tensor=True, show_progress_bar=False)
-    return vectors.clone()  # computed in inference mode
-
-
-def _clip(model: str, phrases: Sequence[str], prompt: str) -> Tensor:
-    encoder = build("encoders", "clip", plugin_config(f"clip:{model}"))
-    if not isinstance(encoder, ReadsNames):
-        raise PluginError(
-            f"clip:{model}: a {type(encoder).__name__} cannot read class names; install castssl-baselines"
-        )
-    return encoder.zero_shot(phrases, [prompt]).cpu()
-
-
-def _words(model: str, phrases: Sequence[str], prompt: str) -> Tensor:
-    """The sum of a standard normal vector for each word, as a unit vector; it needs no weights.
-
-    Cosines of texts are near those of their counts of words.  A text without a word is a vector of zeros.
-    """
-    texts = [re.findall(r"\w+", prompt.replace("{}", text).lower()) for text in phrases]
-    vocabulary = {word: row for row, word in enumerate(sorted({word for text in texts for word in text}))}
-    if not vocabulary:
-        return torch.zeros(len(texts), int(model))
-    vectors = _learned(list(vocabulary), model)
-    sums = [vectors[[vocabulary[word] for word in text]].sum(0) for text in texts]
-    return torch.nn.functional.normalize(torch.stack(sums), dim=1)
-
-
-_ENCODERS: Mapping[str, Callable[[str, Sequence[str], str], Tensor]] = {
-    "bert": _bert,
-    "sentence": _sentence,
-    "sentence-transformers": _sentence_transformers,
-    "words": _words,
-    "clip": _clip,
-}
-"""Sources that read text: a model's name, phrases and a prompt to vectors (C, D)."""
-KINDS = (*_ENCODERS, "file", "learned")
+KINDS = (*ENCODERS, "file", "learned")
 """What a source begins with."""
-
-
-def _learned(names: Sequence[str], options: str) -> Tensor:
-    """Standard normal values; a row depends on the name and the seed alone."""
-    match = _LEARNED.fullmatch(options)
-    assert match  # as _check has it
-    seeds = (hashlib.sha256(f"{match[2] or 0} {name}".encode()).digest() for name in names)
-    generators = (torch.Generator().manual_seed(int.from_bytes(seed[:7], "big")) for seed in seeds)
-    return torch.stack([torch.randn(int(match[1]), generator=generator) for generator in generators])
-
-
-def _transformer(kind: str, model: str) -> tuple[Any, Any]:
-    """Tokenizer and network of transformers, in evaluation mode; no weight may be missing."""
-    transformers = _library("transformers", "transformers")
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-        network, report = transformers.AutoModel.from_pretrained(
-            model, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
-    except Exception as error:  # the library raises its own, the hub's and the system's
-        raise DataError(_unreadable(f"{kind}:{model}", model, error)) from error
-    # The library draws missing weights at random.  The pooler is not used here.
-    if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
-        raise DataError(
-            f"{kind}:{model} lacks {len(missing)} of the weights of a {type(network).__name__}, such as"
-            f" {missing[0]}; take a model that was saved with transformers"
-        )
-    return tokenizer, network.eval()
-
-
-def _unreadable(source: str, model: str, error: Exception) -> str:
-    lines = str(error).strip().splitlines() or ["no message"]
-    return (
-        f"{source} cannot be read ({type(error).__name__}: {lines[0]}); expected a repository of the Hugging"
-        " Face hub or a folder, with config.json, the tokenizer and model.safetensors.  Run"
-        f" `hf download {model}` where there is a network, or give the path of a folder"
-    )
-
-
-def _library(module: str, package: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise PluginError(f"these label embeddings need {package}: {install(package)}") from error
 
 
 def _file(path: Path, rows: Sequence[str] | None) -> LabelEmbeddings:
@@ -402,6 +260,8 @@ def _file(path: Path, rows: Sequence[str] | None) -> LabelEmbeddings:
         try:
             stored = beside.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
         except (OSError, UnicodeDecodeError) as error:
+            if explain(error):
+                raise  # The fault is not the file's.
             raise DataError(f"{beside} is not text in UTF-8 ({error}); save it as UTF-8") from error
     if stored is not None and rows is not None and list(stored) != list(rows):
         pairs = zip([*stored, None], [*rows, None], strict=False)
@@ -447,6 +307,8 @@ def _matrix(path: Path) -> tuple[Tensor, list[str] | None]:
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
             raise ValueError("it is not an array of floating-point numbers")
     except (OSError, ValueError, EOFError) as error:
+        if explain(error):
+            raise  # The fault is not the file's.
         raise DataError(
             f"{path} cannot be read as a matrix ({error}); expected floating-point numbers (C, D) in .npy"
             " without pickled objects, or in .safetensors"
@@ -484,7 +346,7 @@ def _check(source: str, prompt: str, rows: object) -> None:
         raise ConfigError(f"{source} names no weights; write clip:ARCHITECTURE/WEIGHTS, as ViT-B-32/openai")
     if prompt.count("{}") != 1:
         raise ConfigError(f"prompt: expected {{}} once, where the name belongs; got {prompt!r}")
-    if kind not in _ENCODERS and prompt != "{}":
+    if kind not in ENCODERS and prompt != "{}":
         raise ConfigError(f"{source} reads no text, so it has no prompt, got {prompt!r}; leave it out")
     if kind != "file" and rows is not None:
         raise ConfigError(f"{source} has no file whose rows have names; leave rows out")

@@ -9,14 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from castssl.checkpoints import native
 from castssl.commands.superpixels import _photo
 from castssl.datasets.tar import read_split
 from castssl.datasets.text import read_text
 from castssl.inference.photos import read_photo
 from castssl.system_errors import explain
+from castssl.text import embeddings
 from castssl.training.runs import log_lines
 
 
@@ -37,6 +40,11 @@ READERS: dict[str, Callable[[Path], object]] = {
     "text": lambda folder: read_text(folder / "labels.txt"),
     "tar": lambda folder: read_split(folder / "train.tar", "train"),
     "log": lambda folder: list(log_lines(folder / "log.jsonl")),
+    "label embeddings": lambda folder: embeddings(["one"], f"file:{folder / 'vectors.npy'}"),
+    "stored label embeddings": lambda folder: embeddings(
+        ["one"], "words:4", store=folder / "vectors.safetensors"
+    ),
+    "encoder weights": lambda folder: native.read_file(folder / "vectors.safetensors"),
     "photo": lambda folder: read_photo(folder / "0.png"),
     "photo of castssl superpixels": lambda folder: _photo(folder / "0.png", None, None),
 }
@@ -48,6 +56,9 @@ def test_the_limit_of_open_files_is_no_damage(tmp_path: Path, name: str) -> None
     Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
     (tmp_path / "labels.txt").write_text("one\ntwo\n")
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n')
+    np.save(tmp_path / "vectors.npy", np.ones((2, 4), np.float32))
+    (tmp_path / "vectors.txt").write_text("one\ntwo\n")
+    embeddings(["one", "two"], "words:4").write(tmp_path / "vectors.safetensors")
     with tarfile.open(tmp_path / "train.tar", "w") as archive:
         archive.add(tmp_path / "0.png", "train/a/0.png")
     read = READERS[name]

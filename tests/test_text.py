@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from castssl import text
+from castssl import text, text_encoders
 from castssl.errors import CastError, ConfigError, DataError, PluginError, UnknownPlugin
 from castssl.text import LabelEmbeddings, embeddings, phrase, read
 
@@ -167,7 +167,7 @@ def test_clip_reads_names_by_the_protocol(monkeypatch: pytest.MonkeyPatch) -> No
         built.append(f"{kind} {name} {config.name}")
         return Reader() if "tiny" in config.name else object()
 
-    monkeypatch.setattr(text, "build", build)
+    monkeypatch.setattr(text_encoders, "build", build)
     found = embeddings(["tvmonitor", "dog"], "clip:tiny/weights")
     assert (built, found.prompt) == (["encoders clip clip:tiny/weights"], "a photo of a {}")
     assert found.vectors.tolist() == [[23, 10], [16, 3]]
@@ -272,7 +272,7 @@ def test_stored_embeddings_are_read_again(bert: str, tmp_path: Path, monkeypatch
     assert torch.equal(embeddings(["airplane", "dog"], f"file:{store}").vectors, first.vectors[[2, 0]])
     before = store.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(text, "_library", lambda *_: pytest.fail("computed again"))
+        patch.setattr(text_encoders, "_library", lambda *_: pytest.fail("computed again"))
         found = embeddings(["airplane", "dog"], source, store=store)
     assert torch.equal(found.vectors, first.vectors[[2, 0]])
     assert store.read_bytes() == before

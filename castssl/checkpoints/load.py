@@ -19,9 +19,9 @@ from castssl.checkpoints import native, official, timm_layout
 from castssl.checkpoints.checkpoint import Checkpoint, Which
 from castssl.contracts import Encoder
 from castssl.errors import DataError
-from castssl.files import not_safetensors
 from castssl.models.weight_files import NAMES, refuse_two
 from castssl.system_errors import explain
+from castssl.tensor_files import not_safetensors
 
 if TYPE_CHECKING:
     from castssl.checkpoints.official import Stage

@@ -20,10 +20,9 @@ from castssl.contracts import Encoder, Objective
 from castssl.datasets.pixel_classes import Color
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import DataError
-from castssl.files import not_safetensors
 from castssl.labels import LabelTree
 from castssl.modes import gathered
-from castssl.tensor_files import write_tensors
+from castssl.tensor_files import not_safetensors, write_tensors
 
 SETTINGS = "castssl"
 """The metadata key under which the settings are, as JSON."""
@@ -101,13 +100,14 @@ def read_file(path: Path) -> tuple[State, str]:
     """The tensors of a safetensors file, and its settings; ``""`` if castssl did not write it.
 
     Raises:
-        DataError: if it is damaged.
+        DataError: if it is damaged, or cannot be read.
+        OSError: if the process may open no more files.
     """
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(SETTINGS, "")
             return {name: file.get_tensor(name) for name in file.keys()}, text  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         reason = not_safetensors(path, error)
         raise DataError(f"{path} is not a complete safetensors file: {reason}") from error
 

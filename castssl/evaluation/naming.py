@@ -24,7 +24,7 @@ from castssl.encoder_config import MEAN, STD
 from castssl.errors import ConfigError
 from castssl.modes import evaluating
 from castssl.segmenter import check_image
-from castssl.text import ReadsNames
+from castssl.text_encoders import ReadsNames
 from castssl.types import View
 
 PROMPT, BACKGROUND = "a photo of a {}", "Background"
@@ -58,7 +58,7 @@ class Naming:
     cropping, so a segment of a few pixels may be seen in part of a pixel.
 
     Args:
-        model: an encoder that reads names, see :class:`castssl.text.ReadsNames`, such as
+        model: an encoder that reads names, see :class:`castssl.text_encoders.ReadsNames`, such as
             ``castssl.create("clip:ViT-B-16/openai")``; the paper's.
         objects: names of the objects.
         parts: names of each object's parts, as they stand in a sentence, such as "Quadruped Head"; none if

@@ -21,9 +21,9 @@ from torch import nn
 
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError, DataError
-from castssl.files import not_safetensors
 from castssl.models.timm_registry import TimmCAST, TimmFeatures
 from castssl.models.weight_files import NAMES, refuse_two
+from castssl.tensor_files import not_safetensors
 
 SETTINGS = "castssl"
 """The metadata key of the settings in castssl's files."""

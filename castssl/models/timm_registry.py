@@ -31,7 +31,6 @@ from torch import Tensor, nn
 
 from castssl.encoder_config import imagenet
 from castssl.errors import ConfigError, DataError
-from castssl.files import not_safetensors
 from castssl.models.blocks import Stage
 from castssl.models.cast import CAST
 from castssl.models.create import create
@@ -40,6 +39,7 @@ from castssl.models.initialization import linear
 from castssl.models.presets import PRESETS
 from castssl.registry import build_superpixels
 from castssl.superpixel_labels import is_tracing, partition
+from castssl.tensor_files import not_safetensors
 from castssl.tokens.positions import resize
 from castssl.tokens.segments import sample_labels
 from castssl.types import Hierarchy, View

@@ -32,7 +32,7 @@ GROUND = [
     ),
     *("encoder_config", "segmenter", "feed", "contracts"),
     *("superpixel_labels", "modes", "distributed", "leaving", "attention"),
-    *("registry", "text", "shipped", "fields", "config", "run_lock"),
+    *("registry", "text_encoders", "text", "shipped", "fields", "config", "run_lock"),
 ]
 """The ground floor, in order: each room imports only from rooms to its left."""
 TOP = [
@@ -60,7 +60,8 @@ MODULES_OF_PLUGINS = (
         "castssl.labels",
         "castssl.segmenter",
     ),
-    *("castssl.testing", "castssl.text", "castssl.types", "castssl.tokens.inputs", "castssl.tokens.segments"),
+    *("castssl.testing", "castssl.text", "castssl.text_encoders", "castssl.types"),
+    *("castssl.tokens.inputs", "castssl.tokens.segments"),
     "castssl.superpixels.per_image",
     *("castssl.pooling.arithmetic", "castssl.pooling.centroids", "castssl.objectives.averaged"),
     "castssl.objectives.classification",
@@ -69,7 +70,11 @@ MODULES_OF_PLUGINS = (
 )
 """Modules that plugins may import from."""
 NAMES_OF_PLUGINS = (
-    *("castssl.checkpoints.read", "castssl.checkpoints.hub.save_pretrained", "castssl.files.not_safetensors"),
+    *(
+        "castssl.checkpoints.read",
+        "castssl.checkpoints.hub.save_pretrained",
+        "castssl.tensor_files.not_safetensors",
+    ),
     *("castssl.models.blocks.Stage", "castssl.modes.evaluating", "castssl.objectives.tree_kl.over_children"),
     *("castssl.checkpoints.initialize.initialize", "castssl.data.normalize.normalize"),
     *(f"castssl.models.segmentation_heads.{name}" for name in ("HEADS", "create_head", "paint")),

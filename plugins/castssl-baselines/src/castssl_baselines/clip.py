@@ -16,7 +16,8 @@ from castssl.contracts import Encoder
 from castssl.errors import ConfigError
 from castssl.labels import LabelTree
 from castssl.objectives.classification import ClassifierModel
-from castssl.text import ReadsNames, phrase
+from castssl.text import phrase
+from castssl.text_encoders import ReadsNames
 from castssl.types import View
 from castssl_baselines.flat import LevelSum
 
@@ -44,7 +45,7 @@ class CLIP(LevelSum):
 
     Args:
         encoder: one with a text tower, such as ``clip:ViT-B-32/openai``, see
-            :class:`castssl.text.ReadsNames`.
+            :class:`castssl.text_encoders.ReadsNames`.
         labels: the data set's label tree, with names.
         templates: sentences with ``{}`` where the name belongs; several are averaged, as in the paper.
         mixup: see :class:`castssl.objectives.mixing.Mixing`; so are the next two.

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from castssl.contracts import Encoder
 from castssl.encoder_config import BY_HAND, EncoderConfig, plugin_config
 from castssl.errors import ConfigError, DataError, PluginError
-from castssl.files import not_safetensors
 from castssl.installer import install
 from castssl.models.constants import conversion
 from castssl.models.timm_encoder import grid_tokens
 from castssl.modes import evaluating
+from castssl.tensor_files import not_safetensors
 from castssl.tokens.inputs import check_image
 from castssl.types import Hierarchy, Tokens, View
 
