@@ -303,7 +303,8 @@ def _matrix(path: Path) -> tuple[Tensor, list[str] | None]:
             raise DataError(f"{path} holds the tensors {sorted(tensors)[:5]}, expected one; write it alone")
         return next(iter(tensors.values())), None
     try:
-        array = np.load(path, allow_pickle=False)
+        # Mapped, so that a header alone cannot ask for memory.
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
             raise ValueError("it is not an array of floating-point numbers")
     except (OSError, ValueError, EOFError) as error:

@@ -236,7 +236,7 @@ def test_damaged_matrices_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "matrix.npy"
     rows = ["a", "b"]
     cases: list[tuple[Any, str]] = [
-        (np.array([{}, {}]), "Object arrays cannot be loaded|allow_pickle"),
+        (np.array([{}, {}]), "Python objects in dtype"),
         (np.ones((2, 3), dtype=np.int64), "not an array of floating-point numbers"),
         (np.ones(2), r"shape \(2,\) for 2 names"),
         (np.ones((3, 2)), r"shape \(3, 2\) for 2 names, expected \(2, D\)"),
@@ -246,9 +246,14 @@ def test_damaged_matrices_are_refused(tmp_path: Path) -> None:
         np.save(path, array, allow_pickle=True)
         with pytest.raises(DataError, match=message):
             embeddings(["a"], f"file:{path}", rows=rows)
-    path.write_bytes(b"")
-    with pytest.raises(DataError, match="cannot be read as a matrix"):
-        embeddings(["a"], f"file:{path}", rows=rows)
+    with path.open("wb") as file:  # A header that asks for 4 TB.
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f4", "fortran_order": False, "shape": (2, 5 * 10**11)}
+        )
+    for content in (path.read_bytes(), b""):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="cannot be read as a matrix"):
+            embeddings(["a"], f"file:{path}", rows=rows)
     with pytest.raises(DataError, match=r"cannot be read as a matrix .*No such file"):
         embeddings(["a"], f"file:{tmp_path / 'absent.npy'}", rows=rows)
     np.save(path, np.ones((2, 3)))
