@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -36,6 +37,7 @@ from castssl.testing.claims import (
     deep_copy,
     seed_all,
 )
+from castssl.testing.fake_device import READ, fake_device, fields_on_device, move
 from castssl.types import DenseTokens, Hierarchy, Tokens, View
 
 SIDE = 64
@@ -410,6 +412,14 @@ def check_half_precision(subject: Subject) -> None:
                 not narrow,
                 f"autocast to {dtype}: {name[:-5]}.mass is {value.dtype}, not float32: it counts cells",
             )
+
+
+def check_runs_on_a_device(subject: Subject) -> None:
+    """No tensor of the CPU meets its weights and its view, as on a GPU; values may be read."""
+    encoder, view = _make(subject)
+    with suppress(*READ), fake_device():
+        move(encoder)
+        encoder(fields_on_device(view))
 
 
 def check_leaves_input_alone(subject: Subject) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, get_args
 
@@ -34,6 +35,7 @@ from castssl.testing.claims import (
     promised,
     seed_all,
 )
+from castssl.testing.fake_device import READ, fake_device, fields_on_device, move
 from castssl.testing.processes import together
 from castssl.types import Batch, Hierarchy, LabelAttention, Outcome, View
 
@@ -284,6 +286,17 @@ def check_bfloat16(subject: Subject) -> None:
     claim_equal(losses[1], losses[0], "the loss under bfloat16 autocast is far from float32's", tolerance=0.1)
     losses[1].backward()
     claim_trained(built.objective)
+
+
+def check_runs_on_a_device(subject: Subject) -> None:
+    """No tensor of the CPU meets its weights and its batch, as on a GPU; values may be read."""
+    built = build(subject)
+    objective, batch = built.objective, built.batch()
+    objective.train()
+    with suppress(*READ), fake_device():
+        move(objective)
+        objective.after_step(0.5)
+        objective(fields_on_device(batch))
 
 
 def check_predictions(subject: Subject) -> None:

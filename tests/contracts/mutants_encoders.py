@@ -237,6 +237,11 @@ class HalfMass(Changed):
         return stage._replace(mass=stage.mass.bfloat16() if enabled else stage.mass)
 
 
+class PlacesOnTheCPU(Changed):
+    def change(self, stage: Tokens) -> Tokens:
+        return stage._replace(x=stage.x + torch.linspace(0, 1, stage.x.shape[1])[:, None])
+
+
 class Normalizes(Pairs):
     def forward(self, view: View) -> Hierarchy:
         found = super().forward(view)
@@ -441,6 +446,7 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_gradients, RootOfNothing, "is not finite"),
     (room.check_half_precision, Overflows, "float16: stages.2..x is not finite"),
     (room.check_half_precision, HalfMass, "mass is torch.bfloat16"),
+    (room.check_runs_on_a_device, PlacesOnTheCPU, "make tensors with device="),
     (room.check_leaves_input_alone, Normalizes, "view.image was changed in place"),
     *mutants_dense.MUTANTS,
     (room.check_refuses_what_is_no_view, TakesAnything, "check_image"),

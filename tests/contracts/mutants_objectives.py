@@ -170,6 +170,22 @@ class NarrowLoss(Classifier):
         return Outcome(loss.to(self.model.head(self.read(batch.views[0])).dtype), logs)
 
 
+class WeightsOnTheCPU(Classifier):
+    def forward(self, batch: Batch) -> Outcome:
+        loss, logs = super().forward(batch)
+        known = (batch.target[:, -1] >= 0) * torch.ones(len(batch.target))
+        return Outcome(loss * known.mean(), logs)
+
+
+class AverageOnTheCPU(Classifier):
+    def __init__(self, encoder: Encoder, labels: LabelTree) -> None:
+        super().__init__(encoder, labels)
+        self.mean = torch.zeros_like(self.model.head.weight.detach())
+
+    def after_step(self, progress: float) -> None:
+        self.mean.lerp_(self.model.head.weight.detach(), 1 - progress)
+
+
 class PredictsNothing(Classifier):
     def predict(self, view: View) -> Mapping[str, Tensor]:
         return {}
@@ -355,6 +371,8 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_state_is_complete, ProgressOutside, "parameters or buffers"),
     (room.check_after_step_leaves_weights_alone, ShrinksWeights, "head.weight"),
     (room.check_bfloat16, NarrowLoss, "loss in float32, got torch.bfloat16"),
+    (room.check_runs_on_a_device, WeightsOnTheCPU, "make tensors with device="),
+    (room.check_runs_on_a_device, AverageOnTheCPU, "register constants by register_buffer"),
     (room.check_predictions, PredictsNothing, "return its logits"),
     (room.check_predictions, PredictsByBatch, "depends on the other images"),
     (room.check_several_widths, ReadsEarlyStage, "read the width of each stage in stage_dims"),

@@ -216,6 +216,12 @@ class ReadsBack(Heaviest):
         return super().forward(tokens, size)
 
 
+class MakesTensorsOnTheCPU(Heaviest):
+    def forward(self, tokens: Tokens, size: int) -> Pooled:
+        rank = torch.arange(tokens.x.shape[1])
+        return super().forward(tokens._replace(mass=tokens.mass + 0 * rank), size)
+
+
 class BreaksGraph(Heaviest):
     def forward(self, tokens: Tokens, size: int) -> Pooled:
         torch._dynamo.graph_break()
@@ -251,5 +257,6 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_bfloat16, NarrowAssign, "assign in float32, got torch.bfloat16"),
     (room.check_bfloat16, WidensTokens, "x in the input's dtype"),
     (room.check_reads_nothing_back, ReadsBack, "on tensors without data"),
+    (room.check_reads_nothing_back, MakesTensorsOnTheCPU, "make tensors with device="),
     (room.check_compiles, BreaksGraph, "fullgraph=True"),
 ]
