@@ -125,8 +125,9 @@ def _check_target(path: Path) -> None:
 
 def _create(path: Path) -> int:
     """Make an empty file, and return the mode that the umask and the folder give it."""
-    if not path.is_symlink():
-        path.unlink(missing_ok=True)  # A killed process may have left one with another mode.
+    if not path.is_char_device():  # A link to /dev/full stays, and has nothing to lose.
+        # A killed process may have left one with another mode; in a stranger's folder it may be a link.
+        path.unlink(missing_ok=True)
     handle = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o666)
     try:
         return stat.S_IMODE(os.fstat(handle).st_mode)

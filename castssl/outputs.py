@@ -1,8 +1,11 @@
-"""Files that a command will write, before it writes the first."""
+"""Files that a command will write, or add to: what may be in their place."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,3 +42,21 @@ def check_outputs(paths: Iterable[Path], *, overwrite: bool) -> None:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def no_link(path: str, flags: int) -> int:
+    """An ``opener`` of :func:`open` for a file that is added to, in whose place may be a link.
+
+    Raises:
+        OSError: if it is a link, a pipe or a device, or the system refuses it.
+    """
+    # A pipe would wait for its other end.
+    own = 0 if sys.platform == "win32" else os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        handle = os.open(path, flags | own, 0o666)
+    except OSError as error:
+        raise OSError(errno.ELOOP, "it is a link", path) if error.errno == errno.ELOOP else error from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
+    return handle

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from castssl.ablations.grid import RESULTS, Cell, Step
 from castssl.errors import ConfigError, printable
+from castssl.outputs import no_link
 from castssl.run_lock import in_use
 
 if TYPE_CHECKING:
@@ -115,7 +116,9 @@ def _state(step: Step, out: Path, code: int) -> State:
 def _clock(folder: Path, seconds: float) -> None:
     """Add to the time that the run has taken over all its starts."""
     with contextlib.suppress(OSError):
-        (folder / CLOCK).write_text(json.dumps(seconds_of(folder) + seconds), encoding="utf-8")
+        text = json.dumps(seconds_of(folder) + seconds)
+        with open(folder / CLOCK, "w", encoding="utf-8", opener=no_link) as file:
+            file.write(text)
 
 
 def seconds_of(folder: Path) -> float:
@@ -212,7 +215,7 @@ def code(job: Job[int], folder: Path) -> int | None:
         return None
     if (error := job.exception()) is None:
         return job.result()
-    with (folder / OUTPUT).open("a", encoding="utf-8") as output:
+    with open(folder / OUTPUT, "a", encoding="utf-8", opener=no_link) as output:
         output.write(f"\n{error}\n")
     return 1
 
@@ -237,7 +240,7 @@ class Run:
         if self._ending(received):
             return STOPPED
         variables = {**os.environ, **self.environment}
-        with (self.folder / OUTPUT).open("a", encoding="utf-8") as output:
+        with open(self.folder / OUTPUT, "a", encoding="utf-8", opener=no_link) as output:
             process = subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,

@@ -34,10 +34,11 @@ from castssl.datasets.images import Images
 from castssl.datasets.unreadable import why
 from castssl.errors import ConfigError, DataError
 from castssl.feed import Unreadable
-from castssl.files import atomic_write, remove, write_text
+from castssl.files import atomic_write, remove, translate_os_error, write_text
 from castssl.inference.features import read_features
 from castssl.installer import install
 from castssl.registry import build_superpixels
+from castssl.run_lock import LOCK, hold
 from castssl.superpixel_labels import partition
 from castssl.types import Batch, RawView
 
@@ -124,14 +125,36 @@ def extract(
             remove(parts)
         return Counts(len(job.images), dict(stored_settings(out).get("unreadable", {})), True)
     _check_parts(parts, settings, overwrite=overwrite)
-    write_text(parts / "settings.json", json.dumps(settings, indent=1), "features")
-    finished = _compute(job, parts, report)
-    written = _parts(parts)
-    unreadable = {name: reason for path in written for name, reason in _read(path, "unreadable").tolist()}
-    if finished:
-        _combine(job, written, out, {**settings, "unreadable": unreadable})
-        remove(parts)
-    return Counts(len(job.images), unreadable, finished)
+    with _alone(parts):
+        if check_output(out, settings, overwrite=overwrite):  # Another process wrote it since.
+            remove(parts)
+            return Counts(len(job.images), dict(stored_settings(out).get("unreadable", {})), True)
+        for path in _parts(parts) if overwrite else []:
+            path.unlink()
+        write_text(parts / "settings.json", json.dumps(settings, indent=1), "features")
+        finished = _compute(job, parts, report)
+        written = _parts(parts)
+        unreadable = {name: reason for path in written for name, reason in _read(path, "unreadable").tolist()}
+        if finished:
+            _combine(job, written, out, {**settings, "unreadable": unreadable})
+            remove(parts)
+        return Counts(len(job.images), unreadable, finished)
+
+
+@contextmanager
+def _alone(parts: Path) -> Iterator[None]:
+    """Hold the folder of parts, which is made.
+
+    Raises:
+        ConfigError: if another process writes in it.
+    """
+    with translate_os_error(parts, "features"):
+        parts.mkdir(parents=True, exist_ok=True)
+        lock = hold(parts)
+    with lock:
+        if not (parts / LOCK).exists():
+            raise ConfigError(f"another process has just finished in {parts}; run the same command again")
+        yield
 
 
 def check_output(out: Path, settings: Settings, *, overwrite: bool) -> bool:
@@ -176,13 +199,15 @@ def stored_settings(path: Path) -> dict[str, Any]:
 
 
 def _check_parts(parts: Path, settings: Settings, *, overwrite: bool) -> None:
-    """Refuse a folder of other parts; with ``overwrite`` delete those of this module."""
+    """Refuse a folder of other parts; with ``overwrite`` only one that this module did not make."""
     stored = _stored_parts(parts)
-    if os.path.lexists(parts) and MARK not in stored and (not parts.is_dir() or any(parts.iterdir())):
+    if (
+        os.path.lexists(parts)
+        and MARK not in stored
+        and (not parts.is_dir() or set(os.listdir(parts)) - {LOCK})
+    ):
         raise ConfigError(f"castssl features did not make {parts} and leaves it; choose another --out")
-    if overwrite:
-        remove(parts)
-    elif stored and (differing := _differing(stored, settings)):
+    if not overwrite and stored and (differing := _differing(stored, settings)):
         raise ConfigError(
             f"{parts} holds features of an interrupted call with other {differing}; choose another --out, or"
             " start anew with --overwrite"
@@ -239,7 +264,7 @@ def _compute(job: Job, parts: Path, report: Callable[[int], None]) -> bool:
     """Write the parts that are missing; False if it was interrupted."""
     device = next(job.encoder.parameters()).device
     backend = build_superpixels(job.encoder.config, job.superpixels)
-    done = int(_parts(parts)[-1].stem.split("-")[1]) if _parts(parts) else 0
+    done = _done(parts, len(job.images))
     report(done)
     if done == len(job.images):
         return True
@@ -315,6 +340,24 @@ class _Part:
 def _parts(folder: Path) -> list[Path]:
     """The parts in the order of their images."""
     return sorted(folder.glob("[0-9]*-[0-9]*.npz"))
+
+
+def _done(folder: Path, images: int) -> int:
+    """How many images the parts have.
+
+    Raises:
+        DataError: if the parts do not follow each other.
+    """
+    done = 0
+    for part in _parts(folder):
+        start, stop = map(int, part.stem.split("-"))
+        if start != done or not start < stop <= images:
+            raise DataError(
+                f"{part} does not follow the {done} images before it, of {images}: two calls wrote into one"
+                " folder; start anew with --overwrite"
+            )
+        done = stop
+    return done
 
 
 def _read(part: Path, name: str) -> NDArray[Any]:

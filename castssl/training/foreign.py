@@ -8,7 +8,7 @@ from typing import Any
 
 from castssl import config
 from castssl.errors import ConfigError
-from castssl.run_lock import LOCK
+from castssl.run_lock import LOCK, of_castssl
 from castssl.training import checkpoint, logging
 
 WRITTEN = (config.FILE, logging.FILE, "once.json", "results.json", "encoder.safetensors", "probe.safetensors")
@@ -22,10 +22,10 @@ def foreign(folder: Path) -> list[str]:
     """
     written = folder / logging.FILE
     # A copied run may lack the lock, as hidden files are easily left out.
-    of_run = (folder / LOCK).exists() or checkpoint.exist(folder / checkpoint.FOLDER)
+    of_run = of_castssl(folder) or checkpoint.exist(folder / checkpoint.FOLDER)
     if of_run or (written.is_file() and written.read_bytes()[:8] == b'{"time":'):
         return []
-    replaced = [name for name in WRITTEN if os.path.lexists(folder / name)]
+    replaced = [name for name in (LOCK, *WRITTEN) if os.path.lexists(folder / name)]
     replaced += sorted(path.name for path in folder.glob("diverged*.txt"))
     replaced += ["pictures"] if any((folder / "pictures").glob("step-*")) else []
     return [] if replaced == [config.FILE] and "out" in (settings_of(folder) or {}) else replaced

@@ -22,6 +22,7 @@ from torch import Tensor
 from castssl import distributed
 from castssl.errors import CastError, ConfigError
 from castssl.installer import install
+from castssl.outputs import no_link
 
 FILE = "log.jsonl"
 TRACKERS = {
@@ -62,13 +63,13 @@ class Log:
 
     Args:
         folder: where ``log.jsonl`` lies; None writes nothing.
+
+    Raises:
+        CastError: if the file cannot be written, or is a link.
     """
 
     def __init__(self, folder: Path | None) -> None:
-        # Without a buffer, so that what a full disk refused is not tried again when the file is closed.
-        self._file = None if folder is None else open(folder / FILE, "a+b", buffering=0)  # noqa: SIM115
-        if self._file is not None:
-            _drop_half_line(self._file)
+        self._file = None if folder is None else _open(folder / FILE)
 
     def write(self, **values: Any) -> None:
         """Append one line with the time and these values; a number that is not finite becomes null.
@@ -124,6 +125,17 @@ def best(folder: Path, name: str) -> dict[str, float]:
                 found.setdefault(settings, []).append(report[name])
     values = [value for key in {settings, None} for value in found.get(key, [])]
     return {name: max(values)} if values else {}
+
+
+def _open(path: Path) -> FileIO:
+    """The file to append to, without the line that a full disk or a kill left without its end."""
+    try:
+        # Without a buffer, so that what a full disk refused is not tried again when the file is closed.
+        file = open(path, "a+b", 0, opener=no_link)  # noqa: SIM115
+    except OSError as error:
+        raise CastError(f"cannot write {path} ({error.strerror}); remove what is there") from error
+    _drop_half_line(file)
+    return file
 
 
 def _drop_half_line(file: FileIO) -> None:

@@ -33,7 +33,7 @@ def claim(folder: Path, cfg: RunConfig) -> IO[Any]:
     """Make or enter a run's folder and write ``config.json``; the folder is locked while the result is open.
 
     Raises:
-        ConfigError: if another process trains in it, it holds a run with other settings, or without
+        ConfigError: if another process writes in it, it holds a run with other settings, or without
             ``cfg.overwrite`` files of another origin that the run would replace, or the folder is not
             writable.
     """

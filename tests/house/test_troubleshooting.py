@@ -46,12 +46,12 @@ def test_the_message_is_in_the_code(message: str) -> None:
 def test_a_changed_message_is_not_found() -> None:
     lines = [
         "raise E(",
-        '    f"another process trains in {folder}"',
+        '    f"another process writes in {folder}"',
         '    f" ({holder}); end it"',
         ")",
         'x = "other"',
     ]
     program = joined("\n".join(lines))
-    assert occurs("another process trains in … (…); end it", program)
+    assert occurs("another process writes in … (…); end it", program)
     assert not occurs("another process runs in … (…)", program)
-    assert not occurs("another process trains in … other", program)
+    assert not occurs("another process writes in … other", program)

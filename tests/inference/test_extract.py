@@ -112,6 +112,37 @@ def test_an_interrupted_call_continues(
     assert [path.name for path in tmp_path.iterdir() if "parts" in path.name] == []
 
 
+def test_one_call_at_a_time_writes_parts(job: Any, tmp_path: Path) -> None:
+    out = tmp_path / "y.npz"
+
+    def twice(done: int) -> None:
+        if done == 6:
+            with pytest.raises(ConfigError, match="another process writes in"):
+                extract(job, out)
+
+    assert extract(job, out, report=twice).finished
+    assert len(arrays(out)["paths"]) == 8
+
+
+def test_parts_that_do_not_follow_each_other_are_refused(
+    job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(home, "ROWS", 4)
+    out, parts = tmp_path / "y.npz", tmp_path / "y.npz.parts"
+
+    def stop(done: int) -> None:
+        if done == 8:
+            raise Killed
+
+    with pytest.raises(Killed):
+        extract(job, out, report=stop)
+    first = min(parts.glob("*.npz"))
+    first.rename(parts / "000000002-000000006.npz")
+    with pytest.raises(DataError, match=r"does not follow the 0 images before it.*--overwrite"):
+        extract(job, out)
+    assert extract(job, out, overwrite=True).finished
+
+
 def test_files_of_others_stay(folder: Path, encoder: Any, tmp_path: Path) -> None:
     job, out = make(folder, encoder), tmp_path / "x.npz"
     np.savez(out, precious=np.arange(3))

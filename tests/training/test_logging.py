@@ -63,11 +63,13 @@ def test_without_a_folder_nothing_happens() -> None:
     silent.close()
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_is_told(tmp_path: Path) -> None:
-    (tmp_path / logging.FILE).symlink_to("/dev/full")
-    with pytest.raises(CastError, match=r"log\.jsonl.*No space left"):
-        Log(tmp_path).write(step=1)
+def test_a_link_in_place_of_the_log_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("a line\nhalf a li")
+    (tmp_path / logging.FILE).symlink_to(other)
+    with pytest.raises(CastError, match=r"log\.jsonl \(it is a link\); remove"):
+        Log(tmp_path)
+    assert other.read_text() == "a line\nhalf a li"
 
 
 def test_means_are_over_what_came_since_the_last_time() -> None:

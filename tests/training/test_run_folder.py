@@ -37,7 +37,7 @@ def test_a_claimed_folder_holds_the_config_and_is_locked_until_it_is_let_go(tmp_
     folder = tmp_path / "a" / "b"
     lock = claim(folder, Config(lr=1.0))
     assert config.load(Config, folder) == Config(lr=1.0)
-    with pytest.raises(ConfigError, match="another process trains in"):
+    with pytest.raises(ConfigError, match="another process writes in"):
         claim(folder, Config(lr=1.0))
     lock.close()
     claim(folder, Config(lr=1.0)).close()
@@ -56,7 +56,7 @@ def test_a_forked_worker_that_outlives_its_run_does_not_hold_the_folder(tmp_path
     child.close()
     parent.recv(4)
     try:
-        with pytest.raises(ConfigError, match="another process trains in"):
+        with pytest.raises(ConfigError, match="another process writes in"):
             claim(tmp_path, Config())
         # What the end of a process does; lock.close() would do more.
         os.close(lock.fileno())
@@ -89,6 +89,30 @@ def test_a_config_of_another_program_is_not_replaced_and_an_emptied_one_is(tmp_p
         (ours / "config.json").write_bytes(damaged)
         claim(ours, Config(lr=1.0)).close()
         assert config.load(Config, ours).lr == 1.0
+
+
+def test_a_lock_of_another_program_makes_no_run_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text('{"lock": "of my tool"}')
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"holds \.lock, results\.json, which no run of castssl made"):
+        claim(tmp_path, Config())
+    assert (tmp_path / ".lock").read_text() == '{"lock": "of my tool"}'
+    claim(tmp_path, Config(overwrite=True)).close()
+
+
+@pytest.mark.parametrize("name", [".lock", ".config.json.partial"])
+def test_a_link_in_a_folder_leads_to_no_other_file(name: str, tmp_path: Path) -> None:
+    folder, other = tmp_path / "run", tmp_path / "other.txt"
+    claim(folder, Config()).close()
+    other.write_text("mine")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(other)
+    if name == ".lock":
+        with pytest.raises(ConfigError, match=r"holds \.lock|it is a link"):
+            claim(folder, Config())
+    else:
+        claim(folder, Config()).close()
+    assert other.read_text() == "mine"
 
 
 def test_a_refused_claim_lets_the_folder_go(tmp_path: Path) -> None:
