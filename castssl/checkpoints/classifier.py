@@ -176,6 +176,10 @@ def rebuild(checkpoint: Checkpoint, labels: LabelTree, kind: str, base: type[A])
     # The average would be a second copy that nothing needs; a store would be written where a stranger likes.
     left_out = ("ema", "store", SIDE)
     options = {key: value for key, value in checkpoint.options.items() if key not in left_out}
+    factory: object = load("objectives", kind)
+    if isinstance(factory, type) and issubclass(factory, Averaged):
+        with described("classifier", checkpoint.source):
+            options = dict(factory.to_rebuild(options, checkpoint.heads))
     encoder = checkpoint.build()
     # A stranger's numbers, such as that of classes, could ask for any amount of memory.
     with described("classifier", checkpoint.source), few_parts(checkpoint), torch.device("meta"):
