@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -82,6 +83,12 @@ class Checkpoint:
             DataError: with the first difference.
         """
         config = self.config
+        if re.search(r"[/\\]", config.name):
+            raise DataError(
+                f"the settings in {self.source} name the encoder {config.name[:80]}, which is a path or a"
+                " model to download; expected an architecture alone, as the weights are those in the file:"
+                " copy it again, or take other weights"
+            )
         try:
             if sum(config.depths) > len(self.encoder):
                 raise ValueError(f"{sum(config.depths)} blocks in {len(self.encoder)} tensors")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from castssl.checkpoints import native
 from castssl.checkpoints.checkpoint import Checkpoint, described, difference
+from castssl.checkpoints.drafts import check_beside, few_parts
 from castssl.checkpoints.load import Source, read
 from castssl.checkpoints.official_model import adapt, classifiers
 from castssl.errors import DataError
@@ -175,13 +176,18 @@ def rebuild(checkpoint: Checkpoint, labels: LabelTree, kind: str, base: type[A])
     # The average would be a second copy that nothing needs; a store would be written where a stranger likes.
     left_out = ("ema", "store", SIDE)
     options = {key: value for key, value in checkpoint.options.items() if key not in left_out}
+    factory: object = load("objectives", kind)
+    if isinstance(factory, type) and issubclass(factory, Averaged):
+        with described("classifier", checkpoint.source):
+            options = dict(factory.to_rebuild(options, checkpoint.heads))
     encoder = checkpoint.build()
-    # A stranger's numbers of classes could ask for any amount of memory.
-    with described("classifier", checkpoint.source), torch.device("meta"):
+    # A stranger's numbers, such as that of classes, could ask for any amount of memory.
+    with described("classifier", checkpoint.source), few_parts(checkpoint), torch.device("meta"):
         draft = build("objectives", kind, create(checkpoint.config), labels, **options)
     if not isinstance(draft, base):
         raise DataError(f"{checkpoint.source} holds {kind}, which learns no classes; {TRAINS}")
     check_heads(draft, checkpoint.heads)
+    check_beside(draft, checkpoint.source)
     objective = build("objectives", kind, encoder, labels, **options)
     assert isinstance(objective, base)
     if any(value.dtype == torch.float64 for value in checkpoint.encoder.values()):

@@ -28,6 +28,8 @@ from castssl.system_errors import explain
 
 NESTED = 3
 """The largest number of tars inside one another within an archive."""
+AGAIN = 100
+"""How many times tars within an archive are read again, since links name them."""
 
 
 class Member(NamedTuple):
@@ -150,6 +152,8 @@ class _Scan:
     def __init__(self, archive: Path, number: int, as_folder: bool) -> None:
         self.folders, self.others = list[str](), list[str]()
         self._lost: list[Lost] = []
+        self._inner: set[int] = set()
+        self._again = AGAIN
         parts = (archive.stem,) if as_folder else ()
         try:
             with archive.open("rb") as file:
@@ -188,6 +192,9 @@ class _Scan:
             elif isinstance(entry, Lost):
                 if entry.torn or not entry.name or inner or is_image(entry.name):
                     self._lost.append(entry._replace(name="/".join((*around.parts, *parts))))
+            elif inner and not self._within(entry.offset):
+                why = f"tars in it are linked to more than {AGAIN} times"
+                self._lost.append(Lost("/".join((*around.parts, *parts)), why, torn=False))
             elif inner:
                 stem = (*around.parts, *parts[:-1], path.stem)
                 yield from self._members(file, Member(stem, around.archive, *entry[1:]), depth + 1)
@@ -195,6 +202,12 @@ class _Scan:
                 yield Member((*around.parts, *parts), around.archive, *entry[1:])
             elif parts:
                 self.others.append(parts[-1])
+
+    def _within(self, offset: int) -> bool:
+        """Whether the tar at this byte is to be read: each once, and a few again by links to it."""
+        self._again -= offset in self._inner
+        self._inner.add(offset)
+        return self._again >= 0
 
 
 def _of_split(members: list[Member], path: Path, split: str) -> list[Member]:

@@ -8,11 +8,16 @@ from __future__ import annotations
 import os
 import posixpath
 import tarfile
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
 from typing import IO, NamedTuple
 
 _CHAIN = 8
 """The longest chain of links to a file that is followed."""
+_LINKED = 4, 10_000
+"""The most files that links to folders add: so many for each file of the archive, and so many more."""
+_LONGEST = 4096
+"""Characters of a name, as of paths on Linux; lists of names take the length of the longest for each."""
 
 
 class Entry(NamedTuple):
@@ -47,7 +52,8 @@ def entries(file: IO[bytes], start: int = 0, end: int | None = None) -> Iterator
     """The regular files of an uncompressed tar between two bytes of ``file``, and what cannot be read of it.
 
     Hard links, and symbolic links to files and folders of the archive, are files with the content of their
-    target.  Concatenated archives are read to the end.
+    target; of links to folders that would add far more files than there are, the rest is lost.  Concatenated
+    archives are read to the end.
 
     Args:
         file: seekable.
@@ -62,6 +68,9 @@ def entries(file: IO[bytes], start: int = 0, end: int | None = None) -> Iterator
     for member in _members(file, start, file.seek(0, os.SEEK_END) if end is None else end):
         if isinstance(member, Lost):
             yield member
+        elif len(member.name) > _LONGEST:
+            why = f"a name of {len(member.name)} characters, expected at most {_LONGEST}"
+            yield Lost(f"{member.name[:40]}...{member.name[-40:]}", why, torn=False)
         elif member.issparse():
             yield Lost(member.name, "a sparse member, which only tar can unpack", torn=False)
         elif member.isreg():
@@ -79,14 +88,33 @@ def entries(file: IO[bytes], start: int = 0, end: int | None = None) -> Iterator
             else:
                 rest.append(link)
         links = rest
-    for link in links:  # To folders, or to nothing.  Followed once: folders in folders would grow each time.
+    yield from _in_folders(links, files)
+
+
+def _in_folders(links: list[tarfile.TarInfo], files: Mapping[str, Entry]) -> Iterator[Entry | Lost]:
+    """The files in the folders that links lead to; followed once: folders in folders would grow each time."""
+    names = sorted(files) if links else []
+    place = {name: number for number, name in enumerate(files)} if links else {}
+    left, beyond = _LINKED[0] * len(files) + _LINKED[1], list[str]()
+    for link in links:
         folder = _target(link)
-        inside = [name for name in files if name.startswith(folder + "/")]
-        yield from (files[name]._replace(name=link.name + name[len(folder) :]) for name in inside)
-        if not inside:
-            yield Lost(
-                link.name, f"a link to {link.linkname}, which leads to no file in the archive", torn=False
-            )
+        # "0" is the character after "/".
+        first, last = bisect_left(names, folder + "/"), bisect_left(names, folder + "0")
+        if first == last:
+            why = f"a link to {link.linkname}, which leads to no file in the archive"
+            yield Lost(link.name, why, torn=False)
+        elif last - first > left:
+            beyond.append(link.name)
+        else:
+            left -= last - first
+            inside = sorted(names[first:last], key=place.__getitem__)
+            yield from (files[name]._replace(name=link.name + name[len(folder) :]) for name in inside)
+    if beyond:
+        why = (
+            f"{len(beyond)} links to folders, such as {beyond[0]}, are not followed: links lead to far more"
+            " files than the archive holds"
+        )
+        yield Lost("", why, torn=False)
 
 
 def _target(link: tarfile.TarInfo) -> str:

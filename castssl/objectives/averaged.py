@@ -64,6 +64,22 @@ class Averaged(Objective, Generic[M]):
         """Options with which it is built where weights will be filled in, in place of its own; none here."""
         return {}
 
+    @classmethod
+    def to_rebuild(cls, options: Mapping[str, Any], heads: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        """Options with which it is built of a file of weights, which may come from a stranger; the same here.
+
+        An objective with options that name files or models to read replaces them here, so that the file
+        alone is read.
+
+        Args:
+            options: those in the file, of any type and value.
+            heads: its tensors beside the encoder, as :meth:`heads` names them.
+
+        Raises:
+            DataError: if it cannot be built of the file alone.
+        """
+        return options
+
     def predict(self, view: View, branch: Branch = "base") -> Mapping[str, Tensor]:
         """Logits (B, C) of each learned level by name, coarse to fine."""
         raise NotImplementedError(f"{type(self).__name__}.predict")

@@ -74,6 +74,26 @@ def test_a_file_does_not_make_the_reader_write(path: Path, tmp_path: Path) -> No
     checkpoint = read(path)
     checkpoint.options = {**checkpoint.options, "store": str(tmp_path / "written.safetensors"), "stored": 0}
     native.write(checkpoint, tmp_path / "other.safetensors")
-    with pytest.raises(DataError, match="describe no classifier"):
-        load_many_labels(tmp_path / "other.safetensors")
+    load_many_labels(tmp_path / "other.safetensors")
     assert not (tmp_path / "written.safetensors").exists()
+
+
+@pytest.mark.parametrize("text", ["file:/etc/passwd", "clip:ViT-B-32/openai", "bert:someone/model"])
+def test_a_file_does_not_make_the_reader_read_another(
+    path: Path, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_source(*args: object, **options: object) -> None:
+        pytest.fail("a text source was read")
+
+    monkeypatch.setattr("castssl_multilabel.objective.embeddings", read_source)
+    checkpoint = read(path)
+    options = {name: value for name, value in checkpoint.options.items() if name != "stored"}
+    checkpoint.options = {**options, "text": text}
+    native.write(checkpoint, tmp_path / "other.safetensors")
+    vectors = load_many_labels(tmp_path / "other.safetensors").objective.heads()["vectors"]
+    assert torch.equal(vectors, checkpoint.heads.pop("vectors"))
+    native.write(checkpoint, tmp_path / "other.safetensors")
+    with pytest.raises(
+        DataError, match=r"no label embeddings: got vectors of shape None, .* is not read; copy"
+    ):
+        load_many_labels(tmp_path / "other.safetensors")

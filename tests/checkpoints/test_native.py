@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +143,16 @@ def test_a_config_is_json_and_back() -> None:
     config = EncoderConfig("mine", (1, 2, 0), (9, 4, 2), positions="learned", fused=True, drop_path=0.1)
     text = json.dumps({"format": FORMAT, "config": config.to_dict()})
     assert EncoderConfig.from_dict(json.loads(text)["config"], "here") == config
+
+
+@pytest.mark.parametrize("name", ["clip:ViT-B-32//etc/passwd", "clip:ViT-B-32/openai", "timm:a\\b"])
+def test_an_encoder_is_not_named_by_what_would_be_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = nano()
+    made = Checkpoint(encoder.config, dict(encoder.state_dict()))
+    made.config = replace(made.config, name=name)
+    path = write(made, tmp_path / "e.safetensors")
+    monkeypatch.setattr("castssl.checkpoints.checkpoint.create", lambda config: pytest.fail("it was built"))
+    with pytest.raises(DataError, match="is a path or a model to download; expected an architecture alone"):
+        load_encoder(path)

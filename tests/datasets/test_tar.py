@@ -74,6 +74,25 @@ def test_tars_inside_a_tar_are_classes(tmp_path: Path) -> None:
     assert classes == [("n01",), ("n01",), ("n02",)]
 
 
+def test_links_to_tars_inside_a_tar_are_read_a_few_times(tmp_path: Path) -> None:
+    stream, inside = io.BytesIO(), _tar({"a.png": IMAGES["n01/a.png"]})
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        entry = tarfile.TarInfo("n.tar")
+        entry.size = len(inside)
+        archive.addfile(entry, io.BytesIO(inside))
+        for number in range(150):
+            link = tarfile.TarInfo(f"l{number:03}.tar")
+            link.type, link.linkname = tarfile.SYMTYPE, "n.tar"
+            archive.addfile(link)
+    path = tmp_path / "all.tar"
+    path.write_bytes(stream.getvalue())
+    with pytest.warns(
+        UserWarning, match=r"50 entries cannot be read, such as l100.tar: tars in it are linked to"
+    ):
+        source, _ = read_split(path, "train")
+    assert len(source) == 101
+
+
 def test_folders_common_to_all_are_no_labels(tmp_path: Path) -> None:
     path = tmp_path / "all.tar"
     path.write_bytes(_tar({f"./data/sets/{name}": content for name, content in IMAGES.items()}))

@@ -85,3 +85,45 @@ def test_archives_inside_an_archive_are_read_to_their_end_only(full: bytes) -> N
     both = bytes(start) + full[: end - start] + full
     result = list(entries(io.BytesIO(both), start, end))
     assert all(not isinstance(part, Entry) or part.offset + part.size <= end for part in result)
+
+
+def linked(folders: dict[str, int], links: dict[str, str]) -> bytes:
+    """Folders of so many empty files, and symbolic links."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as written:
+        for folder, count in folders.items():
+            for number in reversed(range(count)):
+                written.addfile(tarfile.TarInfo(f"{folder}/{number}.png"))
+        for name, target in links.items():
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, target
+            written.addfile(link)
+    return stream.getvalue()
+
+
+def test_links_to_folders_have_their_files_in_their_order() -> None:
+    made = linked(
+        {"t/a": 3, "t/a-b": 1, "t/a0": 1, "t/a/x": 1}, {"t/l": "a", "u": "./t", "v": "t/b", "w": "."}
+    )
+    result, lost = read(made)
+    assert [entry.name for entry in result[6:]] == [
+        *(f"t/l/{name}.png" for name in ("2", "1", "0", "x/0")),
+        *(f"u/{name}.png" for name in ("a/2", "a/1", "a/0", "a-b/0", "a0/0", "a/x/0")),
+    ]
+    assert [(part.name, part.torn) for part in lost] == [("v", False), ("w", False)]
+
+
+def test_links_to_folders_add_a_limited_number_of_files() -> None:
+    result, lost = read(linked({"a": 400, "b": 1}, {f"l{number}": "a" for number in range(40)}))
+    assert len(result) == 401 + 400 * ((4 * 401 + 10_000) // 400)
+    assert [part.reason.partition(":")[0] for part in lost] == [
+        "11 links to folders, such as l29, are not followed"
+    ]
+
+
+def test_a_name_longer_than_any_path_is_lost() -> None:
+    result, lost = read(linked({"a": 1, "b" * 5000: 1}, {}))
+    assert [entry.name for entry in result] == ["a/0.png"]
+    assert [(part.name[-6:], part.reason) for part in lost] == [
+        ("/0.png", "a name of 5006 characters, expected at most 4096")
+    ]

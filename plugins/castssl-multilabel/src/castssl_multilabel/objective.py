@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from castssl.contracts import Encoder
-from castssl.errors import ConfigError
+from castssl.errors import ConfigError, DataError
 from castssl.labels import LabelTree
 from castssl.objectives.averaged import Averaged, Branch
 from castssl.text import LabelEmbeddings, embeddings
@@ -146,6 +146,25 @@ class MultiLabel(Averaged[LabelModel]):
         if not isinstance(self.model, HSVLT):
             return {}
         return {"stored": self.model.vectors.shape[1], "store": "", "prompt": self.prompt}
+
+    @classmethod
+    def to_rebuild(cls, options: Mapping[str, Any], heads: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        """The same, with the width of the embeddings in the file, so that ``text`` is not read.
+
+        Raises:
+            DataError: if the file holds no embeddings.
+        """
+        if options.get("head") == "plain" or options.get("stored"):
+            return options
+        vectors = heads.get("vectors")
+        if vectors is None or vectors.ndim != 2 or not vectors.shape[1]:
+            shape = None if vectors is None else tuple(vectors.shape)
+            raise DataError(
+                f"the weights hold no label embeddings: got vectors of shape {shape}, expected (labels, D);"
+                f" text={str(options.get('text'))[:60]}, which their settings name, is not read; copy the"
+                " weights again, or train again"
+            )
+        return {**options, "stored": vectors.shape[1]}
 
     def scorer(self, names: Sequence[str]) -> Callable[[View], Tensor]:
         """A function of a view that returns the logits of other labels: float32 (B, C).
