@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
 
+from castssl import fresh_folders
 from castssl.errors import CastError, ConfigError
 from castssl.fields import build
 from castssl.files import write_text
@@ -149,6 +150,8 @@ def launch(main: Callable[[C], object], config: type[C], argv: Sequence[str] | N
     """Run a recipe, ``main(parse(config, argv))``; an error of castssl, or a fault of the system that
     :mod:`castssl.system_errors` knows, becomes a message and an exit code.
 
+    The folder of a run that such an error ends before its log has a line is removed, if it is new.
+
     Raises:
         SystemExit: 2 for a :class:`ConfigError`, 1 for any other :class:`CastError` and for such a fault.
     """
@@ -163,8 +166,8 @@ def _run(main: Callable[[C], object], settings: C) -> None:
     try:
         main(settings)
     except CastError as error:
-        cause = f"\ncaused by {error.__cause__!r}" if error.__cause__ else ""
-        print(f"error{_whose()}: {error}{cause}", file=sys.stderr)
+        fresh_folders.discard()
+        print(f"error{_whose()}: {error}{_cause(error)}", file=sys.stderr)
         raise SystemExit(USAGE if isinstance(error, ConfigError) else 1) from None
     except (RuntimeError, OSError) as error:
         if not (fault := explain(error)):
@@ -404,6 +407,13 @@ def _default(part: Field[Any]) -> Any:
 
 def _whose() -> str:
     return f" of process {os.environ['RANK']}" if os.environ.get("RANK", "0") != "0" else ""
+
+
+def _cause(error: CastError) -> str:
+    """The cause of an error as a line of its own; "" if the message has its text already."""
+    cause = error.__cause__
+    text = (cause.strerror or str(cause)) if isinstance(cause, OSError) else str(cause)
+    return "" if cause is None or (text and text in str(error)) else f"\ncaused by {cause!r}"
 
 
 def _help(config: type[Any]) -> str:

@@ -327,6 +327,8 @@ class DataSet:
 
             def open(self, location: str, split: str) -> Listing:
                 root = Path(location)
+                if root.exists() and not (root / f"{split}.txt").exists():
+                    raise NoSplit(f"{root} has no {split} split")
                 train, own = (read_text(root / f"{name}.txt").splitlines() for name in ("train", split))
                 tree = LabelTree.from_paths([line.split()[1:] for line in train])
                 targets = tree.number([line.split()[1:] for line in own])

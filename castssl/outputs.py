@@ -23,15 +23,20 @@ def check_outputs(paths: Iterable[Path], *, overwrite: bool) -> None:
         overwrite: the user's ``--overwrite``: replace what is there.
 
     Raises:
-        ConfigError: if two outputs have the same path, or a path exists and may not be replaced.
+        ConfigError: if two outputs have the same path, a folder of one is a file, or a path exists and may
+            not be replaced.
     """
     outputs = [Path(os.path.abspath(path)) for path in paths]
     twice = sorted(str(path) for path, count in Counter(outputs).items() if count > 1)
     if twice:
         raise ConfigError(
             f"two outputs would have the same path: {_some(twice)}; give one input a call of its own, with"
-            " another --out"
+            " another --out, or rename it"
         )
+    for path in outputs:
+        above = next((one for one in path.parents if os.path.lexists(one)), path.parent)
+        if not above.is_dir():
+            raise ConfigError(f"{above} is a file, expected a folder for {path.name}; choose another --out")
     existing = sorted(str(path) for path in outputs if os.path.lexists(path))
     if existing and not overwrite:
         raise ConfigError(

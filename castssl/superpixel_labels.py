@@ -118,6 +118,7 @@ def is_tracing() -> bool:
 def _refuse(low: int, high: int, size: int, whose: str) -> None:
     if low < 0 or high >= size:
         raise ContractError(
-            f"segments have labels from {low} to {high}, expected 0 to {size - 1}, {whose}; {ADVICE}, or give"
-            " the model more tokens (--sizes)"
+            f"segments have labels from {low} to {high}, expected 0 to {size - 1}, {whose}; take the"
+            " model's own superpixels, as by ToView(encoder.config), or give it more tokens (--sizes); for"
+            f" superpixels of your own, {ADVICE}"
         )

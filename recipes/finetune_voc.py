@@ -75,7 +75,7 @@ class Config(TransferConfig):
 
     def problems(self) -> list[str]:
         """What the types cannot say."""
-        return super().problems() + self.below(steps=1, longer=0, image_size=0)
+        return super().problems() + self.below(steps=1, longer=0)
 
 
 def freeze_tables(encoder: Encoder) -> None:

@@ -56,7 +56,7 @@ class Config(TransferConfig):
             problems.append("--weights is missing: type --weights RUN, a run of moco_in1k.py")
         if self.val == "none":
             problems.append("--val none: retrieval is measured on held-out images")
-        return problems + self.below(neighbors=1, groups=1, longer=0, image_size=0)
+        return problems + self.below(neighbors=1, groups=1, longer=0)
 
 
 def make_models(cfg: Config, encoder: Encoder) -> dict[str, SegmentModel | ColorModel]:

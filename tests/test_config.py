@@ -180,6 +180,20 @@ def test_launch_turns_errors_into_messages(
     assert capsys.readouterr().err == f"error: {error}\ncaused by KeyError('why')\n"
 
 
+@pytest.mark.parametrize(
+    "cause", [OSError(2, "No such file or directory", "a"), ValueError("No such file or directory")]
+)
+def test_a_cause_whose_text_is_in_the_message_is_not_repeated(
+    cause: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(_: Config) -> None:
+        raise DataError("cannot read a (No such file or directory)") from cause
+
+    with pytest.raises(SystemExit):
+        launch(main, Config, ["--data", "x"])
+    assert capsys.readouterr().err == "error: cannot read a (No such file or directory)\n"
+
+
 def test_launch_hands_over_the_config_and_leaves_bugs_alone() -> None:
     seen: list[Config] = []
     launch(seen.append, Config, ["--data", "x"])

@@ -121,7 +121,7 @@ def add_reading(command: argparse.ArgumentParser) -> None:
     """Add ``--device``, and ``--range`` and ``--bits``, which exclude each other."""
     command.add_argument("--device", help="such as cuda (default: cuda if there is one, else cpu)")
     values = command.add_mutually_exclusive_group()
-    note = "of images with more than 8 bits, where their files do not define it"
+    note = "of images with more than 8 bits, which weights do not remember (default: of the file)"
     values.add_argument("--range", metavar="LOW:HIGH", help=f"values of black and white {note}: 0:1, 0:255")
     values.add_argument("--bits", metavar="N", help=f"bits {note}, such as 12")
 

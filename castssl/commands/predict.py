@@ -25,6 +25,7 @@ from castssl.commands.arguments import (
     table,
     value_range,
 )
+from castssl.commands.inputs import IMAGES, find_images
 from castssl.outputs import check_outputs
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ The exit code is 1 if an image could not be read.
 def add(commands: Commands) -> None:
     """Add it to the command line."""
     command = subcommand(commands, "predict", "the labels of images: a path, or any number", _predict, NOTES)
-    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files of any size")
+    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help=IMAGES)
     command.add_argument("--weights", required=True, help="a run's folder, encoder.safetensors or checkpoint")
     least = "back off to the parent below this, 0 to 1"
     command.add_argument("--min-confidence", type=float, metavar="P", help=least)
@@ -70,6 +71,7 @@ def add(commands: Commands) -> None:
 
 
 def _predict(args: argparse.Namespace) -> int:
+    args.images = find_images(args.images).paths
     check_outputs([args.out] if args.out else [], overwrite=args.overwrite)
     device = device_of(args)
     from castssl.checkpoints import read

@@ -50,8 +50,8 @@ def _report(args: argparse.Namespace) -> int:
     from castssl.reports.gather import gather
     from castssl.reports.write import write
 
-    check_outputs([args.out], overwrite=args.overwrite)
     found = gather(args.runs)
+    check_outputs([args.out], overwrite=args.overwrite)
     photos, remarks = _photos(args, found)
     for remark in write(args.out, found, photos, remarks, progress):
         print(f"castssl: {printable(remark)}", file=sys.stderr)

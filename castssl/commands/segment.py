@@ -14,13 +14,13 @@ from castssl.commands.arguments import (
     add_reading,
     add_shape,
     device_of,
-    names_below,
     or_none,
     save_picture,
     subcommand,
     superpixels_of,
     value_range,
 )
+from castssl.commands.inputs import IMAGES, Named, find_images
 from castssl.errors import ConfigError, DataError, printable
 from castssl.files import atomic_write
 from castssl.outputs import check_outputs
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 NONE = 65535
 """The value of a pixel without a segment in a label map."""
-WRITES = """For each image NAME, DIR receives
+WRITES = """A folder stands for the images in it and in its sub-folders, which DIR receives, too.
+For each image NAME, DIR receives
   NAME.png          the image, its superpixels and each stage, side by side
   NAME-stage0.png   ... one 16-bit label map a stage, finest first, of the image's own size
                     (a pixel's segment; 65535 where it has none)
@@ -56,7 +57,7 @@ def add(commands: Commands) -> None:
     """Add it to the command line."""
     purpose, notes = "segment images from fine to coarse", f"{WRITES}\n{CLASSES}\n{SEGMENTERS}"
     command = subcommand(commands, "segment", purpose, _segment, notes)
-    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files of any size")
+    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help=IMAGES)
     method = command.add_mutually_exclusive_group(required=True)
     method.add_argument("--weights", help="a run's folder, encoder.safetensors or checkpoint")
     other = "any other method, NAME:SOURCE,key=value, ...; writes label maps alone"
@@ -80,18 +81,19 @@ def _segment(args: argparse.Namespace) -> int:
     from castssl.checkpoints.load import load_encoder
     from castssl.inference.segment import segment
 
+    named = find_images(args.images, args.out)
     if args.segmenter:
-        return _segment_otherwise(args)
+        return _segment_otherwise(args, named)
     if args.classes:
-        return _segment_classes(args)
+        return _segment_classes(args, named)
     if args.window or args.stride or args.superpixels_once:
         raise ConfigError("windows are of class maps; add --classes, or leave the flags of windows out")
     device = device_of(args)
     encoder = load_encoder(args.weights)
     stages = len(encoder.sizes)
-    outputs = [path for image in args.images for path in _outputs(args.out, image.stem, stages)]
+    outputs = [path for image in named.paths for path in _outputs(args.out, named.outputs[image], stages)]
     check_outputs(outputs, overwrite=args.overwrite)
-    inputs = {image.resolve() for image in args.images}
+    inputs = {image.resolve() for image in named.paths}
     if own := [str(path) for path in outputs if path.resolve() in inputs]:  # Also with --overwrite.
         raise ConfigError(f"a drawing would replace the image {own[0]}; choose another --out")
     options = {"device": device, "sizes": args.sizes, "image_size": args.image_size}
@@ -99,20 +101,20 @@ def _segment(args: argparse.Namespace) -> int:
 
     def read_and_segment(image: Path) -> tuple[Segmentation, list[NDArray[np.uint16]]]:
         found = segment(image, encoder, **options)
-        maps = _maps(args.out, image.stem, stages)
+        maps = _maps(args.out, named.outputs[image], stages)
         return found, [_map(found.labels(stage).numpy(), path) for stage, path in enumerate(maps)]
 
     done = 0
-    for image in track(args.images, "segmenting", console=Console(stderr=True)):
+    for image in track(named.paths, "segmenting", console=Console(stderr=True)):
         found = or_none(partial(read_and_segment, image))
         if found is not None:
-            _write(*found, args.out, image.stem)
+            _write(*found, args.out, named.outputs[image])
             done += 1
-    print(f"{done} of {len(args.images)} images segmented, in {args.out}")
-    return 0 if done == len(args.images) else 1
+    print(f"{done} of {len(named.paths)} images segmented, in {args.out}")
+    return 0 if done == len(named.paths) else 1
 
 
-def _segment_otherwise(args: argparse.Namespace) -> int:
+def _segment_otherwise(args: argparse.Namespace, named: Named) -> int:
     import numpy as np
 
     from castssl.inference.photos import read_photo
@@ -126,31 +128,32 @@ def _segment_otherwise(args: argparse.Namespace) -> int:
             " options of its own, such as --segmenter cast:RUN,image_size=128"
         )
     segmenter, declared = build_segmenter(args.segmenter), value_range(args)
-    names = names_below(args.images)
 
     def read_and_segment(image: Path) -> list[NDArray[np.uint16]]:
-        levels = label_maps(segmenter, np.array(read_photo(image, declared)), names[image], count)
-        paths = _maps(args.out, image.stem, len(levels))
+        levels = label_maps(segmenter, np.array(read_photo(image, declared)), named.stored[image], count)
+        paths = _maps(args.out, named.outputs[image], len(levels))
         return [_map(labels, path) for labels, path in zip(levels, paths, strict=True)]
 
     done = 0
     count: int | None = None
-    for image in args.images:
+    for image in named.paths:
         levels = or_none(partial(read_and_segment, image))
         if levels is None:
             continue
         count = len(levels)
         if not done:  # The number of levels is known now, and the same for all images.
-            paths = [path for image in args.images for path in _maps(args.out, image.stem, len(levels))]
+            paths = [
+                path for image in named.paths for path in _maps(args.out, named.outputs[image], len(levels))
+            ]
             check_outputs(paths, overwrite=args.overwrite)
-        for labels, path in zip(levels, _maps(args.out, image.stem, len(levels)), strict=True):
+        for labels, path in zip(levels, _maps(args.out, named.outputs[image], len(levels)), strict=True):
             _write_map(labels, path)
         done += 1
-    print(f"{done} of {len(args.images)} images segmented, in {args.out}")
-    return 0 if done == len(args.images) else 1
+    print(f"{done} of {len(named.paths)} images segmented, in {args.out}")
+    return 0 if done == len(named.paths) else 1
 
 
-def _segment_classes(args: argparse.Namespace) -> int:
+def _segment_classes(args: argparse.Namespace, named: Named) -> int:
     from castssl.checkpoints.segmenter import load_segmenter
     from castssl.evaluation.windows import Windows
     from castssl.inference.classes import segment_classes
@@ -163,27 +166,30 @@ def _segment_classes(args: argparse.Namespace) -> int:
     if args.window:
         windows = Windows(args.window, args.stride or args.window, args.superpixels_once)
     segmenter = load_segmenter(args.weights)
-    check_outputs([p for image in args.images for p in _pictures(args.out, image)], overwrite=args.overwrite)
+    check_outputs(
+        [p for image in named.paths for p in _pictures(args.out, named.outputs[image])],
+        overwrite=args.overwrite,
+    )
     options = {"device": device_of(args), "image_size": args.image_size, "windows": windows}
     options |= {"superpixels": superpixels_of(args, segmenter.model.encoder)}
     options |= {"value_range": value_range(args)}
     done = 0
-    for image in args.images:
+    for image in named.paths:
         found = or_none(partial(segment_classes, image, segmenter, **options))
         if found is not None:
-            indexed, overlay = _pictures(args.out, image)
+            indexed, overlay = _pictures(args.out, named.outputs[image])
             save_picture(found.indexed(), indexed)
             save_picture(found.overlay(), overlay)
             shares = [f"{name} {share:.1%}" for name, share in found.shares().items()]
             print(printable(f"{image}: {', '.join(shares)}"))
             done += 1
-    print(f"{done} of {len(args.images)} images segmented, in {args.out}")
-    return 0 if done == len(args.images) else 1
+    print(f"{done} of {len(named.paths)} images segmented, in {args.out}")
+    return 0 if done == len(named.paths) else 1
 
 
-def _pictures(folder: Path, image: Path) -> tuple[Path, Path]:
+def _pictures(folder: Path, name: str) -> tuple[Path, Path]:
     """The class map and the overlay of an image."""
-    return folder / f"{image.stem}-classes.png", folder / f"{image.stem}-overlay.png"
+    return folder / f"{name}-classes.png", folder / f"{name}-overlay.png"
 
 
 def _outputs(folder: Path, name: str, stages: int) -> list[Path]:

@@ -57,9 +57,11 @@ class EpochBatches(Sampler[list[int]]):
                 f" {self.rank}); expected a multiple of {self.world}"
             )
         if self.length < (self.batch_size if self.drop_last else 1):
+            fits = self.world << max(0, (self.length // self.world).bit_length() - 1)
+            hint = f", such as by --batch-size {fits}," if fits <= self.length else ""
             raise ConfigError(
-                f"{self.length} images do not fill one batch of {self.batch_size}; lower the batch size or"
-                " add images"
+                f"{self.length} images do not fill one batch of {self.batch_size}; lower the batch"
+                f" size{hint} or add images"
             )
         if self.repeats < 1 or (self.repeats > 1 and not self.drop_last):
             raise ConfigError(

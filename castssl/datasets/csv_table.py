@@ -18,7 +18,7 @@ from castssl.datasets.file_names import is_image
 from castssl.datasets.folder import Files
 from castssl.datasets.many_labels import many_labels, multi_hot
 from castssl.datasets.split_folders import split_name, stand_ins
-from castssl.datasets.text import read_query, read_text
+from castssl.datasets.text import read_query, read_text, refuse_options
 from castssl.errors import DataError, NoSplit
 from castssl.labels import LabelTree
 
@@ -78,6 +78,7 @@ class CsvTable(DataSet):
                 f"csv:{location} has the option {min(options)!r}, expected labels=COLUMN and between=MARK"
             )
         if not path.is_file():
+            refuse_options(path, ("labels", "between"))
             raise DataError(f"there is no table {path}; check the path after the colon")
         rows = _read(path, column, between)
         present = {row.split for row in rows}

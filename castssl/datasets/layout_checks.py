@@ -11,7 +11,7 @@ from torch import Tensor
 
 from castssl.datasets.file_names import is_image
 from castssl.datasets.split_folders import split_name
-from castssl.datasets.text import read_text
+from castssl.datasets.text import read_text, refuse_options
 from castssl.errors import DataError, NoSplit
 
 HOMES = {
@@ -44,6 +44,7 @@ def require(path: Path, holds: str, home: str) -> Path:
     """
     if path.exists():
         return path
+    refuse_options(path)
     parent = next(above for above in path.absolute().parents if above.exists())
     raise DataError(
         f"there is no {path}, expected {holds}; the path exists up to {parent}. Check the path after the"

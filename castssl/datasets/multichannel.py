@@ -112,9 +112,14 @@ def check_channels(image: MultiChannel, channels: int) -> MultiChannel:
     got = image.channels
     if got == channels or (got in RGB and channels in RGB):
         return image
-    expected = "1 (gray) or 3 (RGB)" if channels in RGB else str(channels)
+    if channels in RGB:
+        raise DataError(
+            f"{got} channels, expected 1 (gray) or 3 (RGB): models that were trained with --channels {got}"
+            " read it, but castssl look, compare and report read RGB only; or convert it"
+        )
     raise DataError(
-        f"{got} channels, expected {expected} as the model reads: train with --channels {got}, or convert it"
+        f"{got} channels, expected {channels} as the model reads: convert it, or train another model with"
+        f" --channels {got}"
     )
 
 

@@ -49,8 +49,8 @@ def open_images(
     kind, location = parse(spec)
     try:
         data = build("datasets", kind or "?")
-    except UnknownPlugin as error:
-        raise _unknown(spec, kind) from error
+    except UnknownPlugin:
+        raise _unknown(spec, kind) from None
     data.commands = commands
     if data.location and not location:
         raise DataError(f"{kind} has no location: expected {kind}:{data.location}")

@@ -9,6 +9,7 @@ from typing import NamedTuple, NoReturn
 
 from castssl.datasets.file_names import ignored, is_image
 from castssl.datasets.left_out import some
+from castssl.datasets.text import refuse_options
 from castssl.errors import DataError, NoSplit
 
 _SPLITS = {
@@ -51,6 +52,7 @@ def find_split(root: Path, split: str) -> Split:
         hint = f"did you mean tar:{root} ?" if root.suffix == ".tar" else "give the folder that holds it"
         raise DataError(f"{root} is a file, expected a folder of images; {hint}")
     if not root.is_dir():
+        refuse_options(root)
         parent = next(p for p in root.absolute().parents if p.exists())
         raise DataError(
             f"there is no folder {root}; the path exists up to {parent}: check the spelling and the mount"

@@ -22,6 +22,7 @@ from castssl.datasets.folder import ClassPath
 from castssl.datasets.left_out import left_out
 from castssl.datasets.split_folders import find_split, no_split, split_name, stand_ins
 from castssl.datasets.tarfiles import Lost, entries
+from castssl.datasets.text import refuse_options
 from castssl.errors import DataError, NoSplit
 from castssl.labels import LabelTree
 from castssl.system_errors import explain
@@ -126,11 +127,14 @@ def read_split(path: Path, split: str) -> tuple[Tar, list[ClassPath]]:
 def _list_archives(path: Path, split: str) -> tuple[list[Path], bool]:
     """The files to read, and whether each is a class."""
     if not path.exists():
+        refuse_options(path)
         raise DataError(f"there is no {path}; give a .tar file or a folder of them")
     if path.is_file() and split_name(path.stem) in (None, split_name(split)):
         return [path], False
     folder = path if path.is_dir() else path.parent
     tars = sorted(folder.glob("*.tar"))
+    if not tars and not next(folder.glob("*/*.tar"), None):
+        raise DataError(f"{path} holds no .tar file; did you mean folder:{path} ?")
     for wanted in stand_ins(split):
         chosen = [tar for tar in tars if split_name(tar.stem) == wanted]
         if len(chosen) == 1:

@@ -11,6 +11,8 @@ from castssl.errors import DataError
 from castssl.registry import did_you_mean
 from castssl.system_errors import explain
 
+OF_ALL = ("range", "bits")
+"""Options behind any location: of :func:`castssl.datasets.depth.split_range`."""
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -59,3 +61,18 @@ def known_options(title: str, query: str, offered: Sequence[str]) -> dict[str, s
             hint = did_you_mean(name, offered)
             raise DataError(f"{title}: unknown option {name!r}{hint or ':'} expected {', '.join(offered)}")
     return options
+
+
+def refuse_options(path: Path, offered: Sequence[str] = ()) -> None:
+    """Refuse options that a data set took for the end of a path, which does not exist for that reason.
+
+    Args:
+        path: that does not exist, such as ``/data?bitz=12``.
+        offered: the options of the data set beside :data:`OF_ALL`.
+
+    Raises:
+        DataError: as :func:`known_options`, if the path exists without what follows its last question mark.
+    """
+    base, _, query = str(path).rpartition("?")
+    if base and "=" in query and Path(base).exists():
+        known_options(base, query, (*offered, *OF_ALL))

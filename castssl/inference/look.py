@@ -163,7 +163,10 @@ def of_model(
     The finder raises DataError for more segments than a page holds.
     """
     if encoder.config.channels not in RGB:
-        raise ConfigError(f"expected a model of RGB images, got one of {encoder.config.channels} channels")
+        raise ConfigError(
+            f"expected a model of RGB images, got one of {encoder.config.channels} channels; `castssl segment"
+            " --weights` draws the segments of such a model"
+        )
     backend = build_superpixels(encoder.config, superpixels)
     if classifier is not None and image_size is None:
         image_size = classifier.image_size

@@ -166,5 +166,8 @@ def _load(source: str, device: str) -> Encoder:
         raise DataError("expected NAME:WEIGHTS, such as cast:runs/demo, got no weights")
     encoder = load_encoder(source)
     if encoder.config.channels not in RGB:
-        raise ConfigError(f"{source}: expected a model of RGB images, got {encoder.config.channels} channels")
+        raise ConfigError(
+            f"{source}: expected a model of RGB images, got {encoder.config.channels} channels; segmenters"
+            " read RGB only, and `castssl segment --weights` reads images of other channels"
+        )
     return encoder.to(_device(device))

@@ -327,6 +327,36 @@ def check_unknown_split(subject: Subject) -> None:
         claim_refused(call, "an unknown split", (), DataError, "raise NoSplit where there is no such split")
 
 
+def check_missing_split(subject: Subject) -> None:
+    """Where the file of a split is missing in the example's folder, such as val.txt, opening it is a NoSplit.
+
+    A missing folder, or a missing file further below, may be damage of a published data set.
+    """
+    if isinstance(subject, str) and ":" in subject:
+        return  # Only files of the example may be removed.
+    with _open(subject) as (data, location):
+        folder = _path(location)[1] or Path(os.devnull)
+        for split in (name for name in data.splits if name != "train"):
+            found = [one for one in folder.glob(f"{split}.*") if one.is_file() and one.stem == split]
+            for one in found:
+                one.unlink()
+            if found:
+                case = f"data without {found[0].name}"
+                remedy = f"training goes on without a {split} split, and other errors end it"
+                _claim_no_split(partial(data.open, location, split), case, remedy)
+
+
+def _claim_no_split(call: Callable[[], object], case: str, remedy: str) -> None:
+    """``call`` raises NoSplit, or nothing, as where other files have the split's list."""
+    try:
+        call()
+    except NoSplit:
+        return
+    except Exception as fault:
+        message = f"given {case}, raise NoSplit, not {type(fault).__name__}: {fault}; {remedy}"
+        raise ContractError(message) from fault
+
+
 def check_writes_nothing(subject: Subject) -> None:
     """Neither opening nor reading writes into the data's folder."""
     with _open(subject) as (data, location):

@@ -19,6 +19,7 @@ from castssl.errors import printable
 from castssl.models.channels import channel_faults
 from castssl.models.presets import find_config
 from castssl.training import presets
+from castssl.training.ranges import out_of_range
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -90,15 +91,17 @@ class ImageConfig(RunConfig):
             problems.append(f"--preset: got {self.preset}, expected {', '.join(named)} or auto")
         if not self.data:
             problems.append("--data is missing: type --data folder:/path/to/imagenet, or --data demo to try")
-        if self.batch_size < 1 or self.batch_size % self.accumulate:
-            problems.append(f"--batch-size: got {self.batch_size}, expected a multiple of {self.accumulate}")
+        if self.batch_size >= 1 <= self.accumulate and self.batch_size % self.accumulate:
+            problems.append(
+                f"--batch-size: got {self.batch_size}, expected a multiple of --accumulate, {self.accumulate}"
+            )
         if not self.superpixel_cache_gb > 0:
             problems.append(f"--superpixel-cache-gb: got {self.superpixel_cache_gb}, expected more than 0")
         if not 0 <= self.val_share < 1:
             problems.append(f"--val-share: got {self.val_share}, expected 0 to below 1, such as 0.1")
         if self.val and self.val_share:
             problems.append("--val and --val-share both name held-out images: give one of them")
-        return problems + self.below(knn_images=0)
+        return [*problems, *self.below(knn_images=0), *out_of_range(self)]
 
     def images(
         self, *, measured: bool = True, streams: bool = True, channels: int = 3

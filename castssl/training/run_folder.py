@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 from typing import IO, Any
 
-from castssl import config
+from castssl import config, fresh_folders
 from castssl.config import RunConfig
 from castssl.errors import ConfigError
-from castssl.run_lock import hold
+from castssl.run_lock import LOCK, hold
 from castssl.training import checkpoint, logging
 from castssl.training.foreign import foreign, settings_of
 
@@ -32,6 +32,8 @@ def folder_of(cfg: RunConfig, recipe: str | None = None) -> Path:
 def claim(folder: Path, cfg: RunConfig) -> IO[Any]:
     """Make or enter a run's folder and write ``config.json``; the folder is locked while the result is open.
 
+    A folder that this makes is removed by :func:`castssl.fresh_folders.discard` until the log has a line.
+
     Raises:
         ConfigError: if another process writes in it, it holds a run with other settings, or without
             ``cfg.overwrite`` files of another origin that the run would replace, or the folder is not
@@ -44,7 +46,7 @@ def claim(folder: Path, cfg: RunConfig) -> IO[Any]:
             " replace; choose another --out, or give --overwrite"
         )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        fresh_folders.make(folder, written=(config.FILE, logging.FILE, LOCK), empty=[logging.FILE])
         lock = hold(folder)
         try:
             for name in STATE & set(replaced):  # Else the run would take them for its own.

@@ -76,7 +76,9 @@ class SupervisedConfig(PretrainConfig):
         problems = super().problems()
         if self.branch != "base" and not self.ema:
             problems.append("--branch ema needs --ema above 0")
-        if self.lr <= 0 or not 0 <= max(self.warmup_lr, self.min_lr) <= self.peak:
+        if self.lr == 0:
+            problems.append("--lr: got 0, expected a number above 0")
+        elif self.peak > 0 and not (0 <= self.warmup_lr <= self.peak and 0 <= self.min_lr <= self.peak):
             problems.append(
                 f"--warmup-lr, --min-lr: got {self.warmup_lr:g} and {self.min_lr:g}, expected 0 to the"
                 f" highest learning rate, {self.peak:g} for a batch of {self.batch_size}"

@@ -82,6 +82,15 @@ def test_json(weights: Path, photo: str, capsys: pytest.CaptureFixture[str]) -> 
     assert found["path"][1]["probability"] == pytest.approx(0.6, abs=1e-3)
 
 
+def test_a_folder_is_the_images_in_it(
+    weights: Path, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "flat" / "cat").mkdir(parents=True)
+    Path(photo).rename(tmp_path / "flat" / "cat" / "1.png")
+    out, _ = shown(capsys, tmp_path / "flat", "--weights", weights, "--json")
+    assert [one["image"] for one in json.loads(out)] == [str(tmp_path / "flat" / "cat" / "1.png")]
+
+
 def test_the_image_has_a_row_an_image(
     weights: Path, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,7 +107,7 @@ def test_the_image_has_a_row_an_image(
     assert (two.width, one.width > 3 * 224) == (one.width, True)
     assert two.height > 1.9 * one.height
     _, said = shown(capsys, photo, "--weights", weights, "--out", Path(photo) / "x.png", code=1)
-    assert "cannot write the picture" in said
+    assert "photo.png is a file, expected a folder for x.png" in said
 
 
 def test_what_cannot_be_done(

@@ -331,6 +331,8 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["report", str(run), "--no-images", "--out", str(out)]) == 1
     assert "--overwrite" in capsys.readouterr().err
     assert out.read_text() == "mine"
+    assert main(["report", str(tmp_path / "missing"), "--out", str(out)]) == 1
+    assert "there is no folder" in capsys.readouterr().err
     (tmp_path / "none").mkdir()
     assert main(["report", str(tmp_path / "none"), "--out", str(tmp_path / "b.html")]) == 1
     assert "holds no run and no study" in capsys.readouterr().err

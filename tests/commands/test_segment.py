@@ -104,3 +104,24 @@ def test_a_drawing_replaces_no_image_that_it_is_of(
     assert main(command) == 1
     assert "would replace the image" in capsys.readouterr().err
     assert Path(photos[0]).read_bytes() == before
+
+
+def test_a_file_in_place_of_the_folder_of_results_is_named(
+    photos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "f.npz").write_text("mine")
+    command = ["segment", *photos, "--segmenter", MERGE, "--out", str(tmp_path / "f.npz")]
+    assert main(command) == 1
+    assert "f.npz is a file, expected a folder for a-stage0.png; choose" in capsys.readouterr().err
+
+
+def test_drawings_of_a_folder_keep_its_sub_folders(photos: list[str], tmp_path: Path) -> None:
+    (tmp_path / "flat" / "cat").mkdir(parents=True)
+    Path(photos[0]).rename(tmp_path / "flat" / "cat" / "a.png")
+    encoder = create("nano", image_size=32, sizes=(16, 8, 4), superpixels="grid:cell=8")
+    weights = save_encoder(encoder, tmp_path / "encoder.safetensors")
+    command = ["segment", str(tmp_path / "flat"), "--weights", str(weights), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in tmp_path.glob("out/*/*")}
+    names = ["cat/a.npz", "cat/a.png", *(f"cat/a-stage{stage}.png" for stage in range(4))]
+    assert written == set(names)

@@ -233,8 +233,13 @@ class Labels(DataSet):
 
     def open(self, location: str, split: str) -> Listing:
         root = Path(location)
+        if self.lacks(root, split):
+            raise NoSplit(f"{root} has no {split} split")
         rows, tree = self.rows(root / f"{split}.txt"), self.classes(root, split)
         return Listing(Files(root, [name for name, _ in rows]), tree.number(_paths(rows)), tree)
+
+    def lacks(self, root: Path, split: str) -> bool:
+        return root.exists() and not (root / f"{split}.txt").exists()
 
     def classes(self, root: Path, split: str) -> LabelTree:
         return LabelTree.from_paths(_paths(self.rows(root / "train.txt")))
@@ -291,7 +296,10 @@ class Tags(Labels):
     target: Target = "multihot"
 
     def open(self, location: str, split: str) -> Listing:
-        rows = self.rows(Path(location) / f"{split}.txt")
+        root = Path(location)
+        if self.lacks(root, split):
+            raise NoSplit(f"{root} has no {split} split")
+        rows = self.rows(root / f"{split}.txt")
         kinds, species = zip(*_paths(rows), strict=True)
         levels = ("animal", "plant"), ("cat", "oak", "birch")
         coarse, fine = (
@@ -299,7 +307,7 @@ class Tags(Labels):
             self.fine(species, levels[1]),
         )
         tree = many_labels(*levels, parents=[(0, 1, 1)])
-        return Listing(Files(Path(location), [name for name, _ in rows]), torch.cat((coarse, fine), 1), tree)
+        return Listing(Files(root, [name for name, _ in rows]), torch.cat((coarse, fine), 1), tree)
 
     def fine(self, species: tuple[str, ...], names: tuple[str, ...]) -> Tensor:
         return multi_hot([(name,) for name in species], names, [("oak",)] * len(species))

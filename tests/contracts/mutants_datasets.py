@@ -187,6 +187,11 @@ class SplitByKey(Labels):
         return super().open(location, {"train": "train", "val": "val"}[split])
 
 
+class ReadsMissingList(Labels):
+    def lacks(self, root: Path, split: str) -> bool:
+        return False
+
+
 class KeepsIndex(Labels):
     def open(self, location: str, split: str) -> Listing:
         found = super().open(location, split)
@@ -315,6 +320,7 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_missing_location, OpensNothing, "given a missing location, raise DataError: name"),
     (room.check_unknown_split, TrainForAll, "raise NoSplit where there is no such split"),
     (room.check_unknown_split, SplitByKey, "not KeyError"),
+    (room.check_missing_split, ReadsMissingList, "without val.txt, raise NoSplit, not DataError"),
     (room.check_writes_nothing, KeepsIndex, "index.cache"),
     (room.check_writes_nothing, CountsReads, "reads.log"),
 ]

@@ -202,7 +202,9 @@ def test_workers_have_one_thread_each(images: Images) -> None:
 
 
 def test_too_few_images_for_a_batch(images: Images) -> None:
-    with pytest.raises(ConfigError, match="12 images do not fill one batch of 16"):
+    with pytest.raises(
+        ConfigError, match="16; lower the batch size, such as by --batch-size 8, or add images"
+    ):
         _load(images, batch_size=16)
 
 

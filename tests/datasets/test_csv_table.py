@@ -123,7 +123,7 @@ def test_a_column_of_label_names_that_is_wrong(table: Path) -> None:
     ):
         CsvTable().open(f"{table}?labels=tags", "train")
     table.write_text(MANY)
-    with pytest.raises(DataError, match=r"there is no table .*labels.csv.label=tags"):
+    with pytest.raises(DataError, match=r"unknown option 'label'; did you mean 'labels'"):
         CsvTable().open(f"{table}?label=tags", "train")
     with pytest.raises(DataError, match=r"line 5: 5 cells, expected 4"):
         CsvTable().open(f"{table}?labels=tags", "train")

@@ -46,3 +46,15 @@ def test_a_tree_of_unequal_depth_is_refused(tmp_path: Path) -> None:
         open_images(f"tree:{flat}")
     with pytest.raises(DataError, match=r"there is no folder .*nowhere"):
         open_images(f"tree:{tmp_path}/nowhere")
+
+
+@pytest.mark.parametrize("spec", ["tree:{}?labelz=a", "csv:{}?labelz=a", "csv:{}?bits=8&labelz=a"])
+def test_an_unknown_option_of_a_table_is_named(tmp_path: Path, spec: str) -> None:
+    (tmp_path / "a.csv").write_text("a.png,cat\n")
+    with pytest.raises(DataError, match="unknown option 'labelz'"):
+        open_images(spec.format(tmp_path / "a.csv"))
+
+
+def test_an_option_of_a_published_layout_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="unknown option 'foo': expected range, bits"):
+        open_images(f"cub:{tmp_path}?foo=1")

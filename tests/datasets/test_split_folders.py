@@ -63,6 +63,17 @@ def test_says_how_far_a_missing_path_exists(tmp_path: Path) -> None:
         find_split(tmp_path / "x.tar", "train")
 
 
+@pytest.mark.parametrize("name", ["flat", "table.csv"])
+def test_an_unknown_option_is_no_part_of_the_path(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match=r"unknown option 'bitz'; did you mean 'bits'\? expected range, bits"):
+        find_split(tmp_path / f"{name}?bitz=12", "train")
+    with pytest.raises(DataError, match="there is no folder"):
+        find_split(tmp_path / "other?bitz=12", "train")
+    (tmp_path / f"{name}?bitz=12").mkdir()
+    assert find_split(tmp_path / f"{name}?bitz=12", "train").folder == tmp_path / f"{name}?bitz=12"
+
+
 def test_finds_masks_in_both_places(tmp_path: Path) -> None:
     for name in ("set/train", "set/val", "set/masks/train", "flat/cats", "flat/masks/train"):
         (tmp_path / name).mkdir(parents=True)

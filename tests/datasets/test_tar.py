@@ -147,3 +147,10 @@ def test_says_what_is_wrong(tmp_path: Path) -> None:
     path.write_bytes(_tar(IMAGES))
     with pytest.raises(DataError, match=r"no val split.*n01, n02"):
         read_split(path, "val")
+
+
+def test_a_folder_without_any_tar_names_folder(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    for split in ("train", "val"):
+        with pytest.raises(DataError, match=f"holds no .tar file; did you mean folder:{tmp_path} "):
+            read_split(tmp_path, split)

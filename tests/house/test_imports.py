@@ -22,6 +22,7 @@ GROUND = [
         "outputs",
         "tensor_files",
         "whole_folders",
+        "fresh_folders",
         "installer",
         "terminal",
         "system_errors",

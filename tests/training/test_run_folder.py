@@ -8,7 +8,7 @@ import pytest
 
 from castssl import config
 from castssl.config import RunConfig
-from castssl.errors import CastError, ConfigError
+from castssl.errors import CastError, ConfigError, DataError
 from castssl.training.run_folder import claim, folder_of
 from tests.training.toy import Config
 
@@ -134,3 +134,20 @@ def test_a_full_disk_is_told_before_any_work(tmp_path: Path) -> None:
     (tmp_path / ".config.json.partial").symlink_to("/dev/full")
     with pytest.raises(CastError, match=r"cannot write the settings .* \(No space left"):
         claim(tmp_path, Config())
+
+
+def test_a_start_that_fails_leaves_no_new_folder_and_its_lock_holds_until_then(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs" / "a"
+
+    def main(cfg: Config) -> None:
+        lock = claim(folder, cfg)
+        (folder / "log.jsonl").touch()
+        with lock:
+            raise DataError("there is no folder /nope")
+
+    with pytest.raises(SystemExit):
+        config.launch(main, Config, ["--out", str(folder)])
+    assert capsys.readouterr().err == "error: there is no folder /nope\n"
+    assert not list(tmp_path.iterdir())

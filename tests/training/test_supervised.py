@@ -42,7 +42,7 @@ def test_the_rate_scales_with_the_batch_but_not_its_ends() -> None:
     ("flags", "output"),
     [
         (["--min-lr", "0.1"], "--warmup-lr, --min-lr.*0.001 for a batch of 1024"),
-        (["--lr", "0"], "--warmup-lr, --min-lr"),
+        (["--lr", "0"], "--lr: got 0, expected a number above 0"),
         (["--ema", "0", "--branch", "ema"], "--branch ema needs --ema above 0"),
         (["--repeats", "0"], "--repeats: got 0"),
         (["--warmup-epochs", "300"], "--warmup-epochs"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from castssl.datasets import DataError, DataSet, Files, LabelTree, Listing, read_text
+from castssl.datasets import DataError, DataSet, Files, LabelTree, Listing, NoSplit, read_text
 
 
 class TemplateDataSet(DataSet):
@@ -18,7 +18,10 @@ class TemplateDataSet(DataSet):
     def open(self, location: str, split: str) -> Listing:
         """The images that the list of a split names; the classes are those of ``train.txt``."""
         root = Path(location).expanduser()
-        train, rows = _lines(root / "train.txt"), _lines(root / f"{split}.txt")
+        train, listed = _lines(root / "train.txt"), root / f"{split}.txt"
+        if not listed.exists():
+            raise NoSplit(f"{root} has no {split} split: there is no {listed.name}")
+        rows = _lines(listed)
         tree = LabelTree.from_paths([(label,) for _, label in train])
         targets = tree.number([(label,) for _, label in rows])
         return Listing(Files(root, [name for name, _ in rows]), targets, tree)
