@@ -26,6 +26,7 @@ GROUND = [
         "installer",
         "terminal",
         "system_errors",
+        "step_files",
         "devices",
         "connected_parts",
         "labels",
