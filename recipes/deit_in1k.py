@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-from castssl.checkpoints.classifier import save_classifier
+from castssl.checkpoints.classifier import classifier_weights
+from castssl.checkpoints.native import Weights
 from castssl.config import launch
 from castssl.contracts import Encoder
 from castssl.data.evaluation_views import CenterView
@@ -66,10 +66,10 @@ def make_views(cfg: Config) -> SupervisedView:
     return SupervisedView(cfg.image_size, policy=cfg.augment, erase=cfg.erase, crop_min=cfg.crop_min)
 
 
-def save(cfg: Config, objective: DeiT, labels: LabelTree, path: Path) -> None:
-    """Write the encoder with its classifier, as `castssl predict` reads them."""
+def make_weights(cfg: Config, objective: DeiT, labels: LabelTree) -> Weights:
+    """The encoder with its classifier, as `castssl predict` reads them."""
     options = {"level": cfg.level, "bce": cfg.bce}
-    save_classifier(objective, path, spec="deit", options=options, labels=labels, branch=cfg.branch)
+    return classifier_weights(objective, spec="deit", options=options, labels=labels, branch=cfg.branch)
 
 
 def make_evaluators(cfg: Config, encoder: Encoder) -> list[Evaluator]:
@@ -99,6 +99,7 @@ def main(cfg: Config) -> None:
     subject = Subject(encoder, partial(objective.predict, branch=cfg.branch), objective)
     untrained = run.once("untrained", lambda: evaluation(subject))
     optimizer = build_optimizer(objective, lr=cfg.peak, **cfg.optimizing())
+    weights = run.keep(make_weights(cfg, objective, images.tree))
     model, optimizer = run.prepare(objective, optimizer)
     if cfg.compile:
         objective.encoder.compile()
@@ -120,7 +121,7 @@ def main(cfg: Config) -> None:
             run.note(**evaluation.update(subject, due))
         if run.every(cfg.knn_every):
             run.picture(picture())
-    save(cfg, objective, images.tree, run.folder / "encoder.safetensors")
+    weights.write(run.folder / "encoder.safetensors")
     run.picture(picture())
     trained = evaluation.finish(subject)
     results = {"trained": trained, "best": best(run.folder, "top1"), "untrained": untrained}

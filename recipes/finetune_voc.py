@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from torch.optim import Optimizer
 
-from castssl.checkpoints.segmenter import save_segmenter
+from castssl.checkpoints.native import Weights
+from castssl.checkpoints.segmenter import segmenter_weights
 from castssl.checkpoints.transfer import transfer
 from castssl.config import FREE, GROWS, launch
 from castssl.contracts import Encoder
@@ -24,6 +25,7 @@ from castssl.data.dense_views import RandomDenseView, WholeView
 from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
+from castssl.datasets.images import Images
 from castssl.evaluation.class_maps import ClassMaps
 from castssl.evaluation.held_out import Evaluation, Subject, indexed
 from castssl.evaluation.label_maps import check_label_maps
@@ -91,6 +93,14 @@ def make_optimizer(cfg: Config, objective: Segmentation) -> Optimizer:
     return build_optimizer(objective, lr=cfg.lr, weight_decay=cfg.weight_decay, **options)
 
 
+def make_weights(objective: Segmentation, images: Images, longer: int) -> Weights:
+    """The model with its classes and their colors, as `castssl segment --classes` reads them."""
+    palette = images.maps.palette if images.maps else ()
+    return segmenter_weights(
+        objective, head=HEAD, labels=images.pixel_tree, palette=palette, shorter=0, longer=longer
+    )
+
+
 def main(cfg: Config) -> None:
     """Train, and measure mIoU on held-out images."""
     run, accelerator = start(cfg)
@@ -99,7 +109,7 @@ def main(cfg: Config) -> None:
     freeze_tables(encoder)
     images, held_out = cfg.images(streams=False, channels=encoder.config.channels)
     indexable = indexed(images)
-    tree, maps = indexable.pixel_tree, indexable.maps
+    tree = indexable.pixel_tree
     size = cfg.image_size or encoder.config.image_size
     longer = cfg.longer or size
     superpixels = build_superpixels(encoder.config)
@@ -118,6 +128,7 @@ def main(cfg: Config) -> None:
     optimizer = make_optimizer(cfg, objective)
     subject = Subject(encoder, objective.predict, objective)
     untrained = run.once("untrained", lambda: evaluation(subject))
+    weights = run.keep(make_weights(objective, indexable, longer))
     model, optimizer = run.prepare(objective, optimizer)
     if cfg.compile:
         objective.compile()  # It calls the encoder's `dense`, which `encoder.compile()` leaves as it is.
@@ -139,8 +150,7 @@ def main(cfg: Config) -> None:
     trained = evaluation.finish(subject)
     results = {"trained": trained, "best": best(run.folder, "miou"), "untrained": untrained}
     results |= evaluation.baselines()
-    shown: dict[str, Any] = {"palette": maps.palette if maps else (), "shorter": 0, "longer": longer}
-    save_segmenter(objective, run.folder / "encoder.safetensors", head=HEAD, labels=tree, **shown)
+    weights.write(run.folder / "encoder.safetensors")
     run.finish(table(**results), **results)
 
 

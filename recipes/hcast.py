@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 from castssl import distributed
-from castssl.checkpoints.classifier import save_classifier
+from castssl.checkpoints.classifier import classifier_weights
 from castssl.checkpoints.initialize import initialize
+from castssl.checkpoints.native import Weights
 from castssl.config import launch
 from castssl.contracts import Encoder
 from castssl.data.evaluation_views import CenterView
@@ -114,9 +114,9 @@ def make_views(cfg: Config) -> Augment:
     return SupervisedView(cfg.image_size, policy=cfg.augment, erase=cfg.erase, crop_min=cfg.crop_min)
 
 
-def save(cfg: Config, objective: Supervised, labels: LabelTree, path: Path) -> None:
-    """Write the encoder with its classifiers, as `castssl predict` reads them."""
-    save_classifier(objective, path, spec=cfg.chosen().objective, labels=labels, branch=cfg.branch)
+def make_weights(cfg: Config, objective: Supervised, labels: LabelTree) -> Weights:
+    """The encoder with its classifiers, as `castssl predict` reads them."""
+    return classifier_weights(objective, spec=cfg.chosen().objective, labels=labels, branch=cfg.branch)
 
 
 def make_evaluators(cfg: Config, encoder: Encoder) -> list[Evaluator]:
@@ -150,6 +150,7 @@ def main(cfg: Config) -> None:
     subject = Subject(encoder, partial(objective.predict, branch=cfg.branch), objective)
     untrained = run.once("untrained", lambda: evaluation(subject))
     optimizer = build_optimizer(objective, lr=cfg.peak, **cfg.optimizing())
+    weights = run.keep(make_weights(cfg, objective, images.tree))
     model, optimizer = run.prepare(objective, optimizer)
     for part in objective.encoders() if cfg.compile else ():
         part.compile()
@@ -171,7 +172,7 @@ def main(cfg: Config) -> None:
             run.note(**evaluation.update(subject, due))
         if run.every(cfg.knn_every):
             run.picture(picture())
-    save(cfg, objective, images.tree, run.folder / "encoder.safetensors")
+    weights.write(run.folder / "encoder.safetensors")
     run.picture(picture())
     trained = evaluation.finish(subject)
     for answers in evaluators:

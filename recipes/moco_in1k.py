@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from castssl import distributed
 from castssl.checkpoints.initialize import initialize
-from castssl.checkpoints.native import save_objective
+from castssl.checkpoints.native import objective_weights
 from castssl.config import MEASURES, launch, measured_with
 from castssl.contracts import Encoder
 from castssl.data.evaluation_views import CenterView
@@ -132,6 +132,7 @@ def main(cfg: Config) -> None:
     untrained = run.once("untrained", lambda: evaluation(subject))
     picture = Comparison(encoder, superpixels, examples(held_out), side, device)
     optimizer = make_optimizer(cfg, objective)
+    weights = run.keep(objective_weights(objective, objective.encoder))
     model, optimizer = run.prepare(objective, optimizer)
     if cfg.compile:
         objective.branch("base").compile()
@@ -153,7 +154,7 @@ def main(cfg: Config) -> None:
             run.note(**evaluation.update(subject, due))
         if run.every(cfg.knn_every):
             run.picture(picture())
-    save_objective(objective, objective.encoder, run.folder / "encoder.safetensors")
+    weights.write(run.folder / "encoder.safetensors")
     run.picture(picture())
     results = {"trained": evaluation.finish(subject), "untrained": untrained}
     results |= evaluation.baselines()

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from castssl import distributed
-from castssl.checkpoints.classifier import save_classifier
+from castssl.checkpoints.classifier import classifier_weights
 from castssl.checkpoints.initialize import initialize
+from castssl.checkpoints.native import Weights
 from castssl.config import FREE, MEASURES, launch, measured_with
 from castssl.data.evaluation_views import CenterView, SquashedView
 from castssl.data.loader import load
@@ -168,10 +169,12 @@ def make_evaluators(cfg: Config, objective: Averaged[Any]) -> list[Evaluator]:
     ]
 
 
-def save(cfg: Config, objective: Averaged[Any], labels: LabelTree, path: Path) -> None:
-    """Write the encoder with its head and the label embeddings, as `castssl predict` reads them."""
+def make_weights(cfg: Config, objective: Averaged[Any], labels: LabelTree) -> Weights:
+    """The encoder with its head and the label embeddings, as `castssl predict` reads them."""
     options = {"text": cfg.text}
-    save_classifier(objective, path, spec=cfg.objective, labels=labels, options=options, branch=cfg.branch)
+    return classifier_weights(
+        objective, spec=cfg.objective, labels=labels, options=options, branch=cfg.branch
+    )
 
 
 def main(cfg: Config) -> None:
@@ -194,6 +197,7 @@ def main(cfg: Config) -> None:
     untrained = run.once("untrained", lambda: evaluation(subject))
     plateau = run.follow(cfg.plateau())
     optimizer = build_optimizer(objective, lr=cfg.lr, weight_decay=cfg.weight_decay, decay="all")
+    weights = run.keep(make_weights(cfg, objective, images.tree))
     model, optimizer = run.prepare(objective, optimizer)
     if cfg.compile:
         objective.compile()
@@ -217,7 +221,7 @@ def main(cfg: Config) -> None:
             plateau.step(evaluation.latest.get("mAP"), warming=run.epochs_done < cfg.warmup_epochs)
         if run.every(cfg.knn_every):
             run.picture(picture())
-    save(cfg, objective, images.tree, run.folder / "encoder.safetensors")
+    weights.write(run.folder / "encoder.safetensors")
     run.picture(picture())
     trained = evaluation.finish(subject)
     results = {"trained": trained, "best": best(run.folder, "mAP"), "untrained": untrained}

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from torch.optim import Optimizer
 
-from castssl.checkpoints.native import save_objective
+from castssl.checkpoints.native import objective_weights
 from castssl.config import MEASURES, launch, measured_with
 from castssl.contracts import Encoder, Objective
 from castssl.data.evaluation_views import CenterView
@@ -117,6 +117,7 @@ def main(cfg: Config) -> None:
     subject = Subject(encoder, module=evaluated, embed=evaluated.embed)
     untrained = run.once("untrained", lambda: evaluation(subject))
     optimizer = make_optimizer(cfg, objective)
+    weights = run.keep(objective_weights(objective, encoder))
     model, optimizer = run.prepare(objective, optimizer)
     if cfg.compile:
         for branch in objective.branches():
@@ -139,7 +140,7 @@ def main(cfg: Config) -> None:
             run.note(**evaluation.update(subject, due))
         if run.every(cfg.knn_every):
             run.picture(picture())
-    save_objective(objective, encoder, run.folder / "encoder.safetensors")
+    weights.write(run.folder / "encoder.safetensors")
     run.picture(picture())
     results = {"trained": evaluation.finish(subject), "untrained": untrained}
     results |= evaluation.baselines()

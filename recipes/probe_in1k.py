@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from castssl import distributed
 from castssl.checkpoints import load_encoder
-from castssl.checkpoints.classifier import save_probe
+from castssl.checkpoints.classifier import probe_weights
+from castssl.checkpoints.native import Weights
 from castssl.config import FREE, launch
 from castssl.contracts import Encoder
 from castssl.data.evaluation_views import CenterView
@@ -30,6 +30,7 @@ from castssl.evaluation.knn import Knn
 from castssl.evaluation.matching import Matching
 from castssl.evaluation.overlap import Overlap
 from castssl.evaluation.report import table
+from castssl.labels import LabelTree
 from castssl.models.reset import reinitialize
 from castssl.models.sizes import with_sizes
 from castssl.modes import gathered
@@ -58,7 +59,7 @@ class Config(ImageConfig):
 
     by_preset = PROBE
     weights: str = ""
-    """A finished run's folder or its encoder.safetensors, or a published checkpoint."""
+    """A run's folder, its encoder.safetensors or a checkpoint of it, or a published checkpoint."""
     image_size: int = 0
     """Side of a training crop in pixels; 0 = what the encoder was trained at."""
     epochs: int = 90
@@ -87,13 +88,18 @@ def make_evaluators(cfg: Config, encoder: Encoder, size: int) -> list[Evaluator]
     return [Matching(views=TwoViews(size)), Knn(cfg.knn_images), Overlap(encoder.sizes)]
 
 
-def save(folder: Path, probe: LinearProbe, **settings: Any) -> None:
+def make_weights(cfg: Config, probe: LinearProbe, labels: LabelTree, spec: str, size: int) -> Weights:
+    """The classifier with its encoder, as `castssl evaluate` and `castssl predict` read them."""
+    return probe_weights(probe, superpixels=spec, image_size=size, labels=labels, level=cfg.level)
+
+
+def save(folder: Path, probe: LinearProbe, weights: Weights) -> None:
     """Write the classifier alone, and with its encoder for `castssl evaluate` and `castssl predict`."""
     # Before only one process writes: all gather what FSDP has sharded.
     head = {name: gathered(tensor) for name, tensor in probe.model.head.state_dict().items()}
     if distributed.is_main():
         write_tensors(folder / "probe.safetensors", head, {})
-    save_probe(probe, folder / "encoder.safetensors", **settings)
+    weights.write(folder / "encoder.safetensors")
 
 
 def main(cfg: Config) -> None:
@@ -119,6 +125,7 @@ def main(cfg: Config) -> None:
     subject = Subject(encoder, objective.predict, objective)
     lr = scaled_rate(cfg.lr, cfg.batch_size)
     optimizer = build_optimizer(objective, name="sgd", lr=lr, weight_decay=0.0)
+    weights = run.keep(make_weights(cfg, objective, images.tree, spec, size))
     model, optimizer = run.prepare(objective, optimizer)
     if cfg.compile:
         encoder.compile()
@@ -143,7 +150,7 @@ def main(cfg: Config) -> None:
     results = {"trained": trained, "best": best(run.folder, "top1"), "untrained": unlearned}
     for heading, values in features.baselines().items():
         results[heading] = evaluation.baselines().get(heading, {}) | values
-    save(run.folder, objective, superpixels=spec, image_size=size, labels=images.tree, level=cfg.level)
+    save(run.folder, objective, weights)
     run.finish(table(**results), f"the hierarchy on photographs: {run.folder / 'pictures'}", **results)
 
 

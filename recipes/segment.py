@@ -19,7 +19,8 @@ from typing import Any, Literal, NamedTuple
 
 from torch.optim import Optimizer
 
-from castssl.checkpoints.segmenter import save_segmenter
+from castssl.checkpoints.native import Weights
+from castssl.checkpoints.segmenter import segmenter_weights
 from castssl.checkpoints.transfer import transfer
 from castssl.config import FREE, MEASURES, launch
 from castssl.contracts import Encoder
@@ -27,6 +28,7 @@ from castssl.data.dense_views import RandomDenseView, WholeView
 from castssl.data.evaluation_views import CenterView
 from castssl.data.loader import load
 from castssl.data.normalize import to_views
+from castssl.datasets.images import Images
 from castssl.evaluation.class_maps import ClassMaps
 from castssl.evaluation.held_out import Evaluation, Subject, indexed
 from castssl.evaluation.label_maps import check_label_maps
@@ -135,6 +137,13 @@ def make_objective(cfg: Config, encoder: Encoder, labels: LabelTree) -> Segmenta
     return Segmentation(encoder, labels, head=cfg.head, frozen=cfg.frozen, mean=cfg.mean)
 
 
+def make_weights(cfg: Config, objective: Segmentation, images: Images, shorter: int) -> Weights:
+    """The model with its classes and their colors, as `castssl segment --classes` reads them."""
+    palette = images.maps.palette if images.maps else ()
+    described: dict[str, Any] = {"labels": images.pixel_tree, "palette": palette, "shorter": shorter}
+    return segmenter_weights(objective, head=cfg.head_name(), **described)
+
+
 def make_optimizer(objective: Segmentation, lr: float, published: Published) -> Optimizer:
     """The published optimizer, with its own rate unless another one is given."""
     optimizer = build_optimizer(objective, lr=lr or published.lr, **published.optimizer)
@@ -152,8 +161,7 @@ def main(cfg: Config) -> None:
     encoder = transfer(cfg.weights or None, cfg.model, **cfg.transfer())
     images, held_out = cfg.images(streams=False, channels=encoder.config.channels)
     indexable = indexed(images)
-    tree, maps = indexable.pixel_tree, indexable.maps
-    palette = maps.palette if maps else ()
+    tree = indexable.pixel_tree
     size = cfg.image_size or encoder.config.image_size
     superpixels = build_superpixels(encoder.config)
     fits(superpixels, encoder, size)
@@ -171,6 +179,7 @@ def main(cfg: Config) -> None:
     optimizer = make_optimizer(objective, cfg.lr, published)
     subject = Subject(encoder, objective.predict, objective)
     untrained = run.once("untrained", lambda: evaluation(subject))
+    weights = run.keep(make_weights(cfg, objective, indexable, shorter))
     model, optimizer = run.prepare(objective, optimizer)
     if cfg.compile:
         objective.compile()  # It calls the encoder's `dense`, which `encoder.compile()` leaves as it is.
@@ -192,8 +201,7 @@ def main(cfg: Config) -> None:
     trained = evaluation.finish(subject)
     results = {"trained": trained, "best": best(run.folder, "miou"), "untrained": untrained}
     results |= evaluation.baselines()
-    weights = run.folder / "encoder.safetensors"
-    save_segmenter(objective, weights, head=cfg.head_name(), labels=tree, palette=palette, shorter=shorter)
+    weights.write(run.folder / "encoder.safetensors")
     run.finish(table(**results), **results)
 
 

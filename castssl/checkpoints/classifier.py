@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from castssl.checkpoints import native
 from castssl.checkpoints.checkpoint import Checkpoint, described, difference
 from castssl.checkpoints.load import Source, read
+from castssl.checkpoints.native import Weights
 from castssl.checkpoints.official_model import adapt, classifiers
 from castssl.errors import DataError
 from castssl.labels import LabelTree
@@ -57,11 +57,28 @@ def save_classifier(
     options: Mapping[str, Any] | None = None,
     branch: Branch = "base",
 ) -> Path:
-    """Write a trained objective, so that :func:`load_classifier` builds it again; only the main rank writes.
+    """Write :func:`classifier_weights` into a ``.safetensors`` file; only the main rank writes.
+
+    Raises:
+        ConfigError: if no average is kept and ``branch`` asks for it.
+        CastError: if the file cannot be written.
+    """
+    weights = classifier_weights(objective, spec=spec, labels=labels, options=options, branch=branch)
+    return weights.write(path)
+
+
+def classifier_weights(
+    objective: Averaged[Any],
+    *,
+    spec: str,
+    labels: LabelTree,
+    options: Mapping[str, Any] | None = None,
+    branch: Branch = "base",
+) -> Weights:
+    """What :func:`load_classifier` builds a trained objective from.
 
     Args:
         objective: any that learns classes or many labels.
-        path: a ``.safetensors`` file; replaced only once the new one is whole.
         spec: what the objective was built from, such as ``tree-kl`` or ``tree-kl:weight=0.5``.
         labels: the label tree it was built with.
         options: further options that it was built with; plain values, since they become JSON.
@@ -69,43 +86,44 @@ def save_classifier(
 
     Raises:
         ConfigError: if no average is kept and ``branch`` asks for it.
-        CastError: if the file cannot be written.
     """
     name, _ = parsed = parse(spec)
     merged = {**values(load("objectives", name), parsed), **(options or {}), **objective.to_load}
-    encoder = objective.branch(branch)
-    state = dict(encoder.state_dict())
-    written = Checkpoint(encoder.config, state, objective.heads(branch), {}, name, merged, labels)
-    return native.write(written, path)
+    objective.branch(branch)  # Refuses one that there is not.
+
+    def now() -> Checkpoint:
+        encoder = objective.branch(branch)
+        state = dict(encoder.state_dict())
+        return Checkpoint(encoder.config, state, objective.heads(branch), {}, name, merged, labels)
+
+    return Weights(now)
 
 
-def save_probe(
+def probe_weights(
     probe: LinearProbe,
-    path: str | Path,
     *,
     superpixels: str,
     image_size: int,
     labels: LabelTree,
     level: int = -1,
-) -> Path:
-    """Write a linear probe and its encoder for :func:`load_classifier`; only the main rank writes.
+) -> Weights:
+    """A linear probe and its encoder for :func:`load_classifier`.
 
     Args:
-        probe: trained.
-        path: a ``.safetensors`` file; replaced only once the new one is whole.
+        probe: in training.
         superpixels: the spec of the backend that it was trained with.
         image_size: side of its crops in pixels.
         labels: the label tree it was built with.
         level: the label level it was built with.
-
-    Raises:
-        CastError: if the file cannot be written.
     """
     config = replace(probe.encoder.config, superpixels=superpixels)
-    heads = {f"head.{name}": value for name, value in probe.model.head.state_dict().items()}
     options = {"level": level, SIDE: image_size}  # The encoder keeps the position table of another size.
-    state = dict(probe.encoder.state_dict())
-    return native.write(Checkpoint(config, state, heads, {}, PROBE, options, labels), path)
+
+    def now() -> Checkpoint:
+        heads = {f"head.{name}": value for name, value in probe.model.head.state_dict().items()}
+        return Checkpoint(config, dict(probe.encoder.state_dict()), heads, {}, PROBE, options, labels)
+
+    return Weights(now)
 
 
 @kept_random_state()
@@ -115,7 +133,7 @@ def load_classifier(
     """A trained classifier, in evaluation mode.
 
     Args:
-        source: as :func:`castssl.checkpoints.read`: the folder of a finished run, a published DeiT or H-CAST
+        source: as :func:`castssl.checkpoints.read`: the folder of a run, a published DeiT or H-CAST
             checkpoint, ...
         labels: the classes' names and parents in place of those in the file; a published file has none.
         sizes: token budgets of a published model, which its file does not hold.

@@ -15,7 +15,8 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import nn
 
-from castssl.checkpoints import native, official, timm_layout
+from castssl import step_files
+from castssl.checkpoints import native, no_weights, official, timm_layout, unfinished
 from castssl.checkpoints.checkpoint import Checkpoint, Which
 from castssl.contracts import Encoder
 from castssl.errors import DataError
@@ -36,11 +37,12 @@ def read(source: Source, *, which: Which = "base", ema: bool = False) -> Checkpo
     """What a source of weights holds.
 
     Args:
-        source: the folder of a finished run or of ``save_pretrained``; a file of castssl; a published CAST or
-            H-CAST checkpoint, by torch or safetensors; a model of castssl that timm trained, as its
-            ``train.py`` or ``save_for_hf`` saves it; ``hf:USER/NAME`` on the Hugging Face hub, where
-            ``model.safetensors`` goes before ``encoder.safetensors``; a state dict in one of these layouts;
-            or a checkpoint, which is returned.
+        source: the folder of a run or of ``save_pretrained``; a file of castssl, also a checkpoint of a run;
+            a published CAST or H-CAST checkpoint, by torch or safetensors; a model of castssl that timm
+            trained, as its ``train.py`` or ``save_for_hf`` saves it; ``hf:USER/NAME`` on the Hugging Face
+            hub, where ``model.safetensors`` goes before ``encoder.safetensors``; a state dict in one of these
+            layouts; or a checkpoint, which is returned.  Of a run that has not ended, its newest whole
+            checkpoint is read, with a note in the log.
         which: the encoder of a MoCo checkpoint that comes first: ``"base"`` or ``"momentum"``.
         ema: take the moving average in a published DeiT or H-CAST checkpoint, or in one of timm.
 
@@ -52,8 +54,12 @@ def read(source: Source, *, which: Which = "base", ema: bool = False) -> Checkpo
     if isinstance(source, Checkpoint):
         return source.choose(which)
     if isinstance(source, Mapping):
-        return _decode(source, ema).choose(which)
+        return _decode(source, which, ema)
     path = locate(source)
+    if path.is_dir():
+        if ema:
+            raise _no_average(path)
+        return unfinished.newest(path).choose(which)
     content: Mapping[str, Any]
     if path.suffix == ".safetensors":
         tensors, text = native.read_file(path)
@@ -66,18 +72,29 @@ def read(source: Source, *, which: Which = "base", ema: bool = False) -> Checkpo
                 content, text = timm_layout.with_settings(tensors, text), ""
         if text:
             if ema:
-                raise DataError(f"{path} holds no moving average beside the model; leave ema out")
+                raise _no_average(path)
             return native.decode(tensors, text, path).choose(which)
     else:
         content = read_torch(path)
-    return _decode(content, ema, str(path)).choose(which)
+    return _decode(content, which, ema, str(path))
 
 
-def _decode(content: Mapping[str, Any], ema: bool, source: str = "this checkpoint") -> Checkpoint:
-    """What a checkpoint in timm's layout or in the published one holds."""
+def _no_average(source: str | Path) -> DataError:
+    """What castssl wrote has the weights that its run evaluated, and no others."""
+    return DataError(f"{source} holds no moving average beside the model; leave ema out")
+
+
+def _decode(
+    content: Mapping[str, Any], which: Which, ema: bool, source: str = "this checkpoint"
+) -> Checkpoint:
+    """What a checkpoint of a run, in timm's layout or in the published one holds."""
+    if content.keys() >= unfinished.ENTRIES:
+        if ema:
+            raise _no_average(source)
+        return unfinished.decode(content, source).choose(which)
     if _is_timms(content.get("state_dict", content)):
-        return timm_layout.decode(content, ema=ema, source=source)
-    return official.decode(content, ema=ema, source=source)
+        return timm_layout.decode(content, ema=ema, source=source).choose(which)
+    return official.decode(content, ema=ema, source=source).choose(which)
 
 
 def _is_timms(state: object) -> bool:
@@ -87,6 +104,8 @@ def _is_timms(state: object) -> bool:
 def locate(source: str | Path) -> Path:
     """The file with the weights: ``source`` itself, or what is in that folder or on the hub.
 
+    It is a folder where that is one of a run which has checkpoints, but no weights yet.
+
     Raises:
         DataError: if there is none, or a folder has both a run's weights and those of ``save_pretrained``.
     """
@@ -95,10 +114,9 @@ def locate(source: str | Path) -> Path:
     path = Path(source).expanduser()
     paths = [path / name for name in NAMES] if path.is_dir() else [path]
     if not (existing := [file for file in paths if file.is_file()]):
-        raise DataError(
-            f"no weights at {source}; expected a finished run's folder, a .safetensors, .pth, .pth.tar or .pt"
-            " file, or hf:USER/NAME"
-        )
+        if step_files.exist(path / step_files.FOLDER):
+            return path
+        raise DataError(no_weights.missing(source, path))
     if len(existing) > 1:
         refuse_two(existing)
     return existing[0]
@@ -139,6 +157,10 @@ def read_torch(path: Path) -> Mapping[str, Any]:
             raise  # The fault is not the file's.
         if (why := not_safetensors(path, error)) != str(error):
             raise DataError(f"{path}: {why}") from error
+        if isinstance(error, FileNotFoundError):  # A run has replaced it.
+            raise DataError(no_weights.missing(path, path)) from error
+        if kind := no_weights.kind_of(path):
+            raise DataError(f"{path} is {kind} and holds no weights; {no_weights.instead(path)}") from error
         raise DataError(
             f"{path} cannot be read as weights only ({type(error).__name__}: {_cause(error)})."
             " castssl never unpickles objects from a file; convert it to safetensors where you trust it"
@@ -183,7 +205,7 @@ def load_encoder(
     if isinstance(source, nn.Module):
         hint = "; an objective has .encoder, and castssl.create('timm:NAME') makes an encoder of a timm model"
     raise DataError(
-        "expected an encoder, a finished run's folder, a checkpoint file or hf:USER/NAME as the model, got"
+        "expected an encoder, a run's folder, a checkpoint file or hf:USER/NAME as the model, got"
         f" a {type(source).__name__}{hint}"
     )
 

@@ -6,8 +6,9 @@ Tensors of the encoder have its own names, those of the classifiers ``heads.*``,
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,33 @@ SETTINGS = "castssl"
 FORMAT = 2
 """Files of castssl 0.1 before ``EncoderConfig`` had no number."""
 HEADS, EXTRA = "heads.", "extra."
+TENSORS = "tensors"
+"""The entry of :meth:`Weights.state_dict` that holds the tensors, beside :data:`SETTINGS`."""
 _FIELDS = {"format", "config", "objective", "options", "labels", "palette", "variant"}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a model in training: in the end a file, and before that a part of a run's checkpoints.
+
+    Attributes:
+        now: what they are at the moment; their tensors are the model's own.
+    """
+
+    now: Callable[[], Checkpoint]
+
+    def write(self, path: str | Path) -> Path:
+        """Write a file, as :func:`write` does.
+
+        Raises:
+            CastError: if it cannot be written.
+        """
+        return write(self.now(), path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What :meth:`write` would write, for ``run.keep``."""
+        checkpoint = self.now()
+        return {TENSORS: _tensors(checkpoint), SETTINGS: json.dumps(settings_of(checkpoint))}
 
 
 def write(checkpoint: Checkpoint, path: str | Path) -> Path:
@@ -42,15 +69,18 @@ def write(checkpoint: Checkpoint, path: str | Path) -> Path:
         CastError: if it cannot be written.
     """
     path = Path(path)
-    tensors = {
+    tensors = {name: gathered(value) for name, value in _tensors(checkpoint).items()}
+    if distributed.is_main():
+        write_tensors(path, tensors, {SETTINGS: json.dumps(settings_of(checkpoint))}, "encoder")
+    return path
+
+
+def _tensors(checkpoint: Checkpoint) -> State:
+    return {
         **checkpoint.encoder,
         **{HEADS + name: value for name, value in checkpoint.heads.items()},
         **{EXTRA + name: value for name, value in checkpoint.extra.items()},
     }
-    tensors = {name: gathered(value) for name, value in tensors.items()}
-    if distributed.is_main():
-        write_tensors(path, tensors, {SETTINGS: json.dumps(settings_of(checkpoint))}, "encoder")
-    return path
 
 
 def save_encoder(encoder: Encoder, path: str | Path) -> Path:
@@ -63,16 +93,25 @@ def save_encoder(encoder: Encoder, path: str | Path) -> Path:
 
 
 def save_objective(objective: Objective, encoder: Encoder, path: str | Path) -> Path:
-    """Write an encoder with the other parts of the objective that trained it, so that training can go on.
-
-    Args:
-        objective: its tensors but the encoder's become ``extra``: projector, predictor, momentum encoder.
-        encoder: the objective's, or its momentum encoder, which comes first then.
-        path: as :func:`write`.
+    """Write :func:`objective_weights`.
 
     Raises:
         CastError: if it cannot be written.
     """
+    return objective_weights(objective, encoder).write(path)
+
+
+def objective_weights(objective: Objective, encoder: Encoder) -> Weights:
+    """An encoder with the other parts of the objective that trains it, so that training can go on.
+
+    Args:
+        objective: its tensors but the encoder's become ``extra``: projector, predictor, momentum encoder.
+        encoder: the objective's, or its momentum encoder, which comes first then.
+    """
+    return Weights(partial(_of_objective, objective, encoder))
+
+
+def _of_objective(objective: Objective, encoder: Encoder) -> Checkpoint:
     state = {name.removeprefix("model."): value for name, value in objective.state_dict().items()}
     extra = {name: value for name, value in state.items() if not name.startswith("encoder.")}
     checkpoint = Checkpoint(encoder.config, dict(objective.encoder.state_dict()), extra=extra)
@@ -82,7 +121,7 @@ def save_objective(objective: Objective, encoder: Encoder, path: str | Path) -> 
             if checkpoint.under(f"{MOMENTUM}encoder.")
             else replace(checkpoint, encoder=dict(encoder.state_dict()), extra={})
         )
-    return write(checkpoint, path)
+    return checkpoint
 
 
 def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:

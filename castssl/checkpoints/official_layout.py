@@ -32,6 +32,8 @@ COARSER = ("family_head", "manufacturer_head")
 LEVELS = ("head", *COARSER)
 """The published classifiers, fine to coarse."""
 BLOCK = re.compile(r"blocks(\d*)\.(\d+)\.(.+)")
+OWN = re.compile(r"((model|average\.module|momentum_model)\.)?(encoder\.)?(stem|stages|poolings|network)\.")
+"""How names begin in the state dict of an encoder or an objective of castssl."""
 _BLOCK: Shapes = {"norm1": (1,), "attn.qkv": (3, 1), "attn.proj": (1, 1), "norm2": (1,)}
 _BLOCK |= {"mlp.fc1": (4, 1), "mlp.fc2": (1, 4)}
 _POOL: Shapes = {f"centroid_fc.{name}": _BLOCK[name] for name in ("attn.qkv", "attn.proj")}
@@ -196,6 +198,12 @@ def take_apart(content: Mapping[str, Any], *, ema: bool = False) -> Published:
     state, predictor = parts["encoder"], parts["predictor"]
     if "cls_token" not in state or "patch_embed.proj.0.weight" not in state:
         near = ", ".join(sorted(state)[:4]) or "no tensors at all"
+        if any(OWN.match(key) for key in state):
+            raise DataError(
+                f"this is the state dict of a model of castssl ({near}, ...), which does not say how to build"
+                " it: load it with castssl.create(NAME, ...).load_state_dict(...), or save the encoder with"
+                " castssl.checkpoints.hub.save_pretrained, which writes a config.json beside the weights"
+            )
         raise DataError(f"this is not a CAST checkpoint: expected keys cls_token, patch_embed.*; got {near}")
     depths = stage_depths(state)
     plain = merge_spellings(state, depths, report)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from castssl.checkpoints import native
 from castssl.checkpoints.checkpoint import Checkpoint, described, difference
 from castssl.checkpoints.load import Source, read
+from castssl.checkpoints.native import Weights
 from castssl.datasets.pixel_classes import Color
 from castssl.errors import DataError
 from castssl.labels import LabelTree
@@ -37,36 +36,33 @@ class Segmenter(NamedTuple):
     """Pixels of the longer side to which an image is resized with its superpixels; 0 leaves it."""
 
 
-def save_segmenter(
+def segmenter_weights(
     objective: Segmentation,
-    path: str | Path,
     *,
     head: str,
     labels: LabelTree,
     palette: tuple[Color, ...] = (),
     shorter: int,
     longer: int = 0,
-) -> Path:
-    """Write a trained objective, so that :func:`load_segmenter` reads it; only the main rank writes.
+) -> Weights:
+    """What :func:`load_segmenter` builds a trained objective from.
 
     Args:
         objective: with the weights.
-        path: a ``.safetensors`` file; replaced only once the new one is whole.
         head: the name of its head.
         labels: the label tree that it was built with.
         palette: the RGB color of each class.
         shorter: as for :class:`Segmenter`.
         longer: likewise.
-
-    Raises:
-        CastError: if the file cannot be written.
     """
-    encoder = objective.encoder
-    heads = {HEAD + name: value for name, value in objective.model.head.state_dict().items()}
-    options = {"head": head, "shorter": shorter, "longer": longer}
-    state = dict(encoder.state_dict())
-    written = Checkpoint(encoder.config, state, heads, {}, NAME, options, labels, palette=palette)
-    return native.write(written, path)
+    encoder, options = objective.encoder, {"head": head, "shorter": shorter, "longer": longer}
+
+    def now() -> Checkpoint:
+        heads = {HEAD + name: value for name, value in objective.model.head.state_dict().items()}
+        state = dict(encoder.state_dict())
+        return Checkpoint(encoder.config, state, heads, {}, NAME, options, labels, palette=palette)
+
+    return Weights(now)
 
 
 @kept_random_state()

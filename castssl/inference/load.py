@@ -130,7 +130,7 @@ def load(
     """A trained model of any source, which segments images, gives their features and classifies them.
 
     Args:
-        source: the folder of a finished run or of ``save_pretrained``; a file of castssl; a published CAST or
+        source: the folder of a run or of ``save_pretrained``; a file of castssl; a published CAST or
             H-CAST checkpoint; a model of castssl that timm trained, as ``train.py`` or ``save_for_hf`` saves
             it; ``hf:USER/NAME`` on the Hugging Face hub; a state dict; or a
             :class:`castssl.checkpoints.Checkpoint`.

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL import Image
 
-from castssl.checkpoints.checkpoint import Checkpoint
-from castssl.checkpoints.load import load_encoder, read
+from castssl import step_files
+from castssl.checkpoints.load import load_encoder
 from castssl.contracts import Encoder
 from castssl.data.splits import open_splits
 from castssl.datasets.images import Images
-from castssl.encoder_config import EncoderConfig
 from castssl.errors import CastError, DataError
 from castssl.inference.look import of_model
 from castssl.models.create import create
 from castssl.modes import kept_random_state
 from castssl.reports.gather import Run
-from castssl.training import checkpoint
 from castssl.visualization.page import Parts, Shown
 from castssl.visualization.page.report import Hierarchies, Moment
 from castssl.visualization.photographs import photographs
@@ -48,6 +48,7 @@ class Source(NamedTuple):
 
     step: int
     name: str
+    path: Path
     build: Callable[[], Encoder]
 
 
@@ -60,55 +61,24 @@ def sources(run: Run) -> tuple[list[Source], list[str]]:
     ended = final.is_file() and (run.summary.state == "finished" or not kept)
     if ended and kept and kept[-1][0] >= run.summary.step:
         kept = kept[:-1]  # The same weights.
-    found = [Source(step, f"step {step:,}", _checkpointed(run, path)) for step, path in kept]
+    found = [Source(step, f"step {step:,}", path, partial(load_encoder, path)) for step, path in kept]
     if ended:
-        found.append(Source(run.summary.step, "trained", lambda: load_encoder(final)))
+        found.append(Source(run.summary.step, "trained", final, partial(load_encoder, final)))
     if not found:
         remarks.append(f"{run.name}: no weights are kept yet")
     elif not (run.summary.settings.get("init") or run.summary.settings.get("weights")):
-        last = found[-1].build
-        found.insert(0, Source(0, NEW, lambda: _new(run, last)))
+        last = found[-1]
+        found.insert(0, Source(0, NEW, last.path, partial(_new, run, last.build)))
     return found, remarks
 
 
 def _kept(folder: Path) -> list[tuple[int, Path]]:
     every = sorted(
         (int(path.name.partition("-")[2].partition(".")[0]), path)
-        for path in (folder / checkpoint.FOLDER).glob("step-*")
-        if checkpoint.NAME.fullmatch(path.name)
+        for path in step_files.every(folder / step_files.FOLDER)
     )
     count = min(len(every), KEPT)
     return [every[round(i * (len(every) - 1) / max(1, count - 1))] for i in range(count)]
-
-
-def _config(run: Run) -> EncoderConfig:
-    """The config of a run's encoder: of its weights, or of the log's latest start."""
-    final = run.summary.folder / WEIGHTS
-    if final.is_file():
-        return read(final).config
-    values = run.history.starts[-1].get("encoder") if run.history.starts else None
-    if not isinstance(values, dict):
-        raise DataError("its log does not describe the encoder, as logs of earlier versions do not")
-    return EncoderConfig.from_dict(values, run.summary.folder)
-
-
-def _checkpointed(run: Run, path: Path) -> Callable[[], Encoder]:
-    def build() -> Encoder:
-        if path.is_dir():
-            raise DataError(f"{path.name} is sharded over processes")
-        state = checkpoint.read(path).get("module")
-        averaged = run.summary.settings.get("branch") == "ema"
-        for prefix in ("average.module.encoder.", "model.encoder.")[not averaged :]:
-            if tensors := _under(state, prefix):
-                return Checkpoint(_config(run), tensors, source=str(path)).build()
-        raise DataError(f"{path.name} holds no encoder where an objective has it")
-
-    return build
-
-
-def _under(state: object, prefix: str) -> dict[str, Any]:
-    items = state.items() if isinstance(state, Mapping) else ()
-    return {str(name).removeprefix(prefix): value for name, value in items if str(name).startswith(prefix)}
 
 
 def _new(run: Run, trained: Callable[[], Encoder]) -> Encoder:
@@ -197,19 +167,35 @@ def _computed(
         report(0)
         for run, found in chosen:
             kept = []
-            for source in found:
-                try:
-                    own = _segments(source, photos)
-                except CastError as error:
-                    remarks.append(f"{run.name}, {source.name}: no segments are shown: {error}")
-                else:
+            for source, own in _of_run(run, found, photos, remarks):
+                if own is not None:
                     kept.append(source)
                     for one, segments in zip(parts, own, strict=True):
                         one.append(segments)
                 done += len(photos)
-                report(done)
+                report(min(done, total))
             shown += [(run, kept)] if kept else []
     return shown, parts
+
+
+def _of_run(
+    run: Run, found: Sequence[Source], photos: Sequence[Image.Image], remarks: list[str]
+) -> Iterator[tuple[Source, list[Parts] | None]]:
+    """The weights of a run by step, each with the segments of all images; None where these are not shown.
+
+    A run that goes on replaces its checkpoints: in place of those that are gone, its later ones are taken.
+    """
+    left = list(found)
+    while left:
+        source = left.pop(0)
+        try:
+            yield source, _segments(source, photos)
+        except CastError as error:
+            if os.path.lexists(source.path):
+                remarks.append(f"{run.name}, {source.name}: no segments are shown: {error}")
+                yield source, None
+            else:
+                left = [other for other in sources(run)[0] if (other.step, other.name) >= source[:2]]
 
 
 def _segments(source: Source, photos: Sequence[Image.Image]) -> list[Parts]:

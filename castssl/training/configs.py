@@ -232,8 +232,8 @@ class TransferConfig(ImageConfig):
     """What is transferred to images with label maps."""
 
     weights: str = ""
-    """A finished run's folder or its encoder.safetensors, or a published checkpoint; without it --model
-    starts from new weights."""
+    """A run's folder, its encoder.safetensors or a checkpoint of it, or a published checkpoint; without it
+    --model starts from new weights."""
     model: str = ""
     """A model that takes over --weights, or starts from new weights, such as cast_small_dense; by default the
     model of --weights. A fusion that the weights lack is new."""

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from castssl import config
+from castssl import config, step_files
 from castssl.errors import ConfigError
 from castssl.run_lock import LOCK
-from castssl.training import checkpoint, logging
+from castssl.training import logging
 
 WRITTEN = (config.FILE, logging.FILE, "once.json", "results.json", "encoder.safetensors", "probe.safetensors")
 """Files that a run writes, beside those in folders of its own."""
@@ -22,7 +22,7 @@ def foreign(folder: Path) -> list[str]:
     """
     written = folder / logging.FILE
     # A copied run may lack the lock, as hidden files are easily left out.
-    of_run = (folder / LOCK).exists() or checkpoint.exist(folder / checkpoint.FOLDER)
+    of_run = (folder / LOCK).exists() or step_files.exist(folder / step_files.FOLDER)
     if of_run or (written.is_file() and written.read_bytes()[:8] == b'{"time":'):
         return []
     replaced = [name for name in WRITTEN if os.path.lexists(folder / name)]

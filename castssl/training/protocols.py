@@ -52,3 +52,11 @@ class Follows(Protocol):
     def load_state_dict(self, state: Mapping[str, Any], /) -> object:
         """Continue from :meth:`state_dict`."""
         ...
+
+
+class Trained(Protocol):
+    """The weights that a run leaves in the end, as they are now."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Text, and tensors of the model itself, which take no further place in a checkpoint."""
+        ...

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from castssl.training.checkpoint import State
+from castssl.step_files import State
 
 
 def random_state(device: torch.device) -> State:

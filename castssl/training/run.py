@@ -48,7 +48,7 @@ from castssl.training.describe_batch import describe_batch
 from castssl.training.logging import Log, check_tracker, start_trackers
 from castssl.training.once import ONCE, read_once
 from castssl.training.progress import Report
-from castssl.training.protocols import Follows, Loader
+from castssl.training.protocols import Follows, Loader, Trained
 from castssl.training.run_folder import claim, folder_of
 from castssl.training.signals import REQUEUE, LossMonitor, requeue, resume_command
 from castssl.training.state import TrainState
@@ -65,6 +65,7 @@ BATCH_NORM = (
 )
 RESULTS = "results.json"
 F = TypeVar("F", bound=Follows)
+W = TypeVar("W", bound=Trained)
 synchronize: Callable[[nn.Module], nn.Module] = convert_sync_batchnorm  # torch's drops timm's activations.
 
 
@@ -115,6 +116,11 @@ class Run:
         """
         self._state.followed = followed
         return followed
+
+    def keep(self, weights: W) -> W:
+        """The argument, whose weights commands can read from checkpoints; call it before :meth:`steps`."""
+        self._state.weights = weights
+        return weights
 
     def prepare(self, objective: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """Hand both to Accelerate, and continue from the run's last checkpoint if it has one.

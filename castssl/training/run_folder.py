@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 from typing import IO, Any
 
-from castssl import config
+from castssl import config, step_files
 from castssl.config import RunConfig
 from castssl.errors import ConfigError
 from castssl.run_lock import hold
-from castssl.training import checkpoint, logging
+from castssl.training import logging
 from castssl.training.foreign import foreign, settings_of
 
 STATE = {config.FILE, logging.FILE, "once.json", "results.json"}
@@ -78,6 +78,6 @@ def check_same(saved: dict[str, Any], cfg: RunConfig, folder: Path) -> None:
 def _has_work(folder: Path) -> bool:
     """True if something would be lost: a checkpoint, or a report in the log."""
     written = folder / logging.FILE
-    return checkpoint.exist(folder / checkpoint.FOLDER) or (
+    return step_files.exist(folder / step_files.FOLDER) or (
         written.is_file() and '"step"' in written.read_text(encoding="utf-8", errors="replace")
     )

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from castssl.files import aside_of, remove, sync_folder, translate_os_error
-from castssl.training.checkpoint import SUMS, path_of, prune, write_state
-from castssl.training.damage import STATE, sums_of
+from castssl.step_files import STATE, SUMS, path_of, sums_of
+from castssl.training.checkpoint import prune, write_state
 
 
 def save_sharded(

@@ -16,13 +16,13 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from castssl import config, distributed
+from castssl import config, distributed, step_files
 from castssl.config import RunConfig
 from castssl.data.inventory import Inventory, differences
 from castssl.errors import CastError, ConfigError, DataError, Diverged
 from castssl.training import checkpoint
 from castssl.training.logging import Log
-from castssl.training.protocols import Follows, Loader
+from castssl.training.protocols import Follows, Loader, Trained
 from castssl.training.random_state import random_state, set_random_state
 from castssl.training.run_folder import check_same
 from castssl.training.sharded import save_sharded
@@ -50,6 +50,8 @@ class TrainState:
         self._images: Inventory | None = None
         self.followed: Follows | None = None
         """What is saved and restored beside model and optimizer."""
+        self.weights: Trained | None = None
+        """What the run leaves in the end, saved for those who use a checkpoint of it before."""
         self.notes: list[str] = []
         """Notes for the user on how the run continues."""
 
@@ -137,7 +139,7 @@ class TrainState:
             "log": self._log.position(),
             "random": gather_object([random_state(self._accelerator.device)]),
         }
-        folder = self._folder / checkpoint.FOLDER
+        folder = self._folder / step_files.FOLDER
         how: dict[str, Any] = {"step": self.step, "keep": self._cfg.keep, "damaged": self._damaged}
         self._damaged = {}  # From here on a file of that name is a new one.
         if self._accelerator.distributed_type in SHARDED:
@@ -145,17 +147,17 @@ class TrainState:
         if self._accelerator.is_main_process:
             checkpoint.save(folder, {**place, **self._weights()}, **how)
         self._accelerator.wait_for_everyone()
-        return checkpoint.path_of(folder, self.step)
+        return step_files.path_of(folder, self.step)
 
     def resume(self, model: nn.Module, optimizer: Optimizer) -> bool:
         """Take the prepared pair, filled from the last checkpoint if there is one: True if there was."""
         self._model, self._optimizer = model, optimizer
-        latest = self._on_main(lambda: checkpoint.latest(self._folder / checkpoint.FOLDER))
+        latest = self._on_main(lambda: step_files.latest(self._folder / step_files.FOLDER))
         path, self._damaged = latest
         self.notes += latest.story()
         if path is None:
             return False
-        state = checkpoint.read(path)
+        state = step_files.read(path)
         check_same(json.loads(state["config"]), self._cfg, self._folder)
         self._images = state.get("images")
         if path.is_dir() != (self._accelerator.distributed_type in SHARDED):
@@ -192,6 +194,7 @@ class TrainState:
             "module": self._bare().state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
+            "weights": None if self.weights is None else dict(self.weights.state_dict()),
         }
 
     def _fill(self, state: Mapping[str, Any], path: Path) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from castssl import step_files
 from castssl.errors import ContractError
-from castssl.training import checkpoint
 from castssl.training.run import RESULTS
 from castssl.verification.job import RECORD
 
@@ -101,10 +101,10 @@ def first_difference(straight: Record, resumed: Record, folder: Path, other: Pat
 
 
 def _last(folder: Path) -> Mapping[str, object]:
-    path = checkpoint.latest(folder / checkpoint.FOLDER).path
+    path = step_files.latest(folder / step_files.FOLDER).path
     if path is None:
-        raise ContractError(f"no checkpoint was written to {checkpoint.FOLDER} of the run's folder")
-    state = checkpoint.read(path)
+        raise ContractError(f"no checkpoint was written to {step_files.FOLDER} of the run's folder")
+    state = step_files.read(path)
     return {name: value for name, value in state.items() if name not in LEFT_OUT}
 
 

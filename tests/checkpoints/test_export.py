@@ -33,7 +33,7 @@ from castssl.checkpoints.export import (
 )
 from castssl.checkpoints.native import save_encoder, write
 from castssl.checkpoints.official_model import classifiers
-from castssl.checkpoints.segmenter import load_segmenter, save_segmenter
+from castssl.checkpoints.segmenter import load_segmenter, segmenter_weights
 from castssl.cli import main
 from castssl.contracts import Encoder
 from castssl.encoder_config import GRAY_MEAN
@@ -210,7 +210,7 @@ def test_the_command_exports_the_classes_of_pixels(
         create(replace(PRESETS["cast_nano"], **settings, image_size=32)), TREE, head="queries"
     )
     path = tmp_path / "encoder.safetensors"
-    save_segmenter(objective, path, head="queries", labels=TREE, palette=PALETTE, shorter=32)
+    segmenter_weights(objective, head="queries", labels=TREE, palette=PALETTE, shorter=32).write(path)
     arguments = ["export", str(tmp_path), "--classes", "--out", str(tmp_path / "classes.onnx")]
     assert main([*arguments, "--image-size", "48", "--sizes", "36"]) == 0
     assert "segment_logits, logits, labels" in capsys.readouterr().out

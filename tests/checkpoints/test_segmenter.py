@@ -10,7 +10,7 @@ import torch
 from castssl.checkpoints import read
 from castssl.checkpoints.classifier import load_classifier
 from castssl.checkpoints.native import save_encoder, write
-from castssl.checkpoints.segmenter import load_segmenter, save_segmenter
+from castssl.checkpoints.segmenter import load_segmenter, segmenter_weights
 from castssl.errors import DataError
 from castssl.labels import LabelTree
 from castssl.models.create import create
@@ -25,7 +25,7 @@ def save(folder: Path, head: str = "linear") -> Segmentation:
     torch.manual_seed(0)
     objective = Segmentation(create("nano_seg", image_size=32), TREE, head=head)
     path = folder / "encoder.safetensors"
-    save_segmenter(objective, path, head=head, labels=TREE, palette=PALETTE, shorter=48)
+    segmenter_weights(objective, head=head, labels=TREE, palette=PALETTE, shorter=48).write(path)
     return objective
 
 

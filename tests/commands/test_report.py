@@ -15,7 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from castssl.checkpoints.native import save_encoder
+from castssl.checkpoints import load_encoder
+from castssl.checkpoints.checkpoint import Checkpoint
+from castssl.checkpoints.native import Weights, save_encoder
 from castssl.cli import main
 from castssl.models.create import create
 from castssl.reports.gather import gather
@@ -25,6 +27,10 @@ from tests.visualization.test_page import stored
 
 NASTY = "<script>window.broken=1</script>\x1b'\"&"
 SHAPE: dict[str, Any] = {"image_size": 32, "sizes": (16, 8, 4), "superpixels": "grid:cell=32"}
+
+
+PLACE: dict[str, Any] = {"castssl": "0", "config": "{}", "step": 3, "batches": 1, "module": {}}
+"""Entries of a checkpoint beside the weights."""
 
 
 def write(
@@ -267,9 +273,9 @@ def test_hierarchies_of_kept_weights(tmp_path: Path, capsys: pytest.CaptureFixtu
     encoder = create("nano", **SHAPE)
     described = {"encoder": json.loads(json.dumps(encoder.config.to_dict()))}
     run = write(tmp_path / "run", start=described, data="hfds/nobody/nothing", seed=7)
-    module = {f"model.encoder.{name}": value for name, value in encoder.state_dict().items()}
+    weights = Weights(lambda: Checkpoint(encoder.config, dict(encoder.state_dict()))).state_dict()
     for step in (1, 3):
-        checkpoint.save(run / "checkpoints", {"module": module}, step=step, keep=9)
+        checkpoint.save(run / "checkpoints", {**PLACE, "weights": weights}, step=step, keep=9)
     (run / "checkpoints" / "step-00000002.pt").write_bytes(b"torn")
     image = tmp_path / "a.png"
     Image.effect_noise((40, 30), 80).save(image)
@@ -299,6 +305,32 @@ def test_hierarchies_of_kept_weights(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert f"trained: no segments are shown: the weights {first} are not finite" in text
 
 
+def test_a_checkpoint_that_the_run_replaces_meanwhile_is_no_remark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = create("nano", **SHAPE)
+    run = write(tmp_path / "run", data="hfds/nobody/nothing")
+    state = {
+        **PLACE,
+        "weights": Weights(lambda: Checkpoint(encoder.config, encoder.state_dict())).state_dict(),
+    }
+    for step in (1, 2):
+        checkpoint.save(run / "checkpoints", state, step=step, keep=2)
+
+    def goes_on(path: Path) -> Any:
+        monkeypatch.undo()
+        checkpoint.save(run / "checkpoints", state, step=3, keep=1)
+        return load_encoder(path)
+
+    monkeypatch.setattr("castssl.reports.hierarchies.load_encoder", goes_on)
+    image = tmp_path / "a.png"
+    Image.effect_noise((40, 30), 80).save(image)
+    text = page(tmp_path, run, "--images", image)
+    assert "no segments are shown" not in text
+    (about,) = re.findall(r'id="about">(.*?)</script>', text)
+    assert [moment["name"] for moment in json.loads(about)["moments"]] == ["new weights", "step 3"]
+
+
 def test_what_is_missing_is_a_remark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     remote = write(tmp_path / "remote", data="hfds/nobody/nothing")
     text = page(tmp_path, remote)
@@ -306,10 +338,10 @@ def test_what_is_missing_is_a_remark(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "remote: no weights are kept yet" in capsys.readouterr().err
     assert 'id="viewer"' not in text
     old = write(tmp_path / "old", data=f"folder:{tmp_path / 'none'}")
-    checkpoint.save(old / "checkpoints", {"module": {"model.encoder.a": torch.zeros(1)}}, step=3, keep=9)
+    checkpoint.save(old / "checkpoints", PLACE, step=3, keep=9)
     shown = visible(page(tmp_path, old))
     assert "held-out images are not shown" in shown
-    assert "its log does not describe the encoder" in shown
+    assert "does not say which model its weights are of" in shown
 
 
 def test_pictures(tmp_path: Path) -> None:

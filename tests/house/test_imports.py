@@ -25,6 +25,7 @@ GROUND = [
         "installer",
         "terminal",
         "system_errors",
+        "step_files",
         "devices",
         "connected_parts",
         "labels",

@@ -65,7 +65,7 @@ def test_another_loop_is_noticed(before: str, after: str) -> None:
     ("before", "after"),
     [
         ("warmup_cosine(run.progress(step)", "other(run.progress(step)"),
-        ("run.picture(picture())\n    save", "pass\n    save"),
+        ("run.picture(picture())\n    weights", "pass\n    weights"),
     ],
 )
 def test_schedules_and_looks_may_differ(before: str, after: str) -> None:

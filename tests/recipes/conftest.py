@@ -11,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from castssl.checkpoints import read
+from castssl.checkpoints.unfinished import newest
 from tests import forked
 from tests.forked import ENVIRONMENT, ROOT, TIMEOUT, Forked
 
@@ -42,6 +45,17 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
                 (root / folder / split).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels.astype(np.uint8)).save(root / folder / split / f"{at}.png")
     return f"pairs:{root}"
+
+
+def keeps_what_it_leaves(folder: Path) -> None:
+    """Hold the last checkpoint of a finished run against the weights that it wrote at its end."""
+    left, kept = read(folder / "encoder.safetensors"), newest(folder)
+    for name in ("config", "objective", "options", "labels", "palette"):
+        assert getattr(kept, name) == getattr(left, name)
+    for name in ("encoder", "heads", "extra"):
+        expected, found = getattr(left, name), getattr(kept, name)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[tensor], value) for tensor, value in expected.items())
 
 
 class Started:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from castssl.checkpoints import read
 from castssl.cli import main
-from tests.recipes.conftest import Runner
+from tests.recipes.conftest import Runner, keeps_what_it_leaves
 
 pytestmark = pytest.mark.recipe
 FLAGS = [
@@ -93,6 +93,7 @@ def test_stopped_and_continued_ends_where_it_would_have(
     assert "goes on after step 4" in done.stderr
     expected, got = (load_file(folder / "encoder.safetensors") for folder in (whole, tmp_path / "run"))
     assert all(torch.equal(got[name], value) for name, value in expected.items())
+    keeps_what_it_leaves(tmp_path / "run")
 
 
 @pytest.mark.distributed

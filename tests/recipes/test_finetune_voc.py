@@ -19,7 +19,7 @@ from castssl.evaluation.held_out import indexed
 from castssl.metrics.iou import MeanIoU
 from castssl.models.create import create
 from tests import forked
-from tests.recipes.conftest import Runner
+from tests.recipes.conftest import Runner, keeps_what_it_leaves
 
 pytestmark = pytest.mark.recipe
 SEEDS = "seeds:count=64,bins=5,iterations=2"
@@ -79,6 +79,7 @@ def test_a_stopped_run_goes_on_exactly(
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert (tmp_path / "results.json").read_text() == (unbroken / "results.json").read_text()
+    keeps_what_it_leaves(tmp_path)
 
 
 def test_class_maps_of_a_photo_are_those_that_were_scored(unbroken: Path, pairs: str) -> None:

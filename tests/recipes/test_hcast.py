@@ -23,7 +23,7 @@ from castssl.registry import build_superpixels
 from recipes import hcast
 from tests.datasets.free_grain_files import TREE, write_imagenet_f
 from tests.forked import ENVIRONMENT
-from tests.recipes.conftest import Runner
+from tests.recipes.conftest import Runner, keeps_what_it_leaves
 
 pytestmark = pytest.mark.recipe
 FLAGS = [
@@ -84,6 +84,7 @@ def test_stopped_and_continued_ends_where_it_would_have(
     expected, got = (load_file(folder / "encoder.safetensors") for folder in (whole, tmp_path))
     assert expected.keys() == got.keys()
     assert all(torch.equal(got[name], value) for name, value in expected.items())
+    keeps_what_it_leaves(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from castssl.checkpoints import load_encoder
 from castssl.types import View
-from tests.recipes.conftest import Runner
+from tests.recipes.conftest import Runner, keeps_what_it_leaves
 
 pytestmark = pytest.mark.recipe
 FLAGS = [
@@ -76,6 +76,7 @@ def test_stopped_and_continued_ends_where_it_would_have(
     assert "goes on after step 4" in done.stderr
     expected, got = (load_file(folder / "encoder.safetensors") for folder in (whole, tmp_path / "run"))
     assert all(torch.equal(got[name], value) for name, value in expected.items())
+    keeps_what_it_leaves(tmp_path / "run")
 
 
 @pytest.mark.distributed

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+from castssl.checkpoints import load_encoder
 from castssl.training import STOPPED
 from tests.recipes.conftest import Started, Starter, children
 from tests.recipes.test_moco_in1k import FLAGS
@@ -110,6 +111,7 @@ def test_ctrl_c_saves_and_prints_the_command_that_goes_on(
     assert process.code() == STOPPED
     assert lines(out)[-1]["event"] == "stopped"
     assert lines(out)[-1]["reason"] == "SIGINT"
+    assert load_encoder(out).config.name == "cast_nano"
     again = starter(_printed_command(process.output()), python=False)
     assert again.code() == 0, again.output()
     assert re.search(r"goes on after step [2-5]", again.output())

@@ -16,7 +16,7 @@ from castssl.checkpoints.many_labels import load_many_labels
 from castssl.cli import main
 from castssl.datasets.demo.dataset import tree as demo_tree
 from castssl.datasets.multilabel_sets import Voc07
-from tests.recipes.conftest import Runner
+from tests.recipes.conftest import Runner, keeps_what_it_leaves
 
 pytestmark = pytest.mark.recipe
 DATA = ["--data", "demo-many:size=32,images=20"]
@@ -119,6 +119,7 @@ def test_embeddings_are_kept_in_the_run_s_folder(tmp_path: Path, recipe: Runner)
     (tmp_path / "names.npy").unlink()
     done = recipe("multilabel", *flags)
     assert done.returncode == 0, done.stderr[-3000:]
+    keeps_what_it_leaves(tmp_path / "run")
     loaded = load_many_labels(tmp_path / "run")
     vectors = load_file(tmp_path / "run" / "label-embeddings.safetensors")["vectors"]
     assert torch.equal(loaded.objective.heads()["vectors"], vectors)

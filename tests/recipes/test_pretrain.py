@@ -15,7 +15,7 @@ from castssl.labels import LabelTree
 from castssl.objectives.moco import MoCoV3
 from castssl.testing.samples import SampleEncoder
 from recipes.pretrain import Config, make_objective, make_views
-from tests.recipes.conftest import Runner
+from tests.recipes.conftest import Runner, keeps_what_it_leaves
 
 pytestmark = pytest.mark.recipe
 INSTALLED = {entry.name for entry in registry.names("objectives")}
@@ -45,6 +45,7 @@ def test_it_trains_is_continued_and_leaves_results(
     for name, value in saved.items():
         whose = name.removeprefix("extra.") if name.startswith("extra.") else f"encoder.{name}"
         assert torch.equal(state[f"model.{whose}"] if f"model.{whose}" in state else state[whose], value)
+    keeps_what_it_leaves(tmp_path)
 
 
 def test_the_branch_is_the_objective_s() -> None:

@@ -21,7 +21,7 @@ from castssl.evaluation.windows import Windows
 from castssl.models.create import create
 from castssl.types import View
 from tests import forked
-from tests.recipes.conftest import Runner
+from tests.recipes.conftest import Runner, keeps_what_it_leaves
 
 pytestmark = pytest.mark.recipe
 SEEDS = "seeds:count=64,bins=5,iterations=2"
@@ -51,6 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, weights: Path, pairs: str, r
     assert all(word in done.stdout for word in ("mIoU", "boundary F", "pixel accuracy", "untrained", "bound"))
     found = json.loads((out / "results.json").read_text())
     assert found["chance"]["miou"] < found["majority"]["pixel_accuracy"] < found["bound"]["miou"] <= 1
+    keeps_what_it_leaves(out)
     return out
 
 
