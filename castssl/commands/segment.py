@@ -81,16 +81,15 @@ def _segment(args: argparse.Namespace) -> int:
     from castssl.checkpoints.load import load_encoder
     from castssl.inference.segment import segment
 
-    named = find_images(args.images, args.out)
     if args.segmenter:
-        return _segment_otherwise(args, named)
+        return _segment_otherwise(args, find_images(args.images, args.out))
     if args.classes:
-        return _segment_classes(args, named)
+        return _segment_classes(args, find_images(args.images, args.out))
     if args.window or args.stride or args.superpixels_once:
         raise ConfigError("windows are of class maps; add --classes, or leave the flags of windows out")
     device = device_of(args)
     encoder = load_encoder(args.weights)
-    stages = len(encoder.sizes)
+    named, stages = find_images(args.images, args.out), len(encoder.sizes)
     outputs = [path for image in named.paths for path in _outputs(args.out, named.outputs[image], stages)]
     check_outputs(outputs, overwrite=args.overwrite)
     inputs = {image.resolve() for image in named.paths}

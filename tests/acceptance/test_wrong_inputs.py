@@ -47,7 +47,7 @@ def test_segment_says_what_becomes_an_encoder() -> None:
         castssl.segment(PICTURE, foreign)
     given: Any
     for given in (None, 5, torch.nn.Linear(1, 1)):
-        with pytest.raises(DataError, match="expected an encoder, a finished run's folder"):
+        with pytest.raises(DataError, match="expected an encoder, a run's folder"):
             castssl.segment(PICTURE, given)
 
 

@@ -309,7 +309,7 @@ def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
         load_encoder(tmp_path)
     config.write_text(text)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(DataError, match=r"no weights at .*expected a finished run's folder"):
+    with pytest.raises(DataError, match=r"no weights at .*expected a run's folder"):
         load_encoder(tmp_path)
 
 

@@ -70,7 +70,7 @@ def test_a_file_in_place_of_the_folder_is_reported(
     (tmp_path / "out").write_text("a file")
     flags = ["--weights", str(weights), "--workers", "0", "--device", "cpu", "--out", str(tmp_path / "out")]
     assert main(["adapt", str(image_folder), *flags]) == 1
-    assert "cannot write the results" in capsys.readouterr().err
+    assert "is a file, expected a folder for results.json" in capsys.readouterr().err
     assert (tmp_path / "out").read_text() == "a file"
 
 
