@@ -24,6 +24,8 @@ environments, commands; for a study also its tables and a chart of its seeds.
 RUN is the folder of a run in any state, a folder of runs, or that of a study (castssl ablate).
 Hierarchies show the packaged photographs and three held-out images of the first run, or --images, with the
 weights that the first three runs kept; a run keeps two checkpoints, or as many as its flag --keep.
+The run's config.json names the data of the held-out images, and a remark tells of it: give --no-held-out for
+a run of someone else, whose settings may name images of yours that the page must not hold.
 The exit code is 1 if an image of --images could not be read.
 
 examples:
@@ -43,6 +45,8 @@ def add(commands: Commands) -> None:
     images = command.add_mutually_exclusive_group()
     text = "what the runs' encoders segment (default: photographs and held-out images)"
     images.add_argument("--images", nargs="+", type=Path, metavar="IMAGE", help=text)
+    text = "segment the packaged photographs alone: read no data that the runs' settings name"
+    images.add_argument("--no-held-out", action="store_true", help=text)
     images.add_argument("--no-images", action="store_true", help="leave the hierarchies out")
 
 
@@ -64,13 +68,13 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _photos(args: argparse.Namespace, found: Gathered) -> tuple[list[tuple[str, Image.Image]], list[str]]:
-    """Name and image of what is segmented, and remarks on images that are missing."""
+    """Name and image of what is segmented, and remarks on where it is from and what is missing."""
     from castssl.inference.photos import read_photo
     from castssl.reports.hierarchies import images
 
     if args.no_images or not found.runs:
         return [], []
     if not args.images:
-        return images(found.runs)
+        return images(found.runs, held_out=not args.no_held_out)
     read = [(short_name(path, args.images), or_none(partial(read_photo, path))) for path in args.images]
     return [(name, photo) for name, photo in read if photo is not None], []

@@ -91,15 +91,30 @@ def _new(run: Run, trained: Callable[[], Encoder]) -> Encoder:
         return create(config).eval()
 
 
-def images(runs: Sequence[Run]) -> tuple[list[tuple[str, Image.Image]], list[str]]:
-    """The packaged photographs and fixed held-out images of the first run; remarks on what is missing."""
+def images(runs: Sequence[Run], *, held_out: bool = True) -> tuple[list[tuple[str, Image.Image]], list[str]]:
+    """What is segmented, and remarks on it: where it was read, and what is missing.
+
+    Args:
+        runs: of which the first one's settings name the data of held-out images.
+        held_out: False leaves these out, so that the packaged photographs are all.
+    """
+    if not held_out:
+        return photographs(), []
     try:
-        return [*_held_out(runs[0]), *photographs()], []
+        data, found = _held_out(runs[0])
+        shown = [*found]
     except CastError as error:
         return photographs(), [f"{runs[0].name}: held-out images are not shown: {error}"]
+    # The settings may come from a stranger, and the page may go to others.
+    remark = (
+        f"{runs[0].name}: the held-out images are {len(shown)} of {data}, which its settings name;"
+        " --no-held-out leaves them out"
+    )
+    return [*shown, *photographs()], [remark]
 
 
-def _held_out(run: Run) -> Iterator[tuple[str, Image.Image]]:
+def _held_out(run: Run) -> tuple[str, Iterator[tuple[str, Image.Image]]]:
+    """The name of the data, and some of its images."""
     settings = run.summary.settings
     data, val = settings.get("data"), settings.get("val")
     names = [name for name in (data, val) if isinstance(name, str)]
@@ -120,7 +135,8 @@ def _held_out(run: Run) -> Iterator[tuple[str, Image.Image]]:
         raise DataError("its data has no held-out images by index")
     count = min(HELD_OUT, len(held_out))
     chosen = [i * len(held_out) // count for i in range(count)]
-    return iter([(f"held-out image {i}", held_out.fetch(i).image) for i in chosen])
+    named = val if isinstance(val, str) and val else data
+    return named, ((f"held-out image {i}", held_out.fetch(i).image) for i in chosen)
 
 
 def hierarchies(

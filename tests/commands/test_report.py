@@ -344,6 +344,25 @@ def test_what_is_missing_is_a_remark(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "does not say which model its weights are of" in shown
 
 
+def test_it_tells_whose_images_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = tmp_path / "private"
+    for split in ("train", "val"):
+        (private / split / "a").mkdir(parents=True)
+        Image.new("RGB", (8, 8), (255, 0, 0)).save(private / split / "a" / "0.png")
+    photos = [("a photograph", Image.new("RGB", (8, 8)))]
+    monkeypatch.setattr("castssl.reports.hierarchies.photographs", lambda: photos)
+    run = write(tmp_path / "run", data=f"folder:{private}")
+    remark = f"run: the held-out images are 1 of folder:{private}, which its settings name"
+    assert remark in visible(page(tmp_path, run))
+    assert remark in capsys.readouterr().err
+    opened: list[str] = []
+    monkeypatch.setattr("castssl.reports.hierarchies.open_splits", opened.append)
+    assert "held-out" not in visible(page(tmp_path, run, "--no-held-out"))
+    assert not opened
+
+
 def test_pictures(tmp_path: Path) -> None:
     run = write(tmp_path / "run")
     (run / "pictures").mkdir()
