@@ -9,6 +9,7 @@ from PIL import Image
 
 from castssl.cli import main
 from castssl.commands.inputs import find_images
+from castssl.datasets.images import Images
 from castssl.datasets.open import open_images
 from castssl.errors import DataError
 
@@ -32,7 +33,8 @@ def test_a_folder_has_the_images_of_features_in_their_order(
     found = find_images([tmp_path / "own.png", flat])
     (flat / "top.png").rename(tmp_path / "top.png")
     images = open_images(f"folder:{flat}")
-    names = [images.name(row) for row in range(len(images))]  # type: ignore[union-attr, arg-type]
+    assert isinstance(images, Images)
+    names = [images.name(row) for row in range(len(images))]
     assert found.paths == [tmp_path / "own.png", *(flat / name for name in names), flat / "top.png"]
     assert list(found.outputs.values()) == ["own", "cat/1", "cat/2", "dog/1", "top"]
     assert [found.stored[path] for path in found.paths[1:]] == [
