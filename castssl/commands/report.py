@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from castssl.commands.arguments import Commands, add_output, or_none, progress, short_name, subcommand
-from castssl.errors import printable
+from castssl.errors import ConfigError, printable
 from castssl.outputs import check_outputs
 
 if TYPE_CHECKING:
@@ -54,8 +54,10 @@ def _report(args: argparse.Namespace) -> int:
     from castssl.reports.gather import gather
     from castssl.reports.write import write
 
-    found = gather(args.runs)
+    if missing := [str(path) for path in args.runs if not path.is_dir()]:
+        raise ConfigError(f"there is no folder {missing[0]}; give one that holds runs, such as runs")
     check_outputs([args.out], overwrite=args.overwrite)
+    found = gather(args.runs)
     photos, remarks = _photos(args, found)
     for remark in write(args.out, found, photos, remarks, progress):
         print(f"castssl: {printable(remark)}", file=sys.stderr)
