@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -238,9 +239,11 @@ def list_unscored(spec: str, reasons: Mapping[str, str], total: int) -> None:
         print(f"  and {len(reasons) - LISTED} more; --out FILE lists all", file=sys.stderr)
 
 
-def short_name(path: Path, among: Iterable[Path]) -> str:
-    """The file's name, or more of its path where others have the same name."""
-    return path.name if sum(other.name == path.name for other in among) == 1 else str(path)
+def short_names(paths: Iterable[Path]) -> dict[Path, str]:
+    """The name of each file, or all of its path where another one has the same name."""
+    listed = list(paths)
+    times = Counter(path.name for path in listed)
+    return {path: path.name if times[path.name] == 1 else str(path) for path in listed}
 
 
 def names_below(paths: Sequence[Path]) -> dict[Path, str]:

@@ -19,7 +19,7 @@ from castssl.commands.arguments import (
     names_below,
     or_none,
     progress,
-    short_name,
+    short_names,
     subcommand,
     value_range,
 )
@@ -71,7 +71,8 @@ def _look(args: argparse.Namespace) -> int:
     check_outputs([args.out], overwrite=args.overwrite)
     finders = [_finder(source, args) for source in args.weights]
     paths = [Path(source) for source in args.weights]
-    titles = [short_name(path, paths) if path.exists() else str(path) for path in paths]
+    named = short_names(paths)
+    titles = [named[path] if path.exists() else str(path) for path in paths]
     count = write_page(args.out, titles, _images(args.images, finders, value_range(args)))
     print(f"{args.out}: {count} of {len(args.images)} images, {args.out.stat().st_size / 1e6:.1f} MB")
     return 0 if count == len(args.images) else 1
@@ -97,12 +98,11 @@ def _finder(source: str, args: argparse.Namespace) -> Finder:
 
 def _images(paths: Sequence[Path], finders: Sequence[Finder], declared: Range | None) -> Iterator[Shown]:
     """The readable ones, each computed when the page takes it."""
-    names = names_below(paths)
+    names, titles = names_below(paths), short_names(paths)
     with progress(len(paths), "images") as report:
         report(0)
         for done, path in enumerate(paths, start=1):
-            title = short_name(path, paths)
-            shown = or_none(partial(_shown, path, title, names[path], finders, declared))
+            shown = or_none(partial(_shown, path, titles[path], names[path], finders, declared))
             if shown is not None:
                 yield shown
             report(done)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from castssl.commands.arguments import or_none, save_picture, short_name, table, value_range
+from castssl.commands.arguments import or_none, save_picture, short_names, table, value_range
 from castssl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -86,8 +86,9 @@ def _print(found: dict[Path, Labels]) -> None:
 
     shown = table(["image", "level", "label", "probability"], [])
     shown.columns[3].justify = "right"
+    names = short_names(found)
     for image, labels in found.items():
-        name = safe_markup(short_name(image, found))
+        name = safe_markup(names[image])
         if not labels.answer:
             best = labels.scores[0]
             said = f"[dim]none; {safe_markup(best.name)} is the likeliest[/]"

@@ -20,7 +20,7 @@ from castssl.commands.arguments import (
     or_none,
     picture,
     save_picture,
-    short_name,
+    short_names,
     subcommand,
     table,
     value_range,
@@ -117,9 +117,10 @@ def _print(predictions: dict[Path, Prediction], classifier: Classifier, least: f
     shown = table(["image", "level", "class", "probability", ""], [])
     for heading in (1, 3):
         shown.columns[heading].justify = "right"
+    names = short_names(predictions)
     for image, prediction in predictions.items():
         for row, level in enumerate(prediction.path):
-            name = safe_markup(short_name(image, predictions)) if row == 0 else ""
+            name = safe_markup(names[image]) if row == 0 else ""
             style = "bold" if row < prediction.answer else "dim"
             label = f"[{style}]{safe_markup(level.name)}[/]"
             remark = safe_markup(_remark(prediction, row, classifier, least))
@@ -163,7 +164,7 @@ def _draw(predictions: dict[Path, Prediction], out: Path) -> None:
     from castssl.visualization.draw import sheet
     from castssl.visualization.evidence import Panel, draw_path
 
-    rows = []
+    rows, names = [], short_names(predictions)
     for image, prediction in predictions.items():
         path = prediction.path
         panels = [
@@ -173,7 +174,7 @@ def _draw(predictions: dict[Path, Prediction], out: Path) -> None:
         title = " > ".join(map(_named, path[: prediction.answer])) or "not sure of any level"
         if prediction.consistent is False:
             title += "  (a contradiction)" if prediction.answer == len(path) else "  (backed off)"
-        rows.append(draw_path(prediction.seen, panels, f"{short_name(image, predictions)}: {title}"))
+        rows.append(draw_path(prediction.seen, panels, f"{names[image]}: {title}"))
     save_picture(sheet(rows), out)
     print(f"the picture: {out}", file=sys.stderr)
 

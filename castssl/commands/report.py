@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from castssl.commands.arguments import Commands, add_output, or_none, progress, short_name, subcommand
+from castssl.commands.arguments import Commands, add_output, or_none, progress, short_names, subcommand
 from castssl.errors import ConfigError, printable
 from castssl.outputs import check_outputs
 
@@ -78,5 +78,6 @@ def _photos(args: argparse.Namespace, found: Gathered) -> tuple[list[tuple[str, 
         return [], []
     if not args.images:
         return images(found.runs, held_out=not args.no_held_out)
-    read = [(short_name(path, args.images), or_none(partial(read_photo, path))) for path in args.images]
+    named = short_names(args.images)
+    read = [(named[path], or_none(partial(read_photo, path))) for path in args.images]
     return [(name, photo) for name, photo in read if photo is not None], []
