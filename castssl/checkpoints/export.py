@@ -6,11 +6,14 @@ Superpixels stay outside: they are an input, as they are for the encoder itself.
 from __future__ import annotations
 
 import json
+import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from importlib import import_module
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -18,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from castssl.checkpoints.native import SETTINGS
+from castssl.checkpoints.onnx_operators import translations
 from castssl.contracts import Encoder
 from castssl.encoder_config import imagenet
 from castssl.errors import ConfigError, DataError, PluginError
@@ -28,6 +32,7 @@ from castssl.models.fuse import FusedCAST
 from castssl.models.segmentation_heads import paint
 from castssl.modes import evaluating
 from castssl.objectives.segmentation import SegmentationModel
+from castssl.system_errors import explain
 from castssl.types import Hierarchy, View
 
 Run = Callable[[Tensor, Tensor], dict[str, Tensor]]
@@ -135,13 +140,27 @@ class Traced(NamedTuple):
 
 
 def trace(flat: Exportable, image_size: int) -> Traced:
-    """Trace a model in evaluation mode; each centroid that is sampled makes the graph longer."""
+    """Trace a model in evaluation mode; each centroid that is sampled makes the graph longer.
+
+    Raises:
+        ConfigError: if torch.export cannot trace the model.
+    """
     inputs = example(flat, image_size)
     with evaluating(flat), torch.no_grad():
-        # Strict tracing would take minutes for the sampling loops, and finds nothing more here.
-        program = torch.export.export(flat, inputs, dynamic_shapes=_batched(), strict=False)
+        names = tuple(flat(*inputs))  # What fails here has nothing to do with the export.
+        try:
+            # Strict tracing would take minutes for the sampling loops, and finds nothing more here.
+            with redirect_stderr(StringIO()):  # torch prints the whole graph where it fails
+                program = torch.export.export(flat, inputs, dynamic_shapes=_batched(), strict=False)
+        except Exception as fault:  # torch raises errors of many kinds, and the model's code may raise any
+            if explain(fault):
+                raise
+            raise ConfigError(
+                f"torch.export cannot trace this model, in no format: {_reason(fault)}; expected a forward"
+                " without Python branches on values or on the number of images; castssl check, with the kind"
+                " and the name of a plugin, tells whether it is the plugin"
+            ) from fault
         _forget_paths(program)
-        names = tuple(flat(*inputs))
     return Traced(program, names, image_size, flat.encoder.sizes, flat.encoder.config.channels)
 
 
@@ -155,7 +174,7 @@ def export(traced: Traced, path: str | Path, *, to: To, about: Mapping[str, Any]
         about: what a user has to know beside sizes and normalization, such as the superpixels.
 
     Raises:
-        ConfigError: if there is no such format.
+        ConfigError: if there is no such format, or ONNX lacks an operator of the model.
         PluginError: if a library is missing; the message has the command that installs it.
     """
     require(to)
@@ -217,7 +236,8 @@ def load(path: str | Path) -> Run:
 
     def run(image: Tensor, segments: Tensor) -> dict[str, Tensor]:
         fed = {"image": image.numpy(), "segments": segments.numpy()}
-        values = session.run(outputs, {name: value for name, value in fed.items() if name in inputs})
+        with _by_onnxruntime(path):
+            values = session.run(outputs, {name: value for name, value in fed.items() if name in inputs})
         return {name: torch.from_numpy(value) for name, value in zip(outputs, values, strict=True)}
 
     return run
@@ -243,33 +263,23 @@ def about(path: str | Path) -> dict[str, Any]:
     raise DataError(f"{path} was not written by castssl export")
 
 
-class Difference(NamedTuple):
-    """How far two runs are apart."""
-
-    values: float
-    """The largest absolute difference of any number."""
-    labels: float
-    """The largest share, of any stage, of pixels in another segment or of tokens that pass to another."""
-
-
-def difference(flat: Exportable, path: str | Path, image: Tensor, segments: Tensor) -> Difference:
-    """An exported file against the module itself.
-
-    Raises:
-        DataError, PluginError: as :func:`load` does.
-    """
-    outputs = load(path)(image, segments)
-    with evaluating(flat), torch.no_grad():
-        expected = flat(image, segments)
-    labels = {name for name, value in expected.items() if not value.is_floating_point()}
-    values = [float((outputs[name] - expected[name]).abs().max()) for name in expected.keys() - labels]
-    return Difference(max(values), max(float((outputs[n] != expected[n]).float().mean()) for n in labels))
-
-
 def _session(path: Path) -> Any:
     require("onnx")
     onnxruntime: Any = import_module("onnxruntime")
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    with _by_onnxruntime(path):
+        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+@contextmanager
+def _by_onnxruntime(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as fault:  # onnxruntime's own, which have no common root
+        raise DataError(
+            f"onnxruntime cannot run {path}: {_reason(fault)}; expected a whole file of castssl export, and"
+            " images and segments of the size that it was made for; castssl export --to torch-export writes a"
+            " file that needs no onnxruntime"
+        ) from fault
 
 
 def example(flat: Exportable, image_size: int, batch: int = 2) -> tuple[Tensor, Tensor]:
@@ -293,6 +303,16 @@ def _forget_paths(program: torch.export.ExportedProgram) -> None:
             node.meta.pop("stack_trace", None)
 
 
+def _reason(fault: BaseException) -> str:
+    """The operator that an export lacks, or the first line of the first error."""
+    while fault.__cause__ is not None:
+        fault = fault.__cause__
+    if found := re.search(r"No ONNX function found for .*op='([^']+)'(?:, overload='([^']+)')?", str(fault)):
+        return f"no translation of the operator {'.'.join(filter(None, found.groups()))}"
+    line = next((line.strip() for line in str(fault).splitlines() if line.strip()), "")
+    return f"{type(fault).__name__}: {line[:400]}"
+
+
 def _batched() -> dict[str, dict[int, Any]]:
     batch = {0: torch.export.Dim("batch", min=1)}
     return {"image": batch, "segments": batch}
@@ -302,13 +322,23 @@ def _write_onnx(traced: Traced, path: Path, about: str) -> None:
     with warnings.catch_warnings():
         # torch says that the second tensor's "batch" names no axis of its own.
         warnings.filterwarnings("ignore", message="# The axis name")
-        written: Any = torch.onnx.export(
-            traced.program,
-            dynamo=True,
-            input_names=["image", "segments"],
-            output_names=[*traced.names],
-            dynamic_shapes=_batched(),
-            verbose=False,
-        )
+        try:
+            written: Any = torch.onnx.export(
+                traced.program,
+                dynamo=True,
+                input_names=["image", "segments"],
+                output_names=[*traced.names],
+                dynamic_shapes=_batched(),
+                custom_translation_table=translations(),
+                verbose=False,
+            )
+        except Exception as fault:  # torch's, onnx's and onnxscript's own
+            if explain(fault):
+                raise
+            raise ConfigError(
+                f"cannot write this model as ONNX: {_reason(fault)}; expected operators that"
+                " torch.onnx.export translates; give --to torch-export, which takes all, or use other"
+                " operators"
+            ) from fault
     written.model.metadata_props[SETTINGS] = about
     written.save(str(path))

@@ -98,7 +98,8 @@ class HierarchicalDistance(TreeMetric):
             raise ValueError(
                 f"HierarchicalDistance: scores must be (B, {self.sizes[-1]}), got {tuple(scores.shape)}"
             )
-        first = scores.topk(max(self.top_k, default=0), dim=1).indices
+        # topk takes any of equal scores, which depends on the device and the number of classes.
+        first = scores.argsort(dim=1, descending=True, stable=True)[:, : max(self.top_k, default=0)]
         heights = self.height(first, target[:, -1:]) * labeled.unsqueeze(1)
         self.add(heights.sum(0).cumsum(0)[self.among - 1], labeled.sum())
 

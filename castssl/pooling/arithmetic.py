@@ -30,6 +30,14 @@ def gather(x: Tensor, index: Tensor) -> Tensor:
     return rows.view(*index.shape, x.shape[-1])
 
 
+def highest(scores: Tensor, k: int) -> Tensor:
+    """The columns of the k highest scores of each row, the highest first: (B, N) -> int64 (B, k).
+
+    Of equal scores the lowest column comes first; ``torch.topk`` takes any, as device and runtime have it.
+    """
+    return scores.argsort(dim=1, descending=True, stable=True)[:, :k]
+
+
 def masked_mean(x: Tensor, valid: Tensor) -> Tensor:
     """The mean of the valid rows: (B, N, D), bool (B, N) -> (B, 1, D); 0 if none is valid."""
     weight = valid.to(x.dtype)[:, None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from castssl.pooling.arithmetic import masked_mean
+from castssl.pooling.arithmetic import highest, masked_mean
 from castssl.pooling.farthest_point import pick
 
 
@@ -44,4 +44,4 @@ def random(x: Tensor, valid: Tensor, k: int) -> Tensor:
 @torch.no_grad()
 def most_attended(received: Tensor, valid: Tensor, k: int) -> Tensor:
     """The k valid tokens that received most attention, float (B, N) (PoWER-BERT, arXiv:2001.08950)."""
-    return received.masked_fill(~valid, -torch.inf).topk(k, dim=1).indices
+    return highest(received.masked_fill(~valid, -torch.inf), k)

@@ -33,10 +33,13 @@ from castssl.testing.claims import (
 )
 from castssl.testing.fake_device import fake_device, fields_on_device, move
 from castssl.testing.samples import COUNT, DIM, tokens
+from castssl.testing.ties import Ties
 from castssl.types import Pooled, Tokens
 
 SIZE = 7
 """K of most checks; N is not a multiple of it."""
+IMAGES = 7
+"""Of the largest batch."""
 
 
 def make_pooling(subject: Subject, seed: int = 0, *, train: bool = False) -> Pooling:
@@ -108,6 +111,12 @@ def _repeated(sample: Tokens, distinct: int) -> Tokens:
     rows = torch.arange(COUNT) % distinct
     keys, received = (None if row is None else row[:, rows] for row in (sample.keys, sample.received))
     return sample._replace(x=sample.x[:, rows], keys=keys, received=received)
+
+
+def _even(sample: Tokens) -> Tokens:
+    """The tokens, all of them with equal masses, and equal attention where it is recorded."""
+    mass = (sample.mass > 0).float() * 4
+    return sample._replace(mass=mass, received=None if sample.received is None else mass)
 
 
 def _claim_same(a: Pooled, b: Pooled, message: str, *, tolerance: float = 1e-5) -> None:
@@ -183,6 +192,24 @@ def check_images_are_independent(subject: Subject) -> None:
     )
     fault = "another image of the batch changes {}: no statistic may run over the batch"
     claims.claim_same(alone, among, fault)
+    even = _even(tokens(pooling.needs, images=IMAGES))
+    whole = _tensors(pool(pooling, even))
+    for size in (1, 2):
+        some = pool(pooling, Tokens(*(None if field is None else field[:size] for field in even)))  # type: ignore[arg-type]
+        fault = f"{{}} of an image is another in a batch of {size} and of {IMAGES}: settle ties by the index"
+        claims.claim_same(_tensors(some), {name: value[:size] for name, value in whole.items()}, fault)
+
+
+def check_ties_are_settled(subject: Subject) -> None:
+    """Of equal masses, recordings or tokens, the order is the pooling's own, not that of torch.topk."""
+    pooling, sample = _prepared(subject)
+    advice = "sort with stable=True, as castssl.pooling.arithmetic.highest does: torch.topk and plain sorts"
+    fault = f"equal values in another order give another {{}}; {advice} promise no order of equal values"
+    for case in (_even(sample), _repeated(sample, 3)):
+        with Ties(last=False):
+            first = pool(pooling, case)
+        with Ties(last=True):
+            _claim_same(first, pool(pooling, case), fault)
 
 
 def check_few_distinct_tokens(subject: Subject) -> None:

@@ -24,17 +24,15 @@ from torch.optim import Optimizer
 
 from castssl import distributed
 from castssl.checkpoints import export
+from castssl.checkpoints.agreement import BATCHES, IMAGES, TOLERANCE
 from castssl.contracts import Encoder, Objective
-from castssl.errors import CastError, ContractError
+from castssl.errors import CastError, ConfigError, ContractError
 from castssl.modes import kept_random_state
 from castssl.objectives.segmentation import SegmentationModel
 from castssl.types import Batch, Outcome, View
 from castssl.verification.job import FINDING, GRADIENTS, Job
 
-IMAGES = 7
-"""Of the largest batch of a comparison."""
-BATCHES = (1, 2, IMAGES)
-VALUES = 1e-4
+VALUES = TOLERANCE
 """The largest difference of numbers that are to agree, absolute or relative to the largest of them."""
 LOSS = 1e-4
 """The largest relative difference of losses that are to agree."""
@@ -225,7 +223,11 @@ class Measurement:
                 f"castssl export takes square images, and these have {height} x {width} pixels"
             )
         path = Path(self._job.folder) / f"model{export.SUFFIXES[to]}"
-        export.export(trace(flat, height), path, to=to)
+        traced = trace(flat, height)
+        try:
+            export.export(traced, path, to=to)
+        except ConfigError as lacking:
+            raise Inapplicable(str(lacking)) from lacking
         return same_file(flat, export.load(path), view)
 
 
@@ -246,7 +248,8 @@ def trace(flat: export.Exportable, side: int) -> export.Traced:
             raise Inapplicable(f"torch.export cannot trace this model: {brief(again)}") from again
         raise ContractError(
             f"the exported graph has a frozen batch size: the model can be traced for one number of images,"
-            f" but not for any: {brief(fault)}; let no Python branch depend on the length of a batch"
+            f" but not for any: {brief(fault.__cause__ or fault)}; let no Python branch depend on the length"
+            " of a batch"
         ) from fault
 
 

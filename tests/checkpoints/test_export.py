@@ -19,13 +19,13 @@ from torch import nn
 import castssl
 from castssl.checkpoints import Checkpoint, read
 from castssl.checkpoints import export as room
+from castssl.checkpoints.agreement import difference
 from castssl.checkpoints.export import (
     LIBRARIES,
     Flat,
     FlatSegmenter,
     Run,
     about,
-    difference,
     example,
     export,
     load,
@@ -43,7 +43,7 @@ from castssl.models.presets import PRESETS
 from castssl.models.sizes import with_sizes
 from castssl.objectives.segmentation import Segmentation
 from castssl.testing import samples
-from castssl.types import View
+from castssl.types import Hierarchy, View
 from tests.checkpoints.test_segmenter import PALETTE, TREE
 from tests.conftest import shared
 
@@ -283,3 +283,44 @@ def test_stages_of_several_widths_and_numbered_parents_are_exported(tmp_path: Pa
     assert traced.channels == encoder.config.channels == 3
     export(traced._replace(channels=5), tmp_path / "five.pt2", to="torch-export")
     assert about(tmp_path / "five.pt2")["mean"] == [GRAY_MEAN] * 5
+
+
+class Bessel(samples.SampleEncoder):
+    """With an operator that ONNX lacks."""
+
+    def forward(self, view: View) -> Hierarchy:
+        hierarchy = super().forward(view)
+        *finer, last = hierarchy.stages
+        return hierarchy._replace(stages=(*finer, last._replace(x=torch.special.bessel_j0(last.x))))
+
+
+class Branches(samples.SampleEncoder):
+    """With a Python branch on a value."""
+
+    def forward(self, view: View) -> Hierarchy:
+        if float(view.image.sum()) > 0:
+            view = View(view.image + 1, view.segments)
+        return super().forward(view)
+
+
+def test_an_operator_that_onnx_lacks_is_named(tmp_path: Path) -> None:
+    for library in LIBRARIES["onnx"]:
+        pytest.importorskip(library)
+    traced = trace(Flat(Bessel()), 32)
+    with pytest.raises(ConfigError, match=r"operator \S*bessel_j0\S*; .*give --to torch-export"):
+        export(traced, tmp_path / "model.onnx", to="onnx")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_model_that_cannot_be_traced_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match=r"cannot trace this model, in no format: .*data-dependent"):
+        trace(Flat(Branches()), 32)
+    assert "def forward" not in capfd.readouterr().err
+
+
+def test_a_file_that_onnxruntime_cannot_run_is_named(tmp_path: Path) -> None:
+    for library in LIBRARIES["onnx"]:
+        pytest.importorskip(library)
+    (tmp_path / "model.onnx").write_text("no model")
+    with pytest.raises(DataError, match=r"onnxruntime cannot run .*model\.onnx"):
+        load(tmp_path / "model.onnx")

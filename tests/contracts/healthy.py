@@ -34,7 +34,7 @@ from castssl.encoder_config import EncoderConfig
 from castssl.errors import ConfigError
 from castssl.labels import LabelTree
 from castssl.objectives.segmentation import masked_cross_entropy
-from castssl.pooling.arithmetic import check_size, gather, weighted_mean
+from castssl.pooling.arithmetic import check_size, gather, highest, weighted_mean
 from castssl.segmenter import Segmenter, check_image, consecutive
 from castssl.superpixels.per_image import per_image
 from castssl.testing.samples import SampleEncoder, SamplePyramid
@@ -74,12 +74,15 @@ class Heaviest(Pooling):
         return Pooled(weighted_mean(tokens.x, assign), tokens.cls, assign)
 
     def assign(self, tokens: Tokens, size: int) -> Tensor:
-        index = tokens.mass.topk(size).indices
+        index = self.heaviest(tokens.mass, size)
         space = F.normalize(self.space(tokens.x).float(), dim=-1)
         logits = (5 * space @ gather(space, index).transpose(1, 2)).float()
         absent = tokens.mass.gather(1, index) <= 0
         assign = logits.masked_fill(absent[:, None], -torch.inf).softmax(-1)
         return assign * (tokens.mass > 0)[..., None]
+
+    def heaviest(self, mass: Tensor, size: int) -> Tensor:
+        return highest(mass, size)
 
 
 class Headed(Model):

@@ -77,6 +77,26 @@ class CentresOverBatch(Heaviest):
         return super().assign(tokens._replace(x=tokens.x - tokens.x[tokens.mass > 0].mean(0)), size)
 
 
+class OrdersByBatchSize(Heaviest):
+    """A plain order of the heaviest, but in large batches the last of equal ones come first."""
+
+    def assign(self, tokens: Tokens, size: int) -> Tensor:
+        if len(tokens.mass) < 4:
+            return super().assign(tokens, size)
+        back = tokens._replace(x=tokens.x.flip(1), mass=tokens.mass.flip(1))
+        return super().assign(back, size).flip(1)
+
+
+class TakesAnyOfEqual(Heaviest):
+    def heaviest(self, mass: Tensor, size: int) -> Tensor:
+        return mass.topk(size).indices
+
+
+class SortsUnstably(Heaviest):
+    def heaviest(self, mass: Tensor, size: int) -> Tensor:
+        return mass.argsort(dim=1, descending=True)[:, :size]
+
+
 class DividesByEmptyClusters(Heaviest):
     """Hard clusters; of two identical centroids one stays empty."""
 
@@ -239,6 +259,9 @@ MUTANTS: list[tuple[Check, Subject, str]] = [
     (room.check_padding_changes_nothing, MeanWithPadding, "must not change x"),
     (room.check_padding_gets_no_gradient, GradientToPadding, "get gradient"),
     (room.check_images_are_independent, CentresOverBatch, "another image of the batch changes"),
+    (room.check_images_are_independent, OrdersByBatchSize, "in a batch of 1 and of 7"),
+    (room.check_ties_are_settled, TakesAnyOfEqual, "equal values in another order give another x"),
+    (room.check_ties_are_settled, SortsUnstably, "equal values in another order give another x"),
     (room.check_few_distinct_tokens, DividesByEmptyClusters, "3 distinct tokens: x is not finite"),
     (room.check_blank_image, Whitens, "identical tokens: x is not finite"),
     (room.check_blank_image, RootOfZero, "gradient that is not finite"),

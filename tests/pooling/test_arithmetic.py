@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from castssl.pooling.arithmetic import gather, masked_mean, nearest, one_hot, squared_distances, weighted_mean
+from castssl.pooling.arithmetic import (
+    gather,
+    highest,
+    masked_mean,
+    nearest,
+    one_hot,
+    squared_distances,
+    weighted_mean,
+)
 
 
 def test_squared_distances_stay_exact_enough_far_from_the_origin() -> None:
@@ -32,3 +40,9 @@ def test_means_over_masks_and_assignments() -> None:
     assert assign.tolist() == [[[0, 1, 0], [0, 1, 0], [0, 0, 0]]]
     assert weighted_mean(x, assign).tolist() == [[[0, 0], [1, 2], [0, 0]]]
     assert gather(x, torch.tensor([[2, 0]])).tolist() == [[[4, 5], [0, 1]]]
+
+
+def test_of_equal_scores_the_first_are_the_highest() -> None:
+    scores = torch.randint(0, 4, (3, 200)).float()
+    for row, found in zip(scores.tolist(), highest(scores, 60).tolist(), strict=True):
+        assert found == sorted(range(200), key=lambda column: (-row[column], column))[:60]

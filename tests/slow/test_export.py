@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from castssl.checkpoints import Checkpoint
-from castssl.checkpoints.export import Flat, FlatSegmenter, about, difference, example, export, load, trace
+from castssl.checkpoints import Checkpoint, agreement
+from castssl.checkpoints.export import Flat, FlatSegmenter, about, example, export, load, trace
 from castssl.checkpoints.native import write
 from castssl.cli import main
 from castssl.models.create import create
 from castssl.models.dense import DenseCAST
 from castssl.objectives.segmentation import SegmentationModel
+from castssl.registry import names
 
 SPEC = "seeds:count=16"
 
@@ -51,6 +52,23 @@ def test_castssl_export_writes_cast_s_for_onnxruntime(tmp_path: Path) -> None:
     compare(flat, out)
 
 
+POOLINGS = sorted(entry.name for entry in names("pooling"))
+
+
+@pytest.mark.parametrize("pooling", [*POOLINGS, "graph:centroids=received"])
+def test_each_pooling_computes_the_same_in_onnxruntime(pooling: str, tmp_path: Path) -> None:
+    """Four stages, of which three are pooled, in batches of 1, 2 and 7; all segments have equal masses."""
+    torch.manual_seed(0)
+    encoder = create("nano", image_size=32, sizes=(16, 5, 4, 3), pooling=pooling)
+    flat = Flat(encoder).eval()
+    path = export(trace(flat, 32), tmp_path / "model.onnx", to="onnx")
+    found = agreement.compare(flat, path, 32)
+    assert found.random == (pooling == "random")
+    assert found.holds
+    if not found.random:
+        assert found.strays == 0
+
+
 HEADS = ["linear", "fused", "segmenter", "queries", "frozen-queries"]
 
 
@@ -71,7 +89,7 @@ def test_segmentation_models_compute_the_same_in_onnxruntime(
     flat = FlatSegmenter(SegmentationModel(encoder, head, 4)).eval()
     path = export(trace(flat, image_size), tmp_path / "model.onnx", to="onnx")
     for batch in (1, 3):
-        most = difference(flat, path, *example(flat, image_size, batch))
+        most = agreement.difference(flat, path, *example(flat, image_size, batch))
         assert most.values < 1e-4
         assert most.labels == 0
 
@@ -87,6 +105,6 @@ def test_the_dense_model_computes_the_same_at_three_sizes(head: str, tmp_path: P
     for size in (64, 96, 128):
         path = export(trace(flat, size), tmp_path / f"{size}.onnx", to="onnx")
         for batch in (1, 3):
-            most = difference(flat, path, *example(flat, size, batch))
+            most = agreement.difference(flat, path, *example(flat, size, batch))
             assert most.values < 1e-4
             assert most.labels == 0

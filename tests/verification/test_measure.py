@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from castssl.checkpoints.export import Flat
-from castssl.errors import ContractError
+from castssl.checkpoints import export
+from castssl.checkpoints.export import Flat, example
+from castssl.errors import ConfigError, ContractError
 from castssl.testing import samples
-from castssl.types import View
+from castssl.types import Batch, View
 from castssl.verification.measure import (
     Gradients,
     Inapplicable,
+    Measurement,
     agree,
     claim_close,
     independent,
@@ -133,3 +139,18 @@ def test_few_images_are_repeated() -> None:
     found = several(View(view.image, torch.empty(2, 0, 0)), 7)
     assert torch.equal(found.image[6], view.image[0])
     assert found.segments.shape == (7, samples.SIDE, samples.SIDE)
+
+
+def test_a_model_that_onnx_cannot_hold_is_not_applicable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*args: Any, **kwargs: Any) -> None:
+        raise ConfigError("no translation of the operator aten.x; give --to torch-export")
+
+    image, segments = example(flat("none"), 32)
+    parts = SimpleNamespace(model=flat("none")), Batch([View(image, segments)], torch.zeros(2, 0))
+    measurement: Any = SimpleNamespace(_parts=lambda: parts, _job=SimpleNamespace(folder=str(tmp_path)))
+    monkeypatch.setattr(export, "require", lambda to: None)
+    monkeypatch.setattr(export, "export", lacking)
+    with pytest.raises(Inapplicable, match=r"operator aten\.x; give --to torch-export"):
+        Measurement._exported(measurement, "onnx")

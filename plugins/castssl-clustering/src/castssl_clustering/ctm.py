@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from castssl.contracts import Pooling
-from castssl.pooling.arithmetic import check_size, one_hot
+from castssl.pooling.arithmetic import check_size, highest, one_hot
 from castssl.types import Pooled, Tokens
 from castssl_clustering.points import check_count, distances, mean_rows, nearest_pick, points
 
@@ -63,6 +63,7 @@ def peaks(distance: Tensor, valid: Tensor, size: int, neighbors: int) -> Tensor:
 
     The density is exp(-m), m the mean of the squared distances to the k nearest other tokens.  The densest
     token counts with its distance to the farthest; of equally dense tokens the first is the denser.
+    Ties of the product go to the lowest index.
 
     Args:
         distance: squared, of all pairs, float (B, N, N).
@@ -84,4 +85,4 @@ def peaks(distance: Tensor, valid: Tensor, size: int, neighbors: int) -> Tensor:
     gap = torch.where(gap.isinf(), farthest, gap)
     # The logarithm of the product: densities themselves vanish where tokens are far apart.
     score = 0.5 * gap.clamp(min=torch.finfo(gap.dtype).tiny).log() - spread
-    return score.masked_fill(~valid, -torch.inf).topk(size).indices
+    return highest(score.masked_fill(~valid, -torch.inf), size)
