@@ -88,12 +88,16 @@ def _verdicts(title: str, results: list[Result]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
+    from castssl.testing.faults import told
+
     table = Table("check", "verdict", "s", title=escape(title))
-    for name, error, seconds in results:
+    for name, error, seconds, promise in results:
         verdict = "[green]passed[/]"
         if error is not None:
-            kind = "" if isinstance(error, CastError) else f"{type(error).__name__}: "
-            verdict = f"[red]failed[/]: {escape(f'{kind}{error}')}"
+            text = str(error)
+            if not isinstance(error, CastError):  # It has no words of a check.
+                text = f"{told(error)}; expected no error: {promise} Correct this line, or what leads to it"
+            verdict = f"[red]failed[/]: {escape(text)}"
         table.add_row(name.removeprefix("check_").replace("_", " "), verdict, f"{seconds:.1f}")
     return table
 

@@ -171,16 +171,17 @@ def _photo(path: Path, mask: Path | None, declared: Range | None) -> Photo:
     """An upright image, and its true regions as they lie on it."""
     from castssl.datasets.decode import header, read
     from castssl.datasets.orientation import fitted, orientation, turned
+    from castssl.datasets.regular import open_regular
     from castssl.datasets.unreadable import why
     from castssl.system_errors import explain
 
     current, truth = path, None
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             decoded = read(header(file, declared), declared=declared)
         if mask is not None:
             current = mask
-            with mask.open("rb") as file:
+            with open_regular(mask) as file:
                 opened = header(file)
                 opened.load()
                 upright = turned(opened, orientation(opened))

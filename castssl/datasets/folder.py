@@ -20,6 +20,7 @@ from castssl.contracts import DataSet, Listing
 from castssl.datasets.decode import EXTENSIONS
 from castssl.datasets.file_names import ignored, is_array, is_image
 from castssl.datasets.left_out import left_out, some
+from castssl.datasets.regular import open_regular, walk
 from castssl.datasets.split_folders import Split, find_split, holds_masks
 from castssl.errors import DataError
 from castssl.labels import LabelTree
@@ -52,7 +53,7 @@ class Files:
 
     def open(self, row: int) -> IO[bytes]:
         """An open file."""
-        return open(self.path(row), "rb")
+        return open_regular(self.path(row))
 
     def name(self, row: int) -> str:
         """The path below the folder."""
@@ -75,8 +76,8 @@ def look_through(folder: Path) -> Found:
     def refuse(error: OSError) -> None:
         raise DataError(f"cannot read {error.filename}: {error.strerror}; check its permissions") from error
 
-    files, arrays, skipped, others = [], list[str](), list[str](), list[str]()
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+    files, arrays, skipped, others, pipes = (list[str]() for _ in range(5))
+    for place, folders, names, special in walk(folder, refuse):
         below = os.path.relpath(place, folder).replace(os.sep, "/")
         prefix = "" if below == "." else below + "/"
         out = {f for f in folders if ignored(f) or (not prefix and holds_masks(folder / f))}
@@ -85,9 +86,10 @@ def look_through(folder: Path) -> Found:
         files += [prefix + name for name in names if is_image(name)]
         arrays += [prefix + name for name in names if is_array(name)]
         others += [name for name in names if not is_image(name)]
+        pipes += [prefix + name for name in special]
     if arrays and not files:
         files, others = arrays, [name for name in others if not is_array(name)]
-    sentences = left_out(skipped, others)
+    sentences = left_out(skipped, others, pipes)
     if not files:
         raise DataError(
             f"{folder} holds no images; looked in all sub-folders for {' '.join(EXTENSIONS)} .npy; check the"

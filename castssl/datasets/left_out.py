@@ -13,12 +13,13 @@ SHOWN = 5
 """The number of names or extensions that a message lists."""
 
 
-def left_out(folders: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:
+def left_out(folders: Iterable[str], files: Iterable[str], pipes: Sequence[str] = ()) -> tuple[str, ...]:
     """Sentences about folders and files that are left out: what, how many, and why.
 
     Args:
         folders: paths of folders that are :func:`~castssl.datasets.file_names.ignored`, or that hold masks.
         files: names of files that count as no images.
+        pipes: paths of pipes, sockets and devices.
     """
     names = list(folders)
     masks = [name for name in names if name == "masks"]
@@ -26,6 +27,9 @@ def left_out(folders: Iterable[str], files: Iterable[str]) -> tuple[str, ...]:
     sentences = [f"left out the folder {some(masks)}: it holds object masks"] if masks else []
     if system:
         sentences.append(f"left out {_count(len(system), 'folder')}, hidden or of a system: {some(system)}")
+    if pipes:
+        number = _count(len(pipes), "special file")
+        sentences.append(f"left out {number} (a pipe, a socket, a device): {some(sorted(pipes))}")
     counts = Counter(
         "hidden" if name.startswith(".") else os.path.splitext(name)[1].lower() or "without extension"
         for name in map(os.path.basename, files)

@@ -17,6 +17,7 @@ from castssl.datasets.images import Images
 from castssl.datasets.open import open_images, parse
 from castssl.datasets.orientation import fitted
 from castssl.datasets.parts import PartNames, PartSet, PartTruth
+from castssl.datasets.regular import open_regular
 from castssl.datasets.unreadable import why
 from castssl.errors import DataError
 from castssl.system_errors import explain
@@ -101,7 +102,7 @@ class PartImageNet(PartSet):
                 " the annotated image, in a folder as in the annotations"
             )
         path = self._folder / self._names[name]
-        decoded = _decoded(lambda: path.open("rb"))
+        decoded = _decoded(lambda: open_regular(path))
         parts, regions = np.zeros((2, *self._annotations.shape(name)), np.int32)
         for number, (part, inside) in enumerate(self._annotations.regions(name), start=1):
             parts[inside], regions[inside] = part, number

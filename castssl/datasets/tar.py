@@ -20,6 +20,7 @@ from castssl.datasets import folder as folders
 from castssl.datasets.file_names import ignored, is_image
 from castssl.datasets.folder import ClassPath
 from castssl.datasets.left_out import left_out
+from castssl.datasets.regular import open_regular
 from castssl.datasets.split_folders import find_split, no_split, split_name, stand_ins
 from castssl.datasets.tarfiles import Lost, entries
 from castssl.datasets.text import refuse_options
@@ -66,7 +67,7 @@ class Tar:
     def open(self, row: int) -> IO[bytes]:
         """The bytes of one image."""
         archive, offset, size = map(int, self.spans[row])
-        with self.archives[archive].open("rb") as file:
+        with open_regular(self.archives[archive]) as file:
             file.seek(offset)
             return io.BytesIO(file.read(size))
 
@@ -160,7 +161,7 @@ class _Scan:
         self._again = AGAIN
         parts = (archive.stem,) if as_folder else ()
         try:
-            with archive.open("rb") as file:
+            with open_regular(archive) as file:
                 position = Member(parts, number, 0, archive.stat().st_size)
                 self.members = list(self._members(file, position, 0))
         except OSError as error:

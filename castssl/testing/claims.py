@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from castssl.errors import ConfigError, ContractError
 from castssl.registry import build
+from castssl.testing.faults import located
 
 if TYPE_CHECKING:
     import pytest
@@ -35,6 +36,8 @@ class Result(NamedTuple):
     error: Exception | None
     """None if the promise holds."""
     seconds: float
+    promise: str = ""
+    """What it checks, in a sentence."""
 
 
 def run(checks: Iterable[Check], subject: Subject) -> Iterator[Result]:
@@ -46,7 +49,8 @@ def run(checks: Iterable[Check], subject: Subject) -> Iterator[Result]:
             error = None
         except Exception as fault:
             error = fault
-        yield Result(check.__name__, error, time.perf_counter() - start)
+        promise = " ".join((check.__doc__ or "").partition("\n\n")[0].split())
+        yield Result(check.__name__, error, time.perf_counter() - start, promise)
 
 
 def make(kind: str, subject: Subject, *args: Any, seed: int = 0) -> Any:
@@ -85,7 +89,7 @@ def promised(message: str) -> Iterator[None]:
     except ContractError:
         raise
     except Exception as fault:
-        raise ContractError(message.replace("{}", f"{type(fault).__name__}: {fault}")) from fault
+        raise ContractError(message.replace("{}", located(fault))) from fault
 
 
 def claim_inherits(built: object, base: type) -> None:
@@ -130,7 +134,7 @@ def claim_refused(
         missing = " and ".join(word for word in words if word not in str(refusal))
         claim(not missing, f"given {case}, the error should also name {missing}: {refusal}")
     except Exception as fault:
-        message = f"given {case}, raise {kind.__name__}, not {type(fault).__name__}: {fault}; {remedy}"
+        message = f"given {case}, raise {kind.__name__}, not {located(fault)}; {remedy}"
         raise ContractError(message) from fault
     else:
         raise ContractError(f"given {case}, raise {kind.__name__}: {remedy}")
