@@ -16,8 +16,14 @@ from torch._subclasses import fake_tensor
 from castssl.errors import ContractError
 
 Fields = TypeVar("Fields", bound=tuple[Any, ...])
-READ = (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException)
-"""What a read of a value raises: a number that the host needs, or a shape that depends on values."""
+
+
+class CopiedToHost(RuntimeError):
+    """Values are read by ``.numpy()`` or ``.tolist()``."""
+
+
+READ = (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException, CopiedToHost)
+"""What a read of values raises: a number that the host needs, a shape that depends on values, or a copy."""
 
 
 @contextmanager
@@ -31,6 +37,8 @@ def fake_device() -> Iterator[None]:
         try:
             yield
         except Exception as fault:
+            if ".numpy()" in str(fault) or ".tolist()" in str(fault):  # torch's own is a plain RuntimeError
+                raise CopiedToHost(str(fault)) from fault
             if isinstance(fault, READ) or "device" not in str(fault):
                 raise
             raise ContractError(

@@ -96,7 +96,7 @@ def test_it_is_listed_described_and_checked(site: Path, listed: Path, command: C
     assert "written as listed:/folder\nsplits: train\nread by index\n" in described
     checked = command("check", "datasets", f"listed:{listed}")
     assert checked.code == 0, checked.out
-    assert "14 of 14 checks passed" in checked.out
+    assert "15 of 15 checks passed" in checked.out
     assert "name your data, as listed:/folder" in command("check", "datasets", "listed").err
 
 
