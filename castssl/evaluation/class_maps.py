@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from castssl.datasets.images import Images
 from castssl.datasets.label_maps import UNKNOWN
 from castssl.errors import ConfigError
-from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject
+from castssl.evaluation.held_out import Evaluation, Evaluator, Forward, ImageBatch, Subject, indexed
 from castssl.evaluation.windows import Windows, class_logits, classes_at
 from castssl.labels import LabelTree
 from castssl.metrics.boundary import BoundaryF, BoundaryIoU, BoundaryScores
@@ -126,15 +126,18 @@ class ClassMaps(Evaluator):
                 each.reset(self._data.device)
 
     def add(self, batch: ImageBatch, forward: Forward) -> None:
-        """Count a batch."""
-        if self._scored is None or self._bound is None:
+        """Count the images of a batch that could be read; others are in the place of those that could not."""
+        images = indexed(self._data.held_out)
+        rows = batch.readable(images, range(len(images)))
+        if self._scored is None or self._bound is None or not rows:
             return
         predicted, segments = self.predict(batch, forward.subject)
-        self._scored.update(predicted, batch.target)
+        target = batch.target[rows]
+        self._scored.update(predicted[rows], target)
         if self._bounded:
-            segments = at_size(segments, batch.target)
+            segments = at_size(segments[rows], target)
             # As for the model, a pixel without a superpixel has the first class.
-            self._bound.update(majority_labels(segments, batch.target).clamp(min=0), batch.target)
+            self._bound.update(majority_labels(segments, target).clamp(min=0), target)
 
     def predict(self, batch: ImageBatch, subject: Subject) -> tuple[Tensor, Tensor]:
         """The classes int64 (B, H, W) at the size of the label maps, and the segments of the bound."""

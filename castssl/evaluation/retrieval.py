@@ -239,7 +239,8 @@ class Retrieval(ClassMaps):
             truth = at_size(batch.target, segments.labels)
             count = segments.features.shape[1]
             labels = segment_classes_of(segments.labels, truth, count, self.classes)
-            rows.add(segments.features.flatten(1), labels, batch.positions)
+            read = batch.readable(images, range(len(images)))
+            rows.add(segments.features.flatten(1)[read], labels[read], batch.positions[read])
         features, labels = rows.gather()
         kept = labels.flatten() >= 0
         if not bool(kept.any()):

@@ -13,6 +13,7 @@ from castssl.errors import ConfigError
 from castssl.run_lock import LOCK, hold
 from castssl.training import logging
 from castssl.training.foreign import foreign, settings_of
+from castssl.training.once import ONCE, read_once
 
 STATE = {config.FILE, logging.FILE, "once.json", "results.json"}
 """Files that a run writes and also reads."""
@@ -78,8 +79,8 @@ def check_same(saved: dict[str, Any], cfg: RunConfig, folder: Path) -> None:
 
 
 def _has_work(folder: Path) -> bool:
-    """True if something would be lost: a checkpoint, or a report in the log."""
+    """True if something would be lost: a checkpoint, a report in the log, or a result kept for all starts."""
     written = folder / logging.FILE
-    return step_files.exist(folder / step_files.FOLDER) or (
-        written.is_file() and '"step"' in written.read_text(encoding="utf-8", errors="replace")
-    )
+    if step_files.exist(folder / step_files.FOLDER) or read_once(folder / ONCE):
+        return True
+    return written.is_file() and '"step"' in written.read_text(encoding="utf-8", errors="replace")

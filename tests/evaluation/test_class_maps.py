@@ -102,6 +102,19 @@ def test_scores_are_those_of_the_label_maps_at_their_own_size(
     assert set(found) == {*names, *others}
 
 
+def test_an_image_that_cannot_be_read_has_no_part_in_the_scores(tmp_path: Path) -> None:
+    learned = objective()
+    subject = Subject(learned.encoder, learned.predict, learned)
+    whole = evaluation(tmp_path, None)
+    both, alone = whole(subject), evaluation(tmp_path, None, rows=[0])
+    expected = alone(subject)
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:99])
+    damaged = evaluation(tmp_path, None)
+    assert damaged(subject) == expected != both
+    bounds = (one.evaluators[0].baselines()["bound"] for one in (damaged, alone))
+    assert next(bounds) == next(bounds)
+
+
 def truths(folder: Path) -> Tensor:
     """The labeled pixels of all images, flat."""
     maps = [torch.from_numpy(np.array(Image.open(folder / f"map{at}.png"))).long() for at in range(2)]

@@ -77,6 +77,14 @@ def test_settings_of_a_run_that_has_reports_are_kept(tmp_path: Path) -> None:
     assert config.load(Config, tmp_path).epochs == 500
 
 
+def test_settings_of_a_run_that_has_results_for_all_starts_are_kept(tmp_path: Path) -> None:
+    claim(tmp_path, Config(lr=1.0)).close()
+    (tmp_path / "once.json").write_text('{"trained": {"miou": 0.5}}')
+    with pytest.raises(ConfigError, match="holds a run with other settings"):
+        claim(tmp_path, Config(lr=2.0))
+    claim(tmp_path, Config(lr=1.0)).close()
+
+
 def test_a_config_of_another_program_is_not_replaced_and_an_emptied_one_is(tmp_path: Path) -> None:
     other, ours = tmp_path / "other", tmp_path / "ours"
     other.mkdir()
