@@ -13,7 +13,7 @@ from castssl.errors import ConfigError
 from castssl.run_lock import LOCK, hold
 from castssl.training import logging
 from castssl.training.foreign import foreign, settings_of
-from castssl.training.once import ONCE, read_once
+from castssl.training.once import ONCE
 
 STATE = {config.FILE, logging.FILE, "once.json", "results.json"}
 """Files that a run writes and also reads."""
@@ -53,8 +53,11 @@ def claim(folder: Path, cfg: RunConfig) -> IO[Any]:
             for name in STATE & set(replaced):  # Else the run would take them for its own.
                 (folder / name).unlink()
             saved = settings_of(folder)
-            if saved is not None and _has_work(folder):
-                check_same(saved, cfg, folder)
+            if _has_work(folder):
+                if saved is not None:
+                    check_same(saved, cfg, folder)
+            elif saved is None or config.differences(saved, cfg):
+                (folder / ONCE).unlink(missing_ok=True)  # Of other settings, such as other weights.
             config.save(cfg, folder / config.FILE)
         except BaseException:
             lock.close()
@@ -79,8 +82,8 @@ def check_same(saved: dict[str, Any], cfg: RunConfig, folder: Path) -> None:
 
 
 def _has_work(folder: Path) -> bool:
-    """True if something would be lost: a checkpoint, a report in the log, or a result kept for all starts."""
+    """True if something would be lost: a checkpoint, a report in the log, or the results of the end."""
     written = folder / logging.FILE
-    if step_files.exist(folder / step_files.FOLDER) or read_once(folder / ONCE):
+    if step_files.exist(folder / step_files.FOLDER) or (folder / "results.json").is_file():
         return True
     return written.is_file() and '"step"' in written.read_text(encoding="utf-8", errors="replace")

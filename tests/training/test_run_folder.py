@@ -77,12 +77,18 @@ def test_settings_of_a_run_that_has_reports_are_kept(tmp_path: Path) -> None:
     assert config.load(Config, tmp_path).epochs == 500
 
 
-def test_settings_of_a_run_that_has_results_for_all_starts_are_kept(tmp_path: Path) -> None:
+def test_results_of_other_settings_are_kept_and_never_taken_for_those_of_a_run(tmp_path: Path) -> None:
     claim(tmp_path, Config(lr=1.0)).close()
-    (tmp_path / "once.json").write_text('{"trained": {"miou": 0.5}}')
+    once, results = tmp_path / "once.json", tmp_path / "results.json"
+    once.write_text('{"trained": {"miou": 0.5}}')
+    claim(tmp_path, Config(lr=1.0)).close()
+    assert once.is_file()
+    results.write_text("{}")
     with pytest.raises(ConfigError, match="holds a run with other settings"):
         claim(tmp_path, Config(lr=2.0))
-    claim(tmp_path, Config(lr=1.0)).close()
+    results.unlink()
+    claim(tmp_path, Config(lr=2.0)).close()
+    assert not once.exists()
 
 
 def test_a_config_of_another_program_is_not_replaced_and_an_emptied_one_is(tmp_path: Path) -> None:
