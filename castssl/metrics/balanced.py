@@ -47,7 +47,15 @@ class BalancedAccuracy(Metric):
             predicted: int64 (B,).
             target: int64 (B,); -1 is unknown.
             valid: bool (B,), False for rows that only fill the batch.
+
+        Raises:
+            ValueError: if the shapes differ.
         """
+        if predicted.shape != target.shape or target.dim() != 1:
+            raise ValueError(
+                f"BalancedAccuracy: expected classes (B,) of one length, got {tuple(predicted.shape)} and"
+                f" {tuple(target.shape)}"
+            )
         counted = target >= 0 if valid is None else (target >= 0) & valid
         classes = target.clamp(min=0)
         self.right = self.right.index_add(0, classes, ((predicted == target) & counted).long())

@@ -108,15 +108,16 @@ def count_boundaries(
         matched.  The last row is of changes of the label, whatever the classes.
 
     Raises:
-        ValueError: if the shapes differ or are not (H, W).
+        ValueError: if the shapes differ or are not (H, W), labels are not whole numbers, or ``ignore_index``
+            is a class.
         DataError: if a label is neither a class nor ignored.
     """
-    labeled = _labeled(predicted, truth, classes, ignore_index)
+    predicted, truth, labeled = _labeled(predicted, truth, classes, ignore_index)
     radius = tolerance_pixels(truth.shape[0], truth.shape[1], ratio)
-    truth, known = extend_labels(truth.long(), labeled, radius)
+    truth, known = extend_labels(truth, labeled, radius)
     usable = known[:-1, :-1] & known[:-1, 1:] & known[1:, :-1] & known[1:, 1:]
     counted = usable if usable.all() else ~_dilate(~usable, radius)
-    maps = [_points(labels, usable, classes) for labels in (predicted.long(), truth)]
+    maps = [_points(labels, usable, classes) for labels in (predicted, truth)]
     slots = torch.cat([point for point, _ in maps]).bincount(minlength=classes + 1).bool().cumsum(0) - 1
     used = int(slots[-1]) + 1
     dtype = torch.int32 if used <= WORDS[torch.int32] else torch.int64
@@ -136,13 +137,23 @@ def count_boundaries(
     return torch.stack(found, 1)
 
 
-def _labeled(predicted: Tensor, truth: Tensor, classes: int, ignore_index: int) -> Tensor:
-    """Which pixels have a label: bool (H, W)."""
+def _labeled(
+    predicted: Tensor, truth: Tensor, classes: int, ignore_index: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Both maps, int64 (H, W), and which pixels have a label, bool (H, W)."""
     if predicted.shape != truth.shape or truth.dim() != 2:
         raise ValueError(
             f"predicted classes of shape {tuple(predicted.shape)} and labels of shape {tuple(truth.shape)},"
             " expected both (H, W) of one image; resize the logits to the labels' size before argmax"
         )
+    if 0 <= ignore_index < classes:
+        raise ValueError(
+            f"ignore_index {ignore_index} is one of {classes} classes, expected -1 or {classes} and more"
+        )
+    if predicted.is_floating_point() or truth.is_floating_point():
+        raise ValueError(f"expected whole numbers, got {predicted.dtype} and {truth.dtype}; take the argmax")
+    # In uint8, torch takes 255 for -1, and 44 for 300.
+    predicted, truth = predicted.long(), truth.long()
     labeled = (truth != -1) & (truth != ignore_index)
     for name, labels in (("truth", truth.where(labeled, 0)), ("prediction", predicted)):
         least, most = labels.aminmax()
@@ -152,7 +163,7 @@ def _labeled(predicted: Tensor, truth: Tensor, classes: int, ignore_index: int) 
                 f"{wrong:,} pixels of the {name} have labels outside 0 to {classes - 1}, expected these, -1"
                 f" or the ignore index {ignore_index}; check the number of classes and the label files"
             )
-    return labeled
+    return predicted, truth, labeled
 
 
 def _points(labels: Tensor, usable: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -315,16 +326,15 @@ def count_bands(
         int64 (C, 3).
 
     Raises:
-        ValueError: if the shapes differ or are not (H, W).
-        DataError: if a label is neither a class nor ignored.
+        ValueError, DataError: as :func:`count_boundaries`.
     """
-    labeled = _labeled(predicted, truth, classes, ignore_index)
+    predicted, truth, labeled = _labeled(predicted, truth, classes, ignore_index)
     distance = max(round(ratio * math.hypot(*truth.shape)), 1)
     ours, true = (band(labels, labeled, distance) for labels in (predicted, truth))
     both = ours & true & (predicted == truth)
     regions = ((ours, predicted), (true, truth), (both, truth))
     # Several times as fast as a selection of the pixels.
-    slots = (labels.long().where(inside, classes).flatten() for inside, labels in regions)
+    slots = (labels.where(inside, classes).flatten() for inside, labels in regions)
     return torch.stack([slot.bincount(minlength=classes + 1)[:-1] for slot in slots], 1)
 
 

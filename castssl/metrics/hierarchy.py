@@ -81,7 +81,8 @@ class PathMetric(Metric):
             ValueError: if shapes or dtypes are others.
         """
         self.check("predicted", predicted)
-        self.add(*self.terms(predicted, target, self.labeled(predicted, target, valid)))
+        labeled = self.labeled(predicted, target, valid)
+        self.add(*self.terms(predicted.long(), target.long(), labeled))  # uint8 would index as a mask.
 
     def add(self, *terms: Tensor) -> None:
         """Add a batch's terms to both sums."""

@@ -47,7 +47,7 @@ def count_pairs(predicted: Tensor, truth: Tensor, classes: int, ignore_index: in
         labels that are not classes.
 
     Raises:
-        ValueError: if the shapes differ, or ``ignore_index`` is a class.
+        ValueError: if the shapes differ, labels are not whole numbers, or ``ignore_index`` is a class.
     """
     if predicted.shape != truth.shape:
         raise ValueError(
@@ -58,6 +58,8 @@ def count_pairs(predicted: Tensor, truth: Tensor, classes: int, ignore_index: in
         raise ValueError(
             f"ignore_index {ignore_index} is one of {classes} classes, expected -1 or {classes} and more"
         )
+    if predicted.is_floating_point() or truth.is_floating_point():
+        raise ValueError(f"expected whole numbers, got {predicted.dtype} and {truth.dtype}; take the argmax")
     predicted, truth = predicted.flatten().long(), truth.flatten().long()
     counted = ((truth != -1) & (truth != ignore_index)).long()
     rows, columns = (

@@ -49,7 +49,7 @@ def boundary_recall(labels: Tensor, truth: Tensor, *, tolerance: int = 2) -> Ten
 
     Args:
         labels: integer (B, H, W), the partition to score.
-        truth: integer or bool (B, H, W), the true regions.
+        truth: integer or bool (B, H, W), the true regions; negative where unknown, which has no boundary.
         tolerance: how far off a boundary may be, in pixels along either axis (a square window).
 
     Returns:
@@ -63,7 +63,7 @@ def boundary_recall(labels: Tensor, truth: Tensor, *, tolerance: int = 2) -> Ten
         raise ValueError(f"boundary_recall: tolerance must be 0 pixels or more, got {tolerance}")
     near = boundaries(labels).float().unsqueeze(1)
     near = F.max_pool2d(near, 2 * tolerance + 1, stride=1, padding=tolerance).squeeze(1) > 0
-    wanted = boundaries(truth)
+    wanted = boundaries(truth.long(), known_only=True)
     hits = (near & wanted).flatten(1).sum(1).float()
     total = wanted.flatten(1).sum(1)
     return torch.where(total > 0, hits / total.clamp(min=1), 1.0)
@@ -77,7 +77,7 @@ def explained_variation(labels: Tensor, images: Tensor) -> Tensor:
         images: uint8 or float (B, C, H, W), in whichever color space the variance is to be taken.
 
     Returns:
-        float32 (B,) in [0, 1]; 1 for an image of one color.
+        float32 (B,) in [0, 1]; 1 for an image of one color, not a number for an image with such values.
 
     Raises:
         ValueError: if the sizes differ.
@@ -97,7 +97,7 @@ def explained_variation(labels: Tensor, images: Tensor) -> Tensor:
     sums = colors.new_zeros(*colors.shape[:2], count).scatter_add_(2, index, colors)
     between = (sums.square() / mass.unsqueeze(1)).sum((1, 2))
     total = colors.square().sum((1, 2))
-    return torch.where(total > 0, between / total.clamp(min=1e-12), 1.0).clamp(0, 1)
+    return torch.where(total == 0, 1.0, between / total).clamp(0, 1)
 
 
 def apart(labels: Tensor) -> Tensor:
@@ -113,7 +113,8 @@ def apart(labels: Tensor) -> Tensor:
     """
     shares = []
     for one in labels.cpu().numpy():
-        parts = connected_parts(np.asarray(one - one.min(initial=0), np.int32))
+        numbered = np.unique(one, return_inverse=True)[1].reshape(one.shape)  # Labels may have 64 bits.
+        parts = connected_parts(np.asarray(numbered, np.int32))
         minor = parts.minor.take(parts.numbers)[one >= 0]
         shares.append(float(minor.mean()) if minor.size else 0.0)
     return torch.tensor(shares, device=labels.device)
@@ -193,11 +194,17 @@ def majority_labels(labels: Tensor, truth: Tensor) -> Tensor:
     return best.gather(1, slots).view(labels.shape)
 
 
-def boundaries(labels: Tensor) -> Tensor:
-    """True where the pixel to the right or below has another label: integer (B, H, W) -> bool (B, H, W)."""
+def boundaries(labels: Tensor, *, known_only: bool = False) -> Tensor:
+    """True where the pixel to the right or below has another label: integer (B, H, W) -> bool (B, H, W).
+
+    Args:
+        labels: integer.
+        known_only: negative labels have no boundary.
+    """
     edge = torch.zeros_like(labels, dtype=torch.bool)
-    edge[:, :, :-1] |= labels[:, :, 1:] != labels[:, :, :-1]
-    edge[:, :-1] |= labels[:, 1:] != labels[:, :-1]
+    counted = labels >= 0 if known_only else torch.ones_like(edge)
+    edge[:, :, :-1] |= (labels[:, :, 1:] != labels[:, :, :-1]) & counted[:, :, 1:] & counted[:, :, :-1]
+    edge[:, :-1] |= (labels[:, 1:] != labels[:, :-1]) & counted[:, 1:] & counted[:, :-1]
     return edge
 
 

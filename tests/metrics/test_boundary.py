@@ -254,3 +254,28 @@ def test_two_processes_with_unequal_shares_have_the_scores_of_one() -> None:
     expected = measured(slice(None))
     assert all(0 < value < 1 for value in expected[0])
     together(score_a_share, expected)
+
+
+@pytest.mark.parametrize("metric", [BoundaryF, BoundaryIoU])
+def test_narrow_labels_are_compared_as_they_are(metric: type[BoundaryF] | type[BoundaryIoU]) -> None:
+    """In uint8, torch takes 0 for 256, 44 for 300 and 255 for -1."""
+    truth = torch.zeros(1, 20, 20, dtype=torch.uint8)
+    truth[:, 10:] = 1
+    predicted = truth.clone()
+    predicted[:, :5] = 1
+    found = []
+    for dtype in (torch.int64, torch.uint8, torch.int16, torch.uint16):
+        measured = metric(3, ignore_index=256)
+        measured.update(predicted.to(dtype), truth.to(dtype))
+        found.append(measured.compute())
+    assert all(torch.equal(torch.as_tensor(one[0]), torch.as_tensor(found[0][0])) for one in found)
+    with pytest.raises(DataError, match="outside 0 to 2"):
+        metric(3, ignore_index=-1).update(predicted, truth.masked_fill(truth == 0, 255))
+
+
+def test_what_is_no_label_map_is_refused() -> None:
+    maps = torch.zeros(1, 8, 8, dtype=torch.int64)
+    with pytest.raises(ValueError, match="ignore_index 255 is one of 300 classes"):
+        BoundaryF(300).update(maps, maps)
+    with pytest.raises(ValueError, match=r"whole numbers, got torch\.float32"):
+        BoundaryF(3).update(maps.float(), maps)

@@ -165,3 +165,20 @@ def test_other_shapes_are_refused(
 def test_trees_without_one_path_an_image_are_refused(tree: LabelTree) -> None:
     with pytest.raises(ConfigError, match="FullPathAccuracy needs one path an image"):
         FullPathAccuracy(tree)
+
+
+@pytest.mark.parametrize("metric", [TreeInconsistency, MistakeSeverity])
+def test_narrow_class_numbers_index_as_wide_ones(
+    metric: type[TreeInconsistency] | type[MistakeSeverity],
+) -> None:
+    tree = LabelTree((2, 4), ((0, 0, 1, 1),))
+    predicted, target = (
+        torch.tensor([[1, 3], [1, 2], [1, 2], [0, 1]]),
+        torch.tensor([[1, 3], [1, 3], [0, 0], [0, 1]]),
+    )
+    found = []
+    for dtype in (torch.int64, torch.int8, torch.uint8):
+        measured = metric(tree)
+        measured.update(predicted.to(dtype), target.to(dtype))
+        found.append(measured.compute().item())
+    assert found == [found[0]] * 3

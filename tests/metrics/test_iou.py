@@ -192,3 +192,8 @@ def test_two_processes_with_unequal_shares_have_the_scores_of_one() -> None:
     expected = measured(*maps(11, 6, images=5), 6).iou
     assert not torch.isnan(expected).any()
     together(score_a_share, expected.tolist())
+
+
+def test_probabilities_are_refused() -> None:
+    with pytest.raises(ValueError, match="take the argmax"):
+        MeanIoU(2).update(torch.tensor([[0.99, 0.01]]), torch.tensor([[1, 0]]))

@@ -224,3 +224,22 @@ def test_nestedness_is_one_only_if_each_fine_segment_lies_in_one_coarse_segment(
     assert nestedness(fine, coarse).tolist() == pytest.approx([6 / 7])
     # One coarse segment for all holds any fine ones; the other way round it does not.
     assert nestedness(torch.zeros_like(fine), coarse).tolist() == [7 / 8]
+
+
+def test_the_edge_of_unknown_pixels_is_no_boundary() -> None:
+    labels, truth = torch.zeros(1, 10, 10).long(), torch.zeros(1, 10, 10).long()
+    truth[:, :, :5] = -1
+    assert boundary_recall(labels, truth).item() == 1
+    truth[:, 5:, 5:] = 1
+    assert boundary_recall(labels, truth).item() == 0
+
+
+def test_variation_of_small_and_of_wrong_numbers() -> None:
+    labels = torch.tensor([[[0, 0, 1, 1]]])
+    assert explained_variation(labels, torch.tensor([[[[0, 0, 1e-7, 1e-7]]]])).item() == pytest.approx(1)
+    assert explained_variation(labels, torch.tensor([[[[0, 0, 1, torch.nan]]]])).isnan().all()
+
+
+def test_parts_of_labels_of_any_number() -> None:
+    assert apart(torch.tensor([[[0, 2**32, 0]]])).item() == pytest.approx(1 / 3)
+    assert apart(torch.tensor([[[-1, 127, 127]]], dtype=torch.int8)).item() == 0
