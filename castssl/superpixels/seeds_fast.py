@@ -81,6 +81,8 @@ class SeedsFast(Seeds):
         labels = connected(labels) if self.connected else labels
         # The colors before the last exchange: new ones explain 0.002 more, and take 4 % of the time.
         labels = Exchange(image)(enlarge(labels, *image.shape[1:]), colors)
+        if self.connected and self.scale > 1:  # Labels that shrink may fall apart.
+            return connected(enlarge(labels, *full))
         return enlarge(connected(labels) if self.connected else labels, *full)
 
     def _half(self, planes: Planes) -> Planes:

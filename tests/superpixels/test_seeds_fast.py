@@ -114,6 +114,10 @@ def test_labels_stay_below_capacity_at_any_size(height: int, width: int, count: 
     assert 0 <= segments.min() <= segments.max() < seeds.capacity(height, width) <= count
 
 
+def test_connected_superpixels_stay_so_where_labels_shrink(views: Tensor) -> None:
+    assert not apart(SeedsFast(scale=1.5, connected=True)(views[:2])).any()
+
+
 @pytest.mark.parametrize("scale", [0.5, 1.0])
 def test_strided_images_have_the_same_labels(views: Tensor, scale: float) -> None:
     seeds = SeedsFast(scale=scale)
