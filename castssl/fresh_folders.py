@@ -34,7 +34,7 @@ def make(folder: Path, *, written: Sequence[str], empty: Sequence[str] = ()) -> 
 
 
 def discard() -> None:
-    """Remove the folders of :func:`make` that did not exist before and hold no more than it was told of.
+    """Remove the folders of :func:`make` that did not exist before and hold only the files named there.
 
     What the system refuses to remove is kept.  A process that enters such a folder meanwhile keeps it: its
     lock is refused until all other files are gone, and afterwards the folder is not empty.

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests import forked
+from tests.small_runs import MOCO
 
 FAULTY = """
 import sys
@@ -74,32 +75,7 @@ def test_faults_are_refused_or_counted(tmp_path: Path) -> None:
 
 
 def test_moco_trains_on_it_as_on_the_processor(image_folder: Path, tmp_path: Path) -> None:
-    flags = [
-        "--data",
-        f"folder:{image_folder}",
-        "--model",
-        "nano",
-        "--image-size",
-        "32",
-        "--sizes",
-        "16",
-        "8",
-        "4",
-    ]
-    flags += ["--superpixels", "seeds:count=16,bins=5,iterations=2", "--hidden", "16", "--out-dim", "8"]
-    flags += [
-        "--batch-size",
-        "16",
-        "--lr",
-        "1e-3",
-        "--epochs",
-        "2",
-        "--warmup-epochs",
-        "1",
-        "--max-steps",
-        "2",
-    ]
-    recipe = ["recipes/moco_in1k.py", *flags, "--knn-every", "0", "--workers", "0"]
+    recipe = ["recipes/moco_in1k.py", "--data", f"folder:{image_folder}", *MOCO, "--workers", "0"]
     report = tmp_path / "waits.json"
     runs = {"cpu": recipe, "simulated": ["tests/simulated_device.py", str(report), *recipe]}
     for device, command in runs.items():

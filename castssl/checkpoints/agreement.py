@@ -21,12 +21,10 @@ STRAYS = 2
 """How many of the images may differ at one batch size.
 
 Two runtimes round differently.  Where two segments are about equal, rounding decides which one a token
-joins, and all that follows in this image is another.  With the nine shipped poolings, none of 900 images of
-noise at 64 pixels differed, 100 for each exported model (numbers within 6.5e-05, relative to the largest of
-their output within 2.7e-06; no label differed), nor any of 25 of CAST-S at 224 pixels.  Weights of a
-training may have more such segments, so two of seven may differ: at one in a hundred images, three of seven
-are one export in 30,000.  Ties that another runtime breaks in another order, and operators that compute
-something else, change nearly all images.
+joins, and all that follows in this image is another.  Of the shipped poolings with new weights, no image
+differs (tests/slow/test_export.py).  Weights of a training may have more such segments, so two of seven may
+differ: at one in a hundred images, three of seven are one export in 30,000.  Ties that another runtime
+breaks in another order, and operators that compute something else, change nearly all images.
 """
 
 

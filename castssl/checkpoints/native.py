@@ -91,15 +91,6 @@ def save_encoder(encoder: Encoder, path: str | Path) -> Path:
     return write(Checkpoint(encoder.config, dict(encoder.state_dict())), path)
 
 
-def save_objective(objective: Objective, encoder: Encoder, path: str | Path) -> Path:
-    """Write :func:`objective_weights`.
-
-    Raises:
-        CastError: if it cannot be written.
-    """
-    return objective_weights(objective, encoder).write(path)
-
-
 def objective_weights(objective: Objective, encoder: Encoder) -> Weights:
     """An encoder with the other parts of the objective that trains it, so that training can go on.
 

@@ -38,13 +38,15 @@ def newest(folder: Path) -> Checkpoint:
     path, content = found
     checkpoint = decode(content, path)
     if distributed.is_main():
-        _tell(f"{folder} is a run that has not ended; the weights are those of step {content.get('step')}")
+        _note_once(
+            f"{folder} is a run that has not ended; the weights are those of step {content.get('step')}"
+        )
     return checkpoint
 
 
 @cache
-def _tell(note: str) -> None:
-    """Log a note; a second reader in the process is not told again."""
+def _note_once(note: str) -> None:
+    """Log a note, once in a process."""
     logging.getLogger(__name__).warning("%s", note)
 
 

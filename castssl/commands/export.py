@@ -85,15 +85,16 @@ def _export(args: argparse.Namespace) -> int:
     require(args.to)
     if args.out.suffix != SUFFIXES[args.to]:
         raise ConfigError(f"--out: a {args.to} file ends in {SUFFIXES[args.to]}, got {args.out.name!r}")
-    check_outputs([args.out], overwrite=args.overwrite)
+    # Under another name first: nobody is to take a file for good that differs from its model.
+    draft = args.out.with_suffix(f".unverified{args.out.suffix}")
+    check_outputs([args.out, draft], overwrite=args.overwrite)
     console = Console(stderr=True)
     with console.status("reading the model"):
         flat, model, about = _read(args)
     with console.status("tracing the model"):
         traced = trace(flat, model.image_size)
     with console.status(f"writing {args.out}; ONNX takes a minute or more"):
-        # Under another name first: nobody is to take a file for good that differs from its model.
-        draft = export(traced, args.out.with_suffix(f".unverified{args.out.suffix}"), to=args.to, about=about)
+        export(traced, draft, to=args.to, about=about)
     with console.status("comparing it with the model"):
         found = compare(flat, draft, model.image_size)
     claim_agrees(found, draft, exact=args.to == "torch-export")

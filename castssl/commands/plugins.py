@@ -88,7 +88,7 @@ def _verdicts(title: str, results: list[Result]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    from castssl.testing.faults import told
+    from castssl.testing.faults import described
 
     table = Table("check", "verdict", "s", title=escape(title))
     for name, error, seconds, promise in results:
@@ -96,7 +96,9 @@ def _verdicts(title: str, results: list[Result]) -> Table:
         if error is not None:
             text = str(error)
             if not isinstance(error, CastError):  # It has no words of a check.
-                text = f"{told(error)}; expected no error: {promise} Correct this line, or what leads to it"
+                text = (
+                    f"{described(error)}; expected no error: {promise} Correct this line, or what leads to it"
+                )
             verdict = f"[red]failed[/]: {escape(text)}"
         table.add_row(name.removeprefix("check_").replace("_", " "), verdict, f"{seconds:.1f}")
     return table

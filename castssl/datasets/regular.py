@@ -77,6 +77,6 @@ def _kind(entry: os.DirEntry[str]) -> int:
             return 0
         if entry.is_file() or (entry.is_symlink() and not os.path.exists(entry)):
             return 1
-    except OSError:  # It is told when it is opened.
+    except OSError:  # The error is raised when it is opened.
         return 1
     return 2

@@ -38,7 +38,7 @@ from castssl.files import atomic_write, remove, translate_os_error, write_text
 from castssl.inference.features import read_features
 from castssl.installer import install
 from castssl.registry import build_superpixels
-from castssl.run_lock import LOCK, hold
+from castssl.run_lock import LOCK, hold, of_castssl
 from castssl.superpixel_labels import partition
 from castssl.types import Batch, RawView
 
@@ -129,6 +129,7 @@ def extract(
         if check_output(out, settings, overwrite=overwrite):  # Another process wrote it since.
             remove(parts)
             return Counts(len(job.images), dict(stored_settings(out).get("unreadable", {})), True)
+        _check_parts(parts, settings, overwrite=overwrite)  # Also this may be another's since.
         for path in _parts(parts) if overwrite else []:
             path.unlink()
         write_text(parts / "settings.json", json.dumps(settings, indent=1), "features")
@@ -201,17 +202,18 @@ def stored_settings(path: Path) -> dict[str, Any]:
 def _check_parts(parts: Path, settings: Settings, *, overwrite: bool) -> None:
     """Refuse a folder of other parts; with ``overwrite`` only one that this module did not make."""
     stored = _stored_parts(parts)
-    if (
-        os.path.lexists(parts)
-        and MARK not in stored
-        and (not parts.is_dir() or set(os.listdir(parts)) - {LOCK})
-    ):
+    if os.path.lexists(parts) and MARK not in stored and not _only_locked(parts):
         raise ConfigError(f"castssl features did not make {parts} and leaves it; choose another --out")
     if not overwrite and stored and (differing := _differing(stored, settings)):
         raise ConfigError(
             f"{parts} holds features of an interrupted call with other {differing}; choose another --out, or"
             " start anew with --overwrite"
         )
+
+
+def _only_locked(parts: Path) -> bool:
+    """True for a folder with nothing but castssl's lock, as a process leaves it that is killed at once."""
+    return parts.is_dir() and set(os.listdir(parts)) <= ({LOCK} if of_castssl(parts) else set())
 
 
 def _stored_parts(parts: Path) -> dict[str, Any]:

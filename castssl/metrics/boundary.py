@@ -33,6 +33,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from castssl.errors import DataError
+from castssl.metrics.iou import check_maps
 
 WORDS = {torch.int32: 30, torch.int64: 62}
 """Classes whose bits share an integer; the smaller one is half of the memory that is read."""
@@ -108,8 +109,7 @@ def count_boundaries(
         matched.  The last row is of changes of the label, whatever the classes.
 
     Raises:
-        ValueError: if the shapes differ or are not (H, W), labels are not whole numbers, or ``ignore_index``
-            is a class.
+        ValueError: as :func:`castssl.metrics.iou.check_maps`, or if the maps are not (H, W).
         DataError: if a label is neither a class nor ignored.
     """
     predicted, truth, labeled = _labeled(predicted, truth, classes, ignore_index)
@@ -141,17 +141,11 @@ def _labeled(
     predicted: Tensor, truth: Tensor, classes: int, ignore_index: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Both maps, int64 (H, W), and which pixels have a label, bool (H, W)."""
-    if predicted.shape != truth.shape or truth.dim() != 2:
+    check_maps(predicted, truth, classes, ignore_index)
+    if truth.dim() != 2:
         raise ValueError(
-            f"predicted classes of shape {tuple(predicted.shape)} and labels of shape {tuple(truth.shape)},"
-            " expected both (H, W) of one image; resize the logits to the labels' size before argmax"
+            f"class maps of shape {tuple(truth.shape)}, expected both (H, W), those of one image"
         )
-    if 0 <= ignore_index < classes:
-        raise ValueError(
-            f"ignore_index {ignore_index} is one of {classes} classes, expected -1 or {classes} and more"
-        )
-    if predicted.is_floating_point() or truth.is_floating_point():
-        raise ValueError(f"expected whole numbers, got {predicted.dtype} and {truth.dtype}; take the argmax")
     # In uint8, torch takes 255 for -1, and 44 for 300.
     predicted, truth = predicted.long(), truth.long()
     labeled = (truth != -1) & (truth != ignore_index)

@@ -33,18 +33,14 @@ class ClassMapScores(NamedTuple):
     """(C,), how many labeled pixels each class has."""
 
 
-def count_pairs(predicted: Tensor, truth: Tensor, classes: int, ignore_index: int = 255) -> Tensor:
-    """The confusion matrix of class maps; nothing waits for a device.
+def check_maps(predicted: Tensor, truth: Tensor, classes: int, ignore_index: int) -> None:
+    """Refuse what are no class maps; nothing waits for a device.
 
     Args:
-        predicted: integer tensor of any shape.
-        truth: integer tensor of the same shape; pixels of -1 and ``ignore_index`` are not counted.
+        predicted: of any shape.
+        truth: likewise.
         classes: C.
-        ignore_index: see ``truth``; must not be a class.
-
-    Returns:
-        int64 (C + 1, C + 1), truth in rows, prediction in columns.  The last row and the last column count
-        labels that are not classes.
+        ignore_index: the label of pixels without a class.
 
     Raises:
         ValueError: if the shapes differ, labels are not whole numbers, or ``ignore_index`` is a class.
@@ -60,6 +56,25 @@ def count_pairs(predicted: Tensor, truth: Tensor, classes: int, ignore_index: in
         )
     if predicted.is_floating_point() or truth.is_floating_point():
         raise ValueError(f"expected whole numbers, got {predicted.dtype} and {truth.dtype}; take the argmax")
+
+
+def count_pairs(predicted: Tensor, truth: Tensor, classes: int, ignore_index: int = 255) -> Tensor:
+    """The confusion matrix of class maps; nothing waits for a device.
+
+    Args:
+        predicted: integer tensor of any shape.
+        truth: integer tensor of the same shape; pixels of -1 and ``ignore_index`` are not counted.
+        classes: C.
+        ignore_index: see ``truth``; must not be a class.
+
+    Returns:
+        int64 (C + 1, C + 1), truth in rows, prediction in columns.  The last row and the last column count
+        labels that are not classes.
+
+    Raises:
+        ValueError: as :func:`check_maps`.
+    """
+    check_maps(predicted, truth, classes, ignore_index)
     predicted, truth = predicted.flatten().long(), truth.flatten().long()
     counted = ((truth != -1) & (truth != ignore_index)).long()
     rows, columns = (

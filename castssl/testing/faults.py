@@ -31,7 +31,7 @@ _SHOWN = 3
 """Arguments that a message names, at most."""
 
 
-def told(fault: BaseException) -> str:
+def described(fault: BaseException) -> str:
     """An error: its type and message, tensors that the plugin was given, and the last line of the plugin."""
     given = ", ".join(_given(fault))
     return located(fault, f", given {given}" if given else "")

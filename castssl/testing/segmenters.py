@@ -25,7 +25,7 @@ from castssl.testing.claims import (
     claim_refused,
     seed_all,
 )
-from castssl.testing.faults import told
+from castssl.testing.faults import described
 from castssl.testing.samples import pixels
 
 SIZES = ((64, 64), (65, 81), (96, 64))
@@ -93,7 +93,7 @@ def check_flat_images(subject: Subject) -> None:
             try:
                 maps = segmenter(image, name)
             except Exception as fault:
-                message = f"an image of one color raises {told(fault)}; return one segment"
+                message = f"an image of one color raises {described(fault)}; return one segment"
                 claim(False, message)
             claim(maps.size > 0, "an image of one color has no levels: return one segment")
 

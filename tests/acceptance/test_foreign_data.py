@@ -13,6 +13,7 @@ from castssl.datasets.open import open_images
 from castssl.errors import NoSplit
 from tests.acceptance.conftest import Command
 from tests.plugins.packages import Package
+from tests.small_runs import NANO
 
 SOURCE = '''
 """Data sets of a stranger."""
@@ -40,32 +41,7 @@ class Listed(DataSet):
 STRANGER = Package(
     "strangers-data", {"datasets": {"listed": "strangers_data:Listed"}}, {"strangers_data.py": SOURCE}
 )
-FLAGS = (
-    *(
-        "--model",
-        "nano",
-        "--image-size",
-        "32",
-        "--sizes",
-        "16",
-        "8",
-        "4",
-        "--batch-size",
-        "4",
-        "--workers",
-        "0",
-    ),
-    *(
-        "--superpixels",
-        "seeds:count=16,bins=5,iterations=2",
-        "--repeats",
-        "1",
-        "--max-steps",
-        "2",
-        "--ema",
-        "0",
-    ),
-)
+FLAGS = [*NANO, *["--batch-size", "4", "--workers", "0", "--repeats", "1", "--max-steps", "2", "--ema", "0"]]
 
 
 @pytest.fixture

@@ -18,25 +18,10 @@ from castssl.datasets.images import Images
 from castssl.datasets.segmentation_sets import write_pair
 from castssl.errors import DataError
 from tests.acceptance.conftest import Command, Finished
+from tests.small_runs import NANO
 
 RECIPES = ("moco_in1k", "pretrain", "deit_in1k", "hcast", "probe_in1k")
-NANO = [
-    *(
-        "--model",
-        "nano",
-        "--image-size",
-        "32",
-        "--sizes",
-        "16",
-        "8",
-        "4",
-        "--workers",
-        "0",
-        "--batch-size",
-        "8",
-    ),
-    *("--superpixels", "seeds:count=16,bins=5,iterations=2", "--epochs", "2", "--warmup-epochs", "1"),
-]
+FLAGS = [*NANO, *["--workers", "0", "--batch-size", "8", "--epochs", "2", "--warmup-epochs", "1"]]
 
 
 def write(root: Path, classes: dict[str, int], begin: int = 0) -> Path:
@@ -120,7 +105,7 @@ def unmeasured(
 ) -> tuple[Path, Finished]:
     """A run that measures nothing, on data without a val split."""
     out = tmp_path_factory.mktemp("runs") / "never"
-    flags = [*NANO, "--hidden", "16", "--out-dim", "8", "--lr", "1e-3", "--knn-every", "0"]
+    flags = [*FLAGS, "--hidden", "16", "--out-dim", "8", "--lr", "1e-3", "--knn-every", "0"]
     return out, process("recipes/moco_in1k.py", "--data", f"folder:{flat}", "--out", out, *flags)
 
 
@@ -154,7 +139,7 @@ def test_a_run_measures_on_its_share_and_tells_what_is_left_out_as_tree_does(
     (data / "b" / "\x1b[2J.png").write_bytes((data / "b" / "3.png").read_bytes()[:20])
     (data / "b" / "3.png").unlink()
     flags = [
-        *NANO,
+        *FLAGS,
         "--lr",
         "0.3",
         "--ema",

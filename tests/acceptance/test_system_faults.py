@@ -23,6 +23,7 @@ from castssl.config import RunConfig, launch
 from castssl.inference.photos import read_photo
 from castssl.segmenters.files import Maps
 from tests.forked import ENVIRONMENT, ROOT, TIMEOUT, Forked
+from tests.small_runs import MOCO
 
 
 def gone(*arguments: str, stream: str) -> tuple[int, str]:
@@ -59,24 +60,7 @@ def test_output_that_nobody_reads_is_no_error(arguments: tuple[str, ...]) -> Non
 
 
 def test_a_run_outlives_the_reader_of_its_messages(image_folder: Path, tmp_path: Path) -> None:
-    flags = [
-        *(
-            "--data",
-            f"folder:{image_folder}",
-            "--model",
-            "nano",
-            "--image-size",
-            "32",
-            "--sizes",
-            "16",
-            "8",
-            "4",
-        ),
-        *("--superpixels", "seeds:count=16,bins=5,iterations=2", "--hidden", "16"),
-        *("--out-dim", "8", "--batch-size", "16"),
-        *("--lr", "1e-3", "--epochs", "2", "--warmup-epochs", "1", "--max-steps", "2", "--knn-every", "0"),
-        *("--workers", "1", "--out", str(tmp_path / "run")),
-    ]
+    flags = ["--data", f"folder:{image_folder}", *MOCO, "--workers", "1", "--out", str(tmp_path / "run")]
     messages = tmp_path / "messages"
     os.mkfifo(messages)
     reader = os.open(messages, os.O_RDONLY | os.O_NONBLOCK)

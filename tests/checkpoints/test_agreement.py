@@ -132,6 +132,9 @@ def test_the_command_keeps_a_file_that_differs_under_another_name(
     assert "does not compute what the model does: in 7 of 7 images" in capsys.readouterr().err
     assert out.read_text() == "earlier"
     assert draft.is_file()
+    assert main(asked[:-1]) == 1  # Without --overwrite neither is replaced.
+    shown = capsys.readouterr().err
+    assert f"exist and would be replaced: {out}, {draft}" in shown
     assert main(asked) == 0
     assert not draft.exists()
     load(out)

@@ -15,7 +15,7 @@ from castssl.checkpoints.checkpoint import Which
 from castssl.checkpoints.convert import convert
 from castssl.checkpoints.initialize import initialize
 from castssl.checkpoints.load import Source, load_official
-from castssl.checkpoints.native import save_objective
+from castssl.checkpoints.native import objective_weights
 from castssl.errors import DataError
 from castssl.models.create import create
 from castssl.objectives.moco import MoCoV3
@@ -66,7 +66,7 @@ def test_both_encoders_projectors_and_the_predictor_are_there(variant: str, tmp_
 
 def test_a_runs_objective_goes_on(tmp_path: Path) -> None:
     moco = moco_of(checkpoints.moco())
-    save_objective(moco, moco.encoder, tmp_path / "encoder.safetensors")
+    objective_weights(moco, moco.encoder).write(tmp_path / "encoder.safetensors")
     same(moco_of(tmp_path), dict(moco.state_dict()))
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from castssl.checkpoints import Checkpoint, load_encoder, read
-from castssl.checkpoints.native import FORMAT, save_encoder, save_objective, write
+from castssl.checkpoints.native import FORMAT, objective_weights, save_encoder, write
 from castssl.contracts import Encoder
 from castssl.encoder_config import EncoderConfig
 from castssl.errors import DataError
@@ -90,14 +90,14 @@ def test_the_objective_is_in_the_file_of_its_encoder(tmp_path: Path) -> None:
     moco = MoCoV3(nano(), hidden=8, out=4)
     for value in moco.momentum_model.state_dict().values():
         value.add_(1)
-    base = read(save_objective(moco, moco.encoder, tmp_path / "base.safetensors"))
+    base = read(objective_weights(moco, moco.encoder).write(tmp_path / "base.safetensors"))
     same(base.encoder, dict(moco.encoder.state_dict()))
     same(base.under("momentum_model.encoder."), dict(moco.momentum_model.encoder.state_dict()))
     same(base.under("momentum_model.projector."), dict(moco.momentum_model.projector.state_dict()))
     same(base.under("projector."), dict(moco.model.projector.state_dict()))
     same(base.under("predictor."), dict(moco.model.predictor.state_dict()))
     assert {name.partition(".")[0] for name in base.extra} == {"projector", "predictor", "momentum_model"}
-    momentum = read(save_objective(moco, moco.branch("momentum"), tmp_path / "momentum.safetensors"))
+    momentum = read(objective_weights(moco, moco.branch("momentum")).write(tmp_path / "momentum.safetensors"))
     same(momentum.encoder, dict(moco.momentum_model.encoder.state_dict()))
     same(momentum.extra, base.choose("momentum").extra)
     same(read(tmp_path / "base.safetensors", which="momentum").encoder, momentum.encoder)

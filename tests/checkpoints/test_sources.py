@@ -14,7 +14,7 @@ from torch import Tensor
 from castssl.checkpoints import load_encoder, read
 from castssl.checkpoints.classifier import save_classifier
 from castssl.checkpoints.hub import save_pretrained
-from castssl.checkpoints.native import save_encoder, save_objective
+from castssl.checkpoints.native import objective_weights, save_encoder
 from castssl.cli import main
 from castssl.contracts import Encoder
 from castssl.labels import LabelTree
@@ -44,7 +44,7 @@ def ours(kind: str, folder: Path, cache: Path) -> str:
         save_pretrained(encoder, folder)
     elif kind == "moco run":
         moco = MoCoV3(encoder, hidden=8, out=4)
-        save_objective(moco, encoder, path)
+        objective_weights(moco, encoder).write(path)
     elif kind == "classifier":
         tree = LabelTree((2, 3), ((0, 0, 1),))
         save_classifier(TreeKL(encoder, tree), path, spec="tree-kl", labels=tree)

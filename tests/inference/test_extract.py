@@ -161,8 +161,12 @@ def test_files_of_others_stay(folder: Path, encoder: Any, tmp_path: Path) -> Non
     assert all((tmp_path / name).is_symlink() for name in ("link.npz", "other.npz.parts"))
     (tmp_path / "y.npz.parts").mkdir()
     (tmp_path / "y.npz.parts" / "diary.txt").touch()
-    with pytest.raises(ConfigError, match="and leaves it"):
-        extract(job, tmp_path / "y.npz", overwrite=True)
+    (tmp_path / "v.npz.parts").mkdir()
+    (tmp_path / "v.npz.parts" / ".lock").write_text("of my tool")
+    for name in ("y.npz", "v.npz"):
+        with pytest.raises(ConfigError, match="and leaves it"):
+            extract(job, tmp_path / name, overwrite=True)
+    assert (tmp_path / "v.npz.parts" / ".lock").read_text() == "of my tool"
     extract(job, tmp_path / "z.npz")
     before = (tmp_path / "z.npz").read_bytes()
     assert extract(job, tmp_path / "z.npz").unreadable.keys() == set(BROKEN)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from castssl.checkpoints.native import save_encoder, save_objective
+from castssl.checkpoints.native import objective_weights, save_encoder
 from castssl.checkpoints.transfer import projector_of
 from castssl.models.create import create
 from castssl.objectives.moco import MoCoV3
@@ -38,7 +38,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     segments = (at[:, None] * 8 + at).int().expand(4, 32, 32)
     objective(Batch([View(torch.randn(4, 3, 32, 32), segments) for _ in range(2)], torch.empty(4, 0)))
     path = tmp_path_factory.mktemp("weights") / "encoder.safetensors"
-    projector = save_objective(objective, objective.encoder, path)
+    projector = objective_weights(objective, objective.encoder).write(path)
     for name, value in projector_of(projector).state_dict().items():
         assert torch.equal(value, objective.model.projector.state_dict()[name])
     return path

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from castssl.checkpoints.native import save_objective
+from castssl.checkpoints.native import objective_weights
 from castssl.checkpoints.segmenter import load_segmenter
 from castssl.datasets.pixel_classes import voc_palette
 from castssl.models.create import create
@@ -62,7 +62,7 @@ def write_weights(folder: Path) -> Path:
     """An encoder and a projector with new weights, as a run of MoCo v3 leaves them."""
     torch.manual_seed(0)
     objective = MoCoV3(create("nano", image_size=32), hidden=16, out=8)
-    return save_objective(objective, objective.encoder, folder / "encoder.safetensors")
+    return objective_weights(objective, objective.encoder).write(folder / "encoder.safetensors")
 
 
 def flags_of(name: str, folder: Path) -> list[str]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.small_runs import MOCO
+
 ROOT = Path(__file__).parents[2]
 METHODS = ("fork", "spawn", "forkserver")
 WORKERS = """
@@ -33,24 +35,8 @@ else:
 
 def results(method: str, image_folder: Path, folder: Path) -> bytes:
     """``results.json`` of a small run whose workers begin by this method."""
-    flags = [
-        *(
-            "--data",
-            f"folder:{image_folder}",
-            "--model",
-            "nano",
-            "--image-size",
-            "32",
-            "--sizes",
-            "16",
-            "8",
-            "4",
-        ),
-        *("--superpixels", "seeds:count=16,bins=5,iterations=2", "--hidden", "16", "--out-dim", "8"),
-        *("--batch-size", "16", "--lr", "1e-3", "--epochs", "2", "--warmup-epochs", "1", "--max-steps", "2"),
-        *("--knn-every", "0", "--workers", "1", "--start-method", method, "--out", str(folder)),
-    ]
-    command = [sys.executable, "recipes/moco_in1k.py", *flags]
+    flags = ["--data", f"folder:{image_folder}", *MOCO, "--workers", "1", "--start-method", method]
+    command = [sys.executable, "recipes/moco_in1k.py", *flags, "--out", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads((folder / "config.json").read_text())["start_method"] == method

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from castssl.contracts import Superpixels
 from castssl.testing import superpixels
 from castssl.testing.claims import make, run
-from castssl.testing.faults import located, told
+from castssl.testing.faults import described, located
 from castssl.testing.samples import view
 from castssl.types import View
 
@@ -38,9 +38,9 @@ def test_a_bare_assertion_has_the_case_and_the_line() -> None:
     (result,) = run([superpixels.check_partitions], Square)
     assert result.error is not None
     place = f"at {line_of(Square._whole)} (assert shape[-1] == shape[-2])"
-    assert told(result.error).startswith("AssertionError")
-    assert told(result.error).endswith(f", given images uint8 (2, 3, 65, 81), {place}")
-    assert located(result.error) == told(result.error).replace(", given images uint8 (2, 3, 65, 81)", "")
+    assert described(result.error).startswith("AssertionError")
+    assert described(result.error).endswith(f", given images uint8 (2, 3, 65, 81), {place}")
+    assert located(result.error) == described(result.error).replace(", given images uint8 (2, 3, 65, 81)", "")
     assert result.promise == "Labels are int32 (B, H, W) in [0, capacity), at square and odd image sizes."
     (refused,) = run([superpixels.check_refuses_wrong_input], Square)
     assert "given float32 images, raise ValueError, not AssertionError" in str(refused.error)
@@ -55,7 +55,7 @@ def test_libraries_are_not_the_plugin() -> None:
     try:
         make("encoders", Wide(), view(1), torch.zeros(4, 5))
     except RuntimeError as fault:
-        words = told(fault)
+        words = described(fault)
     assert f", at {line_of(Wide.forward)} (return nn.functional.linear(" in words
     assert ", given view.image float32 (" in words
     assert ", view.segments int" in words
